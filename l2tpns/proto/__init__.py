@@ -1,0 +1,1 @@
+"""Pure codecs and automata: no socket, clock, greenlet, log or random source."""

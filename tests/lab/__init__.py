@@ -1,0 +1,1 @@
+"""Scripted peers and laboratories for tests, the demo and the benchmarks."""
