@@ -1,0 +1,280 @@
+"""Network namespaces of our own, joined by veth pairs: the wires of demo, live tests, interop and bench.
+
+    with Lab() as lab:
+        lac, server = lab.namespace("lac"), lab.namespace("server")
+        lab.link(lac, "wan", "192.0.2.2/24", server, "wan", "192.0.2.1/24")
+        lac.run("ping", "-c1", "192.0.2.1")
+
+Names carry the process id, so several labs live side by side; a lab whose process died without cleaning up
+is swept away by the next one. Leaving the `with` ends every process started through the lab and deletes its
+namespaces, whatever went wrong inside. Needs root; nothing outside the namespaces is touched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from shutil import rmtree
+from types import TracebackType
+from typing import IO, Self
+
+PREFIX = "l2tpns-lab"
+CLONE_NEWNET = 0x40000000  # linux/sched.h; os.setns comes with Python 3.12 only
+RUN_NETNS = Path("/run/netns")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class CommandFailed(Exception):
+    """A command of the lab ended with an error; the text holds what it said."""
+
+
+def run(*argv: str, check: bool = True, timeout: float = 60.0, input: str | None = None) -> str:
+    """Run a command and return what it printed (standard output and error together)."""
+    done = subprocess.run(
+        argv,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=timeout,
+        input=input,
+        text=True,
+        errors="replace",
+    )
+    if check and done.returncode != 0:
+        raise CommandFailed(f"{' '.join(argv)}: exit status {done.returncode}\n{done.stdout}")
+    return done.stdout
+
+
+def end(process: subprocess.Popen[bytes], *, by: int = signal.SIGTERM, patience: float = 5.0) -> int:
+    """Ask a process to leave; kill it when it does not within `patience` seconds. Returns its exit status."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            process.send_signal(by)
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    return process.returncode
+
+
+class Namespace:
+    """One network namespace: run commands and open sockets in it."""
+
+    def __init__(self, name: str, label: str) -> None:
+        self.name = name
+        self.label = label
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def command(self, *argv: str) -> list[str]:
+        return ["ip", "netns", "exec", self.name, *argv]
+
+    def run(self, *argv: str, check: bool = True, timeout: float = 60.0, input: str | None = None) -> str:
+        return run(*self.command(*argv), check=check, timeout=timeout, input=input)
+
+    def ip(self, *argv: str, check: bool = True) -> str:
+        return run("ip", "-netns", self.name, *argv, check=check)
+
+    def start(
+        self,
+        *argv: str,
+        stdin: IO[bytes] | int | None = subprocess.DEVNULL,
+        stdout: IO[bytes] | int | None = subprocess.DEVNULL,
+        stderr: IO[bytes] | int | None = subprocess.DEVNULL,
+        env: dict[str, str] | None = None,
+        cwd: str | Path | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> subprocess.Popen[bytes]:
+        """A process that runs until it is ended, at the latest with the lab (`ip netns exec` execs: the pid is its own)."""
+        process = subprocess.Popen(
+            self.command(*argv), stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd, pass_fds=pass_fds
+        )
+        self.processes.append(process)
+        return process
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """This thread inside the namespace. Nothing may switch greenlets within: open the sockets and leave."""
+        own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        target = os.open(RUN_NETNS / self.name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _setns(target)
+            try:
+                yield
+            finally:
+                _setns(own)
+        finally:
+            os.close(target)
+            os.close(own)
+
+    def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_DGRAM) -> socket.socket:
+        """A socket that belongs to the namespace for its whole life, wherever it is used."""
+        with self.entered():
+            return socket.socket(family, kind)
+
+    def forward(self) -> None:
+        """Let the namespace route between its links."""
+        self.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+
+    def route(self, prefix: str, via: str) -> None:
+        self.ip("route", "replace", prefix, "via", via)
+
+    def tap(self, device: str, address: str) -> None:
+        """A tap device for a guest machine, with our address on it."""
+        self.ip("tuntap", "add", "dev", device, "mode", "tap")
+        self.ip("address", "add", address, "dev", device)
+        self.ip("link", "set", device, "up")
+
+    def addresses(self, device: str) -> list[str]:
+        return re.findall(r"inet (\S+)", self.ip("-4", "-o", "address", "show", "dev", device, check=False))
+
+    def close(self) -> None:
+        for process in reversed(self.processes):
+            end(process)
+        # Children of our children (a forked daemon, the helpers of a guest) still keep the namespace alive.
+        for pid in run("ip", "netns", "pids", self.name, check=False).split():
+            if pid.isdigit():
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+        run("ip", "netns", "delete", self.name, check=False)
+
+
+class Lab:
+    """Owns namespaces, links, processes and one temporary directory."""
+
+    def __init__(self) -> None:
+        self.namespaces: list[Namespace] = []
+        self.stack = ExitStack()
+        self._links = 0
+        self.directory = Path()
+
+    def __enter__(self) -> Self:
+        sweep()
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-"))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        try:
+            self.stack.close()
+        finally:
+            for namespace in reversed(self.namespaces):
+                with suppress(CommandFailed, subprocess.TimeoutExpired):
+                    namespace.close()
+            self.namespaces.clear()
+            rmtree(self.directory, ignore_errors=True)
+
+    def namespace(self, label: str) -> Namespace:
+        namespace = Namespace(f"{PREFIX}-{os.getpid()}-{_serial(label, self.namespaces)}", label)
+        run("ip", "netns", "add", namespace.name)
+        self.namespaces.append(namespace)
+        namespace.ip("link", "set", "lo", "up")
+        return namespace
+
+    def link(
+        self,
+        one: Namespace,
+        device: str,
+        address: str,
+        other: Namespace,
+        other_device: str,
+        other_address: str,
+        mtu: int = 1500,
+    ) -> None:
+        """A veth pair between two namespaces, addresses set and both ends up."""
+        self._links += 1
+        # Born inside the namespaces: no device ever shows up in the caller's own.
+        one.ip(
+            *("link", "add", device, "mtu", str(mtu), "type", "veth"),
+            *("peer", "name", other_device, "mtu", str(mtu), "netns", other.name),
+        )
+        for namespace, name, cidr in ((one, device, address), (other, other_device, other_address)):
+            namespace.ip("address", "add", cidr, "dev", name)
+            namespace.ip("link", "set", name, "up")
+            # veth hands on packets without checksums and larger than its MTU; a real wire does neither.
+            namespace.run("ethtool", "-K", name, "tx", "off", "gso", "off", "tso", "off", "gro", "off", check=False)
+
+    def capture(self, namespace: Namespace, device: str, file: Path, expression: str = "") -> Capture:
+        capture = Capture(namespace, device, file, expression)
+        self.stack.callback(capture.stop)
+        return capture
+
+
+class Capture:
+    """tcpdump on one device, from now on until stop()."""
+
+    def __init__(self, namespace: Namespace, device: str, file: Path, expression: str) -> None:
+        self.file = file
+        self.said = file.with_suffix(".said")
+        with self.said.open("wb") as said:
+            self.process = namespace.start(
+                *("tcpdump", "-i", device, "-n", "-U", "-s", "0", "-Z", "root", "--immediate-mode", "-w", str(file)),
+                *expression.split(),
+                stderr=said,
+            )
+        # tcpdump says "listening on" when its socket is open; what is sent before is not in the file.
+        wait_until(lambda: "listening on" in self.said.read_text() or self.process.poll() is not None, 5.0)
+        if self.process.poll() is not None:
+            raise CommandFailed(f"tcpdump: {self.said.read_text()}")
+
+    def stop(self) -> Path:
+        end(self.process, by=signal.SIGINT)
+        return self.file
+
+
+def three_hosts(lab: Lab, *, clients: str = "10.0.0.0/8") -> tuple[Namespace, Namespace, Namespace]:
+    """A LAC's network, the server between, and a host beyond it that knows the way back to the clients.
+
+    lac 192.0.2.2 -- wan -- 192.0.2.1 server 198.51.100.1 -- lan -- 198.51.100.2 host
+    """
+    lac, server, host = lab.namespace("lac"), lab.namespace("server"), lab.namespace("host")
+    lab.link(lac, "wan", "192.0.2.2/24", server, "wan", "192.0.2.1/24")
+    lab.link(server, "lan", "198.51.100.1/24", host, "lan", "198.51.100.2/24")
+    server.forward()
+    host.route(clients, "198.51.100.1")
+    return lac, server, host
+
+
+def sweep() -> None:
+    """Delete the namespaces of labs whose process is gone."""
+    if not RUN_NETNS.is_dir():
+        return
+    for entry in RUN_NETNS.iterdir():
+        found = re.fullmatch(rf"{PREFIX}-(\d+)-.*", entry.name)
+        if found and not Path("/proc", found[1]).exists():
+            Namespace(entry.name, entry.name).close()
+
+
+def is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def wait_until(condition: Callable[[], object], timeout: float, what: str = "", step: float = 0.02) -> None:
+    """Poll until the condition holds; TimeoutError names what was waited for."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"after {timeout:g} s still not: {what or condition}")
+        time.sleep(step)
+
+
+def _serial(label: str, taken: list[Namespace]) -> str:
+    count = sum(1 for namespace in taken if namespace.label == label)
+    return label if count == 0 else f"{label}{count + 1}"
+
+
+def _setns(descriptor: int) -> None:
+    if _libc.setns(descriptor, CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

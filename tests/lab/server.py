@@ -1,0 +1,213 @@
+"""Our daemon as a process in a namespace: writes its configuration, starts it, reads its log, ends it.
+
+    with Server(namespace, lab.directory / "lns", settings={"l2tp_secret": "s"}, secrets="fred * pw *\\n") as server:
+        server.wait_for("session_up", user="fred")
+
+Ready is what the daemon itself says by sd_notify (READY=1), so a start never needs a sleep. Standard output (the log,
+one JSON object a line) and standard error (tracebacks) go to files, never to pipes that could fill up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.lab.netns import Namespace, end, wait_until
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+Setting = str | int | bool
+
+
+class ServerDied(Exception):
+    """The daemon ended by itself; the text holds its last words."""
+
+
+class Server:
+    """One l2tpns daemon. May be started, ended and started again in the same directory."""
+
+    def __init__(
+        self,
+        namespace: Namespace | None,
+        directory: Path,
+        *,
+        settings: Mapping[str, Setting] | None = None,
+        lines: Sequence[str] = (),
+        secrets: str | None = None,
+        pool: str | None = "10.1.0.0/16\n",
+        users: str | None = None,
+        arguments: Sequence[str] = (),
+        command: Sequence[str] = (sys.executable, "-m", "l2tpns"),
+    ) -> None:
+        self.namespace = namespace
+        self.directory = directory
+        self.config = directory / "l2tpns.cfg"
+        self.output = directory / "stdout"
+        self.errors = directory / "stderr"
+        self.arguments = list(arguments)
+        self.command = list(command)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started_in = 0.0
+        directory.mkdir(parents=True, exist_ok=True)
+        self.configure(settings or {}, lines)
+        for name, text in (("l2tpns.secrets", secrets), ("l2tpns.ip_pool", pool), ("l2tpns.users", users)):
+            if text is not None:
+                (directory / name).write_text(text)
+                (directory / name).chmod(0o600)
+
+    def configure(self, settings: Mapping[str, Setting], lines: Sequence[str] = ()) -> None:
+        """Write the configuration anew: `set` lines first, then other commands as they are."""
+        everything = {"debug": 4, **settings}
+        text = [f"set {name} {_word(value)}" for name, value in everything.items()]
+        self.config.write_text("\n".join([*text, *lines]) + "\n")
+
+    # A life
+
+    def start(self, timeout: float = 20.0) -> None:
+        begun = time.monotonic()
+        notify = self.directory / "notify"
+        notify.unlink(missing_ok=True)
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener,
+            self.output.open("ab") as output,
+            self.errors.open("ab") as errors,
+        ):
+            listener.bind(str(notify))
+            argv = [*self.command, "-c", str(self.config), *self.arguments]
+            self.process = subprocess.Popen(
+                argv if self.namespace is None else self.namespace.command(*argv),
+                cwd=CHECKOUT,
+                env={**os.environ, "NOTIFY_SOCKET": str(notify), "PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+            )
+            if self.namespace is not None:
+                self.namespace.processes.append(self.process)
+            listener.settimeout(0.1)
+            while True:
+                try:
+                    said = listener.recv(4096)
+                except TimeoutError:
+                    said = b""
+                if b"READY=1" in said.split(b"\n"):
+                    break
+                if self.process.poll() is not None:
+                    raise ServerDied(f"exit status {self.process.returncode}\n{self.last_words()}")
+                if time.monotonic() - begun > timeout:
+                    self.kill()
+                    raise TimeoutError(f"the daemon did not say READY=1 within {timeout:g} s\n{self.last_words()}")
+        self.started_in = time.monotonic() - begun
+
+    def stop(self, by: int = signal.SIGQUIT, timeout: float = 20.0) -> int:
+        """End it in good order (SIGQUIT: everybody is told) and return its exit status; TimeoutError when it stays."""
+        process = self.running()
+        process.send_signal(by)
+        try:
+            return process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise TimeoutError(f"the daemon did not leave within {timeout:g} s\n{self.last_words()}") from None
+
+    def kill(self) -> None:
+        """End it as a power failure would."""
+        if self.process is not None:
+            end(self.process, by=signal.SIGKILL)
+
+    def signal(self, number: int) -> None:
+        self.running().send_signal(number)
+
+    def running(self) -> subprocess.Popen[bytes]:
+        if self.process is None or self.process.poll() is not None:
+            raise ServerDied(f"not running\n{self.last_words()}")
+        return self.process
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self.process is None or self.process.poll() is not None:
+            return
+        if error is None:
+            self.stop()
+        else:
+            self.kill()
+
+    # What it says
+
+    def log(self, event: str | None = None, **facts: Any) -> list[dict[str, Any]]:
+        """The log's lines, or those of one event with these facts."""
+        found = []
+        for line in self.output.read_bytes().splitlines() if self.output.exists() else []:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                entry = {"event": "not_json", "line": line.decode(errors="backslashreplace")}
+            wanted = event is None or entry.get("event") == event
+            if wanted and all(entry.get(key) == value for key, value in facts.items()):
+                found.append(entry)
+        return found
+
+    def wait_for(self, event: str, timeout: float = 10.0, count: int = 1, **facts: Any) -> dict[str, Any]:
+        """Wait until the log holds `count` such lines; returns the last of them."""
+
+        def there() -> bool:
+            if len(self.log(event, **facts)) >= count:
+                return True
+            self.running()
+            return False
+
+        try:
+            wait_until(there, timeout, step=0.05)
+        except TimeoutError:
+            raise TimeoutError(f"{timeout:g} s without {count} of {event} {facts}\n{self.last_words()}") from None
+        return self.log(event, **facts)[-1]
+
+    def tracebacks(self) -> str:
+        """What no test may find: standard error, and log lines that carry an exception."""
+        logged = [json.dumps(entry, indent=1) for entry in self.log() if "exception" in entry or "exc_info" in entry]
+        return self.errors.read_text(errors="backslashreplace") + "\n".join(logged)
+
+    def last_words(self) -> str:
+        parts = []
+        for file in (self.output, self.errors):
+            if file.exists():
+                parts += file.read_text(errors="backslashreplace").splitlines()[-25:]
+        return "\n".join(parts)
+
+    # What it costs
+
+    @property
+    def pid(self) -> int:
+        return self.running().pid
+
+    def rss(self) -> int:
+        """Resident memory in octets."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise ServerDied("no VmRSS")
+
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / float(os.sysconf("SC_CLK_TCK"))
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+
+def _word(value: Setting) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f'"{value}"'
