@@ -1,0 +1,103 @@
+"""What the process has counted since it started, each counter declared once with its help.
+
+`show counters`, the metrics and docs/counters.md are loops over these declarations. Plain integers, incremented in
+place (`counters.tunnel_rx_packets += 1`): all greenlets share one thread. Counters of a single session or tunnel
+live with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_HELP = "help"
+
+
+def counter(help: str) -> int:
+    """Declare a counter as the field of a dataclass."""
+    return dataclasses.field(default=0, metadata={_HELP: help})
+
+
+@dataclass(slots=True)
+class Counters:
+    """tunnel: the side of the LACs. tun: the side of the tun device. rx: we received it."""
+
+    # Packets and octets; octets are those of the IP packet on the tun side, of the UDP payload on the tunnel side.
+    tunnel_rx_packets: int = counter("datagrams received from LACs")
+    tunnel_rx_octets: int = counter("octets of datagrams received from LACs")
+    tunnel_rx_errors: int = counter("errors reading from the UDP sockets")
+    tunnel_tx_packets: int = counter("datagrams sent to LACs")
+    tunnel_tx_octets: int = counter("octets of datagrams sent to LACs")
+    tunnel_tx_errors: int = counter("datagrams that the kernel refused to send to a LAC")
+    tun_rx_packets: int = counter("packets for subscribers, read from the tun device")
+    tun_rx_octets: int = counter("octets of packets read from the tun device")
+    tun_rx_errors: int = counter("errors reading from the tun device")
+    tun_tx_packets: int = counter("packets of subscribers, written to the tun device")
+    tun_tx_octets: int = counter("octets of packets written to the tun device")
+    tun_tx_errors: int = counter("packets that the tun device refused")
+
+    # Datagrams and packets dropped, by reason
+    drop_malformed: int = counter("datagrams that are no L2TP (RFC 2661 3.1)")
+    drop_unknown_tunnel: int = counter("datagrams for a tunnel id that nobody has")
+    drop_unknown_session: int = counter("datagrams for a session id that nobody has")
+    drop_wrong_peer: int = counter("datagrams for a tunnel, from an address that is not its LAC's")
+    drop_not_online: int = counter("IP packets of sessions that are not online")
+    drop_spoofed: int = counter("packets from source addresses that are not the subscriber's")
+    drop_bad_ip: int = counter("packets that are no IP, or shorter than they say")
+    drop_mailbox_full: int = counter("control or negotiation packets that came faster than they were handled")
+    drop_packet_limit: int = counter("packets to sessions above packet_limit")
+    drop_no_session: int = counter("packets from the tun device for addresses that nobody has")
+    drop_too_big: int = counter("packets that did not fit, answered by `fragmentation needed`")
+    drop_half_open_limit: int = counter("SCCRQs beyond the limits of half-open tunnels")
+    drop_log_lines: int = counter("log lines that could not be written")
+
+    # The data path's other work
+    fragmented: int = counter("packets that were fragmented for a subscriber's MRU")
+    mss_clamped: int = counter("TCP SYNs whose MSS option was lowered")
+    icmp_sent: int = counter("ICMP messages sent")
+    icmp_suppressed: int = counter("ICMP messages that icmp_rate kept back")
+
+    # Control connections (RFC 2661 5.8)
+    control_retransmissions: int = counter("control messages sent again")
+    control_duplicates: int = counter("control messages received again")
+    control_out_of_order: int = counter("control messages received ahead of their turn")
+    control_malformed: int = counter("control messages with unreadable AVPs")
+    tunnels_opened: int = counter("tunnels that came up")
+    tunnels_refused: int = counter("tunnels refused: secret, limit, protocol")
+    tunnels_closed: int = counter("tunnels closed by either side")
+    tunnels_timed_out: int = counter("tunnels given up because the LAC kept silent")
+
+    # Calls and sessions
+    calls_received: int = counter("ICRQs")
+    calls_refused: int = counter("calls refused: limit, protocol")
+    sessions_online: int = counter("sessions that came online")
+    sessions_ended: int = counter("sessions that ended, online or not")
+    sessions_timed_out: int = counter("sessions given up because the subscriber kept silent")
+    sessions_replaced: int = counter("sessions ended by a new login of the same user or address")
+    no_address: int = counter("sessions ended because no address was free")
+    login_accepted: int = counter("logins accepted")
+    login_refused: int = counter("logins refused")
+    login_unanswered: int = counter("logins given up because no server answered")
+
+    # RADIUS
+    radius_requests: int = counter("requests sent, repeats included")
+    radius_repeats: int = counter("requests sent again")
+    radius_replies: int = counter("replies that were accepted as genuine")
+    radius_forged: int = counter("replies dropped: wrong source, id or authenticator")
+    radius_unanswered: int = counter("requests given up")
+    accounting_spooled: int = counter("accounting records written to the spool")
+    accounting_delivered: int = counter("accounting records acknowledged")
+
+    def items(self) -> Iterator[tuple[str, str, int]]:
+        """(name, help, value) of each counter, as declared."""
+        for name, help in DECLARED:
+            yield name, help, getattr(self, name)
+
+    def clear(self) -> None:
+        """Back to zero (`clear counters`)."""
+        for name, _ in DECLARED:
+            setattr(self, name, 0)
+
+
+DECLARED: tuple[tuple[str, str], ...] = tuple((f.name, f.metadata[_HELP]) for f in dataclasses.fields(Counters))
