@@ -47,7 +47,7 @@ def test_no_delay_fires_in_the_next_slot_and_not_a_turn_later() -> None:
     wheel: Wheel[str] = Wheel(now=5.0)
     wheel.advance(7.0)
     wheel.schedule("now", 0.0, now=7.0)
-    assert wheel.advance(7.1) == ["now"]
+    assert wheel.advance(7.15) == ["now"]
 
 
 def test_a_late_call_returns_what_it_missed_in_order() -> None:
