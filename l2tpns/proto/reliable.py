@@ -1,0 +1,213 @@
+"""Reliable delivery of control messages: Ns, Nr, window, retransmission (RFC 2661 section 5.8, Appendix A).
+
+Knows nothing of message contents, sockets or clocks: a tunnel hands in what arrived and the time, and puts on the wire
+what outgoing() returns. HELLO and the wait after StopCCN are the tunnel's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from l2tpns.proto.header import ControlHeader, build_control
+
+SEQUENCE_MASK = 0xFFFF
+HALF = 0x8000  # 5.8: the 32768 numbers up to the last received one are old, the others are ahead
+MAX_WINDOW = HALF - 1  # more than this in flight, and old could not be told from new
+LEAST_CAP = 8.0  # 5.8: a cap of the interval must not be less than 8 seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ReliableRecord:
+    """What a successor needs to go on: `ns` is that of the first pending message, the first `sent` were sent once."""
+
+    peer_tunnel_id: int
+    peer_window: int
+    ns: int
+    nr: int
+    sent: int
+    pending: tuple[tuple[int, bytes], ...]  # peer's session id, AVPs
+
+
+class Reliable:
+    """One end of a control connection's transport."""
+
+    def __init__(
+        self,
+        *,
+        peer_window: int = 4,
+        receive_window: int = 16,
+        retries: int = 5,
+        first_interval: float = 1.0,
+        max_interval: float = LEAST_CAP,
+    ) -> None:
+        if max_interval < LEAST_CAP:
+            raise ValueError(f"the longest interval between retransmissions must be {LEAST_CAP:g} s or more")
+        self.peer_tunnel_id = 0  # 5.3: 0 until the peer's Assigned Tunnel ID is known
+        self.ns = 0  # of the next new message
+        self.nr = 0  # expected from the peer
+        self.dead = False
+        self.retransmissions = 0
+        self.duplicates = 0
+        self.out_of_order = 0
+        self._receive_window = receive_window
+        self._retries = retries
+        self._first_interval = first_interval
+        self._max_interval = max_interval
+        self._queue: deque[tuple[int, bytes]] = deque()  # never sent
+        self._unacked: deque[tuple[int, bytes]] = deque()  # sent, the last one with Ns self.ns - 1
+        self._flight = 0  # how many of _unacked, from the front, we count as under way
+        self._ahead: dict[int, ControlHeader] = {}
+        self._ack_owed = False
+        self._timeouts = 0  # in a row
+        self._timer: float | None = None
+        self._now = 0.0
+        self._congestion_window = 1.0  # CWND
+        self.peer_window = peer_window
+
+    @property
+    def peer_window(self) -> int:
+        """The peer's Receive Window Size; 0 is invalid and works as 1. Set it when the AVP is read."""
+        return self._peer_window
+
+    @peer_window.setter
+    def peer_window(self, size: int) -> None:
+        self._peer_window = min(max(size, 1), MAX_WINDOW)
+        self._slow_start_threshold = float(self._peer_window)  # SSTHRESH
+        self._congestion_window = min(self._congestion_window, self._slow_start_threshold)
+
+    @property
+    def unacked(self) -> int:
+        """How many messages were sent and are not acknowledged."""
+        return len(self._unacked)
+
+    @property
+    def queue_length(self) -> int:
+        """How many messages wait for room in the window."""
+        return len(self._queue)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is queued and everything sent was acknowledged."""
+        return not self._queue and not self._unacked
+
+    @property
+    def cycle(self) -> float:
+        """Seconds of a full retransmission cycle, for which a closed tunnel must still answer (5.7): 31 by default."""
+        return sum(self._interval(timeouts) for timeouts in range(self._retries + 1))
+
+    @property
+    def deadline(self) -> float | None:
+        """When outgoing() must be called next; a time that has passed means at once."""
+        if self.dead:
+            return None
+        if self._ack_owed or self._can_send():
+            return self._now
+        return self._timer
+
+    def send(self, session_id: int, body: bytes, now: float) -> None:
+        """Queue a message for the peer's session (0: for the tunnel); outgoing() sends it."""
+        self._now = now
+        self._queue.append((session_id, body))
+
+    def receive(self, header: ControlHeader, now: float) -> list[ControlHeader]:
+        """Take in a message; what is returned may be processed now, in this order."""
+        self._now = now
+        self._acknowledged(header.nr, now)
+        if not header.body:
+            return []  # a ZLB has an Ns, but does not use it up, and is never acknowledged
+        self._ack_owed = True
+        distance = (header.ns - self.nr) & SEQUENCE_MASK
+        if distance >= HALF:
+            self.duplicates += 1  # our acknowledgement was lost: it is sent again
+            return []
+        if distance:
+            self.out_of_order += 1
+            if distance < self._receive_window:
+                self._ahead.setdefault(header.ns, header)
+            return []
+        ready: list[ControlHeader] = []
+        following: ControlHeader | None = header
+        while following is not None:
+            ready.append(following)
+            self.nr = (self.nr + 1) & SEQUENCE_MASK
+            following = self._ahead.pop(self.nr, None)
+        return ready
+
+    def _acknowledged(self, nr: int, now: float) -> None:
+        """Forget what the peer has; an Nr of the past, or beyond what we sent, changes nothing."""
+        count = (nr - self.ns + len(self._unacked)) & SEQUENCE_MASK
+        if not 0 < count <= len(self._unacked):
+            return
+        for _ in range(count):
+            self._unacked.popleft()
+        self._flight = max(0, self._flight - count)
+        self._timeouts = 0
+        self._timer = now + self._interval(0) if self._unacked else None
+        # Appendix A: slow start below SSTHRESH, then one packet more for each full window acknowledged.
+        slow_start = self._congestion_window < self._slow_start_threshold
+        growth = 1.0 if slow_start else 1.0 / self._congestion_window
+        self._congestion_window = min(self._congestion_window + growth, float(self._peer_window))
+
+    def outgoing(self, now: float) -> list[bytes]:
+        """The datagrams to send now. Sets `dead` when the last retransmission stayed unanswered, too."""
+        self._now = now
+        if self._timer is not None and now >= self._timer:
+            self._time_out(now)
+        if self.dead:
+            return []
+        datagrams: list[bytes] = []
+        while self._can_send():
+            if self._flight == len(self._unacked):
+                self._unacked.append(self._queue.popleft())
+                self.ns = (self.ns + 1) & SEQUENCE_MASK
+            else:
+                self.retransmissions += 1
+            session_id, body = self._unacked[self._flight]
+            # A retransmission keeps its Ns, but always carries the Nr of now.
+            ns = (self.ns - len(self._unacked) + self._flight) & SEQUENCE_MASK
+            datagrams.append(build_control(self.peer_tunnel_id, session_id, ns, self.nr, body))
+            self._flight += 1
+            if self._timer is None:
+                self._timer = now + self._interval(0)
+        if self._ack_owed and not datagrams:
+            datagrams.append(build_control(self.peer_tunnel_id, 0, self.ns, self.nr))
+        self._ack_owed = False
+        return datagrams
+
+    def _can_send(self) -> bool:
+        waiting = self._flight < len(self._unacked) or self._queue
+        return bool(waiting) and self._flight < int(self._congestion_window)
+
+    def _interval(self, timeouts: int) -> float:
+        return min(self._first_interval * 2.0**timeouts, max(self._max_interval, self._first_interval))
+
+    def _time_out(self, now: float) -> None:
+        self._timeouts += 1
+        if self._timeouts > self._retries:
+            self.dead = True
+            self._timer = None
+            return
+        # Appendix A: half of CWND is remembered, and slow start begins again with the oldest message alone.
+        self._slow_start_threshold = max(1.0, self._congestion_window / 2)
+        self._congestion_window = 1.0
+        self._flight = 0
+        self._timer = now + self._interval(self._timeouts)
+
+    def record(self) -> ReliableRecord:
+        """The state as data. Messages held ahead of sequence are left out: the peer sends them again."""
+        sent = len(self._unacked)
+        first = (self.ns - sent) & SEQUENCE_MASK
+        pending = (*self._unacked, *self._queue)
+        return ReliableRecord(self.peer_tunnel_id, self.peer_window, first, self.nr, sent, pending)
+
+    def restore(self, record: ReliableRecord, now: float) -> None:
+        """Go on from a record: what was sent and not acknowledged is sent again, with the Ns it had."""
+        self._now = now
+        self.peer_tunnel_id = record.peer_tunnel_id
+        self.peer_window = record.peer_window
+        self.ns = (record.ns + record.sent) & SEQUENCE_MASK
+        self.nr = record.nr
+        self._unacked = deque(record.pending[: record.sent])
+        self._queue = deque(record.pending[record.sent :])
+        self._flight = 0
