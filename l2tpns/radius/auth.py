@@ -1,0 +1,201 @@
+"""Authentication: from a subscriber's credentials to a verdict (RFC 2865 sections 4.1 to 4.4, RFC 2869).
+
+Access-Challenge is not supported and counts as a refusal (4.4). Sockets and tries are in transport.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from ipaddress import IPv4Address
+
+import structlog
+from pyrad.packet import Packet
+
+from l2tpns.errors import NoAnswer, WireError
+from l2tpns.radius import packets
+from l2tpns.radius.routes import parse_framed_route
+from l2tpns.radius.transport import Transport
+from l2tpns.radius.types import Assign, AuthReply, AuthRequest, FramedRoute, RadiusSettings
+
+PAP, CHAP = 0xC023, 0xC223
+MAX_PASSWORD = 128  # RFC 2865 5.2
+CHAP_RESPONSE = 16  # MD5
+MIN_INTERIM = 60  # RFC 2869 5.16
+USER_CHOOSES = IPv4Address("255.255.255.255")  # RFC 2865 5.8
+NAS_CHOOSES = IPv4Address("255.255.255.254")
+
+CISCO_AVPAIR = (9, 1)
+# Primary servers first; a server speaks one of these dialects.
+DNS_ATTRIBUTES = (
+    (529, 135), (529, 136),  # Ascend-Client-Primary-DNS, -Secondary-
+    135, 136,  # the same without a vendor
+    (311, 28), (311, 29),  # MS-Primary-DNS-Server, -Secondary- (RFC 2548 2.7.1)
+)  # fmt: skip
+VENDORS = (9, 311, 529)
+
+log = structlog.get_logger()
+
+
+class RadiusBackend:
+    """Asks the RADIUS servers; one for the whole daemon, used by every session's greenlet."""
+
+    def __init__(self, settings: RadiusSettings, *, random: Callable[[int], bytes] = os.urandom) -> None:
+        self._dictionary = packets.load_dictionary()
+        self._random = random
+        self.transport = Transport(settings, self._dictionary, random=random)
+
+    def configure(self, settings: RadiusSettings) -> None:
+        self.transport.configure(settings)
+
+    def close(self) -> None:
+        self.transport.close()
+
+    def authenticate(self, request: AuthRequest) -> AuthReply:
+        settings = self.transport.settings
+        if not settings.secret:
+            raise NoAnswer("radius_secret is not set: no request is sent")
+        credentials = request.credentials
+        why = unaskable(request)
+        if why:
+            log.info("auth_refused", user=credentials.user, session=request.session_id, why=why)
+            return AuthReply(accepted=False)
+
+        def encode(identifier: int, local: IPv4Address) -> tuple[Packet, bytes]:
+            packet = packets.new_access_request(identifier, settings.secret, self._random(16), self._dictionary)
+            fill_access_request(packet, request, settings, local)
+            return packet, packet.RequestPacket()
+
+        label = "CHAP" if credentials.protocol == CHAP else "PAP"
+        reply = self.transport.request(encode, label=label, session_id=request.session_id)
+        if reply.code not in (packets.ACCESS_ACCEPT, packets.ACCESS_REJECT, packets.ACCESS_CHALLENGE):
+            log.error("radius_reply_unknown", user=credentials.user, code=reply.code)
+            return AuthReply(accepted=False)
+        try:
+            return parse_reply(reply)
+        except WireError as error:
+            # RFC 2865 5: an attribute of the wrong length makes an Accept a Reject, or nothing. The server would
+            # send the same again, so the subscriber is told now.
+            log.error("radius_reply_invalid", user=credentials.user, session=request.session_id, why=str(error))
+            return AuthReply(accepted=False)
+
+
+def unaskable(request: AuthRequest) -> str:
+    """Why these credentials fit into no Access-Request; empty when they do."""
+    credentials = request.credentials
+    if not 1 <= len(credentials.name) <= packets.MAX_VALUE:
+        return f"user name of {len(credentials.name)} octets"
+    if credentials.protocol == PAP:
+        return f"password of {len(credentials.password)} octets" if len(credentials.password) > MAX_PASSWORD else ""
+    if credentials.protocol == CHAP:
+        if len(credentials.response) != CHAP_RESPONSE or not 1 <= len(credentials.challenge) <= packets.MAX_VALUE:
+            return "CHAP response or challenge of a wrong length"
+        return ""
+    return f"protocol {credentials.protocol:#06x}"
+
+
+def fill_access_request(packet: Packet, request: AuthRequest, settings: RadiusSettings, local: IPv4Address) -> None:
+    """The attributes of RFC 2865 section 5.44's first column that we know."""
+    credentials = request.credentials
+    packets.put_octets(packet, packets.USER_NAME, credentials.name)
+    if credentials.protocol == PAP:
+        packets.put_octets(packet, packets.USER_PASSWORD, packet.PwCrypt(credentials.password))
+    else:
+        identifier = bytes([credentials.identifier & 0xFF])
+        packets.put_octets(packet, packets.CHAP_PASSWORD, identifier + credentials.response)
+        packets.put_octets(packet, packets.CHAP_CHALLENGE, credentials.challenge)
+    packets.put_nas(packet, settings.nas_address or local, settings.nas_identifier)
+    packets.put_call(
+        packet,
+        session_id=request.session_id,
+        nas_port_id=request.nas_port_id,
+        called=request.called,
+        calling=request.calling,
+        connect_info=request.connect_info,
+        tunnel_client=request.tunnel_client,
+        tunnel_server=request.tunnel_server,
+        tunnel_host=request.tunnel_host,
+    )
+    packets.put_text(packet, "Acct-Session-Id", request.acct_session_id)
+    if 64 <= request.mtu <= 65535:  # RFC 2865 5.12
+        packet["Framed-MTU"] = request.mtu
+    packets.put_octets(packet, packets.STATE, request.state)
+
+
+# --- replies
+
+
+def parse_reply(reply: Packet) -> AuthReply:
+    """WireError when an attribute that we use has an impossible length."""
+    assign, address = framed_address(reply)
+    vendors_well_formed(reply)
+    interim = packets.integer(reply, packets.ACCT_INTERIM_INTERVAL)
+    return AuthReply(
+        accepted=reply.code == packets.ACCESS_ACCEPT,
+        message=b"".join(packets.values(reply, packets.REPLY_MESSAGE)),
+        assign=assign,
+        address=address,
+        routes=framed_routes(reply),
+        dns=dns_servers(reply),
+        session_timeout=packets.integer(reply, packets.SESSION_TIMEOUT),
+        idle_timeout=packets.integer(reply, packets.IDLE_TIMEOUT),
+        interim=None if interim is None else max(MIN_INTERIM, interim),
+        classes=tuple(packets.values(reply, packets.CLASS)),
+        avpairs=tuple(pair for value in packets.values(reply, CISCO_AVPAIR) for pair in split_avpair(value)),
+        filter_ids=tuple(packets.text(value) for value in packets.values(reply, packets.FILTER_ID)),
+        termination_action=packets.integer(reply, packets.TERMINATION_ACTION) or 0,
+        state=b"".join(packets.values(reply, packets.STATE)[:1]),
+        framed_pool="".join(packets.text(value) for value in packets.values(reply, packets.FRAMED_POOL)[:1]),
+        mtu=packets.integer(reply, packets.FRAMED_MTU),
+        user=b"".join(packets.values(reply, packets.USER_NAME)[:1]),
+    )
+
+
+def framed_address(reply: Packet) -> tuple[Assign, IPv4Address | None]:
+    """RFC 2865 5.8: two addresses are not addresses."""
+    address = next(packets.addresses(reply, packets.FRAMED_IP_ADDRESS), NAS_CHOOSES)
+    if address == NAS_CHOOSES:
+        return Assign.POOL, None
+    if address == USER_CHOOSES:
+        return Assign.PEER, None
+    if int(address) == 0 or address.is_loopback or address.is_multicast or address.is_reserved:
+        raise WireError(f"Framed-IP-Address {address} is no subscriber's address")
+    return Assign.FIXED, address
+
+
+def framed_routes(reply: Packet) -> tuple[FramedRoute, ...]:
+    """Those that can be read and that our policy lets through; the others cost a log line, not the login."""
+    routes: dict[FramedRoute, None] = {}
+    for value in packets.values(reply, packets.FRAMED_ROUTE):
+        try:
+            routes[parse_framed_route(value)] = None
+        except ValueError as error:
+            log.warning("framed_route_refused", route=packets.text(value), why=str(error))
+    return tuple(routes)
+
+
+def dns_servers(reply: Packet) -> tuple[IPv4Address, ...]:
+    """In the order of DNS_ATTRIBUTES, each once, without 0.0.0.0."""
+    found = (address for key in DNS_ATTRIBUTES for address in packets.addresses(reply, key))
+    return tuple(dict.fromkeys(address for address in found if int(address)))
+
+
+def split_avpair(value: bytes) -> list[tuple[str, str]]:
+    """`key=value,key2=value2` (manual, Authentication). A piece without `=` is the rest of the value before it."""
+    pairs: list[tuple[str, str]] = []
+    for piece in packets.text(value).split(","):
+        key, equals, rest = piece.partition("=")
+        if equals and key.strip():
+            pairs.append((key.strip(), rest.strip()))
+        elif pairs:
+            pairs[-1] = (pairs[-1][0], f"{pairs[-1][1]},{piece}")
+        elif piece.strip():
+            log.warning("avpair_without_key", text=piece)
+    return pairs
+
+
+def vendors_well_formed(reply: Packet) -> None:
+    """RFC 2865 5.26: sub-attributes that do not add up are left out; of a vendor that we read this is worth a word."""
+    for value in packets.values(reply, packets.VENDOR_SPECIFIC):
+        if len(value) < 4 or int.from_bytes(value[:4], "big") in VENDORS:
+            log.warning("vendor_attribute_malformed", octets=len(value))

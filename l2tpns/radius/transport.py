@@ -1,0 +1,179 @@
+"""Asking RADIUS: tries, back-off, failover and return (RFC 2865 section 2.5, RFC 5080 section 2.2.1).
+
+A request goes round the servers, the usable ones first. What was sent to a server once stays open there until the
+request is over, so that a late answer of the first server still counts while the second is being asked. Knows nothing
+of attributes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gevent
+import structlog
+from pyrad.packet import Packet
+
+from l2tpns.errors import NoAnswer
+from l2tpns.radius import packets
+from l2tpns.radius.server import Request, Server, ServerStats, open_socket
+from l2tpns.radius.types import RadiusSettings, ServerAddress
+
+MAX_INTERVAL = 32.0
+JITTER = 0.1  # RFC 5080 2.2.1: each interval plus or minus a tenth
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A request that waits for its answer, as `show radius` prints it."""
+
+    identifier: int
+    server: ServerAddress
+    label: str  # PAP, CHAP, START ...
+    session_id: int
+    tries: int
+    next_try: float  # wall clock
+
+
+@dataclass(frozen=True, slots=True)
+class ServerReport:
+    """A server's figures at one moment."""
+
+    address: ServerAddress
+    dead: bool
+    trusted: bool
+    in_flight: int
+    sockets: int
+    stats: ServerStats
+
+
+class Transport:
+    """All requests of one kind; request() blocks the greenlet that calls it and nobody else."""
+
+    def __init__(
+        self,
+        settings: RadiusSettings,
+        dictionary: Any,
+        *,
+        accounting: bool = False,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._accounting = accounting
+        self._dictionary = dictionary
+        self._random = random
+        self._servers: list[Server] = []
+        self._retired: list[Server] = []
+        self.settings = settings
+        self.configure(settings)
+
+    def configure(self, settings: RadiusSettings) -> None:
+        """Takes effect for new requests; a server that stays keeps its sockets, figures and trust."""
+        known = {server.address: server for server in self._servers}
+        kept = []
+        for address in dict.fromkeys(settings.servers):
+            if self._accounting:
+                address = address.accounting
+            server = known.pop(address, None) or Server(address, settings, self._dictionary, open_socket)
+            server.configure(settings)
+            kept.append(server)
+        for server in self._servers:
+            if server not in kept:
+                server.retire()
+                self._retired.append(server)
+        self._retired = [server for server in self._retired if server.in_flight]
+        self._servers = kept
+        self.settings = settings
+
+    def request(
+        self,
+        encode: packets.Encoder,
+        *,
+        label: str,
+        session_id: int = 0,
+        tries: int | None = None,
+        max_interval: float = MAX_INTERVAL,
+    ) -> Packet:
+        """The first authentic reply, or NoAnswer when all tries are used up."""
+        order = self._order()
+        if not order:
+            raise NoAnswer("no RADIUS server is configured")
+        if tries is None:
+            tries = self.settings.retries or 2 * len(order)
+        request = Request(encode, label, session_id)
+        try:
+            interval = self.settings.timeout
+            for number in range(tries):
+                server = order[number % len(order)]
+                answer = self._try(request, server, self._jittered(min(interval, max_interval)))
+                if answer is not None:
+                    return answer
+                interval *= 2
+        finally:
+            for server, leg in request.legs.items():
+                server.close_leg(leg)
+        raise NoAnswer(f"no RADIUS server answered {request.tries} tries of {label}")
+
+    def _try(self, request: Request, server: Server, interval: float) -> Packet | None:
+        deadline = time.monotonic() + interval
+        request.next_try = time.time() + interval
+        leg = request.legs.get(server)
+        if leg is None:
+            leg = server.open_leg(request, interval)
+            if leg is None:
+                # Thousands are in flight already, or no local port: our own limit, not the server's silence.
+                return self._answer(request, deadline)
+            request.legs[server] = leg
+        request.tries += 1
+        leg.channel.send(leg)
+        answer = self._answer(request, deadline)
+        if answer is None:
+            server.timed_out()
+        return answer
+
+    def _answer(self, request: Request, deadline: float) -> Packet | None:
+        try:
+            _, leg, reply = request.result.get(timeout=max(0.0, deadline - time.monotonic()))
+        except gevent.Timeout:
+            return None
+        # RFC 2868 3.5: salted attributes of a reply are read with the authenticator of its request.
+        reply.request_authenticator = leg.packet.authenticator
+        return reply
+
+    def _order(self) -> list[Server]:
+        """In the configured order, but the dead ones last."""
+        usable: list[Server] = []
+        dead: list[Server] = []
+        for server in self._servers:
+            # A server behind a usable one is not probed: nobody needs its answer now.
+            (usable if (not usable or server.dead_until is None) and server.usable() else dead).append(server)
+        return usable + dead
+
+    def _jittered(self, interval: float) -> float:
+        fraction = int.from_bytes(self._random(2), "big") / 0xFFFF
+        return interval * (1 - JITTER + 2 * JITTER * fraction)
+
+    # --- for show radius and the metrics
+
+    def in_flight(self) -> list[InFlight]:
+        return [
+            InFlight(leg.identifier, server.address, leg.request.label, leg.request.session_id,
+                     leg.request.tries, leg.request.next_try)
+            for server in self._servers + self._retired
+            for leg in server.legs()
+        ]  # fmt: skip
+
+    def report(self) -> list[ServerReport]:
+        return [
+            ServerReport(server.address, server.dead_until is not None, server.trusted, server.in_flight,
+                         server.sockets, server.stats)
+            for server in self._servers
+        ]  # fmt: skip
+
+    def close(self) -> None:
+        for server in self._servers + self._retired:
+            server.close()

@@ -1,0 +1,215 @@
+"""What crosses the border of l2tpns.radius: requests, replies, usage, settings (RFC 2865, 2866, 2869).
+
+Only data: nothing here opens a socket or a file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from ipaddress import IPv4Address, IPv4Network
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from l2tpns.proto.pap import Credentials
+
+PORT_TYPE_VIRTUAL = 5  # RFC 2865 5.41
+
+
+class TerminateCause(IntEnum):
+    """Acct-Terminate-Cause (RFC 2866 5.10)."""
+
+    USER_REQUEST = 1
+    LOST_CARRIER = 2
+    LOST_SERVICE = 3
+    IDLE_TIMEOUT = 4
+    SESSION_TIMEOUT = 5
+    ADMIN_RESET = 6
+    ADMIN_REBOOT = 7
+    PORT_ERROR = 8
+    NAS_ERROR = 9
+    NAS_REQUEST = 10
+    NAS_REBOOT = 11
+    PORT_UNNEEDED = 12
+    PORT_PREEMPTED = 13
+    PORT_SUSPENDED = 14
+    SERVICE_UNAVAILABLE = 15
+    CALLBACK = 16
+    USER_ERROR = 17
+    HOST_REQUEST = 18
+
+
+class Assign(Enum):
+    """Where the subscriber's address comes from (RFC 2865 5.8)."""
+
+    POOL = "pool"  # 255.255.255.254, or no Framed-IP-Address at all
+    FIXED = "fixed"  # AuthReply.address
+    PEER = "peer"  # 255.255.255.255: the subscriber chooses
+
+
+@dataclass(frozen=True, slots=True)
+class AuthRequest:
+    """A subscriber who wants in, and what the tunnel told about the call."""
+
+    credentials: Credentials
+    session_id: int
+    acct_session_id: str
+    called: str = ""
+    calling: str = ""
+    nas_port_id: str = ""
+    tunnel_client: str = ""  # the LAC's address, RFC 2868 3.3
+    tunnel_server: str = ""  # our address on that tunnel
+    tunnel_host: str = ""  # the LAC's host name (Tunnel-Client-Auth-ID)
+    connect_info: str = ""
+    mtu: int = 0
+    state: bytes = b""  # of an earlier Accept with Termination-Action RADIUS-Request (RFC 2865 5.24, 5.29)
+
+
+@dataclass(frozen=True, slots=True)
+class FramedRoute:
+    """One Framed-Route (RFC 2865 5.22); gateway None is the subscriber's own address."""
+
+    prefix: IPv4Network
+    gateway: IPv4Address | None = None
+    metric: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class AuthReply:
+    """The verdict. A refusal carries its attributes too: a walled garden may let the subscriber in with them."""
+
+    accepted: bool
+    message: bytes = b""  # Reply-Message, for the PAP or CHAP answer
+    assign: Assign = Assign.POOL
+    address: IPv4Address | None = None  # only with Assign.FIXED
+    routes: tuple[FramedRoute, ...] = ()
+    dns: tuple[IPv4Address, ...] = ()
+    session_timeout: int | None = None
+    idle_timeout: int | None = None
+    interim: int | None = None  # seconds, at least 60
+    classes: tuple[bytes, ...] = ()
+    avpairs: tuple[tuple[str, str], ...] = ()
+    filter_ids: tuple[str, ...] = ()
+    termination_action: int = 0  # 1: ask RADIUS again when the session time is over
+    state: bytes = b""
+    framed_pool: str = ""
+    mtu: int | None = None
+    user: bytes = b""  # the name to account under, when the server gave another (RFC 2865 5.1)
+
+
+class Backend(Protocol):
+    """Whoever can say yes or no. Blocks its greenlet only; raises NoAnswer."""
+
+    def authenticate(self, request: AuthRequest) -> AuthReply: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a session used so far. "In" is from the subscriber, as RFC 2866 5.3 has it."""
+
+    acct_session_id: str
+    user: bytes
+    session_id: int
+    address: IPv4Address | None = None
+    routes: tuple[IPv4Network, ...] = ()
+    classes: tuple[bytes, ...] = ()
+    called: str = ""
+    calling: str = ""
+    nas_port_id: str = ""
+    tunnel_client: str = ""
+    tunnel_server: str = ""
+    tunnel_host: str = ""
+    tunnel_connection: str = ""  # Acct-Tunnel-Connection (RFC 2867 4.1): the L2TP call serial number
+    connect_info: str = ""
+    opened: float = 0.0  # wall clock
+    session_timeout: int | None = None
+    idle_timeout: int | None = None
+    by_radius: bool = True  # Acct-Authentic: 1 RADIUS, 2 local
+    in_octets: int = 0
+    in_packets: int = 0
+    out_octets: int = 0
+    out_packets: int = 0
+    session_time: int = 0
+    terminate_cause: int = 0
+    avpairs: tuple[str, ...] = ()  # Cisco-AVPair texts that plugins add
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """One RADIUS server; accounting is by custom the port above authentication."""
+
+    host: str
+    port: int
+
+    @property
+    def accounting(self) -> ServerAddress:
+        return ServerAddress(self.host, self.port + 1)
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class MessageAuthenticator(Enum):
+    """radius_require_message_authenticator: what a reply must carry (RFC 2869 5.14, CVE-2024-3596)."""
+
+    AUTO = "auto"  # demanded of a server from the moment it has sent a valid one
+    YES = "yes"
+    NO = "no"
+
+
+class RadiusConfig(Protocol):
+    """The settings of l2tpns.config that RADIUS reads."""
+
+    primary_radius: IPv4Address | None
+    secondary_radius: IPv4Address | None
+    primary_radius_port: int
+    secondary_radius_port: int
+    radius_secret: str
+    radius_accounting: bool
+    radius_bind_min: int
+    radius_bind_max: int
+    radius_require_message_authenticator: str
+    radius_retries: int
+    radius_timeout: int
+    radius_dead_time: int
+    bind_address: IPv4Address | None
+    hostname: str
+
+
+@dataclass(frozen=True, slots=True)
+class RadiusSettings:
+    """One consistent set of settings; a change at run time is a new one given to configure()."""
+
+    servers: tuple[ServerAddress, ...] = ()
+    secret: bytes = b""
+    accounting: bool = False
+    bind_min: int = 0
+    bind_max: int = 0
+    require: MessageAuthenticator = MessageAuthenticator.AUTO
+    retries: int = 0  # tries of one request; 0 is twice the number of servers
+    timeout: float = 1.0  # before the second try; doubles from there
+    dead_time: float = 60.0  # a silent server is left alone this long
+    max_sockets: int = 64  # per server and kind, 256 requests each
+    nas_address: IPv4Address | None = None  # None: the address our socket has towards the server
+    nas_identifier: str = ""
+
+    @classmethod
+    def from_config(cls, config: RadiusConfig) -> RadiusSettings:
+        pairs = (
+            (config.primary_radius, config.primary_radius_port),
+            (config.secondary_radius, config.secondary_radius_port),
+        )
+        bind = config.bind_address
+        return cls(
+            servers=tuple(ServerAddress(str(host), port) for host, port in pairs if host and int(host)),
+            secret=config.radius_secret.encode(),
+            accounting=config.radius_accounting,
+            bind_min=config.radius_bind_min,
+            bind_max=config.radius_bind_max,
+            require=MessageAuthenticator(config.radius_require_message_authenticator),
+            retries=config.radius_retries,
+            timeout=float(config.radius_timeout),
+            dead_time=float(config.radius_dead_time),
+            nas_address=bind if bind and int(bind) else None,
+            nas_identifier=config.hostname,
+        )
