@@ -1,0 +1,248 @@
+"""The log: structlog, one JSON object a line: `time`, `level`, `event`, then facts.
+
+The same key always means the same thing: `tunnel`, `session` (our ids), `user`, `peer`, `cause`. Levels are those of
+the `debug` variable: 0 critical, 1 error, 2 warning, 3 info, 4 call, 5 data. Where lines go is logsink.py's.
+
+What a peer sent may stand in a line and cannot break it, nor reach a terminal as a control character. What is secret
+never stands in a line: neither a value under a key such as `password`, nor a registered value under any key.
+A hexdump of a packet that carries a password must be cut by whoever knows the packet: see `ppp_octets`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from collections import deque
+from collections.abc import Iterable, Mapping, MutableMapping
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
+
+import orjson
+import structlog
+
+from l2tpns.logsink import Memory, Sink, open_sink
+
+CRITICAL, ERROR, WARNING, INFO, CALL, DATA = range(6)
+LEVELS = ("critical", "error", "warning", "info", "call", "data")
+
+HIDDEN = "***"
+_SECRET_KEYS = frozenset({"password", "secret", "response", "authenticator"})
+_SECRET_ENDINGS = ("_password", "_secret", "_response")
+_LONGEST_TEXT = 8192  # characters of one value
+_DEEPEST = 4
+_INT64 = 1 << 63
+
+PAP = 0xC023  # RFC 1334
+
+
+class Output:
+    """What every Logger of a Log writes to: the threshold, the sink, the last lines. Made and held by Log."""
+
+    __slots__ = ("dropped", "hidden", "level", "recent", "sink")
+
+    def __init__(self, sink: Sink, level: int, keep: int) -> None:
+        self.sink = sink
+        self.level = level
+        self.recent: deque[bytes] = deque(maxlen=keep)
+        self.hidden: tuple[str, ...] = ()
+        self.dropped = 0  # lines lost since the last one that got through
+
+    def write(self, line: bytes, level: int) -> None:
+        self.recent.append(line)
+        if self.dropped and self.sink.write(_line("warning", "log_lines_dropped", {"count": self.dropped}), WARNING):
+            self.dropped = 0
+        if self.dropped or not self.sink.write(line, level):
+            self.dropped += 1
+            self.sink.dropped += 1
+
+
+class Logger(structlog.BoundLoggerBase):
+    """A logger with facts bound to it. A call above the threshold costs one comparison."""
+
+    _logger: Output
+
+    def critical(self, event: str, **facts: object) -> None:
+        """The server cannot go on."""
+        self._write("critical", event, facts)
+
+    def error(self, event: str, **facts: object) -> None:
+        """Wake someone."""
+        if self._logger.level >= ERROR:
+            self._write("error", event, facts)
+
+    def warning(self, event: str, **facts: object) -> None:
+        """Look today."""
+        if self._logger.level >= WARNING:
+            self._write("warning", event, facts)
+
+    def info(self, event: str, **facts: object) -> None:
+        """An event of a tunnel's or session's life."""
+        if self._logger.level >= INFO:
+            self._write("info", event, facts)
+
+    def call(self, event: str, **facts: object) -> None:
+        """Details of a call: messages and states."""
+        if self._logger.level >= CALL:
+            self._write("call", event, facts)
+
+    debug = call
+
+    def data(self, event: str, **facts: object) -> None:
+        """Packets; pass `octets=packet.hex()`."""
+        if self._logger.level >= DATA:
+            self._write("data", event, facts)
+
+    def exception(self, event: str, **facts: object) -> None:
+        """An error of our own, with the traceback of the exception being handled."""
+        if self._logger.level >= ERROR:
+            self._write("error", event, {**facts, "traceback": traceback.format_exc()})
+
+    def enabled(self, level: int) -> bool:
+        """Whether a line of this level would be written: ask before building an expensive fact."""
+        return self._logger.level >= level
+
+    def _write(self, level: str, event: str, facts: Mapping[str, object]) -> None:
+        self._proxy_to_logger("write", event, **{**facts, "level": level})
+
+
+class Log:
+    """The log of a process: made once, handed to everybody as loggers by `get`."""
+
+    def __init__(self, destination: str = "", level: int = INFO, keep: int = 1000) -> None:
+        """`destination` is that of the variable log_file; ConfigError if it cannot be opened."""
+        self._output = Output(open_sink(destination), level, keep)
+        self._root = Logger(self._output, [_Render(self._output)], {})
+
+    @classmethod
+    def in_memory(cls, level: int = DATA, keep: int = 10_000) -> Log:
+        """A log that is only kept, for tests: see `records`."""
+        log = cls.__new__(cls)
+        log._output = Output(Memory(), level, keep)
+        log._root = Logger(log._output, [_Render(log._output)], {})
+        return log
+
+    def get(self, **facts: object) -> Logger:
+        """A logger that puts these facts in each line."""
+        return self._root.bind(**facts)
+
+    @property
+    def level(self) -> int:
+        return self._output.level
+
+    @level.setter
+    def level(self, level: int) -> None:
+        self._output.level = level
+
+    @property
+    def dropped(self) -> int:
+        """Lines that could not be written because nobody took them, since the start of this destination."""
+        return self._output.sink.dropped
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Never show these values; replaces the ones named before."""
+        plain = {_printable(secret) for secret in secrets if secret}
+        octets = {secret.encode("utf-8", "surrogateescape").hex() for secret in secrets if secret}
+        # The longest first: one secret may begin another.
+        self._output.hidden = tuple(sorted(plain | octets, key=len, reverse=True))
+
+    def open(self, destination: str) -> None:
+        """Go on elsewhere. ConfigError leaves the log where it is."""
+        new = open_sink(destination)
+        self._output.sink.close()
+        self._output.sink = new
+
+    def reopen(self) -> None:
+        """Open the file again, after it was renamed (SIGHUP); on failure go on with the old one, and say so."""
+        try:
+            self._output.sink.reopen()
+        except OSError as error:
+            self._root.error("log_not_reopened", why=str(error))
+
+    def close(self) -> None:
+        self._output.sink.close()
+
+    def tail(self, count: int) -> list[bytes]:
+        """The last lines, oldest first."""
+        return list(self._output.recent)[-count:] if count > 0 else []
+
+    def records(self, event: str = "") -> list[dict[str, Any]]:
+        """The lines kept, read again; only those of `event`, if given."""
+        lines = [orjson.loads(line) for line in self._output.recent]
+        return [line for line in lines if not event or line["event"] == event]
+
+
+def ppp_octets(protocol: int, information: bytes) -> str:
+    """A PPP packet as hex, without the password that a PAP Authenticate-Request carries (RFC 1334 2.2.1)."""
+    if protocol != PAP or information[:1] != b"\x01":
+        return information.hex()
+    name_ends = 5 + information[4] if len(information) > 4 else len(information)
+    return information[:name_ends].hex() + HIDDEN
+
+
+class _Render:
+    """The one structlog processor: facts become a line."""
+
+    __slots__ = ("_output",)
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def __call__(self, logger: Any, method: str, facts: MutableMapping[str, Any]) -> tuple[Any, ...]:
+        level = facts.pop("level")
+        event = facts.pop("event")
+        hidden = self._output.hidden
+        line = _line(level, event, {key: _fact(key, value, hidden) for key, value in facts.items()})
+        return (line, LEVELS.index(level)), {}  # the arguments of Output.write
+
+
+def _line(level: str, event: str, facts: dict[str, Any]) -> bytes:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    return orjson.dumps({"time": now, "level": level, "event": event, **facts})
+
+
+def _fact(key: str, value: Any, hidden: tuple[str, ...], depth: int = 0) -> Any:
+    """`value` as something that orjson writes, cannot harm a reader, and shows no secret."""
+    if value is None or value is True or value is False or type(value) is float:
+        return value
+    if (key in _SECRET_KEYS or key.endswith(_SECRET_ENDINGS)) and value != "" and value != b"":
+        return HIDDEN
+    kind = type(value)
+    if kind is int:
+        return value if -_INT64 <= value < _INT64 else str(value)
+    if kind is str:
+        text = value
+    elif isinstance(value, (bytes, bytearray, memoryview)):
+        text = bytes(value).decode("utf-8", "surrogateescape")
+    elif isinstance(value, Enum):
+        text = value.name
+    elif depth < _DEEPEST and dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = (field.name for field in dataclasses.fields(value))
+        return {name: _fact(name, getattr(value, name), hidden, depth + 1) for name in names}
+    elif depth < _DEEPEST and isinstance(value, Mapping):
+        return {_printable(str(k)): _fact(str(k), v, hidden, depth + 1) for k, v in value.items()}
+    elif depth < _DEEPEST and isinstance(value, (list, tuple, set, frozenset, deque)):
+        return [_fact(key, item, hidden, depth + 1) for item in value]
+    elif depth >= _DEEPEST:
+        text = kind.__name__  # its own words might show what the keys inside would have hidden
+    else:
+        text = str(value)
+    if not text.isprintable():
+        text = _printable(text)
+    for secret in hidden:
+        if secret in text:
+            text = text.replace(secret, HIDDEN)
+    return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "..."
+
+
+def _printable(text: str) -> str:
+    """Without characters that steer a terminal or end a line for some reader; JSON escapes those below U+0020."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c < " " else _escape(ord(c)) for c in text)
+
+
+def _escape(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"  # an octet that was no UTF-8
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
