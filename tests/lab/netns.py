@@ -94,7 +94,7 @@ class Namespace:
         cwd: str | Path | None = None,
         pass_fds: Sequence[int] = (),
     ) -> subprocess.Popen[bytes]:
-        """A process that runs until it is ended, at the latest with the lab (`ip netns exec` execs: the pid is its own)."""
+        """A process that runs until it is ended, at the latest with the lab (its pid is the command's own)."""
         process = subprocess.Popen(
             self.command(*argv), stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd, pass_fds=pass_fds
         )

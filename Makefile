@@ -1,0 +1,135 @@
+# make            the quick checks, without root, below a minute
+# make test       everything that must pass (as root: the live tests build network namespaces), below 10 minutes
+# make demo       three subscribers through a LAC, the server and a host beyond it (KEEP=1: stay up to play with)
+# make interop    xl2tpd, pppd and FreeRADIUS of Debian, the clients in a virtual machine
+# make bench      figures for this machine          make fuzz     a million hostile datagrams at a live daemon
+# make docs       write the generated pages again   make fmt      lay out the source
+# make install    PREFIX=/usr; PREFIX=/opt/x puts everything below it; DESTDIR=dir stages
+# make uninstall  leaves edited configuration and saved state where they are
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.ready
+CODE := setup.py l2tpns modules tests bench
+KEEP ?=
+
+PREFIX ?= /usr
+DESTDIR ?=
+ifeq ($(PREFIX),/usr)
+ETC := /etc/l2tpns
+STATE := /var/lib/l2tpns
+else
+ETC := $(PREFIX)/etc/l2tpns
+STATE := $(PREFIX)/var/lib/l2tpns
+endif
+SBIN := $(PREFIX)/sbin
+LIB := $(PREFIX)/lib/l2tpns
+UNIT := $(PREFIX)/lib/systemd/system/l2tpns.service
+PLUGINS = $(notdir $(wildcard modules/*.py))
+PROGRAMS = l2tpns $(if $(wildcard l2tpns/nsctl.py),nsctl)
+INSTALLER := build/installer
+
+.PHONY: check venv fmt test demo interop bench fuzz docs install uninstall clean
+
+check: $(STAMP)
+	$(VENV)/bin/ruff format --quiet --check $(CODE)
+	$(VENV)/bin/ruff check --quiet $(CODE)
+	$(VENV)/bin/mypy --no-error-summary
+	$(PY) -m pytest -m "not live and not interop and not slow" tests
+	$(PY) -m tests.lab.docs --check
+
+venv: $(STAMP)
+
+$(STAMP): setup.py tests/lab/setup.sh
+	sh tests/lab/setup.sh build run
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+fmt: $(STAMP)
+	$(VENV)/bin/ruff format --quiet $(CODE)
+	$(VENV)/bin/ruff check --quiet --fix $(CODE)
+
+test: $(STAMP)
+	sh tests/lab/setup.sh test
+	$(PY) -m pytest -m "not interop" --durations=10 tests
+
+demo: $(STAMP)
+	sh tests/lab/setup.sh demo
+	$(PY) -m tests.lab.demo $(if $(KEEP),--keep)
+
+interop: $(STAMP)
+	sh tests/lab/setup.sh test
+	$(PY) -m pytest -m interop -v tests/live
+
+bench: $(STAMP)
+	sh tests/lab/setup.sh bench
+	$(PY) -m bench
+
+fuzz: $(STAMP)
+	sh tests/lab/setup.sh demo
+	$(PY) -m tests.lab.fuzz
+
+docs: $(STAMP)
+	$(PY) -m tests.lab.docs
+
+# The installed packages are laid into the virtual environment with --target and started by a launcher with absolute
+# paths: so nothing in it holds the name of the staging directory.
+install:
+	sh tests/lab/setup.sh build run
+	rm -rf build/lib build/bdist.* $(DESTDIR)$(LIB)/venv.new
+	[ -x $(INSTALLER)/bin/pip ] || $(PYTHON) -m venv $(INSTALLER)
+	install -d $(DESTDIR)$(SBIN) $(DESTDIR)$(LIB)/etc $(DESTDIR)$(dir $(UNIT))
+	install -d -m 750 $(DESTDIR)$(ETC)
+	install -d -m 700 $(DESTDIR)$(STATE)
+	$(PYTHON) -m venv --without-pip $(DESTDIR)$(LIB)/venv.new
+	cd $(DESTDIR)$(LIB)/venv.new && rm -f bin/[Aa]ctivate* && sed -i '/^command = /d' pyvenv.cfg
+	site=$$(echo $(DESTDIR)$(LIB)/venv.new/lib/python3*/site-packages) && \
+		$(INSTALLER)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --target "$$site" . && \
+		rm -rf "$$site/bin" && \
+		$(DESTDIR)$(LIB)/venv.new/bin/python -m compileall -q -s "$$site" -p $(LIB)/venv/lib/$$(basename $$(dirname "$$site"))/site-packages "$$site"
+	rm -rf $(DESTDIR)$(LIB)/venv
+	mv $(DESTDIR)$(LIB)/venv.new $(DESTDIR)$(LIB)/venv
+	for plugin in $(PLUGINS); do install -m 644 modules/$$plugin $(DESTDIR)$(LIB)/$$plugin || exit 1; done
+	install -m 644 README.md $(DESTDIR)$(LIB)/README.md
+	for program in $(PROGRAMS); do \
+		module=l2tpns; [ $$program = l2tpns ] || module=l2tpns.$$program; \
+		printf '%s\n' '#!/bin/sh' '# Where this installation lives; its Python packages are its own.' \
+			'export L2TPNS_ETC="$${L2TPNS_ETC:-$(ETC)}"' 'export L2TPNS_LIB="$${L2TPNS_LIB:-$(LIB)}"' \
+			'export L2TPNS_STATE="$${L2TPNS_STATE:-$(STATE)}"' \
+			"exec $(LIB)/venv/bin/python -I -m $$module \"\$$@\"" >$(DESTDIR)$(SBIN)/$$program && \
+		chmod 755 $(DESTDIR)$(SBIN)/$$program || exit 1; \
+	done
+	sed -e 's|@SBIN@|$(SBIN)|' -e 's|@LIB@|$(LIB)|' -e 's|@ETC@|$(ETC)|' -e 's|@STATE@|$(STATE)|' \
+		etc/systemd/l2tpns.service.in >$(DESTDIR)$(UNIT)
+	@# A file that is as the last installation left it follows the new default; an edited one stays, a deleted one stays away.
+	@for file in etc/l2tpns/*; do \
+		to=$(DESTDIR)$(ETC)/$${file##*/}; last=$(DESTDIR)$(LIB)/etc/$${file##*/}; \
+		if cmp -s $$to $$last || { [ ! -e $$to ] && [ ! -e $$last ]; }; then \
+			install -m 600 $$file $$to || exit 1; \
+		elif [ -e $$to ] && ! cmp -s $$file $$to && ! cmp -s $$file $$last; then \
+			install -m 600 $$file $$to.new && echo "$$to was edited and stays; the new default is $$to.new" || exit 1; \
+		fi; \
+		install -m 600 $$file $$last || exit 1; \
+	done
+	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
+	@echo "Installed $(SBIN)/l2tpns; edit $(ETC)/l2tpns.cfg, then start it."
+
+uninstall:
+	rm -f $(foreach program,l2tpns nsctl,$(DESTDIR)$(SBIN)/$(program)) $(DESTDIR)$(UNIT)
+	@for last in $(DESTDIR)$(LIB)/etc/*; do \
+		[ -e "$$last" ] || continue; \
+		file=$(DESTDIR)$(ETC)/$${last##*/}; rm -f $$file.new; \
+		if cmp -s $$file $$last; then rm -f $$file; elif [ -e $$file ]; then echo "$$file was edited and stays"; fi; \
+	done
+	rm -rf $(DESTDIR)$(LIB)/venv $(DESTDIR)$(LIB)/etc $(DESTDIR)$(LIB)/__pycache__ $(DESTDIR)$(LIB)/README.md
+	rm -f $(foreach plugin,$(PLUGINS),$(DESTDIR)$(LIB)/$(plugin))
+	@for directory in $(LIB) $(ETC) $(STATE); do \
+		[ ! -d $(DESTDIR)$$directory ] || rmdir --ignore-fail-on-non-empty $(DESTDIR)$$directory; \
+	done
+	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,42 @@
+"""The Python package: what it needs and what is in it. `make install` (Makefile) puts it on a machine."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "l2tpns/__init__.py").read_text(), re.M)
+assert VERSION is not None
+
+SCRIPTS = ["l2tpns = l2tpns.__main__:main"]
+if (HERE / "l2tpns/nsctl.py").exists():
+    SCRIPTS.append("nsctl = l2tpns.nsctl:main")
+
+setup(
+    name="l2tpns",
+    version=VERSION[1],
+    description="L2TP network server: brings a LAC's PPP subscribers to the Internet",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["l2tpns", "l2tpns.*"]),
+    package_data={"l2tpns": ["py.typed", "radius/dictionary*", "dataplane/fastpath/*.o"]},
+    entry_points={"console_scripts": SCRIPTS},
+    # Each range starts at the release that was measured and ends before the one that may break its interface.
+    install_requires=[
+        "gevent>=26.9,<27",
+        "pyroute2>=0.9.7,<0.10",
+        "pyrad>=2.6,<3",
+        "python-iptables>=1.2,<2",
+        "structlog>=26.1,<27",
+        "orjson>=3.13,<4",
+    ],
+    extras_require={
+        "dev": [
+            "pytest>=9.2,<10",
+            "hypothesis>=6.170,<7",
+            "mypy>=2.4,<3",
+            "ruff>=0.17.6,<0.18",
+        ],
+    },
+)
