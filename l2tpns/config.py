@@ -228,6 +228,9 @@ class Config:
     radius_bind_max: int = setting(0, "last local port for RADIUS", _PORT, RESTART)
     radius_timeout: int = setting(1, "wait for the first answer; doubled for each further try", _seconds(1, 60))
     radius_retries: int = setting(0, "requests sent before we give up; 0: twice the number of servers", Integer(0, 20))
+    radius_dead_time: int = setting(
+        60, "how long a server that kept silent is left alone while the other answers", _seconds(0, 3600)
+    )
     radius_require_message_authenticator: str = setting(
         "auto",
         "refuse answers without Message-Authenticator; auto: from a server that has once sent it",
@@ -272,6 +275,9 @@ class Config:
 
     plugins: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        self.hostname = self.hostname or socket.gethostname()
+
     def assign(self, name: str, text: str) -> Setting:
         """Set one variable from the operator's words; ConfigError leaves everything as it was."""
         chosen = find_setting(name)
@@ -281,7 +287,7 @@ class Config:
             raise ConfigError(str(wrong)) from None
         trial = dataclasses.replace(self, **{name: value})
         trial.check()
-        setattr(self, name, value)
+        setattr(self, name, getattr(trial, name))
         return chosen
 
     def check(self) -> None:
@@ -314,15 +320,10 @@ class Config:
 
     # What follows from several variables
 
-    @property
-    def own_name(self) -> str:
-        """Our host name: `hostname`, else the machine's."""
-        return self.hostname or socket.gethostname()
-
     def name_on(self, address: IPv4Address) -> str:
         """Our host name for a LAC that spoke to this address of ours."""
         names = dict(zip(self.bind_multi_address, self.multi_hostname, strict=False))
-        return names.get(address, self.own_name)
+        return names.get(address, self.hostname)
 
     @property
     def listen_addresses(self) -> tuple[IPv4Address, ...]:
@@ -341,7 +342,7 @@ class Config:
         return self.iftun_address or self.bind_address or DEFAULT_TUN_ADDRESS
 
     @property
-    def gateway_address(self) -> IPv4Address:
+    def ppp_local_address(self) -> IPv4Address:
         """Our address in IPCP: peer_address, else bind_address, else the tun device's."""
         return self.peer_address or self.main_address or self.tun_address
 

@@ -96,14 +96,17 @@ class Logger(structlog.BoundLoggerBase):
     def exception(self, event: str, **facts: object) -> None:
         """An error of our own, with the traceback of the exception being handled."""
         if self._logger.level >= ERROR:
-            self._write("error", event, {**facts, "traceback": traceback.format_exc()})
+            self._write("error", event, {**facts, "exc_info": True})
 
     def enabled(self, level: int) -> bool:
         """Whether a line of this level would be written: ask before building an expensive fact."""
         return self._logger.level >= level
 
-    def _write(self, level: str, event: str, facts: Mapping[str, object]) -> None:
-        self._proxy_to_logger("write", event, **{**facts, "level": level})
+    def _write(self, level: str, event: str, facts: dict[str, object]) -> None:
+        facts["level"] = level
+        if facts.pop("exc_info", None):
+            facts["traceback"] = traceback.format_exc()
+        self._proxy_to_logger("write", event, **facts)
 
 
 class Log:
@@ -121,6 +124,12 @@ class Log:
         log._output = Output(Memory(), level, keep)
         log._root = Logger(log._output, [_Render(log._output)], {})
         return log
+
+    def install(self) -> None:
+        """Have `structlog.get_logger()` of any module, a plugin's too, write here."""
+        structlog.configure(
+            processors=[_Render(self._output)], wrapper_class=Logger, logger_factory=lambda *args: self._output
+        )
 
     def get(self, **facts: object) -> Logger:
         """A logger that puts these facts in each line."""

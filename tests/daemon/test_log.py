@@ -11,6 +11,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,6 +64,19 @@ def test_a_change_of_level_reaches_loggers_that_were_bound_before() -> None:
     log.level = 3
     logger.info("after")
     assert [line["event"] for line in log.records()] == ["after"]
+
+
+def test_a_module_that_asks_structlog_for_its_logger_writes_to_the_log_that_is_installed() -> None:
+    module_logger = structlog.get_logger()
+    log = Log.in_memory(level=3)
+    log.install()
+    try:
+        module_logger.info("radius_silent", server="192.0.2.1")
+        module_logger.bind(user="bob").debug("not_at_this_level")
+    finally:
+        structlog.reset_defaults()
+    (record,) = log.records()
+    assert (record["event"], record["server"]) == ("radius_silent", "192.0.2.1")
 
 
 @pytest.mark.parametrize("key", ["password", "secret", "response", "l2tp_secret", "user_password", "chap_response"])
