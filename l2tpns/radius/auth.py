@@ -9,10 +9,10 @@ import os
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
-import structlog
 from pyrad.packet import Packet
 
 from l2tpns.errors import NoAnswer, WireError
+from l2tpns.log import Logger
 from l2tpns.radius import packets
 from l2tpns.radius.routes import parse_framed_route
 from l2tpns.radius.transport import Transport
@@ -34,16 +34,15 @@ DNS_ATTRIBUTES = (
 )  # fmt: skip
 VENDORS = (9, 311, 529)
 
-log = structlog.get_logger()
-
 
 class RadiusBackend:
     """Asks the RADIUS servers; one for the whole daemon, used by every session's greenlet."""
 
-    def __init__(self, settings: RadiusSettings, *, random: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(self, settings: RadiusSettings, log: Logger, *, random: Callable[[int], bytes] = os.urandom) -> None:
+        self._log = log
         self._dictionary = packets.load_dictionary()
         self._random = random
-        self.transport = Transport(settings, self._dictionary, random=random)
+        self.transport = Transport(settings, self._dictionary, log, random=random)
 
     def configure(self, settings: RadiusSettings) -> None:
         self.transport.configure(settings)
@@ -58,7 +57,7 @@ class RadiusBackend:
         credentials = request.credentials
         why = unaskable(request)
         if why:
-            log.info("auth_refused", user=credentials.user, session=request.session_id, why=why)
+            self._log.info("auth_refused", user=credentials.user, session=request.session_id, why=why)
             return AuthReply(accepted=False)
 
         def encode(identifier: int, local: IPv4Address) -> tuple[Packet, bytes]:
@@ -69,14 +68,14 @@ class RadiusBackend:
         label = "CHAP" if credentials.protocol == CHAP else "PAP"
         reply = self.transport.request(encode, label=label, session_id=request.session_id)
         if reply.code not in (packets.ACCESS_ACCEPT, packets.ACCESS_REJECT, packets.ACCESS_CHALLENGE):
-            log.error("radius_reply_unknown", user=credentials.user, code=reply.code)
+            self._log.error("radius_reply_unknown", user=credentials.user, code=reply.code)
             return AuthReply(accepted=False)
         try:
-            return parse_reply(reply)
+            return parse_reply(reply, self._log)
         except WireError as error:
             # RFC 2865 5: an attribute of the wrong length makes an Accept a Reject, or nothing. The server would
             # send the same again, so the subscriber is told now.
-            log.error("radius_reply_invalid", user=credentials.user, session=request.session_id, why=str(error))
+            self._log.error("radius_reply_invalid", user=credentials.user, session=request.session_id, why=str(error))
             return AuthReply(accepted=False)
 
 
@@ -125,23 +124,23 @@ def fill_access_request(packet: Packet, request: AuthRequest, settings: RadiusSe
 # --- replies
 
 
-def parse_reply(reply: Packet) -> AuthReply:
+def parse_reply(reply: Packet, log: Logger) -> AuthReply:
     """WireError when an attribute that we use has an impossible length."""
     assign, address = framed_address(reply)
-    vendors_well_formed(reply)
+    vendors_well_formed(reply, log)
     interim = packets.integer(reply, packets.ACCT_INTERIM_INTERVAL)
     return AuthReply(
         accepted=reply.code == packets.ACCESS_ACCEPT,
         message=b"".join(packets.values(reply, packets.REPLY_MESSAGE)),
         assign=assign,
         address=address,
-        routes=framed_routes(reply),
+        routes=framed_routes(reply, log),
         dns=dns_servers(reply),
         session_timeout=packets.integer(reply, packets.SESSION_TIMEOUT),
         idle_timeout=packets.integer(reply, packets.IDLE_TIMEOUT),
         interim=None if interim is None else max(MIN_INTERIM, interim),
         classes=tuple(packets.values(reply, packets.CLASS)),
-        avpairs=tuple(pair for value in packets.values(reply, CISCO_AVPAIR) for pair in split_avpair(value)),
+        avpairs=tuple(pair for value in packets.values(reply, CISCO_AVPAIR) for pair in split_avpair(value, log)),
         filter_ids=tuple(packets.text(value) for value in packets.values(reply, packets.FILTER_ID)),
         termination_action=packets.integer(reply, packets.TERMINATION_ACTION) or 0,
         state=b"".join(packets.values(reply, packets.STATE)[:1]),
@@ -163,7 +162,7 @@ def framed_address(reply: Packet) -> tuple[Assign, IPv4Address | None]:
     return Assign.FIXED, address
 
 
-def framed_routes(reply: Packet) -> tuple[FramedRoute, ...]:
+def framed_routes(reply: Packet, log: Logger) -> tuple[FramedRoute, ...]:
     """Those that can be read and that our policy lets through; the others cost a log line, not the login."""
     routes: dict[FramedRoute, None] = {}
     for value in packets.values(reply, packets.FRAMED_ROUTE):
@@ -180,7 +179,7 @@ def dns_servers(reply: Packet) -> tuple[IPv4Address, ...]:
     return tuple(dict.fromkeys(address for address in found if int(address)))
 
 
-def split_avpair(value: bytes) -> list[tuple[str, str]]:
+def split_avpair(value: bytes, log: Logger) -> list[tuple[str, str]]:
     """`key=value,key2=value2` (manual, Authentication). A piece without `=` is the rest of the value before it."""
     pairs: list[tuple[str, str]] = []
     for piece in packets.text(value).split(","):
@@ -194,7 +193,7 @@ def split_avpair(value: bytes) -> list[tuple[str, str]]:
     return pairs
 
 
-def vendors_well_formed(reply: Packet) -> None:
+def vendors_well_formed(reply: Packet, log: Logger) -> None:
     """RFC 2865 5.26: sub-attributes that do not add up are left out; of a vendor that we read this is worth a word."""
     for value in packets.values(reply, packets.VENDOR_SPECIFIC):
         if len(value) < 4 or int.from_bytes(value[:4], "big") in VENDORS:

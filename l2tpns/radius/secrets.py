@@ -16,16 +16,13 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 
-import structlog
-
 from l2tpns.errors import ConfigError
+from l2tpns.log import Logger
 from l2tpns.radius.types import Assign, AuthReply, AuthRequest
 
 PAP, CHAP = 0xC023, 0xC223
 ANY = b"*"
 NOBODY = "-"
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +39,8 @@ class Secret:
 class SecretsBackend:
     """Knows every user of one file; reload() reads it again and keeps the old contents when it cannot."""
 
-    def __init__(self, path: str | Path, hostname: str = "") -> None:
+    def __init__(self, path: str | Path, hostname: str, log: Logger) -> None:
+        self._log = log
         self._path = Path(path)
         self._hostname = hostname.encode()
         self._secrets: dict[bytes, list[Secret]] = {}
@@ -64,9 +62,9 @@ class SecretsBackend:
             if secret is not None:
                 secrets.setdefault(secret.user, []).append(secret)
         if mode & 0o077:
-            log.warning("secrets_file_open_to_others", path=str(self._path), mode=f"{mode & 0o777:o}")
+            self._log.warning("secrets_file_open_to_others", path=str(self._path), mode=f"{mode & 0o777:o}")
         self._secrets = secrets
-        log.info("secrets_read", path=str(self._path), users=len(secrets))
+        self._log.info("secrets_read", path=str(self._path), users=len(secrets))
 
     def authenticate(self, request: AuthRequest) -> AuthReply:
         credentials = request.credentials

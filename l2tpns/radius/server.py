@@ -10,18 +10,17 @@ import _socket
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
 import gevent
-import structlog
 from gevent.event import AsyncResult
 from gevent.lock import Semaphore
 from pyrad.packet import Packet
 
 from l2tpns.errors import WireError
+from l2tpns.log import Logger
 from l2tpns.radius import packets
 from l2tpns.radius.types import MessageAuthenticator, RadiusSettings, ServerAddress
 
@@ -30,8 +29,6 @@ DRAIN = 16  # datagrams read before other greenlets get their turn
 DEAD_AFTER = 3  # tries in a row without any answer
 SPARE = IDENTIFIERS // 2  # identifiers that must be free elsewhere before an idle socket is closed
 READ = 1  # libev's EV_READ
-
-log = structlog.get_logger()
 
 
 @dataclass(slots=True)
@@ -133,7 +130,7 @@ class Channel:
                     self.server.stats.refused += 1
                 except OSError as error:
                     self.server.stats.send_errors += 1
-                    log.warning("radius_socket_error", peer=str(self.server.address), why=str(error))
+                    self.server.log.warning("radius_socket_error", why=str(error))
                 hub.wait(watcher)
         finally:
             watcher.stop()
@@ -147,7 +144,7 @@ class Server:
     """One server, for authentication or for accounting."""
 
     __slots__ = (
-        "_channels", "_dictionary", "_open_socket", "_permits", "_settings", "address", "dead_until", "retired",
+        "_channels", "_dictionary", "_permits", "_settings", "address", "dead_until", "log", "retired",
         "silent_tries", "stats", "trusted",
     )  # fmt: skip
 
@@ -156,7 +153,7 @@ class Server:
         address: ServerAddress,
         settings: RadiusSettings,
         dictionary: Any,
-        open_socket: Callable[[ServerAddress, RadiusSettings], _socket.socket | None],
+        log: Logger,
     ) -> None:
         self.address = address
         self.stats = ServerStats()
@@ -166,7 +163,7 @@ class Server:
         self.retired = False
         self._channels: list[Channel] = []
         self._dictionary = dictionary
-        self._open_socket = open_socket
+        self.log = log.bind(peer=str(address))
         self._settings = settings
         self._permits = Semaphore(settings.max_sockets * IDENTIFIERS)
 
@@ -221,7 +218,7 @@ class Server:
         for channel in self._channels:
             if channel.free:
                 return channel
-        sock = self._open_socket(self.address, self._settings)
+        sock = open_socket(self.address, self._settings, self.log)
         if sock is None:
             return None
         channel = Channel(self, sock)
@@ -243,14 +240,14 @@ class Server:
             reply = packets.decode_reply(leg.packet, datagram, self._dictionary)
         except WireError as error:
             self.stats.malformed += 1
-            log.warning("radius_reply_malformed", peer=str(self.address), why=str(error))
+            self.log.warning("radius_reply_malformed", why=str(error))
             return
         signed = bool(reply.message_authenticator)
         if not leg.packet.VerifyReply(reply, enforce_ma=self._demands_signature()):
             # RFC 2865 3: silently discarded. The true answer may still come, so the request stays (a forged reply
             # must not stop a login).
             self.stats.bad_authenticators += 1
-            log.info("radius_reply_not_authentic", peer=str(self.address), signed=signed)
+            self.log.info("radius_reply_not_authentic", signed=signed)
             return
         self._count(leg, reply.code)
         if signed and leg.packet.code == packets.ACCESS_REQUEST:
@@ -282,14 +279,14 @@ class Server:
         self.silent_tries = 0
         if self.dead_until is not None:
             self.dead_until = None
-            log.info("radius_server_back", peer=str(self.address))
+            self.log.info("radius_server_back")
 
     def timed_out(self) -> None:
         self.stats.timeouts += 1
         self.silent_tries += 1
         if self.silent_tries >= DEAD_AFTER and self.dead_until is None:
             self.dead_until = time.monotonic() + self._settings.dead_time
-            log.warning("radius_server_silent", peer=str(self.address), seconds=self._settings.dead_time)
+            self.log.warning("radius_server_silent", seconds=self._settings.dead_time)
 
     def usable(self) -> bool:
         """May a new request go here first? After its dead time one request at a time finds out."""
@@ -315,7 +312,7 @@ class Server:
         self._channels.clear()
 
 
-def open_socket(address: ServerAddress, settings: RadiusSettings) -> _socket.socket | None:
+def open_socket(address: ServerAddress, settings: RadiusSettings, log: Logger) -> _socket.socket | None:
     """A connected socket on a local port of radius_bind_min to radius_bind_max; None when all of them are taken."""
     problem: OSError | None = None
     for port in range(settings.bind_min, settings.bind_max + 1) if settings.bind_min else range(1):
@@ -328,5 +325,5 @@ def open_socket(address: ServerAddress, settings: RadiusSettings) -> _socket.soc
         except OSError as error:
             sock.close()
             problem = error
-    log.error("radius_no_socket", peer=str(address), why=str(problem))
+    log.error("radius_no_socket", why=str(problem))
     return None

@@ -14,18 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import gevent
-import structlog
 from pyrad.packet import Packet
 
 from l2tpns.errors import NoAnswer
+from l2tpns.log import Logger
 from l2tpns.radius import packets
-from l2tpns.radius.server import Request, Server, ServerStats, open_socket
+from l2tpns.radius.server import Request, Server, ServerStats
 from l2tpns.radius.types import RadiusSettings, ServerAddress
 
 MAX_INTERVAL = 32.0
 JITTER = 0.1  # RFC 5080 2.2.1: each interval plus or minus a tenth
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +57,14 @@ class Transport:
         self,
         settings: RadiusSettings,
         dictionary: Any,
+        log: Logger,
         *,
         accounting: bool = False,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._accounting = accounting
         self._dictionary = dictionary
+        self._log = log
         self._random = random
         self._servers: list[Server] = []
         self._retired: list[Server] = []
@@ -75,10 +75,8 @@ class Transport:
         """Takes effect for new requests; a server that stays keeps its sockets, figures and trust."""
         known = {server.address: server for server in self._servers}
         kept = []
-        for address in dict.fromkeys(settings.servers):
-            if self._accounting:
-                address = address.accounting
-            server = known.pop(address, None) or Server(address, settings, self._dictionary, open_socket)
+        for address in dict.fromkeys(settings.accounting_servers if self._accounting else settings.servers):
+            server = known.pop(address, None) or Server(address, settings, self._dictionary, self._log)
             server.configure(settings)
             kept.append(server)
         for server in self._servers:

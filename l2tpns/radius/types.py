@@ -6,37 +6,16 @@ Only data: nothing here opens a socket or a file.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, IntEnum
+from enum import Enum
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, Protocol
+
+from l2tpns.config import Config
 
 if TYPE_CHECKING:
     from l2tpns.proto.pap import Credentials
 
 PORT_TYPE_VIRTUAL = 5  # RFC 2865 5.41
-
-
-class TerminateCause(IntEnum):
-    """Acct-Terminate-Cause (RFC 2866 5.10)."""
-
-    USER_REQUEST = 1
-    LOST_CARRIER = 2
-    LOST_SERVICE = 3
-    IDLE_TIMEOUT = 4
-    SESSION_TIMEOUT = 5
-    ADMIN_RESET = 6
-    ADMIN_REBOOT = 7
-    PORT_ERROR = 8
-    NAS_ERROR = 9
-    NAS_REQUEST = 10
-    NAS_REBOOT = 11
-    PORT_UNNEEDED = 12
-    PORT_PREEMPTED = 13
-    PORT_SUSPENDED = 14
-    SERVICE_UNAVAILABLE = 15
-    CALLBACK = 16
-    USER_ERROR = 17
-    HOST_REQUEST = 18
 
 
 class Assign(Enum):
@@ -111,7 +90,7 @@ class Usage:
     user: bytes
     session_id: int
     address: IPv4Address | None = None
-    routes: tuple[IPv4Network, ...] = ()
+    routes: tuple[FramedRoute, ...] = ()
     classes: tuple[bytes, ...] = ()
     called: str = ""
     calling: str = ""
@@ -136,14 +115,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """One RADIUS server; accounting is by custom the port above authentication."""
+    """Where one RADIUS server takes requests of one kind."""
 
     host: str
     port: int
-
-    @property
-    def accounting(self) -> ServerAddress:
-        return ServerAddress(self.host, self.port + 1)
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -157,30 +132,12 @@ class MessageAuthenticator(Enum):
     NO = "no"
 
 
-class RadiusConfig(Protocol):
-    """The settings of l2tpns.config that RADIUS reads."""
-
-    primary_radius: IPv4Address | None
-    secondary_radius: IPv4Address | None
-    primary_radius_port: int
-    secondary_radius_port: int
-    radius_secret: str
-    radius_accounting: bool
-    radius_bind_min: int
-    radius_bind_max: int
-    radius_require_message_authenticator: str
-    radius_retries: int
-    radius_timeout: int
-    radius_dead_time: int
-    bind_address: IPv4Address | None
-    hostname: str
-
-
 @dataclass(frozen=True, slots=True)
 class RadiusSettings:
     """One consistent set of settings; a change at run time is a new one given to configure()."""
 
     servers: tuple[ServerAddress, ...] = ()
+    accounting_servers: tuple[ServerAddress, ...] = ()
     secret: bytes = b""
     accounting: bool = False
     bind_min: int = 0
@@ -194,22 +151,19 @@ class RadiusSettings:
     nas_identifier: str = ""
 
     @classmethod
-    def from_config(cls, config: RadiusConfig) -> RadiusSettings:
-        pairs = (
-            (config.primary_radius, config.primary_radius_port),
-            (config.secondary_radius, config.secondary_radius_port),
-        )
-        bind = config.bind_address
+    def from_config(cls, config: Config) -> RadiusSettings:
+        ports = config.radius_ports
         return cls(
-            servers=tuple(ServerAddress(str(host), port) for host, port in pairs if host and int(host)),
-            secret=config.radius_secret.encode(),
+            servers=tuple(ServerAddress(str(s.address), s.auth_port) for s in config.radius_servers),
+            accounting_servers=tuple(ServerAddress(str(s.address), s.acct_port) for s in config.radius_servers),
+            secret=config.radius_secret_octets,
             accounting=config.radius_accounting,
-            bind_min=config.radius_bind_min,
-            bind_max=config.radius_bind_max,
+            bind_min=ports.start,
+            bind_max=ports.stop - 1,
             require=MessageAuthenticator(config.radius_require_message_authenticator),
             retries=config.radius_retries,
             timeout=float(config.radius_timeout),
             dead_time=float(config.radius_dead_time),
-            nas_address=bind if bind and int(bind) else None,
-            nas_identifier=config.hostname,
+            nas_address=config.main_address,
+            nas_identifier=config.own_name,
         )
