@@ -228,7 +228,6 @@ class Config:
     radius_bind_max: int = setting(0, "last local port for RADIUS", _PORT, RESTART)
     radius_timeout: int = setting(1, "wait for the first answer; doubled for each further try", _seconds(1, 60))
     radius_retries: int = setting(0, "requests sent before we give up; 0: twice the number of servers", Integer(0, 20))
-    radius_dead_time: int = setting(60, "how long a server that kept silent is asked last", _seconds(1, 3600))
     radius_dead_time: int = setting(
         60, "how long a server that kept silent is left alone while the other answers", _seconds(0, 3600)
     )
