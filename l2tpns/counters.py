@@ -50,6 +50,7 @@ class Counters:
     drop_packet_limit: int = counter("packets to sessions above packet_limit")
     drop_no_session: int = counter("packets from the tun device for addresses that nobody has")
     drop_too_big: int = counter("packets that did not fit, answered by `fragmentation needed`")
+    drop_tap: int = counter("packets that a packet hook dropped")
     drop_half_open_limit: int = counter("SCCRQs beyond the limits of half-open tunnels")
     drop_log_lines: int = counter("log lines that could not be written")
 

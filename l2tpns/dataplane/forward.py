@@ -1,0 +1,194 @@
+"""What happens to each IP packet between a session and the tun device, both ways.
+
+Checks, TCP MSS, counters, fragments and ICMP. Knows nothing of sockets: `write` puts a packet into the tun device,
+`send_error` sends an ICMP packet, a Path says the rest. IPv4 only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from l2tpns.config import Config
+from l2tpns.counters import Counters
+from l2tpns.dataplane import icmp, ipv4
+from l2tpns.dataplane.ipv4 import HEADER, TCP, clamp_mss
+from l2tpns.dataplane.loop import Clock
+from l2tpns.dataplane.path import DOWN, PPP_IP, UP, Path
+from l2tpns.dataplane.table import AddressTable
+
+ERRORS_PER_SECOND = 1000  # "fragmentation needed", and `host unreachable` where icmp_rate is 0
+LIMIT_WINDOW = 10  # packet_limit counts in tenths of a second
+_SYN = 0x02
+
+
+class Forwarder:
+    """The two directions. `table` is whose address is whose."""
+
+    __slots__ = (
+        "_clock",
+        "_config",
+        "_counters",
+        "_own",
+        "_send_error",
+        "_too_big_rate",
+        "_unreachable_rate",
+        "_write",
+        "table",
+    )
+
+    def __init__(
+        self,
+        config: Config,
+        counters: Counters,
+        clock: Clock,
+        write: Callable[[bytes], int],
+        send_error: Callable[[bytes], bool],
+    ) -> None:
+        self._config = config
+        self._counters = counters
+        self._clock = clock
+        self._write = write
+        self._send_error = send_error
+        self._own = config.tun_address.packed
+        self._too_big_rate = icmp.RateLimit()
+        self._unreachable_rate = icmp.RateLimit()
+        self.table = AddressTable()
+
+    # From the subscriber
+
+    def uplink(self, path: Path, packet: bytes) -> None:
+        """An IP packet that an online session's peer sent."""
+        path.last_rx = path.last_ip_rx = self._clock.now
+        octets = len(packet)
+        if octets < ipv4.HEADER_LENGTH:
+            self._drop_bad_ip(path)
+            return
+        first, total, fragment, protocol, source, _ = HEADER.unpack_from(packet)
+        if total != octets:
+            if total > octets:
+                self._drop_bad_ip(path)
+                return
+            packet = packet[:total]  # what follows is padding (RFC 1661 2)
+            octets = total
+        # 0x45 nearly always; with options 0x46 to 0x4F. The header must be within the packet.
+        if (first != 0x45 and (first >> 4 != 4 or first < 0x45)) or (first & 0x0F) << 2 > octets:
+            self._drop_bad_ip(path)
+            return
+        if source != path.address and not path.owns(source) and not self._config.disable_no_spoof:
+            self._counters.drop_spoofed += 1
+            path.dropped_spoofed += 1
+            return
+        if protocol == TCP and not fragment & ipv4.OFFSET:
+            packet = self._clamped(path, packet)
+        if path.tap is not None:
+            tapped = path.tap(UP, packet)
+            if tapped is None:
+                self._counters.drop_tap += 1
+                path.dropped_tap += 1
+                return
+            packet = tapped
+            octets = len(packet)
+        counters = self._counters
+        try:
+            self._write(packet)
+        except OSError:
+            counters.tun_tx_errors += 1
+            return
+        path.in_packets += 1
+        path.in_octets += octets
+        counters.tun_tx_packets += 1
+        counters.tun_tx_octets += octets
+
+    def _drop_bad_ip(self, path: Path) -> None:
+        self._counters.drop_bad_ip += 1
+        path.dropped_bad_ip += 1
+
+    def _clamped(self, path: Path, packet: bytes) -> bytes:
+        """The packet, its MSS lowered if it is a SYN that promises more than fits."""
+        flags_at = ((packet[0] & 0x0F) << 2) + 13
+        if len(packet) <= flags_at or not packet[flags_at] & _SYN:
+            return packet
+        clamped = clamp_mss(packet, path.mss)
+        if clamped is not packet:
+            self._counters.mss_clamped += 1
+        return clamped
+
+    # To the subscriber
+
+    def downlink(self, packet: bytes) -> None:
+        """A packet that the kernel routed into the tun device: sound, its checksums filled in."""
+        counters = self._counters
+        octets = len(packet)
+        counters.tun_rx_packets += 1
+        counters.tun_rx_octets += octets
+        if octets < ipv4.HEADER_LENGTH or packet[0] >> 4 != 4:
+            counters.drop_bad_ip += 1
+            return
+        destination = packet[16:20]
+        path = self.table.addresses.get(destination) or self.table.by_route(destination)
+        if path is None:
+            counters.drop_no_session += 1
+            self._unreachable(packet)
+            return
+        if packet[9] == TCP and not packet[6] & 0x1F and not packet[7]:
+            packet = self._clamped(path, packet)
+        if path.tap is not None:
+            tapped = path.tap(DOWN, packet)
+            if tapped is None:
+                counters.drop_tap += 1
+                path.dropped_tap += 1
+                return
+            packet = tapped
+            octets = len(packet)
+        if octets > path.mru:
+            self._too_big(path, packet)
+        else:
+            self._send(path, packet)
+
+    def _send(self, path: Path, packet: bytes) -> None:
+        limit = self._config.packet_limit
+        if limit and self._is_beyond(path, limit):
+            self._counters.drop_packet_limit += 1
+            path.dropped_packet_limit += 1
+            return
+        header = path.numbered_header(PPP_IP) if path.sequenced else path.header
+        if path.endpoint.send(header + packet, path.peer):
+            path.out_packets += 1
+            path.out_octets += len(packet)
+            path.last_ip_tx = self._clock.now
+
+    def _is_beyond(self, path: Path, limit: int) -> bool:
+        window = int(self._clock.now * LIMIT_WINDOW)
+        if path.window != window:
+            path.window, path.window_packets = window, 0
+        path.window_packets += 1
+        return path.window_packets > limit
+
+    def _too_big(self, path: Path, packet: bytes) -> None:
+        """RFC 791: cut it, or RFC 1191: tell the sender, as its DF bit asks."""
+        if not packet[6] & 0x40:
+            self._counters.fragmented += 1
+            for piece in ipv4.fragment(packet, path.mru):
+                self._send(path, piece)
+            return
+        self._counters.drop_too_big += 1
+        path.dropped_too_big += 1
+        if icmp.may_answer(packet):
+            self._error(self._too_big_rate, ERRORS_PER_SECOND, icmp.FRAGMENTATION_NEEDED, packet, path.mru)
+
+    def _unreachable(self, packet: bytes) -> None:
+        if icmp.may_answer(packet):
+            rate = self._config.icmp_rate or ERRORS_PER_SECOND
+            self._error(self._unreachable_rate, rate, icmp.HOST_UNREACHABLE, packet)
+
+    def _error(self, limit: icmp.RateLimit, rate: int, code: int, packet: bytes, mtu: int = 0) -> None:
+        if not limit.allow(rate, self._clock.now):
+            self._counters.icmp_suppressed += 1
+            return
+        if self._send_error(icmp.unreachable(code, packet, self._own, mtu)):
+            self._counters.icmp_sent += 1
+
+
+def mss_for(mru: int) -> int:
+    """The TCP MSS that fits (RFC 9293 3.7.1: less 20 octets of IP and 20 of TCP)."""
+    return mru - 40

@@ -1,0 +1,88 @@
+"""Who has an address: the way from a packet's destination to its session.
+
+Single addresses by their four octets; framed routes by the longest prefix, one dict per prefix length in use. Where
+two sessions claim the same, the newest has it, and when that goes, the one before it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Network
+from typing import Generic, TypeVar
+
+from l2tpns.dataplane.path import Path
+
+K = TypeVar("K", bytes, int)
+
+
+class Claims(Generic[K]):
+    """A dict from key to the newest of the paths that claim it."""
+
+    __slots__ = ("holder", "older")
+
+    def __init__(self) -> None:
+        self.holder: dict[K, Path] = {}
+        self.older: dict[K, list[Path]] = {}  # only where there is more than one claim
+
+    def claim(self, key: K, path: Path) -> None:
+        before = self.holder.get(key)
+        if before is path:
+            return
+        if before is not None:
+            self.older.setdefault(key, []).append(before)
+        self.holder[key] = path
+
+    def release(self, key: K, path: Path) -> None:
+        older = self.older.get(key, [])
+        if self.holder.get(key) is not path:
+            if path in older:
+                older.remove(path)
+        elif older:
+            self.holder[key] = older.pop()
+        else:
+            del self.holder[key]
+        if not older:
+            self.older.pop(key, None)
+
+
+class AddressTable:
+    """Destinations of all online sessions."""
+
+    __slots__ = ("_addresses", "_lengths", "_prefixes", "addresses")
+
+    def __init__(self) -> None:
+        self._addresses: Claims[bytes] = Claims()
+        self.addresses = self._addresses.holder  # read by the downlink for each packet
+        self._prefixes: dict[int, Claims[int]] = {}  # by prefix length
+        self._lengths: tuple[tuple[int, dict[int, Path]], ...] = ()  # (mask, networks), longest first
+
+    def add(self, path: Path, address: bytes, routes: Iterable[IPv4Network]) -> None:
+        self._addresses.claim(address, path)
+        for route in routes:
+            self._prefixes.setdefault(route.prefixlen, Claims()).claim(int(route.network_address), path)
+        self._index()
+
+    def remove(self, path: Path, address: bytes, routes: Iterable[IPv4Network]) -> None:
+        self._addresses.release(address, path)
+        for route in routes:
+            claims = self._prefixes.get(route.prefixlen)
+            if claims is not None:
+                claims.release(int(route.network_address), path)
+                if not claims.holder:
+                    del self._prefixes[route.prefixlen]
+        self._index()
+
+    def by_route(self, destination: bytes) -> Path | None:
+        """The session whose framed route is the longest match."""
+        number = int.from_bytes(destination, "big")
+        for mask, networks in self._lengths:
+            path = networks.get(number & mask)
+            if path is not None:
+                return path
+        return None
+
+    def _index(self) -> None:
+        self._lengths = tuple(
+            (0xFFFFFFFF << (32 - length) & 0xFFFFFFFF, self._prefixes[length].holder)
+            for length in sorted(self._prefixes, reverse=True)
+        )
