@@ -311,8 +311,10 @@ class Config:
         return changed
 
     def without_effect(self) -> tuple[tuple[str, str], ...]:
-        """(variable, why) for each that the operator has set and that moves nothing in this release."""
-        return tuple((s.name, s.pending) for s in SETTINGS.values() if s.pending and getattr(self, s.name) != s.default)
+        """(what, why) for each word of the operator's that moves nothing in this release."""
+        settings = ((s.name, s.pending) for s in SETTINGS.values() if s.pending and getattr(self, s.name) != s.default)
+        plugins = ((f"load plugin {name}", "plugins come with a later release") for name in self.plugins)
+        return (*settings, *plugins)
 
     def secrets(self) -> tuple[str, ...]:
         """The values that no log line may show."""
