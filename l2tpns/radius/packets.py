@@ -132,7 +132,7 @@ def put_call(
     tunnel_host: str,
 ) -> None:
     """The port and the call, the same in authentication and accounting (RFC 2865, RFC 2868, RFC 2869)."""
-    packet["NAS-Port"] = session_id
+    packet["NAS-Port"] = session_id & 0xFFFFFFFF
     packet["NAS-Port-Type"] = PORT_TYPE_VIRTUAL
     put_text(packet, "NAS-Port-Id", nas_port_id)
     packet["Service-Type"] = 2  # Framed

@@ -6,16 +6,39 @@ Only data: nothing here opens a socket or a file.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, Protocol
 
 from l2tpns.config import Config
 
 if TYPE_CHECKING:
-    from l2tpns.proto.pap import Credentials
+    from l2tpns.proto.credentials import Credentials
 
 PORT_TYPE_VIRTUAL = 5  # RFC 2865 5.41
+
+
+class TerminateCause(IntEnum):
+    """Acct-Terminate-Cause (RFC 2866 5.10)."""
+
+    USER_REQUEST = 1
+    LOST_CARRIER = 2
+    LOST_SERVICE = 3
+    IDLE_TIMEOUT = 4
+    SESSION_TIMEOUT = 5
+    ADMIN_RESET = 6
+    ADMIN_REBOOT = 7
+    PORT_ERROR = 8
+    NAS_ERROR = 9
+    NAS_REQUEST = 10
+    NAS_REBOOT = 11
+    PORT_UNNEEDED = 12
+    PORT_PREEMPTED = 13
+    PORT_SUSPENDED = 14
+    SERVICE_UNAVAILABLE = 15
+    CALLBACK = 16
+    USER_ERROR = 17
+    HOST_REQUEST = 18
 
 
 class Assign(Enum):
@@ -165,5 +188,5 @@ class RadiusSettings:
             timeout=float(config.radius_timeout),
             dead_time=float(config.radius_dead_time),
             nas_address=config.main_address,
-            nas_identifier=config.own_name,
+            nas_identifier=config.hostname,
         )

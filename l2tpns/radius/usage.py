@@ -1,0 +1,141 @@
+"""A session's usage in its two written forms: JSON in the spool, attributes in an Accounting-Request.
+
+RFC 2866 section 5, gigawords of RFC 2869 section 5.1, tunnels of RFC 2867 section 4.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import orjson
+from pyrad.packet import Packet
+
+from l2tpns.radius import packets
+from l2tpns.radius.types import FramedRoute, RadiusSettings, Usage
+
+START, STOP, INTERIM, ON, OFF = "start", "stop", "interim", "on", "off"
+STATUS = {START: 1, STOP: 2, INTERIM: 3, ON: 7, OFF: 8}  # RFC 2866 5.1
+BY_RADIUS, BY_US = 1, 2  # Acct-Authentic, RFC 2866 5.6
+ALL_32 = 0xFFFFFFFF
+
+NAMES = tuple(field.name for field in dataclasses.fields(Usage))
+# What only grows while a session lives.
+COUNTERS = ("in_octets", "in_packets", "out_octets", "out_packets", "session_time")
+
+
+class SessionIds:
+    """Acct-Session-Ids, sixteen hexadecimal digits: the second of the login, and a count that begins anywhere.
+
+    RFC 2866 5.5: unique, over restarts too. Within one life the count tells them apart, between two lives the second
+    does, and within the second of a restart the count's random beginning.
+    """
+
+    def __init__(self, random: Callable[[int], bytes] = os.urandom, clock: Callable[[], float] = time.time) -> None:
+        self._count = int.from_bytes(random(4), "big")
+        self._clock = clock
+
+    def new(self) -> str:
+        self._count = (self._count + 1) & ALL_32
+        return f"{int(self._clock()) & ALL_32:08X}{self._count:08X}"
+
+
+def dump_usage(usage: Usage) -> bytes:
+    """JSON; octets as latin-1, which loses none of them."""
+    facts: dict[str, Any] = {name: getattr(usage, name) for name in NAMES}
+    facts["user"] = usage.user.decode("latin-1")
+    facts["classes"] = [value.decode("latin-1") for value in usage.classes]
+    facts["address"] = str(usage.address) if usage.address else None
+    facts["routes"] = [
+        [str(route.prefix), str(route.gateway) if route.gateway else None, route.metric] for route in usage.routes
+    ]
+    return orjson.dumps(facts)
+
+
+def load_usage(body: bytes) -> Usage:
+    """What dump_usage wrote, perhaps in another release: the unknown is left out, the missing has its default."""
+    facts = {name: value for name, value in orjson.loads(body).items() if name in NAMES}
+    facts["user"] = facts["user"].encode("latin-1")
+    facts["classes"] = tuple(value.encode("latin-1") for value in facts.get("classes", ()))
+    facts["address"] = IPv4Address(facts["address"]) if facts.get("address") else None
+    facts["avpairs"] = tuple(facts.get("avpairs", ()))
+    facts["routes"] = tuple(
+        FramedRoute(IPv4Network(prefix), IPv4Address(gateway) if gateway else None, metric)
+        for prefix, gateway, metric in facts.get("routes", ())
+    )
+    return Usage(**facts)
+
+
+def never_less(usage: Usage, earlier: Usage) -> Usage:
+    """Counters as they are, or as they were reported before, whichever is more: no server sees them go back."""
+    lost = {name: getattr(earlier, name) for name in COUNTERS if getattr(earlier, name) > getattr(usage, name)}
+    return dataclasses.replace(usage, **lost) if lost else usage
+
+
+def fill_accounting_request(
+    packet: Packet,
+    kind: str,
+    usage: Usage | None,
+    settings: RadiusSettings,
+    local: IPv4Address,
+    *,
+    happened: float,
+    now: float,
+) -> None:
+    """All attributes; usage is None for Accounting-On and -Off, which speak of the whole server."""
+    packet["Acct-Status-Type"] = STATUS[kind]
+    packets.put_nas(packet, settings.nas_address or local, settings.nas_identifier)
+    packet["Event-Timestamp"] = int(happened) & ALL_32
+    # RFC 2866 5.2: a record that waited says how long; sent again unchanged it keeps its identifier.
+    packet["Acct-Delay-Time"] = max(0, min(ALL_32, int(now - happened)))
+    if usage is None:
+        # RFC 2866 5.13 demands no session, servers want the attribute all the same: a name for this event.
+        packets.put_text(packet, "Acct-Session-Id", f"{int(happened) & ALL_32:08X}00000000")
+        return
+    packets.put_octets(packet, packets.USER_NAME, usage.user)
+    packets.put_text(packet, "Acct-Session-Id", usage.acct_session_id)
+    packet["Acct-Authentic"] = BY_RADIUS if usage.by_radius else BY_US
+    packets.put_call(
+        packet,
+        session_id=usage.session_id,
+        nas_port_id=usage.nas_port_id,
+        called=usage.called,
+        calling=usage.calling,
+        connect_info=usage.connect_info,
+        tunnel_client=usage.tunnel_client,
+        tunnel_server=usage.tunnel_server,
+        tunnel_host=usage.tunnel_host,
+    )
+    packets.put_text(packet, "Acct-Tunnel-Connection", usage.tunnel_connection)
+    if usage.address is not None:
+        packet["Framed-IP-Address"] = str(usage.address)
+    packets.put_text(packet, "Framed-Route", *map(route_text, usage.routes))
+    packets.put_octets(packet, packets.CLASS, *usage.classes)
+    if usage.session_timeout is not None:
+        packet["Session-Timeout"] = usage.session_timeout
+    if usage.idle_timeout is not None:
+        packet["Idle-Timeout"] = usage.idle_timeout
+    packets.put_text(packet, "Cisco-AVPair", *usage.avpairs)
+    if kind != START:
+        put_counters(packet, usage)
+    if kind == STOP and usage.terminate_cause:
+        packet["Acct-Terminate-Cause"] = usage.terminate_cause
+
+
+def put_counters(packet: Packet, usage: Usage) -> None:
+    """RFC 2866 5.3 to 5.8; the upper 32 bits of the octets are gigawords (RFC 2869 5.1, 5.2)."""
+    packet["Acct-Input-Octets"] = usage.in_octets & ALL_32
+    packet["Acct-Output-Octets"] = usage.out_octets & ALL_32
+    packet["Acct-Input-Gigawords"] = usage.in_octets >> 32
+    packet["Acct-Output-Gigawords"] = usage.out_octets >> 32
+    packet["Acct-Input-Packets"] = usage.in_packets & ALL_32
+    packet["Acct-Output-Packets"] = usage.out_packets & ALL_32
+    packet["Acct-Session-Time"] = usage.session_time & ALL_32
+
+
+def route_text(route: FramedRoute) -> str:
+    return f"{route.prefix} {route.gateway or '0.0.0.0'} {route.metric}"
