@@ -40,7 +40,7 @@ def unhide(number: int, cipher: bytes, secret: bytes, vector: bytes) -> bytes:
         plain += _xor(block, pad)
         pad = _digest(secret + block)
     length = int.from_bytes(plain[:2], "big")
-    if len(plain) < 2 or length > len(plain) - 2:
+    if length > len(plain) - 2:  # so are the lengths 0 and 1, which have no room for the field itself
         raise WireError("hidden value cannot be uncovered")
     return plain[2 : 2 + length]
 

@@ -130,6 +130,16 @@ def test_a_message_ahead_of_its_turn_waits_and_nr_stays() -> None:
     assert sent(end, 0.1) == [(0, 2, b"")]
 
 
+@pytest.mark.statement(53, 55)
+def test_a_message_that_waited_is_not_delivered_again_when_the_numbers_come_round() -> None:
+    end = Reliable()
+    end.receive(arrived(1), 0.0)
+    assert len(end.receive(arrived(0), 0.0)) == 2
+    for ns in range(2, 0x10000):
+        assert len(end.receive(arrived(ns), 0.0)) == 1
+    assert len(end.receive(arrived(0), 0.0)) == 1
+
+
 @pytest.mark.statement(55)
 def test_no_more_than_the_receive_window_is_kept_ahead_of_its_turn() -> None:
     end = Reliable(receive_window=4)
@@ -214,9 +224,9 @@ def test_a_retransmission_keeps_its_ns_and_carries_the_nr_of_now() -> None:
     assert end.retransmissions == 1
 
 
-def times_of_sending(end: Reliable) -> list[float]:
+def times_of_sending(end: Reliable, start: float = 0.0) -> list[float]:
     times = []
-    now: float | None = 0.0
+    now: float | None = start
     while now is not None:
         times += [now] * len(end.outgoing(now))
         now = end.deadline
@@ -271,7 +281,7 @@ def test_progress_starts_the_back_off_anew() -> None:
         end.outgoing(now)
     end.receive(zlb(1), 4.0)
     assert sent(end, 4.0) == [(1, 0, b"1")]
-    assert end.deadline == 5.0
+    assert times_of_sending(end, 5.0) == [5.0, 7.0, 11.0, 19.0, 27.0]
 
 
 @pytest.mark.statement(65)
