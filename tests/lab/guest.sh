@@ -8,7 +8,8 @@ export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb LC_ALL=C.UTF-8
 }
 mount -t proc none /proc
 mount -t sysfs none /sys
-mount -t devtmpfs none /dev 2>/dev/null
+mountpoint -q /dev || mount -t devtmpfs none /dev
+mount -o remount,rw /dev
 mkdir -p /dev/pts /dev/shm
 mount -t devpts none /dev/pts
 for directory in /tmp /run /var/log /dev/shm; do mount -t tmpfs none $directory; done

@@ -95,8 +95,16 @@ class Namespace:
         pass_fds: Sequence[int] = (),
     ) -> subprocess.Popen[bytes]:
         """A process that runs until it is ended, at the latest with the lab (its pid is the command's own)."""
+        # A session of its own: ^C is for us, and a daemon that signals its whole group (the C l2tpns) hits only itself.
         process = subprocess.Popen(
-            self.command(*argv), stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd, pass_fds=pass_fds
+            self.command(*argv),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=env,
+            cwd=cwd,
+            pass_fds=pass_fds,
+            start_new_session=True,
         )
         self.processes.append(process)
         return process

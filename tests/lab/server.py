@@ -90,6 +90,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
+                start_new_session=True,
             )
             if self.namespace is not None:
                 self.namespace.processes.append(self.process)

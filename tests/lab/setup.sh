@@ -14,7 +14,7 @@ for group in "$@"; do
         need="$need iptables iproute2 procps ethtool iputils-ping tcpdump tshark iperf3 ipset telnet"
         need="$need freeradius freeradius-utils user-mode-linux busybox-static kmod xl2tpd ppp"
         ;;
-    bench) need="$need iptables iproute2 procps ethtool iputils-ping iperf3 freeradius libcli1.10" ;;
+    bench) need="$need iptables iproute2 procps ethtool iputils-ping iperf3 freeradius" ;;
     *)
         echo "setup.sh: no such group: $group" >&2
         exit 2

@@ -132,6 +132,8 @@ class Guest:
                 shutil.copytree(source, self.root / "etc" / name, dirs_exist_ok=True)
             elif source.exists():
                 shutil.copy(source, self.root / "etc" / name)
+        (self.root / "var/run").unlink(missing_ok=True)
+        (self.root / "var/run").symlink_to("/run")
         (self.root / "modules/lib/modules").unlink(missing_ok=True)
         (self.root / "modules/lib/modules").symlink_to("/usr/lib/uml/modules")
         shutil.copy("/bin/busybox", self.root / "busybox")  # static: it runs before /usr is there
