@@ -19,7 +19,6 @@ from dataclasses import replace
 from enum import Enum
 from typing import Any, Self, TypeVar
 
-import gevent
 from gevent.event import Event
 
 from l2tpns.proto import messages
@@ -46,7 +45,7 @@ from l2tpns.proto.messages import (
 )
 from l2tpns.proto.reliable import Reliable
 from tests.lab.endpoint import Address, Endpoint, Impairment
-from tests.lab.subscriber import Dial, Ended, Refused, Subscriber, Why
+from tests.lab.subscriber import Dial, Ended, Refused, Subscriber, Why, wait_for
 
 __all__ = ["Dial", "Ended", "Endpoint", "Impairment", "Lac", "Refused", "Subscriber", "TunnelPhase", "Why"]
 
@@ -396,11 +395,10 @@ class Lac:
     def wait(self, condition: Callable[[], object], timeout: float, what: str = "") -> None:
         """Until the condition holds, looked at after each flush of the tunnel; else TimeoutError."""
         self.endpoint.flush()
-        with gevent.Timeout(timeout, TimeoutError(f"{timeout:g} s without {what or condition}; {self!r}")):
-            while not condition():
-                event = Event()
-                self._waiters += (event,)
-                event.wait()
+        wait_for(self, condition, timeout, what)
+
+    def add_waiter(self, event: Event) -> None:
+        self._waiters += (event,)
 
     def expect(self, kind: type[M], timeout: float = 5.0, session_id: int | None = None) -> M:
         """The oldest message of this class that came (for this session) and was not asked for yet."""
@@ -460,3 +458,7 @@ def _octets(text: str | bytes) -> bytes:
     return text if isinstance(text, bytes) else text.encode()
 
 
+if __name__ == "__main__":
+    from tests.lab.play import main
+
+    main()

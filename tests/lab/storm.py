@@ -56,7 +56,7 @@ class StormReport:
 
 
 class Storm:
-    """`count` calls over the tunnels in turn, at most `window` of them on their way at once, at most `rate` a second."""
+    """`count` calls over the tunnels in turn, at most `window` on their way at once, at most `rate` a second."""
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import gevent
 from gevent.event import Event
@@ -73,6 +73,23 @@ class Dial(Wishes):
     proxy_lcp: bool = False
     proxy_auth: bool = False  # needs auth "pap" or "chap", and proxy_lcp
     inbox: int = 200  # IP packets kept for receive_ip(); the oldest go
+
+
+class Waitable(Protocol):
+    """Something whose every change sets, once, the events added to it."""
+
+    def add_waiter(self, event: Event) -> None: ...
+
+
+def wait_for(thing: Waitable, condition: Callable[[], object], timeout: float, what: str) -> None:
+    """Until the condition holds, looked at whenever the thing changes; TimeoutError tells how it stands then."""
+    with gevent.Timeout(timeout, False):
+        while not condition():
+            event = Event()
+            thing.add_waiter(event)
+            event.wait()
+        return
+    raise TimeoutError(f"{timeout:g} s without {what or condition}; {thing!r}")
 
 
 class Subscriber(PppClient):
@@ -141,11 +158,7 @@ class Subscriber(PppClient):
     def wait(self, condition: Callable[[], object], timeout: float, what: str = "") -> None:
         """Until the condition holds, looked at whenever something of this call changes; else TimeoutError."""
         self.lac.endpoint.flush()
-        with gevent.Timeout(timeout, TimeoutError(f"{timeout:g} s without {what or condition}; {self!r}")):
-            while not condition():
-                event = Event()
-                self.waiters += (event,)
-                event.wait()
+        wait_for(self, condition, timeout, what)
 
     def wait_online(self, timeout: float = 10.0) -> Subscriber:
         """Online, or Refused with what the LNS said instead."""
@@ -226,6 +239,9 @@ class Subscriber(PppClient):
     def __repr__(self) -> str:
         ids = f"{self.lac.tunnel_id}/{self.session_id}"
         return f"<Subscriber {self.user.decode(errors='replace')} {ids} {self.phase.name} {self.ended or ''}>"
+
+    def add_waiter(self, event: Event) -> None:
+        self.waiters += (event,)
 
     # --- frames out ---
 
