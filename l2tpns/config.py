@@ -101,7 +101,7 @@ class Config:
     # Addresses and listening
     bind_address: IPv4Address | None = setting(
         None,
-        "address that L2TP (UDP 1701) listens on, and default of iftun_address and peer_address",
+        "our address: default of iftun_address and peer_address, NAS-IP-Address; L2TP listens on all addresses",
         _ADDRESS,
         RESTART,
     )
@@ -247,7 +247,7 @@ class Config:
     # The data path
     disable_no_spoof: bool = setting(False, "let subscribers send from addresses that are not theirs", _BOOL)
     icmp_rate: int = setting(
-        0, "`host unreachable` sent for addresses that nobody has; 0: no limit", Integer(0, 1_000_000, "a second")
+        0, "`host unreachable` sent for addresses that nobody has; 0: 1000", Integer(0, 1_000_000, "a second")
     )
     packet_limit: int = setting(
         0, "packets to a session; more are dropped; 0: no limit", Integer(0, 1_000_000, "in 0.1 seconds")
@@ -329,7 +329,8 @@ class Config:
 
     @property
     def listen_addresses(self) -> tuple[IPv4Address, ...]:
-        return self.bind_multi_address or (self.bind_address or IPv4Address(0),)
+        """bind_multi_address, else every address of the machine: `bind_address` has never limited UDP 1701."""
+        return self.bind_multi_address or (IPv4Address(0),)
 
     @property
     def main_address(self) -> IPv4Address | None:

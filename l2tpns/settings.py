@@ -32,7 +32,6 @@ class Effect(Enum):
 class Kind(Generic[T]):
     """How a value is written, read and described. `parse` raises ValueError saying what would be right."""
 
-    name = ""
     quoted = False
 
     def parse(self, text: str) -> T:
@@ -46,11 +45,13 @@ class Kind(Generic[T]):
         """What would be right, to follow `must be`."""
         raise NotImplementedError
 
+    def brief(self) -> str:
+        """The same for a table."""
+        return self.expected()
+
 
 class Bool(Kind[bool]):
     """yes or no. 1.1 took every other word for no, so that `ture` switched a thing off unseen: here it is an error."""
-
-    name = "yes or no"
 
     def parse(self, text: str) -> bool:
         word = text.lower()
@@ -66,11 +67,12 @@ class Bool(Kind[bool]):
     def expected(self) -> str:
         return "yes, true or 1; or no, false or 0"
 
+    def brief(self) -> str:
+        return "yes or no"
+
 
 class Integer(Kind[int]):
     """A whole number within a range; `clamp` brings a value outside into it, where older servers did."""
-
-    name = "number"
 
     def __init__(self, minimum: int, maximum: int, unit: str = "", clamp: bool = False) -> None:
         self.minimum, self.maximum, self.unit, self.clamp = minimum, maximum, unit, clamp
@@ -90,11 +92,12 @@ class Integer(Kind[int]):
         outside = "; a number outside is brought into it" if self.clamp else ""
         return f"a whole number from {self.minimum} to {self.maximum}{unit}{outside}"
 
+    def brief(self) -> str:
+        return f"{self.minimum} to {self.maximum} {self.unit}".rstrip()
+
 
 class Address(Kind[IPv4Address | None]):
     """An IPv4 address; 0.0.0.0, as ever, says `none`, and is None here."""
-
-    name = "address"
 
     def parse(self, text: str) -> IPv4Address | None:
         return _address(text) if text != "0.0.0.0" else None
@@ -105,11 +108,13 @@ class Address(Kind[IPv4Address | None]):
     def expected(self) -> str:
         return "an IPv4 address such as 192.0.2.1, or 0.0.0.0 for none"
 
+    def brief(self) -> str:
+        return "an IPv4 address"
+
 
 class Addresses(Kind[tuple[IPv4Address, ...]]):
     """IPv4 addresses, separated by commas."""
 
-    name = "addresses"
     quoted = True
 
     def parse(self, text: str) -> tuple[IPv4Address, ...]:
@@ -125,7 +130,6 @@ class Addresses(Kind[tuple[IPv4Address, ...]]):
 class Text(Kind[str]):
     """Any text of one line; octets that are not UTF-8 are kept (surrogateescape), for a secret is octets."""
 
-    name = "text"
     quoted = True
 
     def __init__(self, maximum: int = 255, pattern: str = "", example: str = "") -> None:
@@ -139,14 +143,13 @@ class Text(Kind[str]):
         return text
 
     def expected(self) -> str:
-        example = f", {self.example}" if self.example else ""
-        return f"text of at most {self.maximum} octets without control characters{example}"
+        what = self.example or "text without control characters"
+        return f"{what} (at most {self.maximum} octets)"
 
 
 class Words(Kind[tuple[str, ...]]):
     """Names, separated by commas."""
 
-    name = "names"
     quoted = True
 
     def __init__(self, choices: tuple[str, ...] = (), minimum: int = 0) -> None:
@@ -170,8 +173,6 @@ class Words(Kind[tuple[str, ...]]):
 
 class Choice(Kind[str]):
     """One of a few words."""
-
-    name = "word"
 
     def __init__(self, *choices: str) -> None:
         self.choices = choices

@@ -63,7 +63,7 @@ class Forwarder:
         if octets < ipv4.HEADER_LENGTH:
             self._drop_bad_ip(path)
             return
-        first, total, fragment, protocol, source, _ = HEADER.unpack_from(packet)
+        first, total, fragment, protocol, source = HEADER.unpack_from(packet)
         if total != octets:
             if total > octets:
                 self._drop_bad_ip(path)

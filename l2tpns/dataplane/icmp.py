@@ -33,8 +33,8 @@ def unreachable(code: int, about: bytes, source: bytes, mtu: int = 0) -> bytes:
 
 def may_answer(packet: bytes) -> bool:
     """RFC 1122 3.2.2: no error about an ICMP error, a broadcast or multicast, a later fragment, or to nobody."""
-    version_and_length, _, fragment, protocol, source, destination = ipv4.HEADER.unpack_from(packet)
-    if fragment & ipv4.OFFSET or not _is_one_host(source) or not _is_one_host(destination):
+    version_and_length, _, fragment, protocol, source = ipv4.HEADER.unpack_from(packet)
+    if fragment & ipv4.OFFSET or not _is_one_host(source) or not _is_one_host(packet[ipv4.DESTINATION]):
         return False
     if protocol != ipv4.ICMP:
         return True

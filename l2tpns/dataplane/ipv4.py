@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import struct
 
-# version and header length, total length, flags and fragment offset, protocol, source, destination
-HEADER = struct.Struct("!BxHxxHxBxx4s4s")
+# version and header length, total length, flags and fragment offset, protocol, source; the destination follows
+HEADER = struct.Struct("!BxHxxHxBxx4s")
+DESTINATION = slice(16, 20)
 HEADER_LENGTH = 20
 TCP, ICMP = 6, 1
 DONT_FRAGMENT, MORE_FRAGMENTS, OFFSET = 0x4000, 0x2000, 0x1FFF

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import IPv4Network
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from l2tpns.proto.header import data_header
@@ -80,7 +81,7 @@ class Path:
         post: Post,
         *,
         sequenced: bool = False,
-        now: float = 0.0,
+        now: float | None = None,
     ) -> None:
         self.key = key
         self.endpoint = endpoint
@@ -101,7 +102,7 @@ class Path:
         # Counted for accounting: IP packets and their octets, "in" is from the subscriber (RFC 2866 5.3).
         self.in_packets = self.in_octets = self.out_packets = self.out_octets = 0
         # By the data path's clock (monotonic, coarse): any message of the peer's, and IP only (Idle-Timeout).
-        self.last_rx = self.last_ip_rx = self.last_ip_tx = now
+        self.last_rx = self.last_ip_rx = self.last_ip_tx = monotonic() if now is None else now
         self.dropped_malformed = self.dropped_wrong_peer = self.dropped_old = self.dropped_not_online = 0
         self.dropped_bad_ip = self.dropped_spoofed = self.dropped_too_big = 0
         self.dropped_packet_limit = self.dropped_tap = 0
@@ -137,6 +138,10 @@ class Path:
         """Whether the source lies in one of the framed routes."""
         number = int.from_bytes(source, "big")
         return any(number & mask == network for mask, network in self.networks)
+
+    def reset_counters(self) -> None:
+        """Another accounting session begins on the same link."""
+        self.in_packets = self.in_octets = self.out_packets = self.out_octets = 0
 
     @property
     def dropped(self) -> dict[str, int]:

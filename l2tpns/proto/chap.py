@@ -11,6 +11,7 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, IntEnum, auto
+from typing import ClassVar
 
 from l2tpns.errors import WireError
 from l2tpns.proto.control import Random
@@ -109,6 +110,8 @@ class ChapServer:
         "send",
         "timers",
     )
+
+    protocol: ClassVar[int] = Protocol.CHAP
 
     def __init__(self, send: Callable[[bytes], None], random: Random, name: bytes, timers: Timers) -> None:
         self.send = send

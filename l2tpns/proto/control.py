@@ -238,11 +238,12 @@ class ControlProtocol(Automaton):
             # Section 5: the Identifier changes whenever a valid reply has been received.
             self._awaiting = False
             self._yield_to(options, {option.type for option in asked}, code)
+            if self._give_up_if_hopeless(now):
+                return
             if self._naks_received > 3 * self.timers.max_failure:
                 # A peer that objects for ever would keep the restart counter full: leave the rest to the timer.
                 raise WireError("no end of objections")
         self.step(Event.RCN, now, identifier)
-        self._give_up_if_hopeless(now)
 
     def _yield_to(self, options: Iterable[Option], asked: set[int], code: int) -> None:
         self._naks_received += 1
@@ -264,10 +265,11 @@ class ControlProtocol(Automaton):
         if not self._awaiting or identifier != self._identifier:
             raise WireError("answer to no request of ours")
 
-    def _give_up_if_hopeless(self, now: float) -> None:
+    def _give_up_if_hopeless(self, now: float) -> bool:
         reason = self._objection()
-        if reason and self._expects_answer():
+        if reason:
             self.close(now, reason)
+        return bool(reason)
 
     # Sending
 
@@ -307,8 +309,7 @@ class ControlProtocol(Automaton):
         self.send(build_packet(Code.CODE_REJECT, self._next_identifier(), self._fit(packet)))
 
     def _send_echo_reply(self, identifier: int, data: bytes) -> None:
-        """RXR is an event of LCP alone; no other protocol lets it happen."""
-        raise NotImplementedError
+        self.send(build_packet(Code.ECHO_REPLY, identifier, self._fit(data)))
 
     def _fit(self, data: bytes) -> bytes:
         return data[: self.peer_mru - PACKET_HEADER.size]

@@ -332,10 +332,7 @@ class Lcp(ControlProtocol):
         if code == Code.ECHO_REPLY:
             self.echoes_unanswered = 0
         else:
-            self.step(Event.RXR, now, identifier, data[U32.size :])
-
-    def _send_echo_reply(self, identifier: int, data: bytes) -> None:
-        self.send(build_packet(Code.ECHO_REPLY, identifier, self._fit(U32.pack(self.magic) + data)))
+            self.step(Event.RXR, now, identifier, U32.pack(self.magic) + data[U32.size :])
 
     def _code_rejected(self, code: int) -> bool:
         if code == Code.ECHO_REQUEST:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import ClassVar
 
 from l2tpns.errors import WireError
 from l2tpns.proto.credentials import Credentials as Credentials
@@ -63,6 +64,8 @@ class PapServer:
     __slots__ = ("_asked", "_reply", "dropped", "send")
 
     deadline: float | None = None  # the client is the one who repeats (2.2.1): the server has no timer
+
+    protocol: ClassVar[int] = Protocol.PAP
 
     def __init__(self, send: Callable[[bytes], None]) -> None:
         self.send = send

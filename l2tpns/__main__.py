@@ -1,0 +1,47 @@
+"""`l2tpns`: the arguments, then the daemon. Monkey-patching comes before every other import."""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import argparse  # noqa: E402
+import os  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from l2tpns import __version__  # noqa: E402
+from l2tpns.configfile import default_config  # noqa: E402
+from l2tpns.daemon import Daemon, Options  # noqa: E402
+from l2tpns.errors import ConfigError  # noqa: E402
+
+EXIT_CONFIG = 78  # sysexits.h EX_CONFIG: a restart would not help
+
+
+def parse_arguments(argv: list[str] | None = None) -> Options:
+    """The words of the manual: -h is the host name, so help is --help only."""
+    parser = argparse.ArgumentParser(
+        prog="l2tpns", add_help=False, description="L2TP network server. Runs in the foreground unless told otherwise."
+    )
+    parser.add_argument("-d", dest="detach", action="store_true", help="detach from the terminal")
+    parser.add_argument("-v", dest="verbose", action="count", default=0, help="log more (may be repeated)")
+    parser.add_argument("-c", dest="config", metavar="FILE", type=Path, help="configuration file")
+    parser.add_argument("-h", dest="hostname", metavar="HOSTNAME", help="our name, before the one in the file")
+    parser.add_argument("-a", dest="address", metavar="ADDRESS", help="bind_address, before the one in the file")
+    parser.add_argument("--version", action="version", version=f"l2tpns {__version__}")
+    parser.add_argument("--help", action="help", help="this text")
+    found = parser.parse_args(argv)
+    config = found.config or default_config(os.environ.get("L2TPNS_ETC", "/etc/l2tpns"))
+    return Options(config, found.detach, found.verbose, found.hostname, found.address)
+
+
+def main() -> int:
+    """Run until told to leave; the exit status."""
+    try:
+        return Daemon(parse_arguments()).run()
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return EXIT_CONFIG
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,322 @@
+"""The daemon: builds the parts in order, obeys signals, takes everything down again.
+
+Signals (manual: Signals) are only queued by their handlers and served by the main greenlet. HUP: read the
+configuration again, reopen the log. QUIT: disconnect everybody and leave. TERM and INT: the same for now, since there
+is no saved state yet. USR1: a line with all counters into the log.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+from dataclasses import dataclass, replace
+from ipaddress import AddressValueError, IPv4Address
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import gevent
+from gevent.queue import Queue
+
+from l2tpns import __version__, configfile
+from l2tpns.config import SETTINGS, Config
+from l2tpns.counters import Counters
+from l2tpns.dataplane.user import UserPlane
+from l2tpns.errors import ConfigError
+from l2tpns.lns import Lns
+from l2tpns.log import Log
+from l2tpns.pool import Layout, Pool, read_layout
+from l2tpns.radius.accounting import Accounting
+from l2tpns.radius.auth import RadiusBackend
+from l2tpns.radius.secrets import SecretsBackend
+from l2tpns.radius.types import Backend, RadiusSettings
+from l2tpns.settings import Effect
+from l2tpns.speed import bandwidth_line, sample
+
+SIGNALS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+GC_THRESHOLDS = (50_000, 20, 100)  # a full collection walks all sessions: seldom, then
+RADIUS_VARIABLES = ("radius", "bind_address", "bind_multi_address", "hostname")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line; it goes before the file."""
+
+    config: Path
+    detach: bool = False
+    verbose: int = 0
+    hostname: str | None = None
+    address: str | None = None
+
+    def overrides(self) -> dict[str, Any]:
+        """Variables set on the command line. Raises ConfigError."""
+        found: dict[str, Any] = {}
+        if self.hostname is not None:
+            found["hostname"] = self.hostname
+        if self.address is not None:
+            try:
+                found["bind_address"] = IPv4Address(self.address)
+            except AddressValueError as error:
+                raise ConfigError(f"-a {self.address}: {error}") from None
+        return found
+
+
+class Daemon:
+    """One process: a configuration and everything that follows from it."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.files = configfile.find_files(options.config)
+        self.config, self.warnings = self.read_config()
+        self.log = Log(self.config.log_file, self.config.debug)
+        self.logger = self.log.get()
+        self.counters = Counters()
+        self.signals: Queue[int] = Queue()
+        self.started = monotonic()
+
+    def read_config(self) -> tuple[Config, tuple[str, ...]]:
+        """Read and check the whole file. Raises ConfigError, having changed nothing."""
+        parsed = configfile.parse_file(self.options.config)
+        config = configfile.make_config(parsed, self.options.overrides())
+        config.debug = min(config.debug + self.options.verbose, 5)
+        return config, parsed.warnings
+
+    def run(self) -> int:
+        """Build, serve, take down; the exit status. Raises ConfigError when the start fails."""
+        self.build()
+        if self.options.detach:
+            detach()
+        try:
+            self.start()
+            self.serve()
+        finally:
+            self.stop()
+        return 0
+
+    def build(self) -> None:
+        """Everything that can be refused without touching the network."""
+        config = self.config
+        self.log.hide(config.secrets())
+        self.pool = Pool(self.read_pool(config))
+        self.reserve_own_addresses()
+        self.radius_settings = RadiusSettings.from_config(config)
+        self.radius: RadiusBackend | None = None
+        self.secrets: SecretsBackend | None = None
+        self.backend = self.choose_backend()
+
+    def read_pool(self, config: Config) -> Layout:
+        """The addresses to give out; none without a file (RADIUS may name them all). Raises ConfigError."""
+        return read_layout(self.files.pool, (config.tun_address, *config.listen_addresses))
+
+    def reserve_own_addresses(self) -> None:
+        """An address of ours may lie within a range of the pool; no subscriber gets it."""
+        for address in (self.config.tun_address, self.config.ppp_local_address):
+            if self.pool.contains(address):
+                self.pool.claim(address, "")
+
+    def choose_backend(self) -> Backend:
+        """RADIUS where a server is named, else the secrets file beside the configuration."""
+        if self.radius_settings.servers:
+            if self.radius is None:
+                self.radius = RadiusBackend(self.radius_settings, self.logger)
+            else:
+                self.radius.configure(self.radius_settings)
+            return self.radius
+        if self.secrets is None:
+            self.secrets = SecretsBackend(self.files.secrets, self.config.hostname, self.logger)
+        else:
+            self.secrets.reload()
+        return self.secrets
+
+    def start(self) -> None:
+        """Open what is outside: spool, sockets, tun device, routes. Raises ConfigError."""
+        config = self.config
+        raise_descriptor_limit()
+        self.logger.info("starting", version=__version__, config=str(self.options.config), pid=os.getpid())
+        for warning in self.warnings:
+            self.logger.warning("config_ignored", why=warning)
+        for name, why in config.without_effect():
+            self.logger.warning("setting_without_effect", variable=name, why=why)
+        self.accounting = Accounting(self.radius_settings, config.spool_dir, self.logger)
+        self.lns = Lns(config, self.counters, self.logger, self.pool, self.backend, self.accounting)
+        self.plane = UserPlane(
+            config,
+            self.counters,
+            self.logger,
+            self.lns.on_control,
+            on_foreign_source=self.lns.on_foreign_source,
+            on_lost=lambda: self.signals.put(signal.SIGQUIT),
+        )
+        self.lns.plane = self.plane
+        self.plane.start()
+        self.plane.serve(self.pool.prefixes())
+        self.accounting.open()
+        self.accounting.recover(())
+        self.accounting.on()
+        self.lns.start()
+        gevent.spawn(self.watch_speed)
+        for signum in SIGNALS:
+            gevent.signal_handler(signum, self.signals.put, signum)
+        if config.pid_file:
+            write_pid_file(Path(config.pid_file))
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        notify(f"READY=1\nMAINPID={os.getpid()}")
+        self.logger.info(
+            "ready", hostname=config.hostname, pool=self.pool.size, took=round(monotonic() - self.started, 3)
+        )
+
+    def serve(self) -> None:
+        """Until a signal says leave."""
+        while True:
+            signum = self.signals.get()
+            if signum == signal.SIGHUP:
+                self.reload()
+            elif signum == signal.SIGUSR1:
+                self.report()
+            else:
+                self.logger.info("leaving", signal=signal.Signals(signum).name, sessions=len(self.lns.sessions))
+                return
+
+    def stop(self) -> None:
+        """Say goodbye to everybody, deliver or keep the accounting records, leave no kernel state."""
+        notify("STOPPING=1")
+        until = monotonic() + self.config.shutdown_timeout
+        lns = getattr(self, "lns", None)
+        if lns is not None:
+            lns.shutdown(self.config.shutdown_timeout / 2)
+            self.plane.stop()
+        if hasattr(self, "accounting"):
+            self.accounting.off()
+            self.accounting.close(max(1.0, until - monotonic()))
+        if self.radius is not None:
+            self.radius.close()
+        if self.config.pid_file:
+            remove_pid_file(Path(self.config.pid_file))
+        self.logger.info("stopped", seconds=round(monotonic() - self.started, 1))
+        self.log.close()
+
+    def reload(self) -> None:
+        """HUP: an error leaves everything as it was; what needs a restart is named."""
+        notify("RELOADING=1")
+        self.log.reopen()
+        try:
+            config, warnings = self.read_config()
+            layout = self.read_pool(config)
+            if config.log_file != self.config.log_file:
+                self.log.open(config.log_file)
+        except ConfigError as error:
+            self.logger.error("reload_refused", why=str(error))
+            notify("READY=1")
+            return
+        for warning in warnings:
+            self.logger.warning("config_ignored", why=warning)
+        for name in self.config.differences(config):
+            if name in SETTINGS and SETTINGS[name].effect is Effect.RESTART:
+                self.logger.warning("setting_needs_restart", variable=name)
+                config = replace(config, **{name: getattr(self.config, name)})
+        changed = self.config.take(config)
+        self.log.level = config.debug
+        self.log.hide(config.secrets())
+        self.radius_settings = RadiusSettings.from_config(config)
+        self.accounting.configure(self.radius_settings)
+        try:
+            self.lns.backend = self.choose_backend()
+        except ConfigError as error:
+            self.logger.error("reload_refused", why=str(error))
+        self.pool.change(layout)
+        self.reserve_own_addresses()
+        self.plane.serve(self.pool.prefixes())
+        self.logger.info("reloaded", changed=list(changed))
+        notify("READY=1")
+
+    def report(self) -> None:
+        """USR1: what there is, in one line of the log."""
+        figures = {name: value for name, _, value in self.counters.items() if value}
+        self.logger.critical(
+            "status",
+            tunnels=len(self.lns.tunnels),
+            sessions=len(self.lns.sessions),
+            online=len(self.lns.by_address),
+            half_open=self.lns.half_open.total(),
+            starting=self.lns.starting.total(),
+            pool_used=self.pool.used,
+            pool_free=self.pool.free,
+            greenlets=sum(1 for thing in gc.get_objects() if isinstance(thing, gevent.Greenlet) and not thing.dead),
+            descriptors=len(os.listdir("/proc/self/fd")),
+            rss_kib=resident_kib(),
+            **figures,
+        )
+
+    def watch_speed(self) -> None:
+        """dump_speed: the bandwidth line, once a second."""
+        before, at = sample(self.counters), monotonic()
+        while True:
+            gevent.sleep(1.0)
+            after, now = sample(self.counters), monotonic()
+            if self.config.dump_speed:
+                self.logger.critical("bandwidth", line=bandwidth_line(before, after, now - at))
+            before, at = after, now
+
+
+def detach() -> None:
+    """Become a daemon: two forks, a session of our own, no terminal."""
+    sys.stdout.flush()
+    if gevent.fork():
+        os._exit(0)
+    os.setsid()
+    if gevent.fork():
+        os._exit(0)
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+
+
+def notify(state: str) -> None:
+    """sd_notify(3), where a service manager listens."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.sendto(state.encode(), address)
+        except OSError:
+            pass  # nobody listens any more: nothing to tell
+
+
+def raise_descriptor_limit() -> None:
+    """RADIUS uses a socket for 256 requests; the soft limit of a shell is small."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def write_pid_file(path: Path) -> None:
+    try:
+        path.write_text(f"{os.getpid()}\n")
+    except OSError as error:
+        raise ConfigError(f"pid_file {path}: {error.strerror}") from None
+
+
+def remove_pid_file(path: Path) -> None:
+    try:
+        if path.read_text().strip() == str(os.getpid()):
+            path.unlink()
+    except OSError:
+        pass  # never written, or gone already
+
+
+def resident_kib() -> int:
+    """Resident memory of this process in KiB."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * (os.sysconf("SC_PAGE_SIZE") // 1024)

@@ -1,0 +1,113 @@
+"""What a session does while it is online: LCP Echo, time-outs, interim accounting, CHAP re-challenge.
+
+Driven by the LNS's timer wheel: one entry a session, at the time the next of these is due.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from l2tpns import ends
+from l2tpns.ends import SessionEnded
+from l2tpns.errors import NoAnswer
+from l2tpns.proto.chap import ChapServer
+from l2tpns.proto.credentials import Credentials
+from l2tpns.radius.types import AuthReply
+
+if TYPE_CHECKING:
+    from l2tpns.session import Session
+
+MINIMUM_INTERIM = 60  # RFC 2869 5.16
+
+
+def begin(session: Session, now: float) -> None:
+    """The session has come online: when each of these is due first."""
+    config = session.lns.config
+    interim = interim_interval(session)
+    rechallenge = config.chap_rechallenge if isinstance(session.authenticator, ChapServer) else 0
+    session.next_echo = now + (config.echo_timeout or inf)
+    session.next_interim = now + interim if interim else 0.0
+    session.next_challenge = now + rechallenge if rechallenge else 0.0
+
+
+def interim_interval(session: Session) -> int:
+    """Seconds between interim records; 0: none. RADIUS goes before the configuration (RFC 2869 2.1)."""
+    assert session.profile is not None
+    named = session.profile.interim
+    interval = named if named is not None else session.lns.config.radius_interim
+    return max(interval, MINIMUM_INTERIM) if interval else 0
+
+
+def reverify(session: Session, credentials: Credentials) -> None:
+    """The answer to a later Challenge (RFC 1994 2.2): checked in a greenlet of its own."""
+    try:
+        reply = session.lns.backend.authenticate(session.auth_request(credentials))
+    except NoAnswer:
+        return  # what was true stays true until somebody says otherwise
+    if session.authenticator is not None:
+        same = reply.accepted and credentials.user == session.user
+        session.authenticator.verdict(same, reply.message)
+        if not same:
+            session.log.info("auth_refused", user=credentials.user, why=reply.message)
+            session.end(ends.AUTH_REFUSED)
+
+
+def time_is_over(session: Session, profile: AuthReply, now: float) -> None:
+    """Session-Timeout; with Termination-Action RADIUS-Request the server is asked again (RFC 2865 5.29)."""
+    if profile.termination_action != 1 or session.credentials is None:
+        raise SessionEnded(ends.SESSION_TIMEOUT)
+    try:
+        reply = session.verify(session.credentials, profile.state)
+    except SessionEnded as end:
+        raise SessionEnded(ends.SESSION_TIMEOUT) from end
+    if not reply.accepted:
+        raise SessionEnded(ends.SESSION_TIMEOUT)
+    session.profile, session.time_from = reply, now
+
+
+def next_due(session: Session) -> float:
+    """When `keep_house` must look next (monotonic)."""
+    config, profile = session.lns.config, session.profile
+    assert profile is not None
+    due = session.next_echo
+    if config.ppp_keepalive:
+        due = max(due, session.path.last_rx + config.echo_timeout)
+    if config.idle_echo_timeout:
+        due = min(due, session.path.last_rx + config.idle_echo_timeout)
+    if profile.session_timeout is not None:
+        due = min(due, session.time_from + profile.session_timeout)
+    if profile.idle_timeout:
+        due = min(due, last_traffic(session) + profile.idle_timeout)
+    if session.next_interim:
+        due = min(due, session.next_interim)
+    if session.next_challenge:
+        due = min(due, session.next_challenge)
+    return due
+
+
+def last_traffic(session: Session) -> float:
+    return max(session.path.last_ip_rx, session.path.last_ip_tx, session.online_since)
+
+
+def keep_house(session: Session, now: float) -> None:
+    """Echo, time-outs, interim accounting, re-challenge."""
+    config, profile = session.lns.config, session.profile
+    assert profile is not None
+    if profile.session_timeout is not None and now >= session.time_from + profile.session_timeout:
+        time_is_over(session, profile, now)
+    if profile.idle_timeout and now >= last_traffic(session) + profile.idle_timeout:
+        raise SessionEnded(ends.IDLE_TIMEOUT)
+    if config.idle_echo_timeout and now >= session.path.last_rx + config.idle_echo_timeout:
+        raise SessionEnded(ends.ECHO_TIMEOUT)
+    if session.next_interim and now >= session.next_interim:
+        interval = interim_interval(session)
+        session.next_interim = now + interval if interval else 0.0
+        session.lns.accounting.interim(session.usage())
+    if session.next_challenge and now >= session.next_challenge and isinstance(session.authenticator, ChapServer):
+        session.next_challenge = now + config.chap_rechallenge
+        session.authenticator.rechallenge(now)
+    if now >= session.next_echo:
+        if not config.ppp_keepalive or now >= session.path.last_rx + config.echo_timeout:
+            session.lcp.send_echo(now)
+        session.next_echo = now + (config.echo_timeout or inf)

@@ -1,0 +1,244 @@
+"""A session's PPP link: its mailbox, its automata, and the one place that waits (RFC 1661, RFC 2661 7.4.2).
+
+What the automata notice becomes an exception here (Renegotiated, SessionEnded), so that session.py can tell the life
+from top to bottom. Knows nothing of addresses, accounting or who the subscriber is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from l2tpns import ends
+from l2tpns.dataplane.path import Path, key_of
+from l2tpns.ends import SessionEnded
+from l2tpns.errors import ProtocolError
+from l2tpns.mailbox import Mailbox
+from l2tpns.proto.chap import ChapServer
+from l2tpns.proto.control import Notice
+from l2tpns.proto.credentials import Credentials
+from l2tpns.proto.fsm import State, Timers
+from l2tpns.proto.ipcp import Ipcp
+from l2tpns.proto.lcp import AuthChoice, Lcp, LcpWishes
+from l2tpns.proto.messages import CDN, ICCN, ICRQ, SLI, WEN, CdnResult, ErrorCode, Message, describe_result
+from l2tpns.proto.pap import PapServer
+from l2tpns.proto.ppp import Protocol
+
+if TYPE_CHECKING:
+    from l2tpns.lns import Lns
+    from l2tpns.tunnel import Tunnel
+
+MAILBOX_LIMIT = 64  # frames and messages; what does not fit is sent again by its sender
+AUTH_CHOICES = {"pap": AuthChoice.PAP, "chap": AuthChoice.CHAP_MD5}
+TICK = object()  # mailed when time has come to look at the clock
+IPV6 = 0x0057
+
+
+class Renegotiated(Exception):
+    """RFC 1661 4.3: a Configure-Request in Opened; authentication and networks start over."""
+
+
+class Link:
+    """What a session's greenlet feeds while it waits. Session adds the life."""
+
+    __slots__ = (
+        "_lcp_down",
+        "_lcp_heard",
+        "authenticator",
+        "connected",
+        "credentials",
+        "id",
+        "ipcp",
+        "lcp",
+        "lns",
+        "log",
+        "login_deadline",
+        "mailbox",
+        "path",
+        "peer_id",
+        "phase",
+        "tunnel",
+        "wide_errors",
+    )
+
+    def __init__(self, lns: Lns, tunnel: Tunnel, session_id: int, icrq: ICRQ) -> None:
+        self.lns = lns
+        self.tunnel = tunnel
+        self.id = session_id
+        self.peer_id = icrq.assigned_session_id
+        self.log = tunnel.log.bind(session=session_id)
+        self.mailbox = Mailbox(MAILBOX_LIMIT)
+        self.phase = "call"  # then lcp, authenticate, network, online
+        self.connected: ICCN | None = None
+        self.wide_errors: WEN | None = None
+        self.login_deadline: float | None = None
+        self.path = Path(
+            key=key_of(tunnel.id, session_id),
+            peer=tunnel.peer,
+            endpoint=tunnel.endpoint,
+            peer_tunnel_id=tunnel.peer_id,
+            peer_session_id=self.peer_id,
+            post=self.post_frame,
+            now=monotonic(),
+        )
+        config = lns.config
+        self.lcp = Lcp(
+            partial(self.send_frame, Protocol.LCP),
+            self.on_lcp,
+            lns.random,
+            self.timers(),
+            LcpWishes(mru=config.mru, auth=tuple(AUTH_CHOICES[name] for name in config.radius_authtypes)),
+            self.on_protocol_rejected,
+        )
+        self.authenticator: PapServer | ChapServer | None = None
+        self.credentials: Credentials | None = None
+        self.ipcp: Ipcp | None = None
+        self._lcp_down = self._lcp_heard = False
+
+    def timers(self) -> Timers:
+        config = self.lns.config
+        return Timers(
+            restart=config.ppp_restart_time,
+            max_configure=config.ppp_max_configure,
+            max_failure=config.ppp_max_failure,
+        )
+
+    # What a session adds
+
+    def keep_house(self) -> None:
+        """Time-outs and keepalives of a session that is online."""
+        raise NotImplementedError
+
+    def on_credentials(self, credentials: Credentials) -> None:
+        """The subscriber has answered the authenticator."""
+        raise NotImplementedError
+
+    # The mailbox
+
+    def wait(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Serve the mailbox until `condition()` holds; False after `timeout` seconds. Raises when the session ends."""
+        deadline = None if timeout is None else monotonic() + timeout
+        while not condition():
+            item = self.mailbox.take()
+            if item is not None:
+                self.handle(item)
+                self.check_link()
+                continue
+            now = monotonic()
+            wake = self.run_timers(now)
+            self.check_link()
+            if condition():
+                break
+            if deadline is not None:
+                if now >= deadline:
+                    return False
+                wake = deadline if wake is None else min(wake, deadline)
+            self.mailbox.wait(None if wake is None else max(0.0, wake - now))
+        return True
+
+    def run_timers(self, now: float) -> float | None:
+        """Restart timers of the automata; returns when the next one is due."""
+        wake = self.login_deadline
+        if wake is not None and now >= wake:
+            raise SessionEnded(ends.LOGIN_TIMEOUT if self.phase != "authenticate" else ends.AUTH_TIMEOUT)
+        for automaton in (self.lcp, self.authenticator, self.ipcp):
+            if automaton is None:
+                continue
+            due = automaton.deadline
+            if due is not None and due <= now:
+                automaton.timeout(now)
+                due = automaton.deadline
+            if due is not None and (wake is None or due < wake):
+                wake = due
+        return wake
+
+    def check_link(self) -> None:
+        """Turn what the automata have noticed into this life's turns."""
+        if isinstance(self.authenticator, ChapServer) and self.authenticator.exhausted:
+            raise SessionEnded(ends.AUTH_TIMEOUT)
+        if self.lcp.auth_refused:
+            raise SessionEnded(ends.AUTH_PROTOCOL_REFUSED)
+        if self.lcp.loop_suspected:
+            raise SessionEnded(ends.LOOPED)
+        if self._lcp_down:
+            self._lcp_down = False
+            if self.lcp.state in (State.REQ_SENT, State.ACK_RCVD, State.ACK_SENT, State.OPENED):
+                raise Renegotiated
+            raise SessionEnded(ends.USER_REQUEST)
+
+    def handle(self, item: Any) -> None:
+        if item is TICK:
+            self.keep_house()
+        elif isinstance(item, tuple):
+            self.on_frame(*item)
+        elif isinstance(item, (SessionEnded, ProtocolError)):
+            raise item
+        else:
+            self.on_message(item)
+
+    def on_message(self, message: Message) -> None:
+        """A call's control message (7.4.2)."""
+        if isinstance(message, CDN):
+            raise SessionEnded(ends.LAC_CDN, tell=False, text=describe_result(CDN.message_type, message.result_code))
+        if isinstance(message, ICCN) and self.phase == "call" and self.connected is None:
+            self.connected = message
+        elif isinstance(message, WEN):
+            self.wide_errors = message
+        elif not isinstance(message, SLI):
+            name = type(message).__name__
+            raise ProtocolError(CdnResult.GENERAL, ErrorCode.VENDOR, f"{name} is not expected here")
+
+    # PPP
+
+    def post_frame(self, protocol: int, information: bytes) -> None:
+        """A PPP frame that is not a subscriber's IP packet; from the UDP reader."""
+        if not self.mailbox.post((protocol, information)):
+            self.lns.counters.drop_mailbox_full += 1
+
+    def on_frame(self, protocol: int, information: bytes) -> None:
+        if self.phase == "call":
+            return  # 5.1: nothing is carried before the ICCN
+        now = monotonic()
+        if protocol == Protocol.LCP:
+            self._lcp_heard = True
+            self.lcp.receive(information, now)
+        elif protocol in (Protocol.PAP, Protocol.CHAP):
+            self.on_auth_frame(protocol, information, now)
+        elif protocol == Protocol.IPCP:
+            if self.ipcp is not None:  # RFC 1332 2: silently discarded before the network phase
+                self.ipcp.receive(information, now)
+        elif self.lcp.opened and self.phase in ("network", "online") and protocol not in (Protocol.IP, IPV6):
+            self.lcp.protocol_reject(protocol, information, now)
+
+    def on_auth_frame(self, protocol: int, information: bytes, now: float) -> None:
+        authenticator = self.authenticator
+        if authenticator is None or protocol != authenticator.protocol:
+            return
+        credentials = authenticator.receive(information, now)
+        if credentials is not None:
+            self.on_credentials(credentials)
+
+    def send_frame(self, protocol: int, packet: bytes) -> None:
+        self.lns.plane.send_frame(self.path, protocol, packet)
+
+    def tell_lac(self, message: Message) -> None:
+        self.tunnel.send(message, self.peer_id)
+
+    def on_lcp(self, notice: Notice) -> None:
+        if notice is Notice.DOWN:
+            self._lcp_down = True
+        elif notice is Notice.FINISHED and not self._lcp_down:
+            reason = ends.LCP_FAILED if self._lcp_heard else ends.LCP_SILENT
+            self.mailbox.post_urgent(SessionEnded(reason))
+
+    def on_ipcp(self, notice: Notice) -> None:
+        if notice is Notice.FINISHED:
+            self.mailbox.post_urgent(SessionEnded(ends.NCP_FAILED if self.phase == "network" else ends.NCP_REFUSED))
+
+    def on_protocol_rejected(self, protocol: int) -> None:
+        if protocol == Protocol.IPCP:
+            self.mailbox.post_urgent(SessionEnded(ends.NCP_REFUSED, text="the subscriber rejected IPCP"))
+        elif protocol in (Protocol.PAP, Protocol.CHAP):
+            self.mailbox.post_urgent(SessionEnded(ends.AUTH_PROTOCOL_REFUSED))

@@ -1,0 +1,362 @@
+"""The LNS: the tables of tunnels and sessions, and what every part may ask for.
+
+Admission is decided here (how many half-open tunnels and starting calls there may be), and everything that more than
+one session shares: ids, names, addresses, routes. It knows no PPP and no octets beyond the first SCCRQ of a tunnel.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from time import monotonic
+from typing import Any
+
+import gevent
+
+from l2tpns import ends
+from l2tpns.config import Config
+from l2tpns.counters import Counters
+from l2tpns.dataplane.path import Path
+from l2tpns.dataplane.plane import DataPlane
+from l2tpns.dataplane.udp import Endpoint
+from l2tpns.errors import ProtocolError, WireError
+from l2tpns.log import Logger
+from l2tpns.pool import Pool
+from l2tpns.proto import messages
+from l2tpns.proto.header import ControlHeader, build_control, parse_control
+from l2tpns.proto.messages import (
+    ICRQ,
+    SCCRQ,
+    CdnResult,
+    ErrorCode,
+    MessageError,
+    ResultCode,
+    StopCCN,
+    StopCcnResult,
+)
+from l2tpns.radius.accounting import Accounting
+from l2tpns.radius.types import Backend
+from l2tpns.session import Session
+from l2tpns.tunnel import Tunnel, TunnelState
+from l2tpns.wheel import Wheel
+
+Peer = tuple[str, int]
+WHEEL_TICK = 0.1  # seconds
+LINGERING_LIMIT = 1000  # closed tunnels that still acknowledge; more are forgotten at once
+REFUSALS_PER_SECOND = 200  # StopCCNs to SCCRQs that are refused before there is a tunnel
+MAX_ID = 0xFFFF
+
+
+class Lns:
+    """All tunnels and sessions of one server."""
+
+    def __init__(
+        self,
+        config: Config,
+        counters: Counters,
+        log: Logger,
+        pool: Pool,
+        backend: Backend,
+        accounting: Accounting,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.config = config
+        self.counters = counters
+        self.log = log
+        self.pool = pool
+        self.backend = backend
+        self.accounting = accounting
+        self.random = random
+        self.plane: DataPlane  # set by whoever builds both: each calls the other
+        self.wheel: Wheel[Session] = Wheel(monotonic(), WHEEL_TICK)
+        self.tunnels: dict[int, Tunnel] = {}
+        self.sessions: dict[int, Session] = {}
+        self.by_peer: dict[tuple[Peer, int], Tunnel] = {}  # by address and the LAC's tunnel id
+        self.by_user: dict[str, set[Session]] = {}  # by the name in lower case, authenticated ones
+        self.by_address: dict[IPv4Address, Session] = {}
+        self.half_open: Counter[str] = Counter()  # tunnels without SCCCN, by the LAC's address
+        self.starting: Counter[str] = Counter()  # calls not online yet, by the LAC's address
+        self.lingering = 0
+        self.shutting_down = False
+        self._acct_boot = int(time.time())
+        self._acct_next = int.from_bytes(random(2), "big") << 8
+        self._refusal_second = 0
+        self._refusals = 0
+        self._wheel_greenlet: Any = None
+
+    def start(self) -> None:
+        self._wheel_greenlet = gevent.spawn(self._turn_wheel)
+
+    def _turn_wheel(self) -> None:
+        """The clock of everything that is due while a session is online."""
+        while True:
+            gevent.sleep(WHEEL_TICK)
+            now = monotonic()
+            for session in self.wheel.advance(now):
+                session.on_timer(now)
+
+    # Control datagrams
+
+    def on_control(self, datagram: bytes, peer: Peer, endpoint: Endpoint) -> None:
+        """A datagram with T=1; called by the UDP reader, so it must neither block nor raise."""
+        try:
+            header = parse_control(datagram)
+        except WireError:
+            self.counters.drop_malformed += 1
+            return
+        if header.tunnel_id == 0:
+            self.on_stranger(header, peer, endpoint)
+            return
+        tunnel = self.tunnels.get(header.tunnel_id)
+        if tunnel is None:
+            self.counters.drop_unknown_tunnel += 1
+            return
+        if tunnel.peer != peer:
+            # 8.1: both ends' addresses are static for the life of the tunnel, unless the operator knows better.
+            if not self.config.auth_tunnel_change_addr_src:
+                self.counters.drop_wrong_peer += 1
+                return
+            tunnel.move(peer)
+        if not tunnel.mailbox.post(header):
+            self.counters.drop_mailbox_full += 1
+
+    def on_stranger(self, header: ControlHeader, peer: Peer, endpoint: Endpoint) -> None:
+        """Tunnel ID 0: an SCCRQ, or a StopCCN of one who never learned our id (4.4.3)."""
+        if not header.body:
+            return
+        try:
+            message = messages.decode(header.body, self.config.l2tp_secret_octets)
+        except MessageError as error:
+            self.counters.control_malformed += 1
+            self.log.warning("sccrq_refused", peer=f"{peer[0]}:{peer[1]}", why=error.text)
+            if error.message_type == SCCRQ.message_type:
+                self.refuse_tunnel(error.assigned_id, peer, endpoint, error)
+            return
+        if isinstance(message, StopCCN):
+            tunnel = self.by_peer.get((peer, message.assigned_tunnel_id))
+            if tunnel is not None:
+                tunnel.mailbox.post(header)
+        elif isinstance(message, SCCRQ):
+            self.on_sccrq(header, message, peer, endpoint)
+        else:
+            self.counters.drop_unknown_tunnel += 1
+
+    def on_sccrq(self, header: ControlHeader, sccrq: SCCRQ, peer: Peer, endpoint: Endpoint) -> None:
+        known = self.by_peer.get((peer, sccrq.assigned_tunnel_id))
+        if known is not None and not self.lac_restarted(known, header):
+            known.mailbox.post(header)  # a repeat: acknowledged by the tunnel it has made
+            return
+        if header.ns != 0:
+            self.counters.drop_malformed += 1
+            return
+        refusal = self.tunnel_refusal(peer)
+        if refusal is not None:
+            self.counters.drop_half_open_limit += 1
+            self.refuse_tunnel(sccrq.assigned_tunnel_id, peer, endpoint, refusal)
+            return
+        tunnel = Tunnel(self, self.unused_tunnel_id(), peer, endpoint, header, sccrq)
+        self.tunnels[tunnel.id] = tunnel
+        self.by_peer[peer, tunnel.peer_id] = tunnel
+        self.half_open[tunnel.lac] += 1
+        gevent.spawn(tunnel.run)
+
+    def lac_restarted(self, known: Tunnel, header: ControlHeader) -> bool:
+        """A LAC that lost its memory may begin anew with the same port and id; our old tunnel must not swallow that.
+
+        A repeat of the first SCCRQ cannot come long after the SCCCN. The old tunnel stays until the new one has its
+        SCCCN, which nobody can send who does not see our SCCRP: a forged SCCRQ does no harm.
+        """
+        established = known.state is TunnelState.ESTABLISHED and monotonic() - known.opened_at > 5.0
+        return header.ns == 0 and header.nr == 0 and (established or known.state is TunnelState.CLOSING)
+
+    def tunnel_refusal(self, peer: Peer) -> ProtocolError | None:
+        """Why there may be no further tunnel now, or None."""
+        config = self.config
+        if self.shutting_down:
+            return ProtocolError(StopCcnResult.SHUTTING_DOWN, 0, "shutting down")
+        if (
+            self.half_open.total() >= config.max_half_open_tunnels
+            or self.half_open[peer[0]] >= config.max_half_open_per_lac
+            or len(self.tunnels) >= (config.max_tunnels or MAX_ID)
+        ):
+            return ProtocolError(StopCcnResult.GENERAL, ErrorCode.RESOURCES, "too many tunnels")
+        return None
+
+    def refuse_tunnel(self, peer_tunnel_id: int, peer: Peer, endpoint: Endpoint, error: ProtocolError) -> None:
+        """StopCCN without a tunnel (7.2.1 idle): said once and forgotten, so that a flood costs no memory."""
+        self.counters.tunnels_refused += 1
+        second = int(monotonic())
+        if second != self._refusal_second:
+            self._refusal_second, self._refusals = second, 0
+        self._refusals += 1
+        if self._refusals > REFUSALS_PER_SECOND:
+            return
+        stop = StopCCN(
+            assigned_tunnel_id=self.unused_tunnel_id(),
+            result_code=ResultCode(error.result_code, error.error_code, error.text),
+        )
+        endpoint.send(build_control(peer_tunnel_id, 0, 0, 1, messages.encode(stop)), peer)
+
+    def on_foreign_source(self, path: Path, peer: Peer) -> bool:
+        """A data message came from an address that is not the LAC's: follow it only if the operator wants that."""
+        tunnel = self.tunnels.get(path.key >> 16)
+        if tunnel is None or not self.config.auth_tunnel_change_addr_src:
+            return False
+        tunnel.move(peer)
+        return True
+
+    # Tunnels' lives
+
+    def tunnel_established(self, tunnel: Tunnel) -> None:
+        self.counters.tunnels_opened += 1
+        self._count_down(self.half_open, tunnel.lac)
+        for older in list(self.tunnels.values()):
+            if older is not tunnel and older.peer == tunnel.peer and older.peer_id == tunnel.peer_id:
+                older.end(ends.TUNNEL_LOST, None, "the LAC has begun anew")
+
+    def tunnel_closing(self, tunnel: Tunnel, was: TunnelState) -> None:
+        self.counters.tunnels_closed += 1
+        if was is TunnelState.WAIT_CTL_CONN:
+            self._count_down(self.half_open, tunnel.lac)
+        self.lingering += 1
+
+    def may_linger(self) -> bool:
+        return self.lingering <= LINGERING_LIMIT
+
+    def tunnel_gone(self, tunnel: Tunnel) -> None:
+        self.lingering -= 1
+        del self.tunnels[tunnel.id]
+        key = (tunnel.peer, tunnel.peer_id)
+        if self.by_peer.get(key) is tunnel:
+            del self.by_peer[key]
+
+    # Sessions' lives
+
+    def call_refusal(self, tunnel: Tunnel) -> ProtocolError | None:
+        """Why there may be no further call now, or None (4.4.2: result 4 asks the LAC to try again later)."""
+        config = self.config
+        if self.shutting_down:
+            return ProtocolError(CdnResult.ADMINISTRATIVE, 0, "shutting down")
+        if (
+            self.starting.total() >= config.max_starting_calls
+            or self.starting[tunnel.lac] >= config.max_starting_per_lac
+            or len(self.sessions) >= (config.max_sessions or MAX_ID)
+        ):
+            return ProtocolError(CdnResult.NO_FACILITIES, ErrorCode.RESOURCES, "too many calls")
+        return None
+
+    def start_session(self, tunnel: Tunnel, icrq: ICRQ) -> None:
+        session = Session(self, tunnel, self.unused_session_id(), icrq)
+        self.sessions[session.id] = session
+        tunnel.session_born(session)
+        self.starting[tunnel.lac] += 1
+        session.greenlet = gevent.spawn(session.run)
+
+    def session_started(self, session: Session) -> None:
+        self._count_down(self.starting, session.tunnel.lac)
+
+    def session_gone(self, session: Session) -> None:
+        self.counters.sessions_ended += 1
+        del self.sessions[session.id]
+        self.forget_user(session)
+        session.tunnel.session_gone(session)
+
+    # Names and addresses
+
+    def older_sessions(self, session: Session) -> list[Session]:
+        """Remember who is logged in; returns the sessions that this login replaces (reference: duplicates)."""
+        name = session.user.lower()
+        holders = self.by_user.setdefault(name, set())
+        older = [other for other in holders if other is not session]
+        holders.add(session)
+        config = self.config
+        if config.allow_duplicate_users or name in (guest.lower() for guest in config.guest_account):
+            return []
+        self.counters.sessions_replaced += len(older)
+        return older
+
+    def forget_user(self, session: Session) -> None:
+        name = session.user.lower()
+        holders = self.by_user.get(name)
+        if holders is not None:
+            holders.discard(session)
+            if not holders:
+                del self.by_user[name]
+
+    def holders(self, address: IPv4Address, session: Session) -> list[Session]:
+        """Who else has this address."""
+        holder = self.by_address.get(address)
+        return [] if holder is None or holder is session else [holder]
+
+    def take_address(self, address: IPv4Address, session: Session) -> bool:
+        """Give a session an address that RADIUS or the subscriber chose; False when another has it."""
+        if address in self.by_address:
+            return False
+        if self.pool.contains(address) and not self.pool.claim(address, session.user):
+            return False
+        self.by_address[address] = session
+        return True
+
+    def give_back_address(self, address: IPv4Address) -> None:
+        del self.by_address[address]
+        if self.pool.contains(address):
+            self.pool.release(address)
+
+    def may_choose(self, address: IPv4Address) -> bool:
+        """Whether a subscriber who may choose an address may choose this one (RFC 2865 5.8)."""
+        return not (
+            address.is_unspecified
+            or address.is_loopback
+            or address.is_multicast
+            or address.is_reserved
+            or address in (self.config.ppp_local_address, self.config.tun_address)
+            or address in self.by_address
+        )
+
+    # Small services
+
+    def new_acct_session_id(self) -> str:
+        """Unique over restarts (RFC 2866 5.5): when we started, and a number."""
+        self._acct_next = (self._acct_next + 1) & 0xFFFFFFFF
+        return f"{self._acct_boot:08X}{self._acct_next:08X}"
+
+    def unused_tunnel_id(self) -> int:
+        return self._unused_id(self.tunnels)
+
+    def unused_session_id(self) -> int:
+        return self._unused_id(self.sessions)
+
+    def _unused_id(self, taken: dict[int, Any]) -> int:
+        """9.1: an id that cannot be guessed. There is always a free one: admission keeps below 65,535."""
+        while True:
+            candidate = int.from_bytes(self.random(2), "big")
+            if candidate and candidate not in taken:
+                return candidate
+
+    @staticmethod
+    def _count_down(counter: Counter[str], host: str) -> None:
+        counter[host] -= 1
+        if counter[host] <= 0:
+            del counter[host]
+
+    # Leaving
+
+    def shutdown(self, patience: float) -> None:
+        """CDN and StopCCN to everybody, and wait until they are acknowledged or `patience` seconds are over."""
+        self.shutting_down = True
+        until = monotonic() + patience
+        sessions = list(self.sessions.values())
+        for session in sessions:
+            session.end(ends.SHUTDOWN)
+        gevent.joinall([session.greenlet for session in sessions], max(0.0, until - monotonic()))
+        while monotonic() < until and any(not tunnel.reliable.idle for tunnel in self.tunnels.values()):
+            gevent.sleep(0.05)
+        for tunnel in list(self.tunnels.values()):
+            tunnel.end(ends.SHUTDOWN, StopCcnResult.SHUTTING_DOWN)
+        while monotonic() < until and any(
+            t.state is not TunnelState.CLOSING or not t.reliable.idle for t in self.tunnels.values()
+        ):
+            gevent.sleep(0.05)

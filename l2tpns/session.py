@@ -1,0 +1,488 @@
+"""A subscriber's life: one call of RFC 2661 (7.4.2, LNS side) and the PPP link it carries (RFC 1661).
+
+One greenlet per session tells it from top to bottom. It blocks in `wait` only, which feeds the automata meanwhile:
+LCP Echo is answered and a Terminate-Request obeyed while RADIUS is slow. Packets of an online session never come
+here: the data plane carries them by the session's Path.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from ipaddress import IPv4Address
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import gevent
+
+from l2tpns import ends, housekeeping
+from l2tpns.ends import Reason, SessionEnded
+from l2tpns.errors import NoAddress, NoAnswer, ProtocolError
+from l2tpns.link import TICK, Link, Renegotiated
+from l2tpns.proto.chap import ChapServer
+from l2tpns.proto.credentials import Credentials
+from l2tpns.proto.fsm import State
+from l2tpns.proto.ipcp import Ipcp, IpcpPolicy
+from l2tpns.proto.lcp import AuthChoice
+from l2tpns.proto.messages import (
+    CDN,
+    ICCN,
+    ICRP,
+    ICRQ,
+    CdnResult,
+    DisconnectCause,
+    ErrorCode,
+    Message,
+    ProxyAuthenType,
+    ResultCode,
+)
+from l2tpns.proto.pap import PapServer
+from l2tpns.proto.ppp import Protocol
+from l2tpns.radius.types import Assign, AuthReply, AuthRequest, Usage
+
+if TYPE_CHECKING:
+    from l2tpns.lns import Lns
+    from l2tpns.tunnel import Tunnel
+    from l2tpns.wheel import Timer
+
+REFUSAL_GRACE = 1.0  # an Authenticate-Nak needs its moment before the CDN, which ends pppd at once
+RELEASE_PATIENCE = 5.0  # for an older session of the same user or address to let go
+NCP_RESTART_PATIENCE = 30.0  # for a subscriber that renegotiates IPCP
+FRAMING_TYPES = 3  # what our SCCRP advertises: synchronous and asynchronous
+
+
+class Session(Link):
+    """One call, one PPP link, one subscriber."""
+
+    __slots__ = (
+        "_job",
+        "_starting",
+        "acct_session_id",
+        "address",
+        "called",
+        "calling",
+        "greenlet",
+        "next_challenge",
+        "next_echo",
+        "next_interim",
+        "online_since",
+        "opened_wall",
+        "profile",
+        "time_from",
+        "timer",
+        "user",
+    )
+
+    def __init__(self, lns: Lns, tunnel: Tunnel, session_id: int, icrq: ICRQ) -> None:
+        super().__init__(lns, tunnel, session_id, icrq)
+        self.called = _text(icrq.called_number)
+        self.calling = _text(icrq.calling_number)
+        self.user = ""
+        self.acct_session_id = ""
+        self.address: IPv4Address | None = None
+        self.profile: AuthReply | None = None
+        self.online_since = 0.0  # monotonic; 0 while not online
+        self.time_from = 0.0  # when the Session-Timeout began to run
+        self.opened_wall = 0.0
+        self.next_echo = self.next_interim = self.next_challenge = 0.0
+        self.timer: Timer[Session] | None = None
+        self.greenlet: Any = None
+        self._job: Any = None
+        self._starting = True
+
+    # The life
+
+    def run(self) -> None:
+        """From ICRQ to CDN."""
+        ended = SessionEnded(ends.SHUTDOWN)  # if the greenlet is killed
+        try:
+            self.answer_call()
+            while True:
+                try:
+                    self.open_link()
+                    self.authenticate()
+                    self.open_networks()
+                    self.go_online()
+                    self.serve()
+                except Renegotiated:
+                    self.log.info("lcp_renegotiated", user=self.user)
+                    self.go_offline(ends.USER_REQUEST)
+                    self.login_deadline = monotonic() + self.lns.config.login_timeout
+        except SessionEnded as end:
+            ended = end
+        except ProtocolError as error:
+            ended = SessionEnded(ends.PROTOCOL_ERROR, result=error.result_code, error=error.error_code, text=error.text)
+        except Exception:
+            self.log.exception("session_failed")
+            ended = SessionEnded(ends.INTERNAL_ERROR)
+        finally:
+            self.release(ended)
+
+    def answer_call(self) -> None:
+        """7.4.2: ICRP, then an acceptable ICCN."""
+        self.lns.plane.attach(self.path)
+        self.tell_lac(ICRP(assigned_session_id=self.id))
+        if not self.wait(lambda: self.connected is not None, self.lns.config.call_timeout):
+            raise SessionEnded(ends.CALL_TIMEOUT)
+        assert self.connected is not None
+        if self.connected.framing_type & ~FRAMING_TYPES:
+            raise ProtocolError(CdnResult.GENERAL, ErrorCode.VALUE, "Framing Type was not advertised")
+        self.path.sequenced = self.connected.sequencing_required
+        self.login_deadline = monotonic() + self.lns.config.login_timeout
+        self.log.debug("call_connected", calling=self.calling, called=self.called)
+
+    def open_link(self) -> None:
+        """LCP, both ways; with what the LAC has negotiated already if that is complete and allowed (4.4.5)."""
+        self.phase = "lcp"
+        now = monotonic()
+        if self.lcp.state is State.INITIAL:
+            iccn, config = self.connected, self.lns.config
+            assert iccn is not None
+            sent, received = iccn.last_sent_lcp_confreq, iccn.last_received_lcp_confreq
+            if config.proxy_lcp and sent is not None and received is not None and self.lcp.adopt(sent, received, now):
+                self.log.debug("proxy_lcp_adopted")
+            else:
+                self.lcp.open(now)
+                self.lcp.lower_up(now)
+        self.wait(lambda: self.lcp.opened)
+
+    def authenticate(self) -> None:
+        """PAP or CHAP as LCP agreed, by the LAC's proxy authentication if it may be used; then the verdict."""
+        self.phase = "authenticate"
+        choice = self.lcp.auth
+        if choice is AuthChoice.PAP:
+            self.authenticator = PapServer(partial(self.send_frame, Protocol.PAP))
+        else:
+            self.authenticator = ChapServer(
+                partial(self.send_frame, Protocol.CHAP),
+                self.lns.random,
+                self.lns.config.hostname.encode(),
+                self.timers(),
+            )
+        self.credentials = self.proxied_credentials(self.authenticator)
+        if self.credentials is None:
+            if isinstance(self.authenticator, ChapServer):
+                self.authenticator.start(monotonic())
+            self.wait(lambda: self.credentials is not None)
+        assert self.credentials is not None
+        self.user = self.credentials.user
+        self.acct_session_id = self.lns.new_acct_session_id()
+        reply = self.verify(self.credentials)
+        if not reply.accepted:
+            self.refuse(reply)
+        self.profile = reply
+        if reply.termination_action != 1:
+            self.credentials = replace(self.credentials, password=b"")  # not needed again: not kept
+        self.authenticator.verdict(True, reply.message)
+        self.lns.counters.logins_accepted += 1
+        if reply.session_timeout == 0 and self.lns.config.kill_timedout_sessions:
+            raise SessionEnded(ends.SESSION_TIMEOUT, text="Session-Timeout is 0")
+        self.end_older(self.lns.older_sessions(self), ends.DUPLICATE_USER)
+
+    def proxied_credentials(self, authenticator: PapServer | ChapServer) -> Credentials | None:
+        """Credentials out of the ICCN (RFC 2661 4.4.5); used once: a renegotiated link authenticates anew."""
+        iccn, self.connected = self.connected, None
+        if iccn is None or not self.lns.config.proxy_authentication:
+            return None
+        credentials = _proxy_credentials(iccn)
+        if credentials is None or credentials.protocol != authenticator.protocol:
+            return None
+        authenticator.adopt(credentials)
+        self.log.debug("proxy_authentication_used")
+        return credentials
+
+    def verify(self, credentials: Credentials, state: bytes = b"") -> AuthReply:
+        """Ask the authentication backend, serving the mailbox meanwhile."""
+        self._job = job = gevent.spawn(self.lns.backend.authenticate, self.auth_request(credentials, state))
+        job.link(lambda _: self.mailbox.post_urgent(TICK))
+        self.wait(job.ready)
+        self._job = None
+        if job.successful():
+            reply: AuthReply = job.value
+            return reply
+        if isinstance(job.exception, NoAnswer):
+            self.lns.counters.logins_unanswered += 1
+            self.log.warning("auth_unanswered", user=self.user)
+            raise SessionEnded(ends.RADIUS_SILENT)
+        raise job.exception
+
+    def auth_request(self, credentials: Credentials, state: bytes = b"") -> AuthRequest:
+        return AuthRequest(
+            credentials=credentials,
+            session_id=self.id,
+            acct_session_id=self.acct_session_id,
+            called=self.called,
+            calling=self.calling,
+            tunnel_host=self.tunnel.host,
+            tunnel_client=self.tunnel.peer[0],
+            tunnel_server=self.tunnel.endpoint.address,
+            mtu=self.lcp.peer_mru,
+            state=state,
+        )
+
+    def refuse(self, reply: AuthReply) -> None:
+        """Say no, and give the subscriber a moment to read it before the CDN."""
+        assert self.authenticator is not None
+        self.lns.counters.logins_refused += 1
+        self.log.info("auth_refused", user=self.user, calling=self.calling, why=reply.message)
+        self.authenticator.verdict(False, reply.message)
+        tell = True
+        try:
+            self.wait(lambda: False, REFUSAL_GRACE)
+        except SessionEnded as end:
+            tell = end.tell
+        except Renegotiated:
+            pass
+        raise SessionEnded(ends.AUTH_REFUSED, tell=tell)
+
+    def end_older(self, older: list[Session], reason: Reason) -> None:
+        """End sessions that stand in this one's way, and wait until they have let go of what they hold."""
+        for session in older:
+            session.end(reason)
+        gevent.joinall([session.greenlet for session in older], RELEASE_PATIENCE)
+
+    def open_networks(self) -> None:
+        """IPCP with the address that RADIUS or the pool gives."""
+        self.phase = "network"
+        assert self.profile is not None
+        config = self.lns.config
+        peer_chooses = self.profile.assign is Assign.PEER
+        if not peer_chooses:
+            self.choose_address(self.profile)
+        self.ipcp = Ipcp(
+            partial(self.send_frame, Protocol.IPCP),
+            self.on_ipcp,
+            self.lns.random,
+            self.timers(),
+            IpcpPolicy(
+                local=config.ppp_local_address,
+                peer=self.address,
+                dns=self.profile.dns or config.dns,
+                peer_may_choose=peer_chooses,
+            ),
+        )
+        now = monotonic()
+        self.ipcp.open(now)
+        self.ipcp.lower_up(now)
+        self.wait(lambda: self.ipcp is not None and self.ipcp.opened)
+        if peer_chooses:
+            chosen = self.ipcp.peer_address
+            if chosen is None or not self.lns.may_choose(chosen):
+                raise SessionEnded(ends.ADDRESS_IN_USE, text=f"the subscriber may not have {chosen}")
+            self.take_address(chosen)
+
+    def choose_address(self, profile: AuthReply) -> None:
+        """The address that RADIUS named, or one of the pool's."""
+        if profile.address is not None:
+            self.end_older(self.lns.holders(profile.address, self), ends.DUPLICATE_ADDRESS)
+            self.take_address(profile.address)
+            return
+        try:
+            address = self.lns.pool.allocate(self.user)
+        except NoAddress as error:
+            self.lns.counters.no_address += 1
+            self.log.error("pool_empty", user=self.user)
+            raise SessionEnded(ends.NO_ADDRESS) from error
+        self.lns.by_address[address] = self
+        self.address = address
+
+    def take_address(self, address: IPv4Address) -> None:
+        if not self.lns.take_address(address, self):
+            raise SessionEnded(ends.ADDRESS_IN_USE, text=f"{address} cannot be had")
+        self.address = address
+
+    def go_online(self) -> None:
+        """Routes, data path, accounting Start, timers."""
+        assert self.profile is not None and self.address is not None
+        now = monotonic()
+        self.phase = "online"
+        self.login_deadline = None
+        self.online_since = self.time_from = now
+        self.opened_wall = time.time()
+        self.carry()
+        self.stop_starting()
+        self.lns.counters.sessions_online += 1
+        self.lns.accounting.start(self.usage())
+        housekeeping.begin(self, now)
+        self.timer = self.lns.wheel.schedule(self, housekeeping.next_due(self) - now, now)
+        self.log.info(
+            "session_up",
+            user=self.user,
+            address=str(self.address),
+            mru=self.path.mru,
+            calling=self.calling,
+            called=self.called,
+            auth="pap" if isinstance(self.authenticator, PapServer) else "chap",
+            routes=[str(route) for route in self.path.routes],
+        )
+
+    def stop_starting(self) -> None:
+        """Online, or ended before: this call no longer counts among those that are starting."""
+        if self._starting:
+            self._starting = False
+            self.lns.session_started(self)
+
+    def carry(self) -> None:
+        """Let the data plane carry this session's packets."""
+        assert self.address is not None and self.profile is not None
+        mru = min(self.lcp.peer_mru, self.lns.config.mru)
+        if self.profile.mtu:
+            mru = min(mru, self.profile.mtu)
+        self.lns.plane.online(self.path, self.address, [route.prefix for route in self.profile.routes], mru)
+
+    def serve(self) -> None:
+        """Online, until somebody ends it; a renegotiated IPCP interrupts the traffic, not the session."""
+        while True:
+            self.wait(lambda: self.ipcp is None or not self.ipcp.opened)
+            self.lns.plane.offline(self.path)
+            back = self.wait(lambda: self.ipcp is not None and self.ipcp.opened, NCP_RESTART_PATIENCE)
+            if not back or self.ipcp is None or self.ipcp.peer_address != self.address:
+                raise SessionEnded(ends.NCP_FAILED)
+            self.carry()
+
+    def go_offline(self, reason: Reason) -> None:
+        """The reverse of go_online and open_networks; harmless at any time."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        self.ipcp = None
+        self.authenticator = None
+        self.credentials = None
+        if self.online_since:
+            usage = self.usage(reason.terminate)
+            self.lns.plane.offline(self.path)
+            self.online_since = 0.0
+            self.lns.accounting.stop(usage)
+            self.path.reset_counters()
+        if self.address is not None:
+            address, self.address = self.address, None
+            self.lns.give_back_address(address)
+        self.profile = None
+
+    def release(self, end: SessionEnded) -> None:
+        """The one exit, whatever happened: each step survives the others' failure."""
+        online = self.online_since
+        usage = self.usage()
+        steps: list[Callable[[], None]] = [
+            self.stop_starting,
+            lambda: self.go_offline(end.reason),
+            lambda: self.say_goodbye(end),
+            lambda: self.lns.plane.detach(self.path),
+            lambda: self._job.kill(block=False) if self._job is not None else None,
+            lambda: self.lns.session_gone(self),
+        ]
+        for step in steps:
+            try:
+                step()
+            except Exception:
+                self.log.exception("release_failed")
+        self.log.info(
+            "session_down",
+            user=self.user,
+            cause=end.reason.name,
+            why=end.text,
+            result=int(end.result),
+            error=int(end.error),
+            phase=self.phase,
+            seconds=round(monotonic() - online, 1) if online else 0,
+            in_octets=usage.in_octets,
+            out_octets=usage.out_octets,
+        )
+
+    def say_goodbye(self, end: SessionEnded) -> None:
+        """LCP Terminate-Request to the subscriber, CDN to the LAC: unless the LAC has said it itself."""
+        if not end.tell:
+            return
+        if self.lcp.opened:
+            self.lcp.close(monotonic(), end.text.encode())
+        self.tell_lac(
+            CDN(
+                result_code=ResultCode(end.result, end.error, end.text),
+                assigned_session_id=self.id,
+                disconnect_cause=DisconnectCause(end.reason.disconnect, 0, end.reason.direction, ""),
+            )
+        )
+
+    # What other greenlets call
+
+    def end(self, reason: Reason, *, tell: bool = True) -> None:
+        """Ask the session's greenlet to end; callable from any greenlet, more than once."""
+        self.mailbox.post_urgent(SessionEnded(reason, tell=tell))
+
+    def usage(self, terminate_cause: int = 0) -> Usage:
+        """What accounting says of this session now."""
+        path, profile = self.path, self.profile
+        return Usage(
+            acct_session_id=self.acct_session_id,
+            user=self.account_name(),
+            session_id=self.id,
+            address=self.address,
+            routes=profile.routes if profile is not None else (),
+            classes=profile.classes if profile is not None else (),
+            called=self.called,
+            calling=self.calling,
+            opened=self.opened_wall,
+            in_octets=path.in_octets,
+            in_packets=path.in_packets,
+            out_octets=path.out_octets,
+            out_packets=path.out_packets,
+            session_timeout=profile.session_timeout if profile is not None else None,
+            idle_timeout=profile.idle_timeout if profile is not None else None,
+            by_radius=bool(self.lns.config.radius_servers),
+            session_time=int(monotonic() - self.online_since) if self.online_since else 0,
+            terminate_cause=terminate_cause,
+            tunnel_host=self.tunnel.host,
+            tunnel_client=self.tunnel.peer[0],
+            tunnel_server=self.tunnel.endpoint.address,
+        )
+
+    def account_name(self) -> bytes:
+        """The name to account under: the server may have given another (RFC 2865 5.1)."""
+        if self.profile is not None and self.profile.user:
+            return self.profile.user
+        return self.credentials.name if self.credentials is not None else b""
+
+    def tell_lac(self, message: Message) -> None:
+        self.tunnel.send(message, self.peer_id)
+
+    # While online
+
+    def on_credentials(self, credentials: Credentials) -> None:
+        if self.phase == "authenticate":
+            self.credentials = credentials
+        elif self.profile is not None:
+            gevent.spawn(housekeeping.reverify, self, credentials)
+
+    def on_timer(self, now: float) -> None:
+        """Called by the timer wheel: wake the greenlet only when something is due."""
+        due = housekeeping.next_due(self)
+        if due <= now:
+            self.mailbox.post_urgent(TICK)
+        else:
+            self.timer = self.lns.wheel.schedule(self, due - now, now)
+
+    def keep_house(self) -> None:
+        if self.online_since:
+            now = monotonic()
+            housekeeping.keep_house(self, now)
+            self.timer = self.lns.wheel.schedule(self, housekeeping.next_due(self) - now, now)
+
+
+def _text(octets: bytes | None) -> str:
+    return "" if octets is None else octets.decode("utf-8", "backslashreplace")
+
+
+def _proxy_credentials(iccn: ICCN) -> Credentials | None:
+    """What the LAC asked the subscriber (RFC 2661 4.4.5), if all of it came."""
+    if not iccn.proxy_authen_usable:
+        return None
+    name, response = iccn.proxy_authen_name or b"", iccn.proxy_authen_response or b""
+    identifier = (iccn.proxy_authen_id or 0) & 0xFF
+    if iccn.proxy_authen_type == ProxyAuthenType.PAP:
+        return Credentials(Protocol.PAP, name, password=response, identifier=identifier)
+    if iccn.proxy_authen_type == ProxyAuthenType.CHAP:
+        challenge = iccn.proxy_authen_challenge or b""
+        return Credentials(Protocol.CHAP, name, identifier=identifier, challenge=challenge, response=response)
+    return None

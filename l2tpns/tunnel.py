@@ -1,0 +1,405 @@
+"""A tunnel's life: the control connection of RFC 2661 as the LNS sees it (sections 5 to 7.2).
+
+One greenlet per tunnel tells it from top to bottom; nobody else touches its `Reliable`. Sessions are greenlets of
+their own: what concerns a call is mailed to them, and their messages come back through `send`.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from enum import Enum
+from ipaddress import IPv4Address
+from time import monotonic
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from l2tpns import ends
+from l2tpns.ends import Reason, TunnelEnded
+from l2tpns.errors import ProtocolError
+from l2tpns.mailbox import Mailbox
+from l2tpns.proto import messages
+from l2tpns.proto.codes import Framing
+from l2tpns.proto.header import ControlHeader
+from l2tpns.proto.messages import (
+    CDN,
+    HELLO,
+    ICCN,
+    ICRP,
+    ICRQ,
+    OCCN,
+    OCRP,
+    OCRQ,
+    SCCCN,
+    SCCRP,
+    SCCRQ,
+    SLI,
+    WEN,
+    CdnResult,
+    ErrorCode,
+    Message,
+    MessageError,
+    ResultCode,
+    StopCCN,
+    StopCcnResult,
+    UnknownMessage,
+)
+from l2tpns.proto.reliable import Reliable
+from l2tpns.session import Session
+
+if TYPE_CHECKING:
+    from l2tpns.dataplane.udp import Endpoint
+    from l2tpns.lns import Lns
+
+CLOSED_LINGER = 31.0  # 5.7: repeats of a StopCCN are acknowledged for a full retransmission cycle
+MAILBOX_LIMIT = 512  # datagrams; what does not fit is retransmitted by the peer
+ESTABLISH_TIMEOUT = 31.0  # SCCCN may take a full retransmission cycle of the LAC's
+CHALLENGE_LENGTH = 16
+
+
+class TunnelState(Enum):
+    """States of 7.2.1 as far as an LNS has them; the value is what the operator sees."""
+
+    WAIT_CTL_CONN = "Opening"
+    ESTABLISHED = "Open"
+    CLOSING = "Closing"
+
+
+class Tunnel:
+    """The control connection with one LAC."""
+
+    def __init__(
+        self,
+        lns: Lns,
+        tunnel_id: int,
+        peer: tuple[str, int],
+        endpoint: Endpoint,
+        header: ControlHeader,
+        sccrq: SCCRQ,
+    ) -> None:
+        self.lns = lns
+        self.id = tunnel_id
+        self.peer = peer
+        self.lac = peer[0]  # whom the limits count, even if it moves
+        self.endpoint = endpoint
+        self.host = sccrq.host_name.decode("utf-8", "backslashreplace")
+        self.peer_id = sccrq.assigned_tunnel_id
+        self.sessions: dict[int, Session] = {}  # by our session id
+        self.by_peer_id: dict[int, Session] = {}
+        self.state = TunnelState.WAIT_CTL_CONN
+        self.mailbox = Mailbox(MAILBOX_LIMIT)
+        self.opened_at = self.last_heard = self.last_used = monotonic()
+        self.log = lns.log.bind(tunnel=tunnel_id, peer=f"{peer[0]}:{peer[1]}", host=self.host)
+        config = lns.config
+        self.secret = config.l2tp_secret_octets
+        self.reliable = Reliable(
+            peer_window=sccrq.window,
+            receive_window=config.receive_window,
+            retries=config.control_retries,
+        )
+        self.reliable.peer_tunnel_id = self.peer_id
+        self._sccrq = sccrq
+        self._challenge = b""
+        self._retransmissions_counted = 0
+        self.reliable.receive(header, monotonic())
+
+    # The life
+
+    def run(self) -> None:
+        """From SCCRQ to the last acknowledgement."""
+        end = TunnelEnded(ends.INTERNAL_ERROR, StopCcnResult.GENERAL, ErrorCode.VENDOR)
+        try:
+            self.open()
+            self.serve()
+        except TunnelEnded as reason:
+            end = reason
+        except ProtocolError as error:
+            end = TunnelEnded(ends.PROTOCOL_ERROR, error.result_code, error.error_code, error.text)
+        except Exception:
+            self.log.exception("tunnel_failed")
+        finally:
+            try:
+                self.close(end)
+            finally:
+                self.lns.tunnel_gone(self)
+
+    def open(self) -> None:
+        """7.2.1: answer the SCCRQ, wait for an acceptable SCCCN."""
+        sccrq, config = self._sccrq, self.lns.config
+        response = None
+        if sccrq.challenge is not None:
+            if not self.secret:
+                raise ProtocolError(StopCcnResult.NOT_AUTHORISED, 0, "no secret is configured to answer a Challenge")
+            response = messages.tunnel_auth_response(SCCRP.message_type, self.secret, sccrq.challenge)
+        if self.secret and config.l2tp_challenge:
+            self._challenge = self.lns.random(CHALLENGE_LENGTH)
+        self.log.debug("tunnel_opening", window=self.reliable.peer_window)
+        self.send(
+            SCCRP(
+                protocol_version=messages.VERSION_1_0,
+                framing_capabilities=Framing.SYNC | Framing.ASYNC,
+                host_name=config.name_on(IPv4Address(self.endpoint.address)).encode(),
+                assigned_tunnel_id=self.id,
+                receive_window_size=config.receive_window,
+                vendor_name=b"l2tpns",
+                challenge=self._challenge or None,
+                challenge_response=response,
+            )
+        )
+        if not self.wait(lambda: self.state is TunnelState.ESTABLISHED, ESTABLISH_TIMEOUT):
+            raise TunnelEnded(ends.TUNNEL_LOST, StopCcnResult.CLEAR, text="no SCCCN in time")
+
+    def serve(self) -> None:
+        """Established: everything arrives through the mailbox; silence is answered with HELLO (5.5)."""
+        while True:
+            config = self.lns.config
+            self.wait(lambda: False, self.next_look(monotonic()))
+            now = monotonic()
+            if config.tunnel_idle_timeout and not self.sessions and now - self.last_used >= config.tunnel_idle_timeout:
+                raise TunnelEnded(ends.IDLE_TIMEOUT, StopCcnResult.CLEAR, text="no session for too long")
+            self.heard_data()
+            silence = config.hello_seconds
+            if silence and now - self.last_heard >= silence and self.reliable.idle:
+                self.send(HELLO())
+
+    def next_look(self, now: float) -> float:
+        """Seconds until HELLO or the idle time-out may be due."""
+        config = self.lns.config
+        look = 60.0
+        if config.hello_seconds:
+            look = min(look, self.last_heard + config.hello_seconds - now)
+        if config.tunnel_idle_timeout and not self.sessions:
+            look = min(look, self.last_used + config.tunnel_idle_timeout - now)
+        # After a HELLO the answer moves last_heard; until then look again soon, not at once.
+        return max(look, 1.0)
+
+    def heard_data(self) -> None:
+        """5.5: data counts as life as much as control does."""
+        for session in self.sessions.values():
+            if session.path.last_rx > self.last_heard:
+                self.last_heard = session.path.last_rx
+
+    def close(self, end: TunnelEnded) -> None:
+        """End all sessions without a CDN (6.4), say StopCCN if the peer must hear it, go on acknowledging."""
+        was, self.state = self.state, TunnelState.CLOSING
+        self.log.info(
+            "tunnel_down",
+            cause=end.reason.name,
+            why=end.text,
+            result=None if end.result is None else int(end.result),
+            error=int(end.error),
+            sessions=len(self.sessions),
+        )
+        for session in list(self.sessions.values()):
+            session.end(end.reason, tell=False)
+        self.lns.tunnel_closing(self, was)
+        try:
+            if end.result is not None:
+                self.send(
+                    StopCCN(
+                        assigned_tunnel_id=self.id,
+                        result_code=ResultCode(end.result, end.error, end.text),
+                    )
+                )
+                self.wait(lambda: self.reliable.idle, 2 * CLOSED_LINGER)
+            elif end.reason is ends.TUNNEL_CLOSED and self.lns.may_linger():
+                self.wait(lambda: False, CLOSED_LINGER)
+        except TunnelEnded:
+            pass  # the peer is gone as well
+        self.flush(monotonic())
+
+    @property
+    def said_goodbye(self) -> bool:
+        """Closing, and everything we had to say is acknowledged."""
+        return self.state is TunnelState.CLOSING and not len(self.mailbox) and self.reliable.idle
+
+    # What other greenlets call
+
+    def send(self, message: Message, session_id: int = 0) -> None:
+        """Queue a control message; `session_id` is the peer's. Callable from any greenlet."""
+        self.mailbox.post_urgent((message, session_id))
+
+    def end(self, reason: Reason, result: int | None = StopCcnResult.CLEAR, text: str = "") -> None:
+        """Ask the tunnel's greenlet to close with StopCCN `result` (None: without a word)."""
+        self.mailbox.post_urgent(TunnelEnded(reason, result, text=text))
+
+    def session_born(self, session: Session) -> None:
+        self.sessions[session.id] = self.by_peer_id[session.peer_id] = session
+
+    def session_gone(self, session: Session) -> None:
+        del self.sessions[session.id], self.by_peer_id[session.peer_id]
+        self.last_used = monotonic()
+
+    def move(self, peer: tuple[str, int]) -> None:
+        """The LAC's address has changed (auth_tunnel_change_addr_src)."""
+        self.log.warning("tunnel_moved", new_peer=f"{peer[0]}:{peer[1]}")
+        self.peer = peer
+        for session in self.sessions.values():
+            session.path.peer = peer
+            self.lns.plane.changed(session.path)
+
+    # The mailbox
+
+    def wait(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Serve the mailbox until `condition()` holds; False after `timeout` seconds. Raises when the tunnel ends."""
+        deadline = None if timeout is None else monotonic() + timeout
+        while not condition():
+            item = self.mailbox.take()
+            if item is not None:
+                self.handle(item)
+                continue
+            now = monotonic()
+            self.flush(now)
+            if self.reliable.dead:
+                raise TunnelEnded(ends.TUNNEL_LOST, None)
+            if condition():
+                break
+            wake = self.reliable.deadline
+            if deadline is not None:
+                if now >= deadline:
+                    return False
+                wake = deadline if wake is None else min(wake, deadline)
+            self.mailbox.wait(None if wake is None else max(0.0, wake - now))
+        return True
+
+    def handle(self, item: Any) -> None:
+        if isinstance(item, ControlHeader):
+            self.last_heard = monotonic()
+            for header in self.reliable.receive(item, self.last_heard):
+                self.on_message(header)
+        elif isinstance(item, TunnelEnded):
+            if self.state is not TunnelState.CLOSING:
+                raise item
+        else:
+            message, session_id = item
+            body = messages.encode(
+                message,
+                secret=self.secret,
+                random=self.lns.random,
+                hide=bool(self.secret) and self.lns.config.l2tp_hide_avps,
+            )
+            self.log.debug("control_sent", message=type(message).__name__, lac_session=session_id)
+            self.reliable.send(session_id, body, monotonic())
+
+    def flush(self, now: float) -> None:
+        """Put on the wire what is due: new messages, retransmissions, acknowledgements."""
+        for datagram in self.reliable.outgoing(now):
+            self.endpoint.send(datagram, self.peer)
+        new = self.reliable.retransmissions - self._retransmissions_counted
+        if new:
+            self._retransmissions_counted += new
+            self.lns.counters.control_retransmissions += new
+
+    # Messages (7.2.1)
+
+    def on_message(self, header: ControlHeader) -> None:
+        """Grade (4.1, 7.1), then dispatch one message that is in sequence."""
+        if self.state is TunnelState.CLOSING:
+            return  # acknowledged by Reliable, nothing else
+        try:
+            message = messages.decode(header.body, self.secret)
+        except MessageError as error:
+            self.lns.counters.control_malformed += 1
+            self.log.warning("control_refused", message=error.message_type, why=error.text)
+            if not error.session:
+                raise
+            self.refuse_call(header.session_id, error.assigned_id, error)
+            return
+        self.log.debug("control_received", message=type(message).__name__, session=header.session_id)
+        for warning in message.warnings:
+            self.log.warning("avp_ignored", message=type(message).__name__, why=warning)
+        handler = self.HANDLERS.get(type(message))
+        if handler is not None:
+            handler(self, header, message)
+
+    def on_scccn(self, header: ControlHeader, message: SCCCN) -> None:
+        if self.state is not TunnelState.WAIT_CTL_CONN:
+            raise ProtocolError(StopCcnResult.FSM, 0, "SCCCN in an established tunnel")
+        if self._challenge:
+            expected = messages.tunnel_auth_response(SCCCN.message_type, self.secret, self._challenge)
+            if not hmac.compare_digest(expected, message.challenge_response or b""):
+                self.log.warning("tunnel_auth_refused")
+                raise ProtocolError(StopCcnResult.NOT_AUTHORISED, 0, "wrong or missing Challenge Response")
+        self.state = TunnelState.ESTABLISHED
+        self.last_used = monotonic()
+        self.lns.tunnel_established(self)
+        self.log.info("tunnel_up", window=self.reliable.peer_window)
+
+    def on_unexpected(self, header: ControlHeader, message: Message) -> None:
+        raise ProtocolError(StopCcnResult.FSM, 0, f"{type(message).__name__} is not expected here")
+
+    def on_stopccn(self, header: ControlHeader, message: StopCCN) -> None:
+        text = messages.describe_result(StopCCN.message_type, message.result_code)
+        raise TunnelEnded(ends.TUNNEL_CLOSED, None, text=text)
+
+    def on_icrq(self, header: ControlHeader, message: ICRQ) -> None:
+        if self.state is not TunnelState.ESTABLISHED:
+            raise ProtocolError(StopCcnResult.FSM, 0, "ICRQ before SCCCN")
+        if header.session_id:
+            self.on_session_message(header, message)
+            return
+        if message.assigned_session_id in self.by_peer_id:
+            error = ProtocolError(CdnResult.GENERAL, ErrorCode.SESSION_ID, "Session ID is in use")
+            self.refuse_call(0, message.assigned_session_id, error)
+            return
+        refusal = self.lns.call_refusal(self)
+        if refusal is not None:
+            self.lns.counters.calls_refused += 1
+            self.refuse_call(0, message.assigned_session_id, refusal)
+            return
+        self.lns.start_session(self, message)
+
+    def on_ocrq(self, header: ControlHeader, message: OCRQ) -> None:
+        """6.9: a LAC never asks an LNS to dial."""
+        error = ProtocolError(CdnResult.GENERAL, ErrorCode.VENDOR, "this LNS places no outgoing calls")
+        self.refuse_call(0, message.assigned_session_id, error)
+
+    def on_cdn(self, header: ControlHeader, message: CDN) -> None:
+        session = self.sessions.get(header.session_id)
+        if session is None and not header.session_id:
+            # 4.4.4: sent before the peer knew our id; it names its own.
+            session = self.by_peer_id.get(message.assigned_session_id)
+        if session is not None:
+            session.mailbox.post_urgent(message)
+
+    def on_session_message(self, header: ControlHeader, message: Message) -> None:
+        session = self.sessions.get(header.session_id)
+        if session is None:
+            self.lns.counters.drop_unknown_session += 1
+            self.log.debug("control_for_no_session", message=type(message).__name__, session=header.session_id)
+        elif not session.mailbox.post(message):
+            self.lns.counters.drop_mailbox_full += 1
+
+    def on_nothing_to_do(self, header: ControlHeader, message: Message) -> None:
+        """HELLO, and messages of an unknown type with M=0: acknowledged, that is all (4.4.1, 6.5)."""
+
+    def refuse_call(self, session_id: int, peer_session_id: int, error: ProtocolError) -> None:
+        """A mistake in a call's message ends that call only (4.1, 7.4.2)."""
+        session = self.sessions.get(session_id)
+        if session is not None:
+            session.mailbox.post_urgent(error)
+        else:
+            self.send(
+                CDN(
+                    result_code=ResultCode(error.result_code, error.error_code, error.text),
+                    assigned_session_id=self.lns.unused_session_id(),
+                ),
+                peer_session_id,
+            )
+
+    HANDLERS: ClassVar[dict[type[Message], Callable[[Any, ControlHeader, Any], None]]] = {
+        SCCRQ: on_unexpected,
+        SCCRP: on_unexpected,
+        SCCCN: on_scccn,
+        StopCCN: on_stopccn,
+        HELLO: on_nothing_to_do,
+        ICRQ: on_icrq,
+        ICRP: on_session_message,
+        ICCN: on_session_message,
+        OCRQ: on_ocrq,
+        OCRP: on_session_message,
+        OCCN: on_session_message,
+        CDN: on_cdn,
+        WEN: on_session_message,
+        SLI: on_session_message,
+        UnknownMessage: on_nothing_to_do,
+    }
