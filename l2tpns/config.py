@@ -162,7 +162,10 @@ class Config:
         0, "how long a tunnel without sessions is kept; 0: for ever", _seconds(0, 2_592_000)
     )
     drop_tunnel_delay: int = setting(
-        10, "time between the CDNs to a dropped tunnel's sessions and its StopCCN", _seconds(0, 300)
+        10,
+        "time between the CDNs to a dropped tunnel's sessions and its StopCCN",
+        _seconds(0, 300),
+        pending="`drop tunnel` comes with the console, in a later release",
     )
 
     # Limits
@@ -362,11 +365,6 @@ class Config:
     def radius_servers(self) -> tuple[RadiusServer, ...]:
         both = ((self.primary_radius, self.primary_radius_port), (self.secondary_radius, self.secondary_radius_port))
         return tuple(RadiusServer(address, port, port + 1) for address, port in both if address is not None)
-
-    @property
-    def radius_tries(self) -> int:
-        """How many requests are sent before giving up."""
-        return self.radius_retries or 2 * len(self.radius_servers)
 
     @property
     def radius_ports(self) -> range:
