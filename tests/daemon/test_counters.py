@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from l2tpns.counters import DECLARED, Counters
+
+PACKAGE = Path(__file__).parents[2] / "l2tpns"
 
 
 def test_every_counter_begins_at_zero_and_has_help_of_its_own() -> None:
@@ -20,6 +24,11 @@ def test_what_is_counted_is_listed_by_name_and_cleared_on_demand() -> None:
     assert {name: value for name, _, value in counters.items() if value} == {"drop_spoofed": 3}
     counters.clear()
     assert not any(value for _, _, value in counters.items())
+
+
+def test_every_counter_is_counted_somewhere() -> None:
+    source = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    assert [name for name, _ in DECLARED if f"counters.{name} += " not in source] == []
 
 
 def test_a_counter_that_is_not_declared_cannot_be_counted() -> None:
