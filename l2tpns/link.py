@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from l2tpns.tunnel import Tunnel
 
 MAILBOX_LIMIT = 64  # frames and messages; what does not fit is sent again by its sender
+EARLY_FRAMES = 4
 AUTH_CHOICES = {"pap": AuthChoice.PAP, "chap": AuthChoice.CHAP_MD5}
 TICK = object()  # mailed when time has come to look at the clock
 IPV6 = 0x0057
@@ -44,6 +45,7 @@ class Link:
     """What a session's greenlet feeds while it waits. Session adds the life."""
 
     __slots__ = (
+        "_early",
         "_lcp_down",
         "_lcp_heard",
         "authenticator",
@@ -96,6 +98,7 @@ class Link:
         self.credentials: Credentials | None = None
         self.ipcp: Ipcp | None = None
         self._lcp_down = self._lcp_heard = False
+        self._early: list[tuple[int, bytes]] = []
 
     def timers(self) -> Timers:
         config = self.lns.config
@@ -104,6 +107,12 @@ class Link:
             max_configure=config.ppp_max_configure,
             max_failure=config.ppp_max_failure,
         )
+
+    def take_early_frames(self) -> None:
+        """The call is connected: what came a little too early counts now."""
+        for frame in self._early:
+            self.mailbox.post_urgent(frame)
+        self._early = []
 
     # What a session adds
 
@@ -199,7 +208,11 @@ class Link:
 
     def on_frame(self, protocol: int, information: bytes) -> None:
         if self.phase == "call":
-            return  # 5.1: nothing is carried before the ICCN
+            # The reader hands us frames directly, messages come through the tunnel: a subscriber's first
+            # Configure-Request may overtake the ICCN that allows it (5.1). It waits; the rest is dropped.
+            if protocol == Protocol.LCP and len(self._early) < EARLY_FRAMES:
+                self._early.append((protocol, information))
+            return
         now = monotonic()
         if protocol == Protocol.LCP:
             self._lcp_heard = True

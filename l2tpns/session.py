@@ -131,6 +131,7 @@ class Session(Link):
             raise ProtocolError(CdnResult.GENERAL, ErrorCode.VALUE, "Framing Type was not advertised")
         self.path.sequenced = self.connected.sequencing_required
         self.login_deadline = monotonic() + self.lns.config.login_timeout
+        self.take_early_frames()
         self.log.debug("call_connected", calling=self.calling, called=self.called)
 
     def open_link(self) -> None:
