@@ -194,7 +194,10 @@ class Lac:
     # --- calls ---
 
     def call(self, user: str | bytes, password: str | bytes, dial: Dial | None = None, **options: Any) -> Subscriber:
-        """Begin a call; `options` are fields of Dial. Does not wait: `.wait_online()` does."""
+        """Begin a call; `options` are fields of Dial. Does not wait: `.wait_online()` does.
+
+        In a tunnel that is over the call is over, too.
+        """
         dial = dial or self.defaults
         if options:
             dial = replace(dial, **options)
@@ -206,6 +209,9 @@ class Lac:
         self._last_session_id = session_id
         self.calls += 1
         subscriber = Subscriber(self, session_id, _octets(user), _octets(password), dial, self.endpoint.now())
+        if self.ended is not None:
+            subscriber.finish(self.ended)
+            return subscriber
         self.sessions[session_id] = subscriber
         icrq = ICRQ(
             assigned_session_id=session_id,

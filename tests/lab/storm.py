@@ -122,26 +122,30 @@ class Storm:
             self._begun += 1
             self._in_flight += 1
             subscriber = next(self._lacs).call(user, password, self.dial)
-            subscriber.on_change = self._on_change
             self.subscribers.append(subscriber)
+            if subscriber.ended is not None:  # its tunnel is over
+                self._settle(subscriber)
+            else:
+                subscriber.on_change = self._on_change
 
     def _on_change(self, subscriber: Subscriber) -> None:
-        if subscriber.phase < Phase.ONLINE and not subscriber.auth_refused:
-            return
+        if subscriber.phase >= Phase.ONLINE or subscriber.auth_refused:
+            self._settle(subscriber)
+            self._fill()
+
+    def _settle(self, subscriber: Subscriber) -> None:
+        subscriber.on_change = None
+        self._in_flight -= 1
+        self._settled += 1
         if subscriber.auth_refused:
             self._failed["authentication refused"] += 1
         elif subscriber.ended is not None:
             ended = subscriber.ended
             self._failed[f"{ended.why.value} {ended.result}/{ended.error} {ended.text}".rstrip()] += 1
-        elif subscriber.phase > Phase.ONLINE:
+        elif not subscriber.online:
             self._failed["LCP ended"] += 1
-        subscriber.on_change = None
-        self._in_flight -= 1
-        self._settled += 1
         if self._settled == self.count:
             self._done.set()
-        else:
-            self._fill()
 
 
 @dataclass(slots=True)

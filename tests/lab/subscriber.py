@@ -82,12 +82,18 @@ class Waitable(Protocol):
 
 
 def wait_for(thing: Waitable, condition: Callable[[], object], timeout: float, what: str) -> None:
-    """Until the condition holds, looked at whenever the thing changes; TimeoutError tells how it stands then."""
+    """Until the condition holds; TimeoutError tells how it stands then.
+
+    Looked at whenever the thing changes, and now and then for conditions that are about something else.
+    """
+    event = Event()
+    event.set()
     with gevent.Timeout(timeout, False):
         while not condition():
-            event = Event()
-            thing.add_waiter(event)
-            event.wait()
+            if event.is_set():  # it was used up by a change, or is new
+                event.clear()
+                thing.add_waiter(event)
+            event.wait(0.05)
         return
     raise TimeoutError(f"{timeout:g} s without {what or condition}; {thing!r}")
 
