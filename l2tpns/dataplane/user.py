@@ -25,7 +25,11 @@ from l2tpns.system.routes import Routes
 
 
 class UserPlane:
-    """DataPlane by two kinds of greenlets: a reader for each UDP socket, one for the tun device."""
+    """DataPlane by two kinds of greenlets: a reader for each UDP socket, one for the tun device.
+
+    `on_lost` is called by the reader when the tun device was deleted: nothing can be carried any more, and the server
+    has to leave. It must not stop the plane itself, only have it stopped.
+    """
 
     def __init__(
         self,
