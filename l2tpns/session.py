@@ -264,6 +264,7 @@ class Session(Link):
                 peer_may_choose=peer_chooses,
             ),
         )
+        self.ipcp.peer_mru = self.lcp.peer_mru
         now = monotonic()
         self.ipcp.open(now)
         self.ipcp.lower_up(now)
