@@ -213,7 +213,7 @@ class Clients:
 
     def _options(self, peer: Peer) -> str:
         lines = [
-            *("noauth", "nodefaultroute", "noipdefault", "usepeerdns", "debug", "nodetach", "lock"),
+            *("noauth", "nodefaultroute", "noipdefault", "usepeerdns", "debug", "nodetach"),
             *("ipcp-accept-local", "ipcp-accept-remote", "lcp-echo-interval 0", "lcp-restart 2"),
             *(f"name {peer.user}", f'password "{peer.password}"', f"linkname {peer.name}"),
             *(f"unit {self.units[peer.name]}", f"logfile /var/log/ppp.{peer.name}"),
