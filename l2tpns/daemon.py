@@ -110,7 +110,10 @@ class Daemon:
 
     def read_pool(self, config: Config) -> Layout:
         """The addresses to give out; none without a file (RADIUS may name them all). Raises ConfigError."""
-        return read_layout(self.files.pool, (config.tun_address, *config.listen_addresses))
+        own = {config.tun_address, *config.listen_addresses}
+        if config.main_address is not None:
+            own.add(config.main_address)
+        return read_layout(self.files.pool, own)
 
     def reserve_own_addresses(self) -> None:
         """An address of ours may lie within a range of the pool; no subscriber gets it."""

@@ -15,6 +15,7 @@ from l2tpns import ends
 from l2tpns.dataplane.path import Path, key_of
 from l2tpns.ends import SessionEnded
 from l2tpns.errors import ProtocolError
+from l2tpns.log import DATA, ppp_octets
 from l2tpns.mailbox import Mailbox
 from l2tpns.proto.chap import ChapServer
 from l2tpns.proto.control import Notice
@@ -213,6 +214,8 @@ class Link:
             if protocol == Protocol.LCP and len(self._early) < EARLY_FRAMES:
                 self._early.append((protocol, information))
             return
+        if self.log.enabled(DATA):
+            self.log.data("ppp_received", protocol=f"{protocol:04x}", octets=ppp_octets(protocol, information))
         now = monotonic()
         if protocol == Protocol.LCP:
             self._lcp_heard = True
@@ -234,6 +237,8 @@ class Link:
             self.on_credentials(credentials)
 
     def send_frame(self, protocol: int, packet: bytes) -> None:
+        if self.log.enabled(DATA):
+            self.log.data("ppp_sent", protocol=f"{protocol:04x}", octets=ppp_octets(protocol, packet))
         self.lns.plane.send_frame(self.path, protocol, packet)
 
     def tell_lac(self, message: Message) -> None:

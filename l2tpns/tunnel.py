@@ -278,6 +278,7 @@ class Tunnel:
                 hide=bool(self.secret) and self.lns.config.l2tp_hide_avps,
             )
             self.log.debug("control_sent", message=type(message).__name__, lac_session=session_id)
+            self.log.data("control_sent_fields", fields=message)
             self.reliable.send(session_id, body, monotonic())
 
     def flush(self, now: float) -> None:
@@ -305,6 +306,7 @@ class Tunnel:
             self.refuse_call(header.session_id, error.assigned_id, error)
             return
         self.log.debug("control_received", message=type(message).__name__, session=header.session_id)
+        self.log.data("control_received_fields", fields=message)  # by field, so that secrets are known as such
         for warning in message.warnings:
             self.log.warning("avp_ignored", message=type(message).__name__, why=warning)
         handler = self.HANDLERS.get(type(message))

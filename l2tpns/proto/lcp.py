@@ -325,12 +325,12 @@ class Lcp(ControlProtocol):
     def _receive_echo(self, code: int, identifier: int, data: bytes, now: float) -> None:
         if len(data) < U32.size or not self.opened:  # 5.8: silently discarded
             raise WireError("Echo of no use")
-        if self.magic and U32.unpack_from(data)[0] == self.magic:
-            self.loop_suspected = True
-            if code == Code.ECHO_REPLY:  # our own voice says nothing of the peer's health
-                return
         if code == Code.ECHO_REPLY:
+            # Some clients copy our magic number into their replies. A looped link shows itself otherwise: it brings
+            # our Requests back, not Replies.
             self.echoes_unanswered = 0
+        elif self.magic and U32.unpack_from(data)[0] == self.magic:
+            self.loop_suspected = True
         else:
             self.step(Event.RXR, now, identifier, U32.pack(self.magic) + data[U32.size :])
 
