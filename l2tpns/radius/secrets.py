@@ -23,6 +23,7 @@ from l2tpns.radius.types import Assign, AuthReply, AuthRequest
 PAP, CHAP = 0xC023, 0xC223
 ANY = b"*"
 NOBODY = "-"
+REFUSAL = b"wrong name or password"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ class SecretsBackend:
         else:
             right = False
         if entry is None or not right or entry.barred:
-            return AuthReply(accepted=False)
+            why = "unknown user" if entry is None else "wrong password" if not right else "barred in the secrets file"
+            return AuthReply(accepted=False, message=REFUSAL, why=why)
         if entry.address is None:
             return AuthReply(accepted=True)
         return AuthReply(accepted=True, assign=Assign.FIXED, address=entry.address)

@@ -82,6 +82,7 @@ class AuthReply:
 
     accepted: bool
     message: bytes = b""  # Reply-Message, for the PAP or CHAP answer
+    why: str = ""  # of a refusal, for the operator's log only: a subscriber may not learn which names exist
     assign: Assign = Assign.POOL
     address: IPv4Address | None = None  # only with Assign.FIXED
     routes: tuple[FramedRoute, ...] = ()

@@ -1,0 +1,446 @@
+"""Accounting over loopback: what is sent, in which order, and what outages and crashes leave (RFC 2866, RFC 2869)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import gevent
+import pytest
+
+from l2tpns.errors import ConfigError
+from l2tpns.log import Log
+from l2tpns.radius import accounting as module
+from l2tpns.radius.accounting import Accounting
+from l2tpns.radius.types import FramedRoute, TerminateCause
+from l2tpns.radius.usage import SessionIds, dump_usage, load_usage, never_less
+from tests.daemon.radius_parts import SECRET, settings_for, usage
+from tests.daemon.test_radius_packets import accounting_request
+from tests.lab.radius_server import RadiusServer
+
+START, STOP, INTERIM, ON, OFF = 1, 2, 3, 7, 8
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Rounds of 0.1 + 0.2 + 0.3 seconds."""
+    monkeypatch.setattr(module, "TRIES_PER_SERVER", 3)
+    monkeypatch.setattr(module, "MAX_INTERVAL", 0.3)
+    monkeypatch.setattr(module, "PAUSE", 0.1)
+
+
+@pytest.fixture
+def server():
+    with RadiusServer(SECRET) as server:
+        yield server
+
+
+@pytest.fixture
+def account(tmp_path):
+    """Builds Accountings on one spool directory, as one daemon after the other."""
+    built = []
+
+    def build(*servers, log=None, clock=time.time, spool_octets=1 << 30, **changes):
+        accounting = Accounting(
+            settings_for(*servers, **changes),
+            tmp_path / "spool",
+            (log or Log.in_memory()).get(),
+            clock=clock,
+            spool_octets=spool_octets,
+        )
+        accounting.open()
+        built.append(accounting)
+        return accounting
+
+    yield build
+    for accounting in built:
+        accounting.close(0)
+
+
+def until(condition, patience=5.0):
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        gevent.sleep(0.01)
+
+
+def statuses(server):
+    return [record.number(40) for record in server.records]
+
+
+def spooled(tmp_path):
+    return sorted(path.name for path in (tmp_path / "spool").glob("*.records"))
+
+
+# --- what is sent
+
+
+@pytest.mark.statement(147)
+def test_a_session_has_one_start_its_interims_and_one_stop_under_one_name(server, account, tmp_path):
+    accounting = account(server)
+    accounting.start(usage())
+    until(lambda: statuses(server) == [START])
+    accounting.interim(usage(in_octets=10))
+    until(lambda: statuses(server) == [START, INTERIM])
+    accounting.stop(usage(in_octets=20, terminate_cause=1))
+    accounting.stop(usage(in_octets=20, terminate_cause=1))
+    until(lambda: statuses(server) == [START, INTERIM, STOP])
+    assert {record.one(44) for record in server.records} == {b"5F00000000000001"}
+    assert accounting.undelivered == 0 and accounting.open_sessions() == []
+    assert accounting.close()
+    assert spooled(tmp_path) == []
+
+
+@pytest.mark.statement(147)
+def test_session_names_are_unique_over_restarts():
+    lives = [SessionIds(clock=lambda: 1_600_000_000.0) for _ in range(20)]
+    names = {life.new() for life in lives for _ in range(50)}
+    assert len(names) == 1000
+    assert all(len(name) == 16 and int(name, 16) >= 0 for name in names)
+
+
+@pytest.mark.statement(149)
+def test_octets_beyond_32_bits_are_gigawords():
+    request = accounting_request(
+        "stop", usage(in_octets=(5 << 32) + 7, out_octets=(1 << 32) - 1, in_packets=3, out_packets=4)
+    )
+    assert (request.number(42), request.number(52)) == (7, 5)
+    assert (request.number(43), request.number(53)) == (0xFFFFFFFF, 0)
+    assert (request.number(47), request.number(48)) == (3, 4)
+
+
+@pytest.mark.statement(149)
+def test_counters_never_go_back(server, account):
+    accounting = account(server)
+    accounting.start(usage())
+    accounting.interim(usage(in_octets=100, out_octets=7, session_time=60))
+    accounting.stop(usage(in_octets=50, out_octets=9, session_time=30, terminate_cause=2))
+    until(lambda: STOP in statuses(server))
+    stop = server.accounting(STOP)[0]
+    assert (stop.number(42), stop.number(43), stop.number(46)) == (100, 9, 60)
+
+
+def test_never_less_takes_the_greater_of_each_counter():
+    assert never_less(usage(in_octets=1, out_packets=9), usage(in_octets=2, out_packets=3)) == usage(
+        in_octets=2, out_packets=9
+    )
+
+
+@pytest.mark.statement(142)
+def test_every_class_is_echoed_in_every_record(server, account):
+    accounting = account(server)
+    facts = {"classes": (b"0x41", b"\xff\x00", b"0x41")}
+    accounting.start(usage(**facts))
+    until(lambda: statuses(server) == [START])
+    accounting.interim(usage(**facts))
+    accounting.stop(usage(**facts))
+    until(lambda: STOP in statuses(server))
+    assert all(record.all(25) == [b"0x41", b"\xff\x00", b"0x41"] for record in server.records)
+
+
+@pytest.mark.statement(150)
+@pytest.mark.parametrize("cause", list(TerminateCause))
+def test_a_stop_names_its_cause(cause):
+    assert accounting_request("stop", usage(terminate_cause=int(cause))).number(49) == int(cause)
+    assert accounting_request("interim", usage(terminate_cause=int(cause))).number(49) is None
+
+
+@pytest.mark.statement(150)
+def test_the_causes_are_the_eighteen_of_the_rfc():
+    assert [int(cause) for cause in TerminateCause] == list(range(1, 19))
+
+
+@pytest.mark.statement(152)
+def test_a_record_tells_the_call_the_address_and_when_it_happened():
+    facts = usage(called="1", calling="2", nas_port_id="7/42", tunnel_client="192.0.2.7", tunnel_server="192.0.2.1",
+                  tunnel_host="lac1", tunnel_connection="99", session_timeout=3600, idle_timeout=300, avpairs=("a=b",),
+                  routes=(FramedRoute(IPv4Network("192.168.1.0/24")),))  # fmt: skip
+    request = accounting_request("start", facts, happened=1_600_000_000.5, now=1_600_000_007.9)
+    assert request.number(55) == 1_600_000_000  # Event-Timestamp
+    assert request.number(41) == 7  # Acct-Delay-Time
+    assert request.one(1) == b"alice"
+    assert request.one(8) == bytes([10, 0, 0, 5])
+    assert request.one(22) == b"192.168.1.0/24 0.0.0.0 1"
+    assert (request.number(5), request.number(61), request.one(87)) == (42, 5, b"7/42")
+    assert (request.number(6), request.number(7)) == (2, 1)
+    assert (request.one(30), request.one(31)) == (b"1", b"2")
+    assert (request.one(66), request.one(67), request.one(90), request.one(68)) == (
+        b"192.0.2.7",
+        b"192.0.2.1",
+        b"lac1",
+        b"99",
+    )
+    assert (request.number(27), request.number(28)) == (3600, 300)
+    assert request.vendor(9, 1) == [b"a=b"]
+    assert request.number(42) is None  # a Start counts nothing
+
+
+@pytest.mark.statement(147)
+def test_accounting_on_goes_before_later_records_and_off_after_all(server, account):
+    server.delay = 0.05
+    accounting = account(server)
+    accounting.on()
+    for number in range(5):
+        accounting.start(usage(f"s{number}"))
+    until(lambda: len(server.records) == 6)
+    for number in range(5):
+        accounting.stop(usage(f"s{number}"))
+    accounting.off()
+    assert accounting.close(5)
+    assert statuses(server)[0] == ON and statuses(server)[-1] == OFF
+    assert sorted(statuses(server)[1:-1]) == [START] * 5 + [STOP] * 5
+
+
+def test_accounting_on_that_nobody_answers_holds_nobody_up_for_ever(server, account, monkeypatch):
+    monkeypatch.setattr(module, "GATE", 0.3)
+    honest = server.answer
+    server.handler = lambda request: [] if request.number(40) == ON else honest(request)
+    accounting = account(server)
+    accounting.on()
+    accounting.start(usage())
+    until(lambda: accounting.undelivered == 0)
+    assert START in statuses(server)
+    seen = len(server.requests)
+    gevent.sleep(0.8)
+    assert len(server.requests) == seen  # after a Start an Accounting-On would end that session: it is given up
+
+
+def test_without_radius_accounting_nothing_is_sent_and_the_disk_is_not_touched(server, account, tmp_path):
+    accounting = account(server, accounting=False)
+    accounting.on()
+    accounting.start(usage())
+    accounting.stop(usage())
+    gevent.sleep(0.05)
+    assert server.requests == [] and not (tmp_path / "spool").exists()
+    assert accounting.close()
+
+
+def test_switching_accounting_off_still_stops_what_was_started(server, account):
+    accounting = account(server)
+    accounting.start(usage("a"))
+    accounting.configure(settings_for(server, accounting=False))
+    accounting.start(usage("b"))
+    accounting.stop(usage("a"))
+    accounting.stop(usage("b"))
+    until(lambda: accounting.undelivered == 0)
+    assert [(r.number(40), r.one(44)) for r in server.records] == [(START, b"a"), (STOP, b"a")]
+
+
+# --- outages
+
+
+@pytest.mark.statement(148)
+def test_a_repetition_is_the_same_packet_and_a_new_delay_has_a_new_identifier(server, account):
+    server.silent = True
+    now = [1_600_000_000.0]
+    accounting = account(server, clock=lambda: now[0])
+    accounting.start(usage())
+    until(lambda: len(server.requests) == 3)  # one round
+    now[0] += 40
+    until(lambda: len(server.requests) > 3)
+    server.silent = False
+    until(lambda: accounting.undelivered == 0)
+    first = {request.raw for request in server.requests[:3]}
+    assert len(first) == 1
+    later = server.requests[3]
+    assert (server.requests[0].number(41), later.number(41)) == (0, 40)
+    assert later.identifier != server.requests[0].identifier
+    assert later.number(55) == server.requests[0].number(55) == 1_600_000_000
+
+
+@pytest.mark.statement(147)
+def test_an_outage_loses_nothing_doubles_nothing_and_keeps_the_order(server, account):
+    accounting = account(server)
+    server.silent = True
+    for number in range(300):
+        accounting.start(usage(f"s{number}"))
+    gevent.sleep(0.3)
+    for number in range(300):
+        accounting.stop(usage(f"s{number}", in_octets=number))
+    gevent.sleep(0.3)
+    server.silent = False
+    until(lambda: accounting.undelivered == 0, 20)
+    for number in range(300):
+        name = f"s{number}".encode()
+        assert [r.number(40) for r in server.records if r.one(44) == name] == [START, STOP]
+
+
+def test_a_newer_interim_replaces_an_undelivered_older_one(server, account):
+    server.silent = True
+    accounting = account(server)
+    accounting.start(usage())
+    for number in range(1, 6):
+        accounting.interim(usage(in_octets=number))
+    assert accounting.undelivered == 2
+    server.silent = False
+    until(lambda: accounting.undelivered == 0)
+    assert statuses(server) == [START, INTERIM]
+    assert server.accounting(INTERIM)[0].number(42) == 5
+
+
+def test_an_interim_on_its_way_is_replaced_after_its_round(server, account):
+    accounting = account(server)
+    accounting.start(usage())
+    until(lambda: statuses(server) == [START])
+    server.silent = True
+    seen = len(server.requests)
+    accounting.interim(usage(in_octets=1))
+    until(lambda: len(server.requests) > seen)
+    accounting.interim(usage(in_octets=2))
+    gevent.sleep(0.8)
+    server.silent = False
+    until(lambda: accounting.undelivered == 0)
+    assert [r.number(42) for r in server.accounting(INTERIM)] == [2]
+
+
+def test_a_forged_response_delivers_nothing(server, account):
+    from tests.lab.radius_server import make_reply
+
+    server.handler = lambda request: [make_reply(request, 5, sign=False, secret=b"guess")]
+    accounting = account(server)
+    accounting.start(usage())
+    gevent.sleep(0.2)
+    assert accounting.undelivered == 1
+
+
+def test_nobody_waits_for_a_silent_server(server, account):
+    server.silent = True
+    accounting = account(server)
+    began = time.monotonic()
+    for number in range(200):
+        accounting.start(usage(f"s{number}"))
+    assert time.monotonic() - began < 0.5
+
+
+def test_a_full_spool_refuses_starts_and_interims_loudly_and_still_takes_stops(server, account):
+    server.silent = True
+    log = Log.in_memory()
+    accounting = account(server, log=log, spool_octets=4000)
+    for number in range(50):
+        accounting.start(usage(f"s{number}"))
+    known = len(accounting.open_sessions())
+    assert 0 < known < 50 and accounting.stats.lost == 50 - known
+    assert log.records("accounting_lost")
+    accounting.stop(usage("s0"))
+    server.silent = False
+    until(lambda: STOP in statuses(server))
+
+
+# --- restarts
+
+
+def test_what_was_not_delivered_is_delivered_by_the_next_daemon(server, account):
+    server.silent = True
+    first = account(server)
+    first.start(usage("a", user=b"\xff%s", classes=(b"\x00\xfe",)))
+    first.stop(usage("a", in_octets=5))
+    assert not first.close(0.1)
+    server.silent = False
+    second = account(server)
+    assert second.recover(()) == 0
+    until(lambda: second.undelivered == 0)
+    assert statuses(server) == [START, STOP]
+    assert server.records[0].one(1) == b"\xff%s" and server.records[0].all(25) == [b"\x00\xfe"]
+    assert second.close()
+
+
+def test_a_session_that_nobody_takes_up_is_stopped_once_with_what_was_known(server, account):
+    now = [1_600_000_000.0]
+    first = account(server, clock=lambda: now[0])
+    for name in ("lost", "kept", "ended"):
+        first.start(usage(name))
+    now[0] += 60
+    first.interim(usage("lost", in_octets=77, session_time=60))
+    first.stop(usage("ended"))
+    until(lambda: first.undelivered == 0)
+    first.close()
+
+    now[0] += 1000
+    second = account(server, clock=lambda: now[0])
+    assert sorted(second.open_sessions()) == ["kept", "lost"]
+    assert second.recover({"kept"}) == 1
+    until(lambda: second.undelivered == 0)
+    stop = server.accounting(STOP)[-1]
+    assert (stop.one(44), stop.number(42), stop.number(46)) == (b"lost", 77, 60)
+    assert stop.number(49) == int(TerminateCause.NAS_REBOOT)
+    assert (stop.number(55), stop.number(41)) == (1_600_000_060, 1000)
+    second.start(usage("kept"))  # its session goes on: no second Start
+    second.stop(usage("kept", in_octets=3))
+    until(lambda: second.undelivered == 0)
+    second.close()
+
+    third = account(server)
+    assert third.open_sessions() == [] and third.recover(()) == 0
+    assert len(server.accounting(START)) == 3 and len(server.accounting(STOP)) == 3
+
+
+def test_two_daemons_do_not_share_a_spool(server, account):
+    account(server)
+    with pytest.raises(ConfigError, match="another l2tpns"):
+        account(server)
+
+
+VICTIM = """
+import sys, gevent
+from pathlib import Path
+from l2tpns.log import Log
+from l2tpns.radius.accounting import Accounting
+from l2tpns.radius.types import RadiusSettings, ServerAddress
+from tests.daemon.radius_parts import usage
+port = int(sys.argv[2])
+settings = RadiusSettings(accounting_servers=(ServerAddress("127.0.0.1", port),), secret=b"testing123", accounting=True)
+accounting = Accounting(settings, Path(sys.argv[1]), Log.in_memory().get())
+accounting.open()
+for number in range(100):
+    accounting.start(usage(f"s{number}"))
+for number in range(50):
+    accounting.stop(usage(f"s{number}", in_octets=number))
+print("written", flush=True)
+gevent.sleep(60)
+"""
+
+
+def test_kill_9_loses_nothing_that_was_said(server, account, tmp_path):
+    server.silent = True
+    command = [sys.executable, "-c", VICTIM, str(tmp_path / "spool"), str(server.port + 1)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as victim:
+        assert victim.stdout is not None
+        assert victim.stdout.readline() == b"written\n"
+        os.kill(victim.pid, signal.SIGKILL)
+    gevent.sleep(0.05)
+    server.requests.clear()
+    server.silent = False
+    accounting = account(server)
+    accounting.recover(())
+    until(lambda: accounting.undelivered == 0, 20)
+    names = [f"s{number}".encode() for number in range(100)]
+    assert sorted(r.one(44) for r in server.accounting(START)) == sorted(names)
+    assert sorted(r.one(44) for r in server.accounting(STOP)) == sorted(names)
+    causes = {r.one(44): r.number(49) for r in server.accounting(STOP)}
+    assert causes[b"s49"] is None and causes[b"s50"] == int(TerminateCause.NAS_REBOOT)
+
+
+# --- usage as text
+
+
+def test_usage_survives_the_spool():
+    everything = usage(user=bytes(range(256)), classes=(b"\0", b"\xff" * 253), called="ä", avpairs=("a=b",), in_octets=1 << 60,
+                       routes=(FramedRoute(IPv4Network("10.1.0.0/16"), None, 3),))  # fmt: skip
+    assert load_usage(dump_usage(everything)) == everything
+
+
+def test_usage_of_another_release_is_read_as_far_as_we_know_it():
+    assert load_usage(b'{"acct_session_id":"a","user":"x","session_id":1,"news":7}') == usage(
+        "a", user=b"x", session_id=1, address=None
+    )
+
+
+def test_an_accounting_request_is_at_most_4096_octets_long():
+    assert len(accounting_request("stop", usage(called="1" * 1000, classes=(b"x" * 253,) * 8)).raw) <= 4096
+    assert struct.calcsize("!BBH16s") == 20

@@ -1,0 +1,178 @@
+"""The accounting spool on its own: torn lines, segments, copying forward, full disks."""
+
+from __future__ import annotations
+
+import os
+
+import gevent
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from l2tpns.errors import ConfigError
+from l2tpns.log import Log
+from l2tpns.radius.spool import Spool, make_line, read_line
+
+
+@pytest.fixture
+def opened(tmp_path):
+    spools = []
+
+    def build(segment_octets=1 << 20, synced=lambda entries: None, log=None):
+        spool = Spool(tmp_path / "spool", (log or Log.in_memory()).get(), synced, segment_octets=segment_octets)
+        spools.append(spool)
+        return spool, spool.open()
+
+    yield build
+    for spool in spools:
+        spool.close()
+
+
+def files(tmp_path):
+    return sorted((tmp_path / "spool").glob("*.records"))
+
+
+def facts(entries):
+    return [(entry.number, entry.kind, entry.session, entry.delivered) for entry in entries]
+
+
+def test_records_come_back_in_order_with_what_became_of_them(opened):
+    spool, left = opened()
+    assert left == []
+    first, second, third = (spool.append("start", name, 1.5, b'{"user":"x"}') for name in ("a", "b", "c"))
+    spool.mark_delivered(second)
+    spool.release(first)
+    spool.close()
+    _, left = opened()
+    assert facts(left) == [(2, "start", "b", True), (3, "start", "c", False)]
+    assert left[0].time == 1.5 and left[0].body == b'{"user":"x"}'
+    assert third.number == 3
+
+
+def test_a_record_may_be_sent_only_when_it_is_on_disk(opened):
+    told = []
+    spool, _ = opened(synced=told.extend)
+    entry = spool.append("start", "a", 1.0, b"{}")
+    assert told == [] and not entry.synced
+    gevent.sleep(0.2)
+    assert told == [entry] and entry.synced
+
+
+def test_a_torn_last_line_costs_only_itself(opened, tmp_path):
+    spool, _ = opened()
+    for name in "abc":
+        spool.append("start", name, 1.0, b"{}")
+    spool.close()
+    last = files(tmp_path)[-1]
+    whole = last.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for cut in range(1, len(lines[-1]) + 1):
+        last.write_bytes(whole[:-cut])
+        spool, left = opened()
+        assert [entry.session for entry in left] == ["a", "b"]
+        spool.close()
+        for path in files(tmp_path)[1:]:
+            path.unlink()
+
+
+@given(st.binary(max_size=80))
+def test_any_octets_are_a_line_or_nothing(octets):
+    assert read_line(octets) is None or make_line(read_line(octets)) == octets
+
+
+def test_a_damaged_line_costs_only_itself(opened, tmp_path):
+    spool, _ = opened()
+    for name in "abc":
+        spool.append("start", name, 1.0, b"{}")
+    spool.close()
+    path = files(tmp_path)[-1]
+    octets = bytearray(path.read_bytes())
+    octets[octets.index(b'"b"') + 1] ^= 1
+    path.write_bytes(octets)
+    log = Log.in_memory()
+    _, left = opened(log=log)
+    assert [entry.session for entry in left] == ["a", "c"]
+    assert len(log.records("spool_line_unreadable")) == 1
+
+
+def test_segments_go_when_nothing_in_them_is_needed(opened, tmp_path):
+    spool, _ = opened(segment_octets=500)
+    entries = [spool.append("start", f"s{number}", 1.0, b"{}") for number in range(100)]
+    assert len(files(tmp_path)) > 5
+    for entry in entries:
+        spool.release(entry)
+    assert len(files(tmp_path)) == 1 and spool.live_octets == 0
+    spool.close()
+    assert files(tmp_path) == []
+
+
+def test_one_long_session_does_not_keep_the_whole_past(opened, tmp_path):
+    spool, _ = opened(segment_octets=2000)
+    spool.mark_delivered(spool.append("start", "long", 1.0, b'{"user":"x"}'))
+    for number in range(1000):
+        spool.release(spool.append("start", f"s{number}", 1.0, b"{}"))
+        if number % 20 == 0:
+            gevent.sleep(0.005)
+    gevent.sleep(0.1)
+    spool.append("start", "end", 1.0, b"{}")
+    gevent.sleep(0.1)
+    assert spool.octets < 12_000 and spool.stats.copied
+    spool.close()
+    _, left = opened()
+    assert [(entry.session, entry.delivered) for entry in left] == [("long", True), ("end", False)]
+
+
+def test_what_was_released_stays_released_whatever_segments_went(opened):
+    spool, _ = opened(segment_octets=300)
+    alive = {}
+    for number in range(300):
+        entry = spool.append("start", f"s{number}", 1.0, b"{}")
+        alive[entry.number] = entry
+        if number % 3:
+            spool.release(alive.pop(min(alive)))
+        if number % 50 == 0:
+            gevent.sleep(0.02)
+    expected = sorted(alive)
+    spool.close()
+    _, left = opened()
+    assert [entry.number for entry in left] == expected
+
+
+def test_a_directory_that_others_may_write_is_refused(tmp_path, opened):
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool").chmod(0o777)
+    with pytest.raises(ConfigError, match="writable by nobody else"):
+        opened()
+
+
+def test_a_directory_that_cannot_be_made_is_an_error_of_configuration(tmp_path, opened):
+    (tmp_path / "spool").write_text("a file")
+    with pytest.raises(ConfigError, match="spool_dir"):
+        opened()
+
+
+def test_only_we_may_read_it(tmp_path, opened):
+    opened()
+    assert (tmp_path / "spool").stat().st_mode & 0o777 == 0o700
+    assert files(tmp_path)[0].stat().st_mode & 0o777 == 0o600
+
+
+def test_a_disk_that_refuses_is_told_and_records_go_on_in_memory(opened, monkeypatch):
+    log = Log.in_memory()
+    told = []
+    spool, _ = opened(log=log, synced=told.extend)
+    write = os.write
+
+    def full(descriptor, octets):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    entry = spool.append("start", "a", 1.0, b"{}")
+    monkeypatch.setattr(os, "write", write)
+    spool.append("start", "b", 1.0, b"{}")
+    gevent.sleep(0.2)
+    assert entry in told and spool.stats.write_errors == 1
+    assert log.records("spool_write_failed") and log.records("spool_writes_again")
+    spool.close()
+    _, left = opened()
+    assert [item.session for item in left] == ["b"]
