@@ -93,6 +93,9 @@ class Daemon:
         try:
             self.start()
             self.serve()
+        except ConfigError as error:
+            self.logger.critical("start_failed", why=str(error))  # with -d nobody sees standard error any more
+            raise
         finally:
             self.stop()
         return 0

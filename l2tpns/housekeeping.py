@@ -49,7 +49,7 @@ def reverify(session: Session, credentials: Credentials) -> None:
         same = reply.accepted and credentials.user == session.user
         session.authenticator.verdict(same, reply.message)
         if not same:
-            session.log.info("auth_refused", user=credentials.user, why=reply.message)
+            session.log.info("auth_refused", user=credentials.user, why=reply.why or reply.message or "no reason given")
             session.end(ends.AUTH_REFUSED)
 
 

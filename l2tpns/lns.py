@@ -352,7 +352,7 @@ class Lns:
         for session in sessions:
             session.end(ends.SHUTDOWN)
         gevent.joinall([session.greenlet for session in sessions], max(0.0, until - monotonic()))
-        while monotonic() < until and any(not tunnel.reliable.idle for tunnel in self.tunnels.values()):
+        while monotonic() < until and any(not tunnel.quiet for tunnel in self.tunnels.values()):
             gevent.sleep(0.05)
         for tunnel in list(self.tunnels.values()):
             tunnel.end(ends.SHUTDOWN, StopCcnResult.SHUTTING_DOWN)

@@ -174,6 +174,10 @@ class Session(Link):
         if not reply.accepted:
             self.refuse(reply)
         self.profile = reply
+        if reply.framed_pool:
+            self.log.warning("framed_pool_unknown", pool=reply.framed_pool, why="there is one pool, l2tpns.ip_pool")
+        if reply.filter_ids:
+            self.log.warning("filter_unknown", filters=reply.filter_ids)
         if reply.termination_action != 1:
             self.credentials = replace(self.credentials, password=b"")  # not needed again: not kept
         self.authenticator.verdict(True, reply.message)
@@ -227,7 +231,7 @@ class Session(Link):
         """Say no, and give the subscriber a moment to read it before the CDN."""
         assert self.authenticator is not None
         self.lns.counters.logins_refused += 1
-        self.log.info("auth_refused", user=self.user, calling=self.calling, why=reply.message)
+        self.log.info("auth_refused", user=self.user, calling=self.calling, why=reply.why or reply.message or "no reason given")
         self.authenticator.verdict(False, reply.message)
         tell = True
         try:

@@ -200,7 +200,7 @@ class Tunnel:
                         result_code=ResultCode(end.result, end.error, end.text),
                     )
                 )
-                self.wait(lambda: self.reliable.idle, 2 * CLOSED_LINGER)
+                self.wait(lambda: self.quiet, 2 * CLOSED_LINGER)
             elif end.reason is ends.TUNNEL_CLOSED and self.lns.may_linger():
                 self.wait(lambda: False, CLOSED_LINGER)
         except TunnelEnded:
@@ -208,9 +208,9 @@ class Tunnel:
         self.flush(monotonic())
 
     @property
-    def said_goodbye(self) -> bool:
-        """Closing, and everything we had to say is acknowledged."""
-        return self.state is TunnelState.CLOSING and not len(self.mailbox) and self.reliable.idle
+    def quiet(self) -> bool:
+        """Everything we had to say is said and acknowledged."""
+        return not len(self.mailbox) and self.reliable.idle
 
     # What other greenlets call
 

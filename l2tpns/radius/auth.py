@@ -57,8 +57,7 @@ class RadiusBackend:
         credentials = request.credentials
         why = unaskable(request)
         if why:
-            self._log.info("auth_refused", user=credentials.user, session=request.session_id, why=why)
-            return AuthReply(accepted=False)
+            return AuthReply(accepted=False, why=why)
 
         def encode(identifier: int, local: IPv4Address) -> tuple[Packet, bytes]:
             packet = packets.new_access_request(identifier, settings.secret, self._random(16), self._dictionary)
@@ -69,14 +68,14 @@ class RadiusBackend:
         reply = self.transport.request(encode, label=label, session_id=request.session_id)
         if reply.code not in (packets.ACCESS_ACCEPT, packets.ACCESS_REJECT, packets.ACCESS_CHALLENGE):
             self._log.error("radius_reply_unknown", user=credentials.user, code=reply.code)
-            return AuthReply(accepted=False)
+            return AuthReply(accepted=False, why="the RADIUS server's answer is unknown")
         try:
             return parse_reply(reply, self._log)
         except WireError as error:
             # RFC 2865 5: an attribute of the wrong length makes an Accept a Reject, or nothing. The server would
             # send the same again, so the subscriber is told now.
             self._log.error("radius_reply_invalid", user=credentials.user, session=request.session_id, why=str(error))
-            return AuthReply(accepted=False)
+            return AuthReply(accepted=False, why="the RADIUS server's answer is invalid")
 
 
 def unaskable(request: AuthRequest) -> str:

@@ -82,7 +82,6 @@ class AuthReply:
 
     accepted: bool
     message: bytes = b""  # Reply-Message, for the PAP or CHAP answer
-    why: str = ""  # of a refusal, for the operator's log only: a subscriber may not learn which names exist
     assign: Assign = Assign.POOL
     address: IPv4Address | None = None  # only with Assign.FIXED
     routes: tuple[FramedRoute, ...] = ()
@@ -98,6 +97,7 @@ class AuthReply:
     framed_pool: str = ""
     mtu: int | None = None
     user: bytes = b""  # the name to account under, when the server gave another (RFC 2865 5.1)
+    why: str = ""  # of a refusal, for the operator's log only: a subscriber may not learn which names exist
 
 
 class Backend(Protocol):
