@@ -231,7 +231,9 @@ class Session(Link):
         """Say no, and give the subscriber a moment to read it before the CDN."""
         assert self.authenticator is not None
         self.lns.counters.logins_refused += 1
-        self.log.info("auth_refused", user=self.user, calling=self.calling, why=reply.why or reply.message or "no reason given")
+        self.log.info(
+            "auth_refused", user=self.user, calling=self.calling, why=reply.why or reply.message or "no reason given"
+        )
         self.authenticator.verdict(False, reply.message)
         tell = True
         try:
