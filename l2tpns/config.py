@@ -239,7 +239,9 @@ class Config:
         "refuse answers without Message-Authenticator; auto: from a server that has once sent it",
         Choice("auto", "yes", "no"),
     )
-    spool_dir: str = setting("/var/lib/l2tpns/spool", "where accounting records wait for the server", _PATH, RESTART)
+    spool_dir: str = setting(
+        "", "where accounting records wait for the server; nothing: /var/lib/l2tpns/spool", _PATH, RESTART
+    )
     accounting_dir: str = setting(
         "", "directory for the five-minute usage files", _PATH, pending="usage files come with a later release"
     )

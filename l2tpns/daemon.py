@@ -147,7 +147,7 @@ class Daemon:
             self.logger.warning("config_ignored", why=warning)
         for name, why in config.without_effect():
             self.logger.warning("setting_without_effect", variable=name, why=why)
-        self.accounting = Accounting(self.radius_settings, config.spool_dir, self.logger)
+        self.accounting = Accounting(self.radius_settings, config.spool_dir or state_directory() / "spool", self.logger)
         self.lns = Lns(config, self.counters, self.logger, self.pool, self.backend, self.accounting)
         self.plane = UserPlane(
             config,
@@ -268,6 +268,11 @@ class Daemon:
             if self.config.dump_speed:
                 self.logger.critical("bandwidth", line=bandwidth_line(before, after, now - at))
             before, at = after, now
+
+
+def state_directory() -> Path:
+    """What survives a restart; the installed launcher names it (README, Install)."""
+    return Path(os.environ.get("L2TPNS_STATE", "/var/lib/l2tpns"))
 
 
 def detach() -> None:
