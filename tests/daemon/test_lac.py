@@ -13,7 +13,7 @@ from l2tpns.proto.messages import CDN, HELLO, ICCN, SCCCN, ResultCode, StopCCN
 from tests.daemon.tiny_lns import DNS, OURS, TinyLns
 from tests.lab import traffic
 from tests.lab.lac import Dial, Endpoint, Impairment, Lac, Refused, Why
-from tests.lab.pppclient import Phase
+from tests.lab.pppwishes import Phase
 from tests.lab.storm import Storm
 
 HERE = ("127.0.0.1", 0)

@@ -78,9 +78,11 @@ class Player:
         subscribers = self.log_in() if self.arguments.login else self.storm()
         if self.arguments.tun:
             for subscriber in subscribers:
-                link = TunLink(subscriber, routes=self.arguments.route if not self.links else ())
+                user = subscriber.user.decode()
+                name = self.arguments.tun.format(user=user)
+                link = TunLink(subscriber, name, routes=self.arguments.route if not self.links else ())
                 self.links.append(link)
-                self.say("device", f"{link.name} is {subscriber.user.decode()}'s", name=link.name, address=link.address)
+                self.say("device", f"{link.name} is {user}'s", user=user, name=link.name, address=link.address)
         if self.arguments.ping is not None:
             self.ping(subscribers)
         if self.arguments.traffic is not None and subscribers:
@@ -130,6 +132,7 @@ class Player:
                 self.failed += expected
                 continue
             self.failed += not expected
+            subscriber.on_change = self.changed
             took = subscriber.online_at - subscriber.started_at
             dns = [str(server) for server in subscriber.dns]
             self.say(
@@ -143,6 +146,14 @@ class Player:
             )
             online.append(subscriber)
         return online
+
+    def changed(self, subscriber: Subscriber) -> None:
+        """A --login subscriber that was online."""
+        ended = subscriber.ended
+        if ended is not None:
+            user = subscriber.user.decode(errors="replace")
+            why = f"{ended.why.value}, result {ended.result}: {ended.text}".rstrip(": ")
+            self.say("ended", f"{user} is offline: {why}", user=user, result=ended.result, text=ended.text, why=why)
 
     def storm(self) -> list[Subscriber]:
         options = self.arguments
@@ -243,7 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--reorder", type=float, default=0.0)
     add("--delay", type=float, default=0.0, help="seconds")
     add("--seed", type=int, default=0, help="of the misfortunes")
-    add("--tun", action="store_true", help="a tun device for every call")
+    add("--tun", nargs="?", const="tun%d", metavar="NAME", help="a tun device for every call; {user} is its name")
     add("--route", action="append", default=[], metavar="PREFIX", help="route this through the first device")
     add("--ping", metavar="ADDRESS", help="through every call (the first twenty)")
     add("--traffic", type=_address(7000), metavar="ADDRESS[:PORT]", help="checked packets to tests.lab.traffic there")

@@ -8,80 +8,46 @@ It does not do MS-CHAP, compression, multilink or IPv6; protocols it does not kn
 from __future__ import annotations
 
 import hashlib
-import struct
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import IntEnum
 from ipaddress import IPv4Address
 
-LCP, PAP, CHAP, IPCP, IP = 0xC021, 0xC023, 0xC223, 0x8021, 0x0021
-
-CONF_REQ, CONF_ACK, CONF_NAK, CONF_REJ, TERM_REQ, TERM_ACK, CODE_REJ, PROTO_REJ, ECHO_REQ, ECHO_REP, DISCARD = range(
-    1, 12
+from tests.lab.pppwishes import (
+    ACFC,
+    ADDRESS,
+    AUTH,
+    AUTH_CHAP,
+    AUTH_OF,
+    AUTH_PAP,
+    CHAP,
+    CODE_REJ,
+    CONF_ACK,
+    CONF_NAK,
+    CONF_REJ,
+    CONF_REQ,
+    DISCARD,
+    DNS1,
+    DNS2,
+    ECHO_REP,
+    ECHO_REQ,
+    HEAD,
+    IDENTIFICATION,
+    IPCP,
+    LCP,
+    LCP_LENGTHS,
+    MAGIC,
+    MRU,
+    PAP,
+    PFC,
+    PROTO_REJ,
+    TERM_ACK,
+    TERM_REQ,
+    TIME_REMAINING,
+    Phase,
+    Wishes,
+    changed,
+    option,
+    parse_options,
 )
-IDENTIFICATION, TIME_REMAINING = 12, 13
-
-MRU, ACCM, AUTH, MAGIC, PFC, ACFC = 1, 2, 3, 5, 7, 8
-ADDRESS, DNS1, DNS2 = 3, 129, 131
-
-AUTH_PAP = b"\xc0\x23"
-AUTH_CHAP = b"\xc2\x23\x05"
-
-HEAD = struct.Struct("!BBH")
-IPCP_WITH_DNS = bytes.fromhex("0306 00000000 8106 00000000 8306 00000000")
-IPCP_PLAIN = bytes.fromhex("0306 00000000")
-
-
-class Phase(IntEnum):
-    """Where a call is; the first and the last belong to L2TP, the rest is RFC 1661 section 3.2."""
-
-    IDLE = 0
-    DIALLING = 1
-    LINK = 2
-    AUTHENTICATE = 3
-    NETWORK = 4
-    ONLINE = 5
-    TERMINATING = 6
-    TERMINATED = 7
-    ENDED = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What this client asks for and what it accepts; `auth` is "any", "pap", "chap" or "none" (rejects the option)."""
-
-    auth: str = "any"
-    mru: int | None = None
-    magic: bool = True
-    pfc: bool = False
-    acfc: bool = False
-    accm: bool = False
-    address: IPv4Address | None = None
-    dns: bool = True
-    restart: float = 3.0
-    max_configure: int = 10
-    speaks_first: bool = True  # False: send no Configure-Request before the peer's came
-
-    def lcp_options(self, magic: bytes) -> bytes:
-        """The options of the first Configure-Request, in the order of their types."""
-        options = b""
-        if self.mru is not None:
-            options += b"\x01\x04" + self.mru.to_bytes(2, "big")
-        if self.accm:
-            options += b"\x02\x06\x00\x00\x00\x00"
-        if self.magic:
-            options += b"\x05\x06" + magic
-        if self.pfc:
-            options += b"\x07\x02"
-        if self.acfc:
-            options += b"\x08\x02"
-        return options
-
-    def ipcp_options(self) -> bytes:
-        """Address and, when wanted, both DNS servers."""
-        if self.address is None:
-            return IPCP_WITH_DNS if self.dns else IPCP_PLAIN
-        return b"\x03\x06" + self.address.packed + (IPCP_WITH_DNS[6:] if self.dns else b"")
 
 
 class PppClient:
@@ -92,6 +58,7 @@ class PppClient:
         "auth",
         "auth_message",
         "auth_refused",
+        "chap_response",
         "complaints",
         "deadline",
         "dropped",
@@ -136,6 +103,7 @@ class PppClient:
         self.auth = b""  # what the peer demanded and we accepted
         self.auth_refused = False
         self.auth_message = b""
+        self.chap_response = b""  # while there is no verdict on it
         self.peer_mru = 1500
         self.peer_magic = bytes(4)
         self.peer_pfc = False
@@ -149,8 +117,6 @@ class PppClient:
         self.dropped = 0
         self.complaints: tuple[str, ...] = ()  # what the peer did against the RFC
 
-    # --- what the subclass does ---
-
     def send_frame(self, protocol: int, packet: bytes) -> None:
         """Put one PPP packet on the wire."""
         raise NotImplementedError
@@ -158,8 +124,6 @@ class PppClient:
     def phase_changed(self, now: float) -> None:
         """`self.phase` has a new value."""
         raise NotImplementedError
-
-    # --- what the subclass calls ---
 
     @property
     def address(self) -> IPv4Address:
@@ -226,6 +190,10 @@ class PppClient:
             self._send_configure(LCP, self.lcp_asked, now)
         elif phase == Phase.AUTHENTICATE and self.auth == AUTH_PAP and not self.auth_refused:
             self._send_pap(now)
+        elif phase == Phase.AUTHENTICATE and self.chap_response:
+            # RFC 1994 4.1: Success may have been lost, and the same Response always gets the same answer.
+            self.deadline = now + self.wishes.restart
+            self.send_frame(CHAP, self.chap_response)
         elif phase == Phase.NETWORK:
             self._send_configure(IPCP, self.ipcp_asked, now)
         elif phase == Phase.TERMINATING:
@@ -256,7 +224,7 @@ class PppClient:
         self.lcp_asked = self.wishes.lcp_options(self.magic)
         self.lcp_state = 0
         self.ipcp_state = 0
-        self.auth = b""
+        self.auth = self.chap_response = b""
         self.peer_mru = 1500
         self.peer_pfc = self.peer_acfc = False
         self.tries = self.wishes.max_configure
@@ -322,14 +290,14 @@ class PppClient:
             if kind == AUTH:
                 wanted = self.wishes.auth
                 if wanted == "none":
-                    rejects += _option(kind, value)
+                    rejects += option(kind, value)
                 elif value not in (AUTH_PAP, AUTH_CHAP) or (wanted != "any" and value != AUTH_OF[wanted]):
-                    naks += _option(kind, AUTH_OF.get(wanted, AUTH_CHAP))
+                    naks += option(kind, AUTH_OF.get(wanted, AUTH_CHAP))
             elif kind == MAGIC:
                 if len(value) == 4 and value == self.magic != bytes(4):
-                    naks += _option(kind, bytes(octet ^ 0x5A for octet in value))
+                    naks += option(kind, bytes(octet ^ 0x5A for octet in value))
             elif LCP_LENGTHS.get(kind) != len(value):
-                rejects += _option(kind, value)
+                rejects += option(kind, value)
         if self._answer(LCP, identifier, data, naks, rejects):
             for kind, value in options:
                 self._take_lcp_option(kind, value)
@@ -362,12 +330,12 @@ class PppClient:
             if self.lcp_state == 3:
                 self._lcp_opened(now)
         else:
-            changed = _changed(self.lcp_asked, code, data, allow=(MRU,))
-            if changed is None:
+            wanted = changed(self.lcp_asked, code, data, allow=(MRU,))
+            if wanted is None:
                 self._complain(f"LCP code {code} for options we did not ask for: {data.hex()}")
                 return
-            self.lcp_asked = changed
-            self._send_configure(LCP, changed, now)
+            self.lcp_asked = wanted
+            self._send_configure(LCP, wanted, now)
 
     def _lcp_opened(self, now: float) -> None:
         self.tries = self.wishes.max_configure
@@ -408,8 +376,11 @@ class PppClient:
         if code == 1 and length >= 5 and 5 + packet[4] <= length <= len(packet):
             value = packet[5 : 5 + packet[4]]
             response = hashlib.md5(packet[1:2] + self.password + value).digest()
-            head = HEAD.pack(2, identifier, 21 + len(self.user))
-            self.send_frame(CHAP, head + b"\x10" + response + self.user)
+            answer = HEAD.pack(2, identifier, 21 + len(self.user)) + b"\x10" + response + self.user
+            if self.phase == Phase.AUTHENTICATE:
+                self.chap_response = answer
+                self.deadline = now + self.wishes.restart
+            self.send_frame(CHAP, answer)
         elif code in (3, 4):
             self.auth_message = packet[4:length]
             if self.phase == Phase.AUTHENTICATE or code == 4:
@@ -419,6 +390,7 @@ class PppClient:
 
     def _verdict(self, accepted: bool, now: float) -> None:
         self.deadline = 0.0
+        self.chap_response = b""
         if accepted:
             self._start_ipcp(now)
         else:
@@ -462,7 +434,7 @@ class PppClient:
         if options is None:
             self.dropped += 1
             return
-        rejects = b"".join(_option(kind, value) for kind, value in options if kind != ADDRESS or len(value) != 4)
+        rejects = b"".join(option(kind, value) for kind, value in options if kind != ADDRESS or len(value) != 4)
         if self._answer(IPCP, identifier, data, b"", rejects):
             for _, value in options:
                 self.peer_address_octets = value
@@ -479,12 +451,12 @@ class PppClient:
             if self.ipcp_state == 3:
                 self._ipcp_opened(now)
             return
-        changed = _changed(self.ipcp_asked, code, data, allow=(ADDRESS, DNS1, DNS2))
-        if changed is None:
+        wanted = changed(self.ipcp_asked, code, data, allow=(ADDRESS, DNS1, DNS2))
+        if wanted is None:
             self._complain(f"IPCP code {code} for options we did not ask for: {data.hex()}")
             return
-        self.ipcp_asked = changed
-        self._send_configure(IPCP, changed, now)
+        self.ipcp_asked = wanted
+        self._send_configure(IPCP, wanted, now)
 
     def _ipcp_opened(self, now: float) -> None:
         self.deadline = 0.0
@@ -525,41 +497,3 @@ class PppClient:
     def _complain(self, what: str) -> None:
         if len(self.complaints) < 20:
             self.complaints += (what,)
-
-
-AUTH_OF = {"pap": AUTH_PAP, "chap": AUTH_CHAP}
-LCP_LENGTHS = {MRU: 2, ACCM: 4, MAGIC: 4, PFC: 0, ACFC: 0}
-
-
-def parse_options(data: bytes) -> list[tuple[int, bytes]] | None:
-    """The options of a Configure packet, None when they are malformed."""
-    options = []
-    position, end = 0, len(data)
-    while position < end:
-        if position + 2 > end or not 2 <= data[position + 1] <= end - position:
-            return None
-        length = data[position + 1]
-        options.append((data[position], data[position + 2 : position + length]))
-        position += length
-    return options
-
-
-def _option(kind: int, value: bytes) -> bytes:
-    return bytes((kind, 2 + len(value))) + value
-
-
-def _changed(asked: bytes, code: int, data: bytes, allow: tuple[int, ...]) -> bytes | None:
-    """Our request after a Nak (values replaced, those in `allow` also added) or a Reject (options left out)."""
-    answer = parse_options(data)
-    ours = parse_options(asked)
-    if answer is None or ours is None:
-        return None
-    kinds = [kind for kind, _ in ours]
-    if code == CONF_REJ:
-        if any(pair not in ours for pair in answer):
-            return None
-        return b"".join(_option(kind, value) for kind, value in ours if (kind, value) not in answer)
-    values = dict(answer)
-    result = b"".join(_option(kind, values.get(kind, value)) for kind, value in ours)
-    added = [(kind, value) for kind, value in answer if kind not in kinds and kind in allow]
-    return result + b"".join(_option(kind, value) for kind, value in added)

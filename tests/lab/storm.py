@@ -17,7 +17,7 @@ from gevent.event import Event
 
 from tests.lab import traffic
 from tests.lab.lac import Dial, Lac, Subscriber
-from tests.lab.pppclient import Phase
+from tests.lab.pppwishes import Phase
 
 Users = Callable[[int], tuple[bytes, bytes]]
 

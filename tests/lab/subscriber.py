@@ -17,7 +17,8 @@ import gevent
 from gevent.event import Event
 
 from tests.lab import traffic
-from tests.lab.pppclient import CHAP, IP, IPCP, LCP, PAP, Phase, PppClient, Wishes
+from tests.lab.pppclient import PppClient
+from tests.lab.pppwishes import CHAP, IP, IPCP, LCP, PAP, Phase, Wishes
 
 if TYPE_CHECKING:
     from tests.lab.lac import Lac

@@ -22,7 +22,7 @@ from typing import Self
 import gevent
 from gevent import get_hub
 
-from tests.lab.pppclient import Phase
+from tests.lab.pppwishes import Phase
 from tests.lab.subscriber import Subscriber
 
 TUNSETIFF = 0x400454CA
