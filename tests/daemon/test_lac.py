@@ -59,7 +59,7 @@ def test_a_ping_is_answered_through_the_call_and_counted(lac: Lac) -> None:
     assert (fred.out_packets, fred.in_packets, fred.in_octets) == (1, 1, 1028)
 
 
-@pytest.mark.parametrize("options", [{"length_bit": True}, {"sequencing_required": True}])
+@pytest.mark.parametrize("options", [{"length_bit": True}, {"sequencing_required": True}, {"compress": True}])
 def test_data_messages_are_written_in_every_form_asked_for(lns: TinyLns, lac: Lac, options: dict[str, bool]) -> None:
     fred = lac.call("fred", "secret", **options).wait_online()
     assert fred.ping("192.0.2.99") is not None

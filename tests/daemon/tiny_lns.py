@@ -88,6 +88,9 @@ class Line:
             self.tunnel.hang_up(self, messages.CdnResult.ADMINISTRATIVE)
 
     def receive(self, frame: bytes, now: float) -> None:
+        if frame[:1] == b"\x21":  # PFC and ACFC
+            self.take_ip(frame[1:])
+            return
         protocol, packet = int.from_bytes(frame[2:4], "big"), frame[4:]
         match protocol:
             case 0xC021:

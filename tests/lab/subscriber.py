@@ -70,7 +70,7 @@ class Dial(Wishes):
     private_group_id: bytes | None = None
     sequencing_required: bool = False
     length_bit: bool = False  # data messages with Length
-    compress: bool = False  # use PFC and ACFC for IP when the peer allows them
+    compress: bool = False  # IP without FF 03 and with one octet of protocol, agreed or not: an LNS takes both
     proxy_lcp: bool = False
     proxy_auth: bool = False  # needs auth "pap" or "chap", and proxy_lcp
     inbox: int = 200  # IP packets kept for receive_ip(); the oldest go
@@ -259,7 +259,7 @@ class Subscriber(PppClient):
         if self.ip_header and not self.sequencing:
             self.lac.endpoint.put(self.ip_header + packet, self.lac.lns, control=False)
         else:
-            self.send_ppp(b"\xff\x03\x00\x21" + packet)
+            self.send_ppp((b"\x21" if self.dial.compress else b"\xff\x03\x00\x21") + packet)
 
     def send_frame(self, protocol: int, packet: bytes) -> None:
         if self.on_frame is not None:
@@ -358,9 +358,7 @@ class Subscriber(PppClient):
             if not self.online_at:
                 self.online_at = now
             if not self.dial.length_bit:
-                compress = self.dial.compress
-                self.ip_header = self.header + (b"" if compress and self.peer_acfc else b"\xff\x03")
-                self.ip_header += b"\x21" if compress and self.peer_pfc else b"\x00\x21"
+                self.ip_header = self.header + (b"\x21" if self.dial.compress else b"\xff\x03\x00\x21")
         self._changed()
 
     def _take_ip(self, packet: bytes) -> None:
