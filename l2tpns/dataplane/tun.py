@@ -7,6 +7,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import IPv4Interface
 
 from l2tpns.counters import Counters
@@ -39,6 +40,8 @@ class Tun:
         try:
             self.index = netlink.link_index(self.name)
             netlink.set_link(self.index, mtu=mtu, queue_length=QUEUE_LENGTH)
+            with suppress(NetlinkError):  # a kernel without IPv6
+                netlink.keep_silent(self.index)
             netlink.add_address(self.index, address)
             netlink.set_link(self.index, up=True)
         except NetlinkError as error:

@@ -34,6 +34,7 @@ _NLM_F_REQUEST, _NLM_F_MULTI, _NLM_F_ACK = 0x001, 0x002, 0x004
 _NLM_F_DUMP, _NLM_F_REPLACE, _NLM_F_EXCL, _NLM_F_CREATE = 0x300, 0x100, 0x200, 0x400
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _IFF_UP = 1
+_IN6_ADDR_GEN_MODE_NONE = 1
 _RT_TABLE_MAIN, _RT_SCOPE_LINK, _RTN_UNICAST = 254, 253, 1
 _NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK = 10, 12
 _SOL_NETLINK = 270
@@ -95,6 +96,14 @@ class Netlink:
             message["flags"] = message["change"] = _IFF_UP
         attributes = (("IFLA_MTU", mtu), ("IFLA_TXQLEN", queue_length))
         message["attrs"] = [(name, value) for name, value in attributes if value is not None]
+        self.request(RTM_NEWLINK, [message])
+
+    def keep_silent(self, index: int) -> None:
+        """Have the kernel send no router solicitations and MLD reports into this link: no link-local address."""
+        message = ifinfmsg()
+        message["index"] = index
+        inet6 = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _IN6_ADDR_GEN_MODE_NONE)]}
+        message["attrs"] = [("IFLA_AF_SPEC", {"attrs": [("AF_INET6", inet6)]})]
         self.request(RTM_NEWLINK, [message])
 
     def add_address(self, index: int, address: IPv4Interface) -> None:

@@ -219,6 +219,13 @@ def test_without_any_address_the_tun_device_has_1_1_1_1(rig: Rig) -> None:
     assert rig.server.addresses("tun0") == ["1.1.1.1/32"]
 
 
+def test_the_kernel_says_nothing_of_its_own_into_the_tun_device(rig: Rig) -> None:
+    rig.start()
+    assert "inet6" not in rig.server.ip("address", "show", "dev", "tun0")  # no address, no router solicitation
+    gevent.sleep(0.5)
+    assert (rig.counters.tun_rx_packets, rig.counters.drop_bad_ip) == (0, 0)
+
+
 def test_a_name_that_is_taken_is_an_error_that_names_the_variable_and_leaves_nothing_open(rig: Rig) -> None:
     rig.server.ip("link", "add", "tun0", "type", "veth", "peer", "name", "other")
     with pytest.raises(ConfigError, match="tundevicename: an interface tun0 exists already"):
