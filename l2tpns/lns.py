@@ -29,6 +29,7 @@ from l2tpns.proto import messages
 from l2tpns.proto.header import ControlHeader, build_control, parse_control
 from l2tpns.proto.messages import (
     ICRQ,
+    SCCRP,
     SCCRQ,
     CdnResult,
     ErrorCode,
@@ -96,7 +97,10 @@ class Lns:
             gevent.sleep(WHEEL_TICK)
             now = monotonic()
             for session in self.wheel.advance(now):
-                session.on_timer(now)
+                try:
+                    session.on_timer(now)
+                except Exception:  # one session's mistake: the others' clocks must go on
+                    session.log.exception("session_failed")
 
     # Control datagrams
 
@@ -135,12 +139,19 @@ class Lns:
             if error.message_type == SCCRQ.message_type:
                 self.refuse_tunnel(error.assigned_id, peer, endpoint, error)
             return
+        for warning in message.warnings:
+            self.log.warning(
+                "avp_ignored", message=type(message).__name__, peer=f"{peer[0]}:{peer[1]}", why=warning
+            )
         if isinstance(message, StopCCN):
             tunnel = self.by_peer.get((peer, message.assigned_tunnel_id))
             if tunnel is not None:
                 tunnel.mailbox.post(header)
         elif isinstance(message, SCCRQ):
             self.on_sccrq(header, message, peer, endpoint)
+        elif isinstance(message, SCCRP):  # 7.2.1 idle
+            error = ProtocolError(StopCcnResult.FSM, 0, "there was no SCCRQ of ours")
+            self.refuse_tunnel(message.assigned_tunnel_id, peer, endpoint, error)
         else:
             self.counters.drop_unknown_tunnel += 1
 
@@ -157,6 +168,9 @@ class Lns:
             self.counters.drop_half_open_limit += 1
             self.refuse_tunnel(sccrq.assigned_tunnel_id, peer, endpoint, refusal)
             return
+        if sccrq.receive_window_size == 0:  # 4.4.3 knows no such window; we go on with 1
+            self.counters.control_malformed += 1
+            self.log.warning("avp_ignored", message="SCCRQ", peer=f"{peer[0]}:{peer[1]}", why="Receive Window Size 0")
         tunnel = Tunnel(self, self.unused_tunnel_id(), peer, endpoint, header, sccrq)
         self.tunnels[tunnel.id] = tunnel
         self.by_peer[peer, tunnel.peer_id] = tunnel
@@ -180,7 +194,8 @@ class Lns:
         if (
             self.half_open.total() >= config.max_half_open_tunnels
             or self.half_open[peer[0]] >= config.max_half_open_per_lac
-            or len(self.tunnels) >= (config.max_tunnels or MAX_ID)
+            or len(self.tunnels) - self.lingering >= (config.max_tunnels or MAX_ID)
+            or len(self.tunnels) >= MAX_ID
         ):
             return ProtocolError(StopCcnResult.GENERAL, ErrorCode.RESOURCES, "too many tunnels")
         return None
@@ -226,6 +241,12 @@ class Lns:
     def may_linger(self) -> bool:
         return self.lingering <= LINGERING_LIMIT
 
+    def tunnel_moved(self, tunnel: Tunnel, peer: Peer) -> None:
+        """Its LAC speaks from another address now: it is found by that."""
+        if self.by_peer.get((tunnel.peer, tunnel.peer_id)) is tunnel:
+            del self.by_peer[tunnel.peer, tunnel.peer_id]
+        self.by_peer[peer, tunnel.peer_id] = tunnel
+
     def tunnel_gone(self, tunnel: Tunnel) -> None:
         self.lingering -= 1
         del self.tunnels[tunnel.id]
@@ -243,7 +264,7 @@ class Lns:
         if (
             self.starting.total() >= config.max_starting_calls
             or self.starting[tunnel.lac] >= config.max_starting_per_lac
-            or len(self.sessions) >= (config.max_sessions or MAX_ID)
+            or len(self.sessions) >= min(config.max_sessions or MAX_ID, MAX_ID)
         ):
             return ProtocolError(CdnResult.NO_FACILITIES, ErrorCode.RESOURCES, "too many calls")
         return None
@@ -261,7 +282,6 @@ class Lns:
     def session_gone(self, session: Session) -> None:
         self.counters.sessions_ended += 1
         del self.sessions[session.id]
-        self.forget_user(session)
         session.tunnel.session_gone(session)
 
     # Names and addresses
@@ -275,7 +295,6 @@ class Lns:
         config = self.config
         if config.allow_duplicate_users or name in (guest.lower() for guest in config.guest_account):
             return []
-        self.counters.sessions_replaced += len(older)
         return older
 
     def forget_user(self, session: Session) -> None:
@@ -293,7 +312,7 @@ class Lns:
 
     def take_address(self, address: IPv4Address, session: Session) -> bool:
         """Give a session an address that RADIUS or the subscriber chose; False when another has it."""
-        if address in self.by_address:
+        if address in self.by_address or not self.usable(address):
             return False
         if self.pool.contains(address) and not self.pool.claim(address, session.user):
             return False
@@ -305,15 +324,14 @@ class Lns:
         if self.pool.contains(address):
             self.pool.release(address)
 
-    def may_choose(self, address: IPv4Address) -> bool:
-        """Whether a subscriber who may choose an address may choose this one (RFC 2865 5.8)."""
+    def usable(self, address: IPv4Address) -> bool:
+        """Whether a subscriber can have this address at all: RADIUS and clients name strange ones."""
         return not (
             address.is_unspecified
             or address.is_loopback
             or address.is_multicast
             or address.is_reserved
             or address in (self.config.ppp_local_address, self.config.tun_address)
-            or address in self.by_address
         )
 
     # Small services

@@ -246,6 +246,7 @@ class Session(Link):
 
     def end_older(self, older: list[Session], reason: Reason) -> None:
         """End sessions that stand in this one's way, and wait until they have let go of what they hold."""
+        self.lns.counters.sessions_replaced += len(older)
         for session in older:
             session.end(reason)
         gevent.joinall([session.greenlet for session in older], RELEASE_PATIENCE)
@@ -277,8 +278,8 @@ class Session(Link):
         self.wait(lambda: self.ipcp is not None and self.ipcp.opened)
         if peer_chooses:
             chosen = self.ipcp.peer_address
-            if chosen is None or not self.lns.may_choose(chosen):
-                raise SessionEnded(ends.ADDRESS_IN_USE, text=f"the subscriber may not have {chosen}")
+            if chosen is None:
+                raise SessionEnded(ends.NCP_FAILED, text="the subscriber names no address")
             self.take_address(chosen)
 
     def choose_address(self, profile: AuthReply) -> None:
@@ -351,7 +352,10 @@ class Session(Link):
             self.carry()
 
     def go_offline(self, reason: Reason) -> None:
-        """The reverse of go_online and open_networks; harmless at any time."""
+        """The reverse of go_online, open_networks and authenticate; harmless at any time."""
+        if self._job is not None:
+            self._job.kill(block=False)
+            self._job = None
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
@@ -359,15 +363,17 @@ class Session(Link):
         self.authenticator = None
         self.credentials = None
         if self.online_since:
-            usage = self.usage(reason.terminate)
             self.lns.plane.offline(self.path)
+            usage = self.usage(reason.terminate)  # now that no packet can follow
             self.online_since = 0.0
             self.lns.accounting.stop(usage)
             self.path.reset_counters()
         if self.address is not None:
             address, self.address = self.address, None
             self.lns.give_back_address(address)
+        self.lns.forget_user(self)
         self.profile = None
+        self.lns.forget_user(self)  # who it is must be shown again
 
     def release(self, end: SessionEnded) -> None:
         """The one exit, whatever happened: each step survives the others' failure."""
@@ -378,7 +384,6 @@ class Session(Link):
             lambda: self.go_offline(end.reason),
             lambda: self.say_goodbye(end),
             lambda: self.lns.plane.detach(self.path),
-            lambda: self._job.kill(block=False) if self._job is not None else None,
             lambda: self.lns.session_gone(self),
         ]
         for step in steps:
@@ -422,6 +427,7 @@ class Session(Link):
     def usage(self, terminate_cause: int = 0) -> Usage:
         """What accounting says of this session now."""
         path, profile = self.path, self.profile
+        self.lns.plane.refresh(path)
         return Usage(
             acct_session_id=self.acct_session_id,
             user=self.account_name(),
