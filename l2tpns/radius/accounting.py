@@ -39,8 +39,7 @@ from l2tpns.radius.usage import (
 )
 
 WORKERS = 256  # records in flight
-# One round: 1 + 2 + 4 + 8 + 8 ... seconds, a little over a minute per server. A server that was halted for less finds
-# only repetitions of one packet in its queue, and writes one record.
+# One round: 1 + 2 + 4 + 8 + 8 ... seconds, a little over a minute per server.
 TRIES_PER_SERVER = 11
 MAX_INTERVAL = 8.0
 PAUSE = 5.0  # between two rounds of one record

@@ -99,6 +99,7 @@ class Channel:
 
     def send(self, leg: Leg) -> None:
         stats = self.server.stats
+        self.server.last_sent = time.monotonic()
         if leg.sent:
             stats.retransmissions += 1
         else:
@@ -111,7 +112,7 @@ class Channel:
                 return
             except ConnectionRefusedError:
                 # The answer to an earlier datagram, told now; this one was not sent yet.
-                stats.refused += 1
+                self.server.refused()
             except OSError:
                 stats.send_errors += 1  # no route, no buffer: the next try may do better
                 return
@@ -127,7 +128,7 @@ class Channel:
                 except BlockingIOError:
                     pass
                 except ConnectionRefusedError:
-                    self.server.stats.refused += 1
+                    self.server.refused()
                 except OSError as error:
                     self.server.stats.send_errors += 1
                     self.server.log.warning("radius_socket_error", why=str(error))
@@ -144,9 +145,20 @@ class Server:
     """One server, for authentication or for accounting."""
 
     __slots__ = (
-        "_channels", "_dictionary", "_permits", "_settings", "address", "dead_until", "log", "retired",
-        "silent_tries", "stats", "trusted",
-    )  # fmt: skip
+        "_channels",
+        "_dictionary",
+        "_permits",
+        "_settings",
+        "address",
+        "dead_until",
+        "last_sent",
+        "log",
+        "refusing",
+        "retired",
+        "silent_tries",
+        "stats",
+        "trusted",
+    )
 
     def __init__(
         self,
@@ -160,6 +172,8 @@ class Server:
         self.trusted = False  # it has sent a valid Message-Authenticator
         self.silent_tries = 0
         self.dead_until: float | None = None
+        self.last_sent = 0.0
+        self.refusing = False  # the host says that nobody listens: nothing waits there for a server that is halted
         self.retired = False
         self._channels: list[Channel] = []
         self._dictionary = dictionary
@@ -180,9 +194,11 @@ class Server:
 
     def configure(self, settings: RadiusSettings) -> None:
         """Secrets reach new requests by their encoder; those in flight keep the old one."""
-        if settings.max_sockets != self._settings.max_sockets:
-            self._permits = Semaphore(max(1, settings.max_sockets * IDENTIFIERS - self.in_flight))
         self._settings = settings
+
+    @property
+    def dead(self) -> bool:
+        return self.dead_until is not None
 
     # --- requests
 
@@ -275,16 +291,22 @@ class Server:
 
     # --- life and death
 
+    def refused(self) -> None:
+        """An ICMP message, which anybody can forge: it is no reason to give up, only to ask again sooner."""
+        self.stats.refused += 1
+        self.refusing = True
+
     def answered(self) -> None:
         self.silent_tries = 0
-        if self.dead_until is not None:
+        self.refusing = False
+        if self.dead:
             self.dead_until = None
             self.log.info("radius_server_back")
 
     def timed_out(self) -> None:
         self.stats.timeouts += 1
         self.silent_tries += 1
-        if self.silent_tries >= DEAD_AFTER and self.dead_until is None:
+        if self.silent_tries >= DEAD_AFTER and not self.dead:
             self.dead_until = time.monotonic() + self._settings.dead_time
             self.log.warning("radius_server_silent", seconds=self._settings.dead_time)
 

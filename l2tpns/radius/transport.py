@@ -25,6 +25,15 @@ from l2tpns.radius.types import RadiusSettings, ServerAddress
 MAX_INTERVAL = 32.0
 JITTER = 0.1  # RFC 5080 2.2.1: each interval plus or minus a tenth
 
+# A server that is silent may be halted, with everything that is sent to it waiting in its socket. Servers recognise a
+# repetition only for a while (FreeRADIUS not at all once it has answered an Accounting-Request), and would write a
+# record down as often as it was sent. So accounting tells a dead server each record once, a new one now and then, and
+# repeats only when it shows life, or when there is nothing new to try it with.
+FRESH_PROBE = 2.0
+REPEATED_PROBE = 8.0
+LOOK_AGAIN = 0.5
+STALE = 90.0  # a request held back for so long is given up: the next one tells its new Acct-Delay-Time
+
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
@@ -106,7 +115,10 @@ class Transport:
         try:
             interval = self.settings.timeout
             for number in range(tries):
-                server = order[number % len(order)]
+                server = self._turn(order, number)
+                answer = self._hold_back(request, server, order) if self._accounting else None
+                if answer is not None:
+                    return answer
                 answer = self._try(request, server, self._jittered(min(interval, max_interval)))
                 if answer is not None:
                     return answer
@@ -133,6 +145,32 @@ class Transport:
             server.timed_out()
         return answer
 
+    def _turn(self, order: list[Server], number: int) -> Server:
+        """Round robin; accounting leaves out the dead after its first try, as long as another one lives."""
+        server = order[number % len(order)]
+        if number and self._accounting and server.dead:
+            return next((other for other in order if not other.dead), server)
+        return server
+
+    def _hold_back(self, request: Request, server: Server, order: list[Server]) -> Packet | None:
+        """Wait while all servers are dead and it is another request's turn to find out whether they still are."""
+        leg = request.legs.get(server)
+        quiet = FRESH_PROBE if leg is None or server.refusing else REPEATED_PROBE
+        held = False
+        while all(other.dead for other in order) and time.monotonic() < server.last_sent + quiet:
+            held = True
+            answer = self._answer(request, time.monotonic() + LOOK_AGAIN)
+            if answer is not None:
+                return answer
+        if leg is None:
+            server.last_sent = time.monotonic()  # taken: nobody else finds it quiet now
+        elif time.monotonic() > leg.sent_at + STALE:
+            raise NoAnswer(f"no RADIUS server answered {request.label} in time")
+        elif held and not server.dead:
+            # It lives again, and may be about to answer what it was told before.
+            return self._answer(request, time.monotonic() + self.settings.timeout)
+        return None
+
     def _answer(self, request: Request, deadline: float) -> Packet | None:
         try:
             _, leg, reply = request.result.get(timeout=max(0.0, deadline - time.monotonic()))
@@ -148,7 +186,7 @@ class Transport:
         dead: list[Server] = []
         for server in self._servers:
             # A server behind a usable one is not probed: nobody needs its answer now.
-            (usable if (not usable or server.dead_until is None) and server.usable() else dead).append(server)
+            (usable if (not usable or not server.dead) and server.usable() else dead).append(server)
         return usable + dead
 
     def _jittered(self, interval: float) -> float:
@@ -167,7 +205,7 @@ class Transport:
 
     def report(self) -> list[ServerReport]:
         return [
-            ServerReport(server.address, server.dead_until is not None, server.trusted, server.in_flight,
+            ServerReport(server.address, server.dead, server.trusted, server.in_flight,
                          server.sockets, server.stats)
             for server in self._servers
         ]  # fmt: skip

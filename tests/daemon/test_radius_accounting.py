@@ -17,6 +17,7 @@ import pytest
 from l2tpns.errors import ConfigError
 from l2tpns.log import Log
 from l2tpns.radius import accounting as module
+from l2tpns.radius import transport
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import FramedRoute, TerminateCause
 from l2tpns.radius.usage import SessionIds, dump_usage, load_usage, never_less
@@ -33,6 +34,9 @@ def quick(monkeypatch):
     monkeypatch.setattr(module, "TRIES_PER_SERVER", 3)
     monkeypatch.setattr(module, "MAX_INTERVAL", 0.3)
     monkeypatch.setattr(module, "PAUSE", 0.1)
+    monkeypatch.setattr(transport, "FRESH_PROBE", 0.1)
+    monkeypatch.setattr(transport, "REPEATED_PROBE", 0.2)
+    monkeypatch.setattr(transport, "LOOK_AGAIN", 0.02)
 
 
 @pytest.fixture
@@ -430,8 +434,11 @@ def test_kill_9_loses_nothing_that_was_said(server, account, tmp_path):
 
 
 def test_usage_survives_the_spool():
-    everything = usage(user=bytes(range(256)), classes=(b"\0", b"\xff" * 253), called="ä", avpairs=("a=b",), in_octets=1 << 60,
-                       routes=(FramedRoute(IPv4Network("10.1.0.0/16"), None, 3),))  # fmt: skip
+    routes = (FramedRoute(IPv4Network("10.1.0.0/16"), None, 3),)
+    classes = (b"\0", b"\xff" * 253)
+    everything = usage(
+        user=bytes(range(256)), classes=classes, called="ä", avpairs=("a=b",), in_octets=1 << 60, routes=routes
+    )
     assert load_usage(dump_usage(everything)) == everything
 
 
