@@ -20,7 +20,7 @@ import gevent
 from l2tpns import ends, housekeeping
 from l2tpns.ends import Reason, SessionEnded
 from l2tpns.errors import NoAddress, NoAnswer, ProtocolError
-from l2tpns.link import TICK, Link, Renegotiated
+from l2tpns.link import TICK, Link, Renegotiated, proxy_credentials
 from l2tpns.proto.chap import ChapServer
 from l2tpns.proto.credentials import Credentials
 from l2tpns.proto.fsm import State
@@ -35,7 +35,6 @@ from l2tpns.proto.messages import (
     DisconnectCause,
     ErrorCode,
     Message,
-    ProxyAuthenType,
     ResultCode,
 )
 from l2tpns.proto.pap import PapServer
@@ -145,6 +144,7 @@ class Session(Link):
             if config.proxy_lcp and sent is not None and received is not None and self.lcp.adopt(sent, received, now):
                 self.log.debug("proxy_lcp_adopted")
             else:
+                self.connected = None  # a subscriber who begins again with LCP expects to be asked again, too
                 self.lcp.open(now)
                 self.lcp.lower_up(now)
         self.wait(lambda: self.lcp.opened)
@@ -191,7 +191,7 @@ class Session(Link):
         iccn, self.connected = self.connected, None
         if iccn is None or not self.lns.config.proxy_authentication:
             return None
-        credentials = _proxy_credentials(iccn)
+        credentials = proxy_credentials(iccn)
         if credentials is None or credentials.protocol != authenticator.protocol:
             return None
         authenticator.adopt(credentials)
@@ -315,7 +315,7 @@ class Session(Link):
         self.lns.counters.sessions_online += 1
         self.lns.accounting.start(self.usage())
         housekeeping.begin(self, now)
-        self.timer = self.lns.wheel.schedule(self, housekeeping.next_due(self) - now, now)
+        self.set_timer(now)
         self.log.info(
             "session_up",
             user=self.user,
@@ -361,7 +361,6 @@ class Session(Link):
             self.timer = None
         self.ipcp = None
         self.authenticator = None
-        self.credentials = None
         if self.online_since:
             self.lns.plane.offline(self.path)
             usage = self.usage(reason.terminate)  # now that no packet can follow
@@ -371,9 +370,9 @@ class Session(Link):
         if self.address is not None:
             address, self.address = self.address, None
             self.lns.give_back_address(address)
-        self.lns.forget_user(self)
-        self.profile = None
         self.lns.forget_user(self)  # who it is must be shown again
+        self.profile = None
+        self.credentials = None
 
     def release(self, end: SessionEnded) -> None:
         """The one exit, whatever happened: each step survives the others' failure."""
@@ -471,32 +470,24 @@ class Session(Link):
 
     def on_timer(self, now: float) -> None:
         """Called by the timer wheel: wake the greenlet only when something is due."""
-        due = housekeeping.next_due(self)
-        if due <= now:
+        if housekeeping.next_due(self) <= now:
             self.mailbox.post_urgent(TICK)
         else:
-            self.timer = self.lns.wheel.schedule(self, due - now, now)
+            self.set_timer(now)
 
     def keep_house(self) -> None:
         if self.online_since:
             now = monotonic()
             housekeeping.keep_house(self, now)
-            self.timer = self.lns.wheel.schedule(self, housekeeping.next_due(self) - now, now)
+            self.set_timer(now)
+
+    def set_timer(self, now: float) -> None:
+        """One timer a session, whoever asked to look."""
+        if self.timer is not None:
+            self.timer.cancel()
+        delay = min(housekeeping.next_due(self) - now, housekeeping.LONGEST_SLEEP)
+        self.timer = self.lns.wheel.schedule(self, delay, now)
 
 
 def _text(octets: bytes | None) -> str:
     return "" if octets is None else octets.decode("utf-8", "backslashreplace")
-
-
-def _proxy_credentials(iccn: ICCN) -> Credentials | None:
-    """What the LAC asked the subscriber (RFC 2661 4.4.5), if all of it came."""
-    if not iccn.proxy_authen_usable:
-        return None
-    name, response = iccn.proxy_authen_name or b"", iccn.proxy_authen_response or b""
-    identifier = (iccn.proxy_authen_id or 0) & 0xFF
-    if iccn.proxy_authen_type == ProxyAuthenType.PAP:
-        return Credentials(Protocol.PAP, name, password=response, identifier=identifier)
-    if iccn.proxy_authen_type == ProxyAuthenType.CHAP:
-        challenge = iccn.proxy_authen_challenge or b""
-        return Credentials(Protocol.CHAP, name, identifier=identifier, challenge=challenge, response=response)
-    return None
