@@ -1,0 +1,38 @@
+"""A server in the test's own process, which must leave nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from l2tpns import session, tunnel
+from tests.lab.inprocess import InProcess
+from tests.lab.lac import Dial
+
+Serve = Callable[..., InProcess]
+QUICK = Dial(restart=0.3)
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    """Starts servers with the settings given; afterwards no tunnel, session, address, route or greenlet may be left."""
+    monkeypatch.setattr(tunnel, "CLOSED_LINGER", 0.05)
+    monkeypatch.setattr(session, "REFUSAL_GRACE", 0.05)
+    servers: list[InProcess] = []
+
+    def start(*args: Any, **settings: Any) -> InProcess:
+        server = InProcess(*args, **settings).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        assert server.stop() == {}
+
+
+@pytest.fixture
+def server(serve: Serve) -> InProcess:
+    """One with the defaults."""
+    return serve()

@@ -1,0 +1,423 @@
+"""An LNS within the test's process: real UDP sockets on loopback, no root, no tun device, no RADIUS.
+
+    with InProcess(echo_timeout=1) as server:
+        lac = server.lac("lac1").connect()
+        fred = lac.call("fred", "pw").wait_online()
+
+What subscribers send is in `plane.delivered`, the kernel's routes would be those in `plane.kernel`, who asked to log in is
+in `backend.asked`, what was accounted in `accounting.records`. On leaving, everything is closed, and `leftovers` tells
+what stayed behind. `Peer` is a LAC without manners: it sends what it is told and repeats nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address, IPv4Network
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import gevent
+import gevent.socket
+
+from l2tpns import ends, lns
+from l2tpns.config import Config
+from l2tpns.counters import Counters
+from l2tpns.dataplane.user import UserPlane
+from l2tpns.errors import NoAnswer
+from l2tpns.log import Log
+from l2tpns.pool import Pool, parse_layout
+from l2tpns.proto import messages
+from l2tpns.proto.chap import check_md5
+from l2tpns.proto.header import ControlHeader, build_control, data_header, parse_control
+from l2tpns.proto.messages import ICCN, ICRP, ICRQ, SCCCN, SCCRP, SCCRQ, Message
+from l2tpns.proto.ppp import Protocol
+from l2tpns.radius.accounting import Accounting
+from l2tpns.radius.types import AuthReply, AuthRequest, Usage
+from l2tpns.system.netlink import Netlink, Route
+from l2tpns.system.routes import Routes
+from tests.lab.lac import Lac
+
+POOL = "10.5.0.0/24\n"
+LOOPBACK = IPv4Address("127.0.0.1")
+M = TypeVar("M", bound=Message)
+
+
+class Backend:
+    """Who may log in: names with their passwords, and the reply each gets. Slow or silent on demand."""
+
+    def __init__(self) -> None:
+        self.passwords: dict[str, bytes] = {"fred": b"pw", "mary": b"pw", "guest": b"pw"}
+        self.replies: dict[str, AuthReply] = {}
+        self.refusal = AuthReply(accepted=False, message=b"go away")
+        self.asked: list[AuthRequest] = []
+        self.delay = 0.0
+        self.silent = False
+
+    def authenticate(self, request: AuthRequest) -> AuthReply:
+        self.asked.append(request)
+        if self.delay:
+            gevent.sleep(self.delay)
+        if self.silent:
+            raise NoAnswer("all servers are silent")
+        credentials = request.credentials
+        password = self.passwords.get(credentials.user)
+        right = password is not None and (
+            credentials.password == password
+            if credentials.protocol == Protocol.PAP
+            else check_md5(credentials, password)
+        )
+        return self.replies.get(credentials.user, AuthReply(accepted=True)) if right else self.refusal
+
+
+class Records:
+    """Accounting that only remembers."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[str, Usage]] = []
+
+    def start(self, usage: Usage) -> None:
+        self.records.append(("start", usage))
+
+    def interim(self, usage: Usage) -> None:
+        self.records.append(("interim", usage))
+
+    def stop(self, usage: Usage) -> None:
+        self.records.append(("stop", usage))
+
+    def of(self, kind: str) -> list[Usage]:
+        return [usage for name, usage in self.records if name == kind]
+
+
+class Kernel:
+    """The routes that rtnetlink would have set."""
+
+    def __init__(self) -> None:
+        self.routes: list[IPv4Network] = []
+
+    def add_routes(self, routes: Iterable[Route]) -> list[tuple[Route, int]]:
+        self.routes.extend(route.prefix for route in routes)
+        return []
+
+    def delete_routes(self, routes: Iterable[Route]) -> list[tuple[Route, int]]:
+        for route in routes:
+            self.routes.remove(route.prefix)
+        return []
+
+
+class LoopbackPlane(UserPlane):
+    """The data plane without a tun device: its sockets and its forwarding, its checks and counters."""
+
+    def __init__(self, server: lns.Lns) -> None:
+        super().__init__(
+            server.config,
+            server.counters,
+            server.log,
+            server.on_control,
+            on_foreign_source=server.on_foreign_source,
+            port=0,
+        )
+        self.delivered: list[bytes] = []
+        self.kernel = Kernel()
+        self._routes = Routes(cast(Netlink, self.kernel), 1, server.log)
+
+    def start(self) -> None:
+        self.lacs.start()
+
+    def deliver(self, packet: bytes) -> None:
+        """A packet from the world to whoever has its destination."""
+        self._tick()
+        self._forwarder.downlink(packet)
+
+    def stop(self) -> None:
+        self.lacs.stop()
+
+    def _write(self, packet: bytes) -> int:
+        self.delivered.append(packet)
+        return len(packet)
+
+    def _send_error(self, packet: bytes) -> bool:
+        return True
+
+    @property
+    def busy(self) -> dict[str, Any]:
+        """What sessions have left here."""
+        assert self._routes is not None
+        return {
+            "paths": dict(self.lacs.paths),
+            "routes": sorted(map(str, self.kernel.routes)),
+            "installed": dict(self._installed),
+        }
+
+
+class InProcess:
+    """One server. Settings are those of Config, of any value: a second is long for a test."""
+
+    def __init__(self, pool: str = POOL, **settings: Any) -> None:
+        settings.setdefault("hostname", "lns.example")
+        settings.setdefault("bind_multi_address", (LOOPBACK,))
+        settings.setdefault("peer_address", IPv4Address("10.255.0.1"))
+        settings.setdefault("radius_authtypes", ("chap", "pap"))
+        self.config = Config(**settings)
+        self.counters = Counters()
+        self.log = Log.in_memory()
+        self.pool = Pool(parse_layout(pool))
+        self.backend = Backend()
+        self.accounting = Records()
+        self.lns = lns.Lns(
+            self.config,
+            self.counters,
+            self.log.get(),
+            self.pool,
+            self.backend,
+            cast(Accounting, self.accounting),
+        )
+        self.plane = LoopbackPlane(self.lns)
+        self.lns.plane = self.plane
+        self.greenlets: list[gevent.Greenlet[..., Any]] = []
+        self._closers: list[Callable[[], None]] = []
+
+    # Life
+
+    def start(self) -> Self:
+        gevent.Greenlet.add_spawn_callback(self.greenlets.append)
+        self.plane.start()
+        self.lns.start()
+        return self
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return (str(self.plane.lacs._addresses[0]), self.plane.lacs.port)
+
+    def stop(self) -> dict[str, Any]:
+        """Close all LACs, wait for what they held, take the server down; returns the leftovers."""
+        for close in self._closers:
+            close()
+        for each in list(self.lns.tunnels.values()):
+            each.end(ends.ADMIN_DROP, None)
+        until(lambda: not self.lns.tunnels and not self.lns.sessions, 3.0, strict=False)
+        wheel = self.lns._wheel_greenlet
+        alive = not wheel.dead
+        gevent.kill(wheel)
+        self.plane.stop()
+        gevent.sleep(0)  # what was told to end gets its turn
+        gevent.Greenlet.remove_spawn_callback(self.greenlets.append)
+        left = self.leftovers()
+        if not alive:
+            left["wheel"] = "its greenlet has died"
+        return left
+
+    def leftovers(self) -> dict[str, Any]:
+        """Everything that ended tunnels and sessions should not have left, and what broke."""
+        server = self.lns
+        found: dict[str, Any] = {
+            "tunnels": server.tunnels,
+            "sessions": server.sessions,
+            "by_peer": server.by_peer,
+            "by_user": server.by_user,
+            "by_address": server.by_address,
+            "half_open": server.half_open,
+            "starting": server.starting,
+            "lingering": server.lingering,
+            "timers": len(server.wheel),
+            "pool": self.pool.used,
+            "greenlets": [greenlet for greenlet in self.greenlets if not greenlet.dead],
+            "failures": [record for record in self.log.records() if "traceback" in record],
+            **self.plane.busy,
+        }
+        return {name: value for name, value in found.items() if value}
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        left = self.stop()
+        if kind is None:
+            assert left == {}
+
+    # Peers
+
+    def lac(self, hostname: str = "lac1", to: tuple[str, int] | None = None, **options: Any) -> Lac:
+        """A LAC of tests.lab.lac on a port of its own; `.connect()` it."""
+        lac = Lac(("127.0.0.1", 0), to or self.address, hostname, **options)
+        self._closers.append(lac.close)
+        return lac
+
+    def peer(self, **options: Any) -> Peer:
+        peer = Peer(self.address, **options)
+        self._closers.append(peer.close)
+        return peer
+
+    # What there is
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        return self.log.records(event)
+
+    @property
+    def calm(self) -> bool:
+        """No session, and nothing that one had."""
+        server = self.lns
+        return not (server.sessions or server.by_user or server.by_address or server.starting or self.pool.used)
+
+    def wait(self, condition: Callable[[], object], timeout: float = 3.0) -> None:
+        until(condition, timeout)
+
+
+class Peer:
+    """A socket that speaks L2TP as it is told: own Ns, no retransmission, acknowledges what it read when it speaks."""
+
+    def __init__(
+        self, lns: tuple[str, int], tunnel_id: int = 0x1234, local: tuple[str, int] = ("127.0.0.1", 0)
+    ) -> None:
+        self.socket = gevent.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(local)
+        self.lns = lns
+        self.tunnel_id = tunnel_id
+        self.peer_tunnel_id = 0
+        self.ns = self.nr = 0
+        self.closed = False
+
+    @property
+    def address(self) -> tuple[str, int]:
+        name: tuple[str, int] = self.socket.getsockname()
+        return name
+
+    def close(self) -> None:
+        self.socket.close()
+
+    # Out
+
+    def sccrq(self, **changes: Any) -> SCCRQ:
+        """A good one, with these fields instead."""
+        sccrq = SCCRQ(
+            protocol_version=messages.VERSION_1_0,
+            framing_capabilities=3,
+            host_name=b"peer",
+            assigned_tunnel_id=self.tunnel_id,
+        )
+        return dataclasses.replace(sccrq, **changes)
+
+    def say(
+        self,
+        message: Message | bytes,
+        session_id: int = 0,
+        *,
+        tunnel_id: int | None = None,
+        ns: int | None = None,
+        nr: int | None = None,
+    ) -> bytes:
+        """Send a message, by default with the next Ns; returns the datagram."""
+        body = message if isinstance(message, bytes) else messages.encode(message)
+        if ns is None:
+            ns = self.ns
+            self.ns = self.ns + bool(body) & 0xFFFF
+        to = self.peer_tunnel_id if tunnel_id is None else tunnel_id
+        datagram = build_control(to, session_id, ns, self.nr if nr is None else nr, body)
+        self.send(datagram)
+        return datagram
+
+    def acknowledge(self) -> None:
+        """A ZLB."""
+        self.say(b"")
+
+    def send(self, datagram: bytes) -> None:
+        self.socket.sendto(datagram, self.lns)
+
+    def send_frame(self, session_id: int, frame: bytes) -> None:
+        """A data message: address, control and protocol are part of the frame."""
+        self.send(data_header(self.peer_tunnel_id, session_id) + frame)
+
+    # In
+
+    def hear(self, timeout: float = 2.0) -> ControlHeader:
+        """The next control datagram."""
+        while True:
+            datagram = self.hear_raw(timeout)
+            if datagram[0] & 0x80:
+                header = parse_control(datagram)
+                if header.body and header.ns == self.nr:
+                    self.nr = self.nr + 1 & 0xFFFF
+                return header
+
+    def hear_raw(self, timeout: float = 2.0) -> bytes:
+        self.socket.settimeout(timeout)
+        datagram, self.source = self.socket.recvfrom(4096)
+        return bytes(datagram)
+
+    def expect(self, kind: type[M], timeout: float = 2.0) -> M:
+        """The next message, ZLBs passed over, which must be of this class."""
+        return self.expect_header(kind, timeout)[1]
+
+    def expect_header(self, kind: type[M], timeout: float = 2.0) -> tuple[ControlHeader, M]:
+        while True:
+            header = self.hear(timeout)
+            if header.body:
+                message = messages.decode(header.body)
+                assert isinstance(message, kind), f"{message} instead of {kind.__name__}"
+                return header, message
+
+    def expect_nothing(self, timeout: float = 0.1) -> None:
+        """No control message but ZLBs."""
+        until = monotonic() + timeout
+        while (left := until - monotonic()) > 0:
+            try:
+                header = self.hear(left)
+            except TimeoutError:
+                return
+            assert not header.body, messages.decode(header.body)
+
+    # Handshakes
+
+    def open(self, **changes: Any) -> Self:
+        """A tunnel, established."""
+        self.say(self.sccrq(**changes))
+        self.peer_tunnel_id = self.expect(SCCRP).assigned_tunnel_id
+        self.say(SCCCN())
+        self.acknowledged()
+        return self
+
+    def acknowledged(self) -> None:
+        """Everything said has been acknowledged, and nothing else was said."""
+        while (header := self.hear()).nr != self.ns:
+            assert not header.body
+        assert not header.body, messages.decode(header.body)
+
+    def ring(self, session_id: int = 1) -> int:
+        """A call in wait-connect; returns the server's session id."""
+        self.say(ICRQ(assigned_session_id=session_id, call_serial_number=session_id))
+        return self.expect(ICRP).assigned_session_id
+
+    def call(self, session_id: int = 1, **changes: Any) -> int:
+        """A call that is connected; returns the server's session id."""
+        theirs = self.ring(session_id)
+        self.say(dataclasses.replace(ICCN(tx_connect_speed=1_000_000, framing_type=1), **changes), theirs)
+        return theirs
+
+
+def until(condition: Callable[[], object], timeout: float = 3.0, *, strict: bool = True) -> None:
+    """Wait until the condition holds; TimeoutError otherwise."""
+    end = monotonic() + timeout
+    while not condition():
+        if monotonic() >= end:
+            if strict:
+                raise TimeoutError(f"{timeout:g} s without {condition}")
+            return
+        gevent.sleep(0.005)
+
+
+def avps(*parts: str) -> bytes:
+    """Raw AVPs out of hexadecimal words; `parts` are for reading."""
+    return bytes.fromhex("".join(parts))
+
+
+def without(body: bytes, attribute: int) -> bytes:
+    """The AVPs of a message without those of this type."""
+    kept, at = b"", 0
+    while at < len(body):
+        length = (body[at] << 8 | body[at + 1]) & 0x3FF
+        if int.from_bytes(body[at + 4 : at + 6], "big") != attribute:
+            kept += body[at : at + length]
+        at += length
+    return kept
