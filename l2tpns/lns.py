@@ -140,9 +140,7 @@ class Lns:
                 self.refuse_tunnel(error.assigned_id, peer, endpoint, error)
             return
         for warning in message.warnings:
-            self.log.warning(
-                "avp_ignored", message=type(message).__name__, peer=f"{peer[0]}:{peer[1]}", why=warning
-            )
+            self.log.warning("avp_ignored", message=type(message).__name__, peer=f"{peer[0]}:{peer[1]}", why=warning)
         if isinstance(message, StopCCN):
             tunnel = self.by_peer.get((peer, message.assigned_tunnel_id))
             if tunnel is not None:
@@ -150,8 +148,8 @@ class Lns:
         elif isinstance(message, SCCRQ):
             self.on_sccrq(header, message, peer, endpoint)
         elif isinstance(message, SCCRP):  # 7.2.1 idle
-            error = ProtocolError(StopCcnResult.FSM, 0, "there was no SCCRQ of ours")
-            self.refuse_tunnel(message.assigned_tunnel_id, peer, endpoint, error)
+            unasked = ProtocolError(StopCcnResult.FSM, 0, "there was no SCCRQ of ours")
+            self.refuse_tunnel(message.assigned_tunnel_id, peer, endpoint, unasked)
         else:
             self.counters.drop_unknown_tunnel += 1
 

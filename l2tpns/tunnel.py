@@ -14,11 +14,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from l2tpns import ends
-from l2tpns.ends import Reason, TunnelEnded
+from l2tpns.ends import Reason, SessionEnded, TunnelEnded
 from l2tpns.errors import ProtocolError
 from l2tpns.mailbox import Mailbox
 from l2tpns.proto import messages
-from l2tpns.proto.codes import Framing
+from l2tpns.proto.codes import DisconnectCode, Framing
 from l2tpns.proto.header import ControlHeader
 from l2tpns.proto.messages import (
     CDN,
@@ -167,8 +167,10 @@ class Tunnel:
         look = 60.0
         if config.hello_seconds:
             look = min(look, self.last_heard + config.hello_seconds - now)
-        if config.tunnel_idle_timeout and not self.sessions:
-            look = min(look, self.last_used + config.tunnel_idle_timeout - now)
+        if config.tunnel_idle_timeout:
+            # The last session may end while we wait: looking this often is often enough.
+            since = now if self.sessions else self.last_used
+            look = min(look, since + config.tunnel_idle_timeout - now)
         # After a HELLO the answer moves last_heard; until then look again soon, not at once.
         return max(look, 1.0)
 
@@ -226,12 +228,18 @@ class Tunnel:
         self.sessions[session.id] = self.by_peer_id[session.peer_id] = session
 
     def session_gone(self, session: Session) -> None:
-        del self.sessions[session.id], self.by_peer_id[session.peer_id]
+        del self.sessions[session.id]
+        self.forget_peer_id(session)
         self.last_used = monotonic()
+
+    def forget_peer_id(self, session: Session) -> None:
+        if self.by_peer_id.get(session.peer_id) is session:
+            del self.by_peer_id[session.peer_id]
 
     def move(self, peer: tuple[str, int]) -> None:
         """The LAC's address has changed (auth_tunnel_change_addr_src)."""
         self.log.warning("tunnel_moved", new_peer=f"{peer[0]}:{peer[1]}")
+        self.lns.tunnel_moved(self, peer)
         self.peer = peer
         for session in self.sessions.values():
             session.path.peer = peer
@@ -301,9 +309,7 @@ class Tunnel:
         except MessageError as error:
             self.lns.counters.control_malformed += 1
             self.log.warning("control_refused", message=error.message_type, why=error.text)
-            if not error.session:
-                raise
-            self.refuse_call(header.session_id, error.assigned_id, error)
+            self.on_malformed(header, error)
             return
         self.log.debug("control_received", message=type(message).__name__, session=header.session_id)
         self.log.data("control_received_fields", fields=message)  # by field, so that secrets are known as such
@@ -312,6 +318,17 @@ class Tunnel:
         handler = self.HANDLERS.get(type(message))
         if handler is not None:
             handler(self, header, message)
+
+    def on_malformed(self, header: ControlHeader, error: MessageError) -> None:
+        """4.1, 7.1: a call's message ends that call, any other the tunnel. Goodbyes are obeyed as far as understood."""
+        if error.message_type == StopCCN.message_type:
+            raise TunnelEnded(ends.TUNNEL_CLOSED, None, text=f"malformed StopCCN: {error.text}")
+        if error.message_type == CDN.message_type:
+            self.end_call(header.session_id, error.assigned_id, SessionEnded(ends.LAC_CDN, tell=False, text=error.text))
+        elif error.session:
+            self.refuse_call(header.session_id, error.assigned_id, error)
+        else:
+            raise error
 
     def on_scccn(self, header: ControlHeader, message: SCCCN) -> None:
         if self.state is not TunnelState.WAIT_CTL_CONN:
@@ -339,9 +356,11 @@ class Tunnel:
         if header.session_id:
             self.on_session_message(header, message)
             return
-        if message.assigned_session_id in self.by_peer_id:
+        known = self.by_peer_id.get(message.assigned_session_id)
+        if known is not None:
+            # 7.4.2: an ICRQ for a call that is there ends it. The LAC could not tell which of the two our CDN means.
             error = ProtocolError(CdnResult.GENERAL, ErrorCode.SESSION_ID, "Session ID is in use")
-            self.refuse_call(0, message.assigned_session_id, error)
+            self.refuse_call(known.id, known.peer_id, error)
             return
         refusal = self.lns.call_refusal(self)
         if refusal is not None:
@@ -356,18 +375,29 @@ class Tunnel:
         self.refuse_call(0, message.assigned_session_id, error)
 
     def on_cdn(self, header: ControlHeader, message: CDN) -> None:
-        session = self.sessions.get(header.session_id)
-        if session is None and not header.session_id:
+        text = messages.describe_result(CDN.message_type, message.result_code)
+        if message.disconnect_cause is not None:  # RFC 3145
+            text += f"; {DisconnectCode.describe(message.disconnect_cause.code)}"
+        self.end_call(header.session_id, message.assigned_session_id, SessionEnded(ends.LAC_CDN, tell=False, text=text))
+
+    def end_call(self, session_id: int, peer_session_id: int, end: SessionEnded) -> None:
+        """The LAC has ended a call; it may use its session id again in the very next message."""
+        session = self.sessions.get(session_id)
+        if session is None and not session_id:
             # 4.4.4: sent before the peer knew our id; it names its own.
-            session = self.by_peer_id.get(message.assigned_session_id)
+            session = self.by_peer_id.get(peer_session_id)
         if session is not None:
-            session.mailbox.post_urgent(message)
+            self.forget_peer_id(session)
+            session.mailbox.post_urgent(end)
 
     def on_session_message(self, header: ControlHeader, message: Message) -> None:
         session = self.sessions.get(header.session_id)
         if session is None:
             self.lns.counters.drop_unknown_session += 1
             self.log.debug("control_for_no_session", message=type(message).__name__, session=header.session_id)
+            if isinstance(message, (ICRQ, ICRP)):  # 7.4.2 idle; ICCN and the rest find nothing to clean up
+                error = ProtocolError(CdnResult.GENERAL, ErrorCode.SESSION_ID, "there is no such call")
+                self.refuse_call(0, message.assigned_session_id, error)
         elif not session.mailbox.post(message):
             self.lns.counters.drop_mailbox_full += 1
 
