@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from l2tpns.session import Session
 
 MINIMUM_INTERIM = 60  # RFC 2869 5.16
+LONGEST_SLEEP = 3600.0  # between two looks at a session for which nothing is due
 
 
 def begin(session: Session, now: float) -> None:
@@ -41,13 +42,14 @@ def interim_interval(session: Session) -> int:
 
 def reverify(session: Session, credentials: Credentials) -> None:
     """The answer to a later Challenge (RFC 1994 2.2): checked in a greenlet of its own."""
+    authenticator = session.authenticator
     try:
         reply = session.lns.backend.authenticate(session.auth_request(credentials))
     except NoAnswer:
-        return  # what was true stays true until somebody says otherwise
-    if session.authenticator is not None:
+        reply = AuthReply(accepted=True)  # what was true stays true until somebody says otherwise
+    if authenticator is not None and session.authenticator is authenticator:  # else the link has begun anew
         same = reply.accepted and credentials.user == session.user
-        session.authenticator.verdict(same, reply.message)
+        authenticator.verdict(same, reply.message)
         if not same:
             session.log.info("auth_refused", user=credentials.user, why=reply.why or reply.message or "no reason given")
             session.end(ends.AUTH_REFUSED)
@@ -60,6 +62,8 @@ def time_is_over(session: Session, profile: AuthReply, now: float) -> None:
     try:
         reply = session.verify(session.credentials, profile.state)
     except SessionEnded as end:
+        if end.reason is not ends.RADIUS_SILENT:
+            raise
         raise SessionEnded(ends.SESSION_TIMEOUT) from end
     if not reply.accepted:
         raise SessionEnded(ends.SESSION_TIMEOUT)
@@ -75,7 +79,7 @@ def next_due(session: Session) -> float:
         due = max(due, session.path.last_rx + config.echo_timeout)
     if config.idle_echo_timeout:
         due = min(due, session.path.last_rx + config.idle_echo_timeout)
-    if profile.session_timeout is not None:
+    if profile.session_timeout:  # 0 ends a session at its start, or (kill_timedout_sessions) never
         due = min(due, session.time_from + profile.session_timeout)
     if profile.idle_timeout:
         due = min(due, last_traffic(session) + profile.idle_timeout)
@@ -94,7 +98,7 @@ def keep_house(session: Session, now: float) -> None:
     """Echo, time-outs, interim accounting, re-challenge."""
     config, profile = session.lns.config, session.profile
     assert profile is not None
-    if profile.session_timeout is not None and now >= session.time_from + profile.session_timeout:
+    if profile.session_timeout and now >= session.time_from + profile.session_timeout:
         time_is_over(session, profile, now)
     if profile.idle_timeout and now >= last_traffic(session) + profile.idle_timeout:
         raise SessionEnded(ends.IDLE_TIMEOUT)

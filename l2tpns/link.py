@@ -23,7 +23,7 @@ from l2tpns.proto.credentials import Credentials
 from l2tpns.proto.fsm import State, Timers
 from l2tpns.proto.ipcp import Ipcp
 from l2tpns.proto.lcp import AuthChoice, Lcp, LcpWishes
-from l2tpns.proto.messages import CDN, ICCN, ICRQ, SLI, WEN, CdnResult, ErrorCode, Message, describe_result
+from l2tpns.proto.messages import ICCN, ICRQ, SLI, WEN, CdnResult, ErrorCode, Message, ProxyAuthenType
 from l2tpns.proto.pap import PapServer
 from l2tpns.proto.ppp import Protocol
 
@@ -189,9 +189,7 @@ class Link:
             self.on_message(item)
 
     def on_message(self, message: Message) -> None:
-        """A call's control message (7.4.2)."""
-        if isinstance(message, CDN):
-            raise SessionEnded(ends.LAC_CDN, tell=False, text=describe_result(CDN.message_type, message.result_code))
+        """A call's control message (7.4.2), except CDN, which comes as SessionEnded."""
         if isinstance(message, ICCN) and self.phase == "call" and self.connected is None:
             self.connected = message
         elif isinstance(message, WEN):
@@ -260,3 +258,17 @@ class Link:
             self.mailbox.post_urgent(SessionEnded(ends.NCP_REFUSED, text="the subscriber rejected IPCP"))
         elif protocol in (Protocol.PAP, Protocol.CHAP):
             self.mailbox.post_urgent(SessionEnded(ends.AUTH_PROTOCOL_REFUSED))
+
+
+def proxy_credentials(iccn: ICCN) -> Credentials | None:
+    """What the LAC asked the subscriber (RFC 2661 4.4.5), if all of it came."""
+    if not iccn.proxy_authen_usable:
+        return None
+    name, response = iccn.proxy_authen_name or b"", iccn.proxy_authen_response or b""
+    identifier = (iccn.proxy_authen_id or 0) & 0xFF
+    if iccn.proxy_authen_type == ProxyAuthenType.PAP:
+        return Credentials(Protocol.PAP, name, password=response, identifier=identifier)
+    if iccn.proxy_authen_type == ProxyAuthenType.CHAP:
+        challenge = iccn.proxy_authen_challenge or b""
+        return Credentials(Protocol.CHAP, name, identifier=identifier, challenge=challenge, response=response)
+    return None

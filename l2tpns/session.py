@@ -28,7 +28,6 @@ from l2tpns.proto.ipcp import Ipcp, IpcpPolicy
 from l2tpns.proto.lcp import AuthChoice
 from l2tpns.proto.messages import (
     CDN,
-    ICCN,
     ICRP,
     ICRQ,
     CdnResult,
