@@ -46,6 +46,7 @@ class Counters:
     drop_old_ns: int = counter("data messages that came after a later one (RFC 2661 5.4)")
     drop_spoofed: int = counter("packets from source addresses that are not the subscriber's")
     drop_bad_ip: int = counter("packets that are no IP, or shorter than they say")
+    drop_ipv6: int = counter("IPv6 packets from the tun device; subscribers have IPv4 only")
     drop_mailbox_full: int = counter("control or negotiation packets that came faster than they were handled")
     drop_packet_limit: int = counter("packets to sessions above packet_limit")
     drop_no_session: int = counter("packets from the tun device for addresses that nobody has")

@@ -122,7 +122,10 @@ class Forwarder:
         counters.tun_rx_packets += 1
         counters.tun_rx_octets += octets
         if octets < ipv4.HEADER_LENGTH or packet[0] >> 4 != 4:
-            counters.drop_bad_ip += 1
+            if packet and packet[0] >> 4 == 6:
+                counters.drop_ipv6 += 1
+            else:
+                counters.drop_bad_ip += 1
             return
         destination = packet[16:20]
         path = self.table.addresses.get(destination) or self.table.by_route(destination)

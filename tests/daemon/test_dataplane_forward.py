@@ -198,6 +198,23 @@ def test_the_longest_framed_route_wins() -> None:
     assert (other.path.out_packets, rig.path.out_packets) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("packet", "counter"),
+    [
+        (bytes.fromhex("60000000 0000 3b 40") + bytes(32), "drop_ipv6"),  # version 6, no payload, no next header
+        (b"\x60", "drop_ipv6"),
+        (b"", "drop_bad_ip"),
+        (ip(HOST, CLIENT)[:19], "drop_bad_ip"),
+        (b"\x55" + ip(HOST, CLIENT)[1:], "drop_bad_ip"),  # version 5
+    ],
+)
+def test_ipv6_from_the_tun_device_is_counted_apart_from_what_is_no_ip(packet: bytes, counter: str) -> None:
+    rig = Rig()
+    assert rig.down(packet) == [] and rig.errors == []
+    dropped = {name: value for name, _, value in rig.counters.items() if name.startswith("drop_") and value}
+    assert dropped == {counter: 1}
+
+
 def test_of_two_claims_the_newest_has_the_address_and_the_older_gets_it_back() -> None:
     rig, other = Rig(), Rig()
     table, address = rig.forwarder.table, rig.path.address
