@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from gevent.event import Event
+from gevent.hub import Waiter
 
 
 class Mailbox:
-    """Items in the order of their posting, for one reader."""
+    """Items in the order of their posting, for one reader.
 
-    __slots__ = ("_event", "_items", "dropped", "limit")
+    A Waiter for each wait, not an Event: a session waits nine times on its way to be online, and Event.wait with a
+    time-out costs 7 us, this 3.
+    """
+
+    __slots__ = ("_items", "_waiter", "dropped", "limit")
 
     def __init__(self, limit: int) -> None:
         self._items: deque[Any] = deque()
-        self._event = Event()
+        self._waiter: Waiter | None = None  # of the reader, while nobody has woken it
         self.limit = limit
         self.dropped = 0
 
@@ -31,23 +35,34 @@ class Mailbox:
         if len(self._items) >= self.limit:
             self.dropped += 1
             return False
-        self._items.append(item)
-        self._event.set()
+        self.post_urgent(item)
         return True
 
     def post_urgent(self, item: Any) -> None:
         """Hand over what must not be lost (an end, a verdict): few of them exist, so no limit is needed."""
         self._items.append(item)
-        self._event.set()
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            # Not switched to from here: the poster goes on first. A Waiter whose reader has left takes no harm.
+            waiter.hub.loop.run_callback(waiter.switch, None)
 
     def take(self) -> Any | None:
         """The next item, or None."""
-        if self._items:
-            return self._items.popleft()
-        self._event.clear()
-        return None
+        return self._items.popleft() if self._items else None
 
     def wait(self, timeout: float | None) -> None:
         """Block until there is an item, at most `timeout` seconds (None: for ever)."""
-        if not self._items:
-            self._event.wait(timeout)
+        if self._items:
+            return
+        waiter = self._waiter = Waiter()
+        timer = None
+        try:
+            if timeout is not None:
+                timer = waiter.hub.loop.timer(timeout)
+                timer.start(waiter.switch, None)
+            waiter.get()
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.close()
