@@ -187,7 +187,7 @@ def test_a_record_tells_the_call_the_address_and_when_it_happened():
 
 @pytest.mark.statement(147)
 def test_accounting_on_goes_before_later_records_and_off_after_all(server, account):
-    server.delay = 0.05
+    server.lose(1)  # the Accounting-On has to be said twice
     accounting = account(server)
     accounting.on()
     for number in range(5):
