@@ -250,6 +250,12 @@ class Config:
     )
 
     # The data path
+    data_checksums: bool = setting(
+        True,
+        "no: leave out the UDP checksum of subscribers' packets to the LACs (RFC 2661 8.1); never of control messages",
+        _BOOL,
+        RESTART,
+    )
     disable_no_spoof: bool = setting(False, "let subscribers send from addresses that are not theirs", _BOOL)
     icmp_rate: int = setting(
         0, "`host unreachable` sent for addresses that nobody has; 0: 1000", Integer(0, 1_000_000, "a second")

@@ -155,7 +155,7 @@ class Forwarder:
             path.dropped_packet_limit += 1
             return
         header = path.numbered_header(PPP_IP) if path.sequenced else path.header
-        if path.endpoint.send(header + packet, path.peer):
+        if path.endpoint.send_data(header + packet, path.peer):
             path.out_packets += 1
             path.out_octets += len(packet)
             path.last_ip_tx = self._clock.now

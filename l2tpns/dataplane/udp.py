@@ -34,7 +34,7 @@ Peer = tuple[str, int]
 
 # Linux's numbers, which the socket module does not name.
 _IP_PKTINFO, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT = 8, 10, 0
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_SO_NO_CHECK, _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 11, 32, 33
 _BUFFER = 8 << 20
 _PKTINFO = struct.Struct("=i4s4s")  # interface, our address, destination in the header
 
@@ -49,18 +49,45 @@ _SCCRQ = bytes.fromhex("0000 0000 0001")  # vendor, attribute type and value of 
 
 
 class Endpoint:
-    """A UDP socket on one address of ours. Never raises because of the network; never blocks."""
+    """A UDP socket on one address of ours. Never raises because of the network; never blocks.
 
-    __slots__ = ("_counters", "address", "port", "sendto", "socket")
+    RFC 2661 8.1: the UDP checksum must be on for control, and may be off for data. Without `data_checksums` the socket
+    sends none; `send` turns it on for its own datagram, which costs two system calls and is rare.
+    """
 
-    def __init__(self, address: str, port: int, counters: Counters, *, beside_wildcard: bool = False) -> None:
+    __slots__ = ("_counters", "address", "data_checksums", "port", "sendto", "socket")
+
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        counters: Counters,
+        *,
+        beside_wildcard: bool = False,
+        data_checksums: bool = True,
+    ) -> None:
         self._counters = counters
         self.socket = open_socket(address, port, share=beside_wildcard)
         self.address: str = address
         self.port: int = self.socket.getsockname()[1]
         self.sendto = self.socket.sendto
+        self.data_checksums = data_checksums
+        self._without_checksum(not data_checksums)
+
+    def _without_checksum(self, off: bool) -> None:
+        self.socket.setsockopt(SOL_SOCKET, _SO_NO_CHECK, off)
 
     def send(self, datagram: bytes, peer: Peer) -> bool:
+        """Send a control message or a control frame of PPP, with a UDP checksum; as send_data."""
+        if self.data_checksums:
+            return self.send_data(datagram, peer)
+        self._without_checksum(False)
+        try:
+            return self.send_data(datagram, peer)
+        finally:
+            self._without_checksum(True)
+
+    def send_data(self, datagram: bytes, peer: Peer) -> bool:
         """Send, count; False when the kernel refused (full queue, no route, firewall)."""
         try:
             self.sendto(datagram, peer)
@@ -80,7 +107,7 @@ def open_socket(address: str, port: int, *, share: bool = False) -> RawSocket:
     sock = RawSocket(AF_INET, SOCK_DGRAM)
     try:
         sock.setblocking(False)
-        # 8.1 wants the UDP checksum on: that is the default. The outer packet may be fragmented on its way to the LAC.
+        # The outer packet may be fragmented on its way to the LAC.
         sock.setsockopt(IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
         for force, plain in ((_SO_RCVBUFFORCE, SO_RCVBUF), (_SO_SNDBUFFORCE, SO_SNDBUF)):
             try:
@@ -110,10 +137,12 @@ class LacSide:
         on_control: Callable[[bytes, Peer, Endpoint], None],
         on_foreign_source: Callable[[Path, Peer], bool] | None = None,
         port: int = L2TP_PORT,
+        data_checksums: bool = True,
     ) -> None:
         self.paths: dict[int, Path] = {}
         self.endpoints: dict[str, Endpoint] = {}
         self.port = port
+        self._data_checksums = data_checksums
         self._addresses = addresses
         self._wildcard: RawSocket | None = None
         self._counters = counters
@@ -151,7 +180,13 @@ class LacSide:
         """The socket on this address, opened if need be. Raises OSError."""
         endpoint = self.endpoints.get(address)
         if endpoint is None:
-            endpoint = Endpoint(address, self.port, self._counters, beside_wildcard=self._wildcard is not None)
+            endpoint = Endpoint(
+                address,
+                self.port,
+                self._counters,
+                beside_wildcard=self._wildcard is not None,
+                data_checksums=self._data_checksums,
+            )
             self.port = endpoint.port
             self.endpoints[address] = endpoint
             self._read(endpoint.socket, lambda: self._drain(endpoint))

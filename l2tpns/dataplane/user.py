@@ -57,6 +57,7 @@ class UserPlane:
             on_control=on_control,
             on_foreign_source=on_foreign_source,
             port=port,
+            data_checksums=config.data_checksums,
         )
         self._tun: Tun | None = None
         self._errors: RawSocket | None = None

@@ -30,7 +30,7 @@ class FakeEndpoint:
         self.sent: list[tuple[bytes, tuple[str, int]]] = []
         self.refuses = False
 
-    def send(self, datagram: bytes, peer: tuple[str, int]) -> bool:
+    def send_data(self, datagram: bytes, peer: tuple[str, int]) -> bool:
         if not self.refuses:
             self.sent.append((datagram, peer))
         return not self.refuses

@@ -20,6 +20,7 @@ from l2tpns.dataplane.path import Path, key_of
 from l2tpns.dataplane.user import UserPlane
 from l2tpns.errors import ConfigError
 from l2tpns.log import Log
+from l2tpns.proto.header import build_control
 from l2tpns.system.netlink import Netlink, Route
 from l2tpns.system.routes import PROTOCOL, Routes
 from tests.daemon.packets import ip, ones_sum
@@ -41,13 +42,16 @@ class Rig:
         self.log = Log.in_memory()
         self.posted: list[tuple[int, bytes]] = []
         self.lost: list[str] = []
-        self.plane = UserPlane(
-            self.config, self.counters, self.log.get(), lambda *_: None, on_lost=lambda: self.lost.append("tun")
-        )
+        self.plane = self.make_plane()
         self.lac = _socket(self.lac_space)
         self.lac.bind(("192.0.2.2", 0))
         self.host = _socket(self.host_space)
         self.host.bind((HOST, 9000))
+
+    def make_plane(self) -> UserPlane:
+        return UserPlane(
+            self.config, self.counters, self.log.get(), lambda *_: None, on_lost=lambda: self.lost.append("tun")
+        )
 
     def start(self) -> None:
         with self.server.entered():
@@ -121,23 +125,62 @@ def test_packets_pass_both_ways_and_are_counted_and_nothing_is_left_after(rig: R
     assert rig.routes() == [] and "tun0" not in rig.server.ip("link", "show")
 
 
+class Wire:
+    """What the LAC's network card sees of our datagrams."""
+
+    def __init__(self, rig: Rig) -> None:
+        with rig.lac_space.entered():
+            self.socket = gevent.socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
+            self.socket.bind(("wan", 0x0800))
+        self.socket.settimeout(3.0)
+
+    def next(self) -> tuple[bytes, bytes]:
+        """The IP header and the UDP datagram of the next packet from our port; its checksum is right or zero."""
+        frame = b"\0" * 24
+        while frame[9] != 17 or frame[20:22] != (1701).to_bytes(2, "big"):
+            frame = self.socket.recv(2000)
+        datagram = frame[20 : int.from_bytes(frame[2:4], "big")]
+        pseudo = frame[12:20] + struct.pack("!BBH", 0, 17, len(datagram))
+        assert datagram[6:8] == b"\0\0" or ones_sum(pseudo + datagram) == 0xFFFF
+        return frame[:20], datagram
+
+    def has_checksum(self) -> bool:
+        return self.next()[1][6:8] != b"\0\0"
+
+
+@pytest.fixture
+def wire(rig: Rig) -> Iterator[Wire]:
+    wire = Wire(rig)
+    yield wire
+    wire.socket.close()
+
+
 @pytest.mark.statement(12)
-def test_data_to_the_lac_has_a_udp_checksum_and_no_df_bit(rig: Rig) -> None:
+def test_data_to_the_lac_has_a_udp_checksum_and_no_df_bit(rig: Rig, wire: Wire) -> None:
     rig.start()
-    with rig.lac_space.entered():
-        raw = gevent.socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
-        raw.bind(("wan", 0x0800))
-    raw.settimeout(3.0)
     path = rig.online()
     rig.host.sendto(b"x" * 100, (CLIENT, 9))
-    frame = b"\0" * 24
-    while frame[9] != 17 or frame[20:22] != (1701).to_bytes(2, "big"):
-        frame = raw.recv(2000)
-    raw.close()
-    segment = frame[20 : int.from_bytes(frame[2:4], "big")]
-    pseudo = frame[12:20] + struct.pack("!BBH", 0, 17, len(segment))
-    assert segment[6:8] != b"\0\0" and ones_sum(pseudo + segment) == 0xFFFF
-    assert not frame[6] & 0x40 and path.out_packets == 1
+    header, datagram = wire.next()
+    assert datagram[6:8] != b"\0\0"
+    assert not header[6] & 0x40 and path.out_packets == 1
+
+
+@pytest.mark.statement(12)
+def test_without_data_checksums_only_data_goes_without(rig: Rig, wire: Wire) -> None:
+    rig.config.data_checksums = False
+    rig.plane = rig.make_plane()
+    rig.start()
+    path = rig.online()
+    seen = []
+    for _ in range(2):  # the second time, after control was sent
+        rig.host.sendto(b"x" * 100, (CLIENT, 9))
+        seen.append(wire.has_checksum())
+        rig.plane.send_frame(path, 0xC021, bytes.fromhex("0901 0008 00000000"))  # LCP Echo-Request
+        seen.append(wire.has_checksum())
+        path.endpoint.send(build_control(9, 0, 0, 0), path.peer)
+        seen.append(wire.has_checksum())
+    assert seen == [False, True, True] * 2
+    assert path.out_packets == 2 and rig.counters.tunnel_tx_packets == 6
 
 
 def test_routes_outside_the_pool_are_installed_shared_and_removed_with_their_last_user(rig: Rig) -> None:
