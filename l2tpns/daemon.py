@@ -39,6 +39,7 @@ from l2tpns.speed import bandwidth_line, sample
 
 SIGNALS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 GC_THRESHOLDS = (50_000, 20, 100)  # a full collection walks all sessions: seldom, then
+IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")  # of the network namespace that we are in
 RADIUS_VARIABLES = ("radius", "bind_address", "bind_multi_address", "hostname")
 
 
@@ -147,6 +148,8 @@ class Daemon:
             self.logger.warning("config_ignored", why=warning)
         for name, why in config.without_effect():
             self.logger.warning("setting_without_effect", variable=name, why=why)
+        if not kernel_forwards():
+            self.logger.warning("ip_forward_off", why=f"{IP_FORWARD} is 0: subscribers reach nobody but this machine")
         self.accounting = Accounting(self.radius_settings, config.spool_dir or state_directory() / "spool", self.logger)
         self.lns = Lns(config, self.counters, self.logger, self.pool, self.backend, self.accounting)
         self.plane = UserPlane(
@@ -273,6 +276,14 @@ class Daemon:
 def state_directory() -> Path:
     """What survives a restart; the installed launcher names it (README, Install)."""
     return Path(os.environ.get("L2TPNS_STATE", "/var/lib/l2tpns"))
+
+
+def kernel_forwards() -> bool:
+    """Whether the kernel passes packets on between its interfaces; if that cannot be read there is no need to warn."""
+    try:
+        return IP_FORWARD.read_text().strip() != "0"
+    except OSError:
+        return True
 
 
 def detach() -> None:
