@@ -125,7 +125,7 @@ def _log_calls(tree: ast.AST) -> Iterator[tuple[str, str, list[str]]]:
                 func=ast.Attribute(attr=attr, value=ast.Name(id=owner) | ast.Attribute(attr=owner)),
                 args=[ast.Constant(value=str(event)), *_],
                 keywords=keywords,
-            ) if attr in named and owner.endswith(("log", "root")):
+            ) if attr in named and owner.endswith(("log", "logger", "root")):
                 yield named[attr], event, [keyword.arg for keyword in keywords if keyword.arg]
 
 
