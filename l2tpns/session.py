@@ -199,18 +199,26 @@ class Session(Link):
 
     def verify(self, credentials: Credentials, state: bytes = b"") -> AuthReply:
         """Ask the authentication backend, serving the mailbox meanwhile."""
-        self._job = job = gevent.spawn(self.lns.backend.authenticate, self.auth_request(credentials, state))
-        job.link(lambda _: self.mailbox.post_urgent(TICK))
+        self._job = job = gevent.spawn(self._ask, self.auth_request(credentials, state))
         self.wait(job.ready)
         self._job = None
-        if job.successful():
-            reply: AuthReply = job.value
-            return reply
-        if isinstance(job.exception, NoAnswer):
+        if not job.successful():
+            raise job.exception
+        reply: AuthReply | None = job.value
+        if reply is None:
             self.lns.counters.logins_unanswered += 1
             self.log.warning("auth_unanswered", user=self.user)
             raise SessionEnded(ends.RADIUS_SILENT)
-        raise job.exception
+        return reply
+
+    def _ask(self, request: AuthRequest) -> AuthReply | None:
+        """The question in a greenlet of its own; None when nobody answered. Wakes the session when it is over."""
+        try:
+            return self.lns.backend.authenticate(request)
+        except NoAnswer:
+            return None
+        finally:
+            self.mailbox.post_urgent(TICK)
 
     def auth_request(self, credentials: Credentials, state: bytes = b"") -> AuthRequest:
         return AuthRequest(
