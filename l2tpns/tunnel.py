@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 CLOSED_LINGER = 31.0  # 5.7: repeats of a StopCCN are acknowledged for a full retransmission cycle
 MAILBOX_LIMIT = 512  # datagrams; what does not fit is retransmitted by the peer
 ESTABLISH_TIMEOUT = 31.0  # SCCCN may take a full retransmission cycle of the LAC's
+SHORTEST_LOOK = 1.0  # between two looks at the clock of an established tunnel
 CHALLENGE_LENGTH = 16
 
 
@@ -172,7 +173,7 @@ class Tunnel:
             since = now if self.sessions else self.last_used
             look = min(look, since + config.tunnel_idle_timeout - now)
         # After a HELLO the answer moves last_heard; until then look again soon, not at once.
-        return max(look, 1.0)
+        return max(look, SHORTEST_LOOK)
 
     def heard_data(self) -> None:
         """5.5: data counts as life as much as control does."""

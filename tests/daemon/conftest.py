@@ -13,12 +13,14 @@ from tests.lab.lac import Dial
 
 Serve = Callable[..., InProcess]
 QUICK = Dial(restart=0.3)
+CLOSED_LINGER, REFUSAL_GRACE = tunnel.CLOSED_LINGER, session.REFUSAL_GRACE  # which `serve` shortens
 
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     """Starts servers with the settings given; afterwards no tunnel, session, address, route or greenlet may be left."""
     monkeypatch.setattr(tunnel, "CLOSED_LINGER", 0.05)
+    monkeypatch.setattr(tunnel, "SHORTEST_LOOK", 0.05)
     monkeypatch.setattr(session, "REFUSAL_GRACE", 0.05)
     servers: list[InProcess] = []
 

@@ -4,9 +4,9 @@
         lac = server.lac("lac1").connect()
         fred = lac.call("fred", "pw").wait_online()
 
-What subscribers send is in `plane.delivered`, the kernel's routes would be those in `plane.kernel`, who asked to log in is
-in `backend.asked`, what was accounted in `accounting.records`. On leaving, everything is closed, and `leftovers` tells
-what stayed behind. `Peer` is a LAC without manners: it sends what it is told and repeats nothing.
+What subscribers send is in `plane.delivered`, the kernel's routes would be those in `plane.kernel`, who asked to log in
+is in `backend.asked`, what was accounted in `accounting.records`. On leaving, everything is closed, and `leftovers`
+tells what stayed behind. `Peer` is a LAC without manners: it sends what it is told and repeats nothing.
 """
 
 from __future__ import annotations

@@ -1,0 +1,299 @@
+"""A tunnel in the course of time: HELLO, retransmission, closing, moving (RFC 2661 5.5, 5.7, 5.8, 6.5, 7.6, 8.1)."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from ipaddress import IPv4Address
+
+import gevent
+import pytest
+
+from l2tpns import ends, tunnel
+from l2tpns.config import Config
+from l2tpns.proto.header import build_control
+from l2tpns.proto.messages import CDN, HELLO, SCCCN, SCCRP, ResultCode, StopCCN
+from l2tpns.proto.reliable import Reliable
+from tests.daemon.conftest import CLOSED_LINGER, QUICK, Serve
+from tests.lab.inprocess import InProcess, until
+from tests.lab.lac import Why
+
+CLEAR = ResultCode(1, 0, "")
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retransmission after 0.05, 0.1, 0.2 s rather than 1, 2, 4."""
+    monkeypatch.setattr(tunnel, "Reliable", partial(Reliable, first_interval=0.05))
+
+
+# HELLO
+
+
+@pytest.mark.statement(62)
+def test_a_silent_lac_gets_a_hello_of_session_0_and_a_talking_one_gets_none(serve: Serve) -> None:
+    assert Config().hello_interval == 60
+    server = serve(hello_interval=0.4)
+    silent, talking = server.peer().open(), server.lac(defaults=QUICK).connect()
+    fred = talking.call("fred", "pw").wait_online()
+    for _ in range(7):  # data is a sign of life as good as control
+        fred.send_udp("198.51.100.2", 9, b"x")
+        gevent.sleep(0.08)
+    header, _ = silent.expect_header(HELLO)
+    assert header.session_id == 0
+    silent.acknowledge()
+    assert talking.hellos == 0
+    talking.wait(lambda: talking.hellos, 2.5, "HELLO")
+    assert len(server.lns.tunnels) == 2
+
+
+@pytest.mark.statement(62)
+@pytest.mark.parametrize("settings", [{"hello_interval": 0}, {"hello_interval": 0.2, "disable_sending_hello": True}])
+def test_hello_can_be_switched_off(serve: Serve, settings: dict[str, int]) -> None:
+    lac = serve(**settings).lac().connect()
+    gevent.sleep(0.5)
+    assert lac.hellos == 0
+
+
+@pytest.mark.statement(57, 62)
+@pytest.mark.usefixtures("hasty")
+def test_a_hello_that_nobody_acknowledges_ends_the_tunnel_and_its_sessions(serve: Serve) -> None:
+    server = serve(hello_interval=0.4, control_retries=2)
+    lac = server.lac().connect()
+    lac.call("fred", "pw").wait_online()
+    lac.vanish()
+    server.wait(lambda: not server.lns.tunnels and server.calm)
+    assert server.counters.control_retransmissions == 2
+    assert server.events("tunnel_down")[0]["cause"] == "tunnel_lost"
+    (stop,) = server.accounting.of("stop")
+    assert stop.terminate_cause == 2  # lost carrier
+
+
+@pytest.mark.statement(63)
+def test_a_hello_of_the_lac_is_acknowledged_and_that_is_all(server: InProcess) -> None:
+    peer = server.peer().open()
+    peer.say(HELLO())
+    header = peer.hear()
+    assert (header.body, header.nr) == (b"", peer.ns)
+    peer.expect_nothing()
+
+
+# Reliable delivery through the whole server
+
+
+@pytest.mark.statement(54, 56)
+@pytest.mark.usefixtures("hasty")
+def test_a_lost_sccrp_is_sent_again_with_the_same_ns_and_the_nr_of_now(server: InProcess) -> None:
+    peer = server.peer()
+    peer.say(peer.sccrq())
+    first, sccrp = peer.expect_header(SCCRP)
+    peer.peer_tunnel_id = sccrp.assigned_tunnel_id
+    peer.say(SCCCN(), nr=0)  # the SCCRP has not been received, says its Nr
+    again = peer.hear()
+    while not again.body:
+        again = peer.hear()
+    assert (first.ns, first.nr, first.body) == (again.ns, 1, again.body)
+    assert again.nr == 2
+
+
+@pytest.mark.statement(55)
+def test_messages_that_overtake_each_other_are_processed_in_order(server: InProcess) -> None:
+    peer = server.peer()
+    peer.say(peer.sccrq())
+    peer.peer_tunnel_id = peer.expect(SCCRP).assigned_tunnel_id
+    peer.say(HELLO(), ns=2)
+    assert peer.hear().nr == 1  # acknowledged is what came before
+    assert not server.events("tunnel_up")
+    peer.say(SCCCN(), ns=1)
+    assert peer.hear().nr == 3
+    assert server.events("tunnel_up")
+
+
+@pytest.mark.statement(57)
+@pytest.mark.usefixtures("hasty")
+def test_a_lac_that_asks_for_a_tunnel_and_never_answers_is_forgotten(serve: Serve) -> None:
+    server = serve(control_retries=2)
+    peer = server.peer()
+    peer.say(peer.sccrq())
+    peer.expect(SCCRP)
+    server.wait(lambda: not server.lns.tunnels)
+    assert not server.lns.half_open
+    assert server.events("tunnel_down")[0]["cause"] == "tunnel_lost"
+
+
+def test_a_lac_that_acknowledges_the_sccrp_and_sends_no_scccn_is_told_so(
+    server: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnel, "ESTABLISH_TIMEOUT", 0.2)
+    peer = server.peer()
+    peer.say(peer.sccrq())
+    peer.peer_tunnel_id = peer.expect(SCCRP).assigned_tunnel_id
+    peer.acknowledge()
+    assert peer.expect(StopCCN).result_code.result == 1
+    assert not server.lns.half_open
+
+
+# Closing
+
+
+@pytest.mark.statement(64)
+def test_after_stopccn_repeats_of_it_are_acknowledged_for_a_cycle_of_retransmission(
+    server: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnel, "CLOSED_LINGER", 0.4)
+    peer = server.peer().open()
+    datagram = peer.say(StopCCN(assigned_tunnel_id=peer.tunnel_id, result_code=CLEAR))
+    for _ in range(3):
+        peer.acknowledged()
+        gevent.sleep(0.1)
+        peer.send(datagram)
+    peer.acknowledged()
+    server.wait(lambda: not server.lns.tunnels)
+    peer.send(datagram)
+    server.wait(lambda: server.counters.drop_unknown_tunnel == 1)
+
+
+@pytest.mark.statement(64)
+def test_that_cycle_is_31_seconds() -> None:
+    assert Reliable().cycle <= CLOSED_LINGER == 31.0
+
+
+def test_a_flood_of_closed_tunnels_does_not_fill_the_memory(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("l2tpns.lns.LINGERING_LIMIT", 3)
+    monkeypatch.setattr(tunnel, "CLOSED_LINGER", 0.3)
+    server = serve()
+    for number in range(1, 9):
+        peer = server.peer(tunnel_id=number).open()
+        peer.say(StopCCN(assigned_tunnel_id=number, result_code=CLEAR))
+        peer.acknowledged()
+    assert len(server.lns.tunnels) <= 4
+
+
+@pytest.mark.statement(65)
+@pytest.mark.usefixtures("hasty")
+def test_our_stopccn_is_sent_again_until_it_is_acknowledged(server: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tunnel, "CLOSED_LINGER", 2.0)
+    peer = server.peer().open()
+    (ours,) = server.lns.tunnels.values()
+    ours.end(ends.ADMIN_DROP, text="good night")
+    first, stop = peer.expect_header(StopCCN)
+    assert (stop.assigned_tunnel_id, stop.result_code) == (ours.id, ResultCode(1, 0, "good night"))
+    assert peer.hear().ns == first.ns
+    assert server.lns.tunnels
+    peer.acknowledge()
+    server.wait(lambda: not server.lns.tunnels)
+
+
+@pytest.mark.statement(65)
+@pytest.mark.usefixtures("hasty")
+def test_a_stopccn_that_is_never_acknowledged_is_given_up_with_its_tunnel(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnel, "CLOSED_LINGER", 2.0)
+    server = serve(control_retries=2)
+    peer = server.peer().open()
+    server.lns.tunnels[peer.peer_tunnel_id].end(ends.ADMIN_DROP)
+    for _ in range(3):
+        peer.expect(StopCCN)
+    server.wait(lambda: not server.lns.tunnels)
+
+
+@pytest.mark.statement(30, 65)
+def test_a_shutdown_says_cdn_to_the_calls_and_stopccn_to_the_tunnels_and_waits_for_the_answers(
+    server: InProcess,
+) -> None:
+    lac = server.lac().connect()
+    fred = lac.call("fred", "pw").wait_online()
+    begun = time.monotonic()
+    server.lns.shutdown(5.0)
+    assert time.monotonic() - begun < 1.0
+    assert (fred.wait_ended().why, lac.wait_ended().result) == (Why.CDN, 6)
+    assert [type(message) for _, message in lac.inbox][-2:] == [CDN, StopCCN]
+    assert server.accounting.of("stop")[0].terminate_cause == 7  # admin reboot
+    late = server.peer()
+    late.say(late.sccrq())
+    assert late.expect(StopCCN).result_code.result == 6
+
+
+@pytest.mark.statement(86)
+def test_a_tunnel_without_sessions_closes_after_a_while_if_that_is_wanted(serve: Serve) -> None:
+    assert Config().tunnel_idle_timeout == 0
+    server = serve(tunnel_idle_timeout=0.3)
+    lac, other = server.lac(defaults=QUICK).connect(), server.lac().connect()
+    fred = lac.call("fred", "pw").wait_online()
+    ended = other.wait_ended(2.5)
+    assert (ended.why, ended.result) == (Why.STOPCCN, 1)
+    assert fred.online
+    fred.hangup()
+    assert lac.wait_ended(2.5).why is Why.STOPCCN
+
+
+# Where a LAC is
+
+
+@pytest.mark.statement(10)
+def test_control_and_data_from_another_address_are_dropped(server: InProcess) -> None:
+    lac = server.lac().connect()
+    fred = lac.call("fred", "pw").wait_online()
+    stranger = server.peer()
+    stranger.peer_tunnel_id = lac.peer_tunnel_id
+    stranger.say(StopCCN(assigned_tunnel_id=lac.tunnel_id, result_code=CLEAR), ns=lac.reliable.ns)
+    stranger.send_frame(fred.peer_session_id, bytes.fromhex("ff03 c021 0501 0004"))  # Terminate-Request
+    server.wait(lambda: server.counters.drop_wrong_peer == 2)
+    lac.hello()
+    lac.wait_acked()
+    assert fred.online and len(server.lns.sessions) == 1
+
+
+@pytest.mark.statement(10, 13)
+@pytest.mark.parametrize("by", ["control", "data"])
+def test_a_lac_that_moved_is_followed_if_that_is_allowed(serve: Serve, by: str) -> None:
+    server = serve(auth_tunnel_change_addr_src=True)
+    peer = server.peer().open()
+    session_id = peer.call()
+    peer.acknowledged()
+    old, moved = peer.socket, server.peer()
+    peer.socket = moved.socket
+    if by == "control":
+        peer.say(HELLO())
+        assert peer.hear().nr == peer.ns
+    else:
+        peer.send_frame(session_id, bytes.fromhex("ff03 c021 0901 0008 0000 0000"))
+        until(lambda: server.lns.tunnels[peer.peer_tunnel_id].peer == moved.address)
+    (path,) = server.plane.lacs.paths.values()
+    assert path.peer == moved.address
+    assert list(server.lns.by_peer) == [(moved.address, peer.tunnel_id)]
+    old.close()
+
+
+@pytest.mark.statement(11)
+def test_the_answer_leaves_from_the_address_that_was_asked_under_its_own_name(serve: Serve) -> None:
+    addresses = (IPv4Address("127.0.0.2"), IPv4Address("127.0.0.3"))
+    server = serve(bind_multi_address=addresses, multi_hostname=("two", "three"))
+    port = server.address[1]
+    for address, name in zip(addresses, (b"two", b"three"), strict=True):
+        peer = server.peer()
+        peer.lns = (str(address), port)
+        peer.say(peer.sccrq())
+        assert peer.expect(SCCRP).host_name == name
+        assert peer.source == (str(address), port)
+
+
+@pytest.mark.statement(54, 58)
+def test_more_control_messages_than_fit_are_dropped_and_taken_when_they_come_again(
+    server: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnel, "MAILBOX_LIMIT", 2)
+    peer = server.peer().open()
+    hellos = [
+        build_control(peer.peer_tunnel_id, 0, peer.ns + n, peer.nr, b"\x80\x08" + bytes(5) + b"\x06") for n in range(8)
+    ]
+    for datagram in hellos:
+        peer.send(datagram)
+    server.wait(lambda: server.counters.drop_mailbox_full > 0)
+    for datagram in hellos:
+        peer.send(datagram)
+        gevent.sleep(0.01)
+    peer.ns += 8
+    while peer.hear().nr != peer.ns:
+        pass
