@@ -9,7 +9,7 @@ for group in "$@"; do
     case $group in
     build) need="$need python3-venv python3-dev gcc libc6-dev ca-certificates" ;;
     run) need="$need iptables" ;; # python-iptables loads its libraries
-    demo) need="$need iptables iproute2 procps ethtool iputils-ping" ;;
+    demo) need="$need iptables iproute2 procps ethtool iputils-ping tcpdump" ;;
     test)
         need="$need iptables iproute2 procps ethtool iputils-ping tcpdump tshark iperf3 ipset telnet"
         need="$need freeradius freeradius-utils user-mode-linux busybox-static kmod xl2tpd ppp"
