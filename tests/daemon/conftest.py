@@ -9,7 +9,7 @@ import pytest
 
 from l2tpns import session, tunnel
 from tests.lab.inprocess import InProcess
-from tests.lab.lac import Dial
+from tests.lab.lac import Dial, Lac
 
 Serve = Callable[..., InProcess]
 QUICK = Dial(restart=0.3)
@@ -38,3 +38,9 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
 def server(serve: Serve) -> InProcess:
     """One with the defaults."""
     return serve()
+
+
+@pytest.fixture
+def lac(server: InProcess) -> Lac:
+    """Its LAC, with a tunnel; its subscribers repeat themselves quickly."""
+    return server.lac(defaults=QUICK).connect()

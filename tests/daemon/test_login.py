@@ -1,0 +1,128 @@
+"""A subscriber's login through the whole server: PAP and CHAP (RFC 1334, RFC 1994)."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from l2tpns import session
+from tests.daemon.conftest import QUICK, REFUSAL_GRACE, Serve
+from tests.daemon.subscribers import Ear, refused, say
+from tests.lab.inprocess import InProcess
+from tests.lab.lac import Lac
+from tests.lab.pppclient import CHAP, PAP, Phase
+
+
+@pytest.mark.statement(31, 102)
+def test_repeated_pap_requests_make_one_question_and_all_get_its_answer(server: InProcess, lac: Lac) -> None:
+    server.backend.delay = 0.1
+    fred = lac.call("fred", "pw", auth="pap")
+    ear = Ear(fred)
+    ear.deaf_to = (PAP,)
+    fred.wait_phase(Phase.AUTHENTICATE)
+    for number in range(10):
+        say(fred, f"ff03 c023 01{number:02x} 000c 04 66726564 02 7077")
+    fred.wait(lambda: ear.of("in", PAP), 1.0, "Authenticate-Ack")
+    say(fred, "ff03 c023 0163 000c 04 66726564 02 7077")
+    fred.wait(lambda: len(ear.of("in", PAP)) == 2, 1.0, "another")
+    assert [packet[0] for packet in ear.of("in", PAP)] == [2, 2]
+    assert ear.of("in", PAP)[1][1] == 0x63
+    assert len(server.backend.asked) == 1
+
+
+@pytest.mark.statement(102)
+def test_a_pap_request_in_another_phase_is_discarded(serve: Serve) -> None:
+    server = serve(radius_authtypes=("chap",))
+    fred = server.lac(defaults=QUICK).connect().call("fred", "pw").wait_online()
+    ear = Ear(fred)
+    say(fred, "ff03 c023 0101 000c 04 66726564 02 7077")
+    fred.send_echo()
+    fred.wait(lambda: fred.echo_replies, 1.0, "Echo-Reply")
+    assert ear.of("in", PAP) == []
+    assert len(server.backend.asked) == 1
+
+
+@pytest.mark.statement(105)
+def test_each_challenge_has_a_new_identifier_and_a_new_value(serve: Serve) -> None:
+    server = serve(ppp_restart_time=0.05, ppp_max_configure=4)
+    fred = server.lac(defaults=QUICK).connect().call("fred", "pw", auth="chap")
+    ear = Ear(fred)
+    ear.deaf_to = (CHAP,)
+    assert fred.wait_ended().result == 3
+    challenges = ear.of("in", CHAP, 1)
+    assert len(challenges) == 4
+    assert len({packet[1] for packet in challenges}) == 4
+    assert len({packet[5:21] for packet in challenges}) == 4
+    assert challenges[0][21:] == b"lns.example"
+
+
+@pytest.mark.statement(31, 106)
+def test_a_repeated_chap_response_gets_the_same_answer_and_asks_nobody(server: InProcess, lac: Lac) -> None:
+    fred = lac.call("fred", "pw", auth="chap")
+    ear = Ear(fred)
+    fred.wait_online()
+    (response,) = ear.of("out", CHAP, 2)
+    for _ in range(10):
+        say(fred, "ff03 c223", response.hex())
+    say(fred, "ff03 c223", "02", f"{response[1] + 1 & 255:02x}", response[2:].hex())  # another identifier
+    fred.send_echo()
+    fred.wait(lambda: fred.echo_replies, 1.0, "Echo-Reply")
+    assert [packet[:2] for packet in ear.of("in", CHAP, 3, 4)] == [bytes((3, response[1]))] * 11
+    assert len(server.backend.asked) == 1
+    assert fred.online
+
+
+@pytest.mark.statement(106)
+def test_a_response_to_no_challenge_is_discarded(serve: Serve) -> None:
+    server = serve(radius_authtypes=("pap",))
+    fred = server.lac(defaults=QUICK).connect().call("fred", "pw").wait_online()
+    say(fred, "ff03 c223 0201 0019 10", "00" * 16, "66726564")
+    fred.send_echo()
+    fred.wait(lambda: fred.echo_replies, 1.0, "Echo-Reply")
+    assert len(server.backend.asked) == 1
+
+
+@pytest.mark.statement(104, 107)
+@pytest.mark.parametrize("auth", ["pap", "chap"])
+def test_a_refusal_comes_with_its_message_and_the_cdn_a_moment_later(
+    server: InProcess, lac: Lac, monkeypatch: pytest.MonkeyPatch, auth: str
+) -> None:
+    assert REFUSAL_GRACE == 1.0
+    monkeypatch.setattr(session, "REFUSAL_GRACE", 0.3)
+    eve = lac.call("fred", "wrong", auth=auth)
+    ear = Ear(eve)
+    eve.wait(lambda: eve.auth_refused, 1.0, "a refusal")
+    since = time.monotonic()
+    protocol, code = (PAP, 3) if auth == "pap" else (CHAP, 4)
+    assert ear.of("in", protocol, code)[0][1] == ear.of("out", protocol)[-1][1]  # its Identifier
+    assert eve.auth_message == b"go away"
+    assert refused(eve) == (3, 0)
+    assert 0.25 < time.monotonic() - since < 1.0
+    assert server.counters.logins_refused == 1
+    assert server.accounting.records == []
+
+
+@pytest.mark.statement(107)
+def test_a_user_whom_nobody_knows_is_refused_as_well(server: InProcess, lac: Lac) -> None:
+    assert refused(lac.call("eve", "pw")) == (3, 0)
+
+
+@pytest.mark.parametrize("auth", ["pap", "chap"])
+def test_when_no_server_answers_the_call_may_be_tried_again_later(server: InProcess, lac: Lac, auth: str) -> None:
+    server.backend.silent = True
+    assert refused(lac.call("fred", "pw", auth=auth)) == (4, 0)
+    assert server.counters.logins_unanswered == 1
+    server.backend.silent = False
+    assert lac.call("fred", "pw", auth=auth).wait_online().online
+
+
+@pytest.mark.statement(22, 23)
+def test_names_and_passwords_are_only_octets(server: InProcess, lac: Lac) -> None:
+    names = [b"%s%n%d", b"fred;$(reboot)`x`", b"../../etc/passwd", b"\x00\x1b[2J\xff", b"x" * 255]
+    for name in names:
+        server.backend.passwords[name.decode("utf-8", "backslashreplace")] = name
+        lac.call(name, name, auth="pap", calling=name[:64], called=name[:64]).wait_online()
+    assert [usage.user for usage in server.accounting.of("start")] == names
+    assert server.events("session_up")[0]["user"] == "%s%n%d"
+    assert b"\x1b" not in b"".join(server.log.tail(1000))
