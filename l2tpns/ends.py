@@ -100,6 +100,11 @@ class SessionEnded(Exception):
         self.error = reason.error if error is None else error
         self.text = text or reason.text
 
+    def detached(self) -> SessionEnded:
+        """Without the frames it came through: they hold it, it holds them, and both hold the session."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self
+
 
 class TunnelEnded(Exception):
     """Ends a tunnel from inside its greenlet.
@@ -113,3 +118,8 @@ class TunnelEnded(Exception):
         self.result = result
         self.error = error
         self.text = text or reason.text
+
+    def detached(self) -> TunnelEnded:
+        """As that of SessionEnded."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self

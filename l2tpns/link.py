@@ -115,6 +115,10 @@ class Link:
             self.mailbox.post_urgent(frame)
         self._early = []
 
+    def let_go(self) -> None:
+        """Cut the circles of references: a session's memory is free when it ends, not when the collector comes by."""
+        self.lcp.send = self.lcp.notify = self.lcp.rejected_protocol = self.path.post = _nobody
+
     # What a session adds
 
     def keep_house(self) -> None:
@@ -272,3 +276,7 @@ def proxy_credentials(iccn: ICCN) -> Credentials | None:
         challenge = iccn.proxy_authen_challenge or b""
         return Credentials(Protocol.CHAP, name, identifier=identifier, challenge=challenge, response=response)
     return None
+
+
+def _nobody(*_: object) -> None:
+    """Hears what comes after the end."""

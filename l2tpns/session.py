@@ -109,7 +109,7 @@ class Session(Link):
                     self.go_offline(ends.USER_REQUEST)
                     self.login_deadline = monotonic() + self.lns.config.login_timeout
         except SessionEnded as end:
-            ended = end
+            ended = end.detached()
         except ProtocolError as error:
             ended = SessionEnded(ends.PROTOCOL_ERROR, result=error.result_code, error=error.error_code, text=error.text)
         except Exception:
@@ -391,6 +391,7 @@ class Session(Link):
             lambda: self.say_goodbye(end),
             lambda: self.lns.plane.detach(self.path),
             lambda: self.lns.session_gone(self),
+            self.let_go,
         ]
         for step in steps:
             try:

@@ -112,7 +112,7 @@ class Tunnel:
             self.open()
             self.serve()
         except TunnelEnded as reason:
-            end = reason
+            end = reason.detached()
         except ProtocolError as error:
             end = TunnelEnded(ends.PROTOCOL_ERROR, error.result_code, error.error_code, error.text)
         except Exception:
