@@ -347,16 +347,16 @@ class Peer:
         datagram, self.source = self.socket.recvfrom(4096)
         return bytes(datagram)
 
-    def expect(self, kind: type[M], timeout: float = 2.0) -> M:
+    def expect(self, kind: type[M] | tuple[type[M], ...], timeout: float = 2.0) -> M:
         """The next message, ZLBs passed over, which must be of this class."""
         return self.expect_header(kind, timeout)[1]
 
-    def expect_header(self, kind: type[M], timeout: float = 2.0) -> tuple[ControlHeader, M]:
+    def expect_header(self, kind: type[M] | tuple[type[M], ...], timeout: float = 2.0) -> tuple[ControlHeader, M]:
         while True:
             header = self.hear(timeout)
             if header.body:
                 message = messages.decode(header.body)
-                assert isinstance(message, kind), f"{message} instead of {kind.__name__}"
+                assert isinstance(message, kind), f"{message} instead of {kind}"
                 return header, message
 
     def expect_nothing(self, timeout: float = 0.1) -> None:

@@ -1,0 +1,242 @@
+"""Limits, ids and floods: what is refused, how, and that the rest lives on (RFC 2661 4.4.2, 5.8, 9.1)."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+from l2tpns import lns
+from l2tpns.proto.messages import CDN, ICRP, ICRQ, SCCCN, SCCRP, ResultCode, StopCCN
+from tests.daemon.conftest import QUICK, Serve
+from tests.daemon.subscribers import refused
+from tests.lab.inprocess import InProcess, Peer
+from tests.lab.lac import Lac, Refused, Why
+
+
+def ask(server: InProcess, tunnel_id: int = 1) -> tuple[int, int] | None:
+    """What a LAC with a port of its own gets for its SCCRQ: None for an SCCRP, else result and error of the StopCCN."""
+    peer = server.peer(tunnel_id=tunnel_id)
+    peer.say(peer.sccrq())
+    answer = peer.expect((SCCRP, StopCCN))
+    return None if isinstance(answer, SCCRP) else (answer.result_code.result, answer.result_code.error)
+
+
+def ring(peer: Peer, session_id: int) -> tuple[int, int] | None:
+    """The same for an ICRQ."""
+    peer.say(ICRQ(assigned_session_id=session_id, call_serial_number=session_id))
+    answer = peer.expect((ICRP, CDN))
+    peer.acknowledge()
+    return None if isinstance(answer, ICRP) else (answer.result_code.result, answer.result_code.error)
+
+
+# Tunnels
+
+
+@pytest.mark.statement(32, 59)
+@pytest.mark.parametrize("limit", ["max_half_open_tunnels", "max_half_open_per_lac", "max_tunnels"])
+def test_one_tunnel_too_many_is_refused_with_no_resources_and_the_others_live_on(serve: Serve, limit: str) -> None:
+    server = serve(**{limit: 2})
+    lac = server.lac(defaults=QUICK).connect()
+    fred = lac.call("fred", "pw").wait_online()
+    answers = [ask(server) for _ in range(4)]
+    allowed = 1 if limit == "max_tunnels" else 2
+    assert answers == [None] * allowed + [(2, 4)] * (4 - allowed)
+    assert server.counters.drop_half_open_limit == server.counters.tunnels_refused == 4 - allowed
+    assert len(server.lns.tunnels) == 1 + allowed
+    assert lac.call("mary", "pw").wait_online().online and fred.online
+
+
+@pytest.mark.statement(32)
+def test_a_tunnel_that_came_up_is_no_longer_half_open(serve: Serve) -> None:
+    server = serve(max_half_open_tunnels=1)
+    for number in range(1, 4):
+        server.peer(tunnel_id=number).open()
+    assert server.counters.tunnels_opened == 3
+    assert not server.lns.half_open
+
+
+def test_a_refused_sccrq_that_is_sent_again_gets_in_when_there_is_room(serve: Serve) -> None:
+    server = serve(max_half_open_tunnels=1)
+    first, second = server.peer(), server.peer()
+    first.say(first.sccrq())
+    first.peer_tunnel_id = first.expect(SCCRP).assigned_tunnel_id
+    datagram = second.say(second.sccrq())
+    assert second.expect(StopCCN).result_code == ResultCode(2, 4, "too many tunnels")
+    first.say(SCCCN())
+    first.acknowledged()
+    second.nr = 0
+    second.send(datagram)
+    assert second.expect(SCCRP)
+
+
+def test_a_tunnel_that_was_closed_leaves_its_place_to_the_next(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("l2tpns.tunnel.CLOSED_LINGER", 0.5)
+    server = serve(max_tunnels=1)
+    peer = server.peer().open()
+    assert ask(server) == (2, 4)
+    peer.say(StopCCN(assigned_tunnel_id=peer.tunnel_id, result_code=ResultCode(1, 0, "")))
+    peer.acknowledged()
+    assert len(server.lns.tunnels) == 1  # it goes on acknowledging
+    assert ask(server) is None
+
+
+@pytest.mark.statement(32)
+def test_a_flood_of_sccrqs_costs_no_memory_and_few_answers(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lns, "REFUSALS_PER_SECOND", 20)
+    monkeypatch.setattr(lns, "monotonic", lambda: 1000.0)  # all within one second
+    server = serve(max_half_open_per_lac=4)
+    peer = server.peer()
+    for number in range(1, 301):
+        peer.say(peer.sccrq(assigned_tunnel_id=number), ns=0)
+        if number % 50 == 0:
+            server.wait(lambda seen=number: server.counters.tunnel_rx_packets == seen)
+    assert len(server.lns.tunnels) == len(server.lns.by_peer) == server.lns.half_open.total() == 4
+    server.wait(lambda: server.counters.tunnel_tx_packets == 24)  # 4 SCCRP, 20 StopCCN
+    assert server.counters.tunnels_refused == 296
+    monkeypatch.undo()
+
+
+# Calls
+
+
+@pytest.mark.statement(31, 59)
+@pytest.mark.parametrize("limit", ["max_starting_calls", "max_starting_per_lac", "max_sessions"])
+def test_one_call_too_many_is_told_to_try_later_and_the_others_live_on(serve: Serve, limit: str) -> None:
+    server = serve(**{limit: 3})
+    lac = server.lac(defaults=QUICK).connect()
+    fred = lac.call("fred", "pw").wait_online()
+    peer = server.peer().open()
+    answers = [ring(peer, number) for number in range(1, 6)]
+    allowed = 2 if limit == "max_sessions" else 3
+    assert [answer is None for answer in answers] == [True] * allowed + [False] * (5 - allowed)
+    assert set(answers[allowed:]) == {(4, 4)}
+    assert server.counters.calls_refused == 5 - allowed
+    assert len(server.lns.sessions) == 1 + allowed
+    lac.hello()
+    lac.wait_acked()
+    assert fred.online
+
+
+def test_a_call_that_ended_or_is_online_is_no_longer_starting(serve: Serve) -> None:
+    server = serve(max_starting_calls=1)
+    lac = server.lac(defaults=QUICK).connect()
+    for user in ("fred", "mary", "guest"):
+        lac.call(user, "pw").wait_online()
+        server.wait(lambda: not server.lns.starting)
+    assert refused(lac.call("eve", "pw")) == (3, 0)
+    server.wait(lambda: not server.lns.starting)
+    assert lac.call("eve", "pw", auth="pap").wait_ended().result == 3
+
+
+def test_calls_of_one_lac_do_not_use_up_the_share_of_another(serve: Serve) -> None:
+    server = serve(max_starting_per_lac=2)
+    peer = server.peer().open()
+    assert [ring(peer, number) for number in (1, 2)] == [None, None]
+    server.lns.starting["192.0.2.1"] += 5  # as if another address had these
+    assert ring(peer, 3) == (4, 4)
+    server.lns.starting["127.0.0.1"] -= 1
+    assert ring(peer, 4) is None
+    server.lns.starting["127.0.0.1"] += 1
+    del server.lns.starting["192.0.2.1"]
+
+
+def test_there_are_never_more_sessions_than_ids(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lns, "MAX_ID", 2)
+    peer = serve(max_sessions=100_000).peer().open()
+    assert [ring(peer, number) for number in (1, 2, 3)] == [None, None, (4, 4)]
+
+
+def test_an_empty_pool_ends_the_call_and_not_the_others(serve: Serve) -> None:
+    server = serve("10.5.0.1\n")
+    lac = server.lac(defaults=QUICK).connect()
+    fred = lac.call("fred", "pw").wait_online()
+    ended = lac.call("mary", "pw").wait_ended()
+    assert (ended.why, ended.result, ended.error) == (Why.CDN, 2, 7)  # try another
+    assert server.counters.no_address == 1
+    fred.hangup()
+    server.wait(lambda: server.calm)
+    assert str(lac.call("mary", "pw").wait_online().address) == "10.5.0.1"
+
+
+@pytest.mark.statement(32)
+def test_a_session_that_does_not_read_its_mail_does_not_fill_the_memory(server: InProcess) -> None:
+    peer = server.peer().open()
+    session_id = peer.ring()
+    session = server.lns.sessions[session_id]
+    for _ in range(session.mailbox.limit + 50):
+        session.post_frame(0xC021, b"\x09\x01\x00\x08\0\0\0\0")
+    assert len(session.mailbox) == session.mailbox.limit
+    assert server.counters.drop_mailbox_full == 50
+
+
+# Ids (9.1)
+
+
+def chi_square(values: list[int], buckets: int) -> float:
+    expected = len(values) / buckets
+    return sum((count - expected) ** 2 / expected for count in Counter(v % buckets for v in values).values())
+
+
+@pytest.mark.statement(6, 7)
+@pytest.mark.parametrize("kind", ["tunnel", "session"])
+def test_assigned_ids_are_never_zero_never_twice_and_cannot_be_guessed(server: InProcess, kind: str) -> None:
+    """2,000 ids in 16 buckets, by their low and their high bits; 52 is exceeded once in a million times."""
+    table = server.lns.tunnels if kind == "tunnel" else server.lns.sessions
+    ids: list[int] = []
+    for _ in range(2000):
+        ids.append(server.lns.unused_tunnel_id() if kind == "tunnel" else server.lns.unused_session_id())
+        table[ids[-1]] = None  # type: ignore[assignment]
+    table.clear()
+    assert 0 not in ids and len(set(ids)) == 2000 and max(ids) <= 0xFFFF
+    assert chi_square(ids, 16) < 52 and chi_square([number >> 12 for number in ids], 16) < 52
+    assert sum(after == before + 1 for before, after in pairwise(ids)) < 3  # no run
+    rises = sum(after > before for before, after in pairwise(ids))
+    assert 850 < rises < 1150
+
+
+@pytest.mark.statement(6)
+def test_an_id_of_zero_or_in_use_is_drawn_again(server: InProcess) -> None:
+    numbers = [0, 7, 7, 9]
+    server.lns.random = lambda n: numbers.pop(0).to_bytes(n, "big")
+    assert server.lns.unused_session_id() == 7
+    server.lns.sessions[7] = None  # type: ignore[assignment]
+    assert server.lns.unused_session_id() == 9
+    server.lns.sessions.clear()
+
+
+# A life after a storm
+
+
+def test_after_hundreds_of_calls_nothing_is_left_and_nothing_has_grown(serve: Serve) -> None:
+    server = serve(echo_timeout=0)
+    lac = server.lac(defaults=QUICK).connect()
+    storm(server, lac, 30)
+    gc.collect()
+    before = len(gc.get_objects())
+    for _ in range(4):
+        storm(server, lac, 30)
+    server.log = type(server.log).in_memory()
+    server.accounting.records.clear()
+    server.backend.asked.clear()
+    lac.inbox.clear()
+    server.greenlets[:] = [greenlet for greenlet in server.greenlets if not greenlet.dead]
+    gc.collect()
+    assert len(gc.get_objects()) - before < 3000  # 120 sessions are more than 20,000 objects
+    assert server.counters.sessions_ended == 5 * 31
+
+
+def storm(server: InProcess, lac: Lac, count: int) -> None:
+    for number in range(count):
+        server.backend.passwords[f"user{number}"] = b"pw"
+    calls = [lac.call(f"user{number}", "pw") for number in range(count)]
+    for call in calls:
+        call.wait_online()
+    for number, call in enumerate(calls):
+        call.hangup() if number % 2 else call.terminate()
+    server.wait(lambda: server.calm)
+    with pytest.raises(Refused):
+        lac.call("eve", "pw").wait_online()
+    server.wait(lambda: server.calm)
