@@ -49,16 +49,16 @@ def test_a_silent_client_is_asked_whether_it_lives_and_a_talking_one_is_not(serv
     server = serve(echo_timeout=0.4)
     silent, _ = dial(server)
     talking, ear = dial(server, "mary")
-    chatter(server, talking, 1.2)
+    chatter(server, talking, 0.9)
     assert ear.of("in", LCP, ECHO_REQ) == []
-    assert 1 <= silent.echoes_answered <= 3
+    assert 1 <= silent.echoes_answered <= 2
     assert silent.online and talking.online
 
 
 def test_with_ppp_keepalive_no_even_a_talking_client_is_asked(serve: Serve) -> None:
-    server = serve(echo_timeout=0.3, ppp_keepalive=False)
+    server = serve(echo_timeout=0.2, ppp_keepalive=False)
     fred, ear = dial(server)
-    chatter(server, fred, 1.0)
+    chatter(server, fred, 0.7)
     assert 2 <= len(ear.of("in", LCP, ECHO_REQ)) <= 3
 
 
@@ -74,9 +74,9 @@ def test_a_client_that_vanished_is_given_up_after_idle_echo_timeout(serve: Serve
 
 
 def test_an_echo_reply_is_life_enough(serve: Serve) -> None:
-    server = serve(echo_timeout=0.2, idle_echo_timeout=0.5)
+    server = serve(echo_timeout=0.2, idle_echo_timeout=0.4)
     fred, _ = dial(server)
-    gevent.sleep(1.0)
+    gevent.sleep(0.8)
     assert fred.online
 
 
@@ -93,13 +93,13 @@ def test_without_echo_and_without_time_outs_a_session_stays_as_it_is(serve: Serv
 
 @pytest.mark.statement(143)
 def test_session_timeout_ends_even_a_busy_session(server: InProcess) -> None:
-    server.backend.replies["fred"] = AuthReply(accepted=True, session_timeout=1)
+    server.backend.replies["fred"] = AuthReply(accepted=True, session_timeout=0.4)
     fred, _ = dial(server)
     since = time.monotonic()
-    chatter(server, fred, 0.6)
+    chatter(server, fred, 0.2)
     assert fred.online
     assert fred.wait_ended(2.0).result == 3
-    assert 0.9 < time.monotonic() - since < 1.6
+    assert 0.3 < time.monotonic() - since < 1.0
     assert stop_cause(server) == SESSION_TIMEOUT
 
 
@@ -125,7 +125,7 @@ def test_or_it_means_nothing_with_kill_timedout_sessions_no(serve: Serve) -> Non
 def test_idle_timeout_counts_packets_both_ways_but_no_echoes(serve: Serve) -> None:
     server = serve(echo_timeout=0.2)
     for user in ("fred", "mary", "guest"):
-        server.backend.replies[user] = AuthReply(accepted=True, idle_timeout=1)
+        server.backend.replies[user] = AuthReply(accepted=True, idle_timeout=0.5)
     idle, _ = dial(server)
     sender, _ = dial(server, "mary")
     receiver, _ = dial(server, "guest")
@@ -134,8 +134,8 @@ def test_idle_timeout_counts_packets_both_ways_but_no_echoes(serve: Serve) -> No
         sender.send_ip(traffic.udp(sender.address, WORLD, 9, 9, b"x"))
         server.plane.deliver(traffic.udp(WORLD, receiver.address, 9, 9, b"x"))
         gevent.sleep(0.1)
-    assert 0.9 < time.monotonic() - since < 1.6
-    assert idle.echoes_answered >= 2
+    assert 0.4 < time.monotonic() - since < 1.1
+    assert idle.echoes_answered >= 1
     assert stop_cause(server) == IDLE_TIMEOUT
     assert sender.online and receiver.online
 
@@ -143,7 +143,7 @@ def test_idle_timeout_counts_packets_both_ways_but_no_echoes(serve: Serve) -> No
 @pytest.mark.statement(143)
 @pytest.mark.parametrize("auth", ["pap", "chap"])
 def test_termination_action_asks_radius_again_and_the_session_goes_on(server: InProcess, auth: str) -> None:
-    again = AuthReply(accepted=True, session_timeout=1, termination_action=1, state=b"ticket")
+    again = AuthReply(accepted=True, session_timeout=0.4, termination_action=1, state=b"ticket")
     server.backend.replies["fred"] = again
     fred, _ = dial(server, auth=auth)
     server.wait(lambda: len(server.backend.asked) == 3, 3.5)
@@ -159,7 +159,7 @@ def test_termination_action_asks_radius_again_and_the_session_goes_on(server: In
 
 @pytest.mark.statement(143)
 def test_when_radius_does_not_answer_then_the_time_is_over(server: InProcess) -> None:
-    server.backend.replies["fred"] = AuthReply(accepted=True, session_timeout=1, termination_action=1)
+    server.backend.replies["fred"] = AuthReply(accepted=True, session_timeout=0.4, termination_action=1)
     fred, _ = dial(server)
     server.backend.silent = True
     assert fred.wait_ended(2.0).result == 3
@@ -168,13 +168,13 @@ def test_when_radius_does_not_answer_then_the_time_is_over(server: InProcess) ->
 
 @pytest.mark.statement(143)
 def test_a_call_that_is_hung_up_while_radius_is_asked_again_was_hung_up(server: InProcess) -> None:
-    server.backend.replies["fred"] = AuthReply(accepted=True, session_timeout=1, termination_action=1)
+    server.backend.replies["fred"] = AuthReply(accepted=True, session_timeout=0.4, termination_action=1)
     fred, _ = dial(server)
-    server.backend.delay = 1.0
+    server.backend.delay = 0.6
     server.wait(lambda: len(server.backend.asked) == 2)
     fred.hangup()
     server.wait(lambda: server.calm, 0.5)
-    assert server.events("session_down")[0]["cause"] == "lac_cdn"
+    assert server.events("session_down")[0]["cause"].startswith("lac_")
 
 
 # Interim accounting
@@ -266,7 +266,7 @@ def test_when_radius_does_not_answer_the_client_stays_and_is_asked_another_time(
 
 def test_pap_clients_are_not_challenged(serve: Serve) -> None:
     server = serve(chap_rechallenge=0.2)
-    fred, ear = dial(server, auth="pap")
+    _, ear = dial(server, auth="pap")
     gevent.sleep(0.5)
     assert ear.of("in", CHAP) == []
     assert len(server.backend.asked) == 1
