@@ -12,7 +12,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -81,10 +81,14 @@ class Bench:
 
 @contextmanager
 def ours(
-    *, radius: bool = False, settings: Mapping[str, Setting] | None = None, users: int = 0
+    *,
+    radius: bool = False,
+    settings: Mapping[str, Setting] | None = None,
+    users: int = 0,
+    beside: Lab | None = None,
 ) -> Iterator[tuple[Bench, Server]]:
-    """Our server with everybody in the secrets file, or with FreeRADIUS."""
-    with Lab() as lab:
+    """Our server with everybody in the secrets file, or with FreeRADIUS; in a lab of its own, or in `beside`."""
+    with nullcontext(beside) if beside else Lab() as lab:
         lac, server, host = three_hosts(lab)
         everything: dict[str, Setting] = {**OURS, "peer_address": SUBSCRIBERS_SEE, **(settings or {})}
         if radius:
@@ -102,10 +106,10 @@ def ours(
 
 
 @contextmanager
-def theirs(settings: Mapping[str, Setting] | None = None) -> Iterator[Bench]:
+def theirs(*, settings: Mapping[str, Setting] | None = None, beside: Lab | None = None) -> Iterator[Bench]:
     """The C l2tpns with FreeRADIUS: it has no other way to authenticate."""
     package = unpack(BUILD / "cl2tpns")
-    with Lab() as lab:
+    with nullcontext(beside) if beside else Lab() as lab:
         lac, server, host = three_hosts(lab)
         start_radius(lab, server)
         everything: dict[str, Setting] = {
