@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 from l2tpns.errors import ConfigError
+from l2tpns.filters import AccessList
 from l2tpns.settings import (
     Address,
     Addresses,
@@ -65,7 +67,7 @@ class RadiusServer:
 
 @dataclass(slots=True)
 class Config:
-    """All variables with their defaults. `plugins` are the names of `load plugin`, in order."""
+    """All variables with their defaults; the names of `load plugin`, in order; the packet filters by name."""
 
     # The log
     debug: int = setting(
@@ -285,6 +287,7 @@ class Config:
     )
 
     plugins: tuple[str, ...] = ()
+    filters: Mapping[str, AccessList] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.hostname = self.hostname or socket.gethostname()

@@ -1,20 +1,21 @@
 """The configuration file: a list of commands of the console, read whole and checked whole before anything is used.
 
-`set VARIABLE VALUE` and `load plugin "NAME"`; lines that begin with `#` or `!` are comments. What l2tpns 2.4.1 has and
-we do not is named in a warning and passed over, so that an operator's startup-config loads; any other word is an
-error. The variables themselves are config.py's.
+`set VARIABLE VALUE`, `load plugin "NAME"` and `ip access-list` with the rules below it; lines that begin with `#` or
+`!` are comments. What l2tpns 2.4.1 has and we do not is named in a warning and passed over, so that an operator's
+startup-config loads; any other word is an error. The variables themselves are config.py's, the rules filters.py's.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from l2tpns.config import SETTINGS, Config, find_setting, unknown_word
 from l2tpns.errors import ConfigError
+from l2tpns.filters import AccessList, parse_head, parse_rule
 from l2tpns.settings import printable, quote
 
 _MOST_ERRORS = 20  # of one file, that are told at once
@@ -65,20 +66,20 @@ IGNORED: Mapping[str, str] = {
 # Commands of 2.4.1 that open a block or stand alone, the words that lines of their block begin with, and what to tell.
 _IGNORED_COMMANDS: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
     (("router", "bgp"), ("neighbour", "neighbor", "no", "exit"), _ROUTING),
-    (("ip", "access-list"), ("permit", "deny", "no", "exit"), "packet filters come with a later release"),
     (("setforward",), (), _LAC),
 )
-_COMMANDS = ("set", "load", "router", "ip", "setforward")
+_COMMANDS = ("set", "load", "ip", "no", "router", "setforward")
 _PLUGIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What a file says: the variables it sets, the plugins in order, and what was passed over."""
+    """What a file says: the variables it sets, plugins in order, filters by name, and what was passed over."""
 
     path: str
     values: Mapping[str, Any]
     plugins: tuple[str, ...]
+    filters: Mapping[str, AccessList]
     warnings: tuple[str, ...]
 
 
@@ -118,7 +119,7 @@ def parse_text(text: str, path: str = "configuration") -> Parsed:
     if errors:
         more = [f"{path}: and {len(errors) - _MOST_ERRORS} more"] if len(errors) > _MOST_ERRORS else []
         raise ConfigError("\n".join(errors[:_MOST_ERRORS] + more))
-    return Parsed(path, reader.values, tuple(reader.plugins), tuple(reader.warnings))
+    return Parsed(path, reader.values, tuple(reader.plugins), reader.filters, tuple(reader.warnings))
 
 
 def make_config(parsed: Parsed, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -126,7 +127,8 @@ def make_config(parsed: Parsed, overrides: Mapping[str, Any] | None = None) -> C
 
     A variable that the file does not name has its default: for a reload, `running.take(make_config(...))`.
     """
-    config = Config(**{**parsed.values, "plugins": parsed.plugins, **(overrides or {})})
+    blocks = {"plugins": parsed.plugins, "filters": parsed.filters}
+    config = Config(**{**parsed.values, **blocks, **(overrides or {})})
     try:
         config.check()
     except ConfigError as error:
@@ -138,8 +140,10 @@ def running_config(config: Config) -> str:
     """The configuration as a file that reads back to the same: `show running-config`, `write memory`."""
     lines = ["# Current configuration:"]
     lines += [SETTINGS[f.name].line(getattr(config, f.name)) for f in fields(config) if f.name in SETTINGS]
-    lines += ["# Plugins", *(f"load plugin {quote(name)}" for name in config.plugins), "# end"]
-    return "\n".join(lines) + "\n"
+    lines += ["# Plugins", *(f"load plugin {quote(name)}" for name in config.plugins)]
+    if config.filters:
+        lines += ["# Packet filters", *(line for filter in config.filters.values() for line in filter.lines())]
+    return "\n".join([*lines, "# end"]) + "\n"
 
 
 def default_config(directory: str | Path) -> Path:
@@ -190,9 +194,11 @@ class _Reader:
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self.plugins: list[str] = []
+        self.filters: dict[str, AccessList] = {}
         self.warnings: list[str] = []
         self.told: list[str] = []  # warnings of the line at hand
         self._block: tuple[str, ...] = ()  # how lines of the ignored block we are in begin
+        self._filter: AccessList | None = None  # whose block we are in
 
     def line(self, line: str) -> None:
         if not line.strip() or line.lstrip()[0] in "#!":
@@ -201,11 +207,22 @@ class _Reader:
         if words[0] in self._block:
             return
         self._block = ()
+        if words[0] in ("permit", "deny"):
+            self._rule(words)
+            return
+        if words[0] == "no" and words[1:2] in (["permit"], ["deny"]):
+            self._no_rule(words[1:])
+            return
+        inside, self._filter = self._filter, None
         if words[0] == "set":
             self._set(words[1:])
         elif words[0] == "load":
             self._load(words[1:])
-        else:
+        elif words[:2] == ["ip", "access-list"]:
+            self._access_list(words[2:])
+        elif words[:3] == ["no", "ip", "access-list"]:
+            self._no_access_list(words[3:])
+        elif words != ["exit"] or inside is None:
             self._ignore(words)
 
     def _set(self, words: list[str]) -> None:
@@ -237,13 +254,47 @@ class _Reader:
         else:
             self.plugins.append(name)
 
+    def _access_list(self, words: list[str]) -> None:
+        """The lines that follow are its rules; a name that is known already goes on where it ended."""
+        self._block = ("permit", "deny", "no", "exit")  # if the head is refused, its rules are not refused one by one
+        name, extended = parse_head(words)
+        known = self.filters.setdefault(name, AccessList(name, extended))
+        if known.extended != extended:
+            raise ConfigError(f"ip access-list: {name} is an access-list of the other kind already")
+        self._block, self._filter = (), known
+
+    def _no_access_list(self, words: list[str]) -> None:
+        name, _ = parse_head(words)
+        if self.filters.pop(name, None) is None:
+            self.told.append(f"no ip access-list: there is no {name} so far")
+
+    def _rule(self, words: list[str]) -> None:
+        inside = self._inside(words[0])
+        rule = parse_rule(words, inside.extended)
+        self._filter = self.filters[inside.name] = replace(inside, rules=(*inside.rules, rule))
+
+    def _no_rule(self, words: list[str]) -> None:
+        inside = self._inside(f"no {words[0]}")
+        rule = parse_rule(words, inside.extended)
+        rules = tuple(other for other in inside.rules if other != rule)
+        if rules == inside.rules:
+            self.told.append(f"no {words[0]}: {inside.name} has no such rule so far")
+        self._filter = self.filters[inside.name] = replace(inside, rules=rules)
+
+    def _inside(self, word: str) -> AccessList:
+        if self._filter is None:
+            raise ConfigError(f"`{word}` belongs below a line `ip access-list standard|extended NAME`")
+        return self._filter
+
     def _ignore(self, words: list[str]) -> None:
         for command, block, why in _IGNORED_COMMANDS:
             if tuple(words[: len(command)]) == command:
                 self.told.append(f"{' '.join(command)} is ignored: {why}")
                 self._block = block
                 return
-        raise ConfigError(unknown_word("command", words[0], _COMMANDS) + "; a line is `set` or `load plugin`")
+        raise ConfigError(
+            unknown_word("command", words[0], _COMMANDS) + "; a line is `set`, `load plugin` or `ip access-list`"
+        )
 
 
 def _first(directory: Path, ours: str, theirs: str) -> Path:

@@ -22,7 +22,7 @@ from typing import Any
 import gevent
 from gevent.queue import Queue
 
-from l2tpns import __version__, configfile
+from l2tpns import __version__, configfile, filtering
 from l2tpns.config import SETTINGS, Config
 from l2tpns.counters import Counters
 from l2tpns.dataplane.user import UserPlane
@@ -240,6 +240,7 @@ class Daemon:
             self.lns.backend = self.choose_backend()
         except ConfigError as error:
             self.logger.error("reload_refused", why=str(error))
+        filtering.rebind(self.lns)
         self.pool.change(layout)
         self.reserve_own_addresses()
         self.plane.serve(self.pool.prefixes())

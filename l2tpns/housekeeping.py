@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from l2tpns import ends
+from l2tpns import ends, filtering
 from l2tpns.ends import SessionEnded
 from l2tpns.errors import NoAnswer
 from l2tpns.proto.chap import ChapServer
@@ -68,6 +68,7 @@ def time_is_over(session: Session, profile: AuthReply, now: float) -> None:
     if not reply.accepted:
         raise SessionEnded(ends.SESSION_TIMEOUT)
     session.profile, session.time_from = reply, now
+    filtering.bind(session, reply.filter_ids)
 
 
 def next_due(session: Session) -> float:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 
-from l2tpns import ends, housekeeping
+from l2tpns import ends, filtering, housekeeping
 from l2tpns.ends import Reason, SessionEnded
 from l2tpns.errors import NoAddress, NoAnswer, ProtocolError
 from l2tpns.link import TICK, Link, Renegotiated, proxy_credentials
@@ -175,8 +175,7 @@ class Session(Link):
         self.profile = reply
         if reply.framed_pool:
             self.log.warning("framed_pool_unknown", pool=reply.framed_pool, why="there is one pool, l2tpns.ip_pool")
-        if reply.filter_ids:
-            self.log.warning("filter_unknown", filters=reply.filter_ids)
+        filtering.bind(self, reply.filter_ids)
         if reply.termination_action != 1:
             self.credentials = replace(self.credentials, password=b"")  # not needed again: not kept
         self.authenticator.verdict(True, reply.message)

@@ -1,7 +1,7 @@
 """What happens to each IP packet between a session and the tun device, both ways.
 
-Checks, TCP MSS, counters, fragments and ICMP. Knows nothing of sockets: `write` puts a packet into the tun device,
-`send_error` sends an ICMP packet, a Path says the rest. IPv4 only.
+Checks, filters, TCP MSS, counters, fragments and ICMP. Knows nothing of sockets: `write` puts a packet into the tun
+device, `send_error` sends an ICMP packet, a Path says the rest. IPv4 only.
 """
 
 from __future__ import annotations
@@ -78,6 +78,9 @@ class Forwarder:
             self._counters.drop_spoofed += 1
             path.dropped_spoofed += 1
             return
+        if path.filter_in is not None and not path.filter_in.permits(packet):
+            self._drop_filtered(path)
+            return
         if protocol == TCP and not fragment & ipv4.OFFSET:
             packet = self._clamped(path, packet)
         if path.tap is not None:
@@ -102,6 +105,10 @@ class Forwarder:
     def _drop_bad_ip(self, path: Path) -> None:
         self._counters.drop_bad_ip += 1
         path.dropped_bad_ip += 1
+
+    def _drop_filtered(self, path: Path) -> None:
+        self._counters.drop_filtered += 1
+        path.dropped_filtered += 1
 
     def _clamped(self, path: Path, packet: bytes) -> bytes:
         """The packet, its MSS lowered if it is a SYN that promises more than fits."""
@@ -132,6 +139,9 @@ class Forwarder:
         if path is None:
             counters.drop_no_session += 1
             self._unreachable(packet)
+            return
+        if path.filter_out is not None and not path.filter_out.permits(packet):
+            self._drop_filtered(path)
             return
         if packet[9] == TCP and not packet[6] & 0x1F and not packet[7]:
             packet = self._clamped(path, packet)

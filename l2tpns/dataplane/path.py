@@ -11,6 +11,7 @@ from ipaddress import IPv4Network
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from l2tpns.filters import AccessList
 from l2tpns.proto.header import data_header
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Path:
     __slots__ = (
         "address",
         "dropped_bad_ip",
+        "dropped_filtered",
         "dropped_malformed",
         "dropped_not_online",
         "dropped_old",
@@ -45,6 +47,8 @@ class Path:
         "dropped_too_big",
         "dropped_wrong_peer",
         "endpoint",
+        "filter_in",
+        "filter_out",
         "header",
         "in_octets",
         "in_packets",
@@ -97,6 +101,8 @@ class Path:
         self.mru = MINIMUM_MTU  # largest IP packet for the peer
         self.mss = 0
         self.tap: Tap | None = None  # (UP or DOWN, packet) -> packet to carry, or None to drop it
+        self.filter_in: AccessList | None = None  # for what the subscriber sends
+        self.filter_out: AccessList | None = None  # for what is sent to the subscriber
         self.ns = 0  # of the next data message we send, when sequenced
         self.next_ns = -1  # the lowest Ns that is not old; -1: none received yet
         # Counted for accounting: IP packets and their octets, "in" is from the subscriber (RFC 2866 5.3).
@@ -105,7 +111,7 @@ class Path:
         self.last_rx = self.last_ip_rx = self.last_ip_tx = monotonic() if now is None else now
         self.dropped_malformed = self.dropped_wrong_peer = self.dropped_old = self.dropped_not_online = 0
         self.dropped_bad_ip = self.dropped_spoofed = self.dropped_too_big = 0
-        self.dropped_packet_limit = self.dropped_tap = 0
+        self.dropped_packet_limit = self.dropped_tap = self.dropped_filtered = 0
         self.window = self.window_packets = 0  # packet_limit: number of the 0.1 s that runs, packets sent in it
         self.header = b""
         self.changed()

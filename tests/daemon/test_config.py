@@ -167,17 +167,81 @@ def test_an_operators_startup_config_loads_and_what_is_passed_over_is_named_once
         "startup-config:11: cluster_hb_timeout",
         "startup-config:12: setforward",
         "startup-config:13: router bgp",
-        "startup-config:16: ip access-list",
     ]
     assert not [warning for warning in parsed.warnings if "other secret" in warning]
     config = make_config(parsed)
     assert config.plugins == ("autothrottle", "garden")
+    assert [rule.text(True) for rule in config.filters["user-in"].rules] == [
+        "permit ip any any",
+        "deny tcp any host 10.0.0.5 eq 25",
+    ]
     assert config.radius_authtypes == ("chap", "pap")
     assert config.bind_multi_address == (IPv4Address("10.1.1.1"), IPv4Address("10.1.1.2"))
     assert config.radius_servers == (RadiusServer(IPv4Address("10.0.0.1"), 1645, 1646),)
 
 
+FILTERS = """\
+ip access-list standard quiet
+ip access-list extended web
+ permit tcp any any eq 80
+ deny udp any range 1 5 any
+ exit
+ip access-list standard home
+ permit 10.0.0.0 0.0.255.255
+set debug 1
+"""
+
+
+def test_filters_are_read_and_written_back_with_their_rules_in_order() -> None:
+    config = read(FILTERS)
+    assert [line for filter in config.filters.values() for line in filter.lines()] == [
+        "ip access-list standard quiet",
+        "ip access-list extended web",
+        " permit tcp any any eq 80",
+        " deny udp any range 1 5 any",
+        "ip access-list standard home",
+        " permit 10.0.0.0 0.0.255.255",
+    ]
+    assert config.debug == 1
+    assert read(running_config(config)) == config
+
+
+def test_a_filter_may_go_on_later_and_lose_rules_again() -> None:
+    more = "ip access-list extended web\npermit icmp any any\nno deny udp any range 1 5 any\n"
+    filters = read(FILTERS + more + "no ip access-list standard home").filters
+    assert [rule.text(True) for rule in filters["web"].rules] == ["permit tcp any any eq 80", "permit icmp any any"]
+    assert "home" not in filters
+
+
+def test_taking_away_a_filter_or_rule_that_is_not_there_is_told() -> None:
+    parsed = parse_text(
+        "no ip access-list standard home\nip access-list standard home\nno permit any\npermit any", "l2tpns.cfg"
+    )
+    assert parsed.warnings == (
+        "l2tpns.cfg:1: no ip access-list: there is no home so far",
+        "l2tpns.cfg:3: no permit: home has no such rule so far",
+    )
+    assert len(parsed.filters["home"].rules) == 1
+
+
+def test_a_wrong_rule_is_an_error_by_file_and_line() -> None:
+    text = refused(FILTERS + "ip access-list extended web\n permit ip any any\n permit tcp any any eq smtp\n deny foo")
+    assert text.splitlines() == [
+        'l2tpns.cfg:11: after `permit tcp any any eq`: "smtp" will not do: it must be a port number from 0 to 65535',
+        'l2tpns.cfg:12: after `deny`: "foo" will not do: it must be ip, tcp, udp or icmp',
+    ]
+
+
+@pytest.mark.parametrize("head", ["ip access-list web", "ip access-list extended", "ip access-list standard web"])
+def test_the_rules_below_a_refused_head_are_not_refused_one_by_one(head: str) -> None:
+    text = refused(f"{FILTERS}{head}\n permit ip any any\n deny tcp any any\nexit\nset debug 9")
+    assert [line.split(": ")[0] for line in text.splitlines()] == ["l2tpns.cfg:9", "l2tpns.cfg:13"]
+
+
 def test_lines_of_a_block_are_errors_outside_of_it() -> None:
+    assert "below a line `ip access-list" in refused("ip access-list standard a\nset debug 1\npermit any")
+    assert "below a line `ip access-list" in refused("ip access-list standard a\nexit\nno permit any")
+    assert 'Unknown command "exit"' in refused("exit")
     assert "l2tpns.cfg:1:" in refused("permit ip any any")
     assert "l2tpns.cfg:3:" in refused("router bgp 1\nset debug 1\nneighbour 10.0.0.1 remote-as 2")
 

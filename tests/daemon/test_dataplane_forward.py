@@ -12,6 +12,7 @@ from l2tpns.counters import Counters
 from l2tpns.dataplane.forward import ERRORS_PER_SECOND, Forwarder
 from l2tpns.dataplane.loop import Clock
 from l2tpns.dataplane.path import DOWN, UP, Path, key_of
+from l2tpns.filters import AccessList, parse_rule
 from tests.daemon.packets import ip, tcp_checksum_is_right, tcp_syn
 
 CLIENT, HOST = "10.0.0.5", "198.51.100.2"
@@ -329,3 +330,47 @@ def test_a_tap_sees_changes_and_drops_packets_both_ways() -> None:
     assert rig.down(ip(HOST, CLIENT)) == []
     assert seen == [UP, DOWN]
     assert rig.written == [ip(CLIENT, HOST) + b"!"] and rig.counters.drop_tap == 1
+
+
+# Filters
+
+
+def acl(*lines: str) -> AccessList:
+    return AccessList("x", True, tuple(parse_rule(line.split(), True) for line in lines))
+
+
+def test_filter_in_is_for_what_the_subscriber_sends_and_filter_out_for_what_is_sent_there() -> None:
+    rig = Rig()
+    rig.path.filter_in = acl(f"permit ip host {CLIENT} host {HOST}")
+    rig.path.filter_out = acl(f"deny ip host {HOST} any", "permit ip any any")
+    rig.up(ip(CLIENT, HOST))
+    rig.up(ip(CLIENT, "198.51.100.3"))
+    assert rig.written == [ip(CLIENT, HOST)]
+    assert rig.down(ip(HOST, CLIENT)) == []
+    assert rig.down(ip("198.51.100.3", CLIENT)) == [HEADER + ip("198.51.100.3", CLIENT)]
+    assert rig.counters.drop_filtered == rig.path.dropped_filtered == rig.path.dropped["filtered"] == 2
+
+
+def test_what_a_filter_drops_is_not_accounted_and_nobody_else_sees_or_answers_it() -> None:
+    rig = Rig(mru=576)
+    seen: list[bytes] = []
+    rig.path.tap = lambda direction, packet: seen.append(packet) or packet
+    rig.path.filter_in = rig.path.filter_out = acl("deny ip any any")
+    rig.up(ip(CLIENT, HOST))
+    rig.down(ip(HOST, CLIENT, bytes(1000), df=True))
+    assert (rig.path.in_packets, rig.path.in_octets, rig.path.out_packets, rig.path.out_octets) == (0, 0, 0, 0)
+    assert seen == rig.written == rig.errors == [] and rig.counters.drop_too_big == 0
+
+
+def test_a_forged_source_is_a_forgery_whatever_the_filter_says() -> None:
+    rig = Rig()
+    rig.path.filter_in = acl("permit ip any any")
+    rig.up(ip("10.0.0.6", HOST))
+    assert rig.written == [] and (rig.counters.drop_spoofed, rig.counters.drop_filtered) == (1, 0)
+
+
+def test_a_packet_with_padding_is_judged_without_it() -> None:
+    rig = Rig()
+    rig.path.filter_in = acl("deny tcp any any eq 80", "permit ip any any")
+    rig.up(ip(CLIENT, HOST, b"\x00\x01", protocol=6) + b"\x00\x51" + bytes(20))  # the port is padding: no port at all
+    assert rig.written == [] and rig.counters.drop_filtered == 1
