@@ -38,10 +38,11 @@ def configuration() -> str:
     text = f"""{NOTE}
 # Configuration
 
-`l2tpns.cfg` is a list of commands, one a line: `set VARIABLE VALUE` and `load plugin "NAME"`. Lines that begin with
-`#` or `!` are comments. A value with spaces stands between quotation marks; in it `\\"` and `\\\\` stand for `"` and
-`\\`. The file is read and checked whole: if a word or a value is wrong, the server says in which file and line, what
-would be right, and does not start; at a reload it goes on as before.
+`l2tpns.cfg` is a list of commands, one a line: `set VARIABLE VALUE`, `load plugin "NAME"` and `ip access-list` with
+its rules ([packet filters](filters.md)). Lines that begin with `#` or `!` are comments. A value with spaces stands
+between quotation marks; in it `\\"` and `\\\\` stand for `"` and `\\`. The file is read and checked whole: if a word or
+a value is wrong, the server says in which file and line, what would be right, and does not start; at a reload it goes
+on as before.
 
 Beside it stand `l2tpns.ip_pool` (the addresses of subscribers; `ip_pool` is found too) and `l2tpns.secrets`
 (subscribers and passwords, used while `primary_radius` and `secondary_radius` are not set).
@@ -56,7 +57,7 @@ A variable of which the last column says *not yet* is accepted, and the server w
     text += """
 ## Variables of l2tpns 2.4.1 that are passed over
 
-Each is named in a warning. So are the blocks `router bgp`, `ip access-list` and the command `setforward`.
+Each is named in a warning. So are the block `router bgp` and the command `setforward`.
 
 """
     return text + table(("Variable", "Why"), [(f"`{name}`", why) for name, why in IGNORED.items()])
