@@ -45,6 +45,7 @@ _T = TerminateCause
 
 USER_REQUEST = _reason("user_request", "the subscriber ended PPP", _ADMIN, _T.USER_REQUEST, 3, 1)
 LAC_CDN = _reason("lac_cdn", "the LAC ended the call", _ADMIN, _T.USER_REQUEST)
+LAC_LOST_CARRIER = _reason("lac_lost_carrier", "the LAC lost the subscriber's carrier", _CARRIER, _T.LOST_CARRIER)
 TUNNEL_CLOSED = _reason("tunnel_closed", "the LAC closed the tunnel", _CARRIER, _T.LOST_SERVICE)
 TUNNEL_LOST = _reason("tunnel_lost", "the LAC no longer answers", _CARRIER, _T.LOST_CARRIER)
 LCP_SILENT = _reason("lcp_silent", "no answer to LCP", _CARRIER, _T.LOST_CARRIER, 6, 1)

@@ -379,7 +379,9 @@ class Tunnel:
         text = messages.describe_result(CDN.message_type, message.result_code)
         if message.disconnect_cause is not None:  # RFC 3145
             text += f"; {DisconnectCode.describe(message.disconnect_cause.code)}"
-        self.end_call(header.session_id, message.assigned_session_id, SessionEnded(ends.LAC_CDN, tell=False, text=text))
+        lost = message.result_code.result == CdnResult.LOST_CARRIER
+        end = SessionEnded(ends.LAC_LOST_CARRIER if lost else ends.LAC_CDN, tell=False, text=text)
+        self.end_call(header.session_id, message.assigned_session_id, end)
 
     def end_call(self, session_id: int, peer_session_id: int, end: SessionEnded) -> None:
         """The LAC has ended a call; it may use its session id again in the very next message."""

@@ -210,15 +210,18 @@ def test_ocrp_and_occn_for_no_call_are_acknowledged_and_dropped(server: InProces
 
 @pytest.mark.statement(66, 82, 83)
 @pytest.mark.parametrize("state", ["wait-connect", "established"])
-def test_a_cdn_is_acknowledged_and_not_answered_and_ends_the_call(server: InProcess, state: str) -> None:
+@pytest.mark.parametrize(("result", "cause"), [(1, "lac_lost_carrier"), (2, "lac_cdn"), (3, "lac_cdn")])
+def test_a_cdn_is_acknowledged_and_not_answered_and_ends_the_call(
+    server: InProcess, state: str, result: int, cause: str
+) -> None:
     peer = server.peer().open()
     session_id = peer.ring() if state == "wait-connect" else peer.call()
-    peer.say(CDN(result_code=ResultCode(1, 0, "gone"), assigned_session_id=1), session_id)
+    peer.say(CDN(result_code=ResultCode(result, 0, "gone"), assigned_session_id=1), session_id)
     peer.acknowledged()
     peer.expect_nothing()
     assert server.calm
     (down,) = server.events("session_down")
-    assert (down["cause"], "gone" in down["why"]) == ("lac_cdn", True)
+    assert (down["cause"], "gone" in down["why"]) == (cause, True)
     assert still_there(server, peer)
 
 
