@@ -45,6 +45,6 @@ if [ ! -e $policy ]; then
     chmod 755 $policy
 fi
 export DEBIAN_FRONTEND=noninteractive
-apt-get -q update
+apt-get -qq update
 # shellcheck disable=SC2086
-apt-get -q -y install --no-install-recommends $missing
+apt-get -qq -y install --no-install-recommends $missing >/dev/null
