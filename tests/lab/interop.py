@@ -47,6 +47,7 @@ class Stage:
         self.lab = Lab()
         self.settings = {**SETTINGS, **(settings or {})}
         self.secrets = secrets
+        self.since = 0  # the log's length when the scene began
 
     def __enter__(self) -> Self:
         self.lab.__enter__()
@@ -75,26 +76,30 @@ class Stage:
 
     @contextmanager
     def scene(self, peers: Sequence[Peer], *, kernel: bool = False, negotiate_again: bool = False) -> Iterator[Clients]:
-        """One scenario: its xl2tpd, its capture; at its end no session, no traceback, nothing tshark would warn of."""
+        """One scenario: its xl2tpd, its capture; at its end no session, no traceback, nothing tshark warns of."""
         clients = Clients(self.guest, LNS, peers)
         capture = self.lab.capture(self.lac, "tap0", self.lab.directory / "capture.pcap", "udp port 1701")
-        logged = len(self.server.log())
+        self.since = len(self.server.log())
         try:
             clients.start(kernel=kernel, negotiate_again=negotiate_again)
             yield clients
         finally:
             clients.stop()
             capture.stop()
-        self.wait_empty(logged)
+        self.wait_empty()
         assert self.server.tracebacks() == ""
         bad = findings(capture.file)
         assert not bad, "\n".join([*(str(one) for one in bad), *summary(capture.file, "l2tp.type == 1")])
 
-    def wait_empty(self, since: int = 0, timeout: float = 15.0) -> None:
-        """Until each session of the log since then that came up or was refused has ended."""
+    def wait_for(self, event: str, **facts: Any) -> dict[str, Any]:
+        """A line that the daemon has logged in this scene."""
+        return self.server.wait_for(event, after=self.since, **facts)
+
+    def wait_empty(self, timeout: float = 15.0) -> None:
+        """Until each session that came up in this scene has ended."""
 
         def ended() -> bool:
-            entries = self.server.log()[since:]
+            entries = self.server.log(after=self.since)
             up = {(entry["tunnel"], entry["session"]) for entry in entries if entry["event"] == "session_up"}
             down = {(entry["tunnel"], entry["session"]) for entry in entries if entry["event"] == "session_down"}
             return up <= down

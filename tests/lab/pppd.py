@@ -29,11 +29,14 @@ REFUSALS = {
 KERNEL_MODULES = "l2tp_ppp"
 
 # pppd again on the same pty when it was killed by signal 9: the far end sees LCP start over in the middle of a session.
-AGAIN = """#!/bin/sh
+# The pty still has the line discipline of PPP, and with it the dead pppd's channel: TIOCSETD gives it N_TTY back.
+AGAIN = r"""#!/bin/sh
 /orig/pppd "$@"
 status=$?
-[ $status != 137 ] || exec /orig/pppd "$@"
-exit $status
+[ $status = 137 ] || exit $status
+perl -e 'use Fcntl; sysopen(F, $ARGV[0], O_RDWR | O_NOCTTY | O_NONBLOCK) or die; $n = pack("i", 0); \
+    ioctl(F, 0x5423, $n) or die' "$1"
+exec /orig/pppd "$@"
 """
 
 

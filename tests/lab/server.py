@@ -147,10 +147,10 @@ class Server:
 
     # What it says
 
-    def log(self, event: str | None = None, **facts: Any) -> list[dict[str, Any]]:
-        """The log's lines, or those of one event with these facts."""
+    def log(self, event: str | None = None, *, after: int = 0, **facts: Any) -> list[dict[str, Any]]:
+        """The log's lines without the first `after`, or those of one event with these facts."""
         found = []
-        for line in self.output.read_bytes().splitlines() if self.output.exists() else []:
+        for line in self.output.read_bytes().splitlines()[after:] if self.output.exists() else []:
             try:
                 entry = json.loads(line)
             except ValueError:
@@ -160,11 +160,13 @@ class Server:
                 found.append(entry)
         return found
 
-    def wait_for(self, event: str, timeout: float = 10.0, count: int = 1, **facts: Any) -> dict[str, Any]:
+    def wait_for(
+        self, event: str, timeout: float = 10.0, count: int = 1, *, after: int = 0, **facts: Any
+    ) -> dict[str, Any]:
         """Wait until the log holds `count` such lines; returns the last of them."""
 
         def there() -> bool:
-            if len(self.log(event, **facts)) >= count:
+            if len(self.log(event, after=after, **facts)) >= count:
                 return True
             self.running()
             return False
@@ -173,7 +175,7 @@ class Server:
             wait_until(there, timeout, step=0.05)
         except TimeoutError:
             raise TimeoutError(f"{timeout:g} s without {count} of {event} {facts}\n{self.last_words()}") from None
-        return self.log(event, **facts)[-1]
+        return self.log(event, after=after, **facts)[-1]
 
     def tracebacks(self) -> str:
         """What no test may find: standard error, and log lines that carry an exception."""

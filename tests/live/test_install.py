@@ -10,8 +10,6 @@ import pytest
 
 from tests.lab.server import CHECKOUT
 
-pytestmark = pytest.mark.slow  # it builds a virtual environment with a compiler
-
 PARTS = ["Makefile", "README.md", "etc", "l2tpns", "modules", "pyproject.toml", "setup.py", "tests/lab/setup.sh"]
 
 
@@ -26,7 +24,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(CHECKOUT / part, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(CHECKOUT / part, target)
-    (directory / "etc/l2tpns/example").write_text("the default\n")
+    for name in ("example", "unwanted", "untouched"):
+        (directory / "etc/l2tpns" / name).write_text("the default\n")
     (directory / "modules/example.py").write_text('"""A plugin."""\n')
     return directory
 

@@ -7,7 +7,7 @@ import pytest
 from tests.lab.interop import HOST, Stage, missing
 from tests.lab.pppd import Peer
 
-pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
+pytestmark = [pytest.mark.live, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 
 def test_a_real_client_logs_in_by_chap_and_reaches_the_host_beyond() -> None:
