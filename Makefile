@@ -3,6 +3,7 @@
 # make demo       three subscribers through a LAC, the server and a host beyond it (KEEP=1: stay up to play with)
 # make interop    xl2tpd, pppd and FreeRADIUS of Debian, the clients in a virtual machine
 # make bench      figures for this machine          make fuzz     a million hostile datagrams at a live daemon
+# make soak       10,000 sessions for five minutes, then a hundred cycles of 200 sessions up and down
 # make docs       write the generated pages again   make fmt      lay out the source
 # make install    PREFIX=/usr; PREFIX=/opt/x puts everything below it; DESTDIR=dir stages
 # make uninstall  leaves edited configuration and saved state where they are
@@ -32,7 +33,7 @@ PLUGINS = $(notdir $(wildcard modules/*.py))
 PROGRAMS = l2tpns $(if $(wildcard l2tpns/nsctl.py),nsctl)
 INSTALLER := build/installer
 
-.PHONY: check venv fmt test demo interop bench fuzz docs install uninstall clean
+.PHONY: check venv fmt test demo interop bench soak fuzz docs install uninstall clean
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --quiet --check $(CODE)
@@ -68,6 +69,10 @@ interop: $(STAMP)
 bench: $(STAMP)
 	sh tests/lab/setup.sh bench
 	$(PY) -m bench
+
+soak: $(STAMP)
+	sh tests/lab/setup.sh bench
+	$(PY) -m bench soak cycles
 
 fuzz: $(STAMP)
 	sh tests/lab/setup.sh demo
