@@ -92,8 +92,7 @@ class Storm:
         begun = now()
         pacer = gevent.spawn(self._pace) if self.rate is not None else None
         self._fill()
-        for endpoint in {lac.endpoint for lac in self._all}:
-            endpoint.flush()
+        self._flush()
         self._done.wait(timeout)
         ended = now()
         if pacer is not None:
@@ -114,7 +113,12 @@ class Storm:
         while self._allowed < self.count:
             self._allowed = min(self.count, int((self._clock() - begun) * rate) + 1)
             self._fill()
-            gevent.sleep(0.01)
+            self._flush()  # or the calls would wait for the endpoint's next tick, and their latency be ours
+            gevent.sleep(0.002)
+
+    def _flush(self) -> None:
+        for lac in self._all:
+            lac.endpoint.flush()
 
     def _fill(self) -> None:
         while self._in_flight < self.window and self._begun < self._allowed:
