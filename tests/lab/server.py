@@ -109,7 +109,7 @@ class Server:
                     raise TimeoutError(f"the daemon did not say READY=1 within {timeout:g} s\n{self.last_words()}")
         self.started_in = time.monotonic() - begun
 
-    def stop(self, by: int = signal.SIGQUIT, timeout: float = 20.0) -> int:
+    def stop(self, by: int = signal.SIGQUIT, timeout: float = 30.0) -> int:
         """End it in good order (SIGQUIT: everybody is told) and return its exit status; TimeoutError when it stays."""
         process = self.running()
         process.send_signal(by)
