@@ -19,7 +19,7 @@ CLOSED_LINGER, REFUSAL_GRACE = tunnel.CLOSED_LINGER, session.REFUSAL_GRACE  # wh
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     """Starts servers with the settings given; afterwards no tunnel, session, address, route or greenlet may be left."""
-    monkeypatch.setattr(tunnel, "CLOSED_LINGER", 0.05)
+    monkeypatch.setattr(tunnel, "CLOSED_LINGER", 0.01)
     monkeypatch.setattr(tunnel, "SHORTEST_LOOK", 0.05)
     monkeypatch.setattr(session, "REFUSAL_GRACE", 0.05)
     servers: list[InProcess] = []

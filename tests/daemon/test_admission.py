@@ -49,7 +49,6 @@ def test_one_tunnel_too_many_is_refused_with_no_resources_and_the_others_live_on
     assert lac.call("mary", "pw").wait_online().online and fred.online
 
 
-@pytest.mark.statement(32)
 def test_a_tunnel_that_came_up_is_no_longer_half_open(serve: Serve) -> None:
     server = serve(max_half_open_tunnels=1)
     for number in range(1, 4):
@@ -83,7 +82,6 @@ def test_a_tunnel_that_was_closed_leaves_its_place_to_the_next(serve: Serve, mon
     assert ask(server) is None
 
 
-@pytest.mark.statement(32)
 def test_a_flood_of_sccrqs_costs_no_memory_and_few_answers(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lns, "REFUSALS_PER_SECOND", 20)
     monkeypatch.setattr(lns, "monotonic", lambda: 1000.0)  # all within one second
@@ -161,7 +159,6 @@ def test_an_empty_pool_ends_the_call_and_not_the_others(serve: Serve) -> None:
     assert str(lac.call("mary", "pw").wait_online().address) == "10.5.0.1"
 
 
-@pytest.mark.statement(32)
 def test_a_session_that_does_not_read_its_mail_does_not_fill_the_memory(server: InProcess) -> None:
     peer = server.peer().open()
     session_id = peer.ring()

@@ -54,7 +54,7 @@ def test_deprecated_options_are_rejected(server: InProcess, option: str) -> None
     assert ask(fred, ear, option, "0306 00000000") == (CONF_REJ, bytes.fromhex(option))
 
 
-@pytest.mark.statement(30, 114)
+@pytest.mark.statement(114)
 def test_ipcp_before_the_network_phase_is_discarded(server: InProcess, lac: Lac) -> None:
     server.backend.delay = 0.2
     fred = lac.call("fred", "pw", auth="pap")

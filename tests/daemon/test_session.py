@@ -176,7 +176,7 @@ def test_who_logs_in_under_another_name_after_that_is_another_user(server: InPro
     assert [usage.user for usage in server.accounting.of("start")] == [b"fred", b"mary"]
 
 
-@pytest.mark.statement(30, 98)
+@pytest.mark.statement(98)
 def test_who_fails_to_log_in_again_is_gone(server: InProcess, lac: Lac) -> None:
     fred = lac.call("fred", "pw").wait_online()
     fred.password = b"forgotten"

@@ -402,7 +402,6 @@ def test_two_lacs_behind_one_nat_and_two_tunnels_of_one_lac_are_tunnels_of_their
     second.leave()
 
 
-@pytest.mark.statement(22)
 def test_names_of_lacs_are_only_text(server: InProcess) -> None:
     name = b"%s%n;$(reboot)`x`\x1b[2J\xff\n"
     peer = server.peer().open(host_name=name)
