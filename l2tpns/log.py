@@ -13,7 +13,8 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from collections import deque
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
@@ -29,6 +30,8 @@ LEVELS = ("critical", "error", "warning", "info", "call", "data")
 HIDDEN = "***"
 _SECRET_KEYS = frozenset({"password", "secret", "response", "authenticator"})
 _SECRET_ENDINGS = ("_password", "_secret", "_response")
+# Values that only our own code chooses: a secret that is an ordinary word must not black them out.
+_OWN_WORDS = frozenset({"cause", "phase", "message", "auth", "signal", "variable"})
 _LONGEST_TEXT = 8192  # characters of one value
 _DEEPEST = 4
 _INT64 = 1 << 63
@@ -39,22 +42,44 @@ PAP = 0xC023  # RFC 1334
 class Output:
     """What every Logger of a Log writes to: the threshold, the sink, the last lines. Made and held by Log."""
 
-    __slots__ = ("dropped", "hidden", "level", "recent", "sink")
+    __slots__ = ("dropped", "hidden", "level", "listeners", "recent", "sink", "threshold")
 
     def __init__(self, sink: Sink, level: int, keep: int) -> None:
         self.sink = sink
-        self.level = level
+        self.threshold = level  # of the sink
+        self.level = level  # what is rendered at all: the threshold, or more while somebody listens
+        self.listeners: list[Listener] = []
         self.recent: deque[bytes] = deque(maxlen=keep)
         self.hidden: tuple[str, ...] = ()
         self.dropped = 0  # lines lost since the last one that got through
 
     def write(self, line: bytes, level: int) -> None:
+        for listener in self.listeners:
+            if level in listener.levels:
+                listener.take(line, level)
+        if level > self.threshold:
+            return
         self.recent.append(line)
         if self.dropped and self.sink.write(_line("warning", "log_lines_dropped", {"count": self.dropped}), WARNING):
             self.dropped = 0
         if self.dropped or not self.sink.write(line, level):
             self.dropped += 1
             self.sink.dropped += 1
+
+    def adjust(self) -> None:
+        """The threshold, or who listens, has changed."""
+        self.level = max([self.threshold, *(max(listener.levels, default=0) for listener in self.listeners)])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Listener:
+    """Somebody who watches lines of these levels as they are written (`debug` at the console).
+
+    `take` is called by whoever logs, so it must neither block nor log nor fail.
+    """
+
+    levels: frozenset[int]
+    take: Callable[[bytes, int], None]
 
 
 class Logger(structlog.BoundLoggerBase):
@@ -137,11 +162,24 @@ class Log:
 
     @property
     def level(self) -> int:
-        return self._output.level
+        return self._output.threshold
 
     @level.setter
     def level(self, level: int) -> None:
-        self._output.level = level
+        self._output.threshold = level
+        self._output.adjust()
+
+    def listen(self, levels: Iterable[int], take: Callable[[bytes, int], None]) -> Listener:
+        """Have lines of these levels, also those that `debug` leaves out of the log, until unlisten()."""
+        listener = Listener(frozenset(levels), take)
+        self._output.listeners.append(listener)
+        self._output.adjust()
+        return listener
+
+    def unlisten(self, listener: Listener) -> None:
+        if listener in self._output.listeners:
+            self._output.listeners.remove(listener)
+            self._output.adjust()
 
     @property
     def dropped(self) -> int:
@@ -236,6 +274,8 @@ def _fact(key: str, value: Any, hidden: tuple[str, ...], depth: int = 0) -> Any:
         text = kind.__name__  # its own words might show what the keys inside would have hidden
     else:
         text = str(value)
+    if key in _OWN_WORDS:
+        return text
     if not text.isprintable():
         text = _printable(text)
     for secret in hidden:

@@ -281,3 +281,11 @@ def test_syslog_gets_facility_severity_and_the_line_and_its_losses_are_counted(t
 def test_an_unknown_syslog_facility_never_gets_here_and_no_syslog_at_all_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         Syslog("daemon", str(tmp_path / "nothing"))
+
+
+def test_a_secret_that_is_an_ordinary_word_does_not_black_out_our_own_words():
+    log = Log.in_memory()
+    log.hide(["tunnel"])
+    log.get().info("tunnel_down", cause="tunnel_closed", why="the tunnel is closed")
+    (record,) = log.records("tunnel_down")
+    assert (record["cause"], record["why"]) == ("tunnel_closed", "the *** is closed")
