@@ -15,7 +15,7 @@ import pytest
 from tests.lab.netns import RUN_NETNS, is_root
 from tests.lab.server import CHECKOUT
 
-pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.skipif(not is_root(), reason="needs root")]
+pytestmark = [pytest.mark.live, pytest.mark.skipif(not is_root(), reason="needs root")]
 
 DEMO = (sys.executable, "-m", "tests.lab.demo")
 STEPS = 15
