@@ -190,7 +190,7 @@ class LacSide:
             self.port = endpoint.port
             self.endpoints[address] = endpoint
             self._read(endpoint.socket, lambda: self._drain(endpoint))
-            self._log.info("listening", address=address, port=self.port)
+            self._log.info("listening", address=address, port=self.port, beside_wildcard=self._wildcard is not None)
         return endpoint
 
     def _listen_everywhere(self) -> None:
