@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from ipaddress import IPv4Address
 from time import monotonic
@@ -23,6 +23,8 @@ from l2tpns.dataplane.path import Path
 from l2tpns.dataplane.plane import DataPlane
 from l2tpns.dataplane.udp import Endpoint
 from l2tpns.errors import ProtocolError, WireError
+from l2tpns.history import LENGTH as HISTORY_LENGTH
+from l2tpns.history import Ending
 from l2tpns.log import Logger
 from l2tpns.pool import Pool
 from l2tpns.proto import messages
@@ -81,6 +83,7 @@ class Lns:
         self.half_open: Counter[str] = Counter()  # tunnels without SCCCN, by the LAC's address
         self.starting: Counter[str] = Counter()  # calls not online yet, by the LAC's address
         self.lingering = 0
+        self.history: deque[Ending] = deque(maxlen=HISTORY_LENGTH)
         self.shutting_down = False
         self._acct_boot = int(time.time())
         self._acct_next = int.from_bytes(random(2), "big") << 8
@@ -236,6 +239,13 @@ class Lns:
             self._count_down(self.half_open, tunnel.lac)
         self.lingering += 1
 
+    def drop_tunnel(self, tunnel: Tunnel) -> None:
+        """Manual, drop tunnel: a CDN to each of its sessions now, the StopCCN drop_tunnel_delay seconds later."""
+        tunnel.dropping = True
+        for session in list(tunnel.sessions.values()):
+            session.end(ends.ADMIN_DROP)
+        gevent.spawn_later(self.config.drop_tunnel_delay, tunnel.end, ends.ADMIN_DROP)
+
     def may_linger(self) -> bool:
         return self.lingering <= LINGERING_LIMIT
 
@@ -257,7 +267,7 @@ class Lns:
     def call_refusal(self, tunnel: Tunnel) -> ProtocolError | None:
         """Why there may be no further call now, or None (4.4.2: result 4 asks the LAC to try again later)."""
         config = self.config
-        if self.shutting_down:
+        if self.shutting_down or tunnel.dropping:
             return ProtocolError(CdnResult.ADMINISTRATIVE, 0, "shutting down")
         if (
             self.starting.total() >= config.max_starting_calls

@@ -20,6 +20,7 @@ import gevent
 from l2tpns import ends, filtering, housekeeping
 from l2tpns.ends import Reason, SessionEnded
 from l2tpns.errors import NoAddress, NoAnswer, ProtocolError
+from l2tpns.history import Ending
 from l2tpns.link import TICK, Link, Renegotiated, proxy_credentials
 from l2tpns.proto.chap import ChapServer
 from l2tpns.proto.credentials import Credentials
@@ -68,8 +69,10 @@ class Session(Link):
         "online_since",
         "opened_wall",
         "profile",
+        "rx_speed",
         "time_from",
         "timer",
+        "tx_speed",
         "user",
     )
 
@@ -84,6 +87,7 @@ class Session(Link):
         self.online_since = 0.0  # monotonic; 0 while not online
         self.time_from = 0.0  # when the Session-Timeout began to run
         self.opened_wall = 0.0
+        self.tx_speed = self.rx_speed = 0  # bit/s as the LAC says; towards the subscriber, and from it
         self.next_echo = self.next_interim = self.next_challenge = 0.0
         self.timer: Timer[Session] | None = None
         self.greenlet: Any = None
@@ -128,6 +132,8 @@ class Session(Link):
         if self.connected.framing_type & ~FRAMING_TYPES:
             raise ProtocolError(CdnResult.GENERAL, ErrorCode.VALUE, "Framing Type was not advertised")
         self.path.sequenced = self.connected.sequencing_required
+        self.tx_speed = self.connected.tx_connect_speed
+        self.rx_speed = self.connected.rx_speed
         self.login_deadline = monotonic() + self.lns.config.login_timeout
         self.take_early_frames()
         self.log.debug("call_connected", calling=self.calling, called=self.called)
@@ -384,6 +390,7 @@ class Session(Link):
         """The one exit, whatever happened: each step survives the others' failure."""
         online = self.online_since
         usage = self.usage()
+        opened = round(monotonic() - online, 1) if online else 0.0
         steps: list[Callable[[], None]] = [
             self.stop_starting,
             lambda: self.go_offline(end.reason),
@@ -405,7 +412,31 @@ class Session(Link):
             result=int(end.result),
             error=int(end.error),
             phase=self.phase,
-            seconds=round(monotonic() - online, 1) if online else 0,
+            seconds=opened,
+            in_octets=usage.in_octets,
+            out_octets=usage.out_octets,
+        )
+        self.lns.history.append(self.ending(end, usage, opened))
+
+    def ending(self, end: SessionEnded, usage: Usage, seconds: float) -> Ending:
+        """What the operator is told of it afterwards."""
+        by_lac = end.reason in (ends.LAC_CDN, ends.LAC_LOST_CARRIER) and end.result  # 0: its CDN had none to read
+        return Ending(
+            ended=time.time(),
+            session=self.id,
+            tunnel=self.tunnel.id,
+            user=self.user,
+            address=usage.address,
+            lac=self.tunnel.peer[0],
+            calling=self.calling,
+            cause=end.reason.name,
+            why=end.text,
+            phase=self.phase,
+            lac_result=int(end.result) if by_lac else None,
+            lac_error=int(end.error) if by_lac else None,
+            our_result=int(end.result) if end.tell else None,
+            our_error=int(end.error) if end.tell else None,
+            seconds=seconds,
             in_octets=usage.in_octets,
             out_octets=usage.out_octets,
         )

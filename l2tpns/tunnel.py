@@ -87,6 +87,7 @@ class Tunnel:
         self.sessions: dict[int, Session] = {}  # by our session id
         self.by_peer_id: dict[int, Session] = {}
         self.state = TunnelState.WAIT_CTL_CONN
+        self.dropping = False  # by the operator: its sessions have their CDN, its StopCCN follows
         self.mailbox = Mailbox(MAILBOX_LIMIT)
         self.opened_at = self.last_heard = self.last_used = monotonic()
         self.log = lns.log.bind(tunnel=tunnel_id, peer=f"{peer[0]}:{peer[1]}", host=self.host)
@@ -325,7 +326,8 @@ class Tunnel:
         if error.message_type == StopCCN.message_type:
             raise TunnelEnded(ends.TUNNEL_CLOSED, None, text=f"malformed StopCCN: {error.text}")
         if error.message_type == CDN.message_type:
-            self.end_call(header.session_id, error.assigned_id, SessionEnded(ends.LAC_CDN, tell=False, text=error.text))
+            end = SessionEnded(ends.LAC_CDN, tell=False, result=0, text=error.text)
+            self.end_call(header.session_id, error.assigned_id, end)
         elif error.session:
             self.refuse_call(header.session_id, error.assigned_id, error)
         else:
@@ -379,8 +381,9 @@ class Tunnel:
         text = messages.describe_result(CDN.message_type, message.result_code)
         if message.disconnect_cause is not None:  # RFC 3145
             text += f"; {DisconnectCode.describe(message.disconnect_cause.code)}"
-        lost = message.result_code.result == CdnResult.LOST_CARRIER
-        end = SessionEnded(ends.LAC_LOST_CARRIER if lost else ends.LAC_CDN, tell=False, text=text)
+        code = message.result_code
+        reason = ends.LAC_LOST_CARRIER if code.result == CdnResult.LOST_CARRIER else ends.LAC_CDN
+        end = SessionEnded(reason, tell=False, result=code.result, error=code.error, text=text)
         self.end_call(header.session_id, message.assigned_session_id, end)
 
     def end_call(self, session_id: int, peer_session_id: int, end: SessionEnded) -> None:
