@@ -130,7 +130,8 @@ def test_a_lac_that_acknowledges_the_sccrp_and_sends_no_scccn_is_told_so(
     peer.peer_tunnel_id = peer.expect(SCCRP).assigned_tunnel_id
     peer.acknowledge()
     assert peer.expect(StopCCN).result_code.result == 1
-    assert not server.lns.half_open
+    peer.acknowledge()
+    server.wait(lambda: not server.lns.half_open)
 
 
 # Closing
