@@ -32,8 +32,8 @@ class Forwarder:
         "_send_error",
         "_too_big_rate",
         "_unreachable_rate",
-        "_write",
         "table",
+        "write",
     )
 
     def __init__(
@@ -47,7 +47,7 @@ class Forwarder:
         self._config = config
         self._counters = counters
         self._clock = clock
-        self._write = write
+        self.write = write  # altered when there is a tun device
         self._send_error = send_error
         self._own = config.tun_address.packed
         self._too_big_rate = icmp.RateLimit()
@@ -71,7 +71,7 @@ class Forwarder:
             packet = packet[:total]  # what follows is padding (RFC 1661 2)
             octets = total
         # 0x45 nearly always; with options 0x46 to 0x4F. The header must be within the packet.
-        if (first != 0x45 and (first >> 4 != 4 or first < 0x45)) or (first & 0x0F) << 2 > octets:
+        if first != 0x45 and (first >> 4 != 4 or first < 0x45 or (first & 0x0F) << 2 > octets):
             self._drop_bad_ip(path)
             return
         if source != path.address and not path.owns(source) and not self._config.disable_no_spoof:
@@ -93,7 +93,7 @@ class Forwarder:
             octets = len(packet)
         counters = self._counters
         try:
-            self._write(packet)
+            self.write(packet)
         except OSError:
             counters.tun_tx_errors += 1
             return

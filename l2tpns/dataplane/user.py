@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from _socket import socket as RawSocket
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -83,6 +84,7 @@ class UserPlane:
             self._errors = _error_socket()
             self._routes = Routes(self._netlink, tun.index, self._log)
             self._routes.start()
+            self._forwarder.write = tun.write
         except BaseException:
             self.stop()
             raise
@@ -99,6 +101,7 @@ class UserPlane:
             self._routes.stop()
             self._routes = None
         if self._tun is not None:
+            self._forwarder.write = self._write
             self._tun.close()
             self._tun = None
         if self._netlink is not None:
@@ -117,8 +120,8 @@ class UserPlane:
         self.clock.now = monotonic()
 
     def _write(self, packet: bytes) -> int:
-        assert self._tun is not None  # packets come only from the loops of a started plane
-        return self._tun.write(packet)
+        """Before there is a device and after it: nobody should ask, and no other descriptor gets the packet."""
+        raise OSError(errno.ENODEV, "no tun device")
 
     def _send_error(self, packet: bytes) -> bool:
         """An ICMP packet of ours, by a raw socket: from the tun device the kernel would not take our own address."""

@@ -164,7 +164,7 @@ def test_a_packet_that_the_tun_device_refuses_is_no_traffic_of_the_subscriber() 
     def refuse(packet: bytes) -> int:
         raise OSError(5, "down")
 
-    rig.forwarder._write = refuse
+    rig.forwarder.write = refuse
     rig.up(ip(CLIENT, HOST))
     assert rig.path.in_packets == 0 and rig.counters.tun_tx_errors == 1
 
