@@ -26,8 +26,6 @@ from tests.lab.radius_stage import (
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 
-LOGIN_GRACE = 5.0
-INTERIM = 60  # the least there is (RFC 2869 5.16)
 USERS = """
 closed Auth-Type := Reject
 	Reply-Message = "your account is closed"
@@ -61,10 +59,6 @@ brief Cleartext-Password := "pw"
 idle Cleartext-Password := "pw"
 	Idle-Timeout = 2
 
-interim Cleartext-Password := "pw"
-	Acct-Interim-Interval = 60,
-	Class = "interim"
-
 DEFAULT Cleartext-Password := "pw"
 """
 SETTINGS = {
@@ -77,14 +71,9 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[RadiusStage]:
-    """One daemon and one FreeRADIUS for all tests here, and one subscriber who stays for its interim records."""
+    """One daemon and one FreeRADIUS for all tests here."""
     with RadiusStage(USERS, settings=SETTINGS) as stage:
         yield stage
-
-
-@pytest.fixture(scope="module", autouse=True)
-def long_session(stage: RadiusStage) -> Subscriber:
-    return stage.online("interim")
 
 
 @pytest.fixture(autouse=True)
@@ -293,20 +282,3 @@ def test_octets_and_packets_are_those_the_client_counted(
     assert subscriber.out_packets == 54
     start = stage.records(user, "Start")[0]
     assert "Acct-Input-Octets" not in start
-
-
-@pytest.mark.statement(147, 149, 151)
-def test_interim_records_come_when_radius_asks_and_never_go_back(stage: RadiusStage, long_session: Subscriber) -> None:
-    assert long_session.ping(HOST) is not None
-    left = INTERIM - (time.monotonic() - long_session.online_at)
-    until(lambda: stage.records("interim", "Interim-Update"), max(left, 0.0) + LOGIN_GRACE, "an Interim-Update")
-    assert long_session.ping(HOST) is not None
-    leave(long_session)
-    stop = stage.stop_of("interim")
-    interims = stage.records("interim", "Interim-Update")
-    assert len(interims) == 1
-    assert 60 <= int(str(interims[0]["Acct-Session-Time"])) <= 62
-    both = zip(counted(interims[0]), counted(stop), strict=True)
-    assert all(0 < earlier < later for earlier, later in both)
-    assert counted(stop) == counted_by(long_session)
-    assert long_session.complaints == ()
