@@ -47,6 +47,7 @@ class Link:
 
     __slots__ = (
         "_early",
+        "_ending",
         "_lcp_down",
         "_lcp_heard",
         "authenticator",
@@ -99,6 +100,7 @@ class Link:
         self.credentials: Credentials | None = None
         self.ipcp: Ipcp | None = None
         self._lcp_down = self._lcp_heard = False
+        self._ending = False
         self._early: list[tuple[int, bytes]] = []
 
     def timers(self) -> Timers:
@@ -108,6 +110,12 @@ class Link:
             max_configure=config.ppp_max_configure,
             max_failure=config.ppp_max_failure,
         )
+
+    def must_end(self, why: SessionEnded | ProtocolError) -> None:
+        """What the LAC has said ends this call. The first time counts: it may say it as often as it likes."""
+        if not self._ending:
+            self._ending = True
+            self.mailbox.post_urgent(why)
 
     def take_early_frames(self) -> None:
         """The call is connected: what came a little too early counts now."""

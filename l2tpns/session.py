@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 REFUSAL_GRACE = 1.0  # an Authenticate-Nak needs its moment before the CDN, which ends pppd at once
 RELEASE_PATIENCE = 5.0  # for an older session of the same user or address to let go
+MOST_RENEGOTIATIONS, RENEGOTIATIONS_WITHIN = 10, 60.0  # of LCP in one call, seconds
 NCP_RESTART_PATIENCE = 30.0  # for a subscriber that renegotiates IPCP
 FRAMING_TYPES = 3  # what our SCCRP advertises: synchronous and asynchronous
 
@@ -56,7 +57,7 @@ class Session(Link):
     """One call, one PPP link, one subscriber."""
 
     __slots__ = (
-        "_job",
+        "_renegotiations",
         "_starting",
         "acct_session_id",
         "address",
@@ -91,7 +92,7 @@ class Session(Link):
         self.next_echo = self.next_interim = self.next_challenge = 0.0
         self.timer: Timer[Session] | None = None
         self.greenlet: Any = None
-        self._job: Any = None
+        self._renegotiations: tuple[float, ...] = ()  # when the last ones were
         self._starting = True
 
     # The life
@@ -111,7 +112,7 @@ class Session(Link):
                 except Renegotiated:
                     self.log.info("lcp_renegotiated", user=self.user)
                     self.go_offline(ends.USER_REQUEST)
-                    self.login_deadline = monotonic() + self.lns.config.login_timeout
+                    self.begin_again(monotonic())
         except SessionEnded as end:
             ended = end.detached()
         except ProtocolError as error:
@@ -121,6 +122,14 @@ class Session(Link):
             ended = SessionEnded(ends.INTERNAL_ERROR)
         finally:
             self.release(ended)
+
+    def begin_again(self, now: float) -> None:
+        """How long the next login may take, and whether there may be one: each costs a question and two records."""
+        if self.login_deadline is None:  # it was online; who was not has no more time than before
+            self.login_deadline = now + self.lns.config.login_timeout
+        self._renegotiations = (*self._renegotiations, now)[-MOST_RENEGOTIATIONS:]
+        if len(self._renegotiations) == MOST_RENEGOTIATIONS and now - self._renegotiations[0] < RENEGOTIATIONS_WITHIN:
+            raise SessionEnded(ends.LCP_FAILED, text="LCP begins again and again")
 
     def answer_call(self) -> None:
         """7.4.2: ICRP, then an acceptable ICCN."""
@@ -204,9 +213,11 @@ class Session(Link):
 
     def verify(self, credentials: Credentials, state: bytes = b"") -> AuthReply:
         """Ask the authentication backend, serving the mailbox meanwhile."""
-        self._job = job = gevent.spawn(self._ask, self.auth_request(credentials, state))
-        self.wait(job.ready)
-        self._job = None
+        job = gevent.spawn(self._ask, self.auth_request(credentials, state))
+        try:
+            self.wait(job.ready)
+        finally:
+            job.kill(block=False)  # a subscriber that begins anew has no further use for the answer
         if not job.successful():
             raise job.exception
         reply: AuthReply | None = job.value
@@ -365,9 +376,6 @@ class Session(Link):
 
     def go_offline(self, reason: Reason) -> None:
         """The reverse of go_online, open_networks and authenticate; harmless at any time."""
-        if self._job is not None:
-            self._job.kill(block=False)
-            self._job = None
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from l2tpns.lns import Lns
 
 CLOSED_LINGER = 31.0  # 5.7: repeats of a StopCCN are acknowledged for a full retransmission cycle
+MOST_UNANSWERED = 2000  # messages queued for a LAC; while there are more, its calls find nobody
 MAILBOX_LIMIT = 512  # datagrams; what does not fit is retransmitted by the peer
 ESTABLISH_TIMEOUT = 31.0  # SCCCN may take a full retransmission cycle of the LAC's
 SHORTEST_LOOK = 1.0  # between two looks at the clock of an established tunnel
@@ -87,6 +88,7 @@ class Tunnel:
         self.sessions: dict[int, Session] = {}  # by our session id
         self.by_peer_id: dict[int, Session] = {}
         self.state = TunnelState.WAIT_CTL_CONN
+        self.half_open = True  # counted as such by the Lns
         self.dropping = False  # by the operator: its sessions have their CDN, its StopCCN follows
         self.mailbox = Mailbox(MAILBOX_LIMIT)
         self.opened_at = self.last_heard = self.last_used = monotonic()
@@ -184,7 +186,7 @@ class Tunnel:
 
     def close(self, end: TunnelEnded) -> None:
         """End all sessions without a CDN (6.4), say StopCCN if the peer must hear it, go on acknowledging."""
-        was, self.state = self.state, TunnelState.CLOSING
+        self.state = TunnelState.CLOSING
         self.log.info(
             "tunnel_down",
             cause=end.reason.name,
@@ -195,7 +197,7 @@ class Tunnel:
         )
         for session in list(self.sessions.values()):
             session.end(end.reason, tell=False)
-        self.lns.tunnel_closing(self, was)
+        self.lns.tunnel_closing(self, says_goodbye=end.result is not None)
         try:
             if end.result is not None:
                 self.send(
@@ -204,7 +206,7 @@ class Tunnel:
                         result_code=ResultCode(end.result, end.error, end.text),
                     )
                 )
-                self.wait(lambda: self.quiet, 2 * CLOSED_LINGER)
+                self.wait(lambda: self.quiet, 2 * CLOSED_LINGER if self.lns.may_linger() else 0.0)
             elif end.reason is ends.TUNNEL_CLOSED and self.lns.may_linger():
                 self.wait(lambda: False, CLOSED_LINGER)
         except TunnelEnded:
@@ -394,7 +396,7 @@ class Tunnel:
             session = self.by_peer_id.get(peer_session_id)
         if session is not None:
             self.forget_peer_id(session)
-            session.mailbox.post_urgent(end)
+            session.must_end(end)
 
     def on_session_message(self, header: ControlHeader, message: Message) -> None:
         session = self.sessions.get(header.session_id)
@@ -407,6 +409,10 @@ class Tunnel:
         elif not session.mailbox.post(message):
             self.lns.counters.drop_mailbox_full += 1
 
+    def has_backlog(self) -> bool:
+        """So much is unacknowledged that nothing more is answered: else a LAC that takes nothing fills our memory."""
+        return self.reliable.queue_length >= MOST_UNANSWERED
+
     def on_nothing_to_do(self, header: ControlHeader, message: Message) -> None:
         """HELLO, and messages of an unknown type with M=0: acknowledged, that is all (4.4.1, 6.5)."""
 
@@ -414,8 +420,8 @@ class Tunnel:
         """A mistake in a call's message ends that call only (4.1, 7.4.2)."""
         session = self.sessions.get(session_id)
         if session is not None:
-            session.mailbox.post_urgent(error)
-        else:
+            session.must_end(error)
+        elif not self.has_backlog():
             self.send(
                 CDN(
                     result_code=ResultCode(error.result_code, error.error_code, error.text),
