@@ -196,7 +196,7 @@ class Tunnel:
             sessions=len(self.sessions),
         )
         for session in list(self.sessions.values()):
-            session.end(end.reason, tell=False)
+            session.end(end.reason, tell=False, text=end.text)
         self.lns.tunnel_closing(self, says_goodbye=end.result is not None)
         try:
             if end.result is not None:
@@ -242,7 +242,7 @@ class Tunnel:
 
     def move(self, peer: tuple[str, int]) -> None:
         """The LAC's address has changed (auth_tunnel_change_addr_src)."""
-        self.log.warning("tunnel_moved", new_peer=f"{peer[0]}:{peer[1]}")
+        self.log.provoked("tunnel_moved", new_peer=f"{peer[0]}:{peer[1]}")
         self.lns.tunnel_moved(self, peer)
         self.peer = peer
         for session in self.sessions.values():
@@ -312,13 +312,13 @@ class Tunnel:
             message = messages.decode(header.body, self.secret)
         except MessageError as error:
             self.lns.counters.control_malformed += 1
-            self.log.warning("control_refused", message=error.message_type, why=error.text)
+            self.log.provoked("control_refused", message=error.message_type, why=error.text)
             self.on_malformed(header, error)
             return
         self.log.debug("control_received", message=type(message).__name__, session=header.session_id)
         self.log.data("control_received_fields", fields=message)  # by field, so that secrets are known as such
         for warning in message.warnings:
-            self.log.warning("avp_ignored", message=type(message).__name__, why=warning)
+            self.log.provoked("avp_ignored", message=type(message).__name__, why=warning)
         handler = self.HANDLERS.get(type(message))
         if handler is not None:
             handler(self, header, message)
@@ -341,7 +341,7 @@ class Tunnel:
         if self._challenge:
             expected = messages.tunnel_auth_response(SCCCN.message_type, self.secret, self._challenge)
             if not hmac.compare_digest(expected, message.challenge_response or b""):
-                self.log.warning("tunnel_auth_refused")
+                self.log.provoked("tunnel_auth_refused")
                 raise ProtocolError(StopCcnResult.NOT_AUTHORISED, 0, "wrong or missing Challenge Response")
         self.state = TunnelState.ESTABLISHED
         self.last_used = monotonic()
@@ -352,7 +352,7 @@ class Tunnel:
         raise ProtocolError(StopCcnResult.FSM, 0, f"{type(message).__name__} is not expected here")
 
     def on_stopccn(self, header: ControlHeader, message: StopCCN) -> None:
-        text = messages.describe_result(StopCCN.message_type, message.result_code)
+        text = "StopCCN from the LAC: " + messages.describe_result(StopCCN.message_type, message.result_code)
         raise TunnelEnded(ends.TUNNEL_CLOSED, None, text=text)
 
     def on_icrq(self, header: ControlHeader, message: ICRQ) -> None:

@@ -111,7 +111,8 @@ Lines of a tunnel or session have its keys besides those below. The variable `de
 {", ".join(f"{number} {name}" for number, name in enumerate(logs.LEVELS))}.
 
 Passwords and secrets are never written. Lines that nobody takes (a full pipe, a slow syslog) are dropped rather than
-waited for; the next line that gets through is `log_lines_dropped` with their `count`.
+waited for; the next line that gets through is `log_lines_dropped` with their `count`. Of a warning that a peer could
+provoke at will, {logs.MOST_PROVOKED} lines a second are written; the next one tells how many were `kept_back`.
 
 """
     return text + table(("Event", "Level", "Keys"), rows)
@@ -119,7 +120,7 @@ waited for; the next line that gets through is `log_lines_dropped` with their `c
 
 def _log_calls(tree: ast.AST) -> Iterator[tuple[str, str, list[str]]]:
     """(level, event, keys) of each call such as `self.log.info("tunnel_up", window=4)`."""
-    named = {"debug": "call", "exception": "error", **{level: level for level in logs.LEVELS}}
+    named = {"debug": "call", "exception": "error", "provoked": "warning", **{level: level for level in logs.LEVELS}}
     for node in ast.walk(tree):
         match node:
             case ast.Call(
