@@ -7,7 +7,6 @@ one session shares: ids, names, addresses, routes. It knows no PPP and no octets
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter, deque
 from collections.abc import Callable
 from ipaddress import IPv4Address
@@ -42,6 +41,7 @@ from l2tpns.proto.messages import (
 )
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import Backend
+from l2tpns.radius.usage import SessionIds
 from l2tpns.session import Session
 from l2tpns.tunnel import Tunnel, TunnelState
 from l2tpns.wheel import Wheel
@@ -85,8 +85,7 @@ class Lns:
         self.lingering = 0
         self.history: deque[Ending] = deque(maxlen=HISTORY_LENGTH)
         self.shutting_down = False
-        self._acct_boot = int(time.time())
-        self._acct_next = int.from_bytes(random(2), "big") << 8
+        self.acct_session_ids = SessionIds(random)
         self._refusal_second = 0
         self._refusals = 0
         self._wheel_greenlet: Any = None
@@ -138,12 +137,12 @@ class Lns:
             message = messages.decode(header.body, self.config.l2tp_secret_octets)
         except MessageError as error:
             self.counters.control_malformed += 1
-            self.log.warning("sccrq_refused", peer=f"{peer[0]}:{peer[1]}", why=error.text)
+            self.log.provoked("sccrq_refused", peer=f"{peer[0]}:{peer[1]}", why=error.text)
             if error.message_type == SCCRQ.message_type:
                 self.refuse_tunnel(error.assigned_id, peer, endpoint, error)
             return
         for warning in message.warnings:
-            self.log.warning("avp_ignored", message=type(message).__name__, peer=f"{peer[0]}:{peer[1]}", why=warning)
+            self.log.provoked("avp_ignored", message=type(message).__name__, peer=f"{peer[0]}:{peer[1]}", why=warning)
         if isinstance(message, StopCCN):
             tunnel = self.by_peer.get((peer, message.assigned_tunnel_id))
             # Whoever has sent an SCCCN knows our id. Without it one who forges the LAC's address could end a tunnel.
@@ -172,7 +171,7 @@ class Lns:
             return
         if sccrq.receive_window_size == 0:  # 4.4.3 knows no such window; we go on with 1
             self.counters.control_malformed += 1
-            self.log.warning("avp_ignored", message="SCCRQ", peer=f"{peer[0]}:{peer[1]}", why="Receive Window Size 0")
+            self.log.provoked("avp_ignored", message="SCCRQ", peer=f"{peer[0]}:{peer[1]}", why="Receive Window Size 0")
         tunnel = Tunnel(self, self.unused_tunnel_id(), peer, endpoint, header, sccrq)
         self.tunnels[tunnel.id] = tunnel
         self.by_peer[peer, tunnel.peer_id] = tunnel
@@ -352,11 +351,6 @@ class Lns:
         )
 
     # Small services
-
-    def new_acct_session_id(self) -> str:
-        """Unique over restarts (RFC 2866 5.5): when we started, and a number."""
-        self._acct_next = (self._acct_next + 1) & 0xFFFFFFFF
-        return f"{self._acct_boot:08X}{self._acct_next:08X}"
 
     def unused_tunnel_id(self) -> int:
         return self._unused_id(self.tunnels)

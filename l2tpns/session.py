@@ -61,6 +61,7 @@ class Session(Link):
         "_starting",
         "acct_session_id",
         "address",
+        "call_serial",
         "called",
         "calling",
         "greenlet",
@@ -81,6 +82,7 @@ class Session(Link):
         super().__init__(lns, tunnel, session_id, icrq)
         self.called = _text(icrq.called_number)
         self.calling = _text(icrq.calling_number)
+        self.call_serial = icrq.call_serial_number
         self.user = ""
         self.acct_session_id = ""
         self.address: IPv4Address | None = None
@@ -183,7 +185,7 @@ class Session(Link):
             self.wait(lambda: self.credentials is not None)
         assert self.credentials is not None
         self.user = self.credentials.user
-        self.acct_session_id = self.lns.new_acct_session_id()
+        self.acct_session_id = self.lns.acct_session_ids.new()
         reply = self.verify(self.credentials)
         if not reply.accepted:
             self.refuse(reply)
@@ -239,16 +241,26 @@ class Session(Link):
     def auth_request(self, credentials: Credentials, state: bytes = b"") -> AuthRequest:
         return AuthRequest(
             credentials=credentials,
-            session_id=self.id,
-            acct_session_id=self.acct_session_id,
-            called=self.called,
-            calling=self.calling,
-            tunnel_host=self.tunnel.host,
-            tunnel_client=self.tunnel.peer[0],
-            tunnel_server=self.tunnel.endpoint.address,
             mtu=self.lcp.peer_mru,
             state=state,
+            **self.call_facts(),
         )
+
+    def call_facts(self) -> dict[str, Any]:
+        """What RADIUS is told of the port and the call, the same in authentication and accounting."""
+        speeds = (self.tx_speed, self.rx_speed)
+        return {
+            "session_id": self.id,
+            "acct_session_id": self.acct_session_id,
+            "called": self.called,
+            "calling": self.calling,
+            "nas_port_id": f"{self.tunnel.id}/{self.id}",
+            # RFC 2869 5.11: the speed comes first; when they differ, both, the one we transmit with before the other.
+            "connect_info": "/".join(str(speed) for speed in dict.fromkeys(speeds) if speed),
+            "tunnel_client": self.tunnel.peer[0],
+            "tunnel_server": self.tunnel.endpoint.address,
+            "tunnel_host": self.tunnel.host,
+        }
 
     def refuse(self, reply: AuthReply) -> None:
         """Say no, and give the subscriber a moment to read it before the CDN."""
@@ -342,6 +354,7 @@ class Session(Link):
         self.log.info(
             "session_up",
             user=self.user,
+            acct=self.acct_session_id,
             address=str(self.address),
             mru=self.path.mru,
             calling=self.calling,
@@ -465,23 +478,19 @@ class Session(Link):
 
     # What other greenlets call
 
-    def end(self, reason: Reason, *, tell: bool = True) -> None:
+    def end(self, reason: Reason, *, tell: bool = True, text: str = "") -> None:
         """Ask the session's greenlet to end; callable from any greenlet, more than once."""
-        self.mailbox.post_urgent(SessionEnded(reason, tell=tell))
+        self.mailbox.post_urgent(SessionEnded(reason, tell=tell, text=text))
 
     def usage(self, terminate_cause: int = 0) -> Usage:
         """What accounting says of this session now."""
         path, profile = self.path, self.profile
         self.lns.plane.refresh(path)
         return Usage(
-            acct_session_id=self.acct_session_id,
             user=self.account_name(),
-            session_id=self.id,
             address=self.address,
             routes=profile.routes if profile is not None else (),
             classes=profile.classes if profile is not None else (),
-            called=self.called,
-            calling=self.calling,
             opened=self.opened_wall,
             in_octets=path.in_octets,
             in_packets=path.in_packets,
@@ -492,9 +501,8 @@ class Session(Link):
             by_radius=bool(self.lns.config.radius_servers),
             session_time=int(monotonic() - self.online_since) if self.online_since else 0,
             terminate_cause=terminate_cause,
-            tunnel_host=self.tunnel.host,
-            tunnel_client=self.tunnel.peer[0],
-            tunnel_server=self.tunnel.endpoint.address,
+            tunnel_connection=str(self.call_serial),
+            **self.call_facts(),
         )
 
     def account_name(self) -> bytes:

@@ -162,6 +162,27 @@ def test_a_framed_route_is_reached_through_the_subscriber_and_gone_with_it(
     assert counted(stop) == counted_by(subscriber)
 
 
+@pytest.mark.statement(147, 152)
+def test_each_record_says_which_call_on_which_port_it_is_about(
+    stage: RadiusStage, complaints: list[Subscriber]
+) -> None:
+    subscriber = stage.online("call", calling=b"0401", called=b"08002", tx_speed=50_000_000, rx_speed=10_000_000)
+    complaints.append(subscriber)
+    leave(subscriber)
+    stage.stop_of("call")
+    up = stage.server.log("session_up", user="call")[0]
+    for record in stage.records("call"):
+        assert record["NAS-Port-Id"] == f"{up['tunnel']}/{up['session']}"
+        assert record["NAS-Port"] == str(up["session"])
+        assert record["Acct-Session-Id"] == up["acct"]
+        assert record["Acct-Tunnel-Connection"] == str(subscriber.lac.calls)
+        assert record["Connect-Info"] == "50000000/10000000"
+        assert (record["Calling-Station-Id"], record["Called-Station-Id"]) == ("0401", "08002")
+        assert (record["Tunnel-Client-Endpoint:0"], record["Tunnel-Client-Auth-Id:0"]) == ("192.0.2.2", "lac1")
+        assert record["Framed-IP-Address"] == up["address"]
+        assert record["NAS-IP-Address"] == "198.51.100.1"
+
+
 def test_radius_names_the_dns_servers_else_the_configuration_does(
     stage: RadiusStage, complaints: list[Subscriber]
 ) -> None:
