@@ -20,7 +20,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["l2tpns", "l2tpns.*"]),
-    package_data={"l2tpns": ["py.typed", "radius/dictionary*", "dataplane/fastpath/*.o"]},
+    package_data={"l2tpns": ["py.typed", "radius/dictionary*", "dataplane/fastpath/*.o", "figures/*.css", "figures/*.js"]},
     entry_points={"console_scripts": SCRIPTS},
     # Each range starts at the release that was measured and ends before the one that may break its interface.
     install_requires=[
@@ -30,6 +30,7 @@ setup(
         "python-iptables>=1.2,<2",
         "structlog>=26.1,<27",
         "orjson>=3.13,<4",
+        "prometheus_client>=0.26,<0.27",
     ],
     extras_require={
         "dev": [

@@ -134,6 +134,11 @@ class Config:
         pending="the console comes with a later release",
     )
 
+    metrics_bind_address: IPv4Address | None = setting(
+        None, "address for metrics, health and the status page, such as 127.0.0.1; none: they are off", _ADDRESS
+    )
+    metrics_port: int = setting(9701, "and their TCP port", Integer(1, 65535))
+
     # L2TP
     l2tp_secret: str = setting("", "secret shared with the LACs (RFC 2661 5.1.1)", _SECRET, NEW_SESSIONS, secret=True)
     l2tp_challenge: bool = setting(False, "challenge the LACs too, where l2tp_secret is set", _BOOL, NEW_SESSIONS)
@@ -245,10 +250,13 @@ class Config:
         "", "where accounting records wait for the server; nothing: /var/lib/l2tpns/spool", _PATH, RESTART
     )
     accounting_dir: str = setting(
-        "", "directory for the five-minute usage files", _PATH, pending="usage files come with a later release"
+        "", "directory for files that say every five minutes who has used how much; nothing: none", _PATH
     )
     account_all_origin: bool = setting(
-        False, "usage files also tell of forwarded sessions", _BOOL, pending="usage files come with a later release"
+        False,
+        "usage files also tell of forwarded sessions",
+        _BOOL,
+        pending="sessions are not forwarded in this release",
     )
 
     # The data path

@@ -8,8 +8,10 @@ live with it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 _HELP = "help"
 
@@ -90,3 +92,27 @@ class Counters:
 
 
 DECLARED: tuple[tuple[str, str], ...] = tuple((f.name, f.metadata[_HELP]) for f in dataclasses.fields(Counters))
+
+
+class Histogram:
+    """How many values were at most each of `bounds`, how many in all, and their sum."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)  # the last: above all bounds
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts)
+
+    def cumulative(self) -> list[tuple[str, int]]:
+        """(bound, values up to it), the last of them `+Inf`."""
+        names = [*map(str, self.bounds), "+Inf"]
+        return list(zip(names, accumulate(self.counts), strict=True))

@@ -27,6 +27,7 @@ from l2tpns.config import SETTINGS, Config
 from l2tpns.counters import Counters
 from l2tpns.dataplane.user import UserPlane
 from l2tpns.errors import ConfigError
+from l2tpns.figures.service import Figures
 from l2tpns.lns import Lns
 from l2tpns.log import Log
 from l2tpns.pool import Layout, Pool, read_layout
@@ -169,6 +170,9 @@ class Daemon:
         self.accounting.recover(())
         self.accounting.on()
         self.lns.start()
+        self.lns.usage_files.start()
+        self.figures = Figures(self.lns, self.accounting, self.logger)
+        self.figures.start()
         gevent.spawn(self.watch_speed)
         for signum in SIGNALS:
             gevent.signal_handler(signum, self.signals.put, signum)
@@ -202,6 +206,9 @@ class Daemon:
         if lns is not None:
             lns.shutdown(self.config.shutdown_timeout / 2)
             self.plane.stop()
+            lns.usage_files.stop()
+        if hasattr(self, "figures"):
+            self.figures.stop()
         if hasattr(self, "accounting"):
             self.accounting.off()
             self.accounting.close(max(1.0, until - monotonic()))

@@ -44,6 +44,7 @@ from l2tpns.radius.types import Backend
 from l2tpns.radius.usage import SessionIds
 from l2tpns.session import Session
 from l2tpns.tunnel import Tunnel, TunnelState
+from l2tpns.usagefiles import UsageFiles
 from l2tpns.wheel import Wheel
 
 Peer = tuple[str, int]
@@ -84,6 +85,7 @@ class Lns:
         self.starting: Counter[str] = Counter()  # calls not online yet, by the LAC's address
         self.lingering = 0
         self.history: deque[Ending] = deque(maxlen=HISTORY_LENGTH)
+        self.usage_files = UsageFiles(self)
         self.shutting_down = False
         self.acct_session_ids = SessionIds(random)
         self._refusal_second = 0

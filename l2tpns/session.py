@@ -64,6 +64,7 @@ class Session(Link):
         "call_serial",
         "called",
         "calling",
+        "dumped",
         "greenlet",
         "next_challenge",
         "next_echo",
@@ -90,6 +91,7 @@ class Session(Link):
         self.online_since = 0.0  # monotonic; 0 while not online
         self.time_from = 0.0  # when the Session-Timeout began to run
         self.opened_wall = 0.0
+        self.dumped = (0, 0)  # octets from and to the subscriber that usage files have told of
         self.tx_speed = self.rx_speed = 0  # bit/s as the LAC says; towards the subscriber, and from it
         self.next_echo = self.next_interim = self.next_challenge = 0.0
         self.timer: Timer[Session] | None = None
@@ -399,6 +401,7 @@ class Session(Link):
             usage = self.usage(reason.terminate)  # now that no packet can follow
             self.online_since = 0.0
             self.lns.accounting.stop(usage)
+            self.lns.usage_files.ended(self, usage)
             self.path.reset_counters()
         if self.address is not None:
             address, self.address = self.address, None

@@ -209,6 +209,11 @@ class Accounting:
             self._log.warning("sessions_stopped_after_crash", sessions=len(lost))
         return len(lost)
 
+    @property
+    def spool(self) -> Spool | None:
+        """None while nothing touches the disk."""
+        return self._spool
+
     def open_sessions(self) -> list[str]:
         """Sessions with a Start and without a Stop."""
         return [account.session for account in self._accounts.values() if not account.stopped]

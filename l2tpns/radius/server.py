@@ -10,7 +10,7 @@ import _socket
 import socket
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -19,6 +19,7 @@ from gevent.event import AsyncResult
 from gevent.lock import Semaphore
 from pyrad.packet import Packet
 
+from l2tpns.counters import Histogram
 from l2tpns.errors import WireError
 from l2tpns.log import Logger
 from l2tpns.radius import packets
@@ -29,6 +30,7 @@ DRAIN = 16  # datagrams read before other greenlets get their turn
 DEAD_AFTER = 3  # tries in a row without any answer
 SPARE = IDENTIFIERS // 2  # identifiers that must be free elsewhere before an idle socket is closed
 READ = 1  # libev's EV_READ
+LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
 
 
 @dataclass(slots=True)
@@ -47,8 +49,12 @@ class ServerStats:
     unexpected: int = 0  # late, repeated, or of a kind nobody asked for
     refused: int = 0  # the host said that nobody listens
     send_errors: int = 0
-    latency_sum: float = 0.0
     latency_max: float = 0.0
+    latency: Histogram = field(default_factory=lambda: Histogram(LATENCIES))  # from the first sending of a request
+
+    @property
+    def latency_sum(self) -> float:
+        return self.latency.sum
 
 
 class Request:
@@ -278,7 +284,7 @@ class Server:
     def _count(self, leg: Leg, code: int) -> None:
         stats = self.stats
         latency = time.monotonic() - leg.sent_at
-        stats.latency_sum += latency
+        stats.latency.observe(latency)
         stats.latency_max = max(stats.latency_max, latency)
         if code == packets.ACCESS_ACCEPT:
             stats.accepts += 1

@@ -1,0 +1,54 @@
+"""Text, tables and numbers as HTML. Everything that others chose the words of goes through `e`."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+
+LONGEST = 200  # letters of a peer's text
+
+
+def e(text: object) -> str:
+    """Any text as HTML: what has a meaning there is escaped, what cannot be seen or turns writing round is a dot."""
+    shown = "".join(letter if letter.isprintable() else "·" for letter in str(text)[:LONGEST])
+    return html.escape(shown)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> str:
+    """Cells are HTML already. A head that ends in `#` has numbers below it."""
+    kinds = [' class="n"' if title.endswith("#") else "" for title in head]
+    titles = "".join(f"<th{kind}>{title.rstrip('#')}</th>" for kind, title in zip(kinds, head, strict=True))
+    body = "".join(
+        "<tr>" + "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
+        for row in rows
+    )
+    if not body:
+        return f'<p class="none">{empty}</p>'
+    return f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+# Numbers for people
+
+
+def number(value: int) -> str:
+    return f"{value:,}"
+
+
+def octets(value: int) -> str:
+    """12 B, 3.4 kB, 56.7 GB: powers of a thousand, as lines are sold."""
+    if value < 1000:
+        return f"{value} B"
+    for power, unit in ((4, "TB"), (3, "GB"), (2, "MB")):
+        if value >= 0.99995 * 1000**power:  # what one digit after the point rounds up
+            return f"{value / 1000**power:,.1f} {unit}"
+    return f"{value / 1000:.1f} kB"
+
+
+def duration(seconds: float) -> str:
+    """0:07, 12:34, 5:06:07, 3 d 04:05:06."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days} d {hour:02}:{minute:02}:{second:02}"
+    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"

@@ -1,0 +1,234 @@
+"""HTTP for the figures: metrics, health, status page; and a server that nobody can hold up.
+
+One request a connection, read and answered within CONNECTION_SECONDS; when there are CONNECTIONS, the oldest goes for
+the newest. Pages are made one at a time, in slices: many visitors cost no more of the data path's time than one. There
+is nothing to change here, and no login: who reaches the address sees everything.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+from urllib.parse import parse_qs
+
+import gevent
+import orjson
+from gevent.lock import BoundedSemaphore
+from gevent.pywsgi import WSGIHandler, WSGIServer
+
+from l2tpns import __version__
+from l2tpns.figures.metrics import Metrics
+from l2tpns.figures.page import LONGEST_QUERY, Query, render
+from l2tpns.figures.samples import Samples
+from l2tpns.figures.sources import Sources
+from l2tpns.log import Logger
+
+CONNECTIONS = 64
+CONNECTION_SECONDS = 20.0
+REQUEST_OCTETS = 16_384  # of a request's line and headers
+LAST_PAGE = 100_000
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = (
+    ("Content-Security-Policy", CONTENT_SECURITY_POLICY),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cache-Control", "no-store"),
+    ("Connection", "close"),
+)
+TEXT = "text/plain; charset=utf-8"
+
+Environ = dict[str, Any]
+StartResponse = Callable[[str, list[tuple[str, str]]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    body: bytes
+    content_type: str = TEXT
+    status: str = "200 OK"
+
+
+NOT_FOUND = Response(b"not found\n", status="404 Not Found")
+NOT_ALLOWED = Response(b"there is nothing to change here\n", status="405 Method Not Allowed")
+MISDIRECTED = Response(b"ask by address or as localhost\n", status="421 Misdirected Request")
+FAILED = Response(b"a mistake of the server's: see its log\n", status="500 Internal Server Error")
+
+
+class Application:
+    """WSGI: what is answered to which path."""
+
+    def __init__(self, sources: Sources, samples: Samples, log: Logger, *, loopback: bool) -> None:
+        self._sources = sources
+        self._samples = samples
+        self._log = log
+        self._loopback = loopback
+        self._metrics = Metrics(sources)
+        self._turn = BoundedSemaphore(1)
+        self._paths: dict[str, Callable[[Environ], Response]] = {
+            "/": self.page,
+            "/metrics": self.metrics,
+            "/health": self.health,
+            "/status.css": static("status.css", "text/css; charset=utf-8"),
+            "/status.js": static("status.js", "text/javascript; charset=utf-8"),
+            "/favicon.ico": lambda _: Response(b"", "image/x-icon"),
+        }
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            response = self.respond(environ)
+        except Exception:
+            self._log.exception("figures_failed", path=environ.get("PATH_INFO"))
+            response = FAILED
+        start_response(response.status, [("Content-Type", response.content_type), *HEADERS])
+        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else response.body]
+
+    def respond(self, environ: Environ) -> Response:
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return NOT_ALLOWED
+        if self._loopback and not self.known_host(environ.get("HTTP_HOST", "")):
+            return MISDIRECTED
+        answer = self._paths.get(environ["PATH_INFO"])
+        return NOT_FOUND if answer is None else answer(environ)
+
+    def known_host(self, host: str) -> bool:
+        """A foreign web page in an operator's browser reaches loopback by a name of its own that it lets point here."""
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+        if name.lower() in ("", "localhost", self._sources.lns.config.hostname.lower()):
+            return True
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return False
+        return True
+
+    def page(self, environ: Environ) -> Response:
+        with self._turn:
+            text = "".join(render(self._sources, self._samples, parse_query(environ.get("QUERY_STRING", ""))))
+        return Response(text.encode("utf-8", "replace"), "text/html; charset=utf-8")
+
+    def metrics(self, environ: Environ) -> Response:
+        with self._turn:
+            body, content_type = self._metrics.text(environ.get("HTTP_ACCEPT", ""))
+        return Response(body, content_type)
+
+    def health(self, environ: Environ) -> Response:
+        """503 only when the server takes no subscribers any more: whatever else is wrong, a restart would not help."""
+        lns = self._sources.lns
+        problems = self._sources.problems()
+        facts = {
+            "status": "leaving" if lns.shutting_down else "degraded" if problems else "ok",
+            "problems": problems,
+            "version": __version__,
+            "uptime": int(time.time() - self._sources.started),
+            "tunnels": len(lns.tunnels),
+            "sessions": len(lns.sessions),
+            "online": len(lns.by_address),
+        }
+        status = "503 Service Unavailable" if lns.shutting_down else "200 OK"
+        return Response(orjson.dumps(facts) + b"\n", "application/json", status)
+
+
+def static(name: str, content_type: str) -> Callable[[Environ], Response]:
+    response = Response((files(__package__) / name).read_bytes(), content_type)
+    return lambda _: response
+
+
+def parse_query(text: str) -> Query:
+    """Whatever stands in the URL; what makes no sense is as if it were not there."""
+    try:
+        fields = parse_qs(text, max_num_fields=10)
+    except ValueError:
+        return Query()
+    page = fields.get("page", ["1"])[0]
+    number = int(page) if page.isascii() and page.isdigit() and len(page) < 8 else 1
+    return Query(fields.get("q", [""])[0][:LONGEST_QUERY].strip(), min(max(number, 1), LAST_PAGE))
+
+
+# The server
+
+
+class Head:
+    """A connection's file that ends after REQUEST_OCTETS: a head without end is no request."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._left = REQUEST_OCTETS
+
+    def readline(self, size: int = -1) -> bytes:
+        line: bytes = self._file.readline(min(size, self._left) if size >= 0 else self._left)
+        self._left -= len(line)
+        return line
+
+    def read(self, size: int = -1) -> bytes:
+        octets: bytes = self._file.read(min(size, self._left) if size >= 0 else self._left)
+        self._left -= len(octets)
+        return octets
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._file.closed)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class OneRequest(WSGIHandler):  # type: ignore[misc]
+    """One request of one connection, within its time."""
+
+    def __init__(self, sock: Any, address: Any, server: Any) -> None:
+        super().__init__(sock, address, server, Head(sock.makefile("rb", -1)))
+
+    def handle(self) -> None:
+        with gevent.Timeout(CONNECTION_SECONDS, False):
+            super().handle()
+
+    def read_request(self, raw_requestline: str) -> bool:
+        readable: bool = super().read_request(raw_requestline)
+        self.close_connection = True
+        return readable
+
+    def handle_error(self, kind: Any, error: Any, trace: Any) -> None:
+        """Its time is over, or it has made room for another: nothing more is sent. The application has no errors."""
+        self.close_connection = True
+
+    def _handle_client_error(self, error: Exception) -> tuple[str, bytes]:
+        """No request: the default would write a traceback to standard error."""
+        return "400", b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class BoundedServer(WSGIServer):  # type: ignore[misc]
+    """CONNECTIONS at most. `start` raises OSError."""
+
+    def __init__(self, address: tuple[str, int], application: Application) -> None:
+        super().__init__(
+            address,
+            application,
+            spawn=self._admit,
+            log=None,
+            error_log=None,
+            handler_class=OneRequest,
+            environ={"SERVER_NAME": address[0]},  # else it would ask the DNS for a name, and wait for it
+        )
+        self.connections: dict[Any, None] = {}  # greenlets, the oldest first
+
+    def _admit(self, handle: Callable[..., None], *arguments: Any) -> None:
+        while len(self.connections) >= CONNECTIONS:
+            oldest = next(iter(self.connections))
+            del self.connections[oldest]
+            oldest.kill(block=False)
+        greenlet = gevent.spawn(handle, *arguments)
+        self.connections[greenlet] = None
+        greenlet.rawlink(lambda ended: self.connections.pop(ended, None))
+
+    def close_all(self) -> None:
+        """Listen no more and end what is open."""
+        self.stop(timeout=0)
+        gevent.killall(list(self.connections), block=False)
