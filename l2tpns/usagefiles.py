@@ -1,6 +1,6 @@
-"""Usage files: every five minutes who has used how much since the last one (reference: accounting dump).
+"""Usage files: every five minutes a file that says who has used how much since the last one.
 
-`accounting_dir/YYYYmmddHHMMSS`, by local time:
+It is `YYYYmmddHHMMSS`, by local time, in the directory `accounting_dir`:
 
     # dslwatch.pl dump file V1.01
     # host: lns1

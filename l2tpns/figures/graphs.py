@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from l2tpns.figures.samples import HOUR, PERIOD
 
-WIDTH, HEIGHT = 600, 170
-LEFT, RIGHT, TOP, BOTTOM = 46, 592, 10, 146
+WIDTH, HEIGHT = 420, 150
+LEFT, RIGHT, TOP, BOTTOM = 42, 412, 10, 126
 GAP = 3 * PERIOD  # between two samples: nobody measured
 
 Points = Sequence[tuple[float, float | None]]  # (time, value), the oldest first

@@ -99,7 +99,7 @@ def _tiles(sources: Sources, samples: Samples, census: Census) -> str:
             False,
         ),
         (
-            "Mbit/s from / to subscribers",
+            "Mbit/s up / down",
             f"{_known(up)} / {_known(down)}",
             f"{octets(counters.tun_tx_octets)} / {octets(counters.tun_rx_octets)} in all",
             False,
@@ -118,7 +118,7 @@ def _tiles(sources: Sources, samples: Samples, census: Census) -> str:
             f"{number(accounting.stats.delivered)} delivered, {number(accounting.stats.lost)} lost",
             accounting.stats.lost > 0 or accounting.undelivered > 1000,
         ),
-        ("Worst lag, ms", _known(lag), "of the event loop, in 10 s", lag is not None and lag > 100),
+        ("Worst lag, ms", _known(lag), "of the event loop", lag is not None and lag > 100),
     )
     return (
         '<div class="tiles">'
@@ -225,7 +225,7 @@ def _ends(sources: Sources) -> str:
 # Sessions
 
 
-HEAD = ("Session#", "User", "Address", "LAC", "Calling", "State", "Online#", "Received#", "Sent#", "Quiet#")
+HEAD = ("Session", "User", "Address", "LAC", "Calling", "State", "Online#", "Received#", "Sent#", "Quiet#")
 
 
 def _sessions(sources: Sources, query: Query) -> Iterator[str]:

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l2tpns import log as logs
+from l2tpns import usagefiles
 from l2tpns.config import SETTINGS
 from l2tpns.configfile import IGNORED
 from l2tpns.counters import DECLARED
+from l2tpns.figures.metrics import COUNTED, FAMILIES, Counted
 from l2tpns.settings import Setting
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +85,53 @@ we received it. Octets are those of the IP packet on the tun side, of the UDP pa
 
 """
     return text + table(("Counter", "What is counted"), [(f"`{name}`", help) for name, help in DECLARED])
+
+
+# Metrics
+
+
+def metrics() -> str:
+    """docs/metrics.md, from l2tpns/figures/metrics.py and l2tpns/usagefiles.py."""
+    assert usagefiles.__doc__ is not None
+    text = f"""{NOTE}
+# Metrics, health, status page, usage files
+
+`set metrics_bind_address 127.0.0.1` serves three things by HTTP, on TCP port `metrics_port`. There is nothing to change
+there and no login: whoever reaches the address sees the names and addresses of all subscribers, so let it be loopback,
+or a network of your own. On loopback a request must name an address, `localhost` or our `hostname` in its Host header,
+lest foreign web pages in your browser read it.
+
+| Path | What it gives |
+| --- | --- |
+| `/` | the status page: what matters now, graphs of the last hour, all sessions to search |
+| `/metrics` | metrics for Prometheus, in its text format or as OpenMetrics |
+| `/health` | JSON with `status` (`ok`, `degraded`, `leaving`) and `problems` in words; 503 during shutdown, else 200 |
+
+## Metrics
+
+Those of the process and its interpreter (`process_...`, `python_...`) are prometheus_client's. `clear counters` sets
+those that are counters back to zero, which Prometheus takes for a restart.
+
+"""
+    rows = [
+        (f"`{family.full_name}`", family.kind, ", ".join(f"`{label}`" for label in family.labels), family.help)
+        for family in FAMILIES
+    ]
+    text += table(("Metric", "Kind", "Labels", "Meaning"), rows)
+    text += "\nWhat the labels say that stand for [counters](counters.md):\n\n"
+    labelled = [
+        (f"`l2tpns_{counted.group.name}_total`", _labels(counted), counted.help)
+        for counted in COUNTED
+        if counted.group is not None
+    ]
+    text += table(("Metric", "Labels", "Meaning"), labelled)
+    title, *paragraphs = usagefiles.__doc__.strip().split("\n\n")
+    return text + "\n## Usage files\n\n" + "\n\n".join([title.partition(": ")[2].capitalize(), *paragraphs]) + "\n"
+
+
+def _labels(counted: Counted) -> str:
+    assert counted.group is not None
+    return ", ".join(f'`{name}="{value}"`' for name, value in zip(counted.group.labels, counted.values, strict=True))
 
 
 # Log events
@@ -230,6 +279,7 @@ def _marks(decorators: Sequence[ast.expr]) -> set[int]:
 PAGES: dict[str, Callable[[], str]] = {
     "configuration.md": configuration,
     "counters.md": counters,
+    "metrics.md": metrics,
     "log.md": log_events,
     "conformance.md": conformance,
 }

@@ -12,7 +12,7 @@ for group in "$@"; do
     demo) need="$need iptables iproute2 procps ethtool iputils-ping tcpdump" ;;
     test)
         need="$need iptables iproute2 procps ethtool iputils-ping tcpdump tshark iperf3 ipset telnet"
-        need="$need freeradius freeradius-utils user-mode-linux busybox-static kmod xl2tpd ppp"
+        need="$need freeradius freeradius-utils user-mode-linux busybox-static kmod xl2tpd ppp chromium"
         ;;
     bench) need="$need iptables iproute2 procps ethtool iputils-ping iperf3 freeradius" ;;
     *)

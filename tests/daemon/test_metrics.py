@@ -1,0 +1,382 @@
+"""Metrics for Prometheus, /health, and the server that gives them: nobody holds it up."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import gevent
+import pytest
+from gevent import socket as sockets
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
+
+from l2tpns import __version__
+from l2tpns.config import SETTINGS, Config
+from l2tpns.counters import DECLARED, Histogram
+from l2tpns.figures import service, web
+from l2tpns.figures.metrics import COUNTED, FAMILIES
+from l2tpns.figures.sources import SESSION_STATES, LagMeter
+from l2tpns.log import Log
+from l2tpns.radius.accounting import Accounting
+from l2tpns.radius.auth import RadiusBackend
+from tests.daemon.conftest import Serve
+from tests.daemon.radius_parts import SECRET, settings_for, usage
+from tests.daemon.visitors import SERVED, Visitor, figures_of
+from tests.lab.inprocess import InProcess
+from tests.lab.lac import Dial, Refused
+from tests.lab.pppclient import Phase
+from tests.lab.radius_server import RadiusServer, User
+
+
+@pytest.fixture
+def server(serve: Serve) -> InProcess:
+    return serve(**SERVED)
+
+
+@pytest.fixture
+def visitor(server: InProcess) -> Iterator[Visitor]:
+    with figures_of(server) as visitor:
+        yield visitor
+
+
+# What is measured
+
+
+def test_every_counter_is_a_metric_under_one_name(server: InProcess, visitor: Visitor) -> None:
+    for value, (name, _) in enumerate(DECLARED, 1000):
+        setattr(server.counters, name, value)
+    values = list(visitor.metrics().values())
+    assert [values.count(value) for value, _ in enumerate(DECLARED, 1000)] == [1] * len(DECLARED)
+    assert [counted.counter for counted in COUNTED] == [name for name, _ in DECLARED]
+
+
+def test_counters_of_a_kind_are_one_family_with_labels(server: InProcess, visitor: Visitor) -> None:
+    server.counters.drop_spoofed = 7
+    server.counters.tunnel_rx_octets = 123
+    server.counters.control_retransmissions = 5
+    metrics = visitor.metrics()
+    assert metrics['l2tpns_drops_total{reason="spoofed"}'] == 7
+    assert metrics['l2tpns_octets_total{direction="rx",side="tunnel"}'] == 123
+    assert metrics["l2tpns_control_retransmissions_total"] == 5
+
+
+def test_names_and_helps_are_declared_once_and_follow_prometheus_rules() -> None:
+    names = [family.full_name for family in FAMILIES]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch("l2tpns_[a-z0-9_]+", name) and family.help for name, family in zip(names, FAMILIES))  # noqa: B905
+    assert [name for name in names if name.endswith("_total")] == [
+        family.full_name for family in FAMILIES if family.kind == "counter"
+    ]
+
+
+def test_tunnels_and_sessions_are_counted_by_state(server: InProcess, visitor: Visitor) -> None:
+    lac = server.lac(defaults=Dial(restart=0.3)).connect()
+    lac.call("fred", "pw").wait_online()
+    server.backend.delay = 10.0
+    lac.call("mary", "pw").wait_phase(Phase.AUTHENTICATE)
+    server.wait(lambda: len(server.backend.asked) == 2)
+    metrics = visitor.metrics()
+    states = {state: metrics[f'l2tpns_sessions{{state="{state}"}}'] for state in SESSION_STATES}
+    assert states == {"call": 0, "lcp": 0, "authenticate": 1, "network": 0, "online": 1}
+    assert metrics['l2tpns_tunnels{state="open"}'] == 1
+    assert metrics['l2tpns_tunnels{state="closing"}'] == 0
+    assert metrics['l2tpns_pool_addresses{state="used"}'] == 1
+    assert metrics['l2tpns_pool_addresses{state="free"}'] == 253
+    lac.vanish()
+
+
+def test_logins_are_counted_by_result(server: InProcess, visitor: Visitor) -> None:
+    lac = server.lac(defaults=Dial(restart=0.3)).connect()
+    lac.call("fred", "pw").wait_online()
+    with pytest.raises(Refused):
+        lac.call("mary", "wrong").wait_online()
+    server.backend.silent = True
+    with pytest.raises(Refused):
+        lac.call("guest", "pw").wait_online()
+    metrics = visitor.metrics()
+    results = ("accepted", "refused", "unanswered")
+    assert [metrics[f'l2tpns_logins_total{{result="{result}"}}'] for result in results] == [1, 1, 1]
+
+
+def test_each_radius_server_has_its_latency_and_outcomes(serve: Serve, tmp_path: Path) -> None:
+    log = Log.in_memory().get()
+    with RadiusServer(SECRET, {b"fred": User(b"pw")}) as answers, RadiusServer(SECRET, {}) as dead:
+        address, silent = f"{answers.host}:{answers.port}", f"{dead.host}:{dead.port}"
+        dead.lose(100)
+        server = serve(**SERVED)
+        settings = settings_for(dead, answers)
+        accounting = Accounting(settings_for(answers), tmp_path, log)
+        accounting.open()
+        backend = server.lns.backend = RadiusBackend(settings, log)
+        try:
+            with figures_of(server, accounting) as visitor:
+                lac = server.lac(defaults=Dial(restart=0.3)).connect()
+                lac.call("fred", "pw").wait_online()
+                with pytest.raises(Refused):
+                    lac.call("fred", "wrong").wait_online()
+                accounting.start(usage())
+                server.wait(lambda: accounting.stats.delivered == 1)
+                metrics = visitor.metrics()
+                page = visitor.ask("/").body
+        finally:
+            accounting.close()
+            backend.close()
+    of = f'server="{address}",use="auth"'
+    assert metrics[f'l2tpns_radius_replies_total{{outcome="accept",{of}}}'] == 1
+    assert metrics[f'l2tpns_radius_replies_total{{outcome="reject",{of}}}'] == 1
+    assert metrics[f"l2tpns_radius_latency_seconds_count{{{of}}}"] == 2
+    assert 0 < metrics[f"l2tpns_radius_latency_seconds_sum{{{of}}}"] < 2
+    assert metrics[f'l2tpns_radius_latency_seconds_bucket{{le="+Inf",{of}}}'] == 2
+    assert metrics[f'l2tpns_radius_failures_total{{reason="timeout",server="{silent}",use="auth"}}'] >= 2
+    assert metrics[f"l2tpns_radius_silent{{{of}}}"] == 0
+    accounts = f'server="{answers.host}:{answers.port + 1}",use="acct"'
+    assert metrics[f'l2tpns_radius_replies_total{{outcome="accounting",{accounts}}}'] == 1
+    assert metrics['l2tpns_accounting_records_total{event="delivered"}'] == 1
+    assert metrics["l2tpns_accounting_undelivered"] == 0
+    assert metrics["l2tpns_accounting_spool_octets"] > 0
+    assert address in page and silent in page
+
+
+def test_the_lag_of_the_loop_is_measured() -> None:
+    meter = LagMeter()
+    meter.PERIOD = 0.01  # type: ignore[misc]
+    greenlet = gevent.spawn(meter.run)
+    gevent.sleep(0.05)
+    time.sleep(0.2)  # nobody gets a turn: not gevent's sleep
+    gevent.sleep(0.03)
+    gevent.kill(greenlet)
+    assert 0.15 < meter.take_worst() < 0.5
+    assert meter.take_worst() == 0
+    buckets = dict(meter.histogram.cumulative())
+    assert buckets["+Inf"] - buckets["0.1"] == 1
+    assert buckets["0.05"] >= 2
+
+
+def test_a_histogram_counts_a_value_in_the_bucket_that_it_does_not_exceed() -> None:
+    histogram = Histogram((0.1, 1.0))
+    for value in (0.05, 0.1, 0.5, 7.0):
+        histogram.observe(value)
+    assert histogram.cumulative() == [("0.1", 2), ("1.0", 3), ("+Inf", 4)]
+    assert histogram.count == 4
+    assert histogram.sum == pytest.approx(7.65)
+
+
+def test_the_build_is_told_and_so_is_the_process(visitor: Visitor) -> None:
+    metrics = visitor.metrics()
+    (build,) = [name for name in metrics if name.startswith("l2tpns_build_info")]
+    assert f'version="{__version__}"' in build and metrics[build] == 1
+    assert metrics["process_resident_memory_bytes"] > 1e6
+
+
+def test_who_asks_for_openmetrics_gets_it(visitor: Visitor) -> None:
+    answer = visitor.ask("/metrics", Accept="application/openmetrics-text; version=1.0.0")
+    assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+    names = {family.name for family in open_metrics(answer.body)}
+    assert {family.full_name.removesuffix("_total") for family in FAMILIES} <= names
+    assert visitor.ask("/metrics").headers["Content-Type"].startswith("text/plain; version=0.0.4")
+
+
+# Health
+
+
+def test_health_is_ok_then_degraded_then_leaving(server: InProcess, visitor: Visitor) -> None:
+    answer = visitor.ask("/health")
+    assert (answer.status, answer.json["status"], answer.json["problems"]) == (200, "ok", [])
+    assert answer.json["version"] == __version__
+    visitor.figures.sources.accounting.stats.lost = 1
+    answer = visitor.ask("/health")
+    assert (answer.status, answer.json["status"]) == (200, "degraded")
+    assert answer.json["problems"] == ["accounting records were lost: the spool was full"]
+    assert answer.json["problems"][0] in visitor.ask("/").body
+    server.lns.shutting_down = True
+    answer = visitor.ask("/health")
+    assert (answer.status, answer.json["status"]) == (503, "leaving")
+
+
+def test_an_empty_pool_is_a_problem(serve: Serve) -> None:
+    server = serve("10.5.0.1\n", **SERVED)
+    with figures_of(server) as visitor:
+        assert visitor.ask("/health").json["status"] == "ok"
+        server.lac(defaults=Dial(restart=0.3)).connect().call("fred", "pw").wait_online()
+        assert visitor.ask("/health").json["problems"] == ["no address of the pool is free"]
+
+
+# Where it is served
+
+
+def test_it_is_off_unless_an_address_is_set() -> None:
+    assert Config().metrics_bind_address is None
+    assert all(not SETTINGS[name].pending for name in ("metrics_bind_address", "metrics_port", "accounting_dir"))
+
+
+def test_a_change_of_the_address_is_felt_at_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "LOOK", 0.01)
+    server = serve()
+    with figures_of(server, running=True) as visitor:
+        assert visitor.figures.address is None
+        server.config.metrics_port = 0
+        server.config.metrics_bind_address = IPv4Address("127.0.0.2")
+        server.wait(lambda: visitor.figures.address)
+        assert visitor.ask("/health").status == 200
+        assert visitor.figures.address is not None and visitor.figures.address[0] == "127.0.0.2"
+        old = visitor.figures.address
+        server.config.metrics_bind_address = None
+        server.wait(lambda: visitor.figures.address is None)
+        with pytest.raises(OSError), closing(sockets.create_connection(old, timeout=1)):
+            pass
+    assert server.events("figures_unprotected") == []  # loopback
+
+
+def test_a_port_that_is_taken_is_told_once_and_tried_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "LOOK", 0.01)
+    monkeypatch.setattr(service, "RETRY", 0.02)
+    with closing(sockets.socket()) as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        server = serve(metrics_bind_address=IPv4Address("127.0.0.1"), metrics_port=holder.getsockname()[1])
+        with figures_of(server, running=True) as visitor:
+            gevent.sleep(0.1)
+            assert visitor.figures.address is None
+            (error,) = server.events("figures_not_served")
+            assert error["level"] == "error" and "in use" in error["why"]
+            holder.close()
+            server.wait(lambda: visitor.figures.address)
+            assert visitor.ask("/health").status == 200
+
+
+def test_an_address_that_others_reach_is_worth_a_warning(serve: Serve) -> None:
+    server = serve(metrics_bind_address=IPv4Address("0.0.0.0"), metrics_port=0)
+    with figures_of(server) as visitor:
+        assert len(server.events("figures_unprotected")) == 1
+        assert visitor.ask("/health", host="status.example").status == 200
+
+
+# Bad visitors
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:9701", 200),
+        ("127.0.0.1:9701", 200),
+        ("[::1]:9701", 200),
+        ("LNS.example", 200),
+        ("attacker.example", 421),
+        ("attacker.example:9701", 421),
+        ("localhost.attacker.example", 421),
+        ("127.0.0.1.attacker.example", 421),
+    ],
+)
+def test_on_loopback_a_page_of_a_foreign_name_is_refused(visitor: Visitor, host: str, status: int) -> None:
+    assert visitor.ask("/health", host=host).status == status
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "BREW"])
+def test_there_is_nothing_to_change(visitor: Visitor, method: str) -> None:
+    assert visitor.ask("/", method=method).status == 405
+
+
+def test_head_is_answered_without_a_body(visitor: Visitor) -> None:
+    answer = visitor.ask("/health", method="HEAD")
+    assert (answer.status, answer.body) == (200, "")
+
+
+def test_other_paths_are_not_there(visitor: Visitor) -> None:
+    for path in ("/../etc/passwd", "/status.css/", "/figures/status.css", "/%2e%2e/", "/Metrics"):
+        assert visitor.ask(path).status == 404
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"\xff\xfd\x18\xff\xfd\x20\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/x.y\r\n\r\n",
+        b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"X: " + bytes(70_000),
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 5000,
+        b"GET /" + b"a" * 100_000,
+    ],
+)
+def test_junk_is_refused_and_leaves_no_traceback(
+    visitor: Visitor, octets: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        answer = visitor.send(octets)
+    except ConnectionError:
+        answer = b""  # we were still sending when it had heard enough
+    assert not answer.startswith(b"HTTP/1.1 200")
+    assert visitor.ask("/health").status == 200
+    assert capfd.readouterr().err == ""
+
+
+def test_a_silent_visitor_is_sent_away(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "CONNECTION_SECONDS", 0.1)
+    with closing(visitor.connect()) as silent:
+        silent.sendall(b"GET / HT")
+        assert silent.recv(100) == b""
+
+
+def test_who_sends_a_little_now_and_then_has_no_more_time_than_others(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "CONNECTION_SECONDS", 0.3)
+    begun = time.monotonic()
+    with closing(visitor.connect()) as slow, pytest.raises(OSError):
+        slow.sendall(b"GET / HTTP/1.1\r\n")
+        while time.monotonic() < begun + 3:
+            slow.sendall(b"X: y\r\n")
+            gevent.sleep(0.02)
+    assert time.monotonic() - begun < 2
+
+
+def test_one_who_does_not_read_holds_nobody_up(
+    server: InProcess, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "CONNECTION_SECONDS", 0.5)
+    monkeypatch.setattr(web.Metrics, "text", lambda self, accept: (bytes(30_000_000), web.TEXT))
+    with closing(visitor.connect()) as lazy:
+        lazy.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        gevent.sleep(0.05)
+        begun = time.monotonic()
+        assert visitor.ask("/").status == 200
+        assert time.monotonic() - begun < 0.4
+        running = visitor.figures._server
+        assert running is not None and len(running.connections) == 1
+        server.wait(lambda: not running.connections)  # its time was over
+
+
+def test_the_oldest_connection_goes_for_the_newest(server: InProcess, visitor: Visitor) -> None:
+    idle = [visitor.connect() for _ in range(3 * web.CONNECTIONS)]
+    try:
+        begun = time.monotonic()
+        assert visitor.ask("/health").status == 200
+        assert time.monotonic() - begun < 2
+        running = visitor.figures._server
+        assert running is not None and len(running.connections) <= web.CONNECTIONS
+        idle[0].settimeout(2)
+        assert idle[0].recv(1) == b""
+    finally:
+        for sock in idle:
+            sock.close()
+    server.wait(lambda: not running.connections)
+
+
+def test_a_mistake_of_ours_is_a_line_in_the_log_and_an_answer(
+    server: InProcess, visitor: Visitor, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setattr(web, "render", broken)
+    assert visitor.ask("/").status == 500
+    (line,) = server.events("figures_failed")
+    assert "on purpose" in line["traceback"]
+    server.meant = ("figures_failed",)
+    assert visitor.ask("/health").status == 200
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,96 @@
+"""What the tests of the figures share: figures of a server in this process, and who asks for them."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent import socket as sockets
+from prometheus_client.parser import text_string_to_metric_families
+
+from l2tpns.config import Config
+from l2tpns.figures.service import Figures
+from l2tpns.radius.accounting import Accounting
+from l2tpns.radius.types import RadiusSettings
+from tests.lab.inprocess import LOOPBACK, InProcess
+
+SERVED = {"metrics_bind_address": LOOPBACK, "metrics_port": 0}  # whatever port the kernel gives
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(slots=True)
+class Visitor:
+    """Speaks HTTP with the figures, a connection a request."""
+
+    figures: Figures
+
+    def connect(self) -> Any:
+        assert self.figures.address is not None, "not served"
+        sock = sockets.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.settimeout(5.0)
+        sock.connect(self.figures.address)
+        return sock
+
+    def send(self, request: bytes) -> bytes:
+        """Raw octets there, and all that comes back until the end."""
+        sock = self.connect()
+        try:
+            sock.sendall(request)
+            answer = b""
+            while octets := sock.recv(65536):
+                answer += octets
+            return answer
+        finally:
+            sock.close()
+
+    def ask(self, path: str = "/", *, method: str = "GET", host: str = "localhost", **headers: str) -> Answer:
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *(f"{name}: {text}" for name, text in headers.items())]
+        head, _, body = self.send(("\r\n".join(lines) + "\r\n\r\n").encode()).partition(b"\r\n\r\n")
+        status, *fields = head.decode().split("\r\n")
+        return Answer(int(status.split()[1]), dict(field.split(": ", 1) for field in fields), body.decode())
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample by its name and labels, as Prometheus writes them: `l2tpns_drops_total{reason="tap"}`."""
+        found = {}
+        for family in text_string_to_metric_families(self.ask("/metrics").body):
+            for sample in family.samples:
+                labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+                found[sample.name + (f"{{{labels}}}" if labels else "")] = sample.value
+        return found
+
+
+@contextmanager
+def figures_of(server: InProcess, accounting: Accounting | None = None, *, running: bool = False) -> Iterator[Visitor]:
+    """Served; with `running` also measured, as in the daemon."""
+    log = server.log.get()
+    figures = Figures(server.lns, accounting or unused_accounting(server.config, server), log)
+    if running:
+        figures.start()
+    else:
+        figures.follow()
+    try:
+        yield Visitor(figures)
+    finally:
+        figures.stop()
+        gevent.sleep(0)
+
+
+def unused_accounting(config: Config, server: InProcess) -> Accounting:
+    """One that never touches the disk."""
+    return Accounting(RadiusSettings.from_config(config), Path("/nonexistent"), server.log.get())
