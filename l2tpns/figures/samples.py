@@ -119,7 +119,7 @@ GRAPHS: tuple[Graph, ...] = (
     Graph(
         "Drops and repeats",
         "a second",
-        (Line("packets dropped", _rate(*DROPS)), Line("control messages sent again", _rate("control_retransmissions"))),
+        (Line("packets dropped", _rate(*DROPS)), Line("control repeats", _rate("control_retransmissions"))),
     ),
     Graph(
         "RADIUS reply time",
