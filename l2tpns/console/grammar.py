@@ -253,8 +253,6 @@ class Grammar:
 def _argument_proposals(argument: Argument, begun: str, standing: Standing, helping: bool) -> Iterator[tuple[str, str]]:
     if helping and not argument.closed:
         yield argument.name, argument.help
-        if not begun:
-            return
     for word, help in argument.choices(standing.office):
         if word.startswith(begun):
             yield (word if helping else _quoted(word)), help

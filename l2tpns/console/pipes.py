@@ -20,7 +20,9 @@ FILTERS = {
     "json": "as data for programs",
 }
 
-Filter = Callable[[Iterable[str]], Iterator[str]]
+Lines = Iterable[str | None]  # None: no line yet, but time for a pause
+Filter = Callable[[Lines], Iterator[str | None]]
+PACE = 8  # lines made between two pauses
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +32,10 @@ class Pipe:
     json: bool = False
     filter: Filter | None = None
 
-    def lines(self, output: Output) -> Iterable[str]:
+    def lines(self, output: Output) -> Lines:
+        """What is left of the output. A filter that lets nothing through must not keep the server busy unseen."""
         lines = output.json_lines() if self.json else output.lines()
-        return self.filter(lines) if self.filter is not None else lines
+        return self.filter(_paced(lines)) if self.filter is not None else lines
 
 
 def split(line: str) -> tuple[str, str | None]:
@@ -74,9 +77,9 @@ def parse(text: str) -> Pipe:
     except ValueError as error:
         raise Refused(str(error)) from None
     if name == "include":
-        return Pipe(filter=lambda lines: (line for line in lines if matches(line)))
+        return Pipe(filter=lambda lines: (line for line in lines if line is None or matches(line)))
     if name == "exclude":
-        return Pipe(filter=lambda lines: (line for line in lines if not matches(line)))
+        return Pipe(filter=lambda lines: (line for line in lines if line is None or not matches(line)))
     return Pipe(filter=lambda lines: _begin(matches, lines))
 
 
@@ -88,9 +91,16 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     return lambda line: expression.search(line[:LONGEST_LOOK])
 
 
-def _begin(matches: Callable[[str], bool], lines: Iterable[str]) -> Iterator[str]:
+def _begin(matches: Callable[[str], bool], lines: Lines) -> Iterator[str | None]:
     begun = False
     for line in lines:
-        begun = begun or matches(line)
-        if begun:
+        begun = begun or (line is not None and matches(line))
+        if begun or line is None:
             yield line
+
+
+def _paced(lines: Iterable[str]) -> Iterator[str | None]:
+    for number, line in enumerate(lines):
+        yield line
+        if number % PACE == 0:
+            yield None

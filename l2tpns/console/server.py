@@ -21,6 +21,7 @@ from l2tpns.log import Logger
 
 TELNET_PORT = 23
 BACKLOG = 64
+SEND_BUFFER = 65536  # octets that the kernel keeps for a reader that is slow
 FAREWELL = 2.0  # seconds in which a console that is refused may read why
 
 
@@ -85,6 +86,7 @@ class Console:
         peer = f"{address[0]}:{address[1]}"
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         if not self._make_room():
             self._log.warning("console_refused_connection", peer=peer, why="cli_max_connections")
             refuse(sock)

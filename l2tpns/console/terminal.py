@@ -14,10 +14,12 @@ from time import monotonic
 from typing import Any
 
 import gevent
+from gevent.event import Event
 from gevent.lock import Semaphore
 from gevent.queue import Full, Queue
 
-from l2tpns.console.editor import BELL, Editor, Event, History
+from l2tpns.console.editor import BELL, Editor, History
+from l2tpns.console.editor import Event as Key
 from l2tpns.console.telnet import GREETING, Telnet, escape
 
 SLICE = 0.001  # seconds of making output before the others get their turn
@@ -39,23 +41,50 @@ class Interrupted(Exception):
 
 
 class Turns:
-    """Makes output for one console at a time, and for all of them together at most half the time."""
+    """Makes output for one console at a time, in the order of asking, and for all together half the time at most."""
 
     def __init__(self) -> None:
-        self._turn = Semaphore(1)
+        self._busy = False
+        self._waiting: deque[Event] = deque()
 
-    def make(self, pieces: Iterator[str], room: int) -> tuple[list[str], bool]:
+    def make(self, pieces: Iterator[str | None], room: int) -> tuple[list[str], bool]:
         """Pieces of some characters in all, made in one slice; and whether there are more."""
-        with self._turn:
+        self._take()
+        try:
             gevent.sleep(SLICE)
             made: list[str] = []
             until = monotonic() + SLICE
             for piece in pieces:
-                made.append(piece)
-                room -= len(piece)
+                if piece is not None:
+                    made.append(piece)
+                    room -= len(piece)
                 if room <= 0 or monotonic() >= until:
                     return made, True
             return made, False
+        finally:
+            self._pass_on()
+
+    def _take(self) -> None:
+        """gevent's Semaphore would let whoever gave it back have it again before those who wait."""
+        if not self._busy:
+            self._busy = True
+            return
+        mine = Event()
+        self._waiting.append(mine)
+        try:
+            mine.wait()
+        except BaseException:
+            if mine.is_set():
+                self._pass_on()
+            else:
+                self._waiting.remove(mine)
+            raise
+
+    def _pass_on(self) -> None:
+        if self._waiting:
+            self._waiting.popleft().set()
+        else:
+            self._busy = False
 
 
 class Terminal:
@@ -105,8 +134,8 @@ class Terminal:
         """Lines of our own."""
         self._send_text("".join(f"{line}\r\n" for line in words.split("\n")))
 
-    def show(self, lines: Iterable[str]) -> None:
-        """A command's lines, page by page. Interrupted by ^C."""
+    def show(self, lines: Iterable[str | None]) -> None:
+        """A command's lines, page by page; None where there is none yet, but a pause may be made."""
         self._interrupted = False
         page = _Page(self)
         pieces = iter(lines)
@@ -214,18 +243,18 @@ class Terminal:
         self.put(prompt)
         while True:
             shown, event = editor.key(self._next(timeout) or "\0")
-            if event is Event.LINE:
+            if event is Key.LINE:
                 self.put("\r\n" if self.echo or hidden else "")
                 return editor.text
-            if event is Event.TOO_LONG:
+            if event is Key.TOO_LONG:
                 self.put("\r\n")
                 return ""
-            if event is Event.INTERRUPT:
+            if event is Key.INTERRUPT:
                 self.put("\r\n")
                 raise Interrupted
-            if event is Event.END:
+            if event is Key.END:
                 raise Closed("hung up")
-            if event is Event.HELP:
+            if event is Key.HELP:
                 shown = editor.insert("?")
             if self.echo and not hidden:
                 self.put(shown)
@@ -254,19 +283,19 @@ class Terminal:
                 self.put(shown)
             if event is None:
                 continue
-            if event is Event.COMPLETE:
+            if event is Key.COMPLETE:
                 self._complete(editor, complete)
-            elif event is Event.HELP:
+            elif event is Key.HELP:
                 self.put("?\r\n" if self.echo else "")
                 self._help(editor, help)
-            elif event is Event.END:
+            elif event is Key.END:
                 raise Closed("hung up")
-            elif event is Event.INTERRUPT:
+            elif event is Key.INTERRUPT:
                 self.put("^C\r\n" if self.echo else "\r\n")
                 return ""
             else:
                 self.put("\r\n" if self.echo else "")
-                if event is Event.TOO_LONG:
+                if event is Key.TOO_LONG:
                     self.say("The line is too long")
                     return ""
                 self.history.add(editor.text)

@@ -99,7 +99,9 @@ class Operator:
     """Types and reads. What was read and not yet expected is in `heard`."""
 
     def __init__(self, port: int, hello: bytes = b"") -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        self.socket.connect(("127.0.0.1", port))
         self.socket.settimeout(5.0)
         self.heard = b""
         self.closed = False
