@@ -47,8 +47,9 @@ between quotation marks; in it `\\"` and `\\\\` stand for `"` and `\\`. The file
 a value is wrong, the server says in which file and line, what would be right, and does not start; at a reload it goes
 on as before.
 
-Beside it stand `l2tpns.ip_pool` (the addresses of subscribers; `ip_pool` is found too) and `l2tpns.secrets`
-(subscribers and passwords, used while `primary_radius` and `secondary_radius` are not set).
+Beside it stand `l2tpns.ip_pool` (the addresses of subscribers; `ip_pool` is found too), `l2tpns.secrets` (subscribers
+and passwords, used while `primary_radius` and `secondary_radius` are not set) and `l2tpns.users` (who may use the
+console; `users` is found too).
 
 ## Variables
 
