@@ -209,3 +209,19 @@ def test_a_console_that_cannot_listen_is_an_error_at_the_start(
         server = Server(machine, tmp_path, settings={"cli_bind_address": address}, secrets="")
         with pytest.raises(ServerDied, match=f"cannot listen on {address}:23"):
             server.start()
+
+
+def test_what_the_command_line_puts_over_the_file_is_not_written_into_it(machine: Namespace, tmp_path: Path) -> None:
+    settings = {"hostname": "filed", "debug": 2}
+    with Server(machine, tmp_path, settings=settings, secrets="", arguments=("-h", "lns1", "-v")):
+        with Telnet(machine) as telnet:
+            telnet.expect("lns1> ")
+            telnet.send("enable\r")
+            telnet.expect(PROMPT)
+            telnet.do("write memory")
+            lines = (tmp_path / "l2tpns.cfg").read_text().splitlines()
+            assert 'set hostname "filed"' in lines
+            assert "set debug 2" in lines
+            telnet.do("set debug 5")
+            telnet.do("write memory")
+            assert "set debug 5" in (tmp_path / "l2tpns.cfg").read_text().splitlines()
