@@ -20,7 +20,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["l2tpns", "l2tpns.*"]),
-    package_data={"l2tpns": ["py.typed", "radius/dictionary*", "dataplane/fastpath/*.o", "figures/*.css", "figures/*.js"]},
+    package_data={"l2tpns": ["py.typed", "radius/dictionary*", "dataplane/fastpath/*.o", "figures/status.*"]},
     entry_points={"console_scripts": SCRIPTS},
     # Each range starts at the release that was measured and ends before the one that may break its interface.
     install_requires=[
@@ -31,6 +31,7 @@ setup(
         "structlog>=26.1,<27",
         "orjson>=3.13,<4",
         "prometheus_client>=0.26,<0.27",
+        "crypt-r>=3.13,<4",
     ],
     extras_require={
         "dev": [
@@ -38,6 +39,7 @@ setup(
             "hypothesis>=6.170,<7",
             "mypy>=2.4,<3",
             "ruff>=0.17.6,<0.18",
+            "pexpect>=4.9,<5",
         ],
     },
 )

@@ -123,7 +123,11 @@ class Tunnel:
         finally:
             try:
                 self.close(end)
+            except Exception:
+                self.log.exception("tunnel_failed")
             finally:
+                for session in list(self.sessions.values()):  # whatever happened, none outlives its tunnel
+                    session.end(end.reason, tell=False)
                 self.lns.tunnel_gone(self)
 
     def open(self) -> None:
@@ -195,9 +199,9 @@ class Tunnel:
             error=int(end.error),
             sessions=len(self.sessions),
         )
+        self.lns.tunnel_closing(self, says_goodbye=end.result is not None)
         for session in list(self.sessions.values()):
             session.end(end.reason, tell=False, text=end.text)
-        self.lns.tunnel_closing(self, says_goodbye=end.result is not None)
         try:
             if end.result is not None:
                 self.send(

@@ -17,6 +17,9 @@ from l2tpns import log as logs
 from l2tpns import usagefiles
 from l2tpns.config import SETTINGS
 from l2tpns.configfile import IGNORED
+from l2tpns.console import pipes
+from l2tpns.console.commands import COMMANDS, WORDS
+from l2tpns.console.grammar import Command, Grammar, Mode, Privilege
 from l2tpns.counters import DECLARED
 from l2tpns.figures.metrics import COUNTED, FAMILIES, Counted
 from l2tpns.settings import Setting
@@ -46,8 +49,9 @@ between quotation marks; in it `\\"` and `\\\\` stand for `"` and `\\`. The file
 a value is wrong, the server says in which file and line, what would be right, and does not start; at a reload it goes
 on as before.
 
-Beside it stand `l2tpns.ip_pool` (the addresses of subscribers; `ip_pool` is found too) and `l2tpns.secrets`
-(subscribers and passwords, used while `primary_radius` and `secondary_radius` are not set).
+Beside it stand `l2tpns.ip_pool` (the addresses of subscribers; `ip_pool` is found too), `l2tpns.secrets` (subscribers
+and passwords, used while `primary_radius` and `secondary_radius` are not set) and `l2tpns.users` (who may use the
+console; `users` is found too).
 
 ## Variables
 
@@ -70,6 +74,39 @@ def _row(setting: Setting) -> tuple[str, ...]:
     meaning = setting.help + (f". *Not yet: {setting.pending}.*" if setting.pending else "")
     effect = setting.effect.name[0]
     return f"`{setting.name}`", f"`{default}`" if default else "", effect, setting.kind.brief(), meaning
+
+
+# Commands
+
+
+def commands() -> str:
+    """docs/commands.md, from l2tpns/console/commands.py and what it collects."""
+    grammar = Grammar(COMMANDS, WORDS)
+    text = f"""{NOTE}
+# Commands
+
+The console is at TCP port 23 of `cli_bind_address`: `telnet 127.0.0.1`, or a script on a plain socket. Who may use it
+stands in `l2tpns.users` beside the configuration, `NAME:PASSWORD` a line, the password in clear text or as a hash of
+crypt(3) (`$6$`, `$y$`, ...); without the file everybody may, so keep the console on 127.0.0.1. A line `enable:PASSWORD`
+sets what `enable` asks for; without it whoever has logged in may change things.
+
+Words may be shortened as long as they stay unambiguous (`sh ses 12`). `?` shows what may follow, Tab completes, the
+arrows bring older lines back; ^A ^E ^B ^F move, ^K ^U ^W delete, ^L draws the screen anew, ^C breaks off, ^D leaves.
+A page is as long as the window, `terminal length 0` ends paging; a script that tells no window has none.
+
+After a command, behind `|`: {", ".join(f"`{name}` {help}" for name, help in pipes.FILTERS.items())}.
+A regular expression knows `.` `[a-z]` `[^a-z]` `^` `$` `*` `+` `?` `|` `( )` `\\d` `\\w` `\\s`. Every `show` has a form
+in JSON whose keys do not change.
+
+Of commands marked # the prompt must be `HOST#`. Those that change something are in the log, with who did it.
+
+"""
+    return text + table(("Command", "", "Meaning"), [_command_row(command) for command in grammar.commands])
+
+
+def _command_row(command: Command) -> tuple[str, ...]:
+    modes = "" if Mode.EXEC in command.modes else " (within `configure terminal`)"
+    return f"`{command.usage}`", "#" if command.privilege >= Privilege.ENABLED else "", command.help + modes
 
 
 # Counters
@@ -278,6 +315,7 @@ def _marks(decorators: Sequence[ast.expr]) -> set[int]:
 
 PAGES: dict[str, Callable[[], str]] = {
     "configuration.md": configuration,
+    "commands.md": commands,
     "counters.md": counters,
     "metrics.md": metrics,
     "log.md": log_events,
