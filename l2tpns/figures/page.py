@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 from l2tpns import __version__
 from l2tpns.figures import graphs
 from l2tpns.figures.markup import duration, e, number, octets, table
-from l2tpns.figures.samples import GRAPHS, Samples
+from l2tpns.figures.samples import GRAPHS, Sample, Samples
 from l2tpns.figures.sources import SESSION_STATES, Census, Sources
 from l2tpns.session import Session
 from l2tpns.slices import in_slices
@@ -45,9 +45,9 @@ class Query:
         return html.escape("?" + urlencode({**wanted, "page": page}))
 
 
-def render(sources: Sources, samples: Samples, query: Query) -> Iterator[str]:
+def render(sources: Sources, last_hour: LastHour, query: Query) -> Iterator[str]:
     """The page in pieces. Gives way meanwhile."""
-    lns = sources.lns
+    lns, samples = sources.lns, last_hour.samples
     census = sources.census()
     name = e(lns.config.hostname)
     yield f"""<!DOCTYPE html>
@@ -57,7 +57,7 @@ def render(sources: Sources, samples: Samples, query: Query) -> Iterator[str]:
 <span id="clock">{time.strftime("%Y-%m-%d %H:%M:%S")}</span> <span id="state"></span></p></header><main>
 <div id="now">{_problems(sources)}{_tiles(sources, samples, census)}</div>
 <section><h2>The last hour</h2><div id="graphs">"""
-    yield from _graphs(samples)
+    yield last_hour.html()
     yield '</div></section><div id="tables">'
     yield _lacs(sources)
     yield _radius(sources)
@@ -139,22 +139,40 @@ def _known(value: float | None) -> str:
     return "–" if value is None else graphs.short(value)  # noqa: RUF001
 
 
-def _graphs(samples: Samples) -> Iterator[str]:
-    now = monotonic()
-    for index, graph in enumerate(GRAPHS):
-        lines = [samples.line(index, line) for line in range(len(graph.lines))]
-        legend = ""
-        for line, points in enumerate(lines):
-            values = [value for _, value in points if value is not None]
-            legend += (
-                f'<li><i class="c{line}"></i>{graph.lines[line].label}'
-                f" <b>{_known(points[-1][1] if points else None)}</b>"
-                f" <small>most {_known(max(values, default=None))}</small></li>"
-            )
-        unit = f" <small>{graph.unit}</small>" if graph.unit else ""
-        yield f"<figure><figcaption>{graph.title}{unit}</figcaption>"
-        yield graphs.draw(lines, now, graph.title)
-        yield f'<ul class="legend">{legend}</ul></figure>'
+class LastHour:
+    """The graphs, drawn anew only when there is a new sample: they are most of the work of a page."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+        self._newest: Sample | None = None
+        self._html = ""
+
+    def html(self) -> str:
+        """Gives way between the graphs."""
+        newest = self.samples.ring[-1] if self.samples.ring else None
+        if newest is not self._newest or not self._html:
+            now = newest.at if newest is not None else 0.0
+            self._html = "".join(_figure(self.samples, index, now) for index in in_slices(range(len(GRAPHS)), clock=1))
+            self._newest = newest
+        return self._html
+
+
+def _figure(samples: Samples, index: int, now: float) -> str:
+    graph = GRAPHS[index]
+    lines = [samples.line(index, line) for line in range(len(graph.lines))]
+    legend = ""
+    for line, points in enumerate(lines):
+        values = [value for _, value in points if value is not None]
+        legend += (
+            f'<li><i class="c{line}"></i>{graph.lines[line].label}'
+            f" <b>{_known(points[-1][1] if points else None)}</b>"
+            f" <small>most {_known(max(values, default=None))}</small></li>"
+        )
+    unit = f" <small>{graph.unit}</small>" if graph.unit else ""
+    return (
+        f"<figure><figcaption>{graph.title}{unit}</figcaption>{graphs.draw(lines, now, graph.title)}"
+        f'<ul class="legend">{legend}</ul></figure>'
+    )
 
 
 # Tables
@@ -237,7 +255,7 @@ def _sessions(sources: Sources, query: Query) -> Iterator[str]:
     if query.words:
         rows, found = _search(everybody, query.words, first)
     else:
-        rows, found = [_row(session) for session in everybody[first : first + ROWS]], total
+        rows, found = [_row(session) for session in in_slices(everybody[first : first + ROWS])], total
     pages = max(1, -(-found // ROWS))
     what = f"{number(found)} of {number(total)} sessions" if query.words else f"{number(total)} sessions"
     yield f'<p class="found">{what}, the newest first{_pages(query, pages)}</p>'

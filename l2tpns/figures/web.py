@@ -22,7 +22,7 @@ from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from l2tpns import __version__
 from l2tpns.figures.metrics import Metrics
-from l2tpns.figures.page import LONGEST_QUERY, Query, render
+from l2tpns.figures.page import LONGEST_QUERY, LastHour, Query, render
 from l2tpns.figures.samples import Samples
 from l2tpns.figures.sources import Sources
 from l2tpns.log import Logger
@@ -67,7 +67,7 @@ class Application:
 
     def __init__(self, sources: Sources, samples: Samples, log: Logger, *, loopback: bool) -> None:
         self._sources = sources
-        self._samples = samples
+        self._last_hour = LastHour(samples)
         self._log = log
         self._loopback = loopback
         self._metrics = Metrics(sources)
@@ -111,7 +111,7 @@ class Application:
 
     def page(self, environ: Environ) -> Response:
         with self._turn:
-            text = "".join(render(self._sources, self._samples, parse_query(environ.get("QUERY_STRING", ""))))
+            text = "".join(render(self._sources, self._last_hour, parse_query(environ.get("QUERY_STRING", ""))))
         return Response(text.encode("utf-8", "replace"), "text/html; charset=utf-8")
 
     def metrics(self, environ: Environ) -> Response:
