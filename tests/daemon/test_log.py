@@ -334,3 +334,10 @@ def test_who_listens_gets_lines_that_the_log_leaves_out() -> None:
     logger.info("d")
     assert not logger.enabled(1)
     assert heard == [3, 5]
+
+
+def test_what_an_operator_did_is_written_at_every_level():
+    log = Log.in_memory(level=0)
+    log.get().info("session_up")
+    log.get().audit("console_command", user="fred")
+    assert [record["event"] for record in log.records()] == ["console_command"]

@@ -206,7 +206,13 @@ provoke at will, {logs.MOST_PROVOKED} lines a second are written; the next one t
 
 def _log_calls(tree: ast.AST) -> Iterator[tuple[str, str, list[str]]]:
     """(level, event, keys) of each call such as `self.log.info("tunnel_up", window=4)`."""
-    named = {"debug": "call", "exception": "error", "provoked": "warning", **{level: level for level in logs.LEVELS}}
+    named = {
+        "debug": "call",
+        "exception": "error",
+        "provoked": "warning",
+        "audit": "audit",
+        **{level: level for level in logs.LEVELS},
+    }
     for node in ast.walk(tree):
         match node:
             case ast.Call(
