@@ -21,7 +21,7 @@ from tests.lab.lac import Lac
 from tests.lab.server import Server
 from tests.lab.subscriber import Subscriber
 
-GROWTH = 2048  # KiB of resident memory that are noise
+GROWTH = 1024  # KiB of resident memory that are noise
 HELD = ("tunnels", "sessions", "online", "starting", "half_open", "pool_used", "greenlets", "descriptors")
 
 
