@@ -178,6 +178,7 @@ class Config:
     )
 
     # Limits
+    max_tunnels_per_lac: int = setting(1000, "tunnels from one address; 0: no limit but the next", Integer(0, 65535))
     max_tunnels: int = setting(0, "tunnels in all; 0: no limit but the ids", Integer(0, 65535))
     max_sessions: int = setting(0, "sessions in all; 0: no limit", _LIMIT)
     max_half_open_tunnels: int = setting(500, "tunnels being set up, in all", Integer(1, 65535))

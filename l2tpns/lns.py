@@ -81,6 +81,7 @@ class Lns:
         self.by_peer: dict[tuple[Peer, int], Tunnel] = {}  # by address and the LAC's tunnel id
         self.by_user: dict[str, set[Session]] = {}  # by the name in lower case, authenticated ones
         self.by_address: dict[IPv4Address, Session] = {}
+        self.tunnels_of: Counter[str] = Counter()  # tunnels that are not closing, by the LAC's address
         self.half_open: Counter[str] = Counter()  # tunnels without SCCCN, by the LAC's address
         self.starting: Counter[str] = Counter()  # calls not online yet, by the LAC's address
         self.lingering = 0
@@ -178,6 +179,7 @@ class Lns:
         self.tunnels[tunnel.id] = tunnel
         self.by_peer[peer, tunnel.peer_id] = tunnel
         self.half_open[tunnel.lac] += 1
+        self.tunnels_of[tunnel.lac] += 1
         gevent.spawn(tunnel.run)
 
     def lac_restarted(self, known: Tunnel) -> bool:
@@ -197,6 +199,7 @@ class Lns:
         if (
             self.half_open.total() >= config.max_half_open_tunnels
             or self.half_open[peer[0]] >= config.max_half_open_per_lac
+            or self.tunnels_of[peer[0]] >= (config.max_tunnels_per_lac or MAX_ID)
             or len(self.tunnels) - self.lingering >= (config.max_tunnels or MAX_ID)
             or len(self.tunnels) >= MAX_ID
         ):
@@ -241,6 +244,7 @@ class Lns:
         if not says_goodbye:
             self.no_longer_half_open(tunnel)
         self.lingering += 1
+        self._count_down(self.tunnels_of, tunnel.lac)
 
     def no_longer_half_open(self, tunnel: Tunnel) -> None:
         if tunnel.half_open:

@@ -36,13 +36,15 @@ def ring(peer: Peer, session_id: int) -> tuple[int, int] | None:
 
 
 @pytest.mark.statement(32, 59)
-@pytest.mark.parametrize("limit", ["max_half_open_tunnels", "max_half_open_per_lac", "max_tunnels"])
+@pytest.mark.parametrize(
+    "limit", ["max_half_open_tunnels", "max_half_open_per_lac", "max_tunnels", "max_tunnels_per_lac"]
+)
 def test_one_tunnel_too_many_is_refused_with_no_resources_and_the_others_live_on(serve: Serve, limit: str) -> None:
     server = serve(**{limit: 2})
     lac = server.lac(defaults=QUICK).connect()
     fred = lac.call("fred", "pw").wait_online()
     answers = [ask(server) for _ in range(4)]
-    allowed = 1 if limit == "max_tunnels" else 2
+    allowed = 1 if limit.startswith("max_tunnels") else 2
     assert answers == [None] * allowed + [(2, 4)] * (4 - allowed)
     assert server.counters.drop_half_open_limit == server.counters.tunnels_refused == 4 - allowed
     assert len(server.lns.tunnels) == 1 + allowed
