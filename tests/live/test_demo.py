@@ -52,8 +52,8 @@ def test_the_demo_shows_every_step_ends_with_one_screen_of_summary_and_leaves_no
     assert any(line.startswith(f"all OK: {STEPS} steps") for line in summary)
 
     # Not only OK: the operator's view is there, too.
-    assert re.search(r"session_up user=alice address=10\.1\.\d+\.\d+ mru=1462 auth=pap", said)
-    assert re.search(r"session_up user=bob address=10\.1\.7\.7 mru=1462 auth=chap", said)
+    assert re.search(r"session_up user=alice acct=[0-9A-F]{16} address=10\.1\.\d+\.\d+ mru=1462 auth=pap", said)
+    assert re.search(r"session_up user=bob acct=[0-9A-F]{16} address=10\.1\.7\.7 mru=1462 auth=chap", said)
     assert re.search(r'auth_refused user=mallory why="wrong password"', said)
     assert said.count(" 3 received, 0% packet loss") == 6
     assert left_by(process, output) == []
