@@ -25,6 +25,7 @@ from l2tpns.dataplane.udp import Endpoint
 from l2tpns.errors import ProtocolError, WireError
 from l2tpns.history import LENGTH as HISTORY_LENGTH
 from l2tpns.history import Ending
+from l2tpns.journal import Journal
 from l2tpns.log import Logger
 from l2tpns.pool import Pool
 from l2tpns.proto import messages
@@ -85,6 +86,8 @@ class Lns:
         self.lingering = 0
         self.history: deque[Ending] = deque(maxlen=HISTORY_LENGTH)
         self.shutting_down = False
+        self.left = False  # without a word: everything is on disk, nobody may say or end anything any more
+        self.journal = Journal(self)
         self._acct_boot = int(time.time())
         self._acct_next = int.from_bytes(random(2), "big") << 8
         self._refusal_second = 0
@@ -109,6 +112,8 @@ class Lns:
 
     def on_control(self, datagram: bytes, peer: Peer, endpoint: Endpoint) -> None:
         """A datagram with T=1; called by the UDP reader, so it must neither block nor raise."""
+        if self.left:
+            return  # not acknowledged: the next process has it sent again
         try:
             header = parse_control(datagram)
         except WireError:
@@ -229,12 +234,14 @@ class Lns:
     def tunnel_established(self, tunnel: Tunnel) -> None:
         self.counters.tunnels_opened += 1
         self._count_down(self.half_open, tunnel.lac)
+        self.journal.tunnel(tunnel)
         for older in list(self.tunnels.values()):
             if older is not tunnel and older.peer == tunnel.peer and older.peer_id == tunnel.peer_id:
                 older.end(ends.TUNNEL_LOST, None, "the LAC has begun anew")
 
     def tunnel_closing(self, tunnel: Tunnel, was: TunnelState) -> None:
         self.counters.tunnels_closed += 1
+        self.journal.tunnel_gone(tunnel)
         if was is TunnelState.WAIT_CTL_CONN:
             self._count_down(self.half_open, tunnel.lac)
         self.lingering += 1
@@ -282,6 +289,7 @@ class Lns:
         self.sessions[session.id] = session
         tunnel.session_born(session)
         self.starting[tunnel.lac] += 1
+        self.journal.call(session)
         session.greenlet = gevent.spawn(session.run)
 
     def session_started(self, session: Session) -> None:
@@ -289,6 +297,7 @@ class Lns:
 
     def session_gone(self, session: Session) -> None:
         self.counters.sessions_ended += 1
+        self.journal.session_gone(session)
         del self.sessions[session.id]
         session.tunnel.session_gone(session)
 
@@ -369,6 +378,11 @@ class Lns:
             del counter[host]
 
     # Leaving
+
+    def leave(self) -> bool:
+        """Without a word, everything on disk for the next process; False when it cannot be written."""
+        self.left = self.journal.leave()
+        return self.left
 
     def shutdown(self, patience: float) -> None:
         """CDN and StopCCN to everybody, and wait until they are acknowledged or `patience` seconds are over."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from ipaddress import IPv4Address
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -25,8 +24,6 @@ from l2tpns.link import TICK, Link, Renegotiated, proxy_credentials
 from l2tpns.proto.chap import ChapServer
 from l2tpns.proto.credentials import Credentials
 from l2tpns.proto.fsm import State
-from l2tpns.proto.ipcp import Ipcp, IpcpPolicy
-from l2tpns.proto.lcp import AuthChoice
 from l2tpns.proto.messages import (
     CDN,
     ICRP,
@@ -38,7 +35,6 @@ from l2tpns.proto.messages import (
     ResultCode,
 )
 from l2tpns.proto.pap import PapServer
-from l2tpns.proto.ppp import Protocol
 from l2tpns.radius.types import Assign, AuthReply, AuthRequest, Usage
 
 if TYPE_CHECKING:
@@ -57,7 +53,6 @@ class Session(Link):
 
     __slots__ = (
         "_job",
-        "_starting",
         "acct_session_id",
         "address",
         "called",
@@ -70,6 +65,7 @@ class Session(Link):
         "opened_wall",
         "profile",
         "rx_speed",
+        "starting",
         "time_from",
         "timer",
         "tx_speed",
@@ -92,21 +88,23 @@ class Session(Link):
         self.timer: Timer[Session] | None = None
         self.greenlet: Any = None
         self._job: Any = None
-        self._starting = True
+        self.starting = True
 
     # The life
 
     def run(self) -> None:
-        """From ICRQ to CDN."""
+        """From ICRQ to CDN; of a session that was online before a restart, from there."""
         ended = SessionEnded(ends.SHUTDOWN)  # if the greenlet is killed
         try:
-            self.answer_call()
+            if not self.online_since:
+                self.answer_call()
             while True:
                 try:
-                    self.open_link()
-                    self.authenticate()
-                    self.open_networks()
-                    self.go_online()
+                    if not self.online_since:
+                        self.open_link()
+                        self.authenticate()
+                        self.open_networks()
+                        self.go_online()
                     self.serve()
                 except Renegotiated:
                     self.log.info("lcp_renegotiated", user=self.user)
@@ -120,7 +118,8 @@ class Session(Link):
             self.log.exception("session_failed")
             ended = SessionEnded(ends.INTERNAL_ERROR)
         finally:
-            self.release(ended)
+            if not self.lns.left:
+                self.release(ended)
 
     def answer_call(self) -> None:
         """7.4.2: ICRP, then an acceptable ICCN."""
@@ -157,16 +156,7 @@ class Session(Link):
     def authenticate(self) -> None:
         """PAP or CHAP as LCP agreed, by the LAC's proxy authentication if it may be used; then the verdict."""
         self.phase = "authenticate"
-        choice = self.lcp.auth
-        if choice is AuthChoice.PAP:
-            self.authenticator = PapServer(partial(self.send_frame, Protocol.PAP))
-        else:
-            self.authenticator = ChapServer(
-                partial(self.send_frame, Protocol.CHAP),
-                self.lns.random,
-                self.lns.config.hostname.encode(),
-                self.timers(),
-            )
+        self.authenticator = self.new_authenticator(self.lcp.auth)
         self.credentials = self.proxied_credentials(self.authenticator)
         if self.credentials is None:
             if isinstance(self.authenticator, ChapServer):
@@ -267,23 +257,10 @@ class Session(Link):
         """IPCP with the address that RADIUS or the pool gives."""
         self.phase = "network"
         assert self.profile is not None
-        config = self.lns.config
         peer_chooses = self.profile.assign is Assign.PEER
         if not peer_chooses:
             self.choose_address(self.profile)
-        self.ipcp = Ipcp(
-            partial(self.send_frame, Protocol.IPCP),
-            self.on_ipcp,
-            self.lns.random,
-            self.timers(),
-            IpcpPolicy(
-                local=config.ppp_local_address,
-                peer=self.address,
-                dns=self.profile.dns or config.dns,
-                peer_may_choose=peer_chooses,
-            ),
-        )
-        self.ipcp.peer_mru = self.lcp.peer_mru
+        self.ipcp = self.new_ipcp(self.profile, self.address)
         now = monotonic()
         self.ipcp.open(now)
         self.ipcp.lower_up(now)
@@ -328,6 +305,7 @@ class Session(Link):
         self.lns.accounting.start(self.usage())
         housekeeping.begin(self, now)
         self.set_timer(now)
+        self.lns.journal.session(self)
         self.log.info(
             "session_up",
             user=self.user,
@@ -341,8 +319,8 @@ class Session(Link):
 
     def stop_starting(self) -> None:
         """Online, or ended before: this call no longer counts among those that are starting."""
-        if self._starting:
-            self._starting = False
+        if self.starting:
+            self.starting = False
             self.lns.session_started(self)
 
     def carry(self) -> None:
@@ -377,6 +355,7 @@ class Session(Link):
             self.lns.plane.offline(self.path)
             usage = self.usage(reason.terminate)  # now that no packet can follow
             self.online_since = 0.0
+            self.lns.journal.call(self)  # before the Stop: a session that has its Stop is never taken up again
             self.lns.accounting.stop(usage)
             self.path.reset_counters()
         if self.address is not None:

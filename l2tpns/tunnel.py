@@ -110,7 +110,8 @@ class Tunnel:
         """From SCCRQ to the last acknowledgement."""
         end = TunnelEnded(ends.INTERNAL_ERROR, StopCcnResult.GENERAL, ErrorCode.VENDOR)
         try:
-            self.open()
+            if self.state is TunnelState.WAIT_CTL_CONN:  # else it was established before a restart
+                self.open()
             self.serve()
         except TunnelEnded as reason:
             end = reason.detached()
@@ -119,10 +120,11 @@ class Tunnel:
         except Exception:
             self.log.exception("tunnel_failed")
         finally:
-            try:
-                self.close(end)
-            finally:
-                self.lns.tunnel_gone(self)
+            if not self.lns.left:
+                try:
+                    self.close(end)
+                finally:
+                    self.lns.tunnel_gone(self)
 
     def open(self) -> None:
         """7.2.1: answer the SCCRQ, wait for an acceptable SCCCN."""
@@ -293,7 +295,11 @@ class Tunnel:
 
     def flush(self, now: float) -> None:
         """Put on the wire what is due: new messages, retransmissions, acknowledgements."""
-        for datagram in self.reliable.outgoing(now):
+        if self.lns.left:
+            return
+        datagrams = self.reliable.outgoing(now)
+        self.lns.journal.control(self)  # a successor must not know less than what the LAC is about to see
+        for datagram in datagrams:
             self.endpoint.send(datagram, self.peer)
         new = self.reliable.retransmissions - self._retransmissions_counted
         if new:
