@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from l2tpns.tunnel import Tunnel
 
 BEAT = 1.0  # seconds between signs of life
-USAGE_ROUND = 10  # beats in which every session's usage is written once
+USAGE_AT_ONCE = 2000  # sessions whose usage is written in one beat; of more, each has its turn
 LAST_WORDS = 0.2  # seconds for messages between sessions and tunnels
 CHUNK = 50  # records written before others get their turn
 
@@ -39,7 +39,7 @@ class Journal:
         self._lns = lns
         self._store: StateStore | None = None
         self._greenlet: Any = None
-        self._beat = 0
+        self._turns: list[Session] = []  # whose usage is written in the next beats
         self._given_up = False  # the directory cannot be used, as long as save_state stays on
         self._told: dict[int, int] = {}  # session id -> packets when its usage was written last
 
@@ -155,17 +155,21 @@ class Journal:
 
     def _usage(self) -> None:
         """What a share of the sessions has used; of numbered ones each time, for their Ns must not fall far behind."""
+        sessions = self._lns.sessions
+        if not self._turns:
+            self._turns = list(sessions.values())
+        due, self._turns = self._turns[-USAGE_AT_ONCE:], self._turns[:-USAGE_AT_ONCE]
+        if self._turns:
+            due += [session for session in sessions.values() if session.path.sequenced]
         rows = []
         now = monotonic()
-        self._beat += 1
-        for session in self._lns.sessions.values():
+        for session in due:
             path = session.path
-            if path.sequenced or session.id % USAGE_ROUND == self._beat % USAGE_ROUND:
-                self._lns.plane.refresh(path)
-                packets = path.in_packets + path.out_packets
-                if session.online_since and self._told.get(session.id) != packets:
-                    self._told[session.id] = packets
-                    rows.append([session.id, *resume.usage_row(path, now)])
+            self._lns.plane.refresh(path)
+            packets = path.in_packets + path.out_packets
+            if session.online_since and self._told.get(session.id) != packets:
+                self._told[session.id] = packets
+                rows.append([session.id, *resume.usage_row(path, now)])
         self._write(["use", time.time(), rows])
 
     def _write(self, *lines: list[Any]) -> None:
