@@ -30,6 +30,7 @@ setup(
         "python-iptables>=1.2,<2",
         "structlog>=26.1,<27",
         "orjson>=3.13,<4",
+        "crypt-r>=3.13,<4",
     ],
     extras_require={
         "dev": [
@@ -37,6 +38,7 @@ setup(
             "hypothesis>=6.170,<7",
             "mypy>=2.4,<3",
             "ruff>=0.17.6,<0.18",
+            "pexpect>=4.9,<5",
         ],
     },
 )

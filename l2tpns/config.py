@@ -134,7 +134,10 @@ class Config:
         "address that the console listens on; 0.0.0.0: all",
         _ADDRESS,
         RESTART,
-        pending="the console comes with a later release",
+    )
+    cli_max_connections: int = setting(64, "consoles at the same time", Integer(1, 1000))
+    cli_idle_timeout: int = setting(
+        600, "how long a console may be left alone before it is closed; 0: for ever", _seconds(0, 86400)
     )
 
     # L2TP
@@ -170,7 +173,6 @@ class Config:
         10,
         "time between the CDNs to a dropped tunnel's sessions and its StopCCN",
         _seconds(0, 300),
-        pending="`drop tunnel` comes with the console, in a later release",
     )
 
     # Limits

@@ -21,10 +21,13 @@ from time import monotonic
 from typing import Any
 
 import gevent
+from gevent.lock import RLock
 from gevent.queue import Queue
 
 from l2tpns import __version__, configfile, filtering
 from l2tpns.config import SETTINGS, Config
+from l2tpns.console.office import Office
+from l2tpns.console.server import Console
 from l2tpns.counters import Counters
 from l2tpns.dataplane.user import UserPlane
 from l2tpns.errors import ConfigError
@@ -37,7 +40,7 @@ from l2tpns.radius.secrets import SecretsBackend
 from l2tpns.radius.types import Backend, RadiusSettings
 from l2tpns.records import Replay
 from l2tpns.resume import resume
-from l2tpns.settings import Effect
+from l2tpns.settings import Effect, Setting
 from l2tpns.speed import bandwidth_line, sample
 from l2tpns.state import StateStore
 
@@ -73,26 +76,43 @@ class Options:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A file that was read: what it makes, what it warns of, its own words for what the command line goes before."""
+
+    config: Config
+    warnings: tuple[str, ...]
+    in_file: dict[str, Any]
+
+
 class Daemon:
     """One process: a configuration and everything that follows from it."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.files = configfile.find_files(options.config)
-        self.config, self.warnings = self.read_config()
+        reading = self.read_config()
+        self.config, self.warnings, self.in_file = reading.config, reading.warnings, reading.in_file
+        self.pending: dict[str, Any] = {}  # variables that wait for a restart, with the value they will have
+        self.changing = RLock()  # held by whoever changes the configuration: the console and HUP may come together
         self.log = Log(self.config.log_file, self.config.debug)
         self.logger = self.log.get()
         self.counters = Counters()
         self.signals: Queue[int] = Queue()
         self.started = monotonic()
         self.farewell = False  # everybody is to be disconnected, no state is to be left
+        self.bandwidth = ""
+        self.console: Console | None = None
 
-    def read_config(self) -> tuple[Config, tuple[str, ...]]:
+    def read_config(self) -> Reading:
         """Read and check the whole file. Raises ConfigError, having changed nothing."""
         parsed = configfile.parse_file(self.options.config)
-        config = configfile.make_config(parsed, self.options.overrides())
+        overrides = self.options.overrides()
+        config = configfile.make_config(parsed, overrides)
+        covered = (*overrides, *(("debug",) if self.options.verbose else ()))
+        in_file = {name: parsed.values.get(name, SETTINGS[name].default) for name in covered}
         config.debug = min(config.debug + self.options.verbose, 5)
-        return config, parsed.warnings
+        return Reading(config, parsed.warnings, in_file)
 
     def run(self) -> int:
         """Build, serve, take down; the exit status. Raises ConfigError when the start fails."""
@@ -193,6 +213,8 @@ class Daemon:
                 clean=saved.clean,
             )
         gevent.spawn(self.watch_speed)
+        self.console = Console(self.office(), self.logger)
+        self.console.start()
         for signum in SIGNALS:
             gevent.signal_handler(signum, self.signals.put, signum)
         gc.collect()
@@ -218,6 +240,20 @@ class Daemon:
             return Replay()
         return store.load(self.config.state_max_age)
 
+    def office(self) -> Office:
+        """What the console may see and do."""
+        return Office(
+            lns=self.lns,
+            log=self.log,
+            files=self.files,
+            started=self.started,
+            intended=self.intended,
+            assign=self.assign,
+            reload=self.take_up_file,
+            leave=lambda: self.signals.put(signal.SIGTERM),
+            bandwidth=lambda: self.bandwidth,
+        )
+
     def serve(self) -> None:
         """Until a signal says leave."""
         while True:
@@ -237,6 +273,8 @@ class Daemon:
     def stop(self) -> None:
         """Say goodbye to everybody, or to nobody; deliver or keep the accounting records, leave no kernel state."""
         notify("STOPPING=1")
+        if self.console is not None:
+            self.console.stop()
         until = monotonic() + self.config.shutdown_timeout
         lns = getattr(self, "lns", None)
         quiet = lns is not None and lns.left
@@ -261,39 +299,86 @@ class Daemon:
         self.log.close()
 
     def reload(self) -> None:
-        """HUP: an error leaves everything as it was; what needs a restart is named."""
-        notify("RELOADING=1")
-        self.log.reopen()
+        """HUP: an error leaves everything as it was."""
         try:
-            config, warnings = self.read_config()
-            layout = self.read_pool(config)
-            if config.log_file != self.config.log_file:
-                self.log.open(config.log_file)
+            self.take_up_file()
         except ConfigError as error:
             self.logger.error("reload_refused", why=str(error))
+
+    def take_up_file(self) -> tuple[str, ...]:
+        """Go by the file from now on; what there is to say. ConfigError when it is refused, nothing being changed."""
+        notify("RELOADING=1")
+        try:
+            with self.changing:
+                return self._take_up_file()
+        finally:
             notify("READY=1")
-            return
-        for warning in warnings:
+
+    def _take_up_file(self) -> tuple[str, ...]:
+        self.log.reopen()
+        reading = self.read_config()
+        config = reading.config
+        layout = self.read_pool(config)
+        if config.log_file != self.config.log_file:
+            self.log.open(config.log_file)
+        told = list(reading.warnings)
+        for warning in reading.warnings:
             self.logger.warning("config_ignored", why=warning)
+        pending = {}
         for name in self.config.differences(config):
             if name in SETTINGS and SETTINGS[name].effect is Effect.RESTART:
                 self.logger.warning("setting_needs_restart", variable=name)
+                told.append(f"{name} takes effect {Effect.RESTART.value}")
+                pending[name] = getattr(config, name)
                 config = replace(config, **{name: getattr(self.config, name)})
+        self.pending, self.in_file = pending, reading.in_file
         changed = self.config.take(config)
-        self.log.level = config.debug
-        self.log.hide(config.secrets())
-        self.radius_settings = RadiusSettings.from_config(config)
-        self.accounting.configure(self.radius_settings)
         try:
-            self.lns.backend = self.choose_backend()
+            self.apply()
         except ConfigError as error:
             self.logger.error("reload_refused", why=str(error))
-        filtering.rebind(self.lns)
+            told.append(str(error))
         self.pool.change(layout)
         self.reserve_own_addresses()
         self.plane.serve(self.pool.prefixes())
         self.logger.info("reloaded", changed=list(changed))
-        notify("READY=1")
+        return (*told, f"Changed: {', '.join(changed) or 'nothing'}")
+
+    def apply(self, *, radius: bool = True) -> None:
+        """Hand what the configuration says to those who keep a copy. Raises ConfigError when nobody could log in."""
+        config = self.config
+        self.log.level = config.debug
+        self.log.hide(config.secrets())
+        if not radius:
+            return
+        self.radius_settings = RadiusSettings.from_config(config)
+        self.accounting.configure(self.radius_settings)
+        filtering.rebind(self.lns)
+        self.lns.backend = self.choose_backend()
+
+    def assign(self, name: str, text: str) -> Setting:
+        """Set one variable, as the console does. ConfigError leaves everything as it was."""
+        with self.changing:
+            trial = self.intended()
+            setting = trial.assign(name, text)
+            value, before = getattr(trial, name), getattr(self.config, name)
+            if setting.effect is Effect.RESTART:
+                self.pending[name] = value
+            else:
+                if name == "log_file":
+                    self.log.open(value)
+                setattr(self.config, name, value)
+                try:
+                    self.apply(radius=any(word in name for word in RADIUS_VARIABLES))
+                except ConfigError:
+                    setattr(self.config, name, before)
+                    raise
+            self.in_file.pop(name, None)
+            return setting
+
+    def intended(self) -> Config:
+        """As `write memory` writes it: with what waits for a restart, without what the command line has put over it."""
+        return replace(self.config, **{**self.pending, **self.in_file})
 
     def report(self) -> None:
         """USR1: what there is, in one line of the log."""
@@ -319,8 +404,9 @@ class Daemon:
         while True:
             gevent.sleep(1.0)
             after, now = sample(self.counters), monotonic()
+            self.bandwidth = bandwidth_line(before, after, now - at)
             if self.config.dump_speed:
-                self.logger.critical("bandwidth", line=bandwidth_line(before, after, now - at))
+                self.logger.critical("bandwidth", line=self.bandwidth)
             before, at = after, now
 
 

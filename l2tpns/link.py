@@ -49,6 +49,7 @@ class Link:
 
     __slots__ = (
         "_early",
+        "_ending",
         "_lcp_down",
         "_lcp_heard",
         "authenticator",
@@ -101,6 +102,7 @@ class Link:
         self.credentials: Credentials | None = None
         self.ipcp: Ipcp | None = None
         self._lcp_down = self._lcp_heard = False
+        self._ending = False
         self._early: list[tuple[int, bytes]] = []
 
     def timers(self) -> Timers:
@@ -130,6 +132,12 @@ class Link:
         ipcp = Ipcp(partial(self.send_frame, Protocol.IPCP), self.on_ipcp, self.lns.random, self.timers(), policy)
         ipcp.peer_mru = self.lcp.peer_mru
         return ipcp
+
+    def must_end(self, why: SessionEnded | ProtocolError) -> None:
+        """What the LAC has said ends this call. The first time counts: it may say it as often as it likes."""
+        if not self._ending:
+            self._ending = True
+            self.mailbox.post_urgent(why)
 
     def take_early_frames(self) -> None:
         """The call is connected: what came a little too early counts now."""

@@ -7,7 +7,6 @@ one session shares: ids, names, addresses, routes. It knows no PPP and no octets
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter, deque
 from collections.abc import Callable
 from ipaddress import IPv4Address
@@ -43,6 +42,7 @@ from l2tpns.proto.messages import (
 )
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import Backend
+from l2tpns.radius.usage import SessionIds
 from l2tpns.session import Session
 from l2tpns.tunnel import Tunnel, TunnelState
 from l2tpns.wheel import Wheel
@@ -51,7 +51,7 @@ Peer = tuple[str, int]
 WHEEL_TICK = 0.1  # seconds
 LINGERING_LIMIT = 1000  # closed tunnels that still acknowledge; more are forgotten at once
 REFUSALS_PER_SECOND = 200  # StopCCNs to SCCRQs that are refused before there is a tunnel
-MAX_ID = 0xFFFF
+MAX_ID = 65_000  # tunnels, and sessions: ids are 16 bits, and one drawn at random must soon be free
 
 
 class Lns:
@@ -88,8 +88,7 @@ class Lns:
         self.shutting_down = False
         self.left = False  # without a word: everything is on disk, nobody may say or end anything any more
         self.journal = Journal(self)
-        self._acct_boot = int(time.time())
-        self._acct_next = int.from_bytes(random(2), "big") << 8
+        self.acct_session_ids = SessionIds(random)
         self._refusal_second = 0
         self._refusals = 0
         self._wheel_greenlet: Any = None
@@ -143,15 +142,16 @@ class Lns:
             message = messages.decode(header.body, self.config.l2tp_secret_octets)
         except MessageError as error:
             self.counters.control_malformed += 1
-            self.log.warning("sccrq_refused", peer=f"{peer[0]}:{peer[1]}", why=error.text)
+            self.log.provoked("sccrq_refused", peer=f"{peer[0]}:{peer[1]}", why=error.text)
             if error.message_type == SCCRQ.message_type:
                 self.refuse_tunnel(error.assigned_id, peer, endpoint, error)
             return
         for warning in message.warnings:
-            self.log.warning("avp_ignored", message=type(message).__name__, peer=f"{peer[0]}:{peer[1]}", why=warning)
+            self.log.provoked("avp_ignored", message=type(message).__name__, peer=f"{peer[0]}:{peer[1]}", why=warning)
         if isinstance(message, StopCCN):
             tunnel = self.by_peer.get((peer, message.assigned_tunnel_id))
-            if tunnel is not None:
+            # Whoever has sent an SCCCN knows our id. Without it one who forges the LAC's address could end a tunnel.
+            if tunnel is not None and tunnel.state is not TunnelState.ESTABLISHED:
                 tunnel.mailbox.post(header)
         elif isinstance(message, SCCRQ):
             self.on_sccrq(header, message, peer, endpoint)
@@ -162,12 +162,12 @@ class Lns:
             self.counters.drop_unknown_tunnel += 1
 
     def on_sccrq(self, header: ControlHeader, sccrq: SCCRQ, peer: Peer, endpoint: Endpoint) -> None:
-        known = self.by_peer.get((peer, sccrq.assigned_tunnel_id))
-        if known is not None and not self.lac_restarted(known, header):
-            known.mailbox.post(header)  # a repeat: acknowledged by the tunnel it has made
-            return
-        if header.ns != 0:
+        if header.ns != 0 or header.nr != 0:  # 5.8: the first of its Ns, from one who has had nothing of ours
             self.counters.drop_malformed += 1
+            return
+        known = self.by_peer.get((peer, sccrq.assigned_tunnel_id))
+        if known is not None and not self.lac_restarted(known):
+            known.mailbox.post(header)  # a repeat: acknowledged by the tunnel it has made
             return
         refusal = self.tunnel_refusal(peer)
         if refusal is not None:
@@ -176,21 +176,21 @@ class Lns:
             return
         if sccrq.receive_window_size == 0:  # 4.4.3 knows no such window; we go on with 1
             self.counters.control_malformed += 1
-            self.log.warning("avp_ignored", message="SCCRQ", peer=f"{peer[0]}:{peer[1]}", why="Receive Window Size 0")
+            self.log.provoked("avp_ignored", message="SCCRQ", peer=f"{peer[0]}:{peer[1]}", why="Receive Window Size 0")
         tunnel = Tunnel(self, self.unused_tunnel_id(), peer, endpoint, header, sccrq)
         self.tunnels[tunnel.id] = tunnel
         self.by_peer[peer, tunnel.peer_id] = tunnel
         self.half_open[tunnel.lac] += 1
         gevent.spawn(tunnel.run)
 
-    def lac_restarted(self, known: Tunnel, header: ControlHeader) -> bool:
+    def lac_restarted(self, known: Tunnel) -> bool:
         """A LAC that lost its memory may begin anew with the same port and id; our old tunnel must not swallow that.
 
         A repeat of the first SCCRQ cannot come long after the SCCCN. The old tunnel stays until the new one has its
         SCCCN, which nobody can send who does not see our SCCRP: a forged SCCRQ does no harm.
         """
         established = known.state is TunnelState.ESTABLISHED and monotonic() - known.opened_at > 5.0
-        return header.ns == 0 and header.nr == 0 and (established or known.state is TunnelState.CLOSING)
+        return established or known.state is TunnelState.CLOSING
 
     def tunnel_refusal(self, peer: Peer) -> ProtocolError | None:
         """Why there may be no further tunnel now, or None."""
@@ -233,18 +233,24 @@ class Lns:
 
     def tunnel_established(self, tunnel: Tunnel) -> None:
         self.counters.tunnels_opened += 1
-        self._count_down(self.half_open, tunnel.lac)
+        self.no_longer_half_open(tunnel)
         self.journal.tunnel(tunnel)
         for older in list(self.tunnels.values()):
             if older is not tunnel and older.peer == tunnel.peer and older.peer_id == tunnel.peer_id:
                 older.end(ends.TUNNEL_LOST, None, "the LAC has begun anew")
 
-    def tunnel_closing(self, tunnel: Tunnel, was: TunnelState) -> None:
+    def tunnel_closing(self, tunnel: Tunnel, *, says_goodbye: bool) -> None:
+        """One that never came up stays in the limit of half-open ones until its LAC has acknowledged our StopCCN."""
         self.counters.tunnels_closed += 1
         self.journal.tunnel_gone(tunnel)
-        if was is TunnelState.WAIT_CTL_CONN:
-            self._count_down(self.half_open, tunnel.lac)
+        if not says_goodbye:
+            self.no_longer_half_open(tunnel)
         self.lingering += 1
+
+    def no_longer_half_open(self, tunnel: Tunnel) -> None:
+        if tunnel.half_open:
+            tunnel.half_open = False
+            self._count_down(self.half_open, tunnel.lac)
 
     def drop_tunnel(self, tunnel: Tunnel) -> None:
         """Manual, drop tunnel: a CDN to each of its sessions now, the StopCCN drop_tunnel_delay seconds later."""
@@ -263,6 +269,7 @@ class Lns:
         self.by_peer[peer, tunnel.peer_id] = tunnel
 
     def tunnel_gone(self, tunnel: Tunnel) -> None:
+        self.no_longer_half_open(tunnel)
         self.lingering -= 1
         del self.tunnels[tunnel.id]
         key = (tunnel.peer, tunnel.peer_id)
@@ -280,6 +287,7 @@ class Lns:
             self.starting.total() >= config.max_starting_calls
             or self.starting[tunnel.lac] >= config.max_starting_per_lac
             or len(self.sessions) >= min(config.max_sessions or MAX_ID, MAX_ID)
+            or tunnel.has_backlog()
         ):
             return ProtocolError(CdnResult.NO_FACILITIES, ErrorCode.RESOURCES, "too many calls")
         return None
@@ -352,11 +360,6 @@ class Lns:
         )
 
     # Small services
-
-    def new_acct_session_id(self) -> str:
-        """Unique over restarts (RFC 2866 5.5): when we started, and a number."""
-        self._acct_next = (self._acct_next + 1) & 0xFFFFFFFF
-        return f"{self._acct_boot:08X}{self._acct_next:08X}"
 
     def unused_tunnel_id(self) -> int:
         return self._unused_id(self.tunnels)

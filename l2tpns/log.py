@@ -11,6 +11,7 @@ A hexdump of a packet that carries a password must be cut by whoever knows the p
 from __future__ import annotations
 
 import dataclasses
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
@@ -32,6 +33,7 @@ _SECRET_KEYS = frozenset({"password", "secret", "response", "authenticator"})
 _SECRET_ENDINGS = ("_password", "_secret", "_response")
 # Values that only our own code chooses: a secret that is an ordinary word must not black them out.
 _OWN_WORDS = frozenset({"cause", "phase", "message", "auth", "signal", "variable"})
+MOST_PROVOKED = 10  # lines a second of one event that peers can provoke at will
 _LONGEST_TEXT = 8192  # characters of one value
 _DEEPEST = 4
 _INT64 = 1 << 63
@@ -42,7 +44,7 @@ PAP = 0xC023  # RFC 1334
 class Output:
     """What every Logger of a Log writes to: the threshold, the sink, the last lines. Made and held by Log."""
 
-    __slots__ = ("dropped", "hidden", "level", "listeners", "recent", "sink", "threshold")
+    __slots__ = ("_provoked", "dropped", "hidden", "level", "listeners", "recent", "sink", "threshold")
 
     def __init__(self, sink: Sink, level: int, keep: int) -> None:
         self.sink = sink
@@ -52,6 +54,19 @@ class Output:
         self.recent: deque[bytes] = deque(maxlen=keep)
         self.hidden: tuple[str, ...] = ()
         self.dropped = 0  # lines lost since the last one that got through
+        self._provoked: dict[str, tuple[int, int, int]] = {}  # event -> second, lines in it, kept back since the last
+
+    def allow(self, event: str) -> int | None:
+        """None: no further line of this event in this second. Else how many were kept back before it."""
+        now = int(time.monotonic())
+        second, count, kept_back = self._provoked.get(event, (now, 0, 0))
+        if second != now:
+            second, count = now, 0
+        if count >= MOST_PROVOKED:
+            self._provoked[event] = second, count, kept_back + 1
+            return None
+        self._provoked[event] = second, count + 1, 0
+        return kept_back
 
     def write(self, line: bytes, level: int) -> None:
         for listener in self.listeners:
@@ -100,6 +115,13 @@ class Logger(structlog.BoundLoggerBase):
         """Look today."""
         if self._logger.level >= WARNING:
             self._write("warning", event, facts)
+
+    def provoked(self, event: str, **facts: object) -> None:
+        """A warning that a peer can provoke at will: a few a second, the next one tells how many were `kept_back`."""
+        if self._logger.level >= WARNING:
+            kept_back = self._logger.allow(event)
+            if kept_back is not None:
+                self._write("warning", event, {**facts, "kept_back": kept_back} if kept_back else facts)
 
     def info(self, event: str, **facts: object) -> None:
         """An event of a tunnel's or session's life."""
@@ -223,7 +245,9 @@ def ppp_octets(protocol: int, information: bytes) -> str:
     """A PPP packet as hex, without the password that a PAP Authenticate-Request carries (RFC 1334 2.2.1)."""
     if protocol != PAP or information[:1] != b"\x01":
         return information.hex()
-    name_ends = 5 + information[4] if len(information) > 4 else len(information)
+    name_ends = 5 + information[4] if len(information) > 4 else 5
+    if name_ends >= len(information):
+        name_ends = 4  # malformed: where the password begins is anybody's guess
     return information[:name_ends].hex() + HIDDEN
 
 

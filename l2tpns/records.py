@@ -97,6 +97,7 @@ class SessionRecord:
     next_challenge: float = 0.0
     called: str = ""
     calling: str = ""
+    call_serial: int = 0
     tx_speed: int = 0
     rx_speed: int = 0
     sequenced: bool = False

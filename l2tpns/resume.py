@@ -102,6 +102,7 @@ def session_record(session: Session) -> SessionRecord:
         next_challenge=now + shift if challenging else session.next_challenge and session.next_challenge + shift,
         called=session.called,
         calling=session.calling,
+        call_serial=session.call_serial,
         tx_speed=session.tx_speed,
         rx_speed=session.rx_speed,
         sequenced=path.sequenced,
@@ -171,7 +172,7 @@ def _resume_tunnel(lns: Lns, record: TunnelRecord, probe: bytes) -> None:
     tunnel = Tunnel(lns, record.id, record.peer, lns.plane.endpoint(record.local), silence, sccrq)
     tunnel.lac = record.lac or tunnel.lac
     tunnel.host = record.host
-    tunnel.state = TunnelState.ESTABLISHED
+    tunnel.state, tunnel.half_open = TunnelState.ESTABLISHED, False
     tunnel.opened_at, tunnel.last_used = record.opened - shift, record.last_used - shift
     tunnel.reliable = Reliable(receive_window=record.receive_window, retries=lns.config.control_retries)
     tunnel.reliable.restore(record.control, now, probe)
@@ -189,7 +190,7 @@ def _resume_session(lns: Lns, record: SessionRecord, exact: bool) -> Session:
     if record.peer_id in tunnel.by_peer_id:
         raise ValueError(f"the LAC's session id {record.peer_id} is in use")
     profile = decode(AuthReply, record.profile, set())
-    icrq = ICRQ(assigned_session_id=record.peer_id, call_serial_number=0)
+    icrq = ICRQ(assigned_session_id=record.peer_id, call_serial_number=record.call_serial)
     session = Session(lns, tunnel, record.id, icrq)
     session.called, session.calling = record.called, record.calling
     session.user = record.user

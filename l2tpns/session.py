@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 REFUSAL_GRACE = 1.0  # an Authenticate-Nak needs its moment before the CDN, which ends pppd at once
 RELEASE_PATIENCE = 5.0  # for an older session of the same user or address to let go
+MOST_RENEGOTIATIONS, RENEGOTIATIONS_WITHIN = 10, 60.0  # of LCP in one call, seconds
 NCP_RESTART_PATIENCE = 30.0  # for a subscriber that renegotiates IPCP
 FRAMING_TYPES = 3  # what our SCCRP advertises: synchronous and asynchronous
 
@@ -53,8 +54,10 @@ class Session(Link):
 
     __slots__ = (
         "_job",
+        "_renegotiations",
         "acct_session_id",
         "address",
+        "call_serial",
         "called",
         "calling",
         "greenlet",
@@ -76,6 +79,7 @@ class Session(Link):
         super().__init__(lns, tunnel, session_id, icrq)
         self.called = _text(icrq.called_number)
         self.calling = _text(icrq.calling_number)
+        self.call_serial = icrq.call_serial_number
         self.user = ""
         self.acct_session_id = ""
         self.address: IPv4Address | None = None
@@ -88,6 +92,7 @@ class Session(Link):
         self.timer: Timer[Session] | None = None
         self.greenlet: Any = None
         self._job: Any = None
+        self._renegotiations: tuple[float, ...] = ()  # when the last ones were
         self.starting = True
 
     # The life
@@ -109,7 +114,7 @@ class Session(Link):
                 except Renegotiated:
                     self.log.info("lcp_renegotiated", user=self.user)
                     self.go_offline(ends.USER_REQUEST)
-                    self.login_deadline = monotonic() + self.lns.config.login_timeout
+                    self.begin_again(monotonic())
         except SessionEnded as end:
             ended = end.detached()
         except ProtocolError as error:
@@ -120,6 +125,14 @@ class Session(Link):
         finally:
             if not self.lns.left:
                 self.release(ended)
+
+    def begin_again(self, now: float) -> None:
+        """How long the next login may take, and whether there may be one: each costs a question and two records."""
+        if self.login_deadline is None:  # it was online; who was not has no more time than before
+            self.login_deadline = now + self.lns.config.login_timeout
+        self._renegotiations = (*self._renegotiations, now)[-MOST_RENEGOTIATIONS:]
+        if len(self._renegotiations) == MOST_RENEGOTIATIONS and now - self._renegotiations[0] < RENEGOTIATIONS_WITHIN:
+            raise SessionEnded(ends.LCP_FAILED, text="LCP begins again and again")
 
     def answer_call(self) -> None:
         """7.4.2: ICRP, then an acceptable ICCN."""
@@ -164,7 +177,7 @@ class Session(Link):
             self.wait(lambda: self.credentials is not None)
         assert self.credentials is not None
         self.user = self.credentials.user
-        self.acct_session_id = self.lns.new_acct_session_id()
+        self.acct_session_id = self.lns.acct_session_ids.new()
         reply = self.verify(self.credentials)
         if not reply.accepted:
             self.refuse(reply)
@@ -194,9 +207,11 @@ class Session(Link):
 
     def verify(self, credentials: Credentials, state: bytes = b"") -> AuthReply:
         """Ask the authentication backend, serving the mailbox meanwhile."""
-        self._job = job = gevent.spawn(self._ask, self.auth_request(credentials, state))
-        self.wait(job.ready)
-        self._job = None
+        job = gevent.spawn(self._ask, self.auth_request(credentials, state))
+        try:
+            self.wait(job.ready)
+        finally:
+            job.kill(block=False)  # a subscriber that begins anew has no further use for the answer
         if not job.successful():
             raise job.exception
         reply: AuthReply | None = job.value
@@ -218,16 +233,26 @@ class Session(Link):
     def auth_request(self, credentials: Credentials, state: bytes = b"") -> AuthRequest:
         return AuthRequest(
             credentials=credentials,
-            session_id=self.id,
-            acct_session_id=self.acct_session_id,
-            called=self.called,
-            calling=self.calling,
-            tunnel_host=self.tunnel.host,
-            tunnel_client=self.tunnel.peer[0],
-            tunnel_server=self.tunnel.endpoint.address,
             mtu=self.lcp.peer_mru,
             state=state,
+            **self.call_facts(),
         )
+
+    def call_facts(self) -> dict[str, Any]:
+        """What RADIUS is told of the port and the call, the same in authentication and accounting."""
+        speeds = (self.tx_speed, self.rx_speed)
+        return {
+            "session_id": self.id,
+            "acct_session_id": self.acct_session_id,
+            "called": self.called,
+            "calling": self.calling,
+            "nas_port_id": f"{self.tunnel.id}/{self.id}",
+            # RFC 2869 5.11: the speed comes first; when they differ, both, the one we transmit with before the other.
+            "connect_info": "/".join(str(speed) for speed in dict.fromkeys(speeds) if speed),
+            "tunnel_client": self.tunnel.peer[0],
+            "tunnel_server": self.tunnel.endpoint.address,
+            "tunnel_host": self.tunnel.host,
+        }
 
     def refuse(self, reply: AuthReply) -> None:
         """Say no, and give the subscriber a moment to read it before the CDN."""
@@ -309,6 +334,7 @@ class Session(Link):
         self.log.info(
             "session_up",
             user=self.user,
+            acct=self.acct_session_id,
             address=str(self.address),
             mru=self.path.mru,
             calling=self.calling,
@@ -343,9 +369,6 @@ class Session(Link):
 
     def go_offline(self, reason: Reason) -> None:
         """The reverse of go_online, open_networks and authenticate; harmless at any time."""
-        if self._job is not None:
-            self._job.kill(block=False)
-            self._job = None
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
@@ -436,23 +459,19 @@ class Session(Link):
 
     # What other greenlets call
 
-    def end(self, reason: Reason, *, tell: bool = True) -> None:
+    def end(self, reason: Reason, *, tell: bool = True, text: str = "") -> None:
         """Ask the session's greenlet to end; callable from any greenlet, more than once."""
-        self.mailbox.post_urgent(SessionEnded(reason, tell=tell))
+        self.mailbox.post_urgent(SessionEnded(reason, tell=tell, text=text))
 
     def usage(self, terminate_cause: int = 0) -> Usage:
         """What accounting says of this session now."""
         path, profile = self.path, self.profile
         self.lns.plane.refresh(path)
         return Usage(
-            acct_session_id=self.acct_session_id,
             user=self.account_name(),
-            session_id=self.id,
             address=self.address,
             routes=profile.routes if profile is not None else (),
             classes=profile.classes if profile is not None else (),
-            called=self.called,
-            calling=self.calling,
             opened=self.opened_wall,
             in_octets=path.in_octets,
             in_packets=path.in_packets,
@@ -463,9 +482,8 @@ class Session(Link):
             by_radius=bool(self.lns.config.radius_servers),
             session_time=int(monotonic() - self.online_since) if self.online_since else 0,
             terminate_cause=terminate_cause,
-            tunnel_host=self.tunnel.host,
-            tunnel_client=self.tunnel.peer[0],
-            tunnel_server=self.tunnel.endpoint.address,
+            tunnel_connection=str(self.call_serial),
+            **self.call_facts(),
         )
 
     def account_name(self) -> bytes:

@@ -35,11 +35,11 @@ def sample(counters: Counters) -> Sample:
 def bandwidth_line(before: Sample, after: Sample, seconds: float) -> str:
     """`Bandwidth: UDP-ETH:rx/tx  ETH-UDP:rx/tx  TOTAL:sum   IN:pps OUT:pps`, speeds in Mbit/s."""
     udp_rx, udp_tx, eth_rx, eth_tx = (
-        (getattr(after, name) - getattr(before, name)) / seconds / MEGABIT
+        max(getattr(after, name) - getattr(before, name), 0) / seconds / MEGABIT  # cleared in between: not below 0
         for name in ("udp_rx", "udp_tx", "eth_rx", "eth_tx")
     )
-    packets_in = (after.packets_in - before.packets_in) / seconds
-    packets_out = (after.packets_out - before.packets_out) / seconds
+    packets_in = max(after.packets_in - before.packets_in, 0) / seconds
+    packets_out = max(after.packets_out - before.packets_out, 0) / seconds
     return (
         f"Bandwidth: UDP-ETH:{udp_rx:.0f}/{eth_tx:.0f}  ETH-UDP:{eth_rx:.0f}/{udp_tx:.0f}  "
         f"TOTAL:{udp_rx + udp_tx + eth_rx + eth_tx:.1f}   IN:{packets_in:.0f} OUT:{packets_out:.0f}"

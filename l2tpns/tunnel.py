@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from l2tpns.lns import Lns
 
 CLOSED_LINGER = 31.0  # 5.7: repeats of a StopCCN are acknowledged for a full retransmission cycle
+MOST_UNANSWERED = 2000  # messages queued for a LAC; while there are more, its calls find nobody
 MAILBOX_LIMIT = 512  # datagrams; what does not fit is retransmitted by the peer
 ESTABLISH_TIMEOUT = 31.0  # SCCCN may take a full retransmission cycle of the LAC's
 SHORTEST_LOOK = 1.0  # between two looks at the clock of an established tunnel
@@ -87,6 +88,7 @@ class Tunnel:
         self.sessions: dict[int, Session] = {}  # by our session id
         self.by_peer_id: dict[int, Session] = {}
         self.state = TunnelState.WAIT_CTL_CONN
+        self.half_open = True  # counted as such by the Lns
         self.dropping = False  # by the operator: its sessions have their CDN, its StopCCN follows
         self.mailbox = Mailbox(MAILBOX_LIMIT)
         self.opened_at = self.last_heard = self.last_used = monotonic()
@@ -186,7 +188,7 @@ class Tunnel:
 
     def close(self, end: TunnelEnded) -> None:
         """End all sessions without a CDN (6.4), say StopCCN if the peer must hear it, go on acknowledging."""
-        was, self.state = self.state, TunnelState.CLOSING
+        self.state = TunnelState.CLOSING
         self.log.info(
             "tunnel_down",
             cause=end.reason.name,
@@ -196,8 +198,8 @@ class Tunnel:
             sessions=len(self.sessions),
         )
         for session in list(self.sessions.values()):
-            session.end(end.reason, tell=False)
-        self.lns.tunnel_closing(self, was)
+            session.end(end.reason, tell=False, text=end.text)
+        self.lns.tunnel_closing(self, says_goodbye=end.result is not None)
         try:
             if end.result is not None:
                 self.send(
@@ -206,7 +208,7 @@ class Tunnel:
                         result_code=ResultCode(end.result, end.error, end.text),
                     )
                 )
-                self.wait(lambda: self.quiet, 2 * CLOSED_LINGER)
+                self.wait(lambda: self.quiet, 2 * CLOSED_LINGER if self.lns.may_linger() else 0.0)
             elif end.reason is ends.TUNNEL_CLOSED and self.lns.may_linger():
                 self.wait(lambda: False, CLOSED_LINGER)
         except TunnelEnded:
@@ -242,7 +244,7 @@ class Tunnel:
 
     def move(self, peer: tuple[str, int]) -> None:
         """The LAC's address has changed (auth_tunnel_change_addr_src)."""
-        self.log.warning("tunnel_moved", new_peer=f"{peer[0]}:{peer[1]}")
+        self.log.provoked("tunnel_moved", new_peer=f"{peer[0]}:{peer[1]}")
         self.lns.tunnel_moved(self, peer)
         self.peer = peer
         for session in self.sessions.values():
@@ -316,13 +318,13 @@ class Tunnel:
             message = messages.decode(header.body, self.secret)
         except MessageError as error:
             self.lns.counters.control_malformed += 1
-            self.log.warning("control_refused", message=error.message_type, why=error.text)
+            self.log.provoked("control_refused", message=error.message_type, why=error.text)
             self.on_malformed(header, error)
             return
         self.log.debug("control_received", message=type(message).__name__, session=header.session_id)
         self.log.data("control_received_fields", fields=message)  # by field, so that secrets are known as such
         for warning in message.warnings:
-            self.log.warning("avp_ignored", message=type(message).__name__, why=warning)
+            self.log.provoked("avp_ignored", message=type(message).__name__, why=warning)
         handler = self.HANDLERS.get(type(message))
         if handler is not None:
             handler(self, header, message)
@@ -345,7 +347,7 @@ class Tunnel:
         if self._challenge:
             expected = messages.tunnel_auth_response(SCCCN.message_type, self.secret, self._challenge)
             if not hmac.compare_digest(expected, message.challenge_response or b""):
-                self.log.warning("tunnel_auth_refused")
+                self.log.provoked("tunnel_auth_refused")
                 raise ProtocolError(StopCcnResult.NOT_AUTHORISED, 0, "wrong or missing Challenge Response")
         self.state = TunnelState.ESTABLISHED
         self.last_used = monotonic()
@@ -356,7 +358,7 @@ class Tunnel:
         raise ProtocolError(StopCcnResult.FSM, 0, f"{type(message).__name__} is not expected here")
 
     def on_stopccn(self, header: ControlHeader, message: StopCCN) -> None:
-        text = messages.describe_result(StopCCN.message_type, message.result_code)
+        text = "StopCCN from the LAC: " + messages.describe_result(StopCCN.message_type, message.result_code)
         raise TunnelEnded(ends.TUNNEL_CLOSED, None, text=text)
 
     def on_icrq(self, header: ControlHeader, message: ICRQ) -> None:
@@ -400,7 +402,7 @@ class Tunnel:
             session = self.by_peer_id.get(peer_session_id)
         if session is not None:
             self.forget_peer_id(session)
-            session.mailbox.post_urgent(end)
+            session.must_end(end)
 
     def on_session_message(self, header: ControlHeader, message: Message) -> None:
         session = self.sessions.get(header.session_id)
@@ -413,6 +415,10 @@ class Tunnel:
         elif not session.mailbox.post(message):
             self.lns.counters.drop_mailbox_full += 1
 
+    def has_backlog(self) -> bool:
+        """So much is unacknowledged that nothing more is answered: else a LAC that takes nothing fills our memory."""
+        return self.reliable.queue_length >= MOST_UNANSWERED
+
     def on_nothing_to_do(self, header: ControlHeader, message: Message) -> None:
         """HELLO, and messages of an unknown type with M=0: acknowledged, that is all (4.4.1, 6.5)."""
 
@@ -420,8 +426,8 @@ class Tunnel:
         """A mistake in a call's message ends that call only (4.1, 7.4.2)."""
         session = self.sessions.get(session_id)
         if session is not None:
-            session.mailbox.post_urgent(error)
-        else:
+            session.must_end(error)
+        elif not self.has_backlog():
             self.send(
                 CDN(
                     result_code=ResultCode(error.result_code, error.error_code, error.text),

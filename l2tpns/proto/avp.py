@@ -23,6 +23,7 @@ HEADER = Struct("!HHH")  # M, H, reserved, length; vendor id; attribute type
 MAX_VALUE = LENGTH_MASK - HEADER.size
 GENERAL = StopCcnResult.GENERAL  # 2 in StopCCN and in CDN alike
 HIGHEST_VERSION = 0x0100  # what StopCCN result 5 carries as its error code: version 1, revision 0
+MOST_AVPS = 100  # of a message: more than twice as many as there are; a datagram has room for hundreds of empty ones
 MAX_WARNINGS = 8  # a peer decides how many odd AVPs it sends, not how much we log
 
 
@@ -335,7 +336,12 @@ def decode_avps(body: bytes, secret: bytes = b"", start: int = 0) -> Decoded:
     vector: bytes | None = None
     end = len(body)
     at = start
+    count = 0
     while at < end:
+        count += 1
+        if count > MOST_AVPS:
+            decoded.fault = decoded.fault or ProtocolError(GENERAL, ErrorCode.RESOURCES, f"more than {MOST_AVPS} AVPs")
+            break
         mandatory = body[at] & (M_BIT >> 8)
         size = int.from_bytes(body[at : at + 2], "big") & LENGTH_MASK
         if not HEADER.size <= size <= end - at or end - at < HEADER.size:

@@ -256,7 +256,7 @@ class Server:
             reply = packets.decode_reply(leg.packet, datagram, self._dictionary)
         except WireError as error:
             self.stats.malformed += 1
-            self.log.warning("radius_reply_malformed", why=str(error))
+            self.log.provoked("radius_reply_malformed", why=str(error))
             return
         signed = bool(reply.message_authenticator)
         if not leg.packet.VerifyReply(reply, enforce_ma=self._demands_signature()):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from l2tpns import session, tunnel
+from tests.daemon.operators import Desk
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Dial, Lac
 
@@ -44,3 +46,24 @@ def server(serve: Serve) -> InProcess:
 def lac(server: InProcess) -> Lac:
     """Its LAC, with a tunnel; its subscribers repeat themselves quickly."""
     return server.lac(defaults=QUICK).connect()
+
+
+@pytest.fixture
+def open_desk(serve: Serve, tmp_path: Path) -> Iterator[Callable[..., Desk]]:
+    """Starts servers with a console; `users` is the text of l2tpns.users, if there shall be one."""
+    desks: list[Desk] = []
+
+    def start(users: str | None = None, **settings: Any) -> Desk:
+        desk = Desk(serve(**settings), tmp_path, users).start()
+        desks.append(desk)
+        return desk
+
+    yield start
+    for desk in desks:
+        desk.stop()
+
+
+@pytest.fixture
+def desk(open_desk: Callable[..., Desk]) -> Desk:
+    """One without users: everybody may come in."""
+    return open_desk()

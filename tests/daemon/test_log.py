@@ -159,6 +159,32 @@ def test_a_very_long_value_is_cut() -> None:
     assert len(log.tail(1)[0]) < 10_000
 
 
+def test_of_a_warning_that_peers_provoke_a_few_a_second_are_written_and_the_others_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    log = Log.in_memory()
+    for number in range(1000):
+        log.get(peer=f"192.0.2.{number % 250}").provoked("control_refused", why="garbage")
+    log.get().provoked("tunnel_moved")  # another event has its own share
+    now += 1.0
+    for _ in range(2):
+        log.get().provoked("control_refused", why="garbage")
+    records = log.records("control_refused")
+    assert [record.get("kept_back") for record in records] == [None] * logs.MOST_PROVOKED + [990, None]
+    assert len(log.records("tunnel_moved")) == 1
+
+
+def test_a_warning_below_the_threshold_is_not_counted_as_kept_back() -> None:
+    log = Log.in_memory(level=logs.ERROR)
+    for _ in range(100):
+        log.get().provoked("control_refused")
+    log.level = logs.WARNING
+    log.get().provoked("control_refused")
+    assert [record.get("kept_back") for record in log.records()] == [None]
+
+
 def test_a_pap_request_is_dumped_without_its_password() -> None:
     # code 1, id 7, length 16, name of 3 octets "bob", password of 7 octets "hunter2"
     packet = bytes.fromhex("0107 0010 03 626f62 07 68756e74657232")
@@ -167,6 +193,8 @@ def test_a_pap_request_is_dumped_without_its_password() -> None:
     assert ppp_octets(0xC023, b"\x02" + packet[1:]) == "02" + packet[1:].hex()
     for cut in range(len(packet)):
         assert "68756e" not in ppp_octets(0xC023, packet[:cut])
+    for length in range(11, 256):  # a name that claims octets of the password, and more
+        assert ppp_octets(0xC023, packet[:4] + bytes((length,)) + packet[5:]) == "01070010***"
 
 
 def test_a_renamed_file_is_left_and_a_new_one_begun(tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ from pathlib import Path
 from l2tpns import log as logs
 from l2tpns.config import SETTINGS
 from l2tpns.configfile import IGNORED
+from l2tpns.console import pipes
+from l2tpns.console.commands import COMMANDS, WORDS
+from l2tpns.console.grammar import Command, Grammar, Mode, Privilege
 from l2tpns.counters import DECLARED
 from l2tpns.settings import Setting
 
@@ -70,6 +73,39 @@ def _row(setting: Setting) -> tuple[str, ...]:
     return f"`{setting.name}`", f"`{default}`" if default else "", effect, setting.kind.brief(), meaning
 
 
+# Commands
+
+
+def commands() -> str:
+    """docs/commands.md, from l2tpns/console/commands.py and what it collects."""
+    grammar = Grammar(COMMANDS, WORDS)
+    text = f"""{NOTE}
+# Commands
+
+The console is at TCP port 23 of `cli_bind_address`: `telnet 127.0.0.1`, or a script on a plain socket. Who may use it
+stands in `l2tpns.users` beside the configuration, `NAME:PASSWORD` a line, the password in clear text or as a hash of
+crypt(3) (`$6$`, `$y$`, ...); without the file everybody may, so keep the console on 127.0.0.1. A line `enable:PASSWORD`
+sets what `enable` asks for; without it whoever has logged in may change things.
+
+Words may be shortened as long as they stay unambiguous (`sh ses 12`). `?` shows what may follow, Tab completes, the
+arrows bring older lines back; ^A ^E ^B ^F move, ^K ^U ^W delete, ^L draws the screen anew, ^C breaks off, ^D leaves.
+A page is as long as the window, `terminal length 0` ends paging; a script that tells no window has none.
+
+After a command, behind `|`: {", ".join(f"`{name}` {help}" for name, help in pipes.FILTERS.items())}.
+A regular expression knows `.` `[a-z]` `[^a-z]` `^` `$` `*` `+` `?` `|` `( )` `\\d` `\\w` `\\s`. Every `show` has a form
+in JSON whose keys do not change.
+
+Of commands marked # the prompt must be `HOST#`. Those that change something are in the log, with who did it.
+
+"""
+    return text + table(("Command", "", "Meaning"), [_command_row(command) for command in grammar.commands])
+
+
+def _command_row(command: Command) -> tuple[str, ...]:
+    modes = "" if Mode.EXEC in command.modes else " (within `configure terminal`)"
+    return f"`{command.usage}`", "#" if command.privilege >= Privilege.ENABLED else "", command.help + modes
+
+
 # Counters
 
 
@@ -111,7 +147,8 @@ Lines of a tunnel or session have its keys besides those below. The variable `de
 {", ".join(f"{number} {name}" for number, name in enumerate(logs.LEVELS))}.
 
 Passwords and secrets are never written. Lines that nobody takes (a full pipe, a slow syslog) are dropped rather than
-waited for; the next line that gets through is `log_lines_dropped` with their `count`.
+waited for; the next line that gets through is `log_lines_dropped` with their `count`. Of a warning that a peer could
+provoke at will, {logs.MOST_PROVOKED} lines a second are written; the next one tells how many were `kept_back`.
 
 """
     return text + table(("Event", "Level", "Keys"), rows)
@@ -119,7 +156,7 @@ waited for; the next line that gets through is `log_lines_dropped` with their `c
 
 def _log_calls(tree: ast.AST) -> Iterator[tuple[str, str, list[str]]]:
     """(level, event, keys) of each call such as `self.log.info("tunnel_up", window=4)`."""
-    named = {"debug": "call", "exception": "error", **{level: level for level in logs.LEVELS}}
+    named = {"debug": "call", "exception": "error", "provoked": "warning", **{level: level for level in logs.LEVELS}}
     for node in ast.walk(tree):
         match node:
             case ast.Call(
@@ -228,6 +265,7 @@ def _marks(decorators: Sequence[ast.expr]) -> set[int]:
 
 PAGES: dict[str, Callable[[], str]] = {
     "configuration.md": configuration,
+    "commands.md": commands,
     "counters.md": counters,
     "log.md": log_events,
     "conformance.md": conformance,

@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from shutil import rmtree
 from types import TracebackType
@@ -184,7 +185,7 @@ class Lab:
             rmtree(self.directory, ignore_errors=True)
 
     def namespace(self, label: str) -> Namespace:
-        namespace = Namespace(f"{PREFIX}-{os.getpid()}-{_serial(label, self.namespaces)}", label)
+        namespace = Namespace(_free_name(f"{PREFIX}-{os.getpid()}-{label}"), label)
         run("ip", "netns", "add", namespace.name)
         self.namespaces.append(namespace)
         namespace.ip("link", "set", "lo", "up")
@@ -277,9 +278,10 @@ def wait_until(condition: Callable[[], object], timeout: float, what: str = "", 
         time.sleep(step)
 
 
-def _serial(label: str, taken: list[Namespace]) -> str:
-    count = sum(1 for namespace in taken if namespace.label == label)
-    return label if count == 0 else f"{label}{count + 1}"
+def _free_name(wanted: str) -> str:
+    """With a number where this lab, or another one of this process, has a namespace of that name."""
+    names = (wanted if number == 1 else f"{wanted}{number}" for number in count(1))
+    return next(name for name in names if not (RUN_NETNS / name).exists())
 
 
 def _setns(descriptor: int) -> None:

@@ -26,8 +26,6 @@ from tests.lab.radius_stage import (
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 
-LOGIN_GRACE = 5.0
-INTERIM = 60  # the least there is (RFC 2869 5.16)
 USERS = """
 closed Auth-Type := Reject
 	Reply-Message = "your account is closed"
@@ -61,10 +59,6 @@ brief Cleartext-Password := "pw"
 idle Cleartext-Password := "pw"
 	Idle-Timeout = 2
 
-interim Cleartext-Password := "pw"
-	Acct-Interim-Interval = 60,
-	Class = "interim"
-
 DEFAULT Cleartext-Password := "pw"
 """
 SETTINGS = {
@@ -77,14 +71,9 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[RadiusStage]:
-    """One daemon and one FreeRADIUS for all tests here, and one subscriber who stays for its interim records."""
+    """One daemon and one FreeRADIUS for all tests here."""
     with RadiusStage(USERS, settings=SETTINGS) as stage:
         yield stage
-
-
-@pytest.fixture(scope="module", autouse=True)
-def long_session(stage: RadiusStage) -> Subscriber:
-    return stage.online("interim")
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +160,27 @@ def test_a_framed_route_is_reached_through_the_subscriber_and_gone_with_it(
     stop = stage.stop_of("routed")
     assert stop["Framed-Route"] == ["172.16.9.0/24 0.0.0.0 1", "172.16.10.7/32 0.0.0.0 1"]
     assert counted(stop) == counted_by(subscriber)
+
+
+@pytest.mark.statement(147, 152)
+def test_each_record_says_which_call_on_which_port_it_is_about(
+    stage: RadiusStage, complaints: list[Subscriber]
+) -> None:
+    subscriber = stage.online("call", calling=b"0401", called=b"08002", tx_speed=50_000_000, rx_speed=10_000_000)
+    complaints.append(subscriber)
+    leave(subscriber)
+    stage.stop_of("call")
+    up = stage.server.log("session_up", user="call")[0]
+    for record in stage.records("call"):
+        assert record["NAS-Port-Id"] == f"{up['tunnel']}/{up['session']}"
+        assert record["NAS-Port"] == str(up["session"])
+        assert record["Acct-Session-Id"] == up["acct"]
+        assert record["Acct-Tunnel-Connection"] == str(subscriber.lac.calls)
+        assert record["Connect-Info"] == "50000000/10000000"
+        assert (record["Calling-Station-Id"], record["Called-Station-Id"]) == ("0401", "08002")
+        assert (record["Tunnel-Client-Endpoint:0"], record["Tunnel-Client-Auth-Id:0"]) == ("192.0.2.2", "lac1")
+        assert record["Framed-IP-Address"] == up["address"]
+        assert record["NAS-IP-Address"] == "198.51.100.1"
 
 
 def test_radius_names_the_dns_servers_else_the_configuration_does(
@@ -293,20 +303,3 @@ def test_octets_and_packets_are_those_the_client_counted(
     assert subscriber.out_packets == 54
     start = stage.records(user, "Start")[0]
     assert "Acct-Input-Octets" not in start
-
-
-@pytest.mark.statement(147, 149, 151)
-def test_interim_records_come_when_radius_asks_and_never_go_back(stage: RadiusStage, long_session: Subscriber) -> None:
-    assert long_session.ping(HOST) is not None
-    left = INTERIM - (time.monotonic() - long_session.online_at)
-    until(lambda: stage.records("interim", "Interim-Update"), max(left, 0.0) + LOGIN_GRACE, "an Interim-Update")
-    assert long_session.ping(HOST) is not None
-    leave(long_session)
-    stop = stage.stop_of("interim")
-    interims = stage.records("interim", "Interim-Update")
-    assert len(interims) == 1
-    assert 60 <= int(str(interims[0]["Acct-Session-Time"])) <= 62
-    both = zip(counted(interims[0]), counted(stop), strict=True)
-    assert all(0 < earlier < later for earlier, later in both)
-    assert counted(stop) == counted_by(long_session)
-    assert long_session.complaints == ()

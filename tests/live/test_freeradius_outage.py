@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import gevent
@@ -27,7 +28,17 @@ from tests.lab.radius_stage import (
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 USERS = 'DEFAULT Cleartext-Password := "pw"\n'
+INTERIM = 60  # the least there is (RFC 2869 5.16)
 NO_FACILITIES = 4  # CDN: lack of facilities, temporarily
+
+
+@pytest.fixture(scope="module", autouse=True)
+def long_session() -> Iterator[tuple[RadiusStage, Subscriber]]:
+    """A subscriber of a daemon of its own, who is online while the other tests run."""
+    with RadiusStage(USERS + f"\tAcct-Interim-Interval = {INTERIM}\n") as stage:
+        subscriber = stage.online("interim")
+        assert subscriber.ping(HOST) is not None
+        yield stage, subscriber
 
 
 # Message-Authenticator, and two servers
@@ -190,7 +201,7 @@ def check_records(stage: RadiusStage, tally: Tally) -> None:
 @pytest.mark.parametrize("how", ["halt", "kill"])
 def test_a_radius_server_that_is_away_for_a_moment_loses_and_doubles_nothing(how: str) -> None:
     with RadiusStage(USERS) as stage:
-        print(outage(stage, 60, 12.0, how))
+        print(outage(stage, 60, 8.0, how))
 
 
 @pytest.mark.interop
@@ -323,3 +334,23 @@ def check_stops(stage: RadiusStage, causes: dict[str, int]) -> None:
     for records in sessions.values():
         assert [record["Acct-Status-Type"] for record in records] == ["Start", "Stop"], records
     assert Counter(str(records[1]["Acct-Terminate-Cause"]) for records in sessions.values()) == causes
+
+
+# A daemon that stays
+
+
+@pytest.mark.statement(147, 149, 151)
+def test_interim_records_come_when_radius_asks_and_never_go_back(long_session: tuple[RadiusStage, Subscriber]) -> None:
+    stage, subscriber = long_session
+    left = INTERIM - (time.monotonic() - subscriber.online_at)
+    until(lambda: stage.records("interim", "Interim-Update"), max(left, 0.0) + 5.0, "an Interim-Update")
+    assert subscriber.ping(HOST) is not None
+    subscriber.terminate()
+    stop = stage.stop_of("interim")
+    interims = stage.records("interim", "Interim-Update")
+    assert len(interims) == 1
+    assert 60 <= int(str(interims[0]["Acct-Session-Time"])) <= 62
+    both = zip(counted(interims[0]), counted(stop), strict=True)
+    assert all(0 < earlier < later for earlier, later in both)
+    assert counted(stop) == counted_by(subscriber)
+    assert subscriber.complaints == ()

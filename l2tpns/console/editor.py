@@ -1,0 +1,237 @@
+"""The line editor: keys in, what to show and what has happened out. No socket, no clock; a VT100 is enough.
+
+^A ^E begin and end, ^B ^F and the arrows, ^K ^U ^W delete to the end, to the beginning, the word before, ^D the
+character below the cursor (on an empty line: leave), ^P ^N older and newer lines, ^L draw again, ^V take the next
+key as it is. A line longer than the window scrolls sideways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+LONGEST_LINE = 1024  # characters
+LONGEST_HISTORY = 200
+LONGEST_SEQUENCE = 16  # of an escape sequence
+BELL = "\a"
+
+
+class Event(Enum):
+    """What a key means beyond the line itself."""
+
+    LINE = "line"  # Enter: the line is in `text`
+    TOO_LONG = "too long"  # Enter, but characters had to be left out
+    END = "end"  # ^D on an empty line
+    INTERRUPT = "interrupt"
+    COMPLETE = "complete"
+    HELP = "help"
+
+
+class History:
+    """Lines typed before."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def add(self, line: str) -> None:
+        if line.strip() and self.lines[-1:] != [line]:
+            self.lines.append(line)
+            del self.lines[:-LONGEST_HISTORY]
+
+
+class Editor:
+    """One line being typed."""
+
+    def __init__(self, history: History | None = None, *, hidden: bool = False, width: int = 80) -> None:
+        """`hidden`: a password, neither shown nor remembered."""
+        self.prompt = ""
+        self.width = width or 80
+        self.cursor = 0
+        self.too_long = False
+        self._hidden = hidden
+        self._history = history or History()
+        self._place = len(self._history.lines)  # in the history
+        self._unfinished = ""
+        self._chars: list[str] = []
+        self._offset = 0  # first character shown
+        self._sequence = ""  # an escape sequence being received
+        self._verbatim = False
+        self._keys: dict[str, Callable[[], str]] = {
+            "\x01": lambda: self._move(0),
+            "\x02": lambda: self._move(self.cursor - 1),
+            "\x05": lambda: self._move(len(self._chars)),
+            "\x06": lambda: self._move(self.cursor + 1),
+            "\x04": self._delete,
+            "\x08": self._backspace,
+            "\x7f": self._backspace,
+            "\x0b": lambda: self._cut(self.cursor, len(self._chars)),
+            "\x0c": self.draw_screen,
+            "\x0e": lambda: self._recall(self._place + 1),
+            "\x10": lambda: self._recall(self._place - 1),
+            "\x15": lambda: self._cut(0, self.cursor),
+            "\x17": self._cut_word,
+        }
+        self._sequences: dict[str, Callable[[], str]] = {
+            **dict.fromkeys(("[A", "OA"), self._keys["\x10"]),
+            **dict.fromkeys(("[B", "OB"), self._keys["\x0e"]),
+            **dict.fromkeys(("[C", "OC"), self._keys["\x06"]),
+            **dict.fromkeys(("[D", "OD"), self._keys["\x02"]),
+            **dict.fromkeys(("[H", "OH", "[1~", "[7~"), self._keys["\x01"]),
+            **dict.fromkeys(("[F", "OF", "[4~", "[8~"), self._keys["\x05"]),
+            "[3~": self._delete,
+        }
+
+    @property
+    def text(self) -> str:
+        return "".join(self._chars)
+
+    @property
+    def before_cursor(self) -> str:
+        return "".join(self._chars[: self.cursor])
+
+    def key(self, char: str) -> tuple[str, Event | None]:
+        """One character typed: what to show, and what has happened."""
+        if self._sequence:
+            return self._on_sequence(char), None
+        if self._verbatim:
+            self._verbatim = False
+            return self._insert(char), None
+        if char == "\n":
+            return ("", Event.TOO_LONG if self.too_long else Event.LINE)
+        if char == "\x03":
+            return "", Event.INTERRUPT
+        if char == "\x04" and not self._chars:
+            return "", Event.END
+        if char == "\t" and not self._hidden:
+            return "", Event.COMPLETE
+        if char == "?" and not self._hidden and not in_quotes(self.before_cursor):
+            return "", Event.HELP
+        if char == "\x1b":
+            self._sequence = char
+            return "", None
+        if char == "\x16":
+            self._verbatim = True
+            return "", None
+        handler = self._keys.get(char)
+        if handler is not None:
+            return handler(), None
+        return self._insert(char), None
+
+    def insert(self, text: str) -> str:
+        """Put text at the cursor, as if it had been typed."""
+        return "".join(self._insert(char) for char in text)
+
+    def draw(self) -> str:
+        """The prompt and the line again, over what stands there."""
+        shown, back = self._view()
+        return f"\r{self.prompt}{shown}\x1b[K{back}"
+
+    def draw_below(self) -> str:
+        """The same where nothing stands."""
+        shown, back = self._view()
+        return f"{self.prompt}{shown}{back}"
+
+    def _view(self) -> tuple[str, str]:
+        """The part of the line that fits, scrolled to the cursor, and the way back to it."""
+        if self._hidden:
+            return "", ""
+        room = max(self.width - len(self.prompt) - 1, 8)
+        self._offset = min(max(self._offset, self.cursor - room), self.cursor)
+        shown = "".join(_shown(char) for char in self._chars[self._offset : self._offset + room])
+        return shown, "\b" * (len(shown) - (self.cursor - self._offset))
+
+    def draw_screen(self) -> str:
+        return "\x1b[H\x1b[2J" + self.draw()
+
+    def erase(self) -> str:
+        """Make room for a line from elsewhere; draw() afterwards."""
+        return "\r\x1b[K"
+
+    # Keys
+
+    def _insert(self, char: str) -> str:
+        if not (char.isprintable() or "\udc80" <= char <= "\udcff"):
+            return ""
+        if len(self._chars) >= LONGEST_LINE:
+            self.too_long = True
+            return BELL
+        self._chars.insert(self.cursor, char)
+        self.cursor += 1
+        if self._hidden:
+            return ""
+        at_end = self.cursor == len(self._chars)
+        if at_end and self.cursor - self._offset < self.width - len(self.prompt):
+            return _shown(char)
+        return self.draw()
+
+    def _move(self, to: int) -> str:
+        if not 0 <= to <= len(self._chars):
+            return BELL
+        self.cursor = to
+        return self._drawn()
+
+    def _cut(self, start: int, end: int) -> str:
+        del self._chars[start:end]
+        self.cursor = start
+        if len(self._chars) < LONGEST_LINE and not self._chars:
+            self.too_long = False
+        return self._drawn()
+
+    def _backspace(self) -> str:
+        return self._cut(self.cursor - 1, self.cursor) if self.cursor else BELL
+
+    def _delete(self) -> str:
+        return self._cut(self.cursor, self.cursor + 1) if self.cursor < len(self._chars) else BELL
+
+    def _cut_word(self) -> str:
+        start = self.cursor
+        while start and self._chars[start - 1] == " ":
+            start -= 1
+        while start and self._chars[start - 1] != " ":
+            start -= 1
+        return self._cut(start, self.cursor)
+
+    def _recall(self, place: int) -> str:
+        lines = self._history.lines
+        if self._hidden or not 0 <= place <= len(lines):
+            return BELL
+        if self._place == len(lines):
+            self._unfinished = self.text
+        self._place = place
+        self._chars = list(lines[place] if place < len(lines) else self._unfinished)
+        self.cursor = len(self._chars)
+        return self._drawn()
+
+    def _drawn(self) -> str:
+        return "" if self._hidden else self.draw()
+
+    def _on_sequence(self, char: str) -> str:
+        """CSI and SS3 as terminals send them for arrows and the like; what we do not know is passed over."""
+        self._sequence += char
+        body = self._sequence[1:]
+        if body in ("[", "O") or (body[0] == "[" and char in "0123456789;" and len(body) < LONGEST_SEQUENCE):
+            return ""
+        self._sequence = ""
+        handler = self._sequences.get(body)
+        return handler() if handler is not None else ""
+
+
+def in_quotes(text: str) -> bool:
+    """Whether the end of this text lies between quotation marks."""
+    quote = ""
+    escaped = False
+    for char in text:
+        if escaped:
+            escaped = False
+        elif quote:
+            if char == "\\" and quote == '"':
+                escaped = True
+            elif char == quote:
+                quote = ""
+        elif char in "\"'":
+            quote = char
+    return bool(quote)
+
+
+def _shown(char: str) -> str:
+    return "?" if "\udc80" <= char <= "\udcff" else char

@@ -1,0 +1,311 @@
+"""How commands are declared, found by their unambiguous beginnings, helped with and completed.
+
+A command is declared once: its words, its arguments, its help, who may use it, the function. Everything else here is
+a walk over the tree of words. Knows no command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from l2tpns.configfile import split_words
+from l2tpns.console import pipes
+from l2tpns.console.output import Output, Refused
+from l2tpns.errors import ConfigError
+from l2tpns.settings import printable, quote
+
+if TYPE_CHECKING:
+    from l2tpns.console.office import Office
+
+MOST_PROPOSED = 200  # words shown for Tab or `?`
+ENTER = "<cr>"
+
+
+class Privilege(IntEnum):
+    """`HOST>` may look, `HOST#` may change."""
+
+    LOOK = 0
+    ENABLED = 1
+
+
+class Mode(Enum):
+    """Where a line is typed; the value follows the host's name in the prompt."""
+
+    EXEC = ""
+    CONFIG = "(config)"
+
+
+Choices = Callable[["Office"], Iterable[tuple[str, str]]]  # word and help
+
+
+def no_choices(office: Office) -> Iterable[tuple[str, str]]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument, or with `many` all that follow. Of a `closed` one only the choices will do, shortened or not."""
+
+    name: str
+    help: str
+    choices: Choices = no_choices
+    parse: Callable[[str], Any] = str  # ValueError with a sentence
+    closed: bool = False
+    optional: bool = False
+    many: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command. `run` gets the shell and the arguments' values; what it returns is printed."""
+
+    words: str
+    help: str
+    run: Callable[..., Output | str | None]
+    arguments: tuple[Argument, ...] = ()
+    privilege: Privilege = Privilege.LOOK
+    modes: tuple[Mode, ...] = (Mode.EXEC,)
+    whole: bool = False  # never by a shortened word: too much would end by a slip
+    changes: bool = False  # worth a line in the log, with who did it
+    secret: Callable[[Sequence[str]], bool] | None = None  # do these words of arguments hold a secret?
+
+    @property
+    def usage(self) -> str:
+        parts = [self.words]
+        for argument in self.arguments:
+            name = argument.name + ("..." if argument.many else "")
+            parts.append(f"[{name}]" if argument.optional else name)
+        return " ".join(parts)
+
+    def runnable(self, given: int) -> bool:
+        """Whether the command is complete with so many arguments."""
+        return given >= sum(not argument.optional for argument in self.arguments)
+
+    def argument(self, place: int) -> Argument | None:
+        """The argument that a word in this place is."""
+        if place < len(self.arguments):
+            return self.arguments[place]
+        return self.arguments[-1] if self.arguments and self.arguments[-1].many else None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A line that was understood."""
+
+    command: Command
+    values: tuple[Any, ...]
+    pipe: pipes.Pipe
+    line: str  # as it goes into the log: the whole words, no secret
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where and by whom a line is typed."""
+
+    office: Office
+    mode: Mode = Mode.EXEC
+    privilege: Privilege = Privilege.ENABLED
+
+    def may_see(self, command: Command) -> bool:
+        return self.mode in command.modes and self.privilege >= command.privilege
+
+
+@dataclass(slots=True)
+class _Node:
+    """A place in the tree: the words that may follow, and the command that ends here."""
+
+    children: dict[str, _Node] = field(default_factory=dict)
+    command: Command | None = None
+    everybody: list[Command] = field(default_factory=list)  # all commands at or below this place
+
+    @property
+    def whole(self) -> bool:
+        """Whether its word must be typed to the end."""
+        return all(command.whole for command in self.everybody)
+
+
+class Grammar:
+    """All commands."""
+
+    def __init__(self, commands: Iterable[Command], words: Mapping[str, str]) -> None:
+        """`words` is the help of words that begin several commands."""
+        self._help = words
+        self.commands = tuple(sorted(commands, key=lambda command: command.words))
+        self._root = _Node()
+        for command in self.commands:
+            node = self._root
+            node.everybody.append(command)
+            for word in command.words.split():
+                node = node.children.setdefault(word, _Node())
+                node.everybody.append(command)
+            if node.command is not None:
+                raise ValueError(f"{command.words} is declared twice")
+            node.command = command
+
+    # A line
+
+    def parse(self, line: str, standing: Standing) -> Call:
+        """What to do; Refused says what was not understood."""
+        typed, after = pipes.split(line)
+        words = _words(typed)
+        node, used, path = self._descend(words, standing)
+        if node.command is None or not standing.may_see(node.command):
+            raise Refused(self._why_not(node, words, used, path, standing))
+        command = node.command
+        rest = words[used:]
+        if not command.runnable(len(rest)) or (rest and command.argument(len(rest) - 1) is None):
+            raise Refused(f"Usage: {command.usage}")
+        values = [self._value(command, place, word, standing) for place, word in enumerate(rest)]
+        pipe = pipes.Pipe() if after is None else pipes.parse(after)
+        told = "***" if command.secret is not None and command.secret(rest) else " ".join(map(_quoted, rest[1:]))
+        logged = " ".join([*path, *map(_quoted, rest[:1]), told]).rstrip()
+        return Call(command, tuple(values), pipe, logged)
+
+    def _value(self, command: Command, place: int, word: str, standing: Standing) -> Any:
+        argument = command.argument(place)
+        assert argument is not None
+        if argument.closed:
+            word = _unabbreviated(argument, word, standing.office)
+        try:
+            return argument.parse(word)
+        except ValueError as error:
+            raise Refused(str(error)) from None
+
+    def _descend(self, words: Sequence[str], standing: Standing) -> tuple[_Node, int, list[str]]:
+        """Follow the words as far as they are keywords: the node, how many, and which."""
+        node = self._root
+        path: list[str] = []
+        for word in words:
+            names = self._matching(node, word, standing)
+            if len(names) > 1:
+                raise Refused(f'"{printable(" ".join([*path, word]))}" is ambiguous: {", ".join(names)}')
+            if not names:
+                break
+            path.append(names[0])
+            node = node.children[names[0]]
+        return node, len(path), path
+
+    def _matching(self, node: _Node, word: str, standing: Standing) -> list[str]:
+        """The keywords that a word stands for."""
+        seen = [name for name, child in node.children.items() if any(map(standing.may_see, child.everybody))]
+        if word in seen:
+            return [word]
+        return [name for name in seen if name.startswith(word) and not node.children[name].whole]
+
+    def _why_not(self, node: _Node, words: Sequence[str], used: int, path: list[str], standing: Standing) -> str:
+        if used == len(words) and node.children:
+            if node.command is None or standing.mode not in node.command.modes:
+                return f'"{" ".join(path)}" is not complete: ? shows what may follow'
+        enabled = Standing(standing.office, standing.mode, Privilege.ENABLED)
+        if standing.privilege < Privilege.ENABLED:
+            try:
+                above, reached, _ = self._descend(words, enabled)
+            except Refused:
+                above, reached = node, used
+            if reached > used or (above.command is not None and reached == used):
+                return 'This needs "enable" first'
+        wrong = printable(" ".join([*path, *words[used : used + 1]]))
+        return f'Unknown command "{wrong}": ? shows what there is'
+
+    # Help
+
+    def help(self, line: str, standing: Standing) -> list[tuple[str, str]]:
+        """What may follow, or stand in place of the word begun: word and a line of help."""
+        return list(islice(self._proposals(line, standing, helping=True), MOST_PROPOSED))
+
+    def complete(self, line: str, standing: Standing) -> tuple[str, list[str]]:
+        """For Tab: the word begun, and the words it may become."""
+        _, begun = _split_begun(line)
+        found = [word for word, _ in islice(self._proposals(line, standing, helping=False), MOST_PROPOSED)]
+        return begun, found
+
+    def _proposals(self, line: str, standing: Standing, *, helping: bool) -> Iterator[tuple[str, str]]:
+        typed, after = pipes.split(line)
+        if after is not None:
+            yield from _pipe_proposals(after, helping)
+            return
+        words, begun = _split_begun(typed)
+        try:
+            node, used, _ = self._descend(words, standing)
+        except Refused:
+            return
+        if used == len(words):
+            for name in sorted(node.children):
+                child = node.children[name]
+                if name.startswith(begun) and any(map(standing.may_see, child.everybody)):
+                    yield name, self._help.get(name) or (child.command.help if child.command is not None else "")
+        command = node.command
+        if command is None or not standing.may_see(command):
+            return
+        place = len(words) - used
+        argument = command.argument(place)
+        if argument is not None:
+            yield from _argument_proposals(argument, begun, standing, helping)
+        if helping and not begun and command.runnable(place):
+            yield ENTER, "do it"
+            yield "|", "filter what it says"
+
+
+def _argument_proposals(argument: Argument, begun: str, standing: Standing, helping: bool) -> Iterator[tuple[str, str]]:
+    if helping and not argument.closed:
+        yield argument.name, argument.help
+    for word, help in argument.choices(standing.office):
+        if word.startswith(begun):
+            yield (word if helping else _quoted(word)), help
+
+
+def _pipe_proposals(after: str, helping: bool) -> Iterator[tuple[str, str]]:
+    words, begun = _split_begun(after)
+    if not words:
+        for name, help in pipes.FILTERS.items():
+            if name.startswith(begun):
+                yield name, help
+    elif helping and not "json".startswith(words[0]):
+        yield "RE", "regular expression: . [a-z] ^ $ * + ? | ( ) \\d \\w \\s"
+        if begun or len(words) > 1:
+            yield ENTER, "do it"
+    elif helping:
+        yield ENTER, "do it"
+
+
+def _unabbreviated(argument: Argument, word: str, office: Office) -> str:
+    choices = [choice for choice, _ in argument.choices(office)]
+    if word in choices:
+        return word
+    found = [choice for choice in choices if choice.startswith(word)]
+    if len(found) > 1:
+        raise Refused(f'"{printable(word)}" is ambiguous: {", ".join(found)}')
+    if not found:
+        raise Refused(f'{argument.name}: "{printable(word)}" is none of {", ".join(choices)}')
+    return found[0]
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return split_words(line)
+    except ConfigError as error:
+        raise Refused(str(error)) from None
+
+
+def _split_begun(line: str) -> tuple[list[str], str]:
+    """The whole words of a line, and the one that is being typed."""
+    head, space, begun = _rpartition_space(line)
+    if not space:
+        return [], begun
+    try:
+        return split_words(head), begun
+    except ConfigError:
+        return [""], begun  # within quotation marks: nothing to propose
+
+
+def _rpartition_space(line: str) -> tuple[str, str, str]:
+    place = max(line.rfind(" "), line.rfind("\t"))
+    return line[: max(place, 0)], line[place : place + 1] if place >= 0 else "", line[place + 1 :]
+
+
+def _quoted(word: str) -> str:
+    return quote(word) if not word or set(word) & set(" \t\"'|") else word

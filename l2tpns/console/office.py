@@ -1,0 +1,80 @@
+"""What the console may see and do: the parts of the running server, and what only the daemon can do for it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from l2tpns import configfile
+from l2tpns.config import Config
+from l2tpns.errors import ConfigError
+from l2tpns.lns import Lns
+from l2tpns.log import Log
+from l2tpns.settings import Setting
+
+
+@dataclass(slots=True)
+class Office:
+    """One for the daemon."""
+
+    lns: Lns
+    log: Log
+    files: configfile.Files
+    started: float  # monotonic
+    intended: Callable[[], Config]  # as `write memory` writes it: with what waits for a restart
+    assign: Callable[[str, str], Setting]  # set a variable and let it take effect; ConfigError
+    reload: Callable[[], tuple[str, ...]]  # as SIGHUP: what there is to say; ConfigError when nothing was changed
+    leave: Callable[[], None]  # as SIGTERM
+    bandwidth: Callable[[], str]  # the line of the last second
+    counters_cleared: float = 0.0  # monotonic; 0: never
+
+    @property
+    def config(self) -> Config:
+        return self.lns.config
+
+    def running_config(self) -> str:
+        return configfile.running_config(self.intended())
+
+    def write_memory(self) -> Path:
+        """Put the running configuration in the place of the file; ConfigError when that cannot be."""
+        path = self.files.config.resolve()
+        try:
+            write_atomically(path, self.running_config().encode("utf-8", "surrogateescape"))
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from None
+        return path
+
+    def clear_counters(self) -> None:
+        self.lns.counters.clear()
+        self.counters_cleared = monotonic()
+
+
+def write_atomically(path: Path, octets: bytes) -> None:
+    """All or nothing, on the disk when it returns; mode and owner stay as they were. OSError otherwise."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            try:
+                old = path.stat()
+            except FileNotFoundError:
+                os.fchmod(file.fileno(), 0o600)
+            else:
+                os.fchmod(file.fileno(), old.st_mode & 0o7777)
+                if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(file.fileno(), old.st_uid, old.st_gid)
+            file.write(octets)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

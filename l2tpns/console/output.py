@@ -1,0 +1,106 @@
+"""What a command says: lines to read, and the same as data for `| json`. Both are made lazily, row by row.
+
+A table's columns are declared once: heading and width for people, key for programs. The keys do not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+Row = Mapping[str, Any]
+
+
+class Refused(Exception):
+    """A command that cannot be done; the text is for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """`lines` for people; `data` for programs: a mapping, or rows. Without data the lines are the data."""
+
+    lines: Callable[[], Iterable[str]]
+    data: Callable[[], Iterable[Any] | Row] | None = None
+
+    def json_lines(self) -> Iterator[str]:
+        """One JSON value; of rows each on a line of its own."""
+        data: Iterable[Any] | Row = {"lines": list(self.lines())} if self.data is None else self.data()
+        if isinstance(data, Mapping):
+            yield from _dump(data, orjson.OPT_INDENT_2).split("\n")
+            return
+        before = "["
+        for row in data:
+            yield before + _dump(row)
+            before = ","
+        yield "]" if before == "," else "[]"
+
+
+def _dump(value: Any, option: int = 0) -> str:
+    return orjson.dumps(value, default=str, option=option | orjson.OPT_NON_STR_KEYS).decode()
+
+
+def text(words: str) -> Output:
+    """A few lines and no data."""
+    return Output(lambda: words.split("\n"))
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: negative width is flush left, 0 the last one, as long as it is."""
+
+    key: str
+    title: str
+    width: int
+    show: Callable[[Any], str] = str
+
+    def cell(self, words: str) -> str:
+        if self.width == 0:
+            return words
+        return words.ljust(-self.width) if self.width < 0 else words.rjust(self.width)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Columns, in order."""
+
+    columns: tuple[Column, ...]
+
+    def head(self) -> str:
+        return " ".join(column.cell(column.title) for column in self.columns).rstrip()
+
+    def line(self, row: Row) -> str:
+        return " ".join(column.cell(column.show(row[column.key])) for column in self.columns).rstrip()
+
+    def lines(self, rows: Iterable[Row]) -> Iterator[str]:
+        yield self.head()
+        for row in rows:
+            yield self.line(row)
+
+    def output(self, rows: Callable[[], Iterable[Row]], after: Callable[[], Iterable[str]] = tuple) -> Output:
+        def lines() -> Iterator[str]:
+            yield from self.lines(rows())
+            yield from after()
+
+        return Output(lines, rows)
+
+
+def sheet(title: str, labels: Mapping[str, str], row: Row) -> Iterator[str]:
+    """The long form of one row: a blank line, a title, then a tab, label and value for each key."""
+    yield ""
+    yield f"{title}:"
+    for key, label in labels.items():
+        yield f"\t{label + ':':<17}{shown(row[key])}"
+
+
+def shown(value: Any) -> str:
+    """A value in words."""
+    if value is None or value == "":
+        return "none"
+    if value is True or value is False:
+        return "YES" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value)) or "none"
+    return str(value)

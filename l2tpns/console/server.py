@@ -1,0 +1,128 @@
+"""The console's port: accepts connections, within limits, and gives each a shell of its own."""
+
+from __future__ import annotations
+
+import errno
+from ipaddress import IPv4Address
+from typing import Any
+
+import gevent
+from gevent import socket
+from gevent.server import StreamServer
+
+from l2tpns.console import commands
+from l2tpns.console.grammar import Grammar
+from l2tpns.console.office import Office
+from l2tpns.console.shell import Shell
+from l2tpns.console.terminal import Terminal, Turns
+from l2tpns.console.users import Users
+from l2tpns.errors import ConfigError
+from l2tpns.log import Logger
+
+TELNET_PORT = 23
+BACKLOG = 64
+SEND_BUFFER = 65536  # octets that the kernel keeps for a reader that is slow
+FAREWELL = 2.0  # seconds in which a console that is refused may read why
+
+
+class Console:
+    """All operators."""
+
+    def __init__(self, office: Office, log: Logger, port: int = TELNET_PORT) -> None:
+        self._office = office
+        self._log = log
+        self._port = port
+        self._grammar = Grammar(commands.COMMANDS, commands.WORDS)
+        self._turns = Turns()
+        self._shells: dict[Shell, Any] = {}  # with their greenlets
+        self._server: StreamServer | None = None
+        self.users = Users(office.files.users, log)
+
+    def start(self) -> None:
+        """Listen. Raises ConfigError when the address or port cannot be had."""
+        address = self._office.config.cli_bind_address or IPv4Address(0)
+        try:
+            listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            try:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind((str(address), self._port))
+                listener.listen(BACKLOG)
+            except BaseException:
+                listener.close()
+                raise
+        except OSError as error:
+            hint = "; cli_bind_address is no address of this machine" if error.errno == errno.EADDRNOTAVAIL else ""
+            raise ConfigError(f"the console cannot listen on {address}:{self._port}: {error.strerror}{hint}") from None
+        self._server = StreamServer(listener, self._serve)
+        self._server.start()
+        self._warn(address)
+
+    def _warn(self, address: IPv4Address) -> None:
+        users = self.users.read()
+        for warning in users.warnings:
+            self._log.warning("console_users_doubtful", why=warning)
+        if users.broken:
+            self._log.error("console_users_unreadable", why=users.broken)
+        elif users.open and not address.is_loopback:
+            self._log.warning("console_open", why=f"whoever reaches {address}:{self.port} may use it: no user is named")
+        elif not users.open and not users.passwords:
+            self._log.warning("console_locked", why="the users file names nobody: nobody can log in")
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None
+        return int(self._server.server_port)
+
+    def stop(self) -> None:
+        """Close the port and all consoles."""
+        if self._server is not None:
+            self._server.stop()
+        gevent.killall(list(self._shells.values()))
+
+    def __len__(self) -> int:
+        return len(self._shells)
+
+    def _serve(self, sock: Any, address: tuple[str, int]) -> None:
+        peer = f"{address[0]}:{address[1]}"
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        if not self._make_room():
+            self._log.warning("console_refused_connection", peer=peer, why="cli_max_connections")
+            refuse(sock)
+            return
+        terminal = Terminal(sock, self._turns, lambda: self._office.config.cli_idle_timeout)
+        shell = Shell(self._office, self._grammar, self.users, terminal, peer, self._log)
+        self._shells[shell] = gevent.getcurrent()
+        self._log.debug("console_connected", peer=peer)
+        why = "an error of this server"
+        try:
+            why = shell.run()
+        except Exception:
+            self._log.exception("console_failed", peer=peer)
+        finally:
+            del self._shells[shell]
+            terminal.close()
+            self._log.debug("console_closed", peer=peer, user=shell.user, why=why)
+
+    def _make_room(self) -> bool:
+        """Is there room for one more? Who has not logged in makes way: a stranger locks no operator out."""
+        if len(self._shells) < self._office.config.cli_max_connections:
+            return True
+        strangers = [shell for shell in self._shells if not shell.inside]
+        if not strangers:
+            return False
+        oldest = min(strangers, key=lambda shell: shell.since)
+        gevent.kill(self._shells[oldest])
+        return True
+
+
+def refuse(sock: Any) -> None:
+    """A word, if it can be said at once."""
+    try:
+        sock.settimeout(FAREWELL)
+        sock.sendall(b"Too many consoles\r\n")
+    except OSError:
+        pass
+    finally:
+        sock.close()

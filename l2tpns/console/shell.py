@@ -1,0 +1,180 @@
+"""What is typed at one console: the login, the prompt, each line's command, and the log line of what it changed."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+import gevent
+import orjson
+
+from l2tpns.console.grammar import Grammar, Mode, Privilege, Standing
+from l2tpns.console.logtext import log_line
+from l2tpns.console.office import Office
+from l2tpns.console.output import Output, Refused, text
+from l2tpns.console.terminal import Closed, Interrupted, Terminal
+from l2tpns.console.users import Users
+from l2tpns.errors import ConfigError
+from l2tpns.log import Listener, Logger
+
+LOGIN_TRIES = 3
+LOGIN_TIMEOUT = 60.0  # seconds for all of it
+FAILURE_DELAY = 1.0  # after a wrong password
+
+
+class Shell:
+    """One operator."""
+
+    def __init__(
+        self, office: Office, grammar: Grammar, users: Users, terminal: Terminal, peer: str, log: Logger
+    ) -> None:
+        self.office = office
+        self.grammar = grammar
+        self.terminal = terminal
+        self.user = ""
+        self.peer = peer
+        self.mode = Mode.EXEC
+        self.privilege = Privilege.LOOK
+        self.since = monotonic()
+        self.inside = False  # logged in
+        self.streams: frozenset[int] = frozenset()  # levels that `debug` shows
+        self._users = users
+        self._log = log
+        self._listener: Listener | None = None
+        self._leaving = False
+
+    # The life
+
+    def run(self) -> str:
+        """From the greeting to the end; returns why it ended."""
+        try:
+            self.terminal.start()
+            if not self.login():
+                return "not logged in"
+            while not self._leaving:
+                line = self.terminal.read_line(self.prompt, self.complete, self.help)
+                self.obey(line)
+            return "left"
+        except Closed as closed:
+            return str(closed)
+        finally:
+            self.watch(frozenset())
+            self.terminal.close()
+
+    def prompt(self) -> str:
+        sign = "#" if self.privilege >= Privilege.ENABLED else ">"
+        return f"{self.office.config.hostname}{self.mode.value}{sign} "
+
+    def leave(self) -> None:
+        self._leaving = True
+
+    # Who it is
+
+    def login(self) -> bool:
+        """Name and password, unless nobody is asked for them."""
+        users = self._users.read()
+        if users.open:
+            self.inside = True
+            return True
+        until = monotonic() + LOGIN_TIMEOUT
+        for _ in range(LOGIN_TRIES):
+            try:
+                name = self.terminal.ask("Username: ", timeout=max(until - monotonic(), 0.01)).strip()
+                password = self.terminal.ask("Password: ", hidden=True, timeout=max(until - monotonic(), 0.01))
+            except Interrupted:
+                continue
+            if self._users.check(name, password):
+                self.user = name
+                self.inside = True
+                # Manual: everybody on the list has full control; with an enable password (2.x) that comes first.
+                self.privilege = Privilege.ENABLED if users.enable is None else Privilege.LOOK
+                self._log.info("console_login", user=name, peer=self.peer)
+                return True
+            # A name that nobody has may be a password, typed a line too early.
+            known = name if name in users.passwords else "?"
+            self._log.warning("console_login_refused", user=known, peer=self.peer)
+            gevent.sleep(FAILURE_DELAY)
+            self.terminal.say("Access denied")
+        return False
+
+    def enable(self) -> None:
+        """`enable`: by password where the users file has one. Refused otherwise."""
+        users = self._users.read()
+        if users.enable is not None or users.broken:
+            for _ in range(LOGIN_TRIES):
+                try:
+                    if self._users.check_enable(self.terminal.ask("Password: ", hidden=True)):
+                        break
+                except Interrupted:
+                    raise Refused("Access denied") from None
+                self._log.warning("console_enable_refused", user=self.user, peer=self.peer)
+                gevent.sleep(FAILURE_DELAY)
+            else:
+                raise Refused("Access denied")
+        self.privilege = Privilege.ENABLED
+
+    # Lines
+
+    @property
+    def standing(self) -> Standing:
+        return Standing(self.office, self.mode, self.privilege)
+
+    def complete(self, line: str) -> tuple[str, list[str]]:
+        return self.grammar.complete(line, self.standing)
+
+    def help(self, line: str) -> list[str]:
+        """What `?` shows."""
+        found = self.grammar.help(line, self.standing)
+        if not found:
+            return ["Nothing fits here"]
+        width = max(len(word) for word, _ in found)
+        return [f"  {word.ljust(width)}  {help}".rstrip() for word, help in found]
+
+    def obey(self, line: str) -> None:
+        """One line. Whatever is wrong with it is said, and the next one comes."""
+        line = line.strip()
+        if not line or line[0] in "#!":
+            return
+        if line.endswith("?"):  # typed where no key could be seen: nc, a script
+            self.terminal.say("\n".join(self.help(line[:-1])))
+            return
+        try:
+            self.do(line)
+        except (Refused, ConfigError) as refused:
+            self.terminal.say("% " + str(refused).replace("\n", "\n% "))
+        except Interrupted:
+            self.terminal.say("")
+        except Closed:
+            raise
+        except Exception:
+            self._log.exception("console_command_failed", user=self.user, peer=self.peer)
+            self.terminal.say("% An error of this server; its log has the details")
+
+    def do(self, line: str) -> None:
+        call = self.grammar.parse(line, self.standing)
+        try:
+            said = call.command.run(self, *call.values)
+        except (Refused, ConfigError) as refused:
+            if call.command.changes:
+                self._log.info("console_refused", user=self.user, peer=self.peer, command=call.line, why=str(refused))
+            raise
+        if call.command.changes:
+            self._log.info("console_command", user=self.user, peer=self.peer, command=call.line)
+        if said is None:
+            return
+        output = said if isinstance(said, Output) else text(said)
+        self.terminal.show(call.pipe.lines(output))
+
+    # The log, live
+
+    def watch(self, levels: frozenset[int]) -> None:
+        """Show the log's lines of these levels from now on, and no others."""
+        if self._listener is not None:
+            self.office.log.unlisten(self._listener)
+            self._listener = None
+        self.streams = levels
+        self.terminal.keep_awake = bool(levels)
+        if levels:
+            self._listener = self.office.log.listen(levels, self._on_log)
+
+    def _on_log(self, line: bytes, level: int) -> None:
+        self.terminal.tell(log_line(orjson.loads(line)))

@@ -1,0 +1,117 @@
+"""Telnet without its socket: what is data, what is negotiation (RFC 854, 857 echo, 858 go-ahead, 1073 window size).
+
+A peer that knows no telnet (nc, an expect script on a plain socket) never answers our offers, and is served without
+echo. Everything a peer may send is bounded: a refused option is refused once, not as often as it is offered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+IAC, DONT, DO, WONT, WILL, SB, SE = 255, 254, 253, 252, 251, 250, 240
+BREAK, INTERRUPT, ABORT, ARE_YOU_THERE, ERASE_CHARACTER, ERASE_LINE = 243, 244, 245, 246, 247, 248
+ECHO, SUPPRESS_GO_AHEAD, NAWS = 1, 3, 31
+LONGEST_SUBNEGOTIATION = 64  # octets kept; NAWS has four
+
+# What we offer at once: character mode (we echo, no go-ahead), and that we would like to know the window's size.
+GREETING = bytes([IAC, WILL, ECHO, IAC, WILL, SUPPRESS_GO_AHEAD, IAC, DO, NAWS])
+
+# Keys that have a command of their own in telnet.
+KEYS = {INTERRUPT: b"\x03", BREAK: b"\x03", ABORT: b"\x03", ERASE_CHARACTER: b"\x7f", ERASE_LINE: b"\x15"}
+
+
+class Telnet:
+    """One connection's decoder. `reply` gets the octets to send back."""
+
+    def __init__(self, reply: Callable[[bytes], None]) -> None:
+        self._reply = reply
+        self._state: Callable[[int], None] = self._on_data
+        self._data = bytearray()
+        self._command = 0
+        self._sub = bytearray()
+        self._after_cr = False
+        self._ours = {ECHO: False, SUPPRESS_GO_AHEAD: False}  # what we offered, and whether the peer agreed
+        self._offered = set(self._ours)  # answers to these are not answered
+        self._answered: set[tuple[int, int]] = set()
+        self.echo = False  # the peer wants us to echo: it is a terminal in character mode
+        self.width = self.height = 0  # 0: unknown
+
+    def feed(self, octets: bytes) -> bytes:
+        """What was typed; each end of a line is one `\\n`, whatever the peer makes of it."""
+        self._data = bytearray()
+        for octet in octets:
+            self._state(octet)
+        return bytes(self._data)
+
+    def _on_data(self, octet: int) -> None:
+        if octet == IAC:
+            self._state = self._on_command
+            return
+        after_cr, self._after_cr = self._after_cr, octet == 0x0D
+        if after_cr and octet in (0x0A, 0x00):
+            return  # the second half of CR LF or CR NUL
+        self._data.append(0x0A if octet == 0x0D else octet)
+
+    def _on_command(self, octet: int) -> None:
+        self._state = self._on_data
+        if octet == IAC:
+            self._data.append(IAC)
+        elif octet in (WILL, WONT, DO, DONT):
+            self._command = octet
+            self._state = self._on_option
+        elif octet == SB:
+            self._sub = bytearray()
+            self._state = self._on_sub
+        elif octet == ARE_YOU_THERE:
+            self._answer_once(octet, 0, b"\r\n[yes]\r\n")
+        else:
+            self._data += KEYS.get(octet, b"")
+
+    def _on_option(self, option: int) -> None:
+        self._state = self._on_data
+        command = self._command
+        if command in (DO, DONT):
+            if option in self._ours:
+                self._ours[option] = command == DO
+                if option == ECHO:
+                    self.echo = command == DO
+                if option in self._offered:
+                    self._offered.discard(option)  # this was the answer to our offer
+                elif command == DONT:
+                    self._answer_once(command, option, bytes([IAC, WONT, option]))
+                else:
+                    self._answer_once(command, option, bytes([IAC, WILL, option]))
+            elif command == DO:
+                self._answer_once(command, option, bytes([IAC, WONT, option]))
+        elif command == WILL and option not in (NAWS, SUPPRESS_GO_AHEAD):
+            self._answer_once(command, option, bytes([IAC, DONT, option]))
+        elif command == WILL and option == SUPPRESS_GO_AHEAD:
+            self._answer_once(command, option, bytes([IAC, DO, option]))
+
+    def _answer_once(self, command: int, option: int, answer: bytes) -> None:
+        """An answer that is repeated as often as the question lets two ends talk for ever."""
+        if (command, option) not in self._answered:
+            self._answered.add((command, option))
+            self._reply(answer)
+
+    def _on_sub(self, octet: int) -> None:
+        if octet == IAC:
+            self._state = self._on_sub_command
+        elif len(self._sub) < LONGEST_SUBNEGOTIATION:
+            self._sub.append(octet)
+
+    def _on_sub_command(self, octet: int) -> None:
+        if octet == IAC:
+            self._state = self._on_sub
+            if len(self._sub) < LONGEST_SUBNEGOTIATION:
+                self._sub.append(IAC)
+            return
+        self._state = self._on_data
+        sub = self._sub
+        if octet == SE and len(sub) == 5 and sub[0] == NAWS:
+            self.width, self.height = sub[1] << 8 | sub[2], sub[3] << 8 | sub[4]
+
+
+def escape(octets: bytes) -> bytes:
+    """Data for the wire: an octet 255 is doubled (RFC 854)."""
+    return octets.replace(b"\xff", b"\xff\xff")

@@ -1,0 +1,388 @@
+"""One connection's screen: keys come in through a reader greenlet, lines go out in slices.
+
+Nothing here can hold up the server: what is shown is made a millisecond at a time, one console at a time (`Turns`),
+and sent to the end before more is made, so that a slow reader waits alone and costs no memory. What the log has to
+say meanwhile is kept in a short queue; what does not fit is counted.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from time import monotonic
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from gevent.lock import Semaphore
+from gevent.queue import Full, Queue
+
+from l2tpns.console.editor import BELL, Editor, History
+from l2tpns.console.editor import Event as Key
+from l2tpns.console.telnet import GREETING, Telnet, escape
+
+SLICE = 0.001  # seconds of making output before the others get their turn
+CHUNK = 8192  # characters sent at once
+SEND_TIMEOUT = 60.0  # for a reader that takes nothing
+READ_SIZE = 1024
+INPUT_QUEUE = 16  # pieces of READ_SIZE typed ahead
+NEWS_QUEUE = 500  # log lines that wait to be shown
+MORE = "--More--"
+WAKE = ""  # in the input queue: there is news
+
+
+class Closed(Exception):
+    """The connection is over; the text says why."""
+
+
+class Interrupted(Exception):
+    """^C."""
+
+
+class Turns:
+    """Makes output for one console at a time, in the order of asking, and for all together half the time at most."""
+
+    def __init__(self) -> None:
+        self._busy = False
+        self._waiting: deque[Event] = deque()
+
+    def make(self, pieces: Iterator[str | None], room: int) -> tuple[list[str], bool]:
+        """Pieces of some characters in all, made in one slice; and whether there are more."""
+        self._take()
+        try:
+            gevent.sleep(SLICE)
+            made: list[str] = []
+            until = monotonic() + SLICE
+            for piece in pieces:
+                if piece is not None:
+                    made.append(piece)
+                    room -= len(piece)
+                if room <= 0 or monotonic() >= until:
+                    return made, True
+            return made, False
+        finally:
+            self._pass_on()
+
+    def _take(self) -> None:
+        """gevent's Semaphore would let whoever gave it back have it again before those who wait."""
+        if not self._busy:
+            self._busy = True
+            return
+        mine = Event()
+        self._waiting.append(mine)
+        try:
+            mine.wait()
+        except BaseException:
+            if mine.is_set():
+                self._pass_on()
+            else:
+                self._waiting.remove(mine)
+            raise
+
+    def _pass_on(self) -> None:
+        if self._waiting:
+            self._waiting.popleft().set()
+        else:
+            self._busy = False
+
+
+class Terminal:
+    """A screen and a keyboard, on a socket."""
+
+    def __init__(self, sock: Any, turns: Turns, idle_timeout: Callable[[], int]) -> None:
+        self._sock = sock
+        self._turns = turns
+        self._idle_timeout = idle_timeout
+        self._sending = Semaphore(1)
+        self._telnet = Telnet(self._send)
+        self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+        self._input: Queue[str | None] = Queue(INPUT_QUEUE)
+        self._typed: deque[str] = deque()  # characters taken out of the queue
+        self._over = False
+        self._interrupted = False
+        self._news: deque[str] = deque()
+        self._news_lost = 0
+        self.length: int | None = None  # `terminal length`; None: as the peer says
+        self.keep_awake = False  # somebody watches: no idle time-out
+        self.history = History()
+        self._reader = gevent.spawn(self._read)
+
+    def start(self) -> None:
+        self._send(GREETING)
+
+    def close(self) -> None:
+        self._reader.kill(block=False)
+        self._sock.close()
+
+    @property
+    def echo(self) -> bool:
+        return self._telnet.echo
+
+    @property
+    def width(self) -> int:
+        return self._telnet.width or 80
+
+    @property
+    def height(self) -> int:
+        """Lines of a page; 0: no paging. A peer that has told no size is a program, or reads it all anyway."""
+        return self._telnet.height if self.length is None else self.length
+
+    # Out
+
+    def say(self, words: str) -> None:
+        """Lines of our own."""
+        self._send_text("".join(f"{line}\r\n" for line in words.split("\n")))
+
+    def show(self, lines: Iterable[str | None]) -> None:
+        """A command's lines, page by page; None where there is none yet, but a pause may be made."""
+        self._interrupted = False
+        page = _Page(self)
+        pieces = iter(lines)
+        more = True
+        while more:
+            made, more = self._turns.make(pieces, CHUNK)
+            if self._interrupted:
+                raise Interrupted
+            for portion in page.portions(made):
+                self._send_text(portion)
+
+    def put(self, words: str) -> None:
+        """Text as it is: prompts, echo."""
+        if words:
+            self._send_text(words)
+
+    def _send_text(self, words: str) -> None:
+        self._send(escape(words.encode("utf-8", "surrogateescape")))
+
+    def _send(self, octets: bytes) -> None:
+        timeout = gevent.Timeout(SEND_TIMEOUT)
+        timeout.start()
+        try:
+            with self._sending:
+                self._sock.sendall(octets)
+        except gevent.Timeout as reached:
+            if reached is not timeout:
+                raise
+            raise Closed("reads too slowly") from None
+        except OSError as error:
+            raise Closed(str(error.strerror or error)) from None
+        finally:
+            timeout.close()
+
+    # News: lines that come by themselves
+
+    def tell(self, line: str) -> None:
+        """Show a line as soon as possible; from any greenlet, never blocks."""
+        if len(self._news) >= NEWS_QUEUE:
+            self._news_lost += 1
+            return
+        self._news.append(line)
+        if len(self._news) == 1:
+            try:
+                self._input.put_nowait(WAKE)
+            except Full:
+                pass  # it is awake
+
+    def _take_news(self) -> Iterator[str]:
+        while self._news:
+            yield printable(self._news.popleft())
+        lost, self._news_lost = self._news_lost, 0
+        if lost:
+            yield f"({lost} lines came too fast to be shown)"
+
+    def _show_news(self, editor: Editor) -> None:
+        text = "".join(f"{line}\r\n" for line in self._take_news())
+        if text:
+            self.put(editor.erase() + text + editor.draw_below() if self.echo else text)
+
+    # In
+
+    def _read(self) -> None:
+        """Octets to characters; waits where nobody takes them, so that the peer waits too."""
+        try:
+            while octets := self._sock.recv(READ_SIZE):
+                typed = self._decode(self._telnet.feed(octets))
+                if "\x03" in typed:
+                    self._interrupted = True
+                if typed:
+                    self._input.put(typed)
+        except (OSError, Closed):
+            pass
+        self._input.put(None)
+
+    def _next(self, timeout: float | None = None) -> str:
+        """The next character, or WAKE. Closed at the end, or when nothing was typed for too long."""
+        if self._typed:
+            return self._typed.popleft()
+        if self._over:
+            raise Closed("hung up")
+        limit = self._idle_timeout() if timeout is None else timeout
+        try:
+            piece = self._input.get(timeout=None if self.keep_awake or not limit else limit)
+        except gevent.queue.Empty:
+            raise Closed("idle for too long") from None
+        if piece is None:
+            self._over = True
+            raise Closed("hung up")
+        if piece == WAKE:
+            return WAKE
+        self._typed.extend(piece)
+        return self._typed.popleft()
+
+    def key(self) -> str:
+        """One key, for --More--; news waits."""
+        while (char := self._next()) == WAKE:
+            pass
+        return char
+
+    def ask(self, prompt: str, *, hidden: bool = False, timeout: float | None = None) -> str:
+        """A line without history or help: a name, a password. Interrupted by ^C, Closed by ^D."""
+        editor = Editor(hidden=hidden, width=self.width)
+        editor.prompt = prompt
+        self.put(prompt)
+        while True:
+            shown, event = editor.key(self._next(timeout) or "\0")
+            if event is Key.LINE:
+                self.put("\r\n" if self.echo or hidden else "")
+                return editor.text
+            if event is Key.TOO_LONG:
+                self.put("\r\n")
+                return ""
+            if event is Key.INTERRUPT:
+                self.put("\r\n")
+                raise Interrupted
+            if event is Key.END:
+                raise Closed("hung up")
+            if event is Key.HELP:
+                shown = editor.insert("?")
+            if self.echo and not hidden:
+                self.put(shown)
+
+    def read_line(
+        self,
+        prompt: Callable[[], str],
+        complete: Callable[[str], tuple[str, list[str]]],
+        help: Callable[[str], Iterable[str]],
+    ) -> str:
+        """A command line; "" after ^C or a line that was too long. Closed by ^D on an empty line."""
+        editor = Editor(self.history, width=self.width)
+        editor.prompt = prompt()
+        self.put(editor.prompt)
+        while True:
+            char = self._next()
+            editor.width = self.width
+            if char == WAKE:
+                self._show_news(editor)
+                continue
+            if char == "?" and not self.echo:
+                editor.insert("?")
+                continue
+            shown, event = editor.key(char)
+            if self.echo and shown:
+                self.put(shown)
+            if event is None:
+                continue
+            if event is Key.COMPLETE:
+                self._complete(editor, complete)
+            elif event is Key.HELP:
+                self.put("?\r\n" if self.echo else "")
+                self._help(editor, help)
+            elif event is Key.END:
+                raise Closed("hung up")
+            elif event is Key.INTERRUPT:
+                self.put("^C\r\n" if self.echo else "\r\n")
+                return ""
+            else:
+                self.put("\r\n" if self.echo else "")
+                if event is Key.TOO_LONG:
+                    self.say("The line is too long")
+                    return ""
+                self.history.add(editor.text)
+                return editor.text
+
+    def _complete(self, editor: Editor, complete: Callable[[str], tuple[str, list[str]]]) -> None:
+        begun, words = complete(editor.before_cursor)
+        if not words:
+            self.put(BELL if self.echo else "")
+            return
+        common = _common_beginning(words)
+        if len(words) == 1:
+            common += " "
+        shown = editor.insert(common[len(begun) :])
+        if self.echo:
+            self.put(shown)
+            if len(words) > 1 and len(common) == len(begun):
+                self.put("\r\n")
+                self.show(_in_columns(words, self.width))
+                self.put(editor.draw_below())
+
+    def _help(self, editor: Editor, help: Callable[[str], Iterable[str]]) -> None:
+        try:
+            self.show(help(editor.before_cursor))
+        except Interrupted:
+            self.put("\r\n")
+        self.put(editor.draw_below() if self.echo else "")
+
+
+class _Page:
+    """Where on the page we are."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._left = self._height = terminal.height - 1
+
+    def portions(self, lines: Iterable[str]) -> Iterator[str]:
+        """The lines as text to send, asking for a key where a page is full."""
+        text: list[str] = []
+        for line in lines:
+            line = printable(line)
+            if self._height > 0:
+                rows = 1 + max(len(line) - 1, 0) // self._terminal.width
+                if self._left < rows and self._left < self._height:
+                    yield "".join(text)
+                    text.clear()
+                    self._turn_page(rows)
+                self._left -= rows
+            text.append(f"{line}\r\n")
+        yield "".join(text)
+
+    def _turn_page(self, rows: int) -> None:
+        """Space: a page; Enter: a line; q: no more."""
+        terminal = self._terminal
+        terminal.put(MORE)
+        while True:
+            key = terminal.key()
+            if key in (" ", "\n", "q", "Q", "\x03"):
+                break
+        terminal.put(f"\r{' ' * len(MORE)}\r")
+        if key in ("q", "Q", "\x03"):
+            raise Interrupted
+        self._left = self._height if key == " " else rows
+
+
+def printable(line: str) -> str:
+    """A line that cannot steer the terminal: what peers call themselves may hold anything."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() or c == "\t" or "\udc80" <= c <= "\udcff" else _escape(c) for c in line)
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _common_beginning(words: list[str]) -> str:
+    low, high = min(words), max(words)
+    for position, char in enumerate(low):
+        if high[position] != char:
+            return low[:position]
+    return low
+
+
+def _in_columns(words: list[str], width: int) -> Iterator[str]:
+    column = max(map(len, words)) + 2
+    per_line = max(width // column, 1)
+    for start in range(0, len(words), per_line):
+        yield "".join(word.ljust(column) for word in words[start : start + per_line]).rstrip()

@@ -1,0 +1,168 @@
+"""A console in the test's process, and an operator who types at it: on a plain socket, or as telnet would."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+from typing import Any, Self
+
+import gevent
+from gevent import socket
+
+from l2tpns.config import Config
+from l2tpns.configfile import find_files
+from l2tpns.console.office import Office
+from l2tpns.console.server import Console
+from l2tpns.errors import ConfigError
+from tests.lab.inprocess import InProcess
+
+TELNET = bytes.fromhex(
+    "fffd01"  # DO ECHO
+    "fffd03"  # DO SUPPRESS-GO-AHEAD
+    "fffb1f"  # WILL NAWS
+    "fffa1f00500018fff0"  # SB NAWS 80 24 SE
+)
+
+
+class Desk:
+    """A server with a console. `asked` is what the console had the daemon do."""
+
+    def __init__(self, server: InProcess, directory: Path, users: str | None = None) -> None:
+        self.server = server
+        self.asked: list[str] = []
+        self.directory = directory
+        self.config_file = directory / "l2tpns.cfg"
+        self.config_file.write_text("set debug 3\n")
+        if users is not None:
+            (directory / "l2tpns.users").write_text(users)
+            (directory / "l2tpns.users").chmod(0o600)
+        self.reload_error = ""
+        self.office = Office(
+            lns=server.lns,
+            log=server.log,
+            files=find_files(self.config_file),
+            started=monotonic(),
+            intended=lambda: server.config,
+            assign=lambda name, text: server.config.assign(name, text),
+            reload=self.reload,
+            leave=lambda: self.asked.append("leave"),
+            bandwidth=lambda: "Bandwidth: none",
+        )
+        self.console = Console(self.office, server.log.get(), port=0)
+        self._operators: list[Operator] = []
+
+    def reload(self) -> tuple[str, ...]:
+        if self.reload_error:
+            raise ConfigError(self.reload_error)
+        self.asked.append("reload")
+        return ("Changed: nothing",)
+
+    def start(self) -> Self:
+        self.console.start()
+        return self
+
+    def stop(self) -> None:
+        for operator in self._operators:
+            operator.close()
+        self.console.stop()
+        until = monotonic() + 2
+        while len(self.console) and monotonic() < until:
+            gevent.sleep(0.005)
+        assert len(self.console) == 0
+
+    def operator(self, hello: bytes = b"") -> Operator:
+        operator = Operator(self.console.port, hello)
+        self._operators.append(operator)
+        return operator
+
+    def plain(self) -> Operator:
+        """Without telnet; at the prompt, allowed to change things."""
+        operator = self.operator()
+        operator.expect("> ")
+        operator.do("enable")
+        return operator
+
+    def telnet(self) -> Operator:
+        """As Debian's telnet on a terminal of 80 by 24; at the prompt, allowed to change things."""
+        operator = self.operator(TELNET)
+        operator.expect("> ")
+        gevent.sleep(0.02)  # the answers to its offers are on their way
+        operator.type("enable\r\n")
+        operator.expect("# ")
+        operator.heard = b""
+        return operator
+
+
+class Operator:
+    """Types and reads. What was read and not yet expected is in `heard`."""
+
+    def __init__(self, port: int, hello: bytes = b"") -> None:
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        self.socket.connect(("127.0.0.1", port))
+        self.socket.settimeout(5.0)
+        self.heard = b""
+        self.closed = False
+        if hello:
+            self.socket.sendall(hello)
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def type(self, keys: str | bytes) -> None:
+        self.socket.sendall(keys if isinstance(keys, bytes) else keys.encode("utf-8", "surrogateescape"))
+
+    def expect(self, words: str, timeout: float = 5.0) -> str:
+        """Everything up to these words, which are taken away with it."""
+        wanted = words.encode()
+        end = monotonic() + timeout
+        while wanted not in self.heard:
+            self._hear(end, words)
+        before, _, self.heard = self.heard.partition(wanted)
+        return (before + wanted).decode("utf-8", "surrogateescape")
+
+    def expect_end(self, timeout: float = 5.0) -> str:
+        """Everything until the connection is closed."""
+        end = monotonic() + timeout
+        while not self.closed:
+            self._hear(end, "the end")
+        return self.heard.decode("utf-8", "backslashreplace")
+
+    def _hear(self, end: float, wanted: str) -> None:
+        self.socket.settimeout(max(end - monotonic(), 0.001))
+        try:
+            octets = self.socket.recv(65536)
+        except TimeoutError:
+            raise AssertionError(f"no {wanted!r} in {self.heard!r}") from None
+        except ConnectionResetError:
+            octets = b""
+        if not octets:
+            self.closed = True
+            if wanted != "the end":
+                raise AssertionError(f"closed before {wanted!r}: {self.heard!r}")
+        self.heard += octets
+
+    def do(self, line: str, prompt: str = "# ") -> str:
+        """Type a command on a plain socket; what it said, without the prompt."""
+        self.heard = b""
+        self.type(line + "\n")
+        said = self.expect("lns.example" + prompt) if prompt != "# " else self._until_prompt()
+        return said.rpartition("lns.example")[0].replace("\r\n", "\n")
+
+    def _until_prompt(self) -> str:
+        end = monotonic() + 5.0
+        while not self.heard.endswith(b"# "):
+            self._hear(end, "# ")
+        said, self.heard = self.heard, b""
+        return said.decode("utf-8", "surrogateescape")
+
+
+def with_config(server: InProcess, **changes: Any) -> Config:
+    """Change the configuration that everybody holds."""
+    server.config.take(dataclasses.replace(server.config, **changes))
+    return server.config
+
+
+OpenDesk = Callable[..., Desk]
