@@ -213,7 +213,8 @@ class Tunnel:
                 self.wait(lambda: False, CLOSED_LINGER)
         except TunnelEnded:
             pass  # the peer is gone as well
-        self.flush(monotonic())
+        if not self.lns.left:
+            self.flush(monotonic())
 
     @property
     def quiet(self) -> bool:
@@ -298,7 +299,7 @@ class Tunnel:
     def flush(self, now: float) -> None:
         """Put on the wire what is due: new messages, retransmissions, acknowledgements."""
         if self.lns.left:
-            return
+            raise TunnelEnded(ends.SHUTDOWN, None)  # the next process goes on from here
         datagrams = self.reliable.outgoing(now)
         self.lns.journal.control(self)  # a successor must not know less than what the LAC is about to see
         for datagram in datagrams:

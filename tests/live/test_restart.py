@@ -183,8 +183,9 @@ def restart_with(lab: Lab, sessions: int, how: int) -> None:
     lost, gap = stage.silence()
     resumed = stage.server.wait_for("state_resumed")
     print(
-        f"\n{signal.Signals(how).name}, {sessions} sessions: {resumed['sessions']} taken up, leaving {down - begun:.2f} s, "
-        f"starting {up - down:.2f} s, {gap:.2f} s without service, {lost} of {stage.sent} packets lost"
+        f"\n{signal.Signals(how).name}, {sessions} sessions: {resumed['sessions']} taken up, "
+        f"leaving {down - begun:.2f} s, starting {up - down:.2f} s, "
+        f"{gap:.2f} s without service, {lost} of {stage.sent} packets lost"
     )
     assert resumed["sessions"] == sessions and resumed["tunnels"] == len(stage.lacs)
     assert all(subscriber.online for subscriber in stage.subscribers)
