@@ -193,10 +193,15 @@ class Daemon:
         self.accounting.open()
         if config.pid_file:
             write_pid_file(Path(config.pid_file))
+        gc.disable()  # much is made now, and nothing of it is garbage
         saved = self.load_state()
         self.plane.start()
         self.plane.serve(self.pool.prefixes())
         resumed = resume(self.lns, saved)
+        accounted = set(self.accounting.open_sessions())
+        for session in resumed.sessions:
+            if session.acct_session_id not in accounted:  # accounting was off, or its spool is gone
+                self.accounting.start(session.usage())
         self.accounting.recover(resumed.accounted)
         if not resumed.sessions:  # else the RADIUS server would take their records for closed (RFC 2866 4.1)
             self.accounting.on()
@@ -217,9 +222,11 @@ class Daemon:
         self.console.start()
         for signum in SIGNALS:
             gevent.signal_handler(signum, self.signals.put, signum)
-        gc.collect()
+        if not resumed.sessions:
+            gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        gc.enable()
         notify(f"READY=1\nMAINPID={os.getpid()}")
         self.logger.info(
             "ready", hostname=config.hostname, pool=self.pool.size, took=round(monotonic() - self.started, 3)

@@ -90,7 +90,7 @@ class SessionRecord:
     opened: float
     online_since: float
     time_from: float
-    profile: dict[str, Any] = field(default_factory=dict)  # an AuthReply, whose type is declared above us
+    profile: Any = field(default_factory=dict)  # an AuthReply, whose type is declared above us, or the JSON of one
     answer_identifier: int = 0  # of the PAP or CHAP answer, which may be asked for again
     answer_message: bytes = b""
     next_interim: float = 0.0
@@ -167,8 +167,8 @@ def _converter(hint: Any) -> Convert:
         return lambda value, unknown: tuple(
             convert(one, unknown) for convert, one in zip(items, _list(value), strict=True)
         )
-    if origin is dict:
-        return _plain(dict)
+    if hint is Any:
+        return lambda value, unknown: value
     if hint is float:
         return lambda value, unknown: float(_of(value, (int, float)))
     if hint is bytes:

@@ -2,7 +2,7 @@
 
 A tunnel enters its life at `serve`, a session at `serve`, too: no message of L2TP, LCP or IPCP is due because of the
 restart. After a crash each tunnel says HELLO first, to learn from the acknowledgement what the LAC expects
-(docs/decisions/0001-saved-state.md). Calls that were not online yet get their CDN.
+(docs/decisions/0008-saved-state.md). Calls that were not online yet get their CDN.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import gevent
-import orjson
 
 from l2tpns.dataplane.path import Path
 from l2tpns.proto import messages
@@ -24,7 +23,7 @@ from l2tpns.proto.messages import CDN, HELLO, ICRQ, SCCRQ, CdnResult, ResultCode
 from l2tpns.proto.pap import PapReply
 from l2tpns.proto.reliable import Reliable
 from l2tpns.radius.types import AuthReply
-from l2tpns.records import CallRecord, Replay, SessionRecord, TunnelRecord, UsageRecord, decode, default
+from l2tpns.records import CallRecord, Replay, SessionRecord, TunnelRecord, UsageRecord, decode
 from l2tpns.session import Session
 from l2tpns.tunnel import Tunnel, TunnelState
 
@@ -94,7 +93,7 @@ def session_record(session: Session) -> SessionRecord:
         opened=session.opened_wall,
         online_since=session.online_since + shift,
         time_from=session.time_from + shift,
-        profile=orjson.loads(orjson.dumps(profile, default)),
+        profile=profile,
         answer_identifier=answer.identifier,
         answer_message=answer.message,
         next_interim=session.next_interim + shift if session.next_interim else 0.0,
@@ -209,7 +208,6 @@ def _resume_session(lns: Lns, record: SessionRecord, exact: bool) -> Session:
     lns.by_user.setdefault(session.user.lower(), set()).add(session)
     lns.plane.attach(session.path)
     session.carry()
-    lns.accounting.start(session.usage())  # only said where the spool knows of none
     session.set_timer(monotonic())
     return session
 
