@@ -15,7 +15,7 @@ STAMP := $(VENV)/.ready
 CODE := setup.py l2tpns modules tests bench
 KEEP ?=
 # Tests without a socket: what `make check` has time for.
-PURE := tests/proto $(patsubst %,tests/daemon/test_%.py,config counters log pool wheel)
+PURE := tests/proto $(patsubst %,tests/daemon/test_%.py,config console_grammar console_keys counters log pool wheel)
 
 PREFIX ?= /usr
 DESTDIR ?=

@@ -46,8 +46,8 @@ from l2tpns.state import StateStore
 
 SIGNALS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # Reference counts free what ends; the collector is for our mistakes, and each time walks what has come since the last:
-# 5 ms after 250 new sessions, 30 ms after 2,500, and everything only after a quarter of a million.
-GC_THRESHOLDS = (10_000, 10, 100)
+# 2 ms after 120 new sessions, 10 ms after 600, and everything only after a quarter of a million.
+GC_THRESHOLDS = (5_000, 5, 400)
 HANDOVER = 0.5  # seconds to deliver accounting records when the sessions live on
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")  # of the network namespace that we are in
 RADIUS_VARIABLES = ("radius", "bind_address", "bind_multi_address", "hostname")

@@ -27,6 +27,7 @@ from l2tpns.logsink import Memory, Sink, open_sink
 
 CRITICAL, ERROR, WARNING, INFO, CALL, DATA = range(6)
 LEVELS = ("critical", "error", "warning", "info", "call", "data")
+AUDIT = "audit"  # as important as critical to be written, but nothing is wrong
 
 HIDDEN = "***"
 _SECRET_KEYS = frozenset({"password", "secret", "response", "authenticator"})
@@ -127,6 +128,10 @@ class Logger(structlog.BoundLoggerBase):
         """An event of a tunnel's or session's life."""
         if self._logger.level >= INFO:
             self._write("info", event, facts)
+
+    def audit(self, event: str, **facts: object) -> None:
+        """Who did what to the server: written whatever `debug` says."""
+        self._write(AUDIT, event, facts)
 
     def call(self, event: str, **facts: object) -> None:
         """Details of a call: messages and states."""
@@ -264,7 +269,7 @@ class _Render:
         event = facts.pop("event")
         hidden = self._output.hidden
         line = _line(level, event, {key: _fact(key, value, hidden) for key, value in facts.items()})
-        return (line, LEVELS.index(level)), {}  # the arguments of Output.write
+        return (line, CRITICAL if level == AUDIT else LEVELS.index(level)), {}  # the arguments of Output.write
 
 
 def _line(level: str, event: str, facts: dict[str, Any]) -> bytes:

@@ -29,7 +29,7 @@ from l2tpns.records import SCHEMA, Replay, default
 
 SUFFIX = ".state"
 DAMAGED, REFUSED = ".damaged", ".refused"  # what a file that was set aside is called
-GROWTH = 4 << 20  # octets beyond twice the live state before it is written anew
+GROWTH = 16 << 20  # octets beyond twice the live state before it is written anew
 LARGEST = 1 << 30  # no file of ours is larger
 
 

@@ -123,10 +123,18 @@ class Tunnel:
             self.log.exception("tunnel_failed")
         finally:
             if not self.lns.left:
-                try:
-                    self.close(end)
-                finally:
-                    self.lns.tunnel_gone(self)
+                self.leave(end)
+
+    def leave(self, end: TunnelEnded) -> None:
+        """The one exit, but for a process that leaves without a word."""
+        try:
+            self.close(end)
+        except Exception:
+            self.log.exception("tunnel_failed")
+        finally:
+            for session in list(self.sessions.values()):  # whatever happened, none outlives its tunnel
+                session.end(end.reason, tell=False)
+            self.lns.tunnel_gone(self)
 
     def open(self) -> None:
         """7.2.1: answer the SCCRQ, wait for an acceptable SCCCN."""
@@ -197,9 +205,9 @@ class Tunnel:
             error=int(end.error),
             sessions=len(self.sessions),
         )
+        self.lns.tunnel_closing(self, says_goodbye=end.result is not None)
         for session in list(self.sessions.values()):
             session.end(end.reason, tell=False, text=end.text)
-        self.lns.tunnel_closing(self, says_goodbye=end.result is not None)
         try:
             if end.result is not None:
                 self.send(

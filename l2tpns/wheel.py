@@ -29,7 +29,7 @@ class Timer(Generic[T]):
 
     def cancel(self) -> None:
         if self.slot is not None:
-            del self.slot[self]
+            _remove(self.slot, self)
             self.slot = None
 
 
@@ -67,7 +67,13 @@ class Wheel(Generic[T]):
                 if timer.rounds:
                     timer.rounds -= 1
                     continue
-                del slot[timer]
+                _remove(slot, timer)
                 timer.slot = None
                 due.append(timer.entry)
         return due
+
+
+def _remove(slot: dict[Timer[T], None], timer: Timer[T]) -> None:
+    del slot[timer]
+    if not slot:
+        slot.clear()  # an emptied dict keeps the table of its busiest moment, and there are a thousand slots

@@ -158,7 +158,7 @@ class Shell:
                 self._log.info("console_refused", user=self.user, peer=self.peer, command=call.line, why=str(refused))
             raise
         if call.command.changes:
-            self._log.info("console_command", user=self.user, peer=self.peer, command=call.line)
+            self._log.audit("console_command", user=self.user, peer=self.peer, command=call.line)
         if said is None:
             return
         output = said if isinstance(said, Output) else text(said)

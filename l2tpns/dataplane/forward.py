@@ -65,7 +65,7 @@ class Forwarder:
             return
         first, total, fragment, protocol, source = HEADER.unpack_from(packet)
         if total != octets:
-            if total > octets:
+            if total > octets or total < ipv4.HEADER_LENGTH:
                 self._drop_bad_ip(path)
                 return
             packet = packet[:total]  # what follows is padding (RFC 1661 2)

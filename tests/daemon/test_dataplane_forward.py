@@ -105,6 +105,9 @@ def test_padding_after_the_packet_is_cut_off_and_not_counted() -> None:
         b"\x44" + ip(CLIENT, HOST)[1:],  # a header of 16 octets
         b"\x4f" + ip(CLIENT, HOST)[1:],  # a header longer than the packet
         b"\x65" + ip(CLIENT, HOST)[1:],  # version 6
+        ip(CLIENT, HOST)[:2] + b"\0\0" + ip(CLIENT, HOST)[4:],  # a total length of 0
+        ip(CLIENT, HOST)[:2] + b"\0\x13" + ip(CLIENT, HOST)[4:],  # less than a header's
+        b"\x46\0\0\x14" + ip(CLIENT, HOST)[4:],  # less than its header's
     ],
 )
 def test_what_is_no_ip_packet_is_dropped_and_counted(packet: bytes) -> None:

@@ -317,3 +317,27 @@ def test_a_secret_that_is_an_ordinary_word_does_not_black_out_our_own_words():
     log.get().info("tunnel_down", cause="tunnel_closed", why="the tunnel is closed")
     (record,) = log.records("tunnel_down")
     assert (record["cause"], record["why"]) == ("tunnel_closed", "the *** is closed")
+
+
+def test_who_listens_gets_lines_that_the_log_leaves_out() -> None:
+    log = Log.in_memory(level=0)
+    heard: list[int] = []
+    listener = log.listen({3, 5}, lambda line, level: heard.append(level))
+    logger = log.get()
+    logger.info("a")
+    logger.data("b")
+    logger.warning("c")
+    assert heard == [3, 5]
+    assert log.records() == []
+    assert log.level == 0
+    log.unlisten(listener)
+    logger.info("d")
+    assert not logger.enabled(1)
+    assert heard == [3, 5]
+
+
+def test_what_an_operator_did_is_written_at_every_level():
+    log = Log.in_memory(level=0)
+    log.get().info("session_up")
+    log.get().audit("console_command", user="fred")
+    assert [record["event"] for record in log.records()] == ["console_command"]

@@ -298,3 +298,23 @@ def test_more_control_messages_than_fit_are_dropped_and_taken_when_they_come_aga
     peer.ns += 8
     while peer.hear().nr != peer.ns:
         pass
+
+
+def test_a_failure_of_our_own_while_closing_leaves_no_session_behind(
+    server: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.meant = ("tunnel_failed",)
+    lac = server.lac(defaults=QUICK).connect()
+    lac.call("fred", "pw").wait_online()
+
+    end = tunnel.Session.end
+
+    def fail_while_closing(self: tunnel.Session, reason: ends.Reason, *, tell: bool = True, text: str = "") -> None:
+        if text:
+            raise RuntimeError("planted")
+        end(self, reason, tell=tell)
+
+    monkeypatch.setattr(tunnel.Session, "end", fail_while_closing)
+    lac.stop()
+    until(lambda: not server.lns.sessions and not server.lns.tunnels)
+    assert server.events("session_down")[0]["cause"] == "tunnel_closed"

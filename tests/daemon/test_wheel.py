@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,3 +82,14 @@ def test_every_timer_fires_once_within_a_slot_of_its_time(delays: list[float], s
             assert now - start <= delay + 0.7 + 0.2 + 1e-6, "late"
             fired.append(delay)
     assert sorted(fired) == sorted(delays)
+
+
+def test_a_slot_that_was_busy_once_gives_its_memory_back() -> None:
+    wheel: Wheel[int] = Wheel(0.0, tick=0.1, size=16)
+    empty = sum(map(sys.getsizeof, wheel._slots))
+    timers = [wheel.schedule(number, number % 16 / 10, 0.0) for number in range(10_000)]
+    assert sum(map(sys.getsizeof, wheel._slots)) > 10 * empty
+    for timer in timers[:5000]:
+        timer.cancel()
+    assert len(wheel.advance(1.6)) == 5000
+    assert sum(map(sys.getsizeof, wheel._slots)) <= empty

@@ -47,8 +47,9 @@ between quotation marks; in it `\\"` and `\\\\` stand for `"` and `\\`. The file
 a value is wrong, the server says in which file and line, what would be right, and does not start; at a reload it goes
 on as before.
 
-Beside it stand `l2tpns.ip_pool` (the addresses of subscribers; `ip_pool` is found too) and `l2tpns.secrets`
-(subscribers and passwords, used while `primary_radius` and `secondary_radius` are not set).
+Beside it stand `l2tpns.ip_pool` (the addresses of subscribers; `ip_pool` is found too), `l2tpns.secrets` (subscribers
+and passwords, used while `primary_radius` and `secondary_radius` are not set) and `l2tpns.users` (who may use the
+console; `users` is found too).
 
 ## Variables
 
@@ -156,7 +157,13 @@ provoke at will, {logs.MOST_PROVOKED} lines a second are written; the next one t
 
 def _log_calls(tree: ast.AST) -> Iterator[tuple[str, str, list[str]]]:
     """(level, event, keys) of each call such as `self.log.info("tunnel_up", window=4)`."""
-    named = {"debug": "call", "exception": "error", "provoked": "warning", **{level: level for level in logs.LEVELS}}
+    named = {
+        "debug": "call",
+        "exception": "error",
+        "provoked": "warning",
+        "audit": "audit",
+        **{level: level for level in logs.LEVELS},
+    }
     for node in ast.walk(tree):
         match node:
             case ast.Call(

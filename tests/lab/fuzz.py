@@ -313,8 +313,9 @@ class Campaign:
                 self.statuses += 1
                 self.report.last = entry
             elif "traceback" in entry or event in BAD_EVENTS or entry["level"] in ("error", "critical"):
-                if len(self.report.faults) < 20:
-                    self.report.faults.append(line.decode())
+                fault = f"{event}: {entry.get('traceback', line.decode())}"
+                if fault not in self.report.faults and len(self.report.faults) < 20:
+                    self.report.faults.append(fault)
 
     def settle(self) -> None:
         """Wait until only the good LAC is left in the tables."""
