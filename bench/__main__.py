@@ -14,7 +14,7 @@ from bench.common import machine, pin_ourselves  # noqa: E402
 from tests.lab.netns import is_root  # noqa: E402
 
 QUICK = ("setup", "memory", "forward")
-LONG = ("cycles", "soak")
+LONG = ("cycles", "soak", "restart")
 
 
 def main(words: list[str]) -> int:

@@ -92,9 +92,12 @@ class Config:
     )
     save_state: bool = setting(
         False,
-        "write tunnels and sessions to disk at SIGTERM and take them up at the start",
+        "keep tunnels and sessions on disk, leave without a word at SIGTERM, and take them up at the start",
         _BOOL,
-        pending="saved state comes with a later release",
+    )
+    state_dir: str = setting("", "where they are kept; nothing: /var/lib/l2tpns/state", _PATH, RESTART)
+    state_max_age: int = setting(
+        300, "saved state of a server that has been away for longer is refused as a whole", _seconds(1, 86400), RESTART
     )
     shutdown_timeout: int = setting(
         20, "how long leaving may take: disconnects sent and accounting delivered", _seconds(0, 3600)

@@ -73,6 +73,7 @@ class Counters:
     # Calls and sessions
     calls_refused: int = counter("calls refused: limit, protocol")
     sessions_online: int = counter("sessions that came online, gone ones included")
+    sessions_resumed: int = counter("sessions taken up again after a restart")
     sessions_ended: int = counter("sessions that ended, online or not")
     sessions_replaced: int = counter("sessions ended by a new login of the same user or address")
     no_address: int = counter("sessions ended because no address was free")

@@ -1,8 +1,8 @@
 """The daemon: builds the parts in order, obeys signals, takes everything down again.
 
 Signals (manual: Signals) are only queued by their handlers and served by the main greenlet. HUP: read the
-configuration again, reopen the log. QUIT: disconnect everybody and leave. TERM and INT: the same for now, since there
-is no saved state yet. USR1: a line with all counters into the log.
+configuration again, reopen the log. QUIT: disconnect everybody and leave. TERM and INT: with save_state leave without a
+word, to be back with every session; else as QUIT. USR1: a line with all counters into the log.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from dataclasses import dataclass, replace
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
@@ -38,13 +39,17 @@ from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.secrets import SecretsBackend
 from l2tpns.radius.types import Backend, RadiusSettings
+from l2tpns.records import Replay
+from l2tpns.resume import resume
 from l2tpns.settings import Effect, Setting
 from l2tpns.speed import bandwidth_line, sample
+from l2tpns.state import StateStore
 
 SIGNALS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # Reference counts free what ends; the collector is for our mistakes, and each time walks what has come since the last:
 # 2 ms after 120 new sessions, 10 ms after 600, and everything only after a quarter of a million.
 GC_THRESHOLDS = (5_000, 5, 400)
+HANDOVER = 0.5  # seconds to deliver accounting records when the sessions live on
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")  # of the network namespace that we are in
 RADIUS_VARIABLES = ("radius", "bind_address", "bind_multi_address", "hostname")
 
@@ -96,6 +101,7 @@ class Daemon:
         self.counters = Counters()
         self.signals: Queue[int] = Queue()
         self.started = monotonic()
+        self.farewell = False  # everybody is to be disconnected, no state is to be left
         self.bandwidth = ""
         self.console: Console | None = None
 
@@ -134,6 +140,7 @@ class Daemon:
         self.radius: RadiusBackend | None = None
         self.secrets: SecretsBackend | None = None
         self.backend = self.choose_backend()
+        self.store: StateStore | None = None
 
     def read_pool(self, config: Config) -> Layout:
         """The addresses to give out; none without a file (RADIUS may name them all). Raises ConfigError."""
@@ -184,29 +191,65 @@ class Daemon:
             on_lost=lambda: self.signals.put(signal.SIGQUIT),
         )
         self.lns.plane = self.plane
+        self.accounting.open()
+        if config.pid_file:
+            write_pid_file(Path(config.pid_file))
+        gc.disable()  # much is made now, and nothing of it is garbage
+        saved = self.load_state()
         self.plane.start()
         self.plane.serve(self.pool.prefixes())
-        self.accounting.open()
-        self.accounting.recover(())
-        self.accounting.on()
+        resumed = resume(self.lns, saved)
+        accounted = set(self.accounting.open_sessions())
+        for session in resumed.sessions:
+            if session.acct_session_id not in accounted:  # accounting was off, or its spool is gone
+                self.accounting.start(session.usage())
+        self.accounting.recover(resumed.accounted)
+        if not resumed.sessions:  # else the RADIUS server would take their records for closed (RFC 2866 4.1)
+            self.accounting.on()
         self.lns.start()
         self.lns.usage_files.start()
         self.figures = Figures(self.lns, self.accounting, self.logger)
         self.figures.start()
+        assert self.store is not None
+        self.lns.journal.start(self.store, *resumed.gone)
+        if not saved.empty:
+            self.logger.warning(
+                "state_resumed",
+                tunnels=resumed.tunnels,
+                sessions=len(resumed.sessions),
+                calls_ended=resumed.calls,
+                away=round(time.time() - saved.time, 1),
+                clean=saved.clean,
+            )
         gevent.spawn(self.watch_speed)
         self.console = Console(self.office(), self.logger)
         self.console.start()
         for signum in SIGNALS:
             gevent.signal_handler(signum, self.signals.put, signum)
-        if config.pid_file:
-            write_pid_file(Path(config.pid_file))
-        gc.collect()
+        if not resumed.sessions:
+            gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        gc.enable()
         notify(f"READY=1\nMAINPID={os.getpid()}")
         self.logger.info(
             "ready", hostname=config.hostname, pool=self.pool.size, took=round(monotonic() - self.started, 3)
         )
+
+    def load_state(self) -> Replay:
+        """What an earlier process left. A directory that is not ours alone costs the state, not the service."""
+        self.store = store = StateStore(self.config.state_dir or state_directory() / "state", self.logger)
+        if not self.config.save_state and not store.directory.is_dir():
+            return Replay()  # and it is not made
+        try:
+            store.open()
+        except ConfigError as error:
+            self.logger.error("state_not_kept", why=str(error))
+            return Replay()
+        if not self.config.save_state:
+            store.erase()  # of another life: nobody may ever take it up
+            return Replay()
+        return store.load(self.config.state_max_age)
 
     def office(self) -> Office:
         """What the console may see and do."""
@@ -231,25 +274,39 @@ class Daemon:
             elif signum == signal.SIGUSR1:
                 self.report()
             else:
-                self.logger.info("leaving", signal=signal.Signals(signum).name, sessions=len(self.lns.sessions))
+                self.lns.usage_files.write()  # before the state is: it says how much they have told
+                quiet = signum in (signal.SIGTERM, signal.SIGINT) and self.lns.leave()
+                self.farewell = not quiet
+                self.logger.info(
+                    "leaving", signal=signal.Signals(signum).name, sessions=len(self.lns.sessions), state_saved=quiet
+                )
                 return
 
     def stop(self) -> None:
-        """Say goodbye to everybody, deliver or keep the accounting records, leave no kernel state."""
+        """Say goodbye to everybody, or to nobody; deliver or keep the accounting records, leave no kernel state."""
         notify("STOPPING=1")
         if self.console is not None:
             self.console.stop()
         until = monotonic() + self.config.shutdown_timeout
         lns = getattr(self, "lns", None)
+        quiet = lns is not None and lns.left
         if lns is not None:
-            lns.shutdown(self.config.shutdown_timeout / 2)
+            if not quiet:
+                lns.shutdown(self.config.shutdown_timeout / 2)
+            if self.farewell:
+                lns.journal.erase()
             self.plane.stop()
-            lns.usage_files.stop()
+            if not quiet:
+                lns.usage_files.stop()
         if hasattr(self, "figures"):
             self.figures.stop()
         if hasattr(self, "accounting"):
-            self.accounting.off()
-            self.accounting.close(max(1.0, until - monotonic()))
+            if not quiet:
+                self.accounting.off()
+            # The next process delivers what this one does not: nobody is to wait for that.
+            self.accounting.close(HANDOVER if quiet else max(1.0, until - monotonic()))
+        if self.store is not None:
+            self.store.close()
         if self.radius is not None:
             self.radius.close()
         if self.config.pid_file:

@@ -69,6 +69,7 @@ def time_is_over(session: Session, profile: AuthReply, now: float) -> None:
         raise SessionEnded(ends.SESSION_TIMEOUT)
     session.profile, session.time_from = reply, now
     filtering.bind(session, reply.filter_ids)
+    session.lns.journal.session(session)
 
 
 def next_due(session: Session) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from ipaddress import IPv4Address
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,12 @@ from l2tpns.proto.chap import ChapServer
 from l2tpns.proto.control import Notice
 from l2tpns.proto.credentials import Credentials
 from l2tpns.proto.fsm import State, Timers
-from l2tpns.proto.ipcp import Ipcp
+from l2tpns.proto.ipcp import Ipcp, IpcpPolicy
 from l2tpns.proto.lcp import AuthChoice, Lcp, LcpWishes
 from l2tpns.proto.messages import ICCN, ICRQ, SLI, WEN, CdnResult, ErrorCode, Message, ProxyAuthenType
 from l2tpns.proto.pap import PapServer
 from l2tpns.proto.ppp import Protocol
+from l2tpns.radius.types import Assign, AuthReply
 
 if TYPE_CHECKING:
     from l2tpns.lns import Lns
@@ -110,6 +112,26 @@ class Link:
             max_configure=config.ppp_max_configure,
             max_failure=config.ppp_max_failure,
         )
+
+    def new_authenticator(self, choice: AuthChoice | None) -> PapServer | ChapServer:
+        if choice is AuthChoice.PAP:
+            return PapServer(partial(self.send_frame, Protocol.PAP))
+        name = self.lns.config.hostname.encode()
+        return ChapServer(partial(self.send_frame, Protocol.CHAP), self.lns.random, name, self.timers())
+
+    def new_ipcp(self, profile: AuthReply, address: IPv4Address | None) -> Ipcp:
+        """`address` is what the subscriber gets; with Assign.PEER it chooses itself."""
+        config = self.lns.config
+        peer_chooses = profile.assign is Assign.PEER
+        policy = IpcpPolicy(
+            local=config.ppp_local_address,
+            peer=None if peer_chooses else address,
+            dns=profile.dns or config.dns,
+            peer_may_choose=peer_chooses,
+        )
+        ipcp = Ipcp(partial(self.send_frame, Protocol.IPCP), self.on_ipcp, self.lns.random, self.timers(), policy)
+        ipcp.peer_mru = self.lcp.peer_mru
+        return ipcp
 
     def must_end(self, why: SessionEnded | ProtocolError) -> None:
         """What the LAC has said ends this call. The first time counts: it may say it as often as it likes."""

@@ -24,6 +24,7 @@ from l2tpns.dataplane.udp import Endpoint
 from l2tpns.errors import ProtocolError, WireError
 from l2tpns.history import LENGTH as HISTORY_LENGTH
 from l2tpns.history import Ending
+from l2tpns.journal import Journal
 from l2tpns.log import Logger
 from l2tpns.pool import Pool
 from l2tpns.proto import messages
@@ -88,6 +89,8 @@ class Lns:
         self.history: deque[Ending] = deque(maxlen=HISTORY_LENGTH)
         self.usage_files = UsageFiles(self)
         self.shutting_down = False
+        self.left = False  # without a word: everything is on disk, nobody may say or end anything any more
+        self.journal = Journal(self)
         self.acct_session_ids = SessionIds(random)
         self._refusal_second = 0
         self._refusals = 0
@@ -111,6 +114,8 @@ class Lns:
 
     def on_control(self, datagram: bytes, peer: Peer, endpoint: Endpoint) -> None:
         """A datagram with T=1; called by the UDP reader, so it must neither block nor raise."""
+        if self.left:
+            return  # not acknowledged: the next process has it sent again
         try:
             header = parse_control(datagram)
         except WireError:
@@ -234,6 +239,7 @@ class Lns:
     def tunnel_established(self, tunnel: Tunnel) -> None:
         self.counters.tunnels_opened += 1
         self.no_longer_half_open(tunnel)
+        self.journal.tunnel(tunnel)
         for older in list(self.tunnels.values()):
             if older is not tunnel and older.peer == tunnel.peer and older.peer_id == tunnel.peer_id:
                 older.end(ends.TUNNEL_LOST, None, "the LAC has begun anew")
@@ -241,6 +247,7 @@ class Lns:
     def tunnel_closing(self, tunnel: Tunnel, *, says_goodbye: bool) -> None:
         """One that never came up stays in the limit of half-open ones until its LAC has acknowledged our StopCCN."""
         self.counters.tunnels_closed += 1
+        self.journal.tunnel_gone(tunnel)
         if not says_goodbye:
             self.no_longer_half_open(tunnel)
         self.lingering += 1
@@ -296,6 +303,7 @@ class Lns:
         self.sessions[session.id] = session
         tunnel.session_born(session)
         self.starting[tunnel.lac] += 1
+        self.journal.call(session)
         session.greenlet = gevent.spawn(session.run)
 
     def session_started(self, session: Session) -> None:
@@ -303,6 +311,7 @@ class Lns:
 
     def session_gone(self, session: Session) -> None:
         self.counters.sessions_ended += 1
+        self.journal.session_gone(session)
         del self.sessions[session.id]
         session.tunnel.session_gone(session)
 
@@ -378,6 +387,11 @@ class Lns:
             del counter[host]
 
     # Leaving
+
+    def leave(self) -> bool:
+        """Without a word, everything on disk for the next process; False when it cannot be written."""
+        self.left = self.journal.leave()
+        return self.left
 
     def shutdown(self, patience: float) -> None:
         """CDN and StopCCN to everybody, and wait until they are acknowledged or `patience` seconds are over."""

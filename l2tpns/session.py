@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from ipaddress import IPv4Address
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -25,8 +24,6 @@ from l2tpns.link import TICK, Link, Renegotiated, proxy_credentials
 from l2tpns.proto.chap import ChapServer
 from l2tpns.proto.credentials import Credentials
 from l2tpns.proto.fsm import State
-from l2tpns.proto.ipcp import Ipcp, IpcpPolicy
-from l2tpns.proto.lcp import AuthChoice
 from l2tpns.proto.messages import (
     CDN,
     ICRP,
@@ -38,7 +35,6 @@ from l2tpns.proto.messages import (
     ResultCode,
 )
 from l2tpns.proto.pap import PapServer
-from l2tpns.proto.ppp import Protocol
 from l2tpns.radius.types import Assign, AuthReply, AuthRequest, Usage
 
 if TYPE_CHECKING:
@@ -57,8 +53,8 @@ class Session(Link):
     """One call, one PPP link, one subscriber."""
 
     __slots__ = (
+        "_job",
         "_renegotiations",
-        "_starting",
         "acct_session_id",
         "address",
         "call_serial",
@@ -73,6 +69,7 @@ class Session(Link):
         "opened_wall",
         "profile",
         "rx_speed",
+        "starting",
         "time_from",
         "timer",
         "tx_speed",
@@ -96,22 +93,25 @@ class Session(Link):
         self.next_echo = self.next_interim = self.next_challenge = 0.0
         self.timer: Timer[Session] | None = None
         self.greenlet: Any = None
+        self._job: Any = None
         self._renegotiations: tuple[float, ...] = ()  # when the last ones were
-        self._starting = True
+        self.starting = True
 
     # The life
 
     def run(self) -> None:
-        """From ICRQ to CDN."""
+        """From ICRQ to CDN; of a session that was online before a restart, from there."""
         ended = SessionEnded(ends.SHUTDOWN)  # if the greenlet is killed
         try:
-            self.answer_call()
+            if not self.online_since:
+                self.answer_call()
             while True:
                 try:
-                    self.open_link()
-                    self.authenticate()
-                    self.open_networks()
-                    self.go_online()
+                    if not self.online_since:
+                        self.open_link()
+                        self.authenticate()
+                        self.open_networks()
+                        self.go_online()
                     self.serve()
                 except Renegotiated:
                     self.log.info("lcp_renegotiated", user=self.user)
@@ -125,7 +125,8 @@ class Session(Link):
             self.log.exception("session_failed")
             ended = SessionEnded(ends.INTERNAL_ERROR)
         finally:
-            self.release(ended)
+            if not self.lns.left:
+                self.release(ended)
 
     def begin_again(self, now: float) -> None:
         """How long the next login may take, and whether there may be one: each costs a question and two records."""
@@ -170,16 +171,7 @@ class Session(Link):
     def authenticate(self) -> None:
         """PAP or CHAP as LCP agreed, by the LAC's proxy authentication if it may be used; then the verdict."""
         self.phase = "authenticate"
-        choice = self.lcp.auth
-        if choice is AuthChoice.PAP:
-            self.authenticator = PapServer(partial(self.send_frame, Protocol.PAP))
-        else:
-            self.authenticator = ChapServer(
-                partial(self.send_frame, Protocol.CHAP),
-                self.lns.random,
-                self.lns.config.hostname.encode(),
-                self.timers(),
-            )
+        self.authenticator = self.new_authenticator(self.lcp.auth)
         self.credentials = self.proxied_credentials(self.authenticator)
         if self.credentials is None:
             if isinstance(self.authenticator, ChapServer):
@@ -292,23 +284,10 @@ class Session(Link):
         """IPCP with the address that RADIUS or the pool gives."""
         self.phase = "network"
         assert self.profile is not None
-        config = self.lns.config
         peer_chooses = self.profile.assign is Assign.PEER
         if not peer_chooses:
             self.choose_address(self.profile)
-        self.ipcp = Ipcp(
-            partial(self.send_frame, Protocol.IPCP),
-            self.on_ipcp,
-            self.lns.random,
-            self.timers(),
-            IpcpPolicy(
-                local=config.ppp_local_address,
-                peer=self.address,
-                dns=self.profile.dns or config.dns,
-                peer_may_choose=peer_chooses,
-            ),
-        )
-        self.ipcp.peer_mru = self.lcp.peer_mru
+        self.ipcp = self.new_ipcp(self.profile, self.address)
         now = monotonic()
         self.ipcp.open(now)
         self.ipcp.lower_up(now)
@@ -353,6 +332,7 @@ class Session(Link):
         self.lns.accounting.start(self.usage())
         housekeeping.begin(self, now)
         self.set_timer(now)
+        self.lns.journal.session(self)
         self.log.info(
             "session_up",
             user=self.user,
@@ -367,8 +347,8 @@ class Session(Link):
 
     def stop_starting(self) -> None:
         """Online, or ended before: this call no longer counts among those that are starting."""
-        if self._starting:
-            self._starting = False
+        if self.starting:
+            self.starting = False
             self.lns.session_started(self)
 
     def carry(self) -> None:
@@ -400,6 +380,7 @@ class Session(Link):
             self.lns.plane.offline(self.path)
             usage = self.usage(reason.terminate)  # now that no packet can follow
             self.online_since = 0.0
+            self.lns.journal.call(self)  # before the Stop: a session that has its Stop is never taken up again
             self.lns.accounting.stop(usage)
             self.lns.usage_files.ended(self, usage)
             self.path.reset_counters()

@@ -112,7 +112,8 @@ class Tunnel:
         """From SCCRQ to the last acknowledgement."""
         end = TunnelEnded(ends.INTERNAL_ERROR, StopCcnResult.GENERAL, ErrorCode.VENDOR)
         try:
-            self.open()
+            if self.state is TunnelState.WAIT_CTL_CONN:  # else it was established before a restart
+                self.open()
             self.serve()
         except TunnelEnded as reason:
             end = reason.detached()
@@ -121,14 +122,19 @@ class Tunnel:
         except Exception:
             self.log.exception("tunnel_failed")
         finally:
-            try:
-                self.close(end)
-            except Exception:
-                self.log.exception("tunnel_failed")
-            finally:
-                for session in list(self.sessions.values()):  # whatever happened, none outlives its tunnel
-                    session.end(end.reason, tell=False)
-                self.lns.tunnel_gone(self)
+            if not self.lns.left:
+                self.leave(end)
+
+    def leave(self, end: TunnelEnded) -> None:
+        """The one exit, but for a process that leaves without a word."""
+        try:
+            self.close(end)
+        except Exception:
+            self.log.exception("tunnel_failed")
+        finally:
+            for session in list(self.sessions.values()):  # whatever happened, none outlives its tunnel
+                session.end(end.reason, tell=False)
+            self.lns.tunnel_gone(self)
 
     def open(self) -> None:
         """7.2.1: answer the SCCRQ, wait for an acceptable SCCCN."""
@@ -215,7 +221,8 @@ class Tunnel:
                 self.wait(lambda: False, CLOSED_LINGER)
         except TunnelEnded:
             pass  # the peer is gone as well
-        self.flush(monotonic())
+        if not self.lns.left:
+            self.flush(monotonic())
 
     @property
     def quiet(self) -> bool:
@@ -299,7 +306,11 @@ class Tunnel:
 
     def flush(self, now: float) -> None:
         """Put on the wire what is due: new messages, retransmissions, acknowledgements."""
-        for datagram in self.reliable.outgoing(now):
+        if self.lns.left:
+            raise TunnelEnded(ends.SHUTDOWN, None)  # the next process goes on from here
+        datagrams = self.reliable.outgoing(now)
+        self.lns.journal.control(self)  # a successor must not know less than what the LAC is about to see
+        for datagram in datagrams:
             self.endpoint.send(datagram, self.peer)
         new = self.reliable.retransmissions - self._retransmissions_counted
         if new:

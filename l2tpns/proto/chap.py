@@ -188,6 +188,19 @@ class ChapServer:
             self._reply = ChapReply(self._identifier, ok, message)
             self.send(build_reply(self._reply))
 
+    @property
+    def challenging(self) -> bool:
+        """A challenge has not been answered yet, or the response not been judged."""
+        return self._phase in (_Phase.CHALLENGED, _Phase.CHECKING)
+
+    def record(self) -> ChapReply:
+        """The last answer that was given. A challenge that is under way is left out: a successor challenges anew."""
+        return ChapReply(self._identifier, True, self._reply.message)
+
+    def restore(self, reply: ChapReply) -> None:
+        self._identifier, self._reply = reply.identifier, reply
+        self._phase = _Phase.ANSWERED
+
     def _send_challenge(self, now: float) -> None:
         # 4.1: a new Identifier and a new value each time, also when the last one was lost: a response to an old one
         # is nobody's any more.

@@ -12,7 +12,7 @@ from enum import IntEnum
 from ipaddress import IPv4Address
 
 from l2tpns.proto.control import ControlProtocol, Notice, Random
-from l2tpns.proto.fsm import Timers
+from l2tpns.proto.fsm import State, Timers
 from l2tpns.proto.options import Option
 from l2tpns.proto.ppp import Protocol
 
@@ -48,6 +48,15 @@ class IpcpPolicy:
     ask_dns: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class IpcpRecord:
+    """What a successor needs to go on with an opened IPCP."""
+
+    local: IPv4Address | None
+    peer: IPv4Address | None
+    identifier: int = 0
+
+
 class Ipcp(ControlProtocol):
     __slots__ = ("_dns", "local_address", "peer_address", "policy")
 
@@ -70,6 +79,16 @@ class Ipcp(ControlProtocol):
     @property
     def dns_learned(self) -> tuple[IPv4Address, ...]:
         return tuple(address for address in self._dns if address != UNSPECIFIED)
+
+    def record(self) -> IpcpRecord:
+        return IpcpRecord(self.local_address, self.peer_address, self._last_identifier)
+
+    def restore(self, record: IpcpRecord) -> None:
+        """Opened at once, nothing is sent and nobody is told."""
+        self.local_address, self.peer_address = record.local, record.peer
+        self._last_identifier = record.identifier
+        self.restart_count = self.timers.max_configure
+        self.state = State.OPENED
 
     # Our options
 

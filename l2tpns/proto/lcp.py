@@ -63,6 +63,20 @@ class LcpWishes:
     accm: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LcpRecord:
+    """What a successor needs to go on with an opened link."""
+
+    auth: AuthChoice | None
+    magic: int = 0
+    peer_magic: int = 0
+    our_mru: int = DEFAULT_MRU
+    peer_mru: int = DEFAULT_MRU
+    pfc: bool = False
+    acfc: bool = False
+    identifier: int = 0  # of the last packet that we began
+
+
 class Lcp(ControlProtocol):
     __slots__ = (
         "_choices",
@@ -165,6 +179,28 @@ class Lcp(ControlProtocol):
         self.state = State.OPENED
         self._tell(Notice.UP)
         return True
+
+    def record(self) -> LcpRecord:
+        return LcpRecord(
+            auth=self.auth,
+            magic=self.magic,
+            peer_magic=self.peer_magic,
+            our_mru=self.our_mru,
+            peer_mru=self.peer_mru,
+            pfc=self.pfc,
+            acfc=self.acfc,
+            identifier=self._last_identifier,
+        )
+
+    def restore(self, record: LcpRecord) -> None:
+        """Opened at once, nothing is sent and nobody is told. The peer cannot know that we were away."""
+        self.auth = record.auth
+        self.magic, self.peer_magic = record.magic, record.peer_magic
+        self.our_mru, self.peer_mru = record.our_mru, record.peer_mru
+        self.pfc, self.acfc = record.pfc, record.acfc
+        self._last_identifier = record.identifier
+        self.restart_count = self.timers.max_configure
+        self.state = State.OPENED
 
     def _would_ask(self, option: Option) -> bool:
         """Could the LAC ask this in our name?"""

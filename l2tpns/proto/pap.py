@@ -101,6 +101,13 @@ class PapServer:
             self._asked = Credentials(Protocol.PAP, self._asked.name)  # no password is kept longer than needed
             self.send(build_reply(self._reply))
 
+    def record(self) -> PapReply:
+        """The answer that was given, for a successor who may be asked again."""
+        return self._reply or PapReply(0, True)
+
+    def restore(self, reply: PapReply) -> None:
+        self._reply = reply
+
     def timeout(self, now: float) -> None:
         """There is no timer; the session calls all authenticators alike."""
 

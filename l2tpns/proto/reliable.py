@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import chain
 
 from l2tpns.proto.header import ControlHeader, build_control
 
@@ -15,6 +16,7 @@ SEQUENCE_MASK = 0xFFFF
 HALF = 0x8000  # 5.8: the 32768 numbers up to the last received one are old, the others are ahead
 MAX_WINDOW = HALF - 1  # more than this in flight, and old could not be told from new
 LEAST_CAP = 8.0  # 5.8: a cap of the interval must not be less than 8 seconds
+RESYNC_REACH = 1024  # how far the peer's numbers may be beyond a record that a crash has cut short
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,24 @@ class ReliableRecord:
     nr: int
     sent: int
     pending: tuple[tuple[int, bytes], ...]  # peer's session id, AVPs
+
+    def after(self, change: ReliableChange) -> ReliableRecord:
+        """What the record would be now."""
+        pending = (*self.pending, *change.queued)
+        acknowledged = (change.ns - self.ns) & SEQUENCE_MASK
+        return ReliableRecord(
+            self.peer_tunnel_id, self.peer_window, change.ns, change.nr, change.sent, pending[acknowledged:]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ReliableChange:
+    """What has happened since a record: the numbers as they are now, and the messages that were added."""
+
+    ns: int
+    nr: int
+    sent: int
+    queued: tuple[tuple[int, bytes], ...]
 
 
 class Reliable:
@@ -50,7 +70,7 @@ class Reliable:
         self.retransmissions = 0
         self.duplicates = 0
         self.out_of_order = 0
-        self._receive_window = receive_window
+        self.receive_window = receive_window
         self._retries = retries
         self._first_interval = first_interval
         self._max_interval = max_interval
@@ -58,6 +78,13 @@ class Reliable:
         self._unacked: deque[tuple[int, bytes]] = deque()  # sent, the last one with Ns self.ns - 1
         self._flight = 0  # how many of _unacked, from the front, we count as under way
         self._ahead: dict[int, ControlHeader] = {}
+        # After a crash, until the peer's numbers are known for certain: messages that wait for that, and whether a gap
+        # before the peer's first message may be one of our memory.
+        self._held: deque[tuple[int, bytes]] | None = None
+        self._gap_is_ours = False
+        self._added = 0  # messages ever given to send(), and how many of them a record or a change has told
+        self._told = 0
+        self._told_numbers = (0, 0, 0)
         self._ack_owed = False
         self._timeouts = 0  # in a row
         self._timer: float | None = None
@@ -89,7 +116,7 @@ class Reliable:
     @property
     def idle(self) -> bool:
         """Nothing is queued and everything sent was acknowledged."""
-        return not self._queue and not self._unacked
+        return not self._queue and not self._unacked and not self._held
 
     @property
     def cycle(self) -> float:
@@ -108,7 +135,8 @@ class Reliable:
     def send(self, session_id: int, body: bytes, now: float) -> None:
         """Queue a message for the peer's session (0: for the tunnel); outgoing() sends it."""
         self._now = now
-        self._queue.append((session_id, body))
+        self._added += 1
+        (self._queue if self._held is None else self._held).append((session_id, body))
 
     def receive(self, header: ControlHeader, now: float) -> list[ControlHeader]:
         """Take in a message; what is returned may be processed now, in this order."""
@@ -123,9 +151,16 @@ class Reliable:
             return []
         if distance:
             self.out_of_order += 1
-            if distance < self._receive_window:
-                self._ahead.setdefault(header.ns, header)
-            return []
+            if not self._gap_is_ours or header.ns not in self._ahead:
+                reach = RESYNC_REACH if self._gap_is_ours else self.receive_window
+                if distance < reach and len(self._ahead) < self.receive_window:
+                    self._ahead.setdefault(header.ns, header)
+                return []
+            # A peer that repeats this message has nothing older to repeat: what is before it was acknowledged, by us,
+            # and the crash took the memory of it.
+            self.nr = min(self._ahead, key=lambda ns: (ns - self.nr) & SEQUENCE_MASK)
+            header = self._ahead.pop(self.nr)
+        self._gap_is_ours = False
         ready: list[ControlHeader] = []
         following: ControlHeader | None = header
         while following is not None:
@@ -137,10 +172,18 @@ class Reliable:
     def _acknowledged(self, nr: int, now: float) -> None:
         """Forget what the peer has; an Nr of the past, or beyond what we sent, changes nothing."""
         count = (nr - self.ns + len(self._unacked)) & SEQUENCE_MASK
-        if not 0 < count <= len(self._unacked):
+        if self._held is not None and 0 < count - len(self._unacked) < RESYNC_REACH:
+            # The peer has had more from us than we remember. What is pending was sent with these numbers then.
+            for _ in range(min(count - len(self._unacked), len(self._queue))):
+                self._unacked.append(self._queue.popleft())
+            self.ns = nr
+            count = len(self._unacked)
+        elif not 0 < count <= len(self._unacked):
             return
         for _ in range(count):
             self._unacked.popleft()
+        if self._held is not None and not self._unacked and not self._queue:
+            self._queue, self._held = self._held, None
         self._flight = max(0, self._flight - count)
         self._timeouts = 0
         self._timer = now + self._interval(0) if self._unacked else None
@@ -196,13 +239,35 @@ class Reliable:
 
     def record(self) -> ReliableRecord:
         """The state as data. Messages held ahead of sequence are left out: the peer sends them again."""
-        sent = len(self._unacked)
-        first = (self.ns - sent) & SEQUENCE_MASK
-        pending = (*self._unacked, *self._queue)
-        return ReliableRecord(self.peer_tunnel_id, self.peer_window, first, self.nr, sent, pending)
+        ns, nr, sent = self._tell()
+        return ReliableRecord(self.peer_tunnel_id, self.peer_window, ns, nr, sent, tuple(self._pending()))
 
-    def restore(self, record: ReliableRecord, now: float) -> None:
-        """Go on from a record: what was sent and not acknowledged is sent again, with the Ns it had."""
+    def change(self) -> ReliableChange | None:
+        """What `ReliableRecord.after` needs since the last record() or change(); None when nothing has changed.
+
+        Ask before what outgoing() returned is sent, and a journal of it is never behind what the peer can know.
+        """
+        before, added = self._told_numbers, self._added - self._told
+        numbers = self._tell()
+        if numbers == before and not added:
+            return None
+        return ReliableChange(*numbers, tuple(self._pending())[-added:] if added else ())
+
+    def _tell(self) -> tuple[int, int, int]:
+        sent = len(self._unacked)
+        self._told = self._added
+        self._told_numbers = ((self.ns - sent) & SEQUENCE_MASK, self.nr, sent)
+        return self._told_numbers
+
+    def _pending(self) -> chain[tuple[int, bytes]]:
+        return chain(self._unacked, self._queue, self._held or ())
+
+    def restore(self, record: ReliableRecord, now: float, probe: bytes = b"") -> None:
+        """Go on from a record: what was sent and not acknowledged is sent again, with the Ns it had.
+
+        A `probe` (the AVPs of a HELLO) says that the record may be older than what the peer has seen: the probe is sent
+        last, and nothing new before its acknowledgement, whose Nr tells which Ns the peer expects (5.8).
+        """
         self._now = now
         self.peer_tunnel_id = record.peer_tunnel_id
         self.peer_window = record.peer_window
@@ -211,3 +276,7 @@ class Reliable:
         self._unacked = deque(record.pending[: record.sent])
         self._queue = deque(record.pending[record.sent :])
         self._flight = 0
+        if probe:
+            self._queue.append((0, probe))
+            self._held = deque()
+            self._gap_is_ours = True

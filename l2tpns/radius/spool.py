@@ -18,22 +18,20 @@ from __future__ import annotations
 
 import fcntl
 import os
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import gevent
 import orjson
 from gevent.event import Event
 
 from l2tpns.errors import ConfigError
+from l2tpns.lines import fsync_all, make_line, read_line, write_all
 from l2tpns.log import Logger
 
 SEGMENT_OCTETS = 1 << 20
 SUFFIX = ".records"
-CHECKSUM = 9  # eight hexadecimal digits and a blank
 
 
 @dataclass(slots=True, eq=False)
@@ -200,9 +198,7 @@ class Spool:
         # After a failed write the file may end within a line: begin a new one.
         octets = b"\n" + line if self._broken else line
         try:
-            written = os.write(self._descriptor, octets)
-            while written < len(octets):
-                written += os.write(self._descriptor, octets[written:])
+            write_all(self._descriptor, octets)
         except OSError as error:
             self.stats.write_errors += 1
             if not self._broken:
@@ -298,32 +294,3 @@ class Spool:
         self._segments.clear()
         os.close(self._lock)
         self._lock = -1
-
-
-def make_line(fields: list[Any]) -> bytes:
-    text = orjson.dumps(fields)
-    return b"%08x %s\n" % (zlib.crc32(text), text)
-
-
-def read_line(line: bytes) -> list[Any] | None:
-    """The fields, or None for a line that is torn or damaged."""
-    text = line[CHECKSUM:-1]
-    if not line.endswith(b"\n") or line[:CHECKSUM] != b"%08x " % zlib.crc32(text):
-        return None
-    fields: list[Any] = orjson.loads(text)
-    return fields
-
-
-def fsync_all(descriptors: list[int], directory: Path) -> str:
-    """In a thread: files, then the directory that names them. The first error's text, or nothing."""
-    try:
-        for descriptor in descriptors:
-            os.fsync(descriptor)
-        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""

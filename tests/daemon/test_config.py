@@ -389,8 +389,8 @@ def test_variables_that_do_not_go_together_are_an_error_that_names_both() -> Non
 
 def test_a_variable_that_moves_nothing_yet_is_told_when_it_is_set() -> None:
     assert Config().without_effect() == ()
-    told = dict(read("set save_state yes\nset snoop_port 9000\nload plugin garden\nset debug 3").without_effect())
-    assert set(told) == {"save_state", "snoop_port", "load plugin garden"}
+    told = dict(read("set snoop_port 9000\nload plugin garden\nset debug 3").without_effect())
+    assert set(told) == {"snoop_port", "load plugin garden"}
     assert all(told.values())
 
 

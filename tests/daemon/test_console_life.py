@@ -44,7 +44,7 @@ def test_every_change_is_in_the_log_with_who_did_it(desk: Desk) -> None:
         ("set l2tp_secret hush", 'Setting "l2tp_secret" to "***"'),
         ("set echo_timeout soon", '% echo_timeout: "soon" will not do: it must be a whole number from 0 to 86400'),
         ("set echo_tiemout 20", '% Unknown variable "echo_tiemout": did you mean "echo_timeout"'),
-        ("set save_state yes", "It moves nothing yet: saved state comes with a later release"),
+        ("set snoop_port 9000", "It moves nothing yet: interception comes with a later release"),
         ("set echo_timeout", "% Usage: set VARIABLE VALUE"),
     ],
 )

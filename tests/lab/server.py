@@ -66,7 +66,12 @@ class Server:
 
     def configure(self, settings: Mapping[str, Setting], lines: Sequence[str] = ()) -> None:
         """Write the configuration anew: `set` lines first, then other commands as they are."""
-        everything = {"debug": 4, "spool_dir": str(self.directory / "spool"), **settings}
+        everything = {
+            "debug": 4,
+            "spool_dir": str(self.directory / "spool"),
+            "state_dir": str(self.directory / "state"),
+            **settings,
+        }
         text = [f"set {name} {_word(value)}" for name, value in everything.items()]
         self.config.write_text("\n".join([*text, *lines]) + "\n")
 

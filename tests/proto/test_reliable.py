@@ -462,3 +462,104 @@ def test_whatever_numbers_a_peer_sends_delivery_stays_in_order(steps: list[tuple
         end.outgoing(float(now))
         assert 0 <= end.unacked <= 4
     assert delivered == list(range(len(delivered)))
+
+
+# -- a successor after a crash ----------------------------------------------------------------------------------------
+
+
+def heir_of(record: ReliableRecord, **options: int) -> Reliable:
+    """Who goes on from a record that may be older than what the peer has seen."""
+    end = Reliable(**options)  # type: ignore[arg-type]
+    end.restore(record, 100.0, b"HELLO")
+    return end
+
+
+def test_a_record_and_the_changes_after_it_are_the_record_of_now() -> None:
+    end = with_messages(3, peer_window=2)
+    record = end.record()
+    assert end.change() is None
+    for step in (
+        lambda: end.outgoing(0.0),
+        lambda: end.receive(arrived(0, nr=1), 0.1),
+        lambda: end.outgoing(0.1),
+        lambda: end.send(7, b"new", 0.2),
+        lambda: end.receive(zlb(3, ns=1), 0.3),
+        lambda: end.outgoing(0.3),
+    ):
+        step()
+        change = end.change()
+        assert change is not None
+        record = record.after(change)
+        assert end.change() is None
+    assert record == end.record() == ReliableRecord(0, 2, 3, 1, 1, ((7, b"new"),))
+
+
+def test_a_successor_says_hello_first_and_nothing_new_before_its_acknowledgement() -> None:
+    end = heir_of(ReliableRecord(1, 4, 10, 5, 0, ()))
+    end.send(3, b"CDN", 100.0)
+    assert sent(end, 100.0) == [(10, 5, b"HELLO")]
+    assert not end.idle
+    assert sent(end, 101.0) == [(10, 5, b"HELLO")]
+    end.receive(zlb(11, ns=5), 101.1)
+    assert sent(end, 101.1) == [(11, 5, b"CDN")]
+
+
+@pytest.mark.parametrize("forgotten", [1, 2, 7])
+def test_a_peer_that_has_had_more_than_we_remember_says_so_and_the_next_message_has_the_ns_it_expects(
+    forgotten: int,
+) -> None:
+    end = heir_of(ReliableRecord(1, 4, 10, 5, 0, ()))
+    end.send(3, b"CDN", 100.0)
+    assert sent(end, 100.0) == [(10, 5, b"HELLO")]  # a duplicate to the peer: acknowledged, not processed
+    end.receive(zlb(10 + forgotten, ns=5), 100.1)
+    assert sent(end, 100.1) == [(10 + forgotten, 5, b"CDN")]
+    end.receive(zlb(11 + forgotten, ns=5), 100.2)
+    assert end.idle
+
+
+def test_what_was_sent_and_not_acknowledged_is_sent_again_before_the_hello() -> None:
+    end = heir_of(ReliableRecord(1, 4, 10, 5, 1, ((3, b"CDN"), (4, b"ICRP"))))
+    assert sent(end, 100.0) == [(10, 5, b"CDN")]
+    end.receive(zlb(12, ns=5), 100.1)  # it had had both
+    assert sent(end, 100.1) == [(12, 5, b"HELLO")]
+    end.receive(zlb(13, ns=5), 100.2)
+    assert end.idle
+
+
+def test_a_successor_numbers_on_over_65535() -> None:
+    end = heir_of(ReliableRecord(1, 4, 0xFFFF, 5, 0, ()))
+    sent(end, 100.0)
+    end.receive(zlb(3, ns=5), 100.1)
+    end.send(0, b"x", 100.2)
+    assert sent(end, 100.2) == [(3, 5, b"x")]
+
+
+def test_an_nr_far_beyond_is_not_believed_by_a_successor_either() -> None:
+    end = heir_of(ReliableRecord(1, 4, 10, 5, 0, ()))
+    sent(end, 100.0)
+    end.receive(zlb(5000, ns=5), 100.1)
+    assert end.ns == 11 and not end.idle
+
+
+def test_messages_that_the_peer_repeats_during_the_outage_are_taken_in_order_even_if_the_first_is_late() -> None:
+    end = heir_of(ReliableRecord(1, 4, 10, 5, 0, ()))
+    assert end.receive(arrived(6, nr=10, body=b"second"), 100.1) == []  # its first was sent before we were there
+    ready = end.receive(arrived(5, nr=10, body=b"first"), 100.2)
+    assert [header.body for header in ready] == [b"first", b"second"]
+
+
+def test_a_gap_that_the_peer_never_fills_was_acknowledged_before_the_crash() -> None:
+    end = heir_of(ReliableRecord(1, 4, 10, 5, 0, ()))
+    assert end.receive(arrived(8, nr=10, body=b"new"), 100.1) == []
+    ready = end.receive(arrived(8, nr=10, body=b"new"), 101.1)  # a second time: it has nothing older to repeat
+    assert [header.body for header in ready] == [b"new"]
+    assert end.nr == 9
+    assert end.receive(arrived(11, nr=10), 101.2) == end.receive(arrived(11, nr=10), 102.2) == []  # once only
+
+
+def test_without_a_crash_a_gap_stays_a_gap() -> None:
+    end = Reliable()
+    end.restore(ReliableRecord(1, 4, 10, 5, 0, ()), 100.0)
+    assert end.receive(arrived(8), 100.1) == end.receive(arrived(8), 101.1) == []
+    assert end.outgoing(101.2) != []  # a ZLB
+    assert end.nr == 5

@@ -1,0 +1,190 @@
+"""Records on disk: what was written is read again, in other releases as far as it goes."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from l2tpns.lines import make_line, read_line
+from l2tpns.proto.credentials import Credentials
+from l2tpns.proto.ipcp import IpcpRecord
+from l2tpns.proto.lcp import AuthChoice, LcpRecord
+from l2tpns.proto.reliable import ReliableRecord
+from l2tpns.radius.types import Assign, AuthReply, FramedRoute
+from l2tpns.records import (
+    SCHEMA,
+    CallRecord,
+    Replay,
+    SessionRecord,
+    TunnelRecord,
+    UsageRecord,
+    decode,
+    default,
+    replay,
+)
+
+TUNNEL = TunnelRecord(
+    id=7,
+    peer_id=9,
+    peer=("192.0.2.2", 1701),
+    local="192.0.2.1",
+    control=ReliableRecord(9, 4, 65535, 3, 1, ((5, b"\x80\x08\xff\x00"),)),
+    host="lac\\xff",
+)
+SESSION = SessionRecord(
+    id=11,
+    tunnel=7,
+    peer_id=5,
+    user="fr\xe4d",
+    acct_session_id="0A",
+    address=IPv4Address("10.5.0.2"),
+    credentials=Credentials(0xC223, b"fr\xe4d\x00", identifier=3),
+    lcp=LcpRecord(AuthChoice.CHAP_MD5, 1, 2, 1492, 1460, True, False, 9),
+    ipcp=IpcpRecord(IPv4Address("10.5.0.1"), IPv4Address("10.5.0.2"), 2),
+    opened=1000.5,
+    online_since=1000.5,
+    time_from=1000,
+    answer_message=b"\xff\x00hi",
+    usage=UsageRecord(1, 2, 3, 2**40, 1.5, 2.5, 0),
+)
+
+
+def written(record: Any) -> Any:
+    return orjson.loads(orjson.dumps(record, default))
+
+
+def lines(*more: list[Any]) -> list[list[Any]]:
+    return [["head", SCHEMA, "x", 1.0], ["tun", written(TUNNEL)], ["ses", written(SESSION)], *more]
+
+
+def test_what_was_written_is_read_again() -> None:
+    unknown: set[str] = set()
+    assert decode(TunnelRecord, written(TUNNEL), unknown) == TUNNEL
+    assert decode(SessionRecord, written(SESSION), unknown) == SESSION
+    assert not unknown
+
+
+def test_what_radius_has_said_is_read_again() -> None:
+    reply = AuthReply(
+        accepted=True,
+        message=b"\xff",
+        assign=Assign.FIXED,
+        address=IPv4Address("10.5.0.2"),
+        routes=(FramedRoute(IPv4Network("172.16.0.0/24"), None, 2),),
+        dns=(IPv4Address("10.0.0.53"),),
+        session_timeout=3600,
+        classes=(b"\x00\xff", b"b"),
+        avpairs=(("a", "b"),),
+        filter_ids=("web.in",),
+    )
+    assert decode(AuthReply, written(reply), set()) == reply
+
+
+def test_a_field_of_a_later_release_is_left_out_and_told() -> None:
+    unknown: set[str] = set()
+    data = {**written(SESSION), "garden": True, "lcp": {**written(SESSION.lcp), "multilink": 1}}
+    assert decode(SessionRecord, data, unknown) == SESSION
+    assert unknown == {"SessionRecord.garden", "LcpRecord.multilink"}
+
+
+def test_a_field_that_an_earlier_release_did_not_have_has_its_default() -> None:
+    data = written(SESSION)
+    for name in ("usage", "tx_speed", "filter_in", "profile"):
+        del data[name]
+    assert decode(SessionRecord, data, set()).usage == UsageRecord()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"address": "10.5.0"}, "SessionRecord.address"),
+        ({"address": None}, "SessionRecord.address"),
+        ({"id": "11"}, "SessionRecord.id"),
+        ({"sequenced": 1}, "SessionRecord.sequenced"),
+        ({"id": True}, "SessionRecord.id"),
+        ({"lcp": {"auth": "xy"}}, "SessionRecord.lcp: LcpRecord.auth"),
+        ({"lcp": []}, "SessionRecord.lcp: LcpRecord is no object"),
+        ({"usage": {"ns": 1.5}}, "SessionRecord.usage: UsageRecord.ns"),
+    ],
+)
+def test_a_value_of_a_wrong_kind_is_refused_by_the_name_of_its_field(change: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        decode(SessionRecord, {**written(SESSION), **change}, set())
+
+
+def test_a_missing_field_that_nothing_can_replace_is_refused_by_its_name() -> None:
+    data = written(SESSION)
+    del data["address"]
+    with pytest.raises(ValueError, match="address"):
+        decode(SessionRecord, data, set())
+
+
+def test_the_last_word_counts() -> None:
+    found = replay(
+        lines(
+            ["use", 5.0, [[11, 10, 20, 30, 40, 0.5, 0.6, 7, 8, 9, "of a later release"]]],
+            ["ctl", 7, 0, 4, 1, [[6, "\x80"]]],
+            ["ctl", 7, 1, 6, 0, []],
+            ["call", 7, 12, 6],
+            ["call", 7, 13, 8],
+            ["ses-", 13],
+        )
+    )
+    assert found.sessions[11].usage == UsageRecord(10, 20, 30, 40, 0.5, 0.6, 7, 8, 9)
+    assert found.tunnels[7].control == ReliableRecord(9, 4, 1, 6, 0, ())
+    assert found.calls == {12: CallRecord(7, 12, 6)}
+    assert found.time == 5.0 and not found.clean and not found.refused
+
+
+def test_a_session_that_comes_again_has_nothing_of_what_it_used_before() -> None:
+    found = replay(lines(["use", 5.0, [[11, 10, 20, 30, 40, 0.5, 0.6, 7]]], ["ses", written(SESSION)]))
+    assert found.sessions[11] == SESSION
+
+
+def test_a_session_that_is_online_no_more_is_a_call_and_then_gone() -> None:
+    assert replay(lines(["call", 7, 11, 5])).calls == {11: CallRecord(7, 11, 5)}
+    found = replay(lines(["call", 7, 11, 5], ["ses-", 11], ["tun-", 7]))
+    assert found.empty
+
+
+def test_only_the_last_line_says_that_the_process_left_in_good_order() -> None:
+    assert replay(lines(["left", 9.0])).clean
+    assert not replay(lines(["left", 9.0], ["head", SCHEMA, "x", 10.0])).clean
+
+
+def test_one_bad_record_costs_one_session_and_its_lac_can_be_told() -> None:
+    bad = {**written(SESSION), "id": 12, "peer_id": 6, "address": "nowhere"}
+    found = replay(lines(["ses", bad]))
+    assert set(found.sessions) == {11}
+    assert found.calls == {12: CallRecord(7, 12, 6)}
+    assert len(found.refused) == 1 and "session 12" in found.refused[0]
+
+
+def test_a_kind_of_line_of_a_later_release_is_left_out_and_told() -> None:
+    found = replay([["head", 99, "9.9", 1.0], *lines()[1:], ["garden", 11, True]])
+    assert set(found.sessions) == {11}
+    assert found.schemas == {99} and found.unknown == {"line 'garden'"}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(Replay.READERS)) | JSON, st.lists(JSON, max_size=5)), max_size=6))
+def test_any_lines_give_records_or_reasons(anything: list[tuple[Any, list[Any]]]) -> None:
+    found = replay([[kind, *rest] for kind, rest in anything])
+    assert all(isinstance(record, SessionRecord) for record in found.sessions.values())
+
+
+@given(st.binary(max_size=80))
+def test_any_octets_are_a_line_or_none(octets: bytes) -> None:
+    fields = read_line(octets)
+    assert fields is None or make_line(fields) == octets

@@ -1,0 +1,378 @@
+"""Tunnels and sessions that are taken up again: by a second server in the same process, on the same port.
+
+`die` is kill -9: nobody says or writes anything more. `leave` is SIGTERM with save_state.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import gevent
+import pytest
+
+from l2tpns import ends, journal, tunnel
+from l2tpns.ends import SessionEnded, TunnelEnded
+from l2tpns.proto.ppp import Protocol
+from l2tpns.radius.types import AuthReply, FramedRoute
+from l2tpns.records import Replay
+from l2tpns.resume import Resumed, resume
+from l2tpns.state import StateStore
+from tests.daemon.conftest import QUICK
+from tests.daemon.subscribers import Ear
+from tests.lab import traffic
+from tests.lab.inprocess import InProcess, until
+from tests.lab.lac import Lac, Subscriber, Why
+
+
+class Lives:
+    """One server after the other, with the same directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.settings: dict[str, Any] = {"save_state": True, "hello_interval": 0}
+        self.server: InProcess
+        self.store: StateStore
+        self.resumed = Resumed()
+        self.saved = Replay()
+        self.port = 0
+        self.pool = "10.5.0.0/24\n"
+        self.replies: dict[str, AuthReply] = {}
+
+    def begin(self) -> InProcess:
+        self.server = server = InProcess(self.pool, **self.settings)
+        server.backend.replies = self.replies
+        self.store = StateStore(self.directory, server.log.get())
+        self.store.open()
+        self.saved = self.store.load(300)
+        server.plane.lacs.port = self.port
+        server.start()
+        self.port = server.plane.lacs.port
+        self.resumed = resume(server.lns, self.saved)
+        server.lns.journal.start(self.store, *self.resumed.gone)
+        return server
+
+    def end(self) -> None:
+        """Nobody gets a turn any more, nothing is said."""
+        server = self.server
+        server.lns.left = True
+        server.plane.stop()
+        gevent.killall([server.lns._wheel_greenlet, *(session.greenlet for session in server.lns.sessions.values())])
+        for each in server.lns.tunnels.values():
+            each.mailbox.post_urgent(TunnelEnded(ends.SHUTDOWN, None))
+        gevent.sleep(0)
+        gevent.Greenlet.remove_spawn_callback(server.greenlets.append)
+        self.store.close()
+
+    def die(self) -> InProcess:
+        self.server.lns.journal._halt()
+        self.server.lns.journal.active = False
+        self.end()
+        return self.begin()
+
+    def leave(self) -> InProcess:
+        assert self.server.lns.leave()
+        self.end()
+        return self.begin()
+
+
+@pytest.fixture
+def lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lives]:
+    monkeypatch.setattr(tunnel, "CLOSED_LINGER", 0.01)
+    monkeypatch.setattr(tunnel, "SHORTEST_LOOK", 0.05)
+    monkeypatch.setattr(journal, "BEAT", 0.05)
+    lives = Lives(tmp_path / "state")
+    lives.begin()
+    yield lives
+    lives.server.lns.journal._halt()
+    assert lives.server.stop() == {}
+    lives.store.close()
+
+
+def connect(lives: Lives, **options: Any) -> Lac:
+    return Lac(("127.0.0.1", 0), lives.server.address, defaults=QUICK, **options).connect()
+
+
+def works(lives: Lives, subscriber: Subscriber) -> bool:
+    """A packet of its reaches the world, and one from there reaches it."""
+    before = len(lives.server.plane.delivered)
+    subscriber.send_udp("198.51.100.2", 9, b"up")
+    until(lambda: len(lives.server.plane.delivered) > before, 2.0)
+    lives.server.plane.deliver(traffic.udp(IPv4Address("198.51.100.2"), subscriber.address, 9, 7000, b"down"))
+    return traffic.parse(subscriber.receive_ip()).payload[8:] == b"down"
+
+
+@pytest.mark.parametrize("auth", ["pap", "chap"])
+@pytest.mark.parametrize("how", ["leave", "die"])
+def test_an_online_session_goes_on_and_hears_nothing_of_it(lives: Lives, how: str, auth: str) -> None:
+    lac = connect(lives)
+    fred = lac.call("fred", "pw", auth=auth, mru=1400).wait_online()
+    before = next(iter(lives.server.lns.sessions.values()))
+    lac.wait_acked()
+    ear = Ear(fred)
+    lac.inbox.clear()
+    server = getattr(lives, how)()
+    (after,) = server.lns.sessions.values()
+    assert works(lives, fred)
+    for name in ("id", "peer_id", "user", "address", "acct_session_id", "opened_wall", "profile", "called", "calling"):
+        assert getattr(after, name) == getattr(before, name), name
+    assert after.lcp.record() == before.lcp.record() and after.ipcp.record() == before.ipcp.record()
+    assert after.path.mru == before.path.mru == 1400
+    assert abs(after.online_since - before.online_since) < 0.2
+    assert after.account_name() == b"fred" and after.phase == "online"
+    gevent.sleep(0.1)
+    assert ear.heard == []
+    assert [type(message).__name__ for _, message in lac.inbox] == ([] if how == "leave" else ["HELLO"])
+    assert server.pool.used == 1 and server.lns.by_user["fred"] == {after}
+    lac.close()
+    until(lambda: server.calm, 2.0)
+    assert [usage.acct_session_id for usage in server.accounting.of("stop")] == [after.acct_session_id]
+
+
+@pytest.mark.parametrize("how", ["leave", "die"])
+def test_the_control_connection_goes_on_in_both_directions(lives: Lives, how: str) -> None:
+    lac = connect(lives)
+    fred = lac.call("fred", "pw").wait_online()
+    mary = lac.call("mary", "pw").wait_online()
+    lac.wait_acked()
+    server = getattr(lives, how)()
+    fred.hangup()
+    until(lambda: len(server.lns.sessions) == 1, 3.0)
+    guest = lac.call("guest", "pw").wait_online()
+    assert guest.address not in (fred.address, mary.address) or guest.address == fred.address
+    mary.terminate()
+    mary.wait_ended()
+    lac.wait_acked()
+    assert lac.unreadable == 0
+
+
+def test_a_second_and_a_third_life_are_as_good_as_the_first(lives: Lives) -> None:
+    lac = connect(lives)
+    fred = lac.call("fred", "pw").wait_online()
+    for number, how in enumerate(("die", "die", "leave", "die", "leave"), 1):
+        server = getattr(lives, how)()
+        assert works(lives, fred)
+        (session,) = server.lns.sessions.values()
+        assert session.path.in_packets == number or how == "die"
+    lac.close()
+
+
+def test_what_was_used_is_not_forgotten(lives: Lives) -> None:
+    lac = connect(lives)
+    fred = lac.call("fred", "pw").wait_online()
+    for _ in range(3):
+        assert works(lives, fred)
+    (before,) = lives.server.lns.sessions.values()
+    told = before.usage()
+    gevent.sleep(0.2)  # some beats
+    server = lives.die()
+    (after,) = server.lns.sessions.values()
+    now = after.usage()
+    assert dataclasses.replace(now, session_time=told.session_time) == told
+    assert now.in_packets == now.out_packets == 3
+    lac.close()
+
+
+def test_what_usage_files_have_told_is_not_told_again(lives: Lives) -> None:
+    lac = connect(lives)
+    lac.call("fred", "pw").wait_online()
+    (session,) = lives.server.lns.sessions.values()
+    session.dumped = (300, 4000)
+    (again,) = lives.leave().lns.sessions.values()
+    assert again.dumped == (300, 4000)
+    lac.close()
+
+
+def test_a_call_that_was_not_online_yet_is_ended_by_a_cdn(lives: Lives) -> None:
+    lac = connect(lives)
+    lives.server.backend.delay = 5.0
+    fred = lac.call("fred", "pw")
+    until(lambda: lives.server.backend.asked, 3.0)
+    server = lives.die()
+    ended = fred.wait_ended()
+    assert ended.why is Why.CDN and ended.text == "the server was restarted"
+    assert not server.lns.sessions and lives.resumed.calls == 1
+    lac.call("mary", "pw").wait_online()
+    lac.close()
+
+
+def test_what_the_lac_said_meanwhile_it_says_again_and_is_heard(lives: Lives) -> None:
+    lac = connect(lives)
+    fred = lac.call("fred", "pw").wait_online()
+    lac.call("mary", "pw").wait_online()
+    lac.wait_acked()
+    lives.server.lns.journal._halt()
+    lives.server.lns.journal.active = False
+    lives.end()
+    fred.hangup()  # two messages on their way to nobody
+    guest = lac.call("guest", "pw")
+    gevent.sleep(0.3)
+    server = lives.begin()
+    guest.wait_online()
+    assert {session.user for session in server.lns.sessions.values()} == {"mary", "guest"}
+    lac.close()
+
+
+def test_what_we_had_said_and_nobody_has_acknowledged_is_said_again(lives: Lives) -> None:
+    lac = connect(lives)
+    fred = lac.call("fred", "pw").wait_online()
+    lac.wait_acked()
+    lac.alive = False  # deaf
+    (session,) = lives.server.lns.sessions.values()
+    session.mailbox.post_urgent(SessionEnded(ends.ADMIN_DROP))
+    until(lambda: not lives.server.lns.sessions, 2.0)
+    gevent.sleep(0.05)
+    server = lives.leave()
+    lac.alive = True
+    fred.wait_ended()
+    assert not server.lns.sessions
+    until(lambda: all(each.reliable.idle for each in server.lns.tunnels.values()), 3.0)
+    lac.close()
+
+
+def test_a_session_that_has_ended_does_not_come_back(lives: Lives) -> None:
+    lac = connect(lives)
+    fred = lac.call("fred", "pw").wait_online()
+    lac.call("mary", "pw").wait_online()
+    fred.terminate()
+    fred.wait_ended()
+    until(lambda: len(lives.server.lns.sessions) == 1, 2.0)
+    server = lives.die()
+    assert [session.user for session in server.lns.sessions.values()] == ["mary"]
+    lac.close()
+
+
+def test_a_tunnel_that_has_ended_does_not_come_back(lives: Lives) -> None:
+    lac = connect(lives)
+    lac.call("fred", "pw").wait_online()
+    lac.close()
+    until(lambda: lives.server.calm, 2.0)
+    server = lives.die()
+    assert not server.lns.tunnels and lives.saved.empty
+
+
+def test_routes_are_carried_again(lives: Lives) -> None:
+    route = FramedRoute(IPv4Network("172.16.0.0/24"))
+    lives.replies["fred"] = AuthReply(accepted=True, routes=(route,), classes=(b"\xff",))
+    lac = connect(lives)
+    lac.call("fred", "pw").wait_online()
+    server = lives.die()
+    assert IPv4Network("172.16.0.0/24") in server.plane.kernel.routes
+    (session,) = server.lns.sessions.values()
+    assert session.usage().classes == (b"\xff",) and session.usage().routes == (route,)
+    lac.close()
+
+
+def test_the_session_time_goes_on_and_ends_when_it_would_have(lives: Lives) -> None:
+    lives.replies["fred"] = AuthReply(accepted=True, session_timeout=2)
+    lac = connect(lives)
+    begun = monotonic()
+    fred = lac.call("fred", "pw").wait_online()
+    gevent.sleep(0.5)
+    lives.die()
+    fred.wait_ended(4.0)
+    assert 1.8 < monotonic() - begun < 2.6
+    lac.close()
+
+
+def test_idleness_is_counted_on_but_not_the_outage(lives: Lives) -> None:
+    lives.replies["fred"] = AuthReply(accepted=True, idle_timeout=100)
+    lac = connect(lives)
+    lac.call("fred", "pw").wait_online()
+    (session,) = lives.server.lns.sessions.values()
+    session.path.last_ip_rx = session.path.last_ip_tx = monotonic() - 60
+    session.path.in_packets += 1
+    gevent.sleep(0.2)
+    server = lives.die()
+    (after,) = server.lns.sessions.values()
+    assert 59 < monotonic() - after.path.last_ip_rx < 62
+    lac.close()
+
+
+def test_a_numbered_session_goes_on_ahead_of_what_the_lac_has_seen(lives: Lives) -> None:
+    lac = connect(lives)
+    fred = lac.call("fred", "pw", sequencing_required=True).wait_online()
+    (session,) = lives.server.lns.sessions.values()
+    ns = session.path.ns
+    server = lives.die()
+    (after,) = server.lns.sessions.values()
+    assert after.path.sequenced and 0 < (after.path.ns - ns) & 0xFFFF < 0x8000
+    assert works(lives, fred)
+    server = lives.leave()
+    (last,) = server.lns.sessions.values()
+    assert last.path.ns == after.path.ns
+    lac.close()
+
+
+def test_an_address_that_cannot_be_had_any_more_costs_that_session_and_its_lac_is_told(lives: Lives) -> None:
+    lac = connect(lives)
+    fred = lac.call("fred", "pw").wait_online()
+    mary = lac.call("mary", "pw").wait_online()
+    lives.settings["peer_address"] = fred.address
+    server = lives.die()
+    assert fred.wait_ended().why is Why.CDN
+    assert [session.user for session in server.lns.sessions.values()] == ["mary"]
+    assert server.events("session_not_resumed")[0]["user"] == "fred"
+    assert mary.online
+    lac.close()
+
+
+def test_without_save_state_nothing_is_written(lives: Lives) -> None:
+    lives.settings["save_state"] = False
+    lives.leave()
+    lac = connect(lives)
+    lac.call("fred", "pw").wait_online()
+    gevent.sleep(0.2)
+    assert not lives.server.lns.journal.active
+    assert not lives.server.lns.leave()
+    lac.close()
+
+
+def test_save_state_can_be_switched_on_and_off_while_we_run(lives: Lives) -> None:
+    lac = connect(lives)
+    lac.call("fred", "pw").wait_online()
+    lives.server.config.save_state = False
+    until(lambda: not list(lives.directory.glob("*.state")), 2.0)
+    lac.call("mary", "pw").wait_online()
+    lives.server.config.save_state = True
+    until(lambda: list(lives.directory.glob("*.state")), 2.0)
+    gevent.sleep(0.2)
+    server = lives.die()
+    assert len(server.lns.sessions) == 2
+    lac.close()
+
+
+def test_the_journal_is_written_anew_before_it_grows_without_end(lives: Lives, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("l2tpns.state.GROWTH", 2000)
+    lac = connect(lives)
+    lac.call("mary", "pw").wait_online()
+    for _ in range(10):
+        fred = lac.call("fred", "pw").wait_online()
+        fred.terminate()
+        fred.wait_ended()
+        gevent.sleep(0.06)
+    gevent.sleep(0.2)
+    (path,) = lives.directory.glob("*.state")
+    assert int(path.stem) > 2 and path.stat().st_size < 10_000
+    server = lives.die()
+    assert [session.user for session in server.lns.sessions.values()] == ["mary"]
+    lac.close()
+
+
+def test_a_chap_challenge_that_was_not_answered_is_put_again(lives: Lives) -> None:
+    lac = connect(lives)
+    fred = lac.call("fred", "pw", auth="chap").wait_online()
+    (session,) = lives.server.lns.sessions.values()
+    ear = Ear(fred)
+    ear.deaf_to = (Protocol.CHAP,)
+    session.authenticator.rechallenge(monotonic())  # type: ignore[union-attr]
+    until(lambda: ear.of("in", Protocol.CHAP), 2.0)
+    server = lives.leave()
+    ear.deaf_to = ()
+    until(lambda: ear.of("in", Protocol.CHAP, 3), 4.0)  # Success
+    assert len(server.lns.sessions) == 1
+    lac.close()

@@ -1,0 +1,291 @@
+"""The directory of saved state: whose it must be, what of a damaged or foreign file is used, and when it is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from l2tpns.errors import ConfigError
+from l2tpns.lines import make_line
+from l2tpns.log import Log
+from l2tpns.records import SCHEMA, Replay, default
+from l2tpns.state import StateStore
+from tests.daemon.test_records import SESSION, TUNNEL, written
+
+NOW = 1_000_000.0
+
+
+class Shelf:
+    """A directory, and the stores that come and go in it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.log = Log.in_memory()
+        self.now = NOW
+        self.stores: list[StateStore] = []
+
+    def open(self) -> StateStore:
+        store = StateStore(self.directory, self.log.get(), clock=lambda: self.now)
+        store.open()
+        self.stores.append(store)
+        return store
+
+    def close(self) -> None:
+        while self.stores:
+            self.stores.pop().close()
+
+    def write(self, *lines: list[Any], settle: bool = True) -> None:
+        """A life that writes these and dies."""
+        store = self.open()
+        store.load(1e9)
+        assert store.begin() and store.write(*lines)
+        if settle:
+            assert store.settle(block=True)
+        self.close()
+
+    def load(self, max_age: float = 300.0) -> Replay:
+        return self.open().load(max_age)
+
+    def file(self) -> Path:
+        (path,) = self.directory.glob("*.state")
+        return path
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        return self.log.records(event)
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Any:
+    shelf = Shelf(tmp_path / "state")
+    yield shelf
+    shelf.close()
+
+
+def alive() -> list[list[Any]]:
+    return [["tun", written(TUNNEL)], ["ses", written(SESSION)], ["ses", {**written(SESSION), "id": 12}]]
+
+
+def test_what_was_written_comes_back_and_nothing_is_said_about_it(shelf: Shelf) -> None:
+    shelf.write(["tun", TUNNEL], ["ses", SESSION], ["left", NOW])
+    found = shelf.load()
+    assert found.tunnels == {7: TUNNEL} and found.sessions == {11: SESSION}
+    assert found.clean and found.time == NOW
+    assert shelf.log.records() == []
+
+
+def test_only_we_can_read_it(shelf: Shelf) -> None:
+    shelf.write(*alive())
+    assert shelf.directory.stat().st_mode & 0o777 == 0o700
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in shelf.directory.iterdir())
+
+
+def test_an_empty_directory_is_an_empty_state(shelf: Shelf) -> None:
+    assert shelf.load().empty
+    assert shelf.log.records() == []
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
+def test_a_directory_that_others_can_enter_is_refused(shelf: Shelf, mode: int) -> None:
+    shelf.directory.mkdir()
+    shelf.directory.chmod(mode)
+    with pytest.raises(ConfigError, match="nobody else"):
+        shelf.open()
+
+
+def test_a_link_to_a_directory_is_refused(shelf: Shelf, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    shelf.directory.symlink_to(tmp_path / "real")
+    with pytest.raises(ConfigError):
+        shelf.open()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")
+def test_a_directory_of_another_is_refused(shelf: Shelf) -> None:
+    shelf.directory.mkdir(mode=0o700)
+    os.chown(shelf.directory, 12345, 12345)
+    with pytest.raises(ConfigError, match="nobody else"):
+        shelf.open()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")
+def test_a_file_of_another_is_set_aside_unread(shelf: Shelf) -> None:
+    shelf.write(*alive())
+    os.chown(shelf.file(), 12345, 12345)
+    assert shelf.load().empty
+    assert shelf.events("state_refused")[0]["why"] == "it belongs to user 12345"
+    store = shelf.stores[0]
+    assert store.begin() and store.settle(block=True)
+    assert [path.name for path in shelf.directory.glob("*.damaged")] == ["0000000001.damaged"]
+    assert shelf.file().name == "0000000002.state"
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o660])
+def test_a_file_that_others_may_use_is_not_read(shelf: Shelf, mode: int) -> None:
+    shelf.write(*alive())
+    shelf.file().chmod(mode)
+    assert shelf.load().empty
+    assert "others may use it" in shelf.events("state_refused")[0]["why"]
+
+
+def test_a_link_or_a_pipe_in_place_of_the_file_is_not_followed(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.write(*alive())
+    path = shelf.file()
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(shelf.directory / "0000000005.state", 0o600)
+    os.link(tmp_path / "elsewhere", shelf.directory / "0000000006.state")
+    assert shelf.load().empty
+    assert len(shelf.events("state_refused")) == 3
+
+
+def test_a_second_server_cannot_use_the_directory(shelf: Shelf) -> None:
+    shelf.open()
+    with pytest.raises(ConfigError, match="another l2tpns"):
+        shelf.open()
+
+
+def test_a_torn_last_line_is_what_a_crash_leaves_and_costs_only_itself(shelf: Shelf) -> None:
+    shelf.write(*alive())
+    path = shelf.file()
+    path.write_bytes(path.read_bytes()[:-20])
+    found = shelf.load()
+    assert set(found.sessions) == {11}
+    assert shelf.events("state_line_torn")[0]["line"] == 4
+    assert not shelf.events("state_damaged")
+
+
+def test_any_truncated_file_gives_what_is_whole_in_it(shelf: Shelf) -> None:
+    shelf.write(*alive())
+    path = shelf.file()
+    octets = path.read_bytes()
+    for end in range(0, len(octets), 37):
+        path.write_bytes(octets[:end])
+        found = shelf.load()
+        shelf.close()
+        assert len(found.sessions) == max(0, octets[:end].count(b"\n") - 2)
+
+
+def test_a_damaged_line_costs_one_record_and_the_file_is_kept_for_a_look(shelf: Shelf) -> None:
+    shelf.write(*alive(), ["left", NOW])
+    path = shelf.file()
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2].replace(b"10.5.0.2", b"10.5.0.3", 1)
+    path.write_bytes(b"".join(lines))
+    found = shelf.load()
+    assert set(found.sessions) == {12} and set(found.tunnels) == {7}
+    assert not found.clean  # the numbers may be older than they look
+    assert shelf.events("state_damaged")[0]["unreadable"] == 1
+    store = shelf.stores[0]
+    assert store.begin() and store.settle(block=True)
+    assert path.with_suffix(".damaged").read_bytes() == b"".join(lines)
+
+
+@pytest.mark.parametrize("octets", [b"", b"\x00" * 5000, b"\n" * 10, os.urandom(3000), b"deadbeef [1,2]\n", b"{}"])
+def test_a_file_of_anything_is_never_fatal(shelf: Shelf, octets: bytes) -> None:
+    shelf.write(*alive())
+    shelf.file().write_bytes(octets)
+    assert shelf.load().empty
+    store = shelf.stores[0]
+    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    shelf.close()
+    assert len(shelf.load().sessions) == 2
+
+
+def test_lines_that_are_json_but_no_lists_are_damage(shelf: Shelf) -> None:
+    shelf.write(*alive())
+    with shelf.file().open("ab") as file:
+        file.write(make_line({"a": 1}))  # type: ignore[arg-type]
+        file.write(make_line([]))
+    assert len(shelf.load().sessions) == 2
+    assert shelf.events("state_damaged") and shelf.events("state_record_refused")
+
+
+def test_a_newer_schema_gives_what_we_know_of_it_and_says_what_we_do_not(shelf: Shelf) -> None:
+    shelf.write(*alive())
+    path = shelf.file()
+    later = {**written(SESSION), "id": 13, "garden": True, "throttle": {"in": 1}}
+    lines = [["head", SCHEMA + 1, "9.0", NOW], *alive(), ["ses", later], ["garden", 13, "walls"]]
+    path.write_bytes(b"".join(make_line(line, default) for line in lines))
+    assert set(shelf.load().sessions) == {11, 12, 13}
+    assert shelf.events("state_schema")[0]["schema"] == SCHEMA + 1
+    said = shelf.events("state_not_understood")[0]["what"]
+    assert said == ["SessionRecord.garden", "SessionRecord.throttle", "line 'garden'"]
+
+
+def test_an_older_schema_gives_what_it_had(shelf: Shelf) -> None:
+    shelf.write(*alive())
+    earlier = {name: value for name, value in written(SESSION).items() if name not in ("usage", "sequenced", "profile")}
+    without = {name: value for name, value in written(SESSION).items() if name != "address"}
+    lines = [
+        ["head", SCHEMA - 1, "1.0", NOW],
+        ["tun", written(TUNNEL)],
+        ["ses", earlier],
+        ["ses", {**without, "id": 9}],
+    ]
+    shelf.file().write_bytes(b"".join(make_line(line, default) for line in lines))
+    found = shelf.load()
+    assert set(found.sessions) == {11} and set(found.calls) == {9}
+    assert shelf.events("state_schema")[0]["schema"] == SCHEMA - 1
+    assert "address" in shelf.events("state_record_refused")[0]["why"]
+
+
+def test_a_state_that_is_too_old_is_refused_as_a_whole_and_set_aside(shelf: Shelf) -> None:
+    shelf.write(*alive(), ["use", NOW + 50, []])
+    shelf.now = NOW + 50 + 301
+    assert shelf.load().empty
+    told = shelf.events("state_too_old")[0]
+    assert (told["seconds"], told["limit"], told["sessions"]) == (301, 300, 2)
+    assert [path.suffix for path in shelf.directory.glob("0*")] == [".refused"]
+    shelf.close()
+    assert shelf.load().empty
+
+
+def test_a_clock_that_went_back_makes_no_state_too_old(shelf: Shelf) -> None:
+    shelf.write(*alive())
+    shelf.now = NOW - 5000
+    assert len(shelf.load().sessions) == 2
+
+
+def test_generations_are_read_in_their_order_while_a_new_one_is_not_complete(shelf: Shelf) -> None:
+    shelf.write(*alive())
+    shelf.write(["ses-", 11], ["ctl", 7, 0, 9, 0, []], settle=False)
+    assert len(list(shelf.directory.glob("*.state"))) == 2
+    found = shelf.load()
+    assert set(found.sessions) == {12} and found.tunnels[7].control.nr == 9
+
+
+def test_when_all_is_in_the_new_generation_the_older_ones_go(shelf: Shelf) -> None:
+    shelf.write(*alive())
+    shelf.write(*alive()[:2], settle=False)
+    shelf.write(*alive()[:2])
+    assert shelf.file().name == "0000000003.state"
+    assert set(shelf.load().sessions) == {11}
+
+
+def test_a_disk_that_is_full_costs_the_state_and_not_the_service(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = shelf.open()
+    assert store.begin()
+
+    def full(descriptor: int, octets: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("l2tpns.state.write_all", full)
+        for _ in range(5):
+            assert not store.write(["ses-", 1])
+        assert store.broken and not store.settle(block=True)
+        assert not store.begin()
+        assert len(list(shelf.directory.glob("*.state"))) == 1
+    assert len(shelf.events("state_write_failed")) <= 2
+    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    shelf.close()
+    assert len(shelf.load().sessions) == 2
+
+
+def test_erased_is_gone(shelf: Shelf) -> None:
+    shelf.write(*alive())
+    shelf.open().erase()
+    assert not list(shelf.directory.glob("*.state"))

@@ -1,0 +1,54 @@
+"""Debian's xl2tpd and pppd while the server is restarted under them (`make interop`): they must not notice."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.interop import HOST, Stage, missing
+from tests.lab.pppd import Peer
+
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.interop,
+    pytest.mark.skipif(bool(missing()), reason=missing()),
+]
+
+PEERS = (Peer("one", "fred", "fredpw", auth="pap"), Peer("two", "ann", "annpw", auth="chap"))
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    with Stage(secrets="fred * fredpw *\nann * annpw 10.1.9.9\n", settings={"save_state": True}) as built:
+        built.server.start()
+        yield built
+
+
+@pytest.mark.parametrize("kernel", [False, True], ids=["pty", "kernel"])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_pppd_does_not_notice_a_restart(stage: Stage, how: signal.Signals, kernel: bool) -> None:
+    peers = PEERS[:1] if kernel else PEERS  # the guest's kernel answers for one of two links to the same peer only
+    with stage.scene(peers, kernel=kernel) as clients:
+        links = [clients.dial(peer.name) for peer in peers]
+        assert all(clients.ping(link, HOST) == 3 for link in links)
+        said = [clients.log(peer.name) for peer in peers]
+        if how == signal.SIGTERM:
+            assert stage.server.stop(how) == 0
+        else:
+            stage.server.kill()
+        stage.server.start()
+        resumed = stage.wait_for("state_resumed")
+        assert (resumed["sessions"], resumed["clean"]) == (len(peers), how == signal.SIGTERM)
+        assert all(clients.ping(link, HOST) == 3 for link in links)
+        for peer, before in zip(peers, said, strict=True):
+            new = clients.log(peer.name).removeprefix(before)
+            lines = [line for line in new.splitlines() if "rcvd [" in line or "sent [" in line]
+            assert all("LCP Echo" in line for line in lines), new
+            assert clients.is_up(peer.name)
+        assert stage.server.log("session_down", after=stage.since) == []
+        # The control connection goes on as well: one link ends, and comes up again through the same tunnel.
+        clients.terminate("one")
+        clients.wait_down("one")
+        stage.wait_for("session_down", user="fred", cause="user_request")
