@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import signal
-import socket
-import sys
 import time
 from dataclasses import dataclass, replace
 from ipaddress import AddressValueError, IPv4Address
@@ -24,7 +21,7 @@ import gevent
 from gevent.lock import RLock
 from gevent.queue import Queue
 
-from l2tpns import __version__, configfile, filtering
+from l2tpns import __version__, configfile, filtering, process
 from l2tpns.config import SETTINGS, Config
 from l2tpns.console.office import Office
 from l2tpns.console.server import Console
@@ -50,7 +47,6 @@ SIGNALS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGINT, signal.
 # 2 ms after 120 new sessions, 10 ms after 600, and everything only after a quarter of a million.
 GC_THRESHOLDS = (5_000, 5, 400)
 HANDOVER = 0.5  # seconds to deliver accounting records when the sessions live on
-IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")  # of the network namespace that we are in
 RADIUS_VARIABLES = ("radius", "bind_address", "bind_multi_address", "hostname")
 
 
@@ -119,7 +115,7 @@ class Daemon:
         """Build, serve, take down; the exit status. Raises ConfigError when the start fails."""
         self.build()
         if self.options.detach:
-            detach()
+            process.detach()
         try:
             self.start()
             self.serve()
@@ -172,15 +168,19 @@ class Daemon:
     def start(self) -> None:
         """Open what is outside: spool, sockets, tun device, routes. Raises ConfigError."""
         config = self.config
-        raise_descriptor_limit()
+        process.raise_descriptor_limit()
         self.logger.info("starting", version=__version__, config=str(self.options.config), pid=os.getpid())
         for warning in self.warnings:
             self.logger.warning("config_ignored", why=warning)
         for name, why in config.without_effect():
             self.logger.warning("setting_without_effect", variable=name, why=why)
-        if not kernel_forwards():
-            self.logger.warning("ip_forward_off", why=f"{IP_FORWARD} is 0: subscribers reach nobody but this machine")
-        self.accounting = Accounting(self.radius_settings, config.spool_dir or state_directory() / "spool", self.logger)
+        if not process.kernel_forwards():
+            self.logger.warning(
+                "ip_forward_off", why=f"{process.IP_FORWARD} is 0: subscribers reach nobody but this machine"
+            )
+        self.accounting = Accounting(
+            self.radius_settings, config.spool_dir or process.state_directory() / "spool", self.logger
+        )
         self.lns = Lns(config, self.counters, self.logger, self.pool, self.backend, self.accounting)
         self.plane = UserPlane(
             config,
@@ -193,7 +193,7 @@ class Daemon:
         self.lns.plane = self.plane
         self.accounting.open()
         if config.pid_file:
-            write_pid_file(Path(config.pid_file))
+            process.write_pid_file(Path(config.pid_file))
         gc.disable()  # much is made now, and nothing of it is garbage
         saved = self.load_state()
         self.plane.start()
@@ -231,14 +231,14 @@ class Daemon:
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         gc.enable()
-        notify(f"READY=1\nMAINPID={os.getpid()}")
+        process.notify(f"READY=1\nMAINPID={os.getpid()}")
         self.logger.info(
             "ready", hostname=config.hostname, pool=self.pool.size, took=round(monotonic() - self.started, 3)
         )
 
     def load_state(self) -> Replay:
         """What an earlier process left. A directory that is not ours alone costs the state, not the service."""
-        self.store = store = StateStore(self.config.state_dir or state_directory() / "state", self.logger)
+        self.store = store = StateStore(self.config.state_dir or process.state_directory() / "state", self.logger)
         if not self.config.save_state and not store.directory.is_dir():
             return Replay()  # and it is not made
         try:
@@ -284,7 +284,7 @@ class Daemon:
 
     def stop(self) -> None:
         """Say goodbye to everybody, or to nobody; deliver or keep the accounting records, leave no kernel state."""
-        notify("STOPPING=1")
+        process.notify("STOPPING=1")
         if self.console is not None:
             self.console.stop()
         until = monotonic() + self.config.shutdown_timeout
@@ -310,7 +310,7 @@ class Daemon:
         if self.radius is not None:
             self.radius.close()
         if self.config.pid_file:
-            remove_pid_file(Path(self.config.pid_file))
+            process.remove_pid_file(Path(self.config.pid_file))
         self.logger.info("stopped", seconds=round(monotonic() - self.started, 1))
         self.log.close()
 
@@ -323,12 +323,12 @@ class Daemon:
 
     def take_up_file(self) -> tuple[str, ...]:
         """Go by the file from now on; what there is to say. ConfigError when it is refused, nothing being changed."""
-        notify("RELOADING=1")
+        process.notify("RELOADING=1")
         try:
             with self.changing:
                 return self._take_up_file()
         finally:
-            notify("READY=1")
+            process.notify("READY=1")
 
     def _take_up_file(self) -> tuple[str, ...]:
         self.log.reopen()
@@ -410,7 +410,7 @@ class Daemon:
             pool_free=self.pool.free,
             greenlets=sum(1 for thing in gc.get_objects() if isinstance(thing, gevent.Greenlet) and not thing.dead),
             descriptors=len(os.listdir("/proc/self/fd")),
-            rss_kib=resident_kib(),
+            rss_kib=process.resident_kib(),
             **figures,
         )
 
@@ -424,74 +424,3 @@ class Daemon:
             if self.config.dump_speed:
                 self.logger.critical("bandwidth", line=self.bandwidth)
             before, at = after, now
-
-
-def state_directory() -> Path:
-    """What survives a restart; the installed launcher names it (README, Install)."""
-    return Path(os.environ.get("L2TPNS_STATE", "/var/lib/l2tpns"))
-
-
-def kernel_forwards() -> bool:
-    """Whether the kernel passes packets on between its interfaces; if that cannot be read there is no need to warn."""
-    try:
-        return IP_FORWARD.read_text().strip() != "0"
-    except OSError:
-        return True
-
-
-def detach() -> None:
-    """Become a daemon: two forks, a session of our own, no terminal."""
-    sys.stdout.flush()
-    if gevent.fork():
-        os._exit(0)
-    os.setsid()
-    if gevent.fork():
-        os._exit(0)
-    os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)
-    os.close(null)
-
-
-def notify(state: str) -> None:
-    """sd_notify(3), where a service manager listens."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.sendto(state.encode(), address)
-        except OSError:
-            pass  # nobody listens any more: nothing to tell
-
-
-def raise_descriptor_limit() -> None:
-    """RADIUS uses a socket for 256 requests; the soft limit of a shell is small."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def write_pid_file(path: Path) -> None:
-    try:
-        path.write_text(f"{os.getpid()}\n")
-    except OSError as error:
-        raise ConfigError(f"pid_file {path}: {error.strerror}") from None
-
-
-def remove_pid_file(path: Path) -> None:
-    try:
-        if path.read_text().strip() == str(os.getpid()):
-            path.unlink()
-    except OSError:
-        pass  # never written, or gone already
-
-
-def resident_kib() -> int:
-    """Resident memory of this process in KiB."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * (os.sysconf("SC_PAGE_SIZE") // 1024)

@@ -1,0 +1,86 @@
+"""What a daemon asks of its operating system: detaching, sd_notify(3), limits, pid file, sysctls, memory."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import sys
+from pathlib import Path
+
+import gevent
+
+from l2tpns.errors import ConfigError
+
+IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")  # of the network namespace that we are in
+
+
+def state_directory() -> Path:
+    """What survives a restart; the installed launcher names it (README, Install)."""
+    return Path(os.environ.get("L2TPNS_STATE", "/var/lib/l2tpns"))
+
+
+def kernel_forwards() -> bool:
+    """Whether the kernel passes packets on between its interfaces; if that cannot be read there is no need to warn."""
+    try:
+        return IP_FORWARD.read_text().strip() != "0"
+    except OSError:
+        return True
+
+
+def detach() -> None:
+    """Become a daemon: two forks, a session of our own, no terminal."""
+    sys.stdout.flush()
+    if gevent.fork():
+        os._exit(0)
+    os.setsid()
+    if gevent.fork():
+        os._exit(0)
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+
+
+def notify(state: str) -> None:
+    """sd_notify(3), where a service manager listens."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.sendto(state.encode(), address)
+        except OSError:
+            pass  # nobody listens any more: nothing to tell
+
+
+def raise_descriptor_limit() -> None:
+    """RADIUS uses a socket for 256 requests; the soft limit of a shell is small."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def write_pid_file(path: Path) -> None:
+    try:
+        path.write_text(f"{os.getpid()}\n")
+    except OSError as error:
+        raise ConfigError(f"pid_file {path}: {error.strerror}") from None
+
+
+def remove_pid_file(path: Path) -> None:
+    try:
+        if path.read_text().strip() == str(os.getpid()):
+            path.unlink()
+    except OSError:
+        pass  # never written, or gone already
+
+
+def resident_kib() -> int:
+    """Resident memory of this process in KiB."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * (os.sysconf("SC_PAGE_SIZE") // 1024)
