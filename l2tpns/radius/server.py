@@ -269,7 +269,11 @@ class Server:
             # RFC 2865 3: silently discarded. The true answer may still come, so the request stays (a forged reply
             # must not stop a login).
             self.stats.bad_authenticators += 1
-            self.log.info("radius_reply_not_authentic", signed=signed)
+            if signed or not self._demands_signature():
+                why = "wrong authenticator: is radius_secret the same on both sides?"
+            else:
+                why = "no Message-Authenticator, and radius_require_message_authenticator asks for one"
+            self.log.provoked("radius_reply_not_authentic", signed=signed, why=why)
             return
         self._count(leg, reply.code)
         if signed and leg.packet.code == packets.ACCESS_REQUEST:
