@@ -31,6 +31,7 @@ def parse_arguments(argv: list[str] | None = None) -> Options:
     parser.add_argument("--help", action="help", help="this text")
     found = parser.parse_args(argv)
     config = found.config or default_config(os.environ.get("L2TPNS_ETC", "/etc/l2tpns"))
+    config = config.absolute()  # -d leaves this directory, and the files beside it are read again later
     return Options(config, found.detach, found.verbose, found.hostname, found.address)
 
 

@@ -11,8 +11,8 @@ import gc
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -63,13 +63,12 @@ class Options:
     def overrides(self) -> dict[str, Any]:
         """Variables set on the command line. Raises ConfigError."""
         found: dict[str, Any] = {}
-        if self.hostname is not None:
-            found["hostname"] = self.hostname
-        if self.address is not None:
-            try:
-                found["bind_address"] = IPv4Address(self.address)
-            except AddressValueError as error:
-                raise ConfigError(f"-a {self.address}: {error}") from None
+        for option, name, text in (("-h", "hostname", self.hostname), ("-a", "bind_address", self.address)):
+            if text is not None:
+                try:
+                    found[name] = SETTINGS[name].parse(text)
+                except ValueError as error:
+                    raise ConfigError(f"{option}: {error}") from None
         return found
 
 
@@ -97,6 +96,7 @@ class Daemon:
         self.counters = Counters()
         self.signals: Queue[int] = Queue()
         self.started = monotonic()
+        self.ready = False  # the start went well
         self.farewell = False  # everybody is to be disconnected, no state is to be left
         self.bandwidth = ""
         self.console: Console | None = None
@@ -192,11 +192,11 @@ class Daemon:
         )
         self.lns.plane = self.plane
         self.accounting.open()
-        if config.pid_file:
-            process.write_pid_file(Path(config.pid_file))
         gc.disable()  # much is made now, and nothing of it is garbage
         saved = self.load_state()
         self.plane.start()
+        if config.pid_file:  # not before: a second start by mistake must not take the file of the one that runs
+            process.write_pid_file(Path(config.pid_file))
         self.plane.serve(self.pool.prefixes())
         resumed = resume(self.lns, saved)
         accounted = set(self.accounting.open_sessions())
@@ -231,6 +231,7 @@ class Daemon:
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         gc.enable()
+        self.ready = True
         process.notify(f"READY=1\nMAINPID={os.getpid()}")
         self.logger.info(
             "ready", hostname=config.hostname, pool=self.pool.size, took=round(monotonic() - self.started, 3)
@@ -301,10 +302,13 @@ class Daemon:
         if hasattr(self, "figures"):
             self.figures.stop()
         if hasattr(self, "accounting"):
-            if not quiet:
+            # A start that failed never served: the sessions that an Accounting-Off would end may be another process's.
+            served = self.ready and not quiet
+            if served:
                 self.accounting.off()
-            # The next process delivers what this one does not: nobody is to wait for that.
-            self.accounting.close(HANDOVER if quiet else max(1.0, until - monotonic()))
+            # The next process delivers what this one does not: nobody is to wait for that, or where no server is named.
+            waits = served and bool(self.radius_settings.accounting_servers)
+            self.accounting.close(max(1.0, until - monotonic()) if waits else HANDOVER)
         if self.store is not None:
             self.store.close()
         if self.radius is not None:
@@ -335,8 +339,6 @@ class Daemon:
         reading = self.read_config()
         config = reading.config
         layout = self.read_pool(config)
-        if config.log_file != self.config.log_file:
-            self.log.open(config.log_file)
         told = list(reading.warnings)
         for warning in reading.warnings:
             self.logger.warning("config_ignored", why=warning)
@@ -347,18 +349,30 @@ class Daemon:
                 told.append(f"{name} takes effect {Effect.RESTART.value}")
                 pending[name] = getattr(config, name)
                 config = replace(config, **{name: getattr(self.config, name)})
+        changed = self.adopt(config)
         self.pending, self.in_file = pending, reading.in_file
-        changed = self.config.take(config)
-        try:
-            self.apply()
-        except ConfigError as error:
-            self.logger.error("reload_refused", why=str(error))
-            told.append(str(error))
         self.pool.change(layout)
         self.reserve_own_addresses()
         self.plane.serve(self.pool.prefixes())
         self.logger.info("reloaded", changed=list(changed))
         return (*told, f"Changed: {', '.join(changed) or 'nothing'}")
+
+    def adopt(self, config: Config, *, radius: bool = True) -> tuple[str, ...]:
+        """Become as `config` and hand it on; the names that changed. ConfigError leaves everything as it was."""
+        before = replace(self.config)
+        if config.log_file != before.log_file:
+            self.log.open(config.log_file)
+        changed = self.config.take(config)
+        try:
+            self.apply(radius=radius)
+        except ConfigError:
+            self.config.take(before)
+            with suppress(ConfigError):  # it was the secrets file: those that were read before still hold
+                self.apply(radius=radius)
+            if config.log_file != before.log_file:
+                self.log.open(before.log_file)
+            raise
+        return changed
 
     def apply(self, *, radius: bool = True) -> None:
         """Hand what the configuration says to those who keep a copy. Raises ConfigError when nobody could log in."""
@@ -377,18 +391,11 @@ class Daemon:
         with self.changing:
             trial = self.intended()
             setting = trial.assign(name, text)
-            value, before = getattr(trial, name), getattr(self.config, name)
+            value = getattr(trial, name)
             if setting.effect is Effect.RESTART:
                 self.pending[name] = value
             else:
-                if name == "log_file":
-                    self.log.open(value)
-                setattr(self.config, name, value)
-                try:
-                    self.apply(radius=any(word in name for word in RADIUS_VARIABLES))
-                except ConfigError:
-                    setattr(self.config, name, before)
-                    raise
+                self.adopt(replace(self.config, **{name: value}), radius=any(word in name for word in RADIUS_VARIABLES))
             self.in_file.pop(name, None)
             return setting
 
