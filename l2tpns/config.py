@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
@@ -342,7 +342,18 @@ class Config:
         """(what, why) for each word of the operator's that moves nothing in this release."""
         settings = ((s.name, s.pending) for s in SETTINGS.values() if s.pending and getattr(self, s.name) != s.default)
         plugins = ((f"load plugin {name}", "plugins come with a later release") for name in self.plugins)
-        return (*settings, *plugins)
+        return (*settings, *plugins, *self._half_set())
+
+    def _half_set(self) -> Iterator[tuple[str, str]]:
+        """Variables that move nothing because another one is not set."""
+        if self.radius_servers and not self.radius_secret:
+            yield "primary_radius", "radius_secret is not set: nobody can log in"
+        if self.radius_accounting and not self.radius_servers:
+            yield "radius_accounting", "no RADIUS server is named: records wait on disk"
+        if bool(self.radius_bind_min) != bool(self.radius_bind_max):
+            yield "radius_bind_min", "it needs radius_bind_max, and that needs it: any local port is used"
+        if self.l2tp_challenge and not self.l2tp_secret:
+            yield "l2tp_challenge", "l2tp_secret is not set: no LAC is challenged"
 
     def secrets(self) -> tuple[str, ...]:
         """The values that no log line may show."""

@@ -53,7 +53,9 @@ class SecretsBackend:
             text = self._path.read_bytes()
             mode = self._path.stat().st_mode
         except OSError as error:
-            raise ConfigError(f"{self._path}: {error.strerror}") from error
+            raise ConfigError(
+                f"{self._path}: {error.strerror}; it says who may log in while primary_radius is not set"
+            ) from error
         secrets: dict[bytes, list[Secret]] = {}
         for number, line in enumerate(text.splitlines(), 1):
             try:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from l2tpns.config import SETTINGS, Config, RadiusServer
 from l2tpns.configfile import IGNORED, default_config, find_files, make_config, parse_file, parse_text, running_config
+from l2tpns.daemon import Options
 from l2tpns.errors import ConfigError
 from l2tpns.settings import Address, Addresses, Bool, Choice, Effect, Integer, Kind, Text, Words
 
@@ -392,6 +393,29 @@ def test_a_variable_that_moves_nothing_yet_is_told_when_it_is_set() -> None:
     told = dict(read("set snoop_port 9000\nload plugin garden\nset debug 3").without_effect())
     assert set(told) == {"snoop_port", "load plugin garden"}
     assert all(told.values())
+
+
+@pytest.mark.parametrize(
+    ("half", "whole"),
+    [
+        ("set primary_radius 192.0.2.1", "set radius_secret s"),
+        ("set radius_accounting yes", "set primary_radius 192.0.2.1\nset radius_secret s"),
+        ("set radius_bind_min 3000", "set radius_bind_max 3100"),
+        ("set l2tp_challenge yes", "set l2tp_secret s"),
+    ],
+)
+def test_a_variable_that_moves_nothing_without_another_is_told(half: str, whole: str) -> None:
+    assert [name for name, _ in read(half).without_effect()] == [half.split()[1]]
+    assert read(f"{half}\n{whole}").without_effect() == ()
+
+
+def test_the_words_of_the_command_line_are_checked_as_those_of_the_file_are() -> None:
+    good = Options(Path("x"), hostname="lns1", address="192.0.2.1")
+    assert good.overrides() == {"hostname": "lns1", "bind_address": IPv4Address("192.0.2.1")}
+    with pytest.raises(ConfigError, match=r"-h: hostname: .*letters"):
+        Options(Path("x"), hostname="bad name!").overrides()
+    with pytest.raises(ConfigError, match=r"-a: bind_address: .*IPv4 address"):
+        Options(Path("x"), address="::1").overrides()
 
 
 def test_set_changes_one_variable_and_a_bad_value_none() -> None:
