@@ -99,7 +99,11 @@ install:
 	rm -rf $(DESTDIR)$(LIB)/venv
 	mv $(DESTDIR)$(LIB)/venv.new $(DESTDIR)$(LIB)/venv
 	for plugin in $(PLUGINS); do install -m 644 modules/$$plugin $(DESTDIR)$(LIB)/$$plugin || exit 1; done
+	rm -rf $(DESTDIR)$(LIB)/docs
+	install -d $(DESTDIR)$(LIB)/docs/decisions
 	install -m 644 README.md $(DESTDIR)$(LIB)/README.md
+	install -m 644 docs/*.md $(DESTDIR)$(LIB)/docs
+	install -m 644 docs/decisions/*.md $(DESTDIR)$(LIB)/docs/decisions
 	for program in $(PROGRAMS); do \
 		module=l2tpns; [ $$program = l2tpns ] || module=l2tpns.$$program; \
 		printf '%s\n' '#!/bin/sh' '# Where this installation lives; its Python packages are its own.' \
@@ -130,7 +134,7 @@ uninstall:
 		file=$(DESTDIR)$(ETC)/$${last##*/}; rm -f $$file.new; \
 		if cmp -s $$file $$last; then rm -f $$file; elif [ -e $$file ]; then echo "$$file was edited and stays"; fi; \
 	done
-	rm -rf $(DESTDIR)$(LIB)/venv $(DESTDIR)$(LIB)/etc $(DESTDIR)$(LIB)/__pycache__ $(DESTDIR)$(LIB)/README.md
+	rm -rf $(DESTDIR)$(LIB)/venv $(DESTDIR)$(LIB)/etc $(DESTDIR)$(LIB)/docs $(DESTDIR)$(LIB)/__pycache__ $(DESTDIR)$(LIB)/README.md
 	rm -f $(foreach plugin,$(PLUGINS),$(DESTDIR)$(LIB)/$(plugin))
 	@for directory in $(LIB) $(ETC) $(STATE); do \
 		[ ! -d $(DESTDIR)$$directory ] || rmdir --ignore-fail-on-non-empty $(DESTDIR)$$directory; \

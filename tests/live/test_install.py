@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,17 @@ import pytest
 
 from tests.lab.server import CHECKOUT
 
-PARTS = ["Makefile", "README.md", "etc", "l2tpns", "modules", "pyproject.toml", "setup.py", "tests/lab/setup.sh"]
+PARTS = [
+    "Makefile",
+    "README.md",
+    "docs",
+    "etc",
+    "l2tpns",
+    "modules",
+    "pyproject.toml",
+    "setup.py",
+    "tests/lab/setup.sh",
+]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +65,10 @@ def test_a_staged_installation_works_where_it_lands_and_names_no_staging_directo
     unit = (home / "lib/systemd/system/l2tpns.service").read_text()
     assert f"ExecStart={home}/sbin/l2tpns\n" in unit
     assert "@" not in unit.replace("modprobe@", "")
+
+    pages = re.findall(r"\((docs/[^)#]*)", (home / "lib/l2tpns/README.md").read_text())
+    assert "docs/configuration.md" in pages
+    assert [page for page in pages if not (home / "lib/l2tpns" / page).exists()] == []
 
 
 def test_an_edited_configuration_survives_upgrade_and_uninstall_and_a_deleted_one_stays_away(
