@@ -53,7 +53,6 @@ class Session(Link):
     """One call, one PPP link, one subscriber."""
 
     __slots__ = (
-        "_job",
         "_renegotiations",
         "acct_session_id",
         "address",
@@ -93,7 +92,6 @@ class Session(Link):
         self.next_echo = self.next_interim = self.next_challenge = 0.0
         self.timer: Timer[Session] | None = None
         self.greenlet: Any = None
-        self._job: Any = None
         self._renegotiations: tuple[float, ...] = ()  # when the last ones were
         self.starting = True
 

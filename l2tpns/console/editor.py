@@ -7,7 +7,7 @@ key as it is. A line longer than the window scrolls sideways.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
 
 LONGEST_LINE = 1024  # characters
@@ -218,6 +218,11 @@ class Editor:
 
 def in_quotes(text: str) -> bool:
     """Whether the end of this text lies between quotation marks."""
+    return (False, *quoting(text))[-1]
+
+
+def quoting(text: str) -> Iterator[bool]:
+    """For each character, whether what follows it lies between quotation marks."""
     quote = ""
     escaped = False
     for char in text:
@@ -230,7 +235,7 @@ def in_quotes(text: str) -> bool:
                 quote = ""
         elif char in "\"'":
             quote = char
-    return bool(quote)
+        yield bool(quote)
 
 
 def _shown(char: str) -> str:

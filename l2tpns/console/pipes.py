@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from l2tpns.config import unknown_word
+from l2tpns.console.editor import quoting
 from l2tpns.console.output import Output, Refused
 from l2tpns.console.regexp import Regexp
 
@@ -40,18 +41,8 @@ class Pipe:
 
 def split(line: str) -> tuple[str, str | None]:
     """The command, and what follows the first `|` that begins a word outside quotation marks; None: no `|`."""
-    quote, escaped = "", False
-    for position, char in enumerate(line):
-        if escaped:
-            escaped = False
-        elif quote:
-            if char == "\\" and quote == '"':
-                escaped = True
-            elif char == quote:
-                quote = ""
-        elif char in "\"'":
-            quote = char
-        elif char == "|" and line[:position].endswith((" ", "\t")):
+    for position, (char, inside) in enumerate(zip(line, quoting(line), strict=True)):
+        if char == "|" and not inside and line[:position].endswith((" ", "\t")):
             return line[:position], line[position + 1 :]
     return line, None
 
