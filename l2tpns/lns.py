@@ -22,10 +22,12 @@ from l2tpns.dataplane.path import Path
 from l2tpns.dataplane.plane import DataPlane
 from l2tpns.dataplane.udp import Endpoint
 from l2tpns.errors import ProtocolError, WireError
+from l2tpns.gardens import Gardens
 from l2tpns.history import LENGTH as HISTORY_LENGTH
 from l2tpns.history import Ending
 from l2tpns.journal import Journal
 from l2tpns.log import Logger
+from l2tpns.policy import Part
 from l2tpns.pool import Pool
 from l2tpns.proto import messages
 from l2tpns.proto.header import ControlHeader, build_control, parse_control
@@ -44,6 +46,8 @@ from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import Backend
 from l2tpns.radius.usage import SessionIds
 from l2tpns.session import Session
+from l2tpns.snoop import Snoop
+from l2tpns.throttle import Throttle
 from l2tpns.tunnel import Tunnel, TunnelState
 from l2tpns.usagefiles import UsageFiles
 from l2tpns.wheel import Wheel
@@ -91,6 +95,10 @@ class Lns:
         self.shutting_down = False
         self.left = False  # without a word: everything is on disk, nobody may say or end anything any more
         self.journal = Journal(self)
+        self.throttle = Throttle(self)
+        self.gardens = Gardens(self)
+        self.snoop = Snoop(self)
+        self.policies: tuple[Part, ...] = (self.throttle, self.gardens, self.snoop)
         self.acct_session_ids = SessionIds(random)
         self._refusal_second = 0
         self._refusals = 0

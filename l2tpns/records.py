@@ -26,6 +26,7 @@ from functools import cache
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, TypeVar
 
+from l2tpns.policy import Policy
 from l2tpns.proto.credentials import Credentials
 from l2tpns.proto.ipcp import IpcpRecord
 from l2tpns.proto.lcp import LcpRecord
@@ -105,6 +106,7 @@ class SessionRecord:
     sequenced: bool = False
     filter_in: str = ""
     filter_out: str = ""
+    policy: Policy = field(default_factory=Policy)
     usage: UsageRecord = UsageRecord()
 
 

@@ -106,6 +106,7 @@ def session_record(session: Session) -> SessionRecord:
         sequenced=path.sequenced,
         filter_in=path.filter_in.name if path.filter_in is not None else "",
         filter_out=path.filter_out.name if path.filter_out is not None else "",
+        policy=session.policy,
         usage=UsageRecord(*usage_row(session, now)),
     )
 
@@ -208,7 +209,10 @@ def _resume_session(lns: Lns, record: SessionRecord, exact: bool) -> Session:
     tunnel.session_born(session)
     lns.by_user.setdefault(session.user.lower(), set()).add(session)
     lns.plane.attach(session.path)
+    session.policy = record.policy
     session.carry()
+    for part in lns.policies:
+        part.begin(session)
     session.set_timer(monotonic())
     return session
 

@@ -21,6 +21,7 @@ from l2tpns.ends import Reason, SessionEnded
 from l2tpns.errors import NoAddress, NoAnswer, ProtocolError
 from l2tpns.history import Ending
 from l2tpns.link import TICK, Link, Renegotiated, proxy_credentials
+from l2tpns.policy import Policy
 from l2tpns.proto.chap import ChapServer
 from l2tpns.proto.credentials import Credentials
 from l2tpns.proto.fsm import State
@@ -66,6 +67,7 @@ class Session(Link):
         "next_interim",
         "online_since",
         "opened_wall",
+        "policy",
         "profile",
         "rx_speed",
         "starting",
@@ -84,6 +86,7 @@ class Session(Link):
         self.acct_session_id = ""
         self.address: IPv4Address | None = None
         self.profile: AuthReply | None = None
+        self.policy = Policy()
         self.online_since = 0.0  # monotonic; 0 while not online
         self.time_from = 0.0  # when the Session-Timeout began to run
         self.opened_wall = 0.0
@@ -325,6 +328,8 @@ class Session(Link):
         self.online_since = self.time_from = now
         self.opened_wall = time.time()
         self.carry()
+        for part in self.lns.policies:
+            part.begin(self)
         self.stop_starting()
         self.lns.counters.sessions_online += 1
         self.lns.accounting.start(self.usage())
@@ -375,6 +380,8 @@ class Session(Link):
         self.ipcp = None
         self.authenticator = None
         if self.online_since:
+            for part in self.lns.policies:
+                part.finish(self)
             self.lns.plane.offline(self.path)
             usage = self.usage(reason.terminate)  # now that no packet can follow
             self.online_since = 0.0
@@ -386,6 +393,7 @@ class Session(Link):
             address, self.address = self.address, None
             self.lns.give_back_address(address)
         self.lns.forget_user(self)  # who it is must be shown again
+        self.policy = Policy()
         self.profile = None
         self.credentials = None
 
