@@ -47,6 +47,7 @@ from l2tpns.radius.types import Backend
 from l2tpns.radius.usage import SessionIds
 from l2tpns.session import Session
 from l2tpns.snoop import Snoop
+from l2tpns.taps import Taps
 from l2tpns.throttle import Throttle
 from l2tpns.tunnel import Tunnel, TunnelState
 from l2tpns.usagefiles import UsageFiles
@@ -98,7 +99,8 @@ class Lns:
         self.throttle = Throttle(self)
         self.gardens = Gardens(self)
         self.snoop = Snoop(self)
-        self.policies: tuple[Part, ...] = (self.throttle, self.gardens, self.snoop)
+        self.taps = Taps(self)
+        self.policies: tuple[Part, ...] = (self.throttle, self.gardens, self.snoop, self.taps)
         self.acct_session_ids = SessionIds(random)
         self._refusal_second = 0
         self._refusals = 0

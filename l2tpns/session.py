@@ -357,6 +357,7 @@ class Session(Link):
     def carry(self) -> None:
         """Let the data plane carry this session's packets."""
         assert self.address is not None and self.profile is not None
+        self.lns.taps.prepare(self)
         mru = min(self.lcp.peer_mru, self.lns.config.mru)
         if self.profile.mtu:
             mru = min(mru, self.profile.mtu)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from l2tpns.policy import Sink
 
 if TYPE_CHECKING:
+    from l2tpns.dataplane.path import Copy
     from l2tpns.lns import Lns
     from l2tpns.session import Session
 
@@ -23,6 +24,10 @@ class Snoop:
 
     def stop(self, session: Session, *, by: str) -> None:
         session.policy = replace(session.policy, sink=None)
+
+    def copier(self, session: Session) -> Copy | None:
+        """What is to be told of its packets."""
+        return None
 
     def begin(self, session: Session) -> None:
         pass

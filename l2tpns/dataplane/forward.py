@@ -78,6 +78,8 @@ class Forwarder:
             self._counters.drop_spoofed += 1
             path.dropped_spoofed += 1
             return
+        if path.copy is not None:
+            path.copy(UP, packet)
         if path.filter_in is not None and not path.filter_in.permits(packet):
             self._drop_filtered(path)
             return
@@ -169,6 +171,8 @@ class Forwarder:
             path.out_packets += 1
             path.out_octets += len(packet)
             path.last_ip_tx = self._clock.now
+            if path.copy is not None:
+                path.copy(DOWN, packet)
 
     def _is_beyond(self, path: Path, limit: int) -> bool:
         window = int(self._clock.now * LIMIT_WINDOW)

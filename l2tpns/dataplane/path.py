@@ -1,7 +1,7 @@
 """What the packet loops know of a session: one Path each, found by L2TP ids going up and by address coming down.
 
 A plain mutable object with slots: it is touched once or twice for each packet. The session owns it and may read its
-counters at any time (after DataPlane.refresh); what it changes besides `tap` it makes known by DataPlane.changed.
+counters at any time (after DataPlane.refresh); what it changes it makes known by DataPlane.changed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ MINIMUM_MTU = 68  # RFC 791: what every link carries
 
 Post = Callable[[int, bytes], None]
 Tap = Callable[[int, bytes], bytes | None]
+Copy = Callable[[int, bytes], None]
 
 
 def key_of(tunnel_id: int, session_id: int) -> int:
@@ -36,6 +37,7 @@ class Path:
 
     __slots__ = (
         "address",
+        "copy",
         "dropped_bad_ip",
         "dropped_filtered",
         "dropped_malformed",
@@ -101,6 +103,7 @@ class Path:
         self.mru = MINIMUM_MTU  # largest IP packet for the peer
         self.mss = 0
         self.tap: Tap | None = None  # (UP or DOWN, packet) -> packet to carry, or None to drop it
+        self.copy: Copy | None = None  # told (UP or DOWN, packet) of what the peer has sent, and of what was sent to it
         self.filter_in: AccessList | None = None  # for what the subscriber sends
         self.filter_out: AccessList | None = None  # for what is sent to the subscriber
         self.ns = 0  # of the next data message we send, when sequenced

@@ -48,6 +48,7 @@ LAYERS = (
         "throttle",
         "gardens",
         "snoop",
+        "taps",
         "housekeeping",
         "session",
         "tunnel",
