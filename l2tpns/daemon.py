@@ -191,12 +191,10 @@ class Daemon:
             on_lost=lambda: self.signals.put(signal.SIGQUIT),
         )
         self.lns.plane = self.plane
-        self.accounting.open()
+        self.console = Console(self.office(), self.logger)
+        self.open_ports()
         gc.disable()  # much is made now, and nothing of it is garbage
         saved = self.load_state()
-        self.plane.start()
-        if config.pid_file:  # not before: a second start by mistake must not take the file of the one that runs
-            process.write_pid_file(Path(config.pid_file))
         self.plane.serve(self.pool.prefixes())
         resumed = resume(self.lns, saved)
         accounted = set(self.accounting.open_sessions())
@@ -222,7 +220,6 @@ class Daemon:
                 clean=saved.clean,
             )
         gevent.spawn(self.watch_speed)
-        self.console = Console(self.office(), self.logger)
         self.console.start()
         for signum in SIGNALS:
             gevent.signal_handler(signum, self.signals.put, signum)
@@ -236,6 +233,18 @@ class Daemon:
         self.logger.info(
             "ready", hostname=config.hostname, pool=self.pool.size, took=round(monotonic() - self.started, 3)
         )
+
+    def open_ports(self) -> None:
+        """All that can refuse a start: sockets, devices, files that another program may have. Raises ConfigError.
+
+        Nothing was read of the saved state yet, so a start that fails here leaves it to the next one as it is.
+        """
+        assert self.console is not None
+        self.accounting.open()
+        self.plane.start()
+        self.console.open()
+        if self.config.pid_file:  # the last: a second start by mistake must not take the file of the one that runs
+            process.write_pid_file(Path(self.config.pid_file))
 
     def load_state(self) -> Replay:
         """What an earlier process left. A directory that is not ours alone costs the state, not the service."""
@@ -290,6 +299,9 @@ class Daemon:
             self.console.stop()
         until = monotonic() + self.config.shutdown_timeout
         lns = getattr(self, "lns", None)
+        if lns is not None and not self.ready:  # whom it has taken up belongs to the next start: not a word to anybody
+            lns.left = True
+            lns.journal.halt()
         quiet = lns is not None and lns.left
         if lns is not None:
             if not quiet:

@@ -186,20 +186,20 @@ class Journal:
         patience = monotonic() + LAST_WORDS
         while monotonic() < patience and any(len(tunnel.mailbox) for tunnel in self._lns.tunnels.values()):
             gevent.sleep(0.005)  # what sessions have asked their tunnels to say becomes a part of the numbers
-        self._halt()
+        self.halt()
         written = store.begin() and all(store.write(line) for line in self._alive() if line)
         written = written and store.write(["left", time.time()]) and store.settle(block=True)
-        self.active = False
         return written
 
     def erase(self) -> None:
         """Everybody was disconnected: no state is left."""
-        self._halt()
-        self.active = False
+        self.halt()
         if self._store is not None and self._store.opened:
             self._store.erase()
 
-    def _halt(self) -> None:
+    def halt(self) -> None:
+        """Keep nothing more; what is on disk stays."""
+        self.active = False
         if self._greenlet is not None:
             self._greenlet.kill(block=False)
             self._greenlet = None

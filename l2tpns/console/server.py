@@ -35,12 +35,17 @@ class Console:
         self._grammar = Grammar(commands.COMMANDS, commands.WORDS)
         self._turns = Turns()
         self._shells: dict[Shell, Any] = {}  # with their greenlets
+        self._listener: Any = None
         self._server: StreamServer | None = None
         self.users = Users(office.files.users, log)
 
-    def start(self) -> None:
-        """Listen. Raises ConfigError when the address or port cannot be had."""
-        address = self._office.config.cli_bind_address or IPv4Address(0)
+    @property
+    def _address(self) -> IPv4Address:
+        return self._office.config.cli_bind_address or IPv4Address(0)
+
+    def open(self) -> None:
+        """Take the port; who comes waits until `start`. Raises ConfigError when it cannot be had."""
+        address = self._address
         try:
             listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
             try:
@@ -53,9 +58,15 @@ class Console:
         except OSError as error:
             hint = "; cli_bind_address is no address of this machine" if error.errno == errno.EADDRNOTAVAIL else ""
             raise ConfigError(f"the console cannot listen on {address}:{self._port}: {error.strerror}{hint}") from None
-        self._server = StreamServer(listener, self._serve)
+        self._listener = listener
+
+    def start(self) -> None:
+        """Serve. Raises ConfigError as `open` does, if that was not called."""
+        if self._listener is None:
+            self.open()
+        self._server = StreamServer(self._listener, self._serve)
         self._server.start()
-        self._warn(address)
+        self._warn(self._address)
 
     def _warn(self, address: IPv4Address) -> None:
         users = self.users.read()
@@ -77,6 +88,8 @@ class Console:
         """Close the port and all consoles."""
         if self._server is not None:
             self._server.stop()
+        elif self._listener is not None:
+            self._listener.close()
         gevent.killall(list(self._shells.values()))
 
     def __len__(self) -> int:

@@ -7,6 +7,7 @@ but HELLO, and that after a crash only.
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from tests.lab.lac import Dial, Lac, Subscriber
 from tests.lab.netns import Lab, is_root, three_hosts
 from tests.lab.pppwishes import IP
 from tests.lab.radius_server import RadiusServer, User
-from tests.lab.server import Server
+from tests.lab.server import Server, ServerDied
 from tests.lab.storm import Storm
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(not is_root(), reason="needs root for namespaces")]
@@ -229,3 +230,25 @@ def test_two_hundred_busy_sessions_survive_a_restart_and_nobody_notices(lab: Lab
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_thousand_busy_sessions_survive_a_restart_and_nobody_notices(lab: Lab, how: int) -> None:
     restart_with(lab, 1000, how)
+
+
+def test_a_start_that_fails_leaves_the_sessions_to_the_next_one_and_says_nothing_to_anybody(lab: Lab) -> None:
+    stage = Stage(lab, 5)
+    gevent.sleep(2.5)
+    leave(stage, signal.SIGKILL)
+    stage.listen()
+    stage.stream.kill()
+    space = stage.server.namespace
+    assert space is not None
+    with space.socket(kind=socket.SOCK_STREAM) as taken:
+        taken.bind(("127.0.0.1", 23))
+        taken.listen()
+        with pytest.raises(ServerDied, match=r"the console cannot listen on 127\.0\.0\.1:23"):
+            stage.in_thread(stage.server.start)
+    assert stage.control() == Counter() and stage.heard.frames == Counter()
+    assert not stage.records(STOP)
+    stage.server.errors.write_text("")  # which said it, too
+    stage.in_thread(stage.server.start)
+    assert stage.server.wait_for("state_resumed")["sessions"] == 5
+    assert stage.alive() == 5
+    stage.close()
