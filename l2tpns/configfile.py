@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -271,15 +271,15 @@ class _Reader:
     def _rule(self, words: list[str]) -> None:
         inside = self._inside(words[0])
         rule = parse_rule(words, inside.extended)
-        self._filter = self.filters[inside.name] = replace(inside, rules=(*inside.rules, rule))
+        self._filter = self.filters[inside.name] = inside.plus(rule)
 
     def _no_rule(self, words: list[str]) -> None:
         inside = self._inside(f"no {words[0]}")
         rule = parse_rule(words, inside.extended)
-        rules = tuple(other for other in inside.rules if other != rule)
-        if rules == inside.rules:
+        fewer = inside.minus(rule)
+        if fewer == inside:
             self.told.append(f"no {words[0]}: {inside.name} has no such rule so far")
-        self._filter = self.filters[inside.name] = replace(inside, rules=rules)
+        self._filter = self.filters[inside.name] = fewer
 
     def _inside(self, word: str) -> AccessList:
         if self._filter is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import AddressValueError, IPv4Address
 
 from l2tpns.errors import ConfigError
@@ -178,6 +178,14 @@ class AccessList:
             elif not rule.fragments:
                 return rule.permit
         return False
+
+    def plus(self, rule: Rule) -> AccessList:
+        """With this rule at its end."""
+        return replace(self, rules=(*self.rules, rule))
+
+    def minus(self, rule: Rule) -> AccessList:
+        """Without rules that say the same; equal to this one if it has none."""
+        return replace(self, rules=tuple(other for other in self.rules if other != rule))
 
     def lines(self) -> list[str]:
         """The block in the configuration, which reads back to the same."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from l2tpns import ends, filtering
 from l2tpns.config import SETTINGS
-from l2tpns.console import show, showsystem
+from l2tpns.console import acl, show, showfigures, showsystem
 from l2tpns.console.arguments import ONE_USER, SOME_SESSIONS, SOME_TUNNELS, SOME_USERS, find_user
-from l2tpns.console.grammar import Argument, Command, Mode, Privilege
+from l2tpns.console.grammar import Argument, Command, Mode, Privilege, change
 from l2tpns.console.office import Office
 from l2tpns.console.output import Output, Refused, text
 from l2tpns.log import HIDDEN, LEVELS
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from l2tpns.filters import AccessList
     from l2tpns.session import Session
 
-ANYWHERE = (Mode.EXEC, Mode.CONFIG)
+ANYWHERE = tuple(Mode)
+CONFIGURING = (Mode.CONFIG, Mode.ACL)
 ENABLED = Privilege.ENABLED
 
 
@@ -107,7 +109,7 @@ def set_variable(shell: Shell, name: str, value: str) -> str:
 
 def configure_terminal(shell: Shell) -> str:
     shell.mode = Mode.CONFIG
-    return 'Variables are set with "set"; "end" leaves'
+    return 'Variables are set with "set", packet filters with "ip access-list"; "end" leaves'
 
 
 def leave_configuration(shell: Shell) -> None:
@@ -190,10 +192,13 @@ def leave(shell: Shell) -> None:
 
 
 def step_out(shell: Shell) -> None:
-    if shell.mode is Mode.CONFIG:
-        leave_configuration(shell)
-    else:
-        shell.leave()
+    match shell.mode:
+        case Mode.EXEC:
+            shell.leave()
+        case Mode.CONFIG:
+            leave_configuration(shell)
+        case Mode.ACL:
+            shell.mode = Mode.CONFIG
 
 
 def help_all(shell: Shell) -> Output:
@@ -236,6 +241,11 @@ def _is_secret(words: Sequence[str]) -> bool:
     return words[:1] == [] or words[0] not in SETTINGS or SETTINGS[words[0]].secret
 
 
+def _everywhere(command: Command) -> Command:
+    """Who configures may look at it and write it without leaving."""
+    return replace(command, modes=ANYWHERE) if command.words.startswith(("show ", "write ")) else command
+
+
 VARIABLE = Argument("VARIABLE", "name of a variable", _variables)
 VALUE = Argument("VALUE", "its value; between quotation marks if it has spaces")
 STREAMS = Argument("LEVEL", "what to show", _stream_names, closed=True, optional=True, many=True)
@@ -244,25 +254,24 @@ DIRECTION = Argument("DIRECTION", "in or out", _directions, closed=True)
 FILTER = Argument("NAME", "name of an access-list", showsystem.FILTER_NAMES.choices)
 
 
-def change(words: str, help: str, run: Any, *arguments: Argument, **more: Any) -> Command:
-    """A command that changes the server: for the enabled, and with a line in the log."""
-    return Command(words, help, run, arguments, privilege=ENABLED, changes=True, **more)
-
-
 WORDS = {
     "clear": "set back to zero",
     "configure": "change the configuration",
     "drop": "end sessions, tunnels, or all of a user",
-    "no": "undo debug or filter",
+    "ip": "packet filters",
+    "no": "undo",
     "show": "show what there is",
     "terminal": "how this console behaves",
     "write": "the configuration, to the file or to this console",
 }
 
 COMMANDS: tuple[Command, ...] = tuple(
-    chain(
+    _everywhere(command)
+    for command in chain(
         show.COMMANDS,
+        showfigures.COMMANDS,
         showsystem.COMMANDS,
+        acl.COMMANDS,
         (
             change("clear counters", "set all counters to zero", clear_counters),
             Command("configure terminal", "change variables", configure_terminal, privilege=ENABLED),
@@ -272,7 +281,7 @@ COMMANDS: tuple[Command, ...] = tuple(
             change("drop tunnel", "end tunnels and all their sessions", drop_tunnels, SOME_TUNNELS),
             change("drop user", "end all sessions of users", drop_users, SOME_USERS),
             Command("enable", "be allowed to change things", enable),
-            Command("end", "leave the configuration mode", leave_configuration, modes=(Mode.CONFIG,)),
+            Command("end", "leave the configuration mode", leave_configuration, modes=CONFIGURING),
             Command("exit", "leave, or leave the configuration mode", step_out, modes=ANYWHERE),
             change("filter", "give a user's sessions a packet filter", filter_user, ONE_USER, DIRECTION, FILTER),
             Command("help", "all commands", help_all, modes=ANYWHERE),

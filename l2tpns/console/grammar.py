@@ -37,6 +37,7 @@ class Mode(Enum):
 
     EXEC = ""
     CONFIG = "(config)"
+    ACL = "(config-acl)"
 
 
 Choices = Callable[["Office"], Iterable[tuple[str, str]]]  # word and help
@@ -90,6 +91,11 @@ class Command:
         if place < len(self.arguments):
             return self.arguments[place]
         return self.arguments[-1] if self.arguments and self.arguments[-1].many else None
+
+
+def change(words: str, help: str, run: Callable[..., Any], *arguments: Argument, **more: Any) -> Command:
+    """A command that changes the server: for the enabled, and with a line in the log."""
+    return Command(words, help, run, arguments, privilege=Privilege.ENABLED, changes=True, **more)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
-from l2tpns import configfile
+from l2tpns import configfile, filtering
 from l2tpns.config import Config
 from l2tpns.errors import ConfigError
+from l2tpns.filters import AccessList
 from l2tpns.lns import Lns
 from l2tpns.log import Log
 from l2tpns.settings import Setting
@@ -47,6 +48,11 @@ class Office:
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from None
         return path
+
+    def change_filters(self, filters: Mapping[str, AccessList]) -> None:
+        """The packet filters are these from now on, also those that sessions have."""
+        self.config.filters = filters
+        filtering.rebind(self.lns)
 
     def clear_counters(self) -> None:
         self.lns.counters.clear()

@@ -33,6 +33,7 @@ class Shell:
         self.user = ""
         self.peer = peer
         self.mode = Mode.EXEC
+        self.access_list = ""  # whose rules are typed, in Mode.ACL
         self.privilege = Privilege.LOOK
         self.since = monotonic()
         self.inside = False  # logged in
@@ -151,14 +152,17 @@ class Shell:
 
     def do(self, line: str) -> None:
         call = self.grammar.parse(line, self.standing)
+        where = {"access_list": self.access_list} if self.mode is Mode.ACL else {}
         try:
             said = call.command.run(self, *call.values)
         except (Refused, ConfigError) as refused:
             if call.command.changes:
-                self._log.info("console_refused", user=self.user, peer=self.peer, command=call.line, why=str(refused))
+                self._log.info(
+                    "console_refused", user=self.user, peer=self.peer, command=call.line, why=str(refused), **where
+                )
             raise
         if call.command.changes:
-            self._log.audit("console_command", user=self.user, peer=self.peer, command=call.line)
+            self._log.audit("console_command", user=self.user, peer=self.peer, command=call.line, **where)
         if said is None:
             return
         output = said if isinstance(said, Output) else text(said)

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from l2tpns.console.arguments import ENDED_USER, SESSION, TUNNEL, USER, find_session, find_tunnel, find_user
-from l2tpns.console.grammar import Command
+from l2tpns.console.grammar import Command, Privilege
 from l2tpns.console.output import Column, Output, Row, Table, sheet, shown
 from l2tpns.dataplane.path import Path
 from l2tpns.history import Ending
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from l2tpns.console.shell import Shell
 
 
-def yes_no(value: bool) -> str:
-    return "Y" if value else "N"
+def yes_no(value: bool | None) -> str:
+    return "-" if value is None else "Y" if value else "N"
 
 
 def or_star(value: str) -> str:
@@ -38,16 +38,19 @@ def duration(seconds: float | None) -> str:
 SESSIONS = Table(
     (
         Column("session", "SID", 5),
+        Column("linked_session", "LkToSID", 7, lambda session: str(session or 0)),
         Column("tunnel", "TID", 5),
         Column("user", "Username", -32, or_star),
         Column("address", "IP", -15, lambda address: address or "0.0.0.0"),
         Column("intercepted", "I", 1, yes_no),
         Column("throttled", "T", 1, yes_no),
         Column("walled_garden", "G", 1, yes_no),
+        Column("ipv6", "6", 1, yes_no),
         Column("opened", "opened", 10, duration),
         Column("out_octets", "downloaded", 12),
         Column("in_octets", "uploaded", 12),
         Column("idle", "idle", 5, duration),
+        Column("remaining", "Rem.Time", 8, duration),
         Column("lac", "LAC", -15),
         Column("calling", "CLI", 0, or_star),
     )
@@ -86,25 +89,34 @@ SESSION_LABELS = {
 }
 
 
-def session_row(session: Session, now: float) -> Row:
-    """A session, in short."""
-    path = session.path
+def session_row(session: Session, now: float, enabled: bool) -> Row:
+    """A session, in short. Who is intercepted is only the enabled's to know: others get None."""
+    path, policy = session.path, session.policy
     session.lns.plane.refresh(path)
     return {
         "session": session.id,
+        "linked_session": None,  # nobody is passed on to other servers, and there is no multilink
         "tunnel": session.tunnel.id,
         "user": session.user,
         "address": str(session.address) if session.address is not None else None,
-        "intercepted": False,
-        "throttled": False,
-        "walled_garden": False,
+        "intercepted": policy.sink is not None if enabled else None,
+        "throttled": bool(policy.rate_in or policy.rate_out),
+        "walled_garden": bool(policy.garden),
+        "ipv6": False,
         "opened": int(now - session.online_since) if session.online_since else None,
         "out_octets": path.out_octets,
         "in_octets": path.in_octets,
         "idle": max(int(now - last_packet(session)), 0),
+        "remaining": remaining(session, now),
         "lac": session.tunnel.peer[0],
         "calling": session.calling,
     }
+
+
+def remaining(session: Session, now: float) -> int | None:
+    """Seconds until its Session-Timeout."""
+    timeout = session.profile.session_timeout if session.profile is not None else None
+    return max(int(session.time_from + timeout - now), 0) if timeout and session.online_since else None
 
 
 def last_packet(session: Session) -> float:
@@ -112,13 +124,12 @@ def last_packet(session: Session) -> float:
     return max(path.last_rx, path.last_ip_tx)
 
 
-def session_detail(session: Session, now: float) -> Row:
+def session_detail(session: Session, now: float, enabled: bool) -> Row:
     """All that is known of a session."""
-    path, profile = session.path, session.profile
-    timeout = profile.session_timeout if profile is not None else None
+    path, profile, policy = session.path, session.profile, session.policy
     filters = (path.filter_in, path.filter_out)
     return {
-        **session_row(session, now),
+        **session_row(session, now, enabled),
         "called": session.called,
         "lac_session": session.peer_id,
         "lac_host": session.tunnel.host,
@@ -126,9 +137,8 @@ def session_detail(session: Session, now: float) -> Row:
         "phase": session.phase,
         "lcp": session.lcp.state.name.title(),
         "ipcp": session.ipcp.state.name.title() if session.ipcp is not None else None,
-        "session_timeout": timeout,
+        "session_timeout": profile.session_timeout if profile is not None else None,
         "idle_timeout": profile.idle_timeout if profile is not None else None,
-        "remaining": max(int(session.time_from + timeout - now), 0) if timeout and session.online_since else None,
         "mru": path.mru if session.online_since else session.lcp.peer_mru,
         "next_recv": path.next_ns if path.next_ns >= 0 else None,
         "next_send": path.ns if path.sequenced else None,
@@ -140,6 +150,10 @@ def session_detail(session: Session, now: float) -> Row:
         "tx_speed": session.tx_speed,
         "filter_in": filters[0].name if filters[0] is not None else None,
         "filter_out": filters[1].name if filters[1] is not None else None,
+        "sink": f"{policy.sink.address}:{policy.sink.port}" if enabled and policy.sink is not None else None,
+        "rate_in": policy.rate_in or None,
+        "rate_out": policy.rate_out or None,
+        "garden": policy.garden or None,
         "filter_bucket": None,
     }
 
@@ -153,28 +167,49 @@ def session_sheet(row: Row) -> Iterator[str]:
         "packets": f"{row['in_packets']}/{row['out_packets']}",
         "dropped": dropped,
         "filters": f"{shown(row['filter_in'])}/{shown(row['filter_out'])}",
+        "intercepted": "-" if row["intercepted"] is None else with_facts(row["intercepted"], row["sink"]),
+        "throttled": with_facts(row["throttled"], rates(row)),
+        "walled_garden": with_facts(row["walled_garden"], row["garden"]),
     }
     yield from sheet(f"Session {row['session']}", SESSION_LABELS, words)
+
+
+def with_facts(value: bool, facts: str | None) -> str:
+    return f"{shown(value)} ({facts})" if value else shown(value)
+
+
+def rates(row: Row) -> str:
+    """`in 64 out 512 kbit/s`, of what is limited."""
+    limited = [f"{way} {row[f'rate_{way}']}" for way in ("in", "out") if row[f"rate_{way}"]]
+    return f"{' '.join(limited)} kbit/s"
 
 
 def show_sessions(shell: Shell, *ids: str) -> Output:
     """All in short, or some in full."""
     lns = shell.office.lns
     if ids:
-        return session_details([find_session(shell.office, word) for word in ids])
+        return session_details(shell, [find_session(shell.office, word) for word in ids])
+
+    enabled = is_enabled(shell)
 
     def rows() -> Iterator[Row]:
         for session_id in sorted(lns.sessions):
             session = lns.sessions.get(session_id)  # it may have gone while we were writing
             if session is not None:
-                yield session_row(session, monotonic())
+                yield session_row(session, monotonic(), enabled)
 
     return SESSIONS.output(rows)
 
 
-def session_details(sessions: list[Session]) -> Output:
+def is_enabled(shell: Shell) -> bool:
+    return shell.privilege >= Privilege.ENABLED
+
+
+def session_details(shell: Shell, sessions: list[Session]) -> Output:
+    enabled = is_enabled(shell)
+
     def rows() -> Iterator[Row]:
-        return (session_detail(session, monotonic()) for session in sessions)
+        return (session_detail(session, monotonic(), enabled) for session in sessions)
 
     return Output(lambda: (line for row in rows() for line in session_sheet(row)), rows)
 
@@ -262,7 +297,7 @@ def show_users(shell: Shell, user: str | None = None) -> Output:
     """Everybody's name, or one user's sessions in full."""
     lns = shell.office.lns
     if user is not None:
-        return session_details(find_user(shell.office, user))
+        return session_details(shell, find_user(shell.office, user))
 
     def rows() -> Iterator[dict[str, Any]]:
         for name in sorted(lns.by_user):

@@ -28,12 +28,13 @@ def json_of(operator: Operator, command: str) -> Any:
 def test_show_session_has_the_columns_of_the_manual_s_server(desk: Desk) -> None:
     _, _, operator = subscribed(desk)
     head, row = operator.do("show session").splitlines()
-    assert head.split() == "SID TID Username IP I T G opened downloaded uploaded idle LAC CLI".split()
+    names = "SID LkToSID TID Username IP I T G 6 opened downloaded uploaded idle Rem.Time LAC CLI"  # of 2.4.1
+    assert head.split() == names.split()
     session = next(iter(desk.server.lns.sessions.values()))
     columns = row.split()
-    assert columns[:4] == [str(session.id), str(session.tunnel.id), "fred", str(session.address)]
-    assert columns[4:7] == ["N", "N", "N"]
-    assert columns[11:] == ["127.0.0.1", session.calling or "*"]
+    assert columns[:5] == [str(session.id), "0", str(session.tunnel.id), "fred", str(session.address)]
+    assert columns[5:9] == ["N", "N", "N", "N"]
+    assert columns[13:] == ["-", "127.0.0.1", session.calling]
     assert head.index("Username") == row.index("fred")
 
 
@@ -44,8 +45,8 @@ def test_show_session_as_json_has_a_row_for_each(desk: Desk) -> None:
     session = next(iter(desk.server.lns.sessions.values()))
     assert (row["session"], row["user"], row["address"]) == (session.id, "fred", str(session.address))
     assert list(row) == [
-        "session", "tunnel", "user", "address", "intercepted", "throttled", "walled_garden",
-        "opened", "out_octets", "in_octets", "idle", "lac", "calling",
+        "session", "linked_session", "tunnel", "user", "address", "intercepted", "throttled", "walled_garden", "ipv6",
+        "opened", "out_octets", "in_octets", "idle", "remaining", "lac", "calling",
     ]  # fmt: skip
 
 

@@ -105,7 +105,9 @@ Of commands marked # the prompt must be `HOST#`. Those that change something are
 
 
 def _command_row(command: Command) -> tuple[str, ...]:
-    modes = "" if Mode.EXEC in command.modes else " (within `configure terminal`)"
+    modes = ""
+    if Mode.EXEC not in command.modes:
+        modes = f" (within `{'configure terminal' if Mode.CONFIG in command.modes else 'ip access-list'}`)"
     return f"`{command.usage}`", "#" if command.privilege >= Privilege.ENABLED else "", command.help + modes
 
 
