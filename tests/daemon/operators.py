@@ -16,7 +16,8 @@ from l2tpns.configfile import find_files
 from l2tpns.console.office import Office
 from l2tpns.console.server import Console
 from l2tpns.errors import ConfigError
-from tests.lab.inprocess import InProcess
+from tests.lab import PATIENCE
+from tests.lab.inprocess import InProcess, until
 
 TELNET = bytes.fromhex(
     "fffd01"  # DO ECHO
@@ -67,10 +68,7 @@ class Desk:
         for operator in self._operators:
             operator.close()
         self.console.stop()
-        until = monotonic() + 2
-        while len(self.console) and monotonic() < until:
-            gevent.sleep(0.005)
-        assert len(self.console) == 0
+        until(lambda: not len(self.console))
 
     def operator(self, hello: bytes = b"") -> Operator:
         operator = Operator(self.console.port, hello)
@@ -102,7 +100,7 @@ class Operator:
         self.socket = socket.socket()
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         self.socket.connect(("127.0.0.1", port))
-        self.socket.settimeout(5.0)
+        self.socket.settimeout(PATIENCE)
         self.heard = b""
         self.closed = False
         if hello:
@@ -114,7 +112,7 @@ class Operator:
     def type(self, keys: str | bytes) -> None:
         self.socket.sendall(keys if isinstance(keys, bytes) else keys.encode("utf-8", "surrogateescape"))
 
-    def expect(self, words: str, timeout: float = 5.0) -> str:
+    def expect(self, words: str, timeout: float = PATIENCE) -> str:
         """Everything up to these words, which are taken away with it."""
         wanted = words.encode()
         end = monotonic() + timeout
@@ -123,7 +121,7 @@ class Operator:
         before, _, self.heard = self.heard.partition(wanted)
         return (before + wanted).decode("utf-8", "surrogateescape")
 
-    def expect_end(self, timeout: float = 5.0) -> str:
+    def expect_end(self, timeout: float = PATIENCE) -> str:
         """Everything until the connection is closed."""
         end = monotonic() + timeout
         while not self.closed:
@@ -152,7 +150,7 @@ class Operator:
         return said.rpartition("lns.example")[0].replace("\r\n", "\n")
 
     def _until_prompt(self) -> str:
-        end = monotonic() + 5.0
+        end = monotonic() + PATIENCE
         while not self.heard.endswith(b"# "):
             self._hear(end, "# ")
         said, self.heard = self.heard, b""

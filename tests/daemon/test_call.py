@@ -371,7 +371,7 @@ def test_with_sequencing_required_every_data_message_is_numbered_from_0(server: 
     assert before >= 4  # LCP, CHAP, IPCP
     for _ in range(3):
         server.plane.deliver(packet_to(fred.address.packed))
-    fred.wait(lambda: fred.in_packets == 3, 1.0)
+    fred.wait(lambda: fred.in_packets == 3)
     assert fred.sequenced_in == before + 3
     assert fred.misnumbered == 0
 
@@ -405,10 +405,10 @@ def test_a_slow_radius_holds_up_nobody_else_and_not_the_caller_either(server: In
     server.backend.delay = 0.0
     assert lac.call("mary", "pw").wait_online(0.5).online
     slow.send_echo()
-    slow.wait(lambda: slow.echo_replies == 1, 0.5, "Echo-Reply")
+    slow.wait(lambda: slow.echo_replies == 1, what="Echo-Reply")
     assert not slow.online
     slow.terminate()
-    assert slow.wait_ended(0.5).why is Why.CDN
+    assert slow.wait_ended().why is Why.CDN
     assert len(server.lns.sessions) == 1
 
 

@@ -317,7 +317,7 @@ def test_a_reader_that_takes_nothing_is_given_up(desk: Desk, monkeypatch: pytest
     slow = desk.operator()
     slow.expect("> ")
     slow.type("show pool all\n" * 2000)
-    until(lambda: desk.server.events("console_closed"), 10.0)
+    until(lambda: desk.server.events("console_closed"))
     assert desk.server.events("console_closed")[0]["why"] == "reads too slowly"
 
 

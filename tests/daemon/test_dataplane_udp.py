@@ -21,6 +21,7 @@ from l2tpns.dataplane.udp import Endpoint, LacSide, open_socket, split_ppp
 from l2tpns.errors import ConfigError, WireError
 from l2tpns.log import Log
 from tests.daemon.packets import ip
+from tests.lab import PATIENCE
 
 EVERYWHERE = (IPv4Address(0),)
 PACKET = ip("10.0.0.5", "198.51.100.2", b"data")
@@ -54,7 +55,7 @@ class Rig:
         self.side.start()
         self.lac = gevent.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.lac.bind(("127.0.0.1", 0))
-        self.lac.settimeout(2.0)
+        self.lac.settimeout(PATIENCE)
         self.peer: tuple[str, int] = self.lac.getsockname()
         self.endpoint = self.side.endpoint("127.0.0.1")
         self.path = self.attach(8)
@@ -84,7 +85,7 @@ class Rig:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    with gevent.Timeout(2.0):
+    with gevent.Timeout(PATIENCE):
         while not condition():
             gevent.sleep(0.001)
 
@@ -392,7 +393,7 @@ def test_a_handler_that_fails_costs_its_packet_and_not_the_loop() -> None:
     greenlet = gevent.spawn(drain_forever, left.fileno(), drain, log.get())
     for octets in (b"bad", b"good", b"gone"):
         right.send(octets)
-    greenlet.join(2.0)
+    greenlet.join(PATIENCE)
     assert greenlet.dead and taken == [b"good"]
     left.close()
     right.close()

@@ -176,7 +176,7 @@ def test_who_begins_lcp_again_and_again_is_disconnected(server: InProcess, monke
     fred = lac.call("fred", "pw", auth="pap").wait_online()
     for _ in range(2):
         fred.restart()
-        fred.wait(lambda: not fred.online, 3.0)
+        fred.wait(lambda: not fred.online)
         fred.wait_online()
     fred.restart()
     assert fred.wait_ended().text == "LCP begins again and again"

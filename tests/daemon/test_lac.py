@@ -97,7 +97,7 @@ def test_a_subscriber_that_vanishes_answers_nothing(lns: TinyLns, lac: Lac) -> N
     strays = lac.endpoint.strays
     fred.vanish()
     lns.tunnel.lines[1].send_ip(b"\x45")
-    lac.wait(lambda: lac.endpoint.strays == strays + 1, 1.0)
+    lac.wait(lambda: lac.endpoint.strays == strays + 1)
     assert fred.ended is not None and fred.ended.why is Why.VANISHED
 
 
@@ -148,7 +148,7 @@ def test_a_stopccn_from_the_lns_ends_every_call(lns: TinyLns, lac: Lac) -> None:
 def test_a_hello_is_acknowledged_and_seen(lns: TinyLns, lac: Lac) -> None:
     lns.tunnel.send(HELLO())
     lac.expect(HELLO)
-    lac.wait(lambda: lns.tunnel.reliable.idle, 1.0)
+    lac.wait(lambda: lns.tunnel.reliable.idle)
     assert lac.hellos == 1
 
 
@@ -217,7 +217,7 @@ def test_a_frame_hook_swallows_what_the_client_would_send(lac: Lac) -> None:
 
 def test_proxied_lcp_and_authentication_go_into_the_iccn(lns: TinyLns, lac: Lac) -> None:
     lac.call("fred", "secret", auth="chap", proxy_lcp=True, proxy_auth=True)
-    lac.wait(lambda: lns.iccns, 2.0)
+    lac.wait(lambda: lns.iccns)
     iccn = lns.iccns[0]
     assert iccn.proxy_authen_usable and iccn.proxy_authen_name == b"fred"
     assert iccn.last_sent_lcp_confreq is not None and iccn.last_sent_lcp_confreq.startswith(b"\x03\x05\xc2\x23\x05")

@@ -23,9 +23,9 @@ def test_repeated_pap_requests_make_one_question_and_all_get_its_answer(server: 
     fred.wait_phase(Phase.AUTHENTICATE)
     for number in range(10):
         say(fred, f"ff03 c023 01{number:02x} 000c 04 66726564 02 7077")
-    fred.wait(lambda: ear.of("in", PAP), 1.0, "Authenticate-Ack")
+    fred.wait(lambda: ear.of("in", PAP), what="Authenticate-Ack")
     say(fred, "ff03 c023 0163 000c 04 66726564 02 7077")
-    fred.wait(lambda: len(ear.of("in", PAP)) == 2, 1.0, "another")
+    fred.wait(lambda: len(ear.of("in", PAP)) == 2, what="another")
     assert [packet[0] for packet in ear.of("in", PAP)] == [2, 2]
     assert ear.of("in", PAP)[1][1] == 0x63
     assert len(server.backend.asked) == 1
@@ -38,7 +38,7 @@ def test_a_pap_request_in_another_phase_is_discarded(serve: Serve) -> None:
     ear = Ear(fred)
     say(fred, "ff03 c023 0101 000c 04 66726564 02 7077")
     fred.send_echo()
-    fred.wait(lambda: fred.echo_replies, 1.0, "Echo-Reply")
+    fred.wait(lambda: fred.echo_replies, what="Echo-Reply")
     assert ear.of("in", PAP) == []
     assert len(server.backend.asked) == 1
 
@@ -67,7 +67,7 @@ def test_a_repeated_chap_response_gets_the_same_answer_and_asks_nobody(server: I
         say(fred, "ff03 c223", response.hex())
     say(fred, "ff03 c223", "02", f"{response[1] + 1 & 255:02x}", response[2:].hex())  # another identifier
     fred.send_echo()
-    fred.wait(lambda: fred.echo_replies, 1.0, "Echo-Reply")
+    fred.wait(lambda: fred.echo_replies, what="Echo-Reply")
     assert [packet[:2] for packet in ear.of("in", CHAP, 3, 4)] == [bytes((3, response[1]))] * 11
     assert len(server.backend.asked) == 1
     assert fred.online
@@ -79,7 +79,7 @@ def test_a_response_to_no_challenge_is_discarded(serve: Serve) -> None:
     fred = server.lac(defaults=QUICK).connect().call("fred", "pw").wait_online()
     say(fred, "ff03 c223 0201 0019 10", "00" * 16, "66726564")
     fred.send_echo()
-    fred.wait(lambda: fred.echo_replies, 1.0, "Echo-Reply")
+    fred.wait(lambda: fred.echo_replies, what="Echo-Reply")
     assert len(server.backend.asked) == 1
 
 
@@ -92,7 +92,7 @@ def test_a_refusal_comes_with_its_message_and_the_cdn_a_moment_later(
     monkeypatch.setattr(session, "REFUSAL_GRACE", 0.3)
     eve = lac.call("fred", "wrong", auth=auth)
     ear = Ear(eve)
-    eve.wait(lambda: eve.auth_refused, 1.0, "a refusal")
+    eve.wait(lambda: eve.auth_refused, what="a refusal")
     since = time.monotonic()
     protocol, code = (PAP, 3) if auth == "pap" else (CHAP, 4)
     assert ear.of("in", protocol, code)[0][1] == ear.of("out", protocol)[-1][1]  # its Identifier

@@ -22,7 +22,7 @@ def ask(subscriber: Subscriber, ear: Ear, *options: str) -> tuple[int, bytes]:
     before = len(ear.of("in", IPCP, CONF_ACK, CONF_NAK, CONF_REJ))
     data = bytes.fromhex("".join(options))
     say(subscriber, f"ff03 8021 0142 {4 + len(data):04x}", data.hex())
-    subscriber.wait(lambda: len(ear.of("in", IPCP, CONF_ACK, CONF_NAK, CONF_REJ)) > before, 1.0, "an answer")
+    subscriber.wait(lambda: len(ear.of("in", IPCP, CONF_ACK, CONF_NAK, CONF_REJ)) > before, what="an answer")
     answer = ear.of("in", IPCP, CONF_ACK, CONF_NAK, CONF_REJ)[-1]
     return answer[0], answer[4:]
 
@@ -33,7 +33,7 @@ def networking(server: InProcess) -> tuple[Subscriber, Ear]:
     ear = Ear(fred)
     ear.deaf_to = (IPCP,)
     fred.wait_phase(Phase.NETWORK)
-    fred.wait(lambda: ear.of("in", IPCP, CONF_REQ), 1.0, "Configure-Request")
+    fred.wait(lambda: ear.of("in", IPCP, CONF_REQ), what="Configure-Request")
     return fred, ear
 
 
@@ -63,7 +63,7 @@ def test_ipcp_before_the_network_phase_is_discarded(server: InProcess, lac: Lac)
     for _ in range(3):
         say(fred, "ff03 8021 0142 000a 0306 00000000")
     fred.send_echo()
-    fred.wait(lambda: fred.echo_replies, 1.0, "Echo-Reply")
+    fred.wait(lambda: fred.echo_replies, what="Echo-Reply")
     assert ear.of("in", IPCP) == []
     fred.wait_online()
 
@@ -129,7 +129,7 @@ def test_a_client_that_closes_ipcp_is_disconnected(serve: Serve) -> None:
     ear = Ear(fred)
     ear.deaf_to = (IPCP,)
     say(fred, "ff03 8021 0501 0004")
-    fred.wait(lambda: ear.of("in", IPCP, 6), 1.0, "Terminate-Ack")
+    fred.wait(lambda: ear.of("in", IPCP, 6), what="Terminate-Ack")
     assert server.plane.busy["routes"] == []
     assert fred.wait_ended().result == 3
     server.wait(lambda: server.calm)

@@ -132,7 +132,7 @@ def test_a_proxied_subscriber_that_begins_again_is_asked_by_us(server: InProcess
     fred = lac.call("fred", "pw", auth="chap", **PROXIED).wait_online()
     ear = Ear(fred)
     fred.restart()
-    fred.wait(lambda: len(server.backend.asked) == 2 and fred.online, 3.0, "online again")
+    fred.wait(lambda: len(server.backend.asked) == 2 and fred.online, what="online again")
     assert len(ear.of("in", CHAP, 1)) == 1
 
 
@@ -150,5 +150,5 @@ def test_an_echo_on_a_proxied_link_carries_the_magic_number_the_lac_gave_in_our_
     fred = lac.call("fred", "pw", auth="pap", **PROXIED).wait_online()
     ear = Ear(fred)
     say(fred, "ff03 c021 0901 0008 00000000")
-    fred.wait(lambda: fred.echo_replies, 1.0, "Echo-Reply")
+    fred.wait(lambda: fred.echo_replies, what="Echo-Reply")
     assert ear.of("in", LCP, 10)[0][4:8] == fred.peer_magic

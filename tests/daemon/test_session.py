@@ -45,7 +45,7 @@ def test_a_protocol_we_do_not_speak_is_rejected_a_few_times_a_second(server: InP
     for _ in range(40):
         say(fred, "ff03 80fd 0101 0004")  # CCP
     fred.send_echo()
-    fred.wait(lambda: fred.echo_replies, 1.0, "Echo-Reply")
+    fred.wait(lambda: fred.echo_replies, what="Echo-Reply")
     rejects = ear.of("in", LCP, PROTO_REJ)
     assert 1 <= len(rejects) <= 20
     assert rejects[0][4:] == bytes.fromhex("80fd 0101 0004")
@@ -78,7 +78,7 @@ def test_a_rejected_protocol_that_we_never_spoke_changes_nothing(server: InProce
     fred = lac.call("fred", "pw").wait_online()
     say(fred, "ff03 c021 0801 000a 80fd 0101 0004")
     fred.send_echo()
-    fred.wait(lambda: fred.echo_replies, 1.0, "Echo-Reply")
+    fred.wait(lambda: fred.echo_replies, what="Echo-Reply")
     assert fred.online
 
 
@@ -87,7 +87,7 @@ def test_an_echo_is_answered_with_our_magic_number(server: InProcess, lac: Lac) 
     fred = lac.call("fred", "pw").wait_online()
     ear = Ear(fred)
     fred.send_echo()
-    fred.wait(lambda: fred.echo_replies, 1.0, "Echo-Reply")
+    fred.wait(lambda: fred.echo_replies, what="Echo-Reply")
     (reply,) = ear.of("in", LCP, 10)
     assert reply[4:8] == fred.peer_magic != bytes(4)
 
@@ -104,11 +104,11 @@ def test_our_own_echo_coming_back_is_a_loop_and_ends_the_session(server: InProce
 def test_no_packet_above_the_clients_mru_is_sent_to_it(server: InProcess, lac: Lac) -> None:
     fred = lac.call("fred", "pw", mru=600).wait_online()
     server.plane.deliver(traffic.udp(IPv4Address("198.51.100.2"), fred.address, 9, 9, bytes(1000)))
-    fred.wait(lambda: fred.in_packets == 2, 1.0, "fragments")
+    fred.wait(lambda: fred.in_packets == 2, what="fragments")
     assert max(map(len, fred.received)) <= 600
     say(fred, "ff03 80fd 0101 05dc", "00" * 1496)
     ear = Ear(fred)
-    fred.wait(lambda: ear.of("in", LCP, PROTO_REJ), 1.0, "Protocol-Reject")
+    fred.wait(lambda: ear.of("in", LCP, PROTO_REJ), what="Protocol-Reject")
     assert len(ear.of("in", LCP, PROTO_REJ)[0]) <= 600
 
 
@@ -131,7 +131,7 @@ def test_frames_are_taken_with_and_without_their_address_and_with_one_octet_of_p
     server.wait(lambda: len(server.plane.delivered) == 4)
     for head in ("ff03 c021", "c021"):
         say(fred, head, "0901 0008 00000000")
-    fred.wait(lambda: fred.echo_replies == 2, 1.0, "Echo-Replies")
+    fred.wait(lambda: fred.echo_replies == 2, what="Echo-Replies")
     assert len(ear.of("in", LCP, 10)) == 2
 
 
@@ -141,7 +141,7 @@ def test_a_configure_request_starts_everything_over_and_the_address_is_the_same(
     address = fred.address
     fred.restart()
     server.wait(lambda: len(server.accounting.of("stop")) == 1)
-    fred.wait(lambda: fred.online, 3.0, "online again")
+    fred.wait(lambda: fred.online, what="online again")
     assert fred.address == address != mary.address
     server.wait(lambda: len(server.accounting.of("start")) == 3)
     assert len(server.backend.asked) == 3  # authenticated anew
@@ -164,7 +164,7 @@ def test_between_the_configure_request_and_the_new_login_nothing_passes(server: 
     assert server.plane.delivered == []
     assert server.plane.busy["routes"] == []
     fred.on_frame = None
-    fred.wait(lambda: fred.online, 5.0, "online again")
+    fred.wait(lambda: fred.online, what="online again")
 
 
 @pytest.mark.statement(98)
@@ -172,7 +172,7 @@ def test_who_logs_in_under_another_name_after_that_is_another_user(server: InPro
     fred = lac.call("fred", "pw").wait_online()
     fred.user = b"mary"
     fred.restart()
-    fred.wait(lambda: len(server.lns.by_user) == 1 and "mary" in server.lns.by_user and fred.online, 3.0)
+    fred.wait(lambda: len(server.lns.by_user) == 1 and "mary" in server.lns.by_user and fred.online)
     assert [usage.user for usage in server.accounting.of("start")] == [b"fred", b"mary"]
 
 

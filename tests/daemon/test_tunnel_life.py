@@ -222,11 +222,11 @@ def test_a_tunnel_without_sessions_closes_after_a_while_if_that_is_wanted(serve:
     server = serve(tunnel_idle_timeout=0.3)
     lac, other = server.lac(defaults=QUICK).connect(), server.lac().connect()
     fred = lac.call("fred", "pw").wait_online()
-    ended = other.wait_ended(2.5)
+    ended = other.wait_ended()
     assert (ended.why, ended.result) == (Why.STOPCCN, 1)
     assert fred.online
     fred.hangup()
-    assert lac.wait_ended(2.5).why is Why.STOPCCN
+    assert lac.wait_ended().why is Why.STOPCCN
 
 
 # Where a LAC is

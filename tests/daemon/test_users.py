@@ -55,7 +55,7 @@ def test_duplicates_may_be_allowed_for_all_or_for_guests(serve: Serve, settings:
 def test_two_logins_of_one_name_at_the_same_time_leave_one(server: InProcess, lac: Lac) -> None:
     server.backend.delay = 0.05
     calls = [lac.call("fred", "pw", auth="pap") for _ in range(6)]
-    lac.wait(lambda: sum(call.ended is not None for call in calls) == 5, 5.0)
+    lac.wait(lambda: sum(call.ended is not None for call in calls) == 5)
     (left,) = (call for call in calls if call.ended is None)
     left.wait_online()
     assert len(server.lns.sessions) == 1

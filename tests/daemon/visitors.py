@@ -18,6 +18,7 @@ from l2tpns.config import Config
 from l2tpns.figures.service import Figures
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import RadiusSettings
+from tests.lab import PATIENCE
 from tests.lab.inprocess import LOOPBACK, InProcess
 
 SERVED = {"metrics_bind_address": LOOPBACK, "metrics_port": 0}  # whatever port the kernel gives
@@ -43,7 +44,7 @@ class Visitor:
     def connect(self) -> Any:
         assert self.figures.address is not None, "not served"
         sock = sockets.socket(socket.AF_INET, socket.SOCK_STREAM)
-        sock.settimeout(5.0)
+        sock.settimeout(PATIENCE)
         sock.connect(self.figures.address)
         return sock
 

@@ -28,7 +28,8 @@ import gevent
 from gevent.event import AsyncResult
 from gevent.os import make_nonblocking, nb_read, nb_write
 
-PATIENCE = 30.0  # for an answer of the browser's; it is slow to start on a busy machine
+from tests.lab import PATIENCE
+
 FLAGS = (
     "--headless=new",
     "--no-sandbox",  # root has none
@@ -166,7 +167,7 @@ class Page:
             raise RuntimeError(f"{script}: {answer['exceptionDetails']}")
         return answer["result"].get("value")
 
-    def wait(self, script: str, timeout: float = 10.0) -> None:
+    def wait(self, script: str, timeout: float = PATIENCE) -> None:
         """Until the expression is true."""
         end = monotonic() + timeout
         while not self.evaluate(f"Boolean({script})"):

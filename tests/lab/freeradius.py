@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.lab import PATIENCE
 from tests.lab.radius_server import bind_pair
 
 PROGRAM = "/usr/sbin/freeradius"
@@ -166,7 +167,7 @@ class FreeRadius:
 
     # --- life
 
-    def start(self, patience: float = 10.0) -> Self:
+    def start(self, patience: float = PATIENCE) -> Self:
         log = self.root / "radius.log"
         seen = log.stat().st_size if log.exists() else 0
         with open(self.root / "output", "ab") as output:
@@ -226,7 +227,7 @@ class FreeRadius:
             self.go_on()
         self._signal(number)
         try:
-            self._process.wait(10)
+            self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

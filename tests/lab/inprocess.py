@@ -21,6 +21,7 @@ from typing import Any, Self, TypeVar, cast
 
 import gevent
 import gevent.socket
+from gevent.event import Event
 
 from l2tpns import ends, lns
 from l2tpns.config import Config
@@ -38,6 +39,7 @@ from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import AuthReply, AuthRequest, Usage
 from l2tpns.system.netlink import Netlink, Route
 from l2tpns.system.routes import Routes
+from tests.lab import PATIENCE
 from tests.lab.lac import Lac
 
 POOL = "10.5.0.0/24\n"
@@ -54,12 +56,15 @@ class Backend:
         self.refusal = AuthReply(accepted=False, message=b"go away")
         self.asked: list[AuthRequest] = []
         self.delay = 0.0
+        self.answering = Event()  # cleared: nobody gets an answer until it is set
+        self.answering.set()
         self.silent = False
 
     def authenticate(self, request: AuthRequest) -> AuthReply:
         self.asked.append(request)
         if self.delay:
             gevent.sleep(self.delay)
+        self.answering.wait()
         if self.silent:
             raise NoAnswer("all servers are silent")
         credentials = request.credentials
@@ -198,7 +203,7 @@ class InProcess:
             close()
         for each in list(self.lns.tunnels.values()):
             each.end(ends.ADMIN_DROP, None)
-        until(lambda: not self.lns.tunnels and not self.lns.sessions, 3.0, strict=False)
+        until(lambda: not self.lns.tunnels and not self.lns.sessions, strict=False)
         wheel = self.lns._wheel_greenlet
         alive = not wheel.dead
         gevent.kill(wheel)
@@ -262,7 +267,7 @@ class InProcess:
         server = self.lns
         return not (server.sessions or server.by_user or server.by_address or server.starting or self.pool.used)
 
-    def wait(self, condition: Callable[[], object], timeout: float = 3.0) -> None:
+    def wait(self, condition: Callable[[], object], timeout: float = PATIENCE) -> None:
         until(condition, timeout)
 
 
@@ -332,7 +337,7 @@ class Peer:
 
     # In
 
-    def hear(self, timeout: float = 2.0) -> ControlHeader:
+    def hear(self, timeout: float = PATIENCE) -> ControlHeader:
         """The next control datagram."""
         while True:
             datagram = self.hear_raw(timeout)
@@ -342,16 +347,16 @@ class Peer:
                     self.nr = self.nr + 1 & 0xFFFF
                 return header
 
-    def hear_raw(self, timeout: float = 2.0) -> bytes:
+    def hear_raw(self, timeout: float = PATIENCE) -> bytes:
         self.socket.settimeout(timeout)
         datagram, self.source = self.socket.recvfrom(4096)
         return bytes(datagram)
 
-    def expect(self, kind: type[M] | tuple[type[M], ...], timeout: float = 2.0) -> M:
+    def expect(self, kind: type[M] | tuple[type[M], ...], timeout: float = PATIENCE) -> M:
         """The next message, ZLBs passed over, which must be of this class."""
         return self.expect_header(kind, timeout)[1]
 
-    def expect_header(self, kind: type[M] | tuple[type[M], ...], timeout: float = 2.0) -> tuple[ControlHeader, M]:
+    def expect_header(self, kind: type[M] | tuple[type[M], ...], timeout: float = PATIENCE) -> tuple[ControlHeader, M]:
         while True:
             header = self.hear(timeout)
             if header.body:
@@ -397,7 +402,7 @@ class Peer:
         return theirs
 
 
-def until(condition: Callable[[], object], timeout: float = 3.0, *, strict: bool = True) -> None:
+def until(condition: Callable[[], object], timeout: float = PATIENCE, *, strict: bool = True) -> None:
     """Wait until the condition holds; TimeoutError otherwise."""
     end = monotonic() + timeout
     while not condition():

@@ -44,6 +44,7 @@ from l2tpns.proto.messages import (
     StopCcnResult,
 )
 from l2tpns.proto.reliable import Reliable
+from tests.lab import PATIENCE
 from tests.lab.endpoint import Address, Endpoint, Impairment
 from tests.lab.subscriber import Dial, Ended, Refused, Subscriber, Why, wait_for
 
@@ -127,7 +128,7 @@ class Lac:
 
     # --- the tunnel ---
 
-    def connect(self, timeout: float = 10.0) -> Self:
+    def connect(self, timeout: float = PATIENCE) -> Self:
         """Bring the tunnel up; Refused when the LNS says no, TimeoutError when it says nothing."""
         self.start()
         self.wait(lambda: self.phase == TunnelPhase.ESTABLISHED or self.ended is not None, timeout, "a tunnel")
@@ -398,7 +399,7 @@ class Lac:
 
     # --- for tests ---
 
-    def wait(self, condition: Callable[[], object], timeout: float, what: str = "") -> None:
+    def wait(self, condition: Callable[[], object], timeout: float = PATIENCE, what: str = "") -> None:
         """Until the condition holds, looked at after each flush of the tunnel; else TimeoutError."""
         self.endpoint.flush()
         wait_for(self, condition, timeout, what)
@@ -406,7 +407,7 @@ class Lac:
     def add_waiter(self, event: Event) -> None:
         self._waiters += (event,)
 
-    def expect(self, kind: type[M], timeout: float = 5.0, session_id: int | None = None) -> M:
+    def expect(self, kind: type[M], timeout: float = PATIENCE, session_id: int | None = None) -> M:
         """The oldest message of this class that came (for this session) and was not asked for yet."""
         found: list[M] = []
 
@@ -421,11 +422,11 @@ class Lac:
         self.wait(there, timeout, kind.__name__)
         return found[0]
 
-    def wait_acked(self, timeout: float = 5.0) -> None:
+    def wait_acked(self, timeout: float = PATIENCE) -> None:
         """Everything sent was acknowledged."""
         self.wait(lambda: self.reliable.idle, timeout, "acknowledgement")
 
-    def wait_ended(self, timeout: float = 10.0) -> Ended:
+    def wait_ended(self, timeout: float = PATIENCE) -> Ended:
         self.wait(lambda: self.ended is not None, timeout, "the end of the tunnel")
         assert self.ended is not None
         return self.ended

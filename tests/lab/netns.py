@@ -28,6 +28,8 @@ from shutil import rmtree
 from types import TracebackType
 from typing import IO, Self
 
+from tests.lab import PATIENCE
+
 PREFIX = "l2tpns-lab"
 CLONE_NEWNET = 0x40000000  # linux/sched.h; os.setns comes with Python 3.12 only
 RUN_NETNS = Path("/run/netns")
@@ -55,7 +57,7 @@ def run(*argv: str, check: bool = True, timeout: float = 60.0, input: str | None
     return done.stdout
 
 
-def end(process: subprocess.Popen[bytes], *, by: int = signal.SIGTERM, patience: float = 5.0) -> int:
+def end(process: subprocess.Popen[bytes], *, by: int = signal.SIGTERM, patience: float = PATIENCE) -> int:
     """Ask a process to leave; kill it when it does not within `patience` seconds. Returns its exit status."""
     if process.poll() is None:
         with suppress(ProcessLookupError):
@@ -233,7 +235,7 @@ class Capture:
                 stderr=said,
             )
         # tcpdump says "listening on" when its socket is open; what is sent before is not in the file.
-        wait_until(lambda: "listening on" in self.said.read_text() or self.process.poll() is not None, 5.0)
+        wait_until(lambda: "listening on" in self.said.read_text() or self.process.poll() is not None)
         if self.process.poll() is not None:
             raise CommandFailed(f"tcpdump: {self.said.read_text()}")
 
@@ -269,7 +271,7 @@ def is_root() -> bool:
     return os.geteuid() == 0
 
 
-def wait_until(condition: Callable[[], object], timeout: float, what: str = "", step: float = 0.02) -> None:
+def wait_until(condition: Callable[[], object], timeout: float = PATIENCE, what: str = "", step: float = 0.02) -> None:
     """Poll until the condition holds; TimeoutError names what was waited for."""
     deadline = time.monotonic() + timeout
     while not condition():

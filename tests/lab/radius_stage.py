@@ -21,7 +21,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 import gevent
 
-from tests.lab import freeradius, traffic
+from tests.lab import PATIENCE, freeradius, traffic
 from tests.lab.endpoint import Endpoint
 from tests.lab.freeradius import FreeRadius
 from tests.lab.lac import Dial, Lac, Subscriber
@@ -52,7 +52,7 @@ def missing() -> str:
     return "" if freeradius.installed() else "the package freeradius is not installed"
 
 
-def until(condition: Callable[[], object], patience: float, what: str) -> None:
+def until(condition: Callable[[], object], patience: float = PATIENCE, what: str = "") -> None:
     """Poll until the condition holds, while our LAC goes on."""
     deadline = time.monotonic() + patience
     while not condition():
@@ -141,10 +141,10 @@ class RadiusStage:
         """Online at both ends: what the subscriber sends from now on is carried and counted."""
         before = len(self.server.log("session_up", user=user))
         subscriber = self.call(user, **options).wait_online()
-        until(lambda: len(self.server.log("session_up", user=user)) > before, 5.0, f"session_up of {user}")
+        until(lambda: len(self.server.log("session_up", user=user)) > before, PATIENCE, f"session_up of {user}")
         return subscriber
 
-    def wait_down(self, user: str, cause: str, patience: float = 10.0) -> dict[str, Any]:
+    def wait_down(self, user: str, cause: str, patience: float = PATIENCE) -> dict[str, Any]:
         until(lambda: self.server.log("session_down", user=user), patience, f"session_down of {user}")
         down = self.server.log("session_down", user=user)[-1]
         assert down["cause"] == cause, down
@@ -161,7 +161,7 @@ class RadiusStage:
             if not user or record.get("User-Name") == user
         ]
 
-    def stop_of(self, user: str, patience: float = 10.0) -> Record:
+    def stop_of(self, user: str, patience: float = PATIENCE) -> Record:
         """The one Stop of a user who was online once, after its one Start."""
         until(lambda: self.records(user, "Stop"), patience, f"a Stop of {user}")
         records = self.records(user)

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.lab import PATIENCE
 from tests.lab.netns import Namespace, end, wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -77,7 +78,7 @@ class Server:
 
     # A life
 
-    def start(self, timeout: float = 20.0) -> None:
+    def start(self, timeout: float = 2 * PATIENCE) -> None:
         begun = time.monotonic()
         notify = self.directory / "notify"
         notify.unlink(missing_ok=True)
@@ -114,7 +115,7 @@ class Server:
                     raise TimeoutError(f"the daemon did not say READY=1 within {timeout:g} s\n{self.last_words()}")
         self.started_in = time.monotonic() - begun
 
-    def stop(self, by: int = signal.SIGQUIT, timeout: float = 30.0) -> int:
+    def stop(self, by: int = signal.SIGQUIT, timeout: float = 2 * PATIENCE) -> int:
         """End it in good order (SIGQUIT: everybody is told) and return its exit status; TimeoutError when it stays."""
         process = self.running()
         process.send_signal(by)
@@ -166,7 +167,7 @@ class Server:
         return found
 
     def wait_for(
-        self, event: str, timeout: float = 10.0, count: int = 1, *, after: int = 0, **facts: Any
+        self, event: str, timeout: float = PATIENCE, count: int = 1, *, after: int = 0, **facts: Any
     ) -> dict[str, Any]:
         """Wait until the log holds `count` such lines; returns the last of them."""
 

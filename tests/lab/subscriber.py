@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import gevent
 from gevent.event import Event
 
-from tests.lab import traffic
+from tests.lab import PATIENCE, traffic
 from tests.lab.pppclient import PppClient
 from tests.lab.pppwishes import CHAP, IP, IPCP, LCP, PAP, Phase, Wishes
 
@@ -162,24 +162,24 @@ class Subscriber(PppClient):
 
     # --- for tests ---
 
-    def wait(self, condition: Callable[[], object], timeout: float, what: str = "") -> None:
+    def wait(self, condition: Callable[[], object], timeout: float = PATIENCE, what: str = "") -> None:
         """Until the condition holds, looked at whenever something of this call changes; else TimeoutError."""
         self.lac.endpoint.flush()
         wait_for(self, condition, timeout, what)
 
-    def wait_online(self, timeout: float = 10.0) -> Subscriber:
+    def wait_online(self, timeout: float = PATIENCE) -> Subscriber:
         """Online, or Refused with what the LNS said instead."""
         self.wait(lambda: self.online or self.ended is not None, timeout, "getting online")
         if self.ended is not None:
             raise Refused(self.ended)
         return self
 
-    def wait_ended(self, timeout: float = 10.0) -> Ended:
+    def wait_ended(self, timeout: float = PATIENCE) -> Ended:
         self.wait(lambda: self.ended is not None, timeout, "the end of the call")
         assert self.ended is not None
         return self.ended
 
-    def wait_phase(self, phase: Phase, timeout: float = 10.0) -> None:
+    def wait_phase(self, phase: Phase, timeout: float = PATIENCE) -> None:
         self.wait(lambda: self.phase == phase, timeout, phase.name)
 
     def terminate(self) -> None:
@@ -203,7 +203,7 @@ class Subscriber(PppClient):
         """Forget the call without a word."""
         self.finish(Ended(Why.VANISHED))
 
-    def ping(self, target: IPv4Address | str, *, size: int = 56, timeout: float = 2.0, flags: int = 0) -> float | None:
+    def ping(self, target: IPv4Address | str, *, size: int = 56, timeout: float = PATIENCE, flags: int = 0) -> float | None:
         """Seconds until the echo reply with the same data came back; None when none came."""
         lac = self.lac
         lac.pings += 1
@@ -239,7 +239,7 @@ class Subscriber(PppClient):
             self._inbox = deque(maxlen=self.dial.inbox)
         return self._inbox
 
-    def receive_ip(self, timeout: float = 2.0) -> bytes:
+    def receive_ip(self, timeout: float = PATIENCE) -> bytes:
         self.wait(lambda: self.received, timeout, "an IP packet")
         return self.received.popleft()
 

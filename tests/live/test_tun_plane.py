@@ -24,6 +24,7 @@ from l2tpns.proto.header import build_control
 from l2tpns.system.netlink import Netlink, Route
 from l2tpns.system.routes import PROTOCOL, Routes
 from tests.daemon.packets import ip, ones_sum
+from tests.lab import PATIENCE
 from tests.lab.netns import Lab, Namespace, is_root, three_hosts
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(not is_root(), reason="needs root for namespaces")]
@@ -83,7 +84,7 @@ class Rig:
 def _socket(namespace: Namespace) -> socket.socket:
     with namespace.entered():
         sock = gevent.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.settimeout(3.0)
+    sock.settimeout(PATIENCE)
     return sock
 
 
@@ -92,7 +93,7 @@ def udp(source: str, destination: str, payload: bytes, port: int = 9000) -> byte
 
 
 def until(condition: Callable[[], bool]) -> None:
-    with gevent.Timeout(3.0):
+    with gevent.Timeout(PATIENCE):
         while not condition():
             gevent.sleep(0.005)
 
@@ -132,7 +133,7 @@ class Wire:
         with rig.lac_space.entered():
             self.socket = gevent.socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
             self.socket.bind(("wan", 0x0800))
-        self.socket.settimeout(3.0)
+        self.socket.settimeout(PATIENCE)
 
     def next(self) -> tuple[bytes, bytes]:
         """The IP header and the UDP datagram of the next packet from our port; its checksum is right or zero."""
@@ -244,7 +245,7 @@ def test_hundreds_of_routes_go_in_batches_by_many_greenlets_at_once(rig: Rig) ->
         return refused + netlink.delete_routes(routes[1:])
 
     results = [gevent.spawn(work, number) for number in range(5)]
-    gevent.joinall(results, timeout=10.0, raise_error=True)
+    gevent.joinall(results, timeout=PATIENCE, raise_error=True)
     assert [[code for _, code in result.value] for result in results] == [[17]] * 5  # EEXIST for the repeated one
     assert len(rig.routes()) == 5 and len(netlink.routes(index, PROTOCOL)) == 5
     netlink.close()
