@@ -11,10 +11,8 @@ from pathlib import Path  # noqa: E402
 
 from l2tpns import __version__  # noqa: E402
 from l2tpns.configfile import default_config  # noqa: E402
-from l2tpns.daemon import Daemon, Options  # noqa: E402
+from l2tpns.daemon import EXIT_CONFIG, Daemon, Options  # noqa: E402
 from l2tpns.errors import ConfigError  # noqa: E402
-
-EXIT_CONFIG = 78  # sysexits.h EX_CONFIG: a restart would not help
 
 
 def parse_arguments(argv: list[str] | None = None) -> Options:
@@ -22,7 +20,9 @@ def parse_arguments(argv: list[str] | None = None) -> Options:
     parser = argparse.ArgumentParser(
         prog="l2tpns", add_help=False, description="L2TP network server. Runs in the foreground unless told otherwise."
     )
-    parser.add_argument("-d", dest="detach", action="store_true", help="detach from the terminal")
+    parser.add_argument(
+        "-d", dest="detach", action="store_true", help="detach from the terminal, when everything is ready"
+    )
     parser.add_argument("-v", dest="verbose", action="count", default=0, help="log more (may be repeated)")
     parser.add_argument("-c", dest="config", metavar="FILE", type=Path, help="configuration file")
     parser.add_argument("-h", dest="hostname", metavar="HOSTNAME", help="our name, before the one in the file")

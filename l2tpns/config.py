@@ -74,7 +74,9 @@ class Config:
         0, "how much is logged: 0 critical, 1 errors, 2 warnings, 3 a life's events, 4 calls, 5 packets", Integer(0, 5)
     )
     log_file: str = setting(
-        "", "where the log goes: a path, `file:PATH` or `syslog:FACILITY`; nothing: standard output", _LOG_FILE
+        "",
+        "where the log goes: a path, `file:PATH` or `syslog:FACILITY`; nothing: standard output, with -d syslog:daemon",
+        _LOG_FILE,
     )
     dump_speed: bool = setting(False, "log a line with the bandwidth each second", _BOOL)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from l2tpns.errors import ConfigError
 from l2tpns.figures.service import Figures
 from l2tpns.lns import Lns
 from l2tpns.log import Log
+from l2tpns.logsink import DAEMON_FACILITY, SYSLOG_SOCKET
 from l2tpns.pool import Layout, Pool, read_layout
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
@@ -46,6 +48,7 @@ SIGNALS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGINT, signal.
 # Reference counts free what ends; the collector is for our mistakes, and each time walks what has come since the last:
 # 2 ms after 120 new sessions, 10 ms after 600, and everything only after a quarter of a million.
 GC_THRESHOLDS = (5_000, 5, 400)
+EXIT_CONFIG = 78  # sysexits.h EX_CONFIG: a restart would not help
 HANDOVER = 0.5  # seconds to deliver accounting records when the sessions live on
 RADIUS_VARIABLES = ("radius", "bind_address", "bind_multi_address", "hostname")
 
@@ -91,7 +94,7 @@ class Daemon:
         self.config, self.warnings, self.in_file = reading.config, reading.warnings, reading.in_file
         self.pending: dict[str, Any] = {}  # variables that wait for a restart, with the value they will have
         self.changing = RLock()  # held by whoever changes the configuration: the console and HUP may come together
-        self.log = Log(self.config.log_file, self.config.debug)
+        self.log = Log(self.config.log_file, self.config.debug, detached=options.detach)
         self.logger = self.log.get()
         self.counters = Counters()
         self.signals: Queue[int] = Queue()
@@ -112,19 +115,28 @@ class Daemon:
         return Reading(config, parsed.warnings, in_file)
 
     def run(self) -> int:
-        """Build, serve, take down; the exit status. Raises ConfigError when the start fails."""
+        """Build, serve, take down; the exit status. Raises ConfigError when there is nothing to take down yet."""
         self.build()
-        if self.options.detach:
-            process.detach()
+        starter, status = self.detach() if self.options.detach else process.Starter(), 0
         try:
             self.start()
+            starter.release(status)
             self.serve()
         except ConfigError as error:
-            self.logger.critical("start_failed", why=str(error))  # with -d nobody sees standard error any more
-            raise
+            self.logger.critical("start_failed", why=str(error))
+            print(error, file=sys.stderr)
+            status = EXIT_CONFIG
         finally:
             self.stop()
-        return 0
+        starter.release(status)
+        return status
+
+    def detach(self) -> process.Starter:
+        """Leave the terminal. It is told where the log is, if the configuration does not say so."""
+        if not self.config.log_file:
+            nobody = "" if os.path.exists(SYSLOG_SOCKET) else f"; nobody listens at {SYSLOG_SOCKET} yet"
+            print(f"no log_file is set: the log goes to syslog:{DAEMON_FACILITY}{nobody}", file=sys.stderr)
+        return process.detach()
 
     def build(self) -> None:
         """Everything that can be refused without touching the network."""

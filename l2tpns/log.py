@@ -164,15 +164,17 @@ class Logger(structlog.BoundLoggerBase):
 class Log:
     """The log of a process: made once, handed to everybody as loggers by `get`."""
 
-    def __init__(self, destination: str = "", level: int = INFO, keep: int = 1000) -> None:
+    def __init__(self, destination: str = "", level: int = INFO, keep: int = 1000, *, detached: bool = False) -> None:
         """`destination` is that of the variable log_file; ConfigError if it cannot be opened."""
-        self._output = Output(open_sink(destination), level, keep)
+        self._detached = detached
+        self._output = Output(open_sink(destination, detached=detached), level, keep)
         self._root = Logger(self._output, [_Render(self._output)], {})
 
     @classmethod
     def in_memory(cls, level: int = DATA, keep: int = 10_000) -> Log:
         """A log that is only kept, for tests: see `records`."""
         log = cls.__new__(cls)
+        log._detached = False
         log._output = Output(Memory(), level, keep)
         log._root = Logger(log._output, [_Render(log._output)], {})
         return log
@@ -222,7 +224,7 @@ class Log:
 
     def open(self, destination: str) -> None:
         """Go on elsewhere. ConfigError leaves the log where it is."""
-        new = open_sink(destination)
+        new = open_sink(destination, detached=self._detached)
         self._output.sink.close()
         self._output.sink = new
 

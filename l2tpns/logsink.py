@@ -1,4 +1,4 @@
-"""Where log lines go: standard output, a file, syslog, or nowhere but memory.
+"""Where log lines go: standard output (syslog for a daemon without one), a file, syslog, or nowhere but memory.
 
 No write waits: a full pipe, a stopped terminal or a slow syslog loses lines, which are counted, and never holds up a
 subscriber's packet. A line that was begun is finished before the next, so that no reader sees half of one.
@@ -17,6 +17,7 @@ from typing import Protocol
 from l2tpns.errors import ConfigError
 
 SYSLOG_SOCKET = "/dev/log"
+DAEMON_FACILITY = "daemon"  # of a daemon that has no standard output and no log_file
 _RETRY_SECONDS = 1.0
 
 _FACILITIES = (
@@ -41,17 +42,20 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
-def open_sink(destination: str) -> Sink:
-    """The sink for a value of the variable log_file; ConfigError if it cannot be had."""
+def open_sink(destination: str, *, detached: bool = False) -> Sink:
+    """The sink for a value of log_file; ConfigError if it cannot be had. `detached`: there is no standard output."""
     kind, _, rest = destination.partition(":")
     try:
+        if not destination and detached:
+            return Syslog(DAEMON_FACILITY, patient=True)
         if not destination:
             return Descriptor(sys.__stdout__.fileno() if sys.__stdout__ is not None else 1)
         if kind == "syslog":
             return Syslog(rest)
         return File(rest if kind == "file" else destination)
     except OSError as error:
-        raise ConfigError(f'log_file: cannot open "{destination}": {error.strerror or error}') from None
+        through = f"{SYSLOG_SOCKET}: " if kind == "syslog" else ""
+        raise ConfigError(f'log_file: cannot open "{destination}": {through}{error.strerror or error}') from None
 
 
 class Memory:
@@ -152,15 +156,19 @@ class File(Descriptor):
 
 
 class Syslog:
-    """The local syslog's datagram socket, in the form of RFC 3164 that it takes from libc."""
+    """The local syslog's datagram socket, in the form of RFC 3164 that it takes from libc.
 
-    def __init__(self, facility: str, path: str = SYSLOG_SOCKET) -> None:
+    `patient`: that nobody listens there yet is no error; lines are lost until somebody does.
+    """
+
+    def __init__(self, facility: str, path: str = "", *, patient: bool = False) -> None:
         self.dropped = 0
-        self._path = path
+        self._path = path or SYSLOG_SOCKET
         self._facility = _FACILITIES.index(facility) << 3
         self._socket: socket.socket | None = None
         self._retry = 0.0
-        self.reopen()
+        if not patient:
+            self.reopen()
 
     def reopen(self) -> None:
         new = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)

@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import gevent
@@ -28,17 +29,50 @@ def kernel_forwards() -> bool:
         return True
 
 
-def detach() -> None:
-    """Become a daemon: two forks, a session of our own, no terminal."""
+class Starter:
+    """The process that was asked to start a daemon, and waits for its word. Without -d there is none."""
+
+    def __init__(self, pipe: int = -1) -> None:
+        self._pipe = pipe
+
+    def release(self, status: int) -> None:
+        """Have it exit with this status. Standard error was its, too, and is let go."""
+        if self._pipe < 0:
+            return
+        sys.stderr.flush()
+        with suppress(OSError):  # it did not want to wait
+            os.write(self._pipe, bytes([status]))
+        os.close(self._pipe)
+        self._pipe = -1
+        _to_nowhere(2)
+
+
+def detach() -> Starter:
+    """Become a daemon: two forks, a session of our own, no terminal. Returns in the daemon only.
+
+    Standard output is let go at once: whoever reads it to its end must not wait for a daemon's.
+    """
     sys.stdout.flush()
+    sys.stderr.flush()
+    theirs, ours = os.pipe()
     if gevent.fork():
-        os._exit(0)
+        os.close(ours)
+        said = os.read(theirs, 1)
+        if not said:
+            os.write(2, b"l2tpns: the daemon has ended before it was ready\n")
+        os._exit(said[0] if said else 1)
+    os.close(theirs)
     os.setsid()
     if gevent.fork():
         os._exit(0)
     os.chdir("/")
+    _to_nowhere(0, 1)
+    return Starter(ours)
+
+
+def _to_nowhere(*descriptors: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
+    for descriptor in descriptors:
         os.dup2(null, descriptor)
     os.close(null)
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2tpns import log as logs
+from l2tpns import logsink
 from l2tpns.errors import ConfigError
 from l2tpns.log import Log, ppp_octets
 from l2tpns.logsink import Descriptor, Syslog
@@ -232,6 +233,26 @@ def test_a_file_is_added_to_and_not_readable_by_everybody(tmp_path: Path) -> Non
 def test_a_destination_that_cannot_be_opened_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"log_file.*nowhere/log.*No such file"):
         Log(str(tmp_path / "nowhere" / "log"))
+
+
+def test_without_syslog_the_error_names_its_socket_and_a_detached_daemon_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "dev-log")
+    monkeypatch.setattr(logsink, "SYSLOG_SOCKET", path)
+    with pytest.raises(ConfigError, match="dev-log: No such file"):
+        Log("syslog:daemon")
+    log = Log(level=3, detached=True)
+    log.get().info("lost")
+    assert log.dropped == 1
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(path)
+        log._output.sink._retry = 0.0  # type: ignore[attr-defined]
+        log.get().info("heard")
+        first, second = server.recv(4096), server.recv(4096)
+    assert first.startswith(b"<28>") and b"log_lines_dropped" in first  # daemon = 3, warning = 4
+    assert b'"heard"' in second
+    log.close()
 
 
 def test_a_change_of_destination_that_fails_leaves_the_log_where_it_is(tmp_path: Path) -> None:

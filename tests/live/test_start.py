@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +89,47 @@ def test_a_detached_daemon_finds_a_configuration_that_was_named_from_the_old_dir
     finally:
         os.kill(pid, signal.SIGQUIT)
     wait_until(lambda: bool(server.log("stopped")), 10)
+
+
+def start_detached(server: Server) -> subprocess.CompletedProcess[str]:
+    """As `out=$(l2tpns -d)`: waits until nobody holds standard output and standard error any more."""
+    assert server.namespace is not None
+    argv = server.namespace.command(*server.command, "-d", "-c", str(server.config))
+    return subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_detached_start_returns_when_the_daemon_is_ready_and_says_where_its_log_is(
+    machine: Namespace, tmp_path: Path
+) -> None:
+    pid_file = tmp_path / "pid"
+    server = Server(machine, tmp_path, settings={"pid_file": str(pid_file)}, secrets="")
+    found = start_detached(server)
+    try:
+        assert (found.returncode, found.stdout) == (0, "")
+        assert found.stderr.startswith("no log_file is set: the log goes to syslog:daemon")
+        with machine.socket(kind=socket.SOCK_STREAM) as console:
+            console.connect(("127.0.0.1", 23))  # at once: everything is open
+    finally:
+        os.kill(int(pid_file.read_text()), signal.SIGQUIT)
+    wait_until(lambda: not pid_file.exists(), 10)
+
+
+def test_a_detached_start_that_fails_has_the_exit_status_and_the_reason(machine: Namespace, tmp_path: Path) -> None:
+    with Server(machine, tmp_path / "first", secrets=""):
+        second = Server(machine, tmp_path / "second", settings={"log_file": str(tmp_path / "log")}, secrets="")
+        second.output = tmp_path / "log"
+        found = start_detached(second)
+    assert (found.returncode, found.stdout) == (78, "")
+    assert "1701" in found.stderr and [line["why"] + "\n" for line in second.log("start_failed")] == [found.stderr]
+
+
+def test_a_detached_daemon_that_is_killed_before_it_is_ready_does_not_leave_its_starter_waiting() -> None:
+    code = "import os, signal; from l2tpns.process import detach; detach(); os.kill(os.getpid(), signal.SIGKILL)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (found.returncode, found.stdout) == (1, "")
+    assert found.stderr == "l2tpns: the daemon has ended before it was ready\n"
 
 
 def test_a_reload_that_is_refused_for_its_secrets_file_changes_nothing(machine: Namespace, tmp_path: Path) -> None:
