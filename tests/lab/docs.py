@@ -23,6 +23,8 @@ from l2tpns.console.grammar import Command, Grammar, Mode, Privilege
 from l2tpns.counters import DECLARED
 from l2tpns.figures.metrics import COUNTED, FAMILIES, Counted
 from l2tpns.settings import Setting
+from tests.lab import reference
+from tests.lab.marks import tests_by_mark
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -241,7 +243,7 @@ class Statement:
 
 def conformance() -> str:
     """docs/conformance.md, from tests/statements.md and the tests' `statement` marks."""
-    shown = _tests_by_statement()
+    shown = tests_by_mark("statement", int)
     chapters = _statements()
     statements = [statement for _, chapter in chapters for statement in chapter]
     unknown = sorted(set(shown) - {statement.number for statement in statements})
@@ -284,41 +286,23 @@ def _statements() -> list[tuple[str, list[Statement]]]:
     return chapters
 
 
-def _tests_by_statement() -> dict[int, list[str]]:
-    """The tests that carry `@pytest.mark.statement(...)`, or whose class or module does, by number."""
-    shown: dict[int, list[str]] = {}
-    for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        tree = ast.parse(path.read_text())
-        file = path.relative_to(ROOT).as_posix()
-        for name, numbers in _marked(tree.body, _module_marks(tree)):
-            for number in sorted(numbers):
-                shown.setdefault(number, []).append(f"`{file}` {name}")
-    return shown
+# The reference
 
 
-def _marked(body: list[ast.stmt], inherited: set[int]) -> Iterator[tuple[str, set[int]]]:
-    for node in body:
-        if isinstance(node, ast.ClassDef):
-            yield from _marked(node.body, inherited | _marks(node.decorator_list))
-        elif isinstance(node, ast.FunctionDef) and node.name.startswith("test"):
-            yield node.name.removeprefix("test_").replace("_", " "), inherited | _marks(node.decorator_list)
+def known_names() -> str:
+    """docs/reference.md, from tests/reference.md, the declarations, and the tests' `shows` marks."""
+    found, shown = reference.gather()
+    head = ("Name", "Here", "Shown by")
+    text = "".join(f"\n## {title}\n\n{table(head, list(reference.rows(entries, shown)))}" for title, entries in found)
+    entries = [entry for _, entries in found for entry in entries]
+    left_out = sum(bool(entry.why) for entry in entries)
+    return f"""{NOTE}
+# What operators of l2tpns know
 
-
-def _module_marks(tree: ast.Module) -> set[int]:
-    for node in tree.body:
-        match node:
-            case ast.Assign(targets=[ast.Name(id="pytestmark")], value=value):
-                return _marks(value.elts if isinstance(value, ast.List | ast.Tuple) else [value])
-    return set()
-
-
-def _marks(decorators: Sequence[ast.expr]) -> set[int]:
-    numbers: set[int] = set()
-    for decorator in decorators:
-        match decorator:
-            case ast.Call(func=ast.Attribute(attr="statement"), args=args):
-                numbers |= {a.value for a in args if isinstance(a, ast.Constant) and isinstance(a.value, int)}
-    return numbers
+The commands and variables of l2tpns 1.1 and 2.x, what of them is here, and the tests that show it. Of {len(entries)}
+names {left_out} are left out, each for a reason. What is new here stands in [commands.md](commands.md) and
+[configuration.md](configuration.md).
+{text}"""
 
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -328,6 +312,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "metrics.md": metrics,
     "log.md": log_events,
     "conformance.md": conformance,
+    "reference.md": known_names,
 }
 
 
