@@ -1,0 +1,224 @@
+"""Our rules in the kernel's iptables: the legacy tables. `iptables-legacy` shows them, Debian's `iptables` does not.
+
+Every rule of ours carries the comment `l2tpns`, and a chain that we made holds a rule `l2tpns made this chain`: so a
+later process knows what to remove, and nothing of others is touched. Each change is made under the lock that iptables
+itself takes (python-iptables takes none, and then rules get lost on both sides), from reading a table to writing it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import gevent
+
+from l2tpns.log import Logger
+from l2tpns.system import iptables
+from l2tpns.system.iptables import OURS, FirewallError
+
+LOCK = "/run/xtables.lock"
+PATIENCE = 10.0  # seconds for another program to release the lock
+STEP = 0.02
+TABLES = ("filter", "nat", "mangle")
+LOADED = Path("/proc/thread-self/net/ip_tables_names")
+
+MADE = f"{OURS} made this chain"  # remove it when nothing but ours is in it
+FILLED = f"{OURS} made and filled this chain"  # remove it with all that is in it
+
+__all__ = ["FILLED", "MADE", "Firewall", "FirewallError", "Table"]
+
+
+class Table:
+    """One table, between being read and being written."""
+
+    def __init__(self, ip4tc: Any, name: str) -> None:
+        self._ip4tc = ip4tc
+        self._table = ip4tc.Table(name, False)
+        self._table.refresh()  # it may be a copy that was read earlier
+        self.changed = False
+
+    def has_chain(self, name: str) -> bool:
+        return bool(self._table.is_chain(name))
+
+    def chains(self) -> list[str]:
+        return [chain.name for chain in self._table.chains]
+
+    def chain(self, name: str) -> bool:
+        """Have a chain of this name; whether it had to be made."""
+        if self.has_chain(name):
+            return False
+        self._table.create_chain(name)
+        self.mark(name)
+        return True
+
+    def mark(self, name: str, comment: str = MADE) -> None:
+        """Note in a chain of ours what is to become of it."""
+        self.unmark(name)
+        self._insert(name, iptables.make(self._ip4tc, self._table, "", comment), first=True)
+
+    def unmark(self, name: str) -> None:
+        """The chain is somebody else's from now on."""
+        self._delete(name, [at for at, entry in enumerate(self.rules(name)) if entry.comment in (MADE, FILLED)])
+
+    def is_marked(self, name: str, *comments: str) -> bool:
+        return any(entry.comment in (comments or (MADE, FILLED)) for entry in self.rules(name))
+
+    def rules(self, chain: str) -> list[iptables.Entry]:
+        return list(iptables.entries(self._table, chain))
+
+    def ensure(self, chain: str, rule: str, *, first: bool = False) -> bool:
+        """Have this rule of ours in a chain, as the first or the last one; whether it had to be put there."""
+        made = iptables.make(self._ip4tc, self._table, rule)
+        if self._places(chain, made):
+            return False
+        self._insert(chain, made, first)
+        return True
+
+    def remove(self, chain: str, rule: str) -> bool:
+        """Remove this rule of ours; there may be none, nor its chain."""
+        if not self.has_chain(chain):
+            return False
+        places = self._places(chain, iptables.make(self._ip4tc, self._table, rule))
+        self._delete(chain, places)
+        return bool(places)
+
+    def remove_chain(self, name: str) -> bool:
+        """Remove a chain that we made, if it holds only ours and no rule leads to it."""
+        if not self.has_chain(name):
+            return False
+        rules = self.rules(name)
+        if not self.is_marked(name, FILLED) and not (self.is_marked(name, MADE) and all(rule.ours for rule in rules)):
+            return False
+        if any(rule.jump == name.encode() for chain in self.chains() for rule in self.rules(chain)):
+            self._delete(name, [at for at, rule in enumerate(rules) if rule.ours])
+            return False
+        self._table.flush_entries(name)
+        self._table.delete_chain(name)
+        self.changed = True
+        return True
+
+    def remove_ours(self) -> int:
+        """Remove every rule of ours, then the chains that we made; how many."""
+        removed = 0
+        made = [name for name in self.chains() if self.is_marked(name)]
+        for name in self.chains():
+            places = [
+                at for at, rule in enumerate(self.rules(name)) if rule.ours and rule.comment not in (MADE, FILLED)
+            ]
+            self._delete(name, places)
+            removed += len(places)
+        for _ in made:  # one may lead to another
+            gone = [name for name in made if self.remove_chain(name)]
+            removed += len(gone)
+            made = [name for name in made if name not in gone]
+        return removed
+
+    def commit(self) -> None:
+        if self.changed:
+            self._table.commit()
+            self.changed = False
+
+    def _insert(self, chain: str, rule: Any, first: bool) -> None:
+        # Not Chain.insert_rule: its final check redirects the standard output of the process.
+        if first:
+            self._table.insert_entry(chain, rule.rule, 0)
+        else:
+            self._table.append_entry(chain, rule.rule)
+        self.changed = True
+
+    def _places(self, chain: str, rule: Any) -> list[int]:
+        wanted = iptables.wanted(rule)
+        return [at for at, entry in enumerate(self.rules(chain)) if entry.is_like(wanted)]
+
+    def _delete(self, chain: str, places: list[int]) -> None:
+        iptc = self._table._iptc
+        for at in reversed(places):
+            if iptc.iptc_delete_num_entry(chain.encode(), at, self._table._handle) != 1:
+                raise FirewallError(f"chain {chain}: {self._table.strerror()}")
+            self.changed = True
+
+
+class Firewall:
+    """The tables of the network namespace that the process is in."""
+
+    def __init__(self, log: Logger, lock_file: str | None = None) -> None:
+        self._log = log
+        self._lock_file = lock_file or os.environ.get("XTABLES_LOCKFILE", LOCK)  # as iptables does
+        self._ip4tc: Any = None
+
+    @contextmanager
+    def change(self, *names: str) -> Iterator[tuple[Table, ...]]:
+        """Tables to be changed together: written when the block ends, in this order, and not at all if it raises.
+
+        Nothing may wait within: iptables waits meanwhile. Raises FirewallError.
+        """
+        if self._ip4tc is None:
+            self._ip4tc = iptables.load()
+        with self._locked():
+            try:
+                tables = tuple(Table(self._ip4tc, name) for name in names)
+                yield tables
+                for table in tables:
+                    table.commit()
+            except self._ip4tc.IPTCError as error:
+                raise FirewallError(iptables.says(error)) from error
+
+    def chain(self, table: str, name: str) -> bool:
+        with self.change(table) as (it,):
+            return it.chain(name)
+
+    def ensure_rule(self, table: str, chain: str, rule: str, *, first: bool = False) -> bool:
+        with self.change(table) as (it,):
+            return it.ensure(chain, rule, first=first)
+
+    def remove_rule(self, table: str, chain: str, rule: str) -> bool:
+        with self.change(table) as (it,):
+            return it.remove(chain, rule)
+
+    def remove_chain(self, table: str, name: str) -> bool:
+        with self.change(table) as (it,):
+            return it.remove_chain(name)
+
+    def remove_all_ours(self) -> int:
+        """Every rule of ours and every chain that we made, in all tables that there are; how many."""
+        removed = 0
+        loaded = set(self.loaded())
+        for name in TABLES:
+            if name in loaded:  # asking for a table makes it
+                with self.change(name) as (table,):
+                    removed += table.remove_ours()
+        return removed
+
+    @staticmethod
+    def loaded() -> Iterable[str]:
+        """The tables that exist: a table nobody has used yet does not."""
+        try:
+            return LOADED.read_text().split()
+        except OSError:
+            return ()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold iptables' lock; whoever has it longer than PATIENCE makes this fail, not the server stand still."""
+        try:
+            descriptor = os.open(self._lock_file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise FirewallError(f"{self._lock_file}: {error.strerror}") from error
+        try:
+            until = monotonic() + PATIENCE
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if monotonic() > until:
+                        raise FirewallError(f"another program holds {self._lock_file}") from None
+                    gevent.sleep(STEP)
+            yield
+        finally:
+            os.close(descriptor)  # and with it the lock

@@ -1,0 +1,165 @@
+"""ipset: named sets of addresses that a single firewall rule looks up in one step (linux/netfilter/ipset/ip_set.h).
+
+Sets of networks (hash:net), optionally each with a packet mark (skbinfo), which `-j SET --map-set` hands to the packet.
+A change costs the same whatever the set holds. Sets of another shape under our names are refused, never changed.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from errno import EEXIST, ENOENT
+from ipaddress import IPv4Network
+
+from l2tpns.errors import L2tpnsError
+from l2tpns.system.netlink import NetlinkError
+from l2tpns.system.nfnetlink import NfNetlink, attribute, attributes, nested, text
+
+_SUBSYSTEM = 6 << 8
+_PROTOCOL = 6  # spoken since Linux 2.6.39
+_CREATE, _DESTROY, _LIST, _ADD, _DEL, _HEADER = 2, 3, 7, 9, 10, 12
+_REVISIONS = {"hash:net": 6, "hash:ip": 4}  # the first with skbinfo: Linux 3.18
+_INET = 2
+_FLAG_WITH_SKBINFO = 1 << 6
+_LARGEST_MARK = 0xFFFFFFFF
+
+# Attributes: of a message, of its data
+_PROTOCOL_ATTRIBUTE, _SETNAME, _TYPENAME, _REVISION, _FAMILY, _DATA, _ADT = 1, 2, 3, 4, 5, 7, 8
+_IP, _CIDR, _CADT_FLAGS, _MAXELEM, _SKBMARK = 1, 3, 8, 19, 27
+_IPV4 = 1
+_BYTE_ORDER = 0x4000  # NLA_F_NET_BYTEORDER: big-endian
+_OF_IPSET = {  # errno values that strerror does not know
+    4097: "the kernel speaks another protocol",
+    4098: "the kernel knows no such kind of set",
+    4099: "there are too many sets",
+    4100: "it is in use",
+    4103: "it is there already",
+    4108: "a rule refers to it",
+    4352: "the set is full",
+}
+_EXIST, _HASH_FULL = 4103, 4352
+
+_START = attribute(_PROTOCOL_ATTRIBUTE, bytes([_PROTOCOL]))
+_U32 = struct.Struct("!I")
+_MARK = struct.Struct("!II")  # mark, mask
+
+
+class IpSetError(L2tpnsError):
+    """The kernel refused; in words for the operator. `code` is its errno."""
+
+    def __init__(self, name: str, code: int) -> None:
+        super().__init__(f"ipset {name}: {_OF_IPSET.get(code) or os.strerror(code)}")
+        self.code = code
+
+
+class IpSets:
+    """The sets of one network namespace: that of the process, or of `netlink` when it was made."""
+
+    def __init__(self, netlink: NfNetlink | None = None) -> None:
+        self._netlink = netlink or NfNetlink()
+
+    def close(self) -> None:
+        self._netlink.close()
+
+    def ensure(self, name: str, kind: str = "hash:net", *, skbinfo: bool = False, maxelem: int = 65536) -> None:
+        """Have a set of this name and shape; what it holds stays. Raises IpSetError: there is one of another shape."""
+        data = attribute(_MAXELEM | _BYTE_ORDER, _U32.pack(maxelem))
+        if skbinfo:
+            data += attribute(_CADT_FLAGS | _BYTE_ORDER, _U32.pack(_FLAG_WITH_SKBINFO))
+        head = text(_TYPENAME, kind) + attribute(_REVISION, bytes([_REVISIONS[kind]]))
+        body = self._named(name) + head + attribute(_FAMILY, bytes([_INET])) + nested(_DATA, data)
+        (error,) = self._netlink.request(_SUBSYSTEM | _CREATE, [body])
+        if error in (EEXIST, _EXIST):
+            raise IpSetError(f"{name} of another kind", _EXIST)
+        self._check(name, [error])
+
+    def exists(self, name: str) -> bool:
+        (error,) = self._netlink.request(_SUBSYSTEM | _HEADER, [self._named(name)])
+        if error not in (0, ENOENT):
+            raise IpSetError(name, error)
+        return not error
+
+    def destroy(self, name: str) -> None:
+        """There may be none of this name. Raises IpSetError, too when a rule refers to it."""
+        (error,) = self._netlink.request(_SUBSYSTEM | _DESTROY, [self._named(name)])
+        if error not in (0, ENOENT):
+            raise IpSetError(name, error)
+
+    def names(self) -> list[str]:
+        """All sets there are, whosever they are."""
+        found = []
+        for _, octets in self._netlink.dump(_SUBSYSTEM | _LIST, _START):
+            name = dict(attributes(octets)).get(_SETNAME, b"").rstrip(b"\0").decode()
+            if name not in found:
+                found.append(name)
+        return found
+
+    def add(self, name: str, network: IPv4Network, mark: int | None = None) -> None:
+        """Add it, or give it another mark."""
+        self._change(name, _ADD, {network: mark})
+
+    def remove(self, name: str, network: IPv4Network) -> None:
+        """It may be gone already."""
+        self._change(name, _DEL, {network: None})
+
+    def members(self, name: str) -> dict[IPv4Network, int | None]:
+        """What the set holds; the mark is None where there is none. Raises IpSetError: no such set."""
+        found: dict[IPv4Network, int | None] = {}
+        try:
+            for _, octets in self._netlink.dump(_SUBSYSTEM | _LIST, self._named(name)):
+                for kind, values in attributes(octets):
+                    if kind == _ADT:
+                        found.update(_read(entry) for _, entry in attributes(values))
+        except NetlinkError as error:
+            raise IpSetError(name, error.code) from error
+        return found
+
+    def fill(self, name: str, wanted: Mapping[IPv4Network, int | None]) -> tuple[int, int]:
+        """Make the set exactly so, changing only what differs; how many were added or changed, and removed."""
+        wanted = {half: mark for network, mark in wanted.items() for half in _halves(network)}
+        there = self.members(name)
+        new = {network: mark for network, mark in wanted.items() if network not in there or there[network] != mark}
+        gone = [network for network in there if network not in wanted]
+        self._change(name, _DEL, dict.fromkeys(gone))
+        self._change(name, _ADD, new)
+        return len(new), len(gone)
+
+    def _change(self, name: str, command: int, networks: Mapping[IPv4Network, int | None]) -> None:
+        named = self._named(name)
+        bodies = [
+            named + nested(_DATA, *_entry(half, mark))
+            for network, mark in networks.items()
+            for half in _halves(network)
+        ]
+        self._check(name, self._netlink.request(_SUBSYSTEM | command, bodies))
+
+    def _check(self, name: str, errors: Iterable[int]) -> None:
+        for error in errors:
+            if error:
+                raise IpSetError(name, error)
+
+    @staticmethod
+    def _named(name: str) -> bytes:
+        return _START + text(_SETNAME, name)
+
+
+def _halves(network: IPv4Network) -> Iterable[IPv4Network]:
+    """A hash:net holds no /0."""
+    return network.subnets() if network.prefixlen == 0 else (network,)
+
+
+def _entry(network: IPv4Network, mark: int | None) -> Iterator[bytes]:
+    yield nested(_IP, attribute(_IPV4 | _BYTE_ORDER, network.network_address.packed))
+    if network.prefixlen < 32:
+        yield attribute(_CIDR, bytes([network.prefixlen]))
+    if mark is not None:
+        yield attribute(_SKBMARK | _BYTE_ORDER, _MARK.pack(mark, _LARGEST_MARK))
+
+
+def _read(octets: bytes) -> tuple[IPv4Network, int | None]:
+    values = dict(attributes(octets))
+    address = dict(attributes(values[_IP]))[_IPV4]
+    prefix = values[_CIDR][0] if _CIDR in values else 32
+    mark = _MARK.unpack(values[_SKBMARK])[0] if _SKBMARK in values else None
+    return IPv4Network((address, prefix)), mark
