@@ -193,6 +193,7 @@ set debug 1
 """
 
 
+@pytest.mark.shows("ip access-list, permit, deny")
 def test_filters_are_read_and_written_back_with_their_rules_in_order() -> None:
     config = read(FILTERS)
     assert [line for filter in config.filters.values() for line in filter.lines()] == [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from l2tpns.configfile import make_config, parse_file
 from l2tpns.filters import AccessList, parse_rule
 from tests.daemon.operators import Desk, Operator
@@ -21,6 +23,14 @@ def rules(desk: Desk, name: str) -> list[str]:
     return [rule.text(chosen.extended) for rule in chosen.rules]
 
 
+@pytest.mark.shows(
+    "ip access-list standard NAME",
+    "ip access-list extended NAME",
+    "permit RULE",
+    "deny RULE",
+    "no permit RULE",
+    "show access-list NAME",
+)
 def test_a_list_is_typed_rule_by_rule_and_written_to_the_file(desk: Desk) -> None:
     operator = configuring(desk)
     assert operator.do("ip access-list ext web") == "web is new: until it permits something it drops everything\n"
@@ -60,6 +70,7 @@ def test_exit_leads_back_to_the_configuration_and_end_all_the_way(desk: Desk) ->
     operator.expect("lns.example# ")
 
 
+@pytest.mark.shows("permit RULE", "no permit RULE", "filter USER in NAME")
 def test_a_rule_takes_effect_at_once_on_sessions_that_have_the_list(desk: Desk) -> None:
     lac = desk.server.lac("lac1").connect()
     fred = lac.call("fred", "pw").wait_online()
@@ -76,6 +87,7 @@ def test_a_rule_takes_effect_at_once_on_sessions_that_have_the_list(desk: Desk) 
     assert not reaches(desk.server, fred, HOST)
 
 
+@pytest.mark.shows("no ip access-list NAME", "filter USER out NAME")
 def test_a_list_that_is_taken_away_stays_with_the_sessions_that_have_it(desk: Desk) -> None:
     lac = desk.server.lac("lac1").connect()
     lac.call("fred", "pw").wait_online()

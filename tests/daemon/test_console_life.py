@@ -44,10 +44,11 @@ def test_every_change_is_in_the_log_with_who_did_it(desk: Desk) -> None:
         ("set l2tp_secret hush", 'Setting "l2tp_secret" to "***"'),
         ("set echo_timeout soon", '% echo_timeout: "soon" will not do: it must be a whole number from 0 to 86400'),
         ("set echo_tiemout 20", '% Unknown variable "echo_tiemout": did you mean "echo_timeout"'),
-        ("set snoop_port 9000", "It moves nothing yet: interception comes with a later release"),
+        ("set radius_accounting yes", "radius_accounting moves nothing: no RADIUS server is named"),
         ("set echo_timeout", "% Usage: set VARIABLE VALUE"),
     ],
 )
+@pytest.mark.shows("set VARIABLE VALUE", "configure terminal")
 def test_set_says_what_it_did(desk: Desk, line: str, says: str) -> None:
     operator = desk.plain()
     assert says in operator.do(line)
@@ -58,6 +59,7 @@ def test_set_says_what_it_did(desk: Desk, line: str, says: str) -> None:
     assert says in operator.expect("lns.example# ").replace("\r\n", "\n")
 
 
+@pytest.mark.shows("set VARIABLE VALUE")
 def test_every_variable_can_be_set_to_what_it_is(desk: Desk) -> None:
     operator = desk.plain()
     before = desk.office.running_config()
@@ -68,6 +70,7 @@ def test_every_variable_can_be_set_to_what_it_is(desk: Desk) -> None:
     assert before.count("\nset ") == len(SETTINGS)
 
 
+@pytest.mark.shows("write memory")
 def test_write_memory_writes_what_loads_to_the_same(desk: Desk) -> None:
     desk.config_file.chmod(0o640)
     operator = desk.plain()
@@ -84,6 +87,7 @@ def test_a_file_that_cannot_be_written_is_named(desk: Desk) -> None:
     assert operator.do("write memory") == f"% {desk.directory}/gone/l2tpns.cfg: No such file or directory\n"
 
 
+@pytest.mark.shows("reload", "shutdown")
 def test_reload_and_shutdown_are_the_daemon_s_to_do(desk: Desk) -> None:
     operator = desk.plain()
     assert operator.do("reload") == "Changed: nothing\n"
@@ -94,6 +98,7 @@ def test_reload_and_shutdown_are_the_daemon_s_to_do(desk: Desk) -> None:
     assert desk.asked == ["reload", "leave"]
 
 
+@pytest.mark.shows("drop user USER", "drop session SID")
 def test_a_session_is_dropped_by_user_or_by_id(desk: Desk) -> None:
     lac = desk.server.lac("lac1").connect()
     operator = desk.plain()
@@ -110,6 +115,7 @@ def test_a_session_is_dropped_by_user_or_by_id(desk: Desk) -> None:
     )
 
 
+@pytest.mark.shows("drop tunnel TID")
 def test_a_tunnel_is_dropped_after_its_sessions_had_their_cdn(open_desk: OpenDesk) -> None:
     desk = open_desk(drop_tunnel_delay=1)
     lac = desk.server.lac("lac1").connect()
@@ -198,6 +204,7 @@ def test_what_was_typed_before_the_hangup_is_still_done(desk: Desk) -> None:
 # The log, live
 
 
+@pytest.mark.shows("debug LEVEL", "no debug LEVEL")
 def test_debug_shows_the_log_as_it_is_written_also_beyond_its_level(open_desk: OpenDesk) -> None:
     desk = open_desk()
     desk.server.log.level = 0

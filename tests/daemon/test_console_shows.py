@@ -25,6 +25,7 @@ def json_of(operator: Operator, command: str) -> Any:
     return json.loads(operator.do(f"{command} | json"))
 
 
+@pytest.mark.shows("show session")
 def test_show_session_has_the_columns_of_the_manual_s_server(desk: Desk) -> None:
     _, _, operator = subscribed(desk)
     head, row = operator.do("show session").splitlines()
@@ -50,6 +51,7 @@ def test_show_session_as_json_has_a_row_for_each(desk: Desk) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.shows("show session SID")
 def test_show_session_of_one_tells_all_labels(desk: Desk) -> None:
     _, _, operator = subscribed(desk)
     session = next(iter(desk.server.lns.sessions.values()))
@@ -73,6 +75,7 @@ def test_a_session_id_that_nobody_has_is_named(desk: Desk) -> None:
     assert operator.do("show session 4x2") == '% Invalid session id "4x2"\n'
 
 
+@pytest.mark.shows("show tunnels", "show tunnels TID", "show tunnels all")
 def test_show_tunnels_lists_lacs_and_one_in_full(desk: Desk) -> None:
     _, _, operator = subscribed(desk)
     tunnel = next(iter(desk.server.lns.tunnels.values()))
@@ -87,6 +90,7 @@ def test_show_tunnels_lists_lacs_and_one_in_full(desk: Desk) -> None:
     assert row_of_all["hostname"] == "lac1"
 
 
+@pytest.mark.shows("show users", "show users USER")
 def test_show_users_names_them_and_tells_of_one(desk: Desk) -> None:
     _, _, operator = subscribed(desk)
     assert operator.do("show users") == "fred\n"
@@ -94,6 +98,7 @@ def test_show_users_names_them_and_tells_of_one(desk: Desk) -> None:
     assert operator.do("show users mary") == "% User mary is not connected\n"
 
 
+@pytest.mark.shows("show pool", "show pool all")
 def test_show_pool_tells_who_has_what_and_who_had(desk: Desk) -> None:
     _, _, operator = subscribed(desk)
     session = next(iter(desk.server.lns.sessions.values()))
@@ -130,6 +135,7 @@ def test_the_history_has_the_result_code_of_the_lac(desk: Desk) -> None:
     assert row["our_code"] is None
 
 
+@pytest.mark.shows("show running-config", "write terminal")
 def test_show_running_config_loads_to_the_same_configuration(desk: Desk) -> None:
     operator = desk.plain()
     for command in ("show running-config", "write terminal"):
@@ -141,6 +147,7 @@ def test_show_running_config_loads_to_the_same_configuration(desk: Desk) -> None
     assert sum(line.startswith("set ") for line in lines) == len(SETTINGS)
 
 
+@pytest.mark.shows("show counters", "clear counters")
 def test_clear_counters_clears_them(desk: Desk) -> None:
     _, _, operator = subscribed(desk)
     assert json_of(operator, "show counters")["sessions_online"] == 1
@@ -150,6 +157,7 @@ def test_clear_counters_clears_them(desk: Desk) -> None:
     assert json_of(operator, "show counters")["sessions_online"] == 0
 
 
+@pytest.mark.shows("uptime")
 def test_uptime_is_the_line_of_the_manual(desk: Desk) -> None:
     first, second = desk.plain().do("uptime").splitlines()
     assert re.fullmatch(r"\d\d:\d\d:\d\d up 0 sec, 0 users, load average: [\d.]+, [\d.]+, [\d.]+", first)

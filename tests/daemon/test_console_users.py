@@ -128,6 +128,7 @@ def test_a_wrong_password_is_delayed_logged_and_never_shown(open_desk: OpenDesk)
     assert "hushhush" not in str(desk.server.log.records())
 
 
+@pytest.mark.shows("enable")
 def test_where_nobody_is_asked_enable_is_needed_to_change_things(desk: Desk) -> None:
     operator = desk.operator()
     operator.expect("lns.example> ")
@@ -139,6 +140,7 @@ def test_where_nobody_is_asked_enable_is_needed_to_change_things(desk: Desk) -> 
     operator.expect("lns.example> ")
 
 
+@pytest.mark.shows("enable")
 def test_enable_asks_for_its_password(open_desk: OpenDesk) -> None:
     desk = open_desk("enable:more\nfred:hush\n")
     operator = desk.operator()

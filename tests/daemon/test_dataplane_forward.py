@@ -133,6 +133,7 @@ def test_a_source_address_that_is_not_the_subscribers_is_dropped_and_counted() -
     assert rig.path.dropped["spoofed"] == 2
 
 
+@pytest.mark.shows("set disable_no_spoof")
 def test_disable_no_spoof_lets_any_source_through_at_once() -> None:
     rig = Rig()
     rig.config.disable_no_spoof = True
@@ -269,6 +270,7 @@ def test_a_flood_of_packets_that_are_too_big_gets_a_bounded_number_of_answers() 
     assert len(rig.errors) == ERRORS_PER_SECOND and rig.counters.icmp_suppressed == 50
 
 
+@pytest.mark.shows("set icmp_rate")
 def test_an_address_of_ours_that_nobody_has_is_answered_host_unreachable_icmp_rate_times_a_second() -> None:
     rig = Rig(icmp_rate=2)
     for _ in range(5):
@@ -286,6 +288,7 @@ def test_an_icmp_error_for_an_address_that_nobody_has_is_not_answered() -> None:
     assert rig.errors == [] and rig.counters.drop_no_session == 1
 
 
+@pytest.mark.shows("set packet_limit")
 def test_packet_limit_drops_the_surplus_of_each_tenth_of_a_second() -> None:
     rig = Rig(packet_limit=3)
     for _ in range(5):

@@ -80,6 +80,7 @@ def test_ipcp_before_the_network_phase_is_discarded(server: InProcess, lac: Lac)
         ((None, None), "8306 00000000", (CONF_REJ, "8306 00000000")),
     ],
 )
+@pytest.mark.shows("set primary_dns", "set secondary_dns")
 def test_name_servers_are_told_where_there_are_any(
     serve: Serve, settings: tuple[IPv4Address | None, ...], option: str, answer: tuple[int, str]
 ) -> None:

@@ -321,6 +321,7 @@ def test_an_address_that_cannot_be_had_any_more_costs_that_session_and_its_lac_i
     lac.close()
 
 
+@pytest.mark.shows("set save_state")
 def test_without_save_state_nothing_is_written(lives: Lives) -> None:
     lives.settings["save_state"] = False
     lives.leave()
@@ -332,6 +333,7 @@ def test_without_save_state_nothing_is_written(lives: Lives) -> None:
     lac.close()
 
 
+@pytest.mark.shows("set save_state")
 def test_save_state_can_be_switched_on_and_off_while_we_run(lives: Lives) -> None:
     lac = connect(lives)
     lac.call("fred", "pw").wait_online()

@@ -187,6 +187,7 @@ def test_who_fails_to_log_in_again_is_gone(server: InProcess, lac: Lac) -> None:
 
 @pytest.mark.statement(95)
 @pytest.mark.parametrize("choice", ["pap", "chap"])
+@pytest.mark.shows("set radius_authtypes")
 def test_a_client_may_choose_among_the_protocols_that_we_offer(server: InProcess, lac: Lac, choice: str) -> None:
     lac.call("fred", "pw", auth=choice).wait_online()
     assert server.events("session_up")[0]["auth"] == choice
@@ -198,6 +199,7 @@ def test_a_client_that_will_not_authenticate_is_refused(server: InProcess, lac: 
 
 
 @pytest.mark.statement(95)
+@pytest.mark.shows("set radius_authtypes")
 def test_a_protocol_that_we_do_not_offer_is_not_agreed_on(serve: Serve) -> None:
     server = serve(radius_authtypes=("pap",), ppp_restart_time=0.1, ppp_max_configure=2)
     assert refused(server.lac(defaults=QUICK).connect().call("fred", "pw", auth="chap"))[0] in (2, 3)

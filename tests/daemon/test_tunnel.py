@@ -43,6 +43,7 @@ def refusal(peer: Peer) -> tuple[int, int]:
 
 
 @pytest.mark.statement(6, 68, 76)
+@pytest.mark.shows("set hostname")
 def test_an_sccrq_is_answered_by_an_sccrp_to_the_lacs_tunnel_id_with_our_own_name(serve: Serve) -> None:
     server = serve(hostname="lns.example")
     peer = server.peer(tunnel_id=0x4711)

@@ -49,6 +49,7 @@ def test_a_silent_lac_gets_a_hello_of_session_0_and_a_talking_one_gets_none(serv
 
 @pytest.mark.statement(62)
 @pytest.mark.parametrize("settings", [{"hello_interval": 0}, {"hello_interval": 0.2, "disable_sending_hello": True}])
+@pytest.mark.shows("set disable_sending_hello")
 def test_hello_can_be_switched_off(serve: Serve, settings: dict[str, int]) -> None:
     lac = serve(**settings).lac().connect()
     gevent.sleep(0.5)
@@ -248,6 +249,7 @@ def test_control_and_data_from_another_address_are_dropped(server: InProcess) ->
 
 @pytest.mark.statement(10, 13)
 @pytest.mark.parametrize("by", ["control", "data"])
+@pytest.mark.shows("set auth_tunnel_change_addr_src")
 def test_a_lac_that_moved_is_followed_if_that_is_allowed(serve: Serve, by: str) -> None:
     server = serve(auth_tunnel_change_addr_src=True)
     peer = server.peer().open()
@@ -268,6 +270,7 @@ def test_a_lac_that_moved_is_followed_if_that_is_allowed(serve: Serve, by: str) 
 
 
 @pytest.mark.statement(11)
+@pytest.mark.shows("set bind_multi_address", "set multi_hostname")
 def test_the_answer_leaves_from_the_address_that_was_asked_under_its_own_name(serve: Serve) -> None:
     addresses = (IPv4Address("127.0.0.2"), IPv4Address("127.0.0.3"))
     server = serve(bind_multi_address=addresses, multi_hostname=("two", "three"))

@@ -51,6 +51,7 @@ def rows(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines() if not line.startswith("#")]
 
 
+@pytest.mark.shows("set accounting_dir")
 def test_a_file_has_the_header_and_the_columns_that_operators_scripts_read(
     server: InProcess, lac: Lac, tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ def test_a_login_that_fails_ends_nobody(server: InProcess, lac: Lac) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"allow_duplicate_users": True}, {"guest_account": ("anybody", "Guest")}])
+@pytest.mark.shows("set allow_duplicate_users", "set guest_account")
 def test_duplicates_may_be_allowed_for_all_or_for_guests(serve: Serve, settings: dict[str, object]) -> None:
     server = serve(**settings)
     lac = server.lac(defaults=QUICK).connect()

@@ -49,6 +49,7 @@ def test_a_refused_configuration_is_an_exit_status_after_which_systemd_does_not_
     assert re.findall("^Restart=(.*)$", unit, re.M) == ["on-failure"]  # a crash: yes
 
 
+@pytest.mark.shows("set pid_file")
 def test_a_second_start_by_mistake_leaves_the_first_one_its_pid_file(machine: Namespace, tmp_path: Path) -> None:
     pid_file = tmp_path / "l2tpns.pid"
     settings = {"pid_file": str(pid_file)}
@@ -71,6 +72,7 @@ def test_a_start_that_fails_says_nothing_to_the_radius_server_and_does_not_wait_
     assert not second.log("accounting_left_in_spool")  # an Accounting-Off would wait there
 
 
+@pytest.mark.shows("set log_file")
 def test_a_detached_daemon_finds_a_configuration_that_was_named_from_the_old_directory(
     machine: Namespace, tmp_path: Path
 ) -> None:

@@ -75,6 +75,7 @@ def telnet(machine: Namespace, server: Server) -> Iterator[Telnet]:
         yield telnet
 
 
+@pytest.mark.shows("quit")
 def test_login_by_clear_text_and_by_hash_and_not_by_a_wrong_password(machine: Namespace, server: Server) -> None:
     with Telnet(machine) as telnet:
         telnet.login("fred", "hushhush")
@@ -140,6 +141,7 @@ def test_each_show_says_something(telnet: Telnet) -> None:
             json.loads(telnet.do(f"{line} | json"))
 
 
+@pytest.mark.shows("write memory", "configure terminal")
 def test_a_configuration_that_was_written_is_there_after_a_restart(
     machine: Namespace, server: Server, telnet: Telnet
 ) -> None:
@@ -176,6 +178,7 @@ def test_a_configuration_that_was_written_is_there_after_a_restart(
     ]
 
 
+@pytest.mark.shows("reload")
 def test_a_broken_file_is_refused_and_named_at_reload(server: Server, telnet: Telnet) -> None:
     server.config.write_text("set debug 3\nset echo_timeout soon\n")
     said = telnet.do("reload")
@@ -183,6 +186,7 @@ def test_a_broken_file_is_refused_and_named_at_reload(server: Server, telnet: Te
     assert "set echo_timeout 10\n" in telnet.do("show running-config | include echo_timeout 10")
 
 
+@pytest.mark.shows("shutdown")
 def test_shutdown_ends_the_daemon_and_the_console(server: Server, telnet: Telnet) -> None:
     telnet.send("shutdown\r")
     telnet.expect(pexpect.EOF)

@@ -251,6 +251,7 @@ def test_hundreds_of_routes_go_in_batches_by_many_greenlets_at_once(rig: Rig) ->
     netlink.close()
 
 
+@pytest.mark.shows("set l2tp_mtu", "set tundevicename", "set iftun_address")
 def test_the_tun_device_has_the_address_and_the_mtu_of_the_configuration(rig: Rig) -> None:
     rig.config.l2tp_mtu, rig.config.tundevicename, rig.config.iftun_address = 1400, "subs", IPv4Address("10.255.0.1")
     rig.start()
