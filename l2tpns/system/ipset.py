@@ -95,9 +95,9 @@ class IpSets:
                 found.append(name)
         return found
 
-    def add(self, name: str, network: IPv4Network, mark: int | None = None) -> None:
-        """Add it, or give it another mark."""
-        self._change(name, _ADD, {network: mark})
+    def add(self, name: str, network: IPv4Network, mark: int | None = None, mask: int = _LARGEST_MARK) -> None:
+        """Add it, or give it another mark; of a packet's own mark the bits beyond `mask` stay as they are."""
+        self._change(name, _ADD, {network: mark}, mask)
 
     def remove(self, name: str, network: IPv4Network) -> None:
         """It may be gone already."""
@@ -115,20 +115,22 @@ class IpSets:
             raise IpSetError(name, error.code) from error
         return found
 
-    def fill(self, name: str, wanted: Mapping[IPv4Network, int | None]) -> tuple[int, int]:
+    def fill(self, name: str, wanted: Mapping[IPv4Network, int | None], mask: int = _LARGEST_MARK) -> tuple[int, int]:
         """Make the set exactly so, changing only what differs; how many were added or changed, and removed."""
         wanted = {half: mark for network, mark in wanted.items() for half in _halves(network)}
         there = self.members(name)
         new = {network: mark for network, mark in wanted.items() if network not in there or there[network] != mark}
         gone = [network for network in there if network not in wanted]
         self._change(name, _DEL, dict.fromkeys(gone))
-        self._change(name, _ADD, new)
+        self._change(name, _ADD, new, mask)
         return len(new), len(gone)
 
-    def _change(self, name: str, command: int, networks: Mapping[IPv4Network, int | None]) -> None:
+    def _change(
+        self, name: str, command: int, networks: Mapping[IPv4Network, int | None], mask: int = _LARGEST_MARK
+    ) -> None:
         named = self._named(name)
         bodies = [
-            named + nested(_DATA, *_entry(half, mark))
+            named + nested(_DATA, *_entry(half, mark, mask))
             for network, mark in networks.items()
             for half in _halves(network)
         ]
@@ -149,12 +151,12 @@ def _halves(network: IPv4Network) -> Iterable[IPv4Network]:
     return network.subnets() if network.prefixlen == 0 else (network,)
 
 
-def _entry(network: IPv4Network, mark: int | None) -> Iterator[bytes]:
+def _entry(network: IPv4Network, mark: int | None, mask: int) -> Iterator[bytes]:
     yield nested(_IP, attribute(_IPV4 | _BYTE_ORDER, network.network_address.packed))
     if network.prefixlen < 32:
         yield attribute(_CIDR, bytes([network.prefixlen]))
     if mark is not None:
-        yield attribute(_SKBMARK | _BYTE_ORDER, _MARK.pack(mark, _LARGEST_MARK))
+        yield attribute(_SKBMARK | _BYTE_ORDER, _MARK.pack(mark, mask))
 
 
 def _read(octets: bytes) -> tuple[IPv4Network, int | None]:
