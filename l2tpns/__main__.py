@@ -11,7 +11,8 @@ from pathlib import Path  # noqa: E402
 
 from l2tpns import __version__  # noqa: E402
 from l2tpns.configfile import default_config  # noqa: E402
-from l2tpns.daemon import EXIT_CONFIG, Daemon, Options  # noqa: E402
+from l2tpns.configurator import Options  # noqa: E402
+from l2tpns.daemon import EXIT_CONFIG, Daemon  # noqa: E402
 from l2tpns.errors import ConfigError  # noqa: E402
 
 

@@ -12,18 +12,15 @@ import os
 import signal
 import sys
 import time
-from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import gevent
-from gevent.lock import RLock
 from gevent.queue import Queue
 
 from l2tpns import __version__, configfile, filtering, process
-from l2tpns.config import SETTINGS, Config
+from l2tpns.config import Config
+from l2tpns.configurator import Configurator, Options, read
 from l2tpns.console.office import Office
 from l2tpns.console.server import Console
 from l2tpns.counters import Counters
@@ -40,7 +37,6 @@ from l2tpns.radius.secrets import SecretsBackend
 from l2tpns.radius.types import Backend, RadiusSettings
 from l2tpns.records import Replay
 from l2tpns.resume import resume
-from l2tpns.settings import Effect, Setting
 from l2tpns.speed import bandwidth_line, sample
 from l2tpns.state import StateStore
 
@@ -50,38 +46,6 @@ SIGNALS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGINT, signal.
 GC_THRESHOLDS = (5_000, 5, 400)
 EXIT_CONFIG = 78  # sysexits.h EX_CONFIG: a restart would not help
 HANDOVER = 0.5  # seconds to deliver accounting records when the sessions live on
-RADIUS_VARIABLES = ("radius", "bind_address", "bind_multi_address", "hostname")
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The command line; it goes before the file."""
-
-    config: Path
-    detach: bool = False
-    verbose: int = 0
-    hostname: str | None = None
-    address: str | None = None
-
-    def overrides(self) -> dict[str, Any]:
-        """Variables set on the command line. Raises ConfigError."""
-        found: dict[str, Any] = {}
-        for option, name, text in (("-h", "hostname", self.hostname), ("-a", "bind_address", self.address)):
-            if text is not None:
-                try:
-                    found[name] = SETTINGS[name].parse(text)
-                except ValueError as error:
-                    raise ConfigError(f"{option}: {error}") from None
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A file that was read: what it makes, what it warns of, its own words for what the command line goes before."""
-
-    config: Config
-    warnings: tuple[str, ...]
-    in_file: dict[str, Any]
 
 
 class Daemon:
@@ -90,12 +54,11 @@ class Daemon:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.files = configfile.find_files(options.config)
-        reading = self.read_config()
-        self.config, self.warnings, self.in_file = reading.config, reading.warnings, reading.in_file
-        self.pending: dict[str, Any] = {}  # variables that wait for a restart, with the value they will have
-        self.changing = RLock()  # held by whoever changes the configuration: the console and HUP may come together
+        reading = read(options)
+        self.config = reading.config
         self.log = Log(self.config.log_file, self.config.debug, detached=options.detach)
         self.logger = self.log.get()
+        self.configurator = Configurator(options, reading, self.log, self.apply, self.read_pool, self.take_pool)
         self.counters = Counters()
         self.signals: Queue[int] = Queue()
         self.started = monotonic()
@@ -103,16 +66,6 @@ class Daemon:
         self.farewell = False  # everybody is to be disconnected, no state is to be left
         self.bandwidth = ""
         self.console: Console | None = None
-
-    def read_config(self) -> Reading:
-        """Read and check the whole file. Raises ConfigError, having changed nothing."""
-        parsed = configfile.parse_file(self.options.config)
-        overrides = self.options.overrides()
-        config = configfile.make_config(parsed, overrides)
-        covered = (*overrides, *(("debug",) if self.options.verbose else ()))
-        in_file = {name: parsed.values.get(name, SETTINGS[name].default) for name in covered}
-        config.debug = min(config.debug + self.options.verbose, 5)
-        return Reading(config, parsed.warnings, in_file)
 
     def run(self) -> int:
         """Build, serve, take down; the exit status. Raises ConfigError when there is nothing to take down yet."""
@@ -182,10 +135,7 @@ class Daemon:
         config = self.config
         process.raise_descriptor_limit()
         self.logger.info("starting", version=__version__, config=str(self.options.config), pid=os.getpid())
-        for warning in self.warnings:
-            self.logger.warning("config_ignored", why=warning)
-        for name, why in config.without_effect():
-            self.logger.warning("setting_without_effect", variable=name, why=why)
+        self.configurator.doubts()
         if not process.kernel_forwards():
             self.logger.warning(
                 "ip_forward_off", why=f"{process.IP_FORWARD} is 0: subscribers reach nobody but this machine"
@@ -280,8 +230,8 @@ class Daemon:
             log=self.log,
             files=self.files,
             started=self.started,
-            intended=self.intended,
-            assign=self.assign,
+            intended=self.configurator.intended,
+            assign=self.configurator.assign,
             reload=self.take_up_file,
             leave=lambda: self.signals.put(signal.SIGTERM),
             bandwidth=lambda: self.bandwidth,
@@ -353,52 +303,17 @@ class Daemon:
         """Go by the file from now on; what there is to say. ConfigError when it is refused, nothing being changed."""
         process.notify("RELOADING=1")
         try:
-            with self.changing:
-                return self._take_up_file()
+            return self.configurator.reload()
         finally:
             process.notify("READY=1")
 
-    def _take_up_file(self) -> tuple[str, ...]:
-        self.log.reopen()
-        reading = self.read_config()
-        config = reading.config
-        layout = self.read_pool(config)
-        told = list(reading.warnings)
-        for warning in reading.warnings:
-            self.logger.warning("config_ignored", why=warning)
-        pending = {}
-        for name in self.config.differences(config):
-            if name in SETTINGS and SETTINGS[name].effect is Effect.RESTART:
-                self.logger.warning("setting_needs_restart", variable=name)
-                told.append(f"{name} takes effect {Effect.RESTART.value}")
-                pending[name] = getattr(config, name)
-                config = replace(config, **{name: getattr(self.config, name)})
-        changed = self.adopt(config)
-        self.pending, self.in_file = pending, reading.in_file
+    def take_pool(self, layout: Layout) -> None:
+        """Give out these addresses from now on; those in use stay with whoever has them."""
         self.pool.change(layout)
         self.reserve_own_addresses()
         self.plane.serve(self.pool.prefixes())
-        self.logger.info("reloaded", changed=list(changed))
-        return (*told, f"Changed: {', '.join(changed) or 'nothing'}")
 
-    def adopt(self, config: Config, *, radius: bool = True) -> tuple[str, ...]:
-        """Become as `config` and hand it on; the names that changed. ConfigError leaves everything as it was."""
-        before = replace(self.config)
-        if config.log_file != before.log_file:
-            self.log.open(config.log_file)
-        changed = self.config.take(config)
-        try:
-            self.apply(radius=radius)
-        except ConfigError:
-            self.config.take(before)
-            with suppress(ConfigError):  # it was the secrets file: those that were read before still hold
-                self.apply(radius=radius)
-            if config.log_file != before.log_file:
-                self.log.open(before.log_file)
-            raise
-        return changed
-
-    def apply(self, *, radius: bool = True) -> None:
+    def apply(self, radius: bool) -> None:
         """Hand what the configuration says to those who keep a copy. Raises ConfigError when nobody could log in."""
         config = self.config
         self.log.level = config.debug
@@ -409,23 +324,6 @@ class Daemon:
         self.accounting.configure(self.radius_settings)
         filtering.rebind(self.lns)
         self.lns.backend = self.choose_backend()
-
-    def assign(self, name: str, text: str) -> Setting:
-        """Set one variable, as the console does. ConfigError leaves everything as it was."""
-        with self.changing:
-            trial = self.intended()
-            setting = trial.assign(name, text)
-            value = getattr(trial, name)
-            if setting.effect is Effect.RESTART:
-                self.pending[name] = value
-            else:
-                self.adopt(replace(self.config, **{name: value}), radius=any(word in name for word in RADIUS_VARIABLES))
-            self.in_file.pop(name, None)
-            return setting
-
-    def intended(self) -> Config:
-        """As `write memory` writes it: with what waits for a restart, without what the command line has put over it."""
-        return replace(self.config, **{**self.pending, **self.in_file})
 
     def report(self) -> None:
         """USR1: what there is, in one line of the log."""

@@ -156,6 +156,17 @@ class UsageFiles:
                 waiting.down += row.down
 
 
+def unusable(directory: str) -> str:
+    """Why no file could be written to this directory; nothing when that looks possible."""
+    if not directory or (os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK)):
+        return ""
+    try:
+        with os.scandir(directory):
+            return "we may not write there"
+    except OSError as error:
+        return error.strerror or str(error)
+
+
 def one_word(user: bytes) -> str:
     """A subscriber's name as one column, whatever it has chosen: blanks and what is no text are %XX, as in a URL.
 

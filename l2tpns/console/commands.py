@@ -100,11 +100,9 @@ def _give(session: Session, filters: tuple[AccessList | None, AccessList | None]
 
 def set_variable(shell: Shell, name: str, value: str) -> str:
     """Says when it takes effect, if not at once."""
-    setting = shell.office.assign(name, value)
-    said = f'Setting "{name}" to "{HIDDEN if setting.secret else value}"'
-    if setting.pending:
-        return f"{said}\nIt moves nothing yet: {setting.pending}"
-    return said if setting.effect is Effect.LIVE else f"{said}\nIt takes effect {setting.effect.value}"
+    setting, notes = shell.office.assign(name, value)
+    effect = () if setting.effect is Effect.LIVE else (f"It takes effect {setting.effect.value}",)
+    return "\n".join([f'Setting "{name}" to "{HIDDEN if setting.secret else value}"', *effect, *notes])
 
 
 def configure_terminal(shell: Shell) -> str:

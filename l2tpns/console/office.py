@@ -27,7 +27,8 @@ class Office:
     files: configfile.Files
     started: float  # monotonic
     intended: Callable[[], Config]  # as `write memory` writes it: with what waits for a restart
-    assign: Callable[[str, str], Setting]  # set a variable and let it take effect; ConfigError
+    # Set a variable and let it take effect; the variable, and what there is to say. ConfigError.
+    assign: Callable[[str, str], tuple[Setting, tuple[str, ...]]]
     reload: Callable[[], tuple[str, ...]]  # as SIGHUP: what there is to say; ConfigError when nothing was changed
     leave: Callable[[], None]  # as SIGTERM
     bandwidth: Callable[[], str]  # the line of the last second

@@ -10,6 +10,7 @@ the SCCRQ was sent to (8.1), and needs no ancillary data.
 
 from __future__ import annotations
 
+import errno
 import struct
 from _socket import socket as RawSocket
 from collections.abc import Callable
@@ -163,8 +164,7 @@ class LacSide:
                 else:
                     self.endpoint(str(address))
             except OSError as error:
-                where = f"UDP port {self.port} of {address}"
-                raise ConfigError(f"bind_address: cannot listen on {where}: {error.strerror}") from None
+                raise ConfigError(_refusal(address, self.port, error)) from None
 
     def stop(self) -> None:
         gevent.killall(self._greenlets)
@@ -330,6 +330,17 @@ class LacSide:
     def _follows(self, path: Path, peer: Peer) -> bool:
         """8.1 lets us insist on the LAC's address; the owner of the tunnel may decide to relearn it."""
         return self._on_foreign_source is not None and self._on_foreign_source(path, peer)
+
+
+def _refusal(address: IPv4Address, port: int, error: OSError) -> str:
+    """In the operator's words. Without bind_multi_address we listen everywhere, and no variable is to blame."""
+    everywhere = address == IPv4Address(0)
+    name, of = ("", "") if everywhere else ("bind_multi_address: ", f" of {address}")
+    hints = {
+        errno.EADDRINUSE: "; is another L2TP server running?",
+        errno.EADDRNOTAVAIL: "; it is no address of this machine",
+    }
+    return f"{name}cannot listen on UDP port {port}{of}: {error.strerror}{hints.get(error.errno or 0, '')}"
 
 
 def split_ppp(frame: bytes) -> tuple[int, bytes]:

@@ -13,9 +13,11 @@ from gevent import socket
 
 from l2tpns.config import Config
 from l2tpns.configfile import find_files
+from l2tpns.configurator import Configurator, Options, Reading
 from l2tpns.console.office import Office
 from l2tpns.console.server import Console
 from l2tpns.errors import ConfigError
+from l2tpns.pool import Layout
 from tests.lab import PATIENCE
 from tests.lab.inprocess import InProcess, until
 
@@ -40,13 +42,21 @@ class Desk:
             (directory / "l2tpns.users").write_text(users)
             (directory / "l2tpns.users").chmod(0o600)
         self.reload_error = ""
+        configurator = Configurator(
+            Options(self.config_file),
+            Reading(server.config, (), {}),
+            server.log,
+            apply=lambda radius: None,
+            read_pool=lambda config: Layout(),
+            take_pool=lambda layout: None,
+        )
         self.office = Office(
             lns=server.lns,
             log=server.log,
             files=find_files(self.config_file),
             started=monotonic(),
-            intended=lambda: server.config,
-            assign=lambda name, text: server.config.assign(name, text),
+            intended=configurator.intended,
+            assign=configurator.assign,
             reload=self.reload,
             leave=lambda: self.asked.append("leave"),
             bandwidth=lambda: "Bandwidth: none",

@@ -335,7 +335,7 @@ def test_with_addresses_given_only_they_are_listened_on() -> None:
 
 @pytest.mark.parametrize("second", [EVERYWHERE, (IPv4Address("127.0.0.1"),), (IPv4Address("127.0.0.9"),)])
 def test_a_second_server_on_the_port_fails_and_says_where(rig: Rig, second: tuple[IPv4Address, ...]) -> None:
-    with pytest.raises(ConfigError, match=f"UDP port {rig.side.port} of .*in use"):
+    with pytest.raises(ConfigError, match=f"UDP port {rig.side.port}.*in use"):
         Rig(second, rig.side.port)
 
 
@@ -397,3 +397,28 @@ def test_a_handler_that_fails_costs_its_packet_and_not_the_loop() -> None:
     assert greenlet.dead and taken == [b"good"]
     left.close()
     right.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("0.0.0.0", "cannot listen on UDP port {port}: Address already in use; is another L2TP server running?"),
+        (
+            "127.0.0.1",
+            "bind_multi_address: cannot listen on UDP port {port} of 127.0.0.1: Address already in use; "
+            "is another L2TP server running?",
+        ),
+        (
+            "192.0.2.77",
+            "bind_multi_address: cannot listen on UDP port {port} of 192.0.2.77: Cannot assign requested address; "
+            "it is no address of this machine",
+        ),
+    ],
+)
+def test_a_start_that_is_refused_its_port_says_what_to_look_at(address: str, says: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError) as refused:
+            Rig((IPv4Address(address),), port)
+    assert str(refused.value) == says.format(port=port)

@@ -57,6 +57,7 @@ LAYERS = (
         "usagefiles",
         "lns",
     ),
+    ("configurator",),
     ("console", "figures"),
     ("daemon",),
     ("__main__",),

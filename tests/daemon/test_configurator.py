@@ -1,0 +1,123 @@
+"""Changes of the configuration while we run: what is refused changes nothing, what moves nothing is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from l2tpns.configurator import Configurator, Options, read
+from l2tpns.errors import ConfigError
+from l2tpns.log import Log
+from l2tpns.pool import Layout
+
+NO_SERVER = "radius_accounting moves nothing: no RADIUS server is named: records wait on disk"
+
+
+class Running:
+    """A server that has read its file, and does nothing else."""
+
+    def __init__(self, directory: Path) -> None:
+        self.file = directory / "l2tpns.cfg"
+        self.write()
+        self.log = Log.in_memory()
+        self.applied: list[tuple[int, int]] = []  # echo_timeout and radius_timeout, each time they were handed on
+        self.refuse: Exception | None = None
+        self.layouts: list[Layout] = []
+        options = Options(self.file)
+        self.configurator = Configurator(
+            options, read(options), self.log, self.apply, lambda config: Layout(), self.layouts.append
+        )
+        self.config = self.configurator.config
+
+    def write(self, *lines: str) -> None:
+        self.file.write_text("".join(f"set {line}\n" for line in lines))
+
+    def apply(self, radius: bool) -> None:
+        self.applied.append((self.config.echo_timeout, self.config.radius_timeout))
+        if self.refuse is not None:
+            refuse, self.refuse = self.refuse, None
+            raise refuse
+
+    def said(self, event: str) -> list[object]:
+        return [line.get("variable") or line.get("why") for line in self.log.records(event)]
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Running:
+    return Running(tmp_path)
+
+
+def test_a_variable_that_moves_nothing_is_told_to_who_sets_it_and_to_the_log(running: Running) -> None:
+    _, notes = running.configurator.assign("radius_accounting", "yes")
+    assert notes == (NO_SERVER,)
+    assert running.said("setting_without_effect") == ["radius_accounting"]
+
+
+def test_what_others_have_set_without_effect_is_not_told_again_to_who_sets_something_else(running: Running) -> None:
+    running.configurator.assign("radius_accounting", "yes")
+    assert running.configurator.assign("echo_timeout", "20")[1] == ()
+    assert running.configurator.assign("primary_radius", "192.0.2.1")[1] == (
+        "primary_radius moves nothing: radius_secret is not set: nobody can log in",
+    )
+    assert running.configurator.assign("radius_secret", "not-told")[1] == ()
+
+
+def test_half_a_pair_that_waits_for_a_restart_is_told_too(running: Running) -> None:
+    assert running.configurator.assign("radius_bind_min", "4000")[1][0].startswith("radius_bind_min moves nothing")
+    assert running.configurator.assign("radius_bind_max", "4100")[1] == ()
+
+
+def test_a_reload_tells_what_moves_nothing(running: Running) -> None:
+    running.write("radius_accounting yes", "echo_timeout 20")
+    assert running.configurator.reload() == (NO_SERVER, "Changed: echo_timeout, radius_accounting")
+    assert running.said("setting_without_effect") == ["radius_accounting"]
+    assert len(running.layouts) == 1
+
+
+@pytest.mark.parametrize("error", [ConfigError("nobody could log in"), RuntimeError("a mistake of ours")])
+def test_what_cannot_be_applied_is_taken_back_and_what_was_before_is_applied_again(
+    running: Running, error: Exception
+) -> None:
+    running.refuse = error
+    with pytest.raises(type(error)):
+        running.configurator.assign("radius_timeout", "7")
+    assert running.applied == [(10, 7), (10, 1)]
+    running.refuse = error
+    running.write("echo_timeout 20")
+    with pytest.raises(type(error)):
+        running.configurator.reload()
+    assert running.applied[2:] == [(20, 1), (10, 1)]
+    assert (running.config.echo_timeout, running.config.radius_timeout) == (10, 1)
+    assert running.layouts == []
+
+
+def test_a_directory_for_usage_files_that_is_none_is_refused(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for name, why in (("nowhere", "No such file"), ("file", "Not a directory")):
+        with pytest.raises(ConfigError, match=f"accounting_dir: .*/{name}: {why}"):
+            running.configurator.assign("accounting_dir", str(tmp_path / name))
+        running.write(f"accounting_dir {tmp_path / name}", "echo_timeout 20")
+        with pytest.raises(ConfigError, match=f"accounting_dir: .*/{name}: {why}"):
+            running.configurator.reload()
+    assert (running.config.accounting_dir, running.config.echo_timeout) == ("", 10)
+    running.configurator.assign("accounting_dir", str(tmp_path))
+    assert running.config.accounting_dir == str(tmp_path)
+
+
+def test_a_directory_that_has_gone_is_told_at_the_start_and_at_a_reload_and_stops_neither(tmp_path: Path) -> None:
+    first = Running(tmp_path)
+    directory = tmp_path / "usage"
+    directory.mkdir()
+    first.write(f"accounting_dir {directory}")
+    assert first.configurator.reload() == ("Changed: accounting_dir",)
+    directory.rmdir()
+    first.write(f"accounting_dir {directory}", "echo_timeout 20")
+    told, changed = first.configurator.reload()
+    assert told == f"accounting_dir: no file can be written to {directory}: No such file or directory"
+    assert changed == "Changed: echo_timeout"
+    second = Configurator(
+        Options(first.file), read(Options(first.file)), first.log, first.apply, lambda config: Layout(), lambda _: None
+    )
+    assert second.doubts() == (told,)
+    assert first.said("usage_file_failed") == ["No such file or directory"] * 2
