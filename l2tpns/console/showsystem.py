@@ -148,7 +148,7 @@ def radius_rows(office: Office) -> Iterator[Row]:
             yield {
                 "identifier": request.identifier,
                 "kind": kind,
-                "state": request.label,
+                "state": "AUTH" if kind == "auth" else request.label,  # the words of 1.1: AUTH START STOP
                 "session": request.session_id,
                 "retry": round(request.next_try, 3),
                 "tries": request.tries,

@@ -112,6 +112,7 @@ def test_a_receive_window_of_zero_works_as_one_and_is_counted(server: InProcess)
 
 
 @pytest.mark.statement(40, 41)
+@pytest.mark.shows("set l2tp_secret")
 def test_with_the_right_secret_each_proves_itself_to_the_other(serve: Serve) -> None:
     server = serve(l2tp_secret=SECRET, l2tp_challenge=True)
     lac = server.lac(secret=SECRET.encode(), challenge=True).connect()
@@ -159,6 +160,7 @@ def test_a_challenge_that_we_have_no_secret_for_is_refused(server: InProcess) ->
 
 
 @pytest.mark.statement(41)
+@pytest.mark.shows("set l2tp_secret")
 def test_a_lac_with_another_secret_finds_out(serve: Serve) -> None:
     with pytest.raises(Refused) as refused:
         serve(l2tp_secret=SECRET).lac(secret=b"another", challenge=True).connect()
