@@ -55,20 +55,17 @@ class Stage:
         }
         with space.entered():
             self.radius = RadiusServer(users=users).start()
-        self.server = Server(
-            space,
-            lab.directory / "lns",
-            settings={
-                "primary_radius": "127.0.0.1",
-                "primary_radius_port": self.radius.port,
-                "radius_secret": "testing123",
-                "radius_accounting": True,
-                "radius_authtypes": "chap,pap",
-                "save_state": True,
-                "debug": 3,
-                **settings,
-            },
-        )
+        self.settings: dict[str, Any] = {
+            "primary_radius": "127.0.0.1",
+            "primary_radius_port": self.radius.port,
+            "radius_secret": "testing123",
+            "radius_accounting": True,
+            "radius_authtypes": "chap,pap",
+            "save_state": True,
+            "debug": 3,
+            **settings,
+        }
+        self.server = Server(space, lab.directory / "lns", settings=self.settings)
         self.in_thread(self.server.start)
         self.endpoint = Endpoint(("0.0.0.0", 0), sock=lac_space.socket())
         self.lacs = [Lac(("0.0.0.0", 0), (LNS, 1701), f"lac{n}", endpoint=self.endpoint) for n in range(tunnels)]
@@ -252,3 +249,53 @@ def test_a_start_that_fails_leaves_the_sessions_to_the_next_one_and_says_nothing
     assert stage.server.wait_for("state_resumed")["sessions"] == 5
     assert stage.alive() == 5
     stage.close()
+
+
+CHANGED = {"echo_timeout": 77, "primary_dns": "192.0.2.53", "max_tunnels": 1234, "tundevicename": "tun7"}
+FILTER = "ip access-list extended new\n permit ip any any"
+
+
+def reload_with(lab: Lab, sessions: int, *, broken: bool) -> None:
+    """SIGHUP with a file in which much has changed, or with one that is wrong near its end."""
+    stage = Stage(lab, sessions)
+    stage.listen()
+    gevent.sleep(1.5)
+    (stage.server.directory / "l2tpns.ip_pool").write_text("10.1.0.0/16\n10.2.0.0/16\n")
+    lines = [FILTER, *(["set no_such_variable 1"] if broken else [])]
+    stage.server.configure({**stage.settings, **CHANGED}, lines)
+    stage.server.signal(signal.SIGHUP)
+    said = stage.in_thread(lambda: stage.server.wait_for("reload_refused" if broken else "reloaded"))
+    gevent.sleep(1.5)
+    lost, gap = stage.silence()
+    print(
+        f"\nSIGHUP, {'broken' if broken else 'changed'} file, {sessions} sessions: {stage.alive()} answer a ping, "
+        f"{gap:.2f} s without service, {lost} of {stage.sent} packets lost; {said}"
+    )
+    if broken:
+        assert f"{stage.server.config}:" in said["why"] and "no_such_variable" in said["why"]
+    else:
+        assert set(said["changed"]) == {"echo_timeout", "primary_dns", "max_tunnels", "filters"}
+        assert stage.server.log("setting_needs_restart", variable="tundevicename")
+    assert all(subscriber.online for subscriber in stage.subscribers)
+    assert stage.alive() == sessions
+    assert stage.heard.frames == Counter() and stage.control() == Counter()
+    assert lost < RATE * (gap + 0.5)
+    assert stage.checker.corrupt == 0
+    assert stage.server.log("session_down") == []
+    started = stage.records(START)
+    assert len(started) == len(set(started)) == sessions and not stage.records(STOP)
+    # Who comes now is served by the file that holds.
+    newcomer = stage.lacs[0].call(b"user%06d" % sessions, b"secret").wait_online()
+    assert newcomer.dns == (() if broken else (IPv4Address("192.0.2.53"),))
+    stage.close()
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["changed", "broken"])
+def test_two_hundred_busy_sessions_do_not_notice_a_reload(lab: Lab, broken: bool) -> None:
+    reload_with(lab, 200, broken=broken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", [False, True], ids=["changed", "broken"])
+def test_a_thousand_busy_sessions_do_not_notice_a_reload(lab: Lab, broken: bool) -> None:
+    reload_with(lab, 1000, broken=broken)
