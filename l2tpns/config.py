@@ -78,6 +78,9 @@ class Config:
         "where the log goes: a path, `file:PATH` or `syslog:FACILITY`; nothing: standard output, with -d syslog:daemon",
         _LOG_FILE,
     )
+    audit_file: str = setting(
+        "", "file that also tells who changed what, and alone who is intercepted; nothing: the log does", _PATH
+    )
     dump_speed: bool = setting(False, "log a line with the bandwidth each second", _BOOL)
 
     # The process
@@ -288,12 +291,14 @@ class Config:
         pending="throttling comes with a later release",
     )
     snoop_host: IPv4Address | None = setting(
-        None,
-        "where copies of a snooped session's packets go",
-        _ADDRESS,
-        pending="interception comes with a later release",
+        None, "where copies of a snooped session's packets go, unless `snoop` or RADIUS names another place", _ADDRESS
     )
-    snoop_port: int = setting(0, "and the UDP port", _PORT, pending="interception comes with a later release")
+    snoop_port: int = setting(0, "and the UDP port", _PORT)
+    snoop_format: str = setting(
+        "ip",
+        "form of the copies. ip: the packet and nothing else; framed: with time, direction, session and user",
+        Choice("ip", "framed"),
+    )
     cluster_master: IPv4Address | None = setting(
         None,
         "partner of the cluster of 1.1",
@@ -371,6 +376,13 @@ class Config:
     @property
     def listen_addresses(self) -> tuple[IPv4Address, ...]:
         """bind_multi_address, else every address of the machine: `bind_address` has never limited UDP 1701."""
+        address = self.nsctl_bind_address
+        if address is not None and not address.is_loopback and not self.nsctl_secret:
+            yield "nsctl_bind_address", "nsctl_secret is not set: requests from other hosts are not answered"
+        if self.snoop_host is not None and not self.snoop_port:
+            yield "snoop_host", "snoop_port is not set: `snoop USER` needs an address and a port"
+        if self.snoop_port and self.snoop_host is None:
+            yield "snoop_port", "snoop_host is not set: `snoop USER` needs an address and a port"
         return self.bind_multi_address or (IPv4Address(0),)
 
     @property

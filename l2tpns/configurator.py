@@ -164,9 +164,15 @@ class Configurator:
         return changed
 
     def _open_logs(self, before: Config, config: Config) -> None:
-        """The log goes on where `config` says. ConfigError leaves it where it is."""
+        """Log and audit log go on where `config` says. ConfigError leaves both where they are."""
+        if config.audit_file != before.audit_file:
+            self._log.open_audit(config.audit_file)
         if config.log_file != before.log_file:
-            self._log.open(config.log_file)
+            try:
+                self._log.open(config.log_file)
+            except ConfigError:
+                self._log.open_audit(before.audit_file)
+                raise
 
     # What there is to say
 

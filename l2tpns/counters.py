@@ -63,6 +63,8 @@ class Counters:
     icmp_sent: int = counter("ICMP messages sent")
     icmp_suppressed: int = counter("ICMP messages that icmp_rate kept back")
 
+    snoop_packets: int = counter("copies of intercepted packets sent")
+    snoop_errors: int = counter("copies of intercepted packets that were not sent, or not received as far as we know")
     # Control connections (RFC 2661 5.8)
     control_retransmissions: int = counter("control messages sent again")
     control_malformed: int = counter("control messages with unreadable AVPs")

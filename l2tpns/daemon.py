@@ -57,6 +57,7 @@ class Daemon:
         reading = read(options)
         self.config = reading.config
         self.log = Log(self.config.log_file, self.config.debug, detached=options.detach)
+        self.log.open_audit(self.config.audit_file)
         self.logger = self.log.get()
         self.configurator = Configurator(options, reading, self.log, self.apply, self.read_pool, self.take_pool)
         self.counters = Counters()

@@ -23,11 +23,12 @@ from typing import Any
 import orjson
 import structlog
 
-from l2tpns.logsink import Memory, Sink, open_sink
+from l2tpns.logsink import Memory, Sink, open_audit, open_sink
 
 CRITICAL, ERROR, WARNING, INFO, CALL, DATA = range(6)
 LEVELS = ("critical", "error", "warning", "info", "call", "data")
 AUDIT = "audit"  # as important as critical to be written, but nothing is wrong
+SECRET = "secret audit"  # the same, and consoles do not show it
 
 HIDDEN = "***"
 _SECRET_KEYS = frozenset({"password", "secret", "response", "authenticator"})
@@ -45,10 +46,11 @@ PAP = 0xC023  # RFC 1334
 class Output:
     """What every Logger of a Log writes to: the threshold, the sink, the last lines. Made and held by Log."""
 
-    __slots__ = ("_provoked", "dropped", "hidden", "level", "listeners", "recent", "sink", "threshold")
+    __slots__ = ("_provoked", "audit", "dropped", "hidden", "level", "listeners", "recent", "sink", "threshold")
 
     def __init__(self, sink: Sink, level: int, keep: int) -> None:
         self.sink = sink
+        self.audit: Sink | None = None  # where audit lines go besides
         self.threshold = level  # of the sink
         self.level = level  # what is rendered at all: the threshold, or more while somebody listens
         self.listeners: list[Listener] = []
@@ -69,18 +71,29 @@ class Output:
         self._provoked[event] = second, count + 1, 0
         return kept_back
 
-    def write(self, line: bytes, level: int) -> None:
-        for listener in self.listeners:
-            if level in listener.levels:
-                listener.take(line, level)
-        if level > self.threshold:
-            return
-        self.recent.append(line)
+    def write(self, line: bytes, level: int, kind: str = "") -> None:
+        if kind in (AUDIT, SECRET) and self.audit is not None:
+            self._audit(line, self.audit)
+            if kind == SECRET:
+                return
+        if kind != SECRET:
+            for listener in self.listeners:
+                if level in listener.levels:
+                    listener.take(line, level)
+            if level > self.threshold:
+                return
+            self.recent.append(line)
         if self.dropped and self.sink.write(_line("warning", "log_lines_dropped", {"count": self.dropped}), WARNING):
             self.dropped = 0
         if self.dropped or not self.sink.write(line, level):
             self.dropped += 1
             self.sink.dropped += 1
+
+    def _audit(self, line: bytes, sink: Sink) -> None:
+        if not sink.write(line, CRITICAL):
+            sink.dropped += 1
+            if self.allow("audit_lines_lost") is not None:
+                self.write(_line("error", "audit_lines_lost", {"count": sink.dropped}), ERROR)
 
     def adjust(self) -> None:
         """The threshold, or who listens, has changed."""
@@ -132,6 +145,13 @@ class Logger(structlog.BoundLoggerBase):
     def audit(self, event: str, **facts: object) -> None:
         """Who did what to the server: written whatever `debug` says."""
         self._write(AUDIT, event, facts)
+
+    def secret_audit(self, event: str, **facts: object) -> None:
+        """The same where it is nobody else's business: into the audit file only, or without one into the log.
+
+        No console shows it, neither by `debug` nor by `show log`.
+        """
+        self._write(SECRET, event, facts)
 
     def call(self, event: str, **facts: object) -> None:
         """Details of a call: messages and states."""
@@ -228,15 +248,26 @@ class Log:
         self._output.sink.close()
         self._output.sink = new
 
+    def open_audit(self, path: str) -> None:
+        """Where audit lines go besides; nothing: nowhere. ConfigError leaves it as it is."""
+        new = open_audit(path) if path else None
+        if self._output.audit is not None:
+            self._output.audit.close()
+        self._output.audit = new
+
     def reopen(self) -> None:
-        """Open the file again, after it was renamed (SIGHUP); on failure go on with the old one, and say so."""
-        try:
-            self._output.sink.reopen()
-        except OSError as error:
-            self._root.error("log_not_reopened", why=str(error))
+        """Open the files again, after they were renamed (SIGHUP); on failure go on with the old one, and say so."""
+        for sink in (self._output.sink, self._output.audit):
+            try:
+                if sink is not None:
+                    sink.reopen()
+            except OSError as error:
+                self._root.error("log_not_reopened", why=str(error))
 
     def close(self) -> None:
         self._output.sink.close()
+        if self._output.audit is not None:
+            self._output.audit.close()
 
     def tail(self, count: int) -> list[bytes]:
         """The last lines, oldest first."""
@@ -270,8 +301,9 @@ class _Render:
         level = facts.pop("level")
         event = facts.pop("event")
         hidden = self._output.hidden
-        line = _line(level, event, {key: _fact(key, value, hidden) for key, value in facts.items()})
-        return (line, CRITICAL if level == AUDIT else LEVELS.index(level)), {}  # the arguments of Output.write
+        audit = level in (AUDIT, SECRET)
+        line = _line(AUDIT if audit else level, event, {key: _fact(key, value, hidden) for key, value in facts.items()})
+        return (line, CRITICAL if audit else LEVELS.index(level), level), {}  # the arguments of Output.write
 
 
 def _line(level: str, event: str, facts: dict[str, Any]) -> bytes:

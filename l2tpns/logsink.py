@@ -58,6 +58,14 @@ def open_sink(destination: str, *, detached: bool = False) -> Sink:
         raise ConfigError(f'log_file: cannot open "{destination}": {through}{error.strerror or error}') from None
 
 
+def open_audit(path: str) -> Sink:
+    """The sink for a value of the variable audit_file; ConfigError if it cannot be had."""
+    try:
+        return File(path, mode=0o600)
+    except OSError as error:
+        raise ConfigError(f'audit_file: cannot open "{path}": {error.strerror or error}') from None
+
+
 class Memory:
     """Keeps nothing itself: the Log keeps the last lines."""
 
@@ -138,14 +146,15 @@ class Descriptor:
 class File(Descriptor):
     """A file that lines are added to; opened again after it was rotated."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, mode: int = 0o640) -> None:
         self._path = path
+        self._mode = mode
         super().__init__(-1)
 
     def _private(self, fd: int) -> int:
         # O_NONBLOCK is for a FIFO; a disk ignores it. The log names users: nobody else needs to read it.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        return os.open(self._path, flags, 0o640)
+        return os.open(self._path, flags, self._mode)
 
     def reopen(self) -> None:
         new = self._private(-1)

@@ -1,36 +1,192 @@
-"""Interception: a copy of every packet of a session, each way, to somewhere else (manual: Interception)."""
+"""Interception: a copy of every packet of a session, each way, to a sink (manual: Interception; docs/interception.md).
+
+Whose packets are copied is nobody's business but the operator's who may change it: it stands in the audit log and in no
+other line, and consoles show it after `enable` only.
+
+A sink must not be one of our subscribers: it would get what is not its own, and if it is intercepted too, each copy
+would be copied again. Asked for, that is refused; when a subscriber gets the address of a sink later, nothing is sent
+there as long as it has it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from ipaddress import IPv4Address
+from time import time_ns
 from typing import TYPE_CHECKING
 
-from l2tpns.policy import Sink
+from l2tpns.capture.frame import Framer
+from l2tpns.outlet import Outlet
+from l2tpns.policy import PolicyError, Sink
 
 if TYPE_CHECKING:
-    from l2tpns.dataplane.path import Copy
+    from l2tpns.config import Config
     from l2tpns.lns import Lns
     from l2tpns.session import Session
 
+CONFIGURED = Sink(IPv4Address(0), 0)  # as snoop_host and snoop_port say, also when they change
+
+
+class Copier:
+    """Makes the copies of one session's packets; called by the data path."""
+
+    __slots__ = ("_config", "_framer", "lost", "outlet", "sent")
+
+    def __init__(self, session: Session, outlet: Outlet) -> None:
+        self._config: Config = session.lns.config
+        self._framer = Framer(session.tunnel.id, session.id, session.acct_session_id, session.user)
+        self.outlet = outlet
+        self.sent = self.lost = 0
+
+    def __call__(self, direction: int, packet: bytes) -> None:
+        if self._config.snoop_format == "framed":
+            packet = self._framer.frame(direction, packet, time_ns())
+        if self.outlet.send(packet):
+            self.sent += 1
+        else:
+            self.lost += 1
+
 
 class Snoop:
-    """One for the Lns."""
+    """One for the Lns; a Part (policy.py)."""
 
     def __init__(self, lns: Lns) -> None:
         self._lns = lns
+        self._outlets: dict[Sink, Outlet] = {}
+        self.copiers: dict[Session, Copier] = {}  # of the sessions whose packets are copied now
+        self._configured: Sink | None = None
+
+    # What operators, RADIUS and plugins ask
 
     def start(self, session: Session, sink: Sink | None = None, *, by: str) -> None:
-        session.policy = replace(session.policy, sink=sink)
+        """Copy its packets, from the first one on if it is not online yet; None: to snoop_host. PolicyError."""
+        chosen = sink or CONFIGURED
+        where = self.where(chosen)
+        refusal = self.refusal(where) if where is not None else "snoop_host and snoop_port are not set"
+        if refusal:
+            self._audit("snoop_refused", session, by, chosen, why=refusal)
+            raise PolicyError(refusal)
+        if session.policy.sink != chosen:
+            self._change(session, chosen)
+            self._audit("snoop_on", session, by, chosen)
 
     def stop(self, session: Session, *, by: str) -> None:
-        session.policy = replace(session.policy, sink=None)
+        """No further copies."""
+        sink, copier = session.policy.sink, self.copiers.get(session)
+        if sink is not None:
+            self._change(session, None)
+            self._audit("snoop_off", session, by, sink, **_totals(copier))
 
-    def copier(self, session: Session) -> Copy | None:
-        """What is to be told of its packets."""
-        return None
+    def _change(self, session: Session, sink: Sink | None) -> None:
+        session.policy = replace(session.policy, sink=sink)
+        self._lns.taps.rebuild(session)
+        if session.online_since:
+            self._lns.journal.session(session)
+
+    def where(self, sink: Sink | None) -> Sink | None:
+        """Where this is now: CONFIGURED stands for the configuration's; None if that names none."""
+        return self._from_configuration() if sink == CONFIGURED else sink
+
+    def _from_configuration(self) -> Sink | None:
+        """The same object as long as it is the same place."""
+        host, port, found = self._lns.config.snoop_host, self._lns.config.snoop_port, self._configured
+        if host is None or not port:
+            return None
+        if found is None or found.address is not host or found.port != port:
+            found = self._configured = Sink(host, port)
+        return found
+
+    def refusal(self, sink: Sink, leaving: Session | None = None) -> str:
+        """Why nothing may be sent there, or nothing; `leaving` has its address no longer."""
+        address = sink.address
+        if not 0 < sink.port <= 65535:
+            return f"{sink.port} is no UDP port"
+        if address.is_unspecified or address.is_multicast or address.is_reserved:
+            return f"{address} is not the address of one host"
+        if any(address in prefix for prefix in self._lns.pool.prefixes()):
+            return f"{address} lies in the pool: copies would go to a subscriber"
+        if any(_has(session, address) for session in self._lns.sessions.values() if session is not leaving):
+            return f"{address} is a subscriber's: copies would go there"
+        return ""
+
+    # What the data path needs
+
+    def copier(self, session: Session) -> Copier | None:
+        """Who copies its packets, if anybody; asked whenever that may have changed, before the path carries any."""
+        if self._outlets and session.address is not None:
+            for outlet in self._outlets.values():
+                if outlet.sink is not None and not outlet.blocked and _has(session, outlet.sink.address):
+                    outlet.check()
+        sink, found = session.policy.sink, self.copiers.get(session)
+        if found is not None and sink is not None and found.outlet is self._outlets.get(sink):
+            return found
+        self._let_go(session)
+        if sink is None:
+            return None
+        outlet = self._outlets.get(sink) or self._new_outlet(sink)
+        outlet.users += 1
+        copier = self.copiers[session] = Copier(session, outlet)
+        return copier
+
+    def _new_outlet(self, sink: Sink) -> Outlet:
+        lns = self._lns
+        find = self._from_configuration if sink == CONFIGURED else lambda: sink
+        outlet = self._outlets[sink] = Outlet(find, self.refusal, lns.counters, lns.log)
+        outlet.move(find())
+        return outlet
+
+    def _let_go(self, session: Session) -> None:
+        copier = self.copiers.pop(session, None)
+        if copier is not None:
+            copier.outlet.users -= 1
+            if not copier.outlet.users:
+                copier.outlet.close()
+                self._outlets = {sink: outlet for sink, outlet in self._outlets.items() if outlet.users}
 
     def begin(self, session: Session) -> None:
-        pass
+        """Session.carry() has everything in place already."""
 
     def finish(self, session: Session) -> None:
-        pass
+        sink, copier = session.policy.sink, self.copiers.get(session)
+        if copier is not None:
+            self._let_go(session)
+            self._audit("snoop_off", session, "end of session", sink, **_totals(copier))
+        for outlet in self._outlets.values():
+            if outlet.blocked and outlet.sink is not None and _has(session, outlet.sink.address):
+                outlet.blocked = self.refusal(outlet.sink, leaving=session)
+
+    def resumed(self, sessions: Iterable[Session]) -> None:
+        """Taken up again after a restart: for the audit log, whose last word may have been another process's."""
+        for session in sessions:
+            if session.policy.sink is not None:
+                self._audit("snoop_on", session, "saved state", session.policy.sink)
+
+    # Who it is told
+
+    def _audit(self, event: str, session: Session, by: str, sink: Sink | None, **facts: object) -> None:
+        where = self.where(sink)
+        session.log.secret_audit(
+            event,
+            by=by,
+            user=session.user,
+            acct=session.acct_session_id,
+            sink=f"{where.address}:{where.port}" if where is not None else "",
+            **facts,
+        )
+
+    def intercepted(self) -> Iterator[tuple[Session, Copier]]:
+        """The sessions whose packets are copied now."""
+        yield from list(self.copiers.items())
+
+
+def _totals(copier: Copier | None) -> dict[str, int]:
+    return {} if copier is None else {"sent": copier.sent, "lost": copier.lost}
+
+
+def _has(session: Session, address: IPv4Address) -> bool:
+    """Whether the kernel would bring packets for this address to this session."""
+    if session.address == address:
+        return True
+    profile = session.profile
+    return profile is not None and any(address in route.prefix for route in profile.routes)

@@ -215,6 +215,7 @@ def _log_calls(tree: ast.AST) -> Iterator[tuple[str, str, list[str]]]:
         "exception": "error",
         "provoked": "warning",
         "audit": "audit",
+        "secret_audit": "audit",
         **{level: level for level in logs.LEVELS},
     }
     for node in ast.walk(tree):

@@ -40,6 +40,7 @@ LAYERS = (
         "mailbox",
         "process",
     ),
+        "capture",
     ("policy",),
     ("slices", "speed", "records", "state", "radius", "system", "dataplane", "ends", "history"),
     (
@@ -50,6 +51,7 @@ LAYERS = (
         "snoop",
         "taps",
         "housekeeping",
+        "outlet",
         "session",
         "tunnel",
         "journal",

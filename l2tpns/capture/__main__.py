@@ -1,0 +1,205 @@
+"""`l2tpns-capture`: receives copies of intercepted packets and writes them into a file that tshark opens (pcapng).
+
+It stops at ^C or SIGTERM, or after `--count` packets, and then says what it has received and what was lost. For
+evidence, take the form `framed`: time, direction and the subscriber's name are then those of the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from types import FrameType
+from typing import Any, BinaryIO, Self
+
+from l2tpns import __version__
+from l2tpns.capture.frame import UP, Copied, parse
+from l2tpns.capture.pcapng import INBOUND, OUTBOUND, Writer
+
+LARGEST = 65535
+LATEST = 1000  # copies by which one may be late; a number further behind begins a new count
+BUFFER = 32 << 20  # octets that the kernel keeps while the disk is busy
+_SO_RCVBUFFORCE = 33  # Linux's number, which the socket module does not name
+
+
+@dataclass(slots=True)
+class Stream:
+    """One session's copies from one server."""
+
+    interface: int
+    next: int  # number that the next copy should have
+    packets: int = 0
+    lost: int = 0
+
+    def count(self, number: int) -> int:
+        """How many copies are missing before the one of this number."""
+        ahead = (number - self.next + 0x80000000 & 0xFFFFFFFF) - 0x80000000
+        if -LATEST < ahead < 0 < number:
+            self.lost = max(self.lost - 1, 0)  # it was only late
+            return 0
+        self.next = number + 1 & 0xFFFFFFFF
+        missing = max(ahead, 0)  # far behind: the server has begun to count anew
+        self.lost += missing
+        return missing
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Datagrams to packets of a file."""
+
+    writer: Writer
+    packets: int = 0
+    unreadable: int = 0
+    streams: dict[tuple[str, int, int, str], Stream] = field(default_factory=dict)
+
+    def take(self, payload: bytes, sender: tuple[str, int], received: int) -> None:
+        """One datagram, received at that time (nanoseconds since 1970)."""
+        try:
+            copy = parse(payload)
+        except ValueError:
+            self.unreadable += 1
+            return
+        stream = self._stream(copy, sender)
+        stream.packets += 1
+        self.packets += 1
+        if copy.direction is None:
+            self.writer.packet(stream.interface, received, copy.packet)
+            return
+        missing = stream.count(copy.number)
+        comment = f"{missing} copies before this one are missing" if missing else ""
+        direction = INBOUND if copy.direction == UP else OUTBOUND
+        self.writer.packet(stream.interface, copy.time, copy.packet, direction, comment)
+
+    def _stream(self, copy: Copied, sender: tuple[str, int]) -> Stream:
+        """The form `ip` does not tell sessions apart: an interface for each sender."""
+        if copy.direction is None:
+            key, name, description = (f"{sender[0]}:{sender[1]}", 0, 0, ""), f"{sender[0]}:{sender[1]}", ""
+        else:
+            key = (sender[0], copy.tunnel, copy.session, copy.acct)
+            name = f"{copy.user or 'session'} {copy.tunnel}/{copy.session}"
+            description = f"user {copy.user} Acct-Session-Id {copy.acct} from {sender[0]}"
+        stream = self.streams.get(key)
+        if stream is None:
+            stream = self.streams[key] = Stream(self.writer.interface(name, description), copy.number)
+        return stream
+
+    @property
+    def lost(self) -> int:
+        return sum(stream.lost for stream in self.streams.values())
+
+
+class Stop:
+    """Within: ^C and SIGTERM only set `asked`, and make `wake` readable, so that no block is left unfinished."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.wake, self._wakes = socket.socketpair()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._wakes.setblocking(False)
+        signal.set_wakeup_fd(self._wakes.fileno())
+        self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(-1)
+        self.wake.close()
+        self._wakes.close()
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit status."""
+    arguments = parse_arguments(argv)
+    try:
+        sock = listen(arguments.address, arguments.port)
+    except OSError as error:
+        print(
+            f"l2tpns-capture: cannot listen on {arguments.address}:{arguments.port}: {error.strerror}", file=sys.stderr
+        )
+        return 1
+    try:
+        file = open_file(arguments.file)
+    except OSError as error:
+        print(f"l2tpns-capture: {arguments.file}: {error.strerror}", file=sys.stderr)
+        return 1
+    with file, sock:
+        recorder = Recorder(Writer(file, f"l2tpns-capture {__version__}"))
+        file.flush()
+        print(f"listening on {arguments.address}:{sock.getsockname()[1]}", file=sys.stderr, flush=True)
+        try:
+            with Stop() as stop:
+                receive(sock, recorder, file, stop, arguments.count)
+        except BrokenPipeError:
+            sys.stderr.write("l2tpns-capture: nobody reads any more\n")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+    said = f"{recorder.packets} packets of {len(recorder.streams)} sessions, {recorder.lost} lost"
+    print(f"{said}, {recorder.unreadable} unreadable", file=sys.stderr)
+    return 0
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="l2tpns-capture", description="Writes copies of intercepted packets into a file that tshark opens."
+    )
+    parser.add_argument("-a", "--address", type=IPv4Address, default=IPv4Address(0), help="to listen on (all)")
+    parser.add_argument("-p", "--port", type=_port, required=True, help="to listen on: snoop_port of the server")
+    parser.add_argument("-c", "--count", type=int, default=0, help="stop after so many packets")
+    parser.add_argument("file", help="to write, which must not exist; - is standard output, for `| tshark -r -`")
+    parser.add_argument("--version", action="version", version=f"l2tpns-capture {__version__}")
+    return parser.parse_args(argv)
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise ValueError
+    return port
+
+
+def listen(address: IPv4Address, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER)
+        except PermissionError:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        sock.bind((str(address), port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def open_file(name: str) -> BinaryIO:
+    """Never over what is there, and for nobody else's eyes."""
+    if name == "-":
+        return os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    return os.fdopen(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
+
+
+def receive(sock: socket.socket, recorder: Recorder, file: BinaryIO, stop: Stop, count: int) -> None:
+    """Until a signal, or `count` packets. What has come is in the file whenever nothing more is waiting."""
+    while not stop.asked and not (count and recorder.packets >= count):
+        try:
+            payload, sender = sock.recvfrom(LARGEST, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            file.flush()
+            select.select((sock, stop.wake), (), ())
+        else:
+            recorder.take(payload, sender, time.time_ns())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
