@@ -203,7 +203,9 @@ class Subscriber(PppClient):
         """Forget the call without a word."""
         self.finish(Ended(Why.VANISHED))
 
-    def ping(self, target: IPv4Address | str, *, size: int = 56, timeout: float = PATIENCE, flags: int = 0) -> float | None:
+    def ping(
+        self, target: IPv4Address | str, *, size: int = 56, timeout: float = PATIENCE, flags: int = 0
+    ) -> float | None:
         """Seconds until the echo reply with the same data came back; None when none came."""
         lac = self.lac
         lac.pings += 1
