@@ -286,10 +286,10 @@ class Config:
     )
     throttle_speed: int = setting(
         0,
-        "speed of a throttled session; 0: no throttling",
+        "speed of a throttled session, each way, where no other is named; 0: none, then one has to be named",
         Integer(0, 10_000_000, "kbit/s"),
-        pending="throttling comes with a later release",
     )
+    throttle_buckets: int = setting(3000, "sessions that may be throttled at the same time", Integer(1, 65000))
     snoop_host: IPv4Address | None = setting(
         None, "where copies of a snooped session's packets go, unless `snoop` or RADIUS names another place", _ADDRESS
     )

@@ -60,7 +60,6 @@ IGNORED: Mapping[str, str] = {
     "scheduler_fifo": "use the service manager to set the scheduling class",
     "secondary_ipv6_dns": _IPV6,
     "send_garp": _CLUSTER,
-    "throttle_buckets": _NEEDLESS,
 }
 
 # Commands of 2.4.1 that open a block or stand alone, the words that lines of their block begin with, and what to tell.

@@ -48,6 +48,7 @@ class Counters:
     drop_old_ns: int = counter("data messages that came after a later one (RFC 2661 5.4)")
     drop_spoofed: int = counter("packets from source addresses that are not the subscriber's")
     drop_filtered: int = counter("packets that a session's filter does not permit, either way")
+    drop_policed: int = counter("packets of throttled subscribers, sent faster than they may")
     drop_bad_ip: int = counter("packets that are no IP, or shorter than they say")
     drop_ipv6: int = counter("IPv6 packets from the tun device; subscribers have IPv4 only")
     drop_mailbox_full: int = counter("control or negotiation packets that came faster than they were handled")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from l2tpns import ends, filtering
 from l2tpns.config import SETTINGS
-from l2tpns.console import acl, show, showfigures, showsystem
+from l2tpns.console import acl, show, showfigures, showsystem, throttle
 from l2tpns.console.arguments import ONE_USER, SOME_SESSIONS, SOME_TUNNELS, SOME_USERS, find_user
 from l2tpns.console.grammar import Argument, Command, Mode, Privilege, change
 from l2tpns.console.office import Office
@@ -268,6 +268,7 @@ COMMANDS: tuple[Command, ...] = tuple(
     for command in chain(
         show.COMMANDS,
         showfigures.COMMANDS,
+        throttle.COMMANDS,
         showsystem.COMMANDS,
         acl.COMMANDS,
         (

@@ -113,6 +113,11 @@ class Shell:
                 raise Refused("Access denied")
         self.privilege = Privilege.ENABLED
 
+    @property
+    def who(self) -> str:
+        """As logs say who did it, and where from."""
+        return " ".join(filter(None, ("console", self.user, self.peer)))
+
     # Lines
 
     @property

@@ -154,7 +154,7 @@ def session_detail(session: Session, now: float, enabled: bool) -> Row:
         "rate_in": policy.rate_in or None,
         "rate_out": policy.rate_out or None,
         "garden": policy.garden or None,
-        "filter_bucket": None,
+        "filter_bucket": session.lns.throttle.bucket(session),
     }
 
 

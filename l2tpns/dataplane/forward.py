@@ -83,6 +83,10 @@ class Forwarder:
         if path.filter_in is not None and not path.filter_in.permits(packet):
             self._drop_filtered(path)
             return
+        if path.police is not None and not path.police.permits(octets, path.last_rx):
+            self._counters.drop_policed += 1
+            path.dropped_policed += 1
+            return
         if protocol == TCP and not fragment & ipv4.OFFSET:
             packet = self._clamped(path, packet)
         if path.tap is not None:

@@ -15,6 +15,7 @@ from l2tpns.filters import AccessList
 from l2tpns.proto.header import data_header
 
 if TYPE_CHECKING:
+    from l2tpns.dataplane.police import Police
     from l2tpns.dataplane.udp import Endpoint
 
 UP, DOWN = 0, 1  # directions for taps: from the subscriber, to the subscriber
@@ -44,6 +45,7 @@ class Path:
         "dropped_not_online",
         "dropped_old",
         "dropped_packet_limit",
+        "dropped_policed",
         "dropped_spoofed",
         "dropped_tap",
         "dropped_too_big",
@@ -69,6 +71,7 @@ class Path:
         "peer",
         "peer_session_id",
         "peer_tunnel_id",
+        "police",
         "post",
         "routes",
         "sequenced",
@@ -106,6 +109,7 @@ class Path:
         self.copy: Copy | None = None  # told (UP or DOWN, packet) of what the peer has sent, and of what was sent to it
         self.filter_in: AccessList | None = None  # for what the subscriber sends
         self.filter_out: AccessList | None = None  # for what is sent to the subscriber
+        self.police: Police | None = None  # how fast the subscriber may send
         self.ns = 0  # of the next data message we send, when sequenced
         self.next_ns = -1  # the lowest Ns that is not old; -1: none received yet
         # Counted for accounting: IP packets and their octets, "in" is from the subscriber (RFC 2866 5.3).
@@ -113,7 +117,7 @@ class Path:
         # By the data path's clock (monotonic, coarse): any message of the peer's, and IP only (Idle-Timeout).
         self.last_rx = self.last_ip_rx = self.last_ip_tx = monotonic() if now is None else now
         self.dropped_malformed = self.dropped_wrong_peer = self.dropped_old = self.dropped_not_online = 0
-        self.dropped_bad_ip = self.dropped_spoofed = self.dropped_too_big = 0
+        self.dropped_bad_ip = self.dropped_spoofed = self.dropped_too_big = self.dropped_policed = 0
         self.dropped_packet_limit = self.dropped_tap = self.dropped_filtered = 0
         self.window = self.window_packets = 0  # packet_limit: number of the 0.1 s that runs, packets sent in it
         self.header = b""
