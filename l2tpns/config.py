@@ -108,6 +108,10 @@ class Config:
         20, "how long leaving may take: disconnects sent and accounting delivered", _seconds(0, 3600)
     )
 
+    plugin_dir: str = setting(
+        "", "where `load plugin` finds plugins; nothing: /usr/lib/l2tpns, or modules/ of a checkout", _PATH
+    )
+
     # Addresses and listening
     bind_address: IPv4Address | None = setting(
         None,
@@ -143,6 +147,19 @@ class Config:
     cli_max_connections: int = setting(64, "consoles at the same time", Integer(1, 1000))
     cli_idle_timeout: int = setting(
         600, "how long a console may be left alone before it is closed; 0: for ever", _seconds(0, 86400)
+    )
+
+    nsctl_bind_address: IPv4Address | None = setting(
+        IPv4Address("127.0.0.1"),
+        "address that nsctl's port is open on, and 127.0.0.1 besides; other hosts need nsctl_secret; none: nowhere",
+        _ADDRESS,
+    )
+    nsctl_port: int = setting(1702, "and its UDP port", Integer(1, 65535))
+    nsctl_secret: str = setting(
+        "",
+        "secret of the hosts that may use nsctl from elsewhere; nothing: only this machine",
+        Text(64, pattern=r"[ -~]{16,64}", example="at least 16 characters of ASCII, or nothing"),
+        secret=True,
     )
 
     metrics_bind_address: IPv4Address | None = setting(
@@ -308,6 +325,7 @@ class Config:
     )
 
     plugins: tuple[str, ...] = ()
+    plugin_settings: Mapping[str, str] = field(default_factory=dict)  # variables of plugins, in the operator's words
     filters: Mapping[str, AccessList] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -348,8 +366,7 @@ class Config:
     def without_effect(self) -> tuple[tuple[str, str], ...]:
         """(what, why) for each word of the operator's that moves nothing in this release."""
         settings = ((s.name, s.pending) for s in SETTINGS.values() if s.pending and getattr(self, s.name) != s.default)
-        plugins = ((f"load plugin {name}", "plugins come with a later release") for name in self.plugins)
-        return (*settings, *plugins, *self._half_set())
+        return (*settings, *self._half_set())
 
     def _half_set(self) -> Iterator[tuple[str, str]]:
         """Variables that move nothing because another one is not set."""
@@ -359,6 +376,13 @@ class Config:
             yield "radius_accounting", "no RADIUS server is named: records wait on disk"
         if bool(self.radius_bind_min) != bool(self.radius_bind_max):
             yield "radius_bind_min", "it needs radius_bind_max, and that needs it: any local port is used"
+        address = self.nsctl_bind_address
+        if address is not None and not address.is_loopback and not self.nsctl_secret:
+            yield "nsctl_bind_address", "nsctl_secret is not set: requests from other hosts are not answered"
+        if self.snoop_host is not None and not self.snoop_port:
+            yield "snoop_host", "snoop_port is not set: `snoop USER` needs an address and a port"
+        if self.snoop_port and self.snoop_host is None:
+            yield "snoop_port", "snoop_host is not set: `snoop USER` needs an address and a port"
         if self.l2tp_challenge and not self.l2tp_secret:
             yield "l2tp_challenge", "l2tp_secret is not set: no LAC is challenged"
 
@@ -376,13 +400,6 @@ class Config:
     @property
     def listen_addresses(self) -> tuple[IPv4Address, ...]:
         """bind_multi_address, else every address of the machine: `bind_address` has never limited UDP 1701."""
-        address = self.nsctl_bind_address
-        if address is not None and not address.is_loopback and not self.nsctl_secret:
-            yield "nsctl_bind_address", "nsctl_secret is not set: requests from other hosts are not answered"
-        if self.snoop_host is not None and not self.snoop_port:
-            yield "snoop_host", "snoop_port is not set: `snoop USER` needs an address and a port"
-        if self.snoop_port and self.snoop_host is None:
-            yield "snoop_port", "snoop_host is not set: `snoop USER` needs an address and a port"
         return self.bind_multi_address or (IPv4Address(0),)
 
     @property
@@ -429,6 +446,10 @@ class Config:
     @property
     def radius_secret_octets(self) -> bytes:
         return self.radius_secret.encode("utf-8", "surrogateescape")
+
+    @property
+    def nsctl_secret_octets(self) -> bytes:
+        return self.nsctl_secret.encode("utf-8", "surrogateescape")
 
     @property
     def hello_seconds(self) -> int:

@@ -73,11 +73,13 @@ _PLUGIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What a file says: the variables it sets, plugins in order, filters by name, and what was passed over."""
+    """What a file says: the variables it sets, plugins in order and the variables that are theirs to check, filters by
+    name, and what was passed over."""
 
     path: str
     values: Mapping[str, Any]
     plugins: tuple[str, ...]
+    plugin_settings: Mapping[str, str]
     filters: Mapping[str, AccessList]
     warnings: tuple[str, ...]
 
@@ -118,7 +120,9 @@ def parse_text(text: str, path: str = "configuration") -> Parsed:
     if errors:
         more = [f"{path}: and {len(errors) - _MOST_ERRORS} more"] if len(errors) > _MOST_ERRORS else []
         raise ConfigError("\n".join(errors[:_MOST_ERRORS] + more))
-    return Parsed(path, reader.values, tuple(reader.plugins), reader.filters, tuple(reader.warnings))
+    return Parsed(
+        path, reader.values, tuple(reader.plugins), reader.plugin_settings, reader.filters, tuple(reader.warnings)
+    )
 
 
 def make_config(parsed: Parsed, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -126,7 +130,7 @@ def make_config(parsed: Parsed, overrides: Mapping[str, Any] | None = None) -> C
 
     A variable that the file does not name has its default: for a reload, `running.take(make_config(...))`.
     """
-    blocks = {"plugins": parsed.plugins, "filters": parsed.filters}
+    blocks = {"plugins": parsed.plugins, "plugin_settings": parsed.plugin_settings, "filters": parsed.filters}
     config = Config(**{**parsed.values, **blocks, **(overrides or {})})
     try:
         config.check()
@@ -140,6 +144,7 @@ def running_config(config: Config) -> str:
     lines = ["# Current configuration:"]
     lines += [SETTINGS[f.name].line(getattr(config, f.name)) for f in fields(config) if f.name in SETTINGS]
     lines += ["# Plugins", *(f"load plugin {quote(name)}" for name in config.plugins)]
+    lines += [f"set {name} {quote(text)}" for name, text in config.plugin_settings.items()]
     if config.filters:
         lines += ["# Packet filters", *(line for filter in config.filters.values() for line in filter.lines())]
     return "\n".join([*lines, "# end"]) + "\n"
@@ -193,6 +198,7 @@ class _Reader:
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self.plugins: list[str] = []
+        self.plugin_settings: dict[str, str] = {}
         self.filters: dict[str, AccessList] = {}
         self.warnings: list[str] = []
         self.told: list[str] = []  # warnings of the line at hand
@@ -232,6 +238,9 @@ class _Reader:
         name, value = words
         if name in IGNORED:
             self.told.append(f"{name} is ignored: {IGNORED[name]}")
+            return
+        if name not in SETTINGS and name.startswith(tuple(f"{plugin}_" for plugin in self.plugins)):
+            self.plugin_settings[name] = value  # it is the plugin's to say what will do
             return
         if name not in SETTINGS:
             raise ConfigError(unknown_word("variable", name, (*SETTINGS, *IGNORED)))

@@ -31,6 +31,10 @@ class ConfigError(L2tpnsError):
     """The operator's words: the message is shown as it is and names file, line and variable."""
 
 
+class PluginError(L2tpnsError):
+    """A plugin cannot be had, or asked for what cannot be done: in words for the operator."""
+
+
 class NoAnswer(L2tpnsError):
     """Every server that could have answered kept silent."""
 

@@ -5,10 +5,11 @@ Driven by the LNS's timer wheel: one entry a session, at the time the next of th
 
 from __future__ import annotations
 
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
-from l2tpns import ends, filtering
+from l2tpns import consult, ends, filtering
 from l2tpns.ends import SessionEnded
 from l2tpns.errors import NoAnswer
 from l2tpns.proto.chap import ChapServer
@@ -44,7 +45,8 @@ def reverify(session: Session, credentials: Credentials) -> None:
     """The answer to a later Challenge (RFC 1994 2.2): checked in a greenlet of its own."""
     authenticator = session.authenticator
     try:
-        reply = session.lns.backend.authenticate(session.auth_request(credentials))
+        credentials, refusal = consult.pre_auth(session, credentials)
+        reply = refusal or consult.ask(session, credentials)
     except NoAnswer:
         reply = AuthReply(accepted=True)  # what was true stays true until somebody says otherwise
     if authenticator is not None and session.authenticator is authenticator:  # else the link has begun anew
@@ -60,7 +62,7 @@ def time_is_over(session: Session, profile: AuthReply, now: float) -> None:
     if profile.termination_action != 1 or session.credentials is None:
         raise SessionEnded(ends.SESSION_TIMEOUT)
     try:
-        reply = session.verify(session.credentials, profile.state)
+        reply = session.verify(partial(consult.decide_again, session, session.credentials, profile.state))
     except SessionEnded as end:
         if end.reason is not ends.RADIUS_SILENT:
             raise
@@ -109,7 +111,7 @@ def keep_house(session: Session, now: float) -> None:
     if session.next_interim and now >= session.next_interim:
         interval = interim_interval(session)
         session.next_interim = now + interval if interval else 0.0
-        session.lns.accounting.interim(session.usage())
+        session.lns.accounting.interim(session.accounted("interim"))
     if session.next_challenge and now >= session.next_challenge and isinstance(session.authenticator, ChapServer):
         session.next_challenge = now + config.chap_rechallenge
         session.authenticator.rechallenge(now)

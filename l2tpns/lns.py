@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv4Address
 from time import monotonic
 from typing import Any
@@ -27,6 +28,7 @@ from l2tpns.history import LENGTH as HISTORY_LENGTH
 from l2tpns.history import Ending
 from l2tpns.journal import Journal
 from l2tpns.log import Logger
+from l2tpns.plugins.core import Plugins
 from l2tpns.policy import Part
 from l2tpns.pool import Pool
 from l2tpns.proto import messages
@@ -100,6 +102,7 @@ class Lns:
         self.gardens = Gardens(self)
         self.snoop = Snoop(self)
         self.taps = Taps(self)
+        self.plugins = Plugins(self)
         self.policies: tuple[Part, ...] = (self.throttle, self.gardens, self.snoop, self.taps)
         self.acct_session_ids = SessionIds(random)
         self._refusal_second = 0
@@ -328,15 +331,18 @@ class Lns:
     # Names and addresses
 
     def older_sessions(self, session: Session) -> list[Session]:
-        """Remember who is logged in; returns the sessions that this login replaces (reference: duplicates)."""
+        """Remember who is logged in; returns the sessions that this login replaces (reference: duplicates).
+
+        Who is in a walled garden may not be who it says: it replaces nobody, and nobody replaces it.
+        """
         name = session.user.lower()
         holders = self.by_user.setdefault(name, set())
-        older = [other for other in holders if other is not session]
+        older = [other for other in holders if other is not session and not other.policy.garden]
         holders.add(session)
         config = self.config
         if config.allow_duplicate_users or name in (guest.lower() for guest in config.guest_account):
             return []
-        return older
+        return [] if session.policy.garden else older
 
     def forget_user(self, session: Session) -> None:
         name = session.user.lower()
@@ -345,6 +351,17 @@ class Lns:
             holders.discard(session)
             if not holders:
                 del self.by_user[name]
+
+    def rename(self, session: Session, user: str) -> None:
+        """It is known by another name from now on, in accounting, too."""
+        self.forget_user(session)
+        session.user = user
+        self.by_user.setdefault(user.lower(), set()).add(session)
+        name = user.encode("utf-8", "surrogateescape")
+        if session.credentials is not None:
+            session.credentials = replace(session.credentials, name=name)
+        if session.profile is not None:
+            session.profile = replace(session.profile, user=b"")
 
     def holders(self, address: IPv4Address, session: Session) -> list[Session]:
         """Who else has this address."""
@@ -355,7 +372,7 @@ class Lns:
         """Give a session an address that RADIUS or the subscriber chose; False when another has it."""
         if address in self.by_address or not self.usable(address):
             return False
-        if self.pool.contains(address) and not self.pool.claim(address, session.user):
+        if self.pool.contains(address) and not self.pool.claim(address, session.proven_user):
             return False
         self.by_address[address] = session
         return True

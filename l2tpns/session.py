@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gevent
 
-from l2tpns import ends, filtering, housekeeping
+from l2tpns import consult, ends, filtering, housekeeping
 from l2tpns.ends import Reason, SessionEnded
 from l2tpns.errors import NoAddress, NoAnswer, ProtocolError
 from l2tpns.history import Ending
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from l2tpns.tunnel import Tunnel
     from l2tpns.wheel import Timer
 
+T = TypeVar("T")
 REFUSAL_GRACE = 1.0  # an Authenticate-Nak needs its moment before the CDN, which ends pppd at once
 RELEASE_PATIENCE = 5.0  # for an older session of the same user or address to let go
 MOST_RENEGOTIATIONS, RENEGOTIATIONS_WITHIN = 10, 60.0  # of LCP in one call, seconds
@@ -62,6 +63,7 @@ class Session(Link):
         "calling",
         "dumped",
         "greenlet",
+        "introduced",
         "next_challenge",
         "next_echo",
         "next_interim",
@@ -69,6 +71,7 @@ class Session(Link):
         "opened_wall",
         "policy",
         "profile",
+        "releasing",
         "rx_speed",
         "starting",
         "time_from",
@@ -97,6 +100,8 @@ class Session(Link):
         self.greenlet: Any = None
         self._renegotiations: tuple[float, ...] = ()  # when the last ones were
         self.starting = True
+        self.introduced = False  # plugins have been told of it, and will be told of its end
+        self.releasing = False
 
     # The life
 
@@ -104,7 +109,9 @@ class Session(Link):
         """From ICRQ to CDN; of a session that was online before a restart, from there."""
         ended = SessionEnded(ends.SHUTDOWN)  # if the greenlet is killed
         try:
-            if not self.online_since:
+            if self.online_since:
+                consult.new_session(self, resumed=True)
+            else:
                 self.answer_call()
             while True:
                 try:
@@ -116,6 +123,7 @@ class Session(Link):
                     self.serve()
                 except Renegotiated:
                     self.log.info("lcp_renegotiated", user=self.user)
+                    consult.kill_session(self, ends.USER_REQUEST.name)
                     self.go_offline(ends.USER_REQUEST)
                     self.begin_again(monotonic())
         except SessionEnded as end:
@@ -178,10 +186,12 @@ class Session(Link):
             if isinstance(self.authenticator, ChapServer):
                 self.authenticator.start(monotonic())
             self.wait(lambda: self.credentials is not None)
-        assert self.credentials is not None
-        self.user = self.credentials.user
+        first = self.credentials
+        assert first is not None
+        self.user = first.user
         self.acct_session_id = self.lns.acct_session_ids.new()
-        reply = self.verify(self.credentials)
+        self.introduced = True
+        self.credentials, reply = self.verify(lambda: consult.decide(self, first))
         if not reply.accepted:
             self.refuse(reply)
         self.profile = reply
@@ -208,28 +218,35 @@ class Session(Link):
         self.log.debug("proxy_authentication_used")
         return credentials
 
-    def verify(self, credentials: Credentials, state: bytes = b"") -> AuthReply:
-        """Ask the authentication backend, serving the mailbox meanwhile."""
-        job = gevent.spawn(self._ask, self.auth_request(credentials, state))
+    def verify(self, decide: Callable[[], T]) -> T:
+        """Have it decided who the subscriber is; SessionEnded when nobody answers."""
+        try:
+            return self.aside(decide)
+        except NoAnswer:
+            self.lns.counters.logins_unanswered += 1
+            self.log.warning("auth_unanswered", user=self.user)
+            raise SessionEnded(ends.RADIUS_SILENT) from None
+
+    def aside(self, work: Callable[[], T]) -> T:
+        """Do what may wait for others in a greenlet of its own, serving the mailbox meanwhile."""
+        job = gevent.spawn(self._work_aside, work)
         try:
             self.wait(job.ready)
         finally:
             job.kill(block=False)  # a subscriber that begins anew has no further use for the answer
         if not job.successful():
             raise job.exception
-        reply: AuthReply | None = job.value
-        if reply is None:
-            self.lns.counters.logins_unanswered += 1
-            self.log.warning("auth_unanswered", user=self.user)
-            raise SessionEnded(ends.RADIUS_SILENT)
-        return reply
+        done: T | NoAnswer = job.value
+        if isinstance(done, NoAnswer):
+            raise done
+        return done
 
-    def _ask(self, request: AuthRequest) -> AuthReply | None:
-        """The question in a greenlet of its own; None when nobody answered. Wakes the session when it is over."""
+    def _work_aside(self, work: Callable[[], T]) -> T | NoAnswer:
+        """Wakes the session when it is over. NoAnswer is no failure of ours, and returned, lest gevent print it."""
         try:
-            return self.lns.backend.authenticate(request)
-        except NoAnswer:
-            return None
+            return work()
+        except NoAnswer as silence:
+            return silence
         finally:
             self.mailbox.post_urgent(TICK)
 
@@ -301,18 +318,23 @@ class Session(Link):
 
     def choose_address(self, profile: AuthReply) -> None:
         """The address that RADIUS named, or one of the pool's."""
-        if profile.address is not None:
+        if profile.address is not None and not (self.policy.garden and self.lns.holders(profile.address, self)):
             self.end_older(self.lns.holders(profile.address, self), ends.DUPLICATE_ADDRESS)
             self.take_address(profile.address)
             return
         try:
-            address = self.lns.pool.allocate(self.user)
+            address = self.lns.pool.allocate(self.proven_user)
         except NoAddress as error:
             self.lns.counters.no_address += 1
             self.log.error("pool_empty", user=self.user)
             raise SessionEnded(ends.NO_ADDRESS) from error
         self.lns.by_address[address] = self
         self.address = address
+
+    @property
+    def proven_user(self) -> str:
+        """Whose address the pool may keep for it: in a walled garden anybody may say that it is fred."""
+        return "" if self.policy.garden else self.user
 
     def take_address(self, address: IPv4Address) -> None:
         if not self.lns.take_address(address, self):
@@ -332,7 +354,8 @@ class Session(Link):
             part.begin(self)
         self.stop_starting()
         self.lns.counters.sessions_online += 1
-        self.lns.accounting.start(self.usage())
+        if not self.policy.garden:
+            self.lns.accounting.start(self.accounted("start"))
         housekeeping.begin(self, now)
         self.set_timer(now)
         self.lns.journal.session(self)
@@ -347,6 +370,7 @@ class Session(Link):
             auth="pap" if isinstance(self.authenticator, PapServer) else "chap",
             routes=[str(route) for route in self.path.routes],
         )
+        consult.new_session(self)
 
     def stop_starting(self) -> None:
         """Online, or ended before: this call no longer counts among those that are starting."""
@@ -384,7 +408,7 @@ class Session(Link):
             for part in self.lns.policies:
                 part.finish(self)
             self.lns.plane.offline(self.path)
-            usage = self.usage(reason.terminate)  # now that no packet can follow
+            usage = self.accounted("stop", reason.terminate)  # now that no packet can follow
             self.online_since = 0.0
             self.lns.journal.call(self)  # before the Stop: a session that has its Stop is never taken up again
             self.lns.accounting.stop(usage)
@@ -400,11 +424,13 @@ class Session(Link):
 
     def release(self, end: SessionEnded) -> None:
         """The one exit, whatever happened: each step survives the others' failure."""
+        self.releasing = True
         online = self.online_since
         usage = self.usage()
         opened = round(monotonic() - online, 1) if online else 0.0
         steps: list[Callable[[], None]] = [
             self.stop_starting,
+            lambda: consult.kill_session(self, end.reason.name),
             lambda: self.go_offline(end.reason),
             lambda: self.say_goodbye(end),
             lambda: self.lns.plane.detach(self.path),
@@ -495,6 +521,10 @@ class Session(Link):
             tunnel_connection=str(self.call_serial),
             **self.call_facts(),
         )
+
+    def accounted(self, kind: str, terminate_cause: int = 0) -> Usage:
+        """The same for a record, `start`, `interim` or `stop`, with what plugins add."""
+        return consult.accounted(self, kind, self.usage(terminate_cause))
 
     def account_name(self) -> bytes:
         """The name to account under: the server may have given another (RFC 2865 5.1)."""

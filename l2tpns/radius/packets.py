@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import resources
 from ipaddress import IPv4Address
 from typing import Any
@@ -37,6 +38,7 @@ MAX_VALUE = 253
 Encoder = Callable[[int, IPv4Address], tuple[Packet, bytes]]
 
 
+@cache
 def load_dictionary() -> Any:
     """pyrad's view of the dictionary file beside this module."""
     with resources.files("l2tpns.radius").joinpath("dictionary").open("r", encoding="ascii") as file:

@@ -135,6 +135,7 @@ class Usage:
     session_time: int = 0
     terminate_cause: int = 0
     avpairs: tuple[str, ...] = ()  # Cisco-AVPair texts that plugins add
+    attributes: tuple[tuple[str, str | int], ...] = ()  # and other attributes, by name
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ def load_usage(body: bytes) -> Usage:
     facts["classes"] = tuple(value.encode("latin-1") for value in facts.get("classes", ()))
     facts["address"] = IPv4Address(facts["address"]) if facts.get("address") else None
     facts["avpairs"] = tuple(facts.get("avpairs", ()))
+    facts["attributes"] = tuple((name, value) for name, value in facts.get("attributes", ()))
     facts["routes"] = tuple(
         FramedRoute(IPv4Network(prefix), IPv4Address(gateway) if gateway else None, metric)
         for prefix, gateway, metric in facts.get("routes", ())
@@ -124,6 +125,32 @@ def fill_accounting_request(
         put_counters(packet, usage)
     if kind == STOP and usage.terminate_cause:
         packet["Acct-Terminate-Cause"] = usage.terminate_cause
+    for name, value in usage.attributes:
+        try:
+            put_attribute(packet, name, value)
+        except ValueError:
+            pass  # it was possible when it was added: by another release, with another dictionary
+
+
+def put_attribute(packet: Packet, name: str, value: str | int) -> None:
+    """One more attribute, by its name in the dictionary. ValueError when the dictionary or the packet has no such."""
+    if name not in packet.dict:
+        raise ValueError(f"the dictionary has no attribute {name}")
+    octets = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else b""
+    if len(octets) > packets.MAX_VALUE:
+        raise ValueError(f"{name} has {len(octets)} octets, which is more than an attribute holds")
+    try:
+        packet.AddAttribute(name, value)
+    except Exception as error:  # pyrad's, of many kinds
+        raise ValueError(f"{name} cannot be {value!r:.60}: {error}") from error
+
+
+def sample(kind: str, usage: Usage) -> Packet:
+    """A record that is sent to nobody."""
+    packet = packets.new_accounting_request(0, b"-", packets.load_dictionary())
+    nobody = IPv4Address(0)
+    fill_accounting_request(packet, kind, usage, RadiusSettings(), nobody, happened=0.0, now=0.0)
+    return packet
 
 
 def put_counters(packet: Packet, usage: Usage) -> None:
