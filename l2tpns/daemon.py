@@ -39,6 +39,10 @@ from l2tpns.records import Replay
 from l2tpns.resume import resume
 from l2tpns.speed import bandwidth_line, sample
 from l2tpns.state import StateStore
+from l2tpns.system.firewall import Firewall
+from l2tpns.system.ipset import IpSets
+from l2tpns.system.netlink import Netlink, NetlinkError
+from l2tpns.system.shaping import KernelShaper
 
 SIGNALS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # Reference counts free what ends; the collector is for our mistakes, and each time walks what has come since the last:
@@ -160,6 +164,7 @@ class Daemon:
         saved = self.load_state()
         self.plane.serve(self.pool.prefixes())
         resumed = resume(self.lns, saved)
+        self.start_throttling()
         accounted = set(self.accounting.open_sessions())
         for session in resumed.sessions:
             if session.acct_session_id not in accounted:  # accounting was off, or its spool is gone
@@ -208,6 +213,17 @@ class Daemon:
         self.console.open()
         if self.config.pid_file:  # the last: a second start by mistake must not take the file of the one that runs
             process.write_pid_file(Path(self.config.pid_file))
+
+    def start_throttling(self) -> None:
+        """Without it everything else works: a kernel without netfilter is no reason not to serve."""
+        try:
+            netlink = Netlink()
+            device = netlink.link_index(self.config.tundevicename)
+            shaper = KernelShaper(netlink, device, IpSets(), Firewall(self.logger))
+        except (OSError, NetlinkError) as error:
+            self.logger.error("throttling_impaired", why=str(error))
+            return
+        self.lns.throttle.start(shaper)
 
     def load_state(self) -> Replay:
         """What an earlier process left. A directory that is not ours alone costs the state, not the service."""
@@ -271,6 +287,7 @@ class Daemon:
                 lns.shutdown(self.config.shutdown_timeout / 2)
             if self.farewell:
                 lns.journal.erase()
+            lns.throttle.stop()
             self.plane.stop()
             if not quiet:
                 lns.usage_files.stop()

@@ -22,7 +22,6 @@ from pyroute2.netlink import nlmsg
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 from l2tpns.errors import L2tpnsError
-from l2tpns.log import Logger
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.netlink import Message, Netlink, NetlinkError
@@ -146,12 +145,11 @@ def handle(bucket: int) -> str:
 class KernelShaper:
     """A Shaper for one device: a new one, without queues of ours. Sets up what it needs when it first needs it."""
 
-    def __init__(self, netlink: Netlink, device: int, sets: IpSets, firewall: Firewall, log: Logger) -> None:
+    def __init__(self, netlink: Netlink, device: int, sets: IpSets, firewall: Firewall) -> None:
         self._netlink = netlink
         self._device = device
         self._sets = sets
         self._firewall = firewall
-        self._log = log
         self._queues = self._prepared = False
         self._made = FIRST  # the next class that was never made
         self._free: list[int] = []
