@@ -84,6 +84,11 @@ class Counters:
     logins_refused: int = counter("logins refused")
     logins_unanswered: int = counter("logins given up because no server answered")
 
+    # nsctl
+    nsctl_requests: int = counter("nsctl requests from who may ask")
+    nsctl_refused: int = counter("nsctl requests not obeyed: who asks, forged, replayed, too many at once")
+    nsctl_malformed: int = counter("datagrams to nsctl's port that are no request")
+
     def items(self) -> Iterator[tuple[str, str, int]]:
         """(name, help, value) of each counter, as declared."""
         for name, help in DECLARED:
