@@ -30,6 +30,7 @@ from l2tpns.figures.service import Figures
 from l2tpns.lns import Lns
 from l2tpns.log import Log
 from l2tpns.logsink import DAEMON_FACILITY, SYSLOG_SOCKET
+from l2tpns.nsctlserver import NsctlServer
 from l2tpns.pool import Layout, Pool, read_layout
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
@@ -71,6 +72,7 @@ class Daemon:
         self.farewell = False  # everybody is to be disconnected, no state is to be left
         self.bandwidth = ""
         self.console: Console | None = None
+        self.nsctl: NsctlServer | None = None
 
     def run(self) -> int:
         """Build, serve, take down; the exit status. Raises ConfigError when there is nothing to take down yet."""
@@ -159,6 +161,7 @@ class Daemon:
         )
         self.lns.plane = self.plane
         self.console = Console(self.office(), self.logger)
+        self.nsctl = NsctlServer(config, self.counters, self.lns.plugins, self.logger)
         self.open_ports()
         gc.disable()  # much is made now, and nothing of it is garbage
         saved = self.load_state()
@@ -189,6 +192,7 @@ class Daemon:
             )
         gevent.spawn(self.watch_speed)
         self.console.start()
+        self.nsctl.start()
         for signum in SIGNALS:
             gevent.signal_handler(signum, self.signals.put, signum)
         if not resumed.sessions:
@@ -207,10 +211,11 @@ class Daemon:
 
         Nothing was read of the saved state yet, so a start that fails here leaves it to the next one as it is.
         """
-        assert self.console is not None
+        assert self.console is not None and self.nsctl is not None
         self.accounting.open()
         self.plane.start()
         self.console.open()
+        self.nsctl.follow()
         if self.config.pid_file:  # the last: a second start by mistake must not take the file of the one that runs
             process.write_pid_file(Path(self.config.pid_file))
 
@@ -276,6 +281,8 @@ class Daemon:
         process.notify("STOPPING=1")
         if self.console is not None:
             self.console.stop()
+        if self.nsctl is not None:
+            self.nsctl.stop()
         until = monotonic() + self.config.shutdown_timeout
         lns = getattr(self, "lns", None)
         if lns is not None and not self.ready:  # whom it has taken up belongs to the next start: not a word to anybody
@@ -336,6 +343,8 @@ class Daemon:
         config = self.config
         self.log.level = config.debug
         self.log.hide(config.secrets())
+        if self.nsctl is not None:
+            self.nsctl.follow()
         if not radius:
             return
         self.radius_settings = RadiusSettings.from_config(config)
