@@ -1,4 +1,4 @@
-"""Time for a server in the test's process that passes when the test says so: an hour in a moment, no moment by itself."""
+"""Clocks for a server in the test's process: an hour passes in a moment, and what really passes does not matter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from time import monotonic
 
 import pytest
 
-from l2tpns import link, lns, session
+from l2tpns import link, lns, session, tunnel
 from l2tpns.dataplane import path, plane, udp, user
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Subscriber
@@ -16,8 +16,11 @@ from tests.lab.lac import Subscriber
 LOOKS = 1 / 16  # real seconds between two looks of the timer wheel at its clock; whole seconds are whole slots of it
 
 
+DATA_PATH = (path, plane, udp, user)
+
+
 class Clock:
-    """What sessions and the data path take for `monotonic`; for tunnels, and for who waits, real time goes on."""
+    """Sessions and the data path: no time passes but what the test says. For tunnels, and who waits, it goes on."""
 
     def __init__(self) -> None:
         self.now = float(int(monotonic()))
@@ -28,7 +31,7 @@ class Clock:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Before the server is made."""
         monkeypatch.setattr(lns, "WHEEL_TICK", LOOKS)
-        for module in (lns, session, link, path, plane, udp, user):
+        for module in (lns, session, link, *DATA_PATH):
             monkeypatch.setattr(module, "monotonic", self)
 
     def forward(self, server: InProcess, seconds: int) -> None:
@@ -44,3 +47,19 @@ class Clock:
     def settle(self, server: InProcess, condition: Callable[[], object]) -> None:
         """Until it holds and no session has anything left to do."""
         server.wait(lambda: condition() and not any(len(each.mailbox) for each in server.lns.sessions.values()))
+
+
+class TunnelClock:
+    """Tunnels and the data path: real time, and what the test adds to it."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return monotonic() + self.ahead
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Before the server is made. Established tunnels look at it often."""
+        for module in (tunnel, *DATA_PATH):
+            monkeypatch.setattr(module, "monotonic", self)
+        monkeypatch.setattr(tunnel.Tunnel, "next_look", lambda tunnel, now: 0.05)

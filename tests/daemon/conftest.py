@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from l2tpns import session, tunnel
+from l2tpns.proto.reliable import Reliable
+from tests.daemon.clocks import Clock, TunnelClock
 from tests.daemon.operators import Desk
+from tests.lab import PATIENCE
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Dial, Lac
 
@@ -20,7 +24,12 @@ CLOSED_LINGER, REFUSAL_GRACE = tunnel.CLOSED_LINGER, session.REFUSAL_GRACE  # wh
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Starts servers with the settings given; afterwards no tunnel, session, address, route or greenlet may be left."""
+    """Starts servers with the settings given; afterwards no tunnel, session, address, route or greenlet may be left.
+
+    They do not repeat a control message only because the machine was busy: a test that wants that sets the interval.
+    """
+    if tunnel.Reliable is Reliable:
+        monkeypatch.setattr(tunnel, "Reliable", partial(Reliable, first_interval=PATIENCE))
     monkeypatch.setattr(tunnel, "CLOSED_LINGER", 0.01)
     monkeypatch.setattr(tunnel, "SHORTEST_LOOK", 0.05)
     monkeypatch.setattr(session, "REFUSAL_GRACE", 0.05)
@@ -34,6 +43,20 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     yield start
     for server in servers:
         assert server.stop() == {}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    clock.install(monkeypatch)
+    return clock
+
+
+@pytest.fixture
+def tunnel_clock(monkeypatch: pytest.MonkeyPatch) -> TunnelClock:
+    clock = TunnelClock()
+    clock.install(monkeypatch)
+    return clock
 
 
 @pytest.fixture

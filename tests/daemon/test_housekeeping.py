@@ -25,13 +25,6 @@ SESSION_TIMEOUT, IDLE_TIMEOUT, LOST_CARRIER = 5, 4, 2  # Acct-Terminate-Cause (R
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    clock.install(monkeypatch)
-    return clock
-
-
-@pytest.fixture
 def server(clock: Clock, serve: Serve) -> InProcess:
     return serve()
 
