@@ -30,7 +30,7 @@ SBIN := $(PREFIX)/sbin
 LIB := $(PREFIX)/lib/l2tpns
 UNIT := $(PREFIX)/lib/systemd/system/l2tpns.service
 PLUGINS = $(notdir $(wildcard modules/*.py))
-PROGRAMS = l2tpns $(if $(wildcard l2tpns/nsctl.py),nsctl)
+PROGRAMS = l2tpns nsctl
 INSTALLER := build/installer
 
 .PHONY: check venv fmt test demo interop bench soak fuzz docs install uninstall clean
@@ -128,7 +128,7 @@ install:
 	@echo "Installed $(SBIN)/l2tpns; edit $(ETC)/l2tpns.cfg, then start it."
 
 uninstall:
-	rm -f $(foreach program,l2tpns nsctl,$(DESTDIR)$(SBIN)/$(program)) $(DESTDIR)$(UNIT)
+	rm -f $(foreach program,$(PROGRAMS),$(DESTDIR)$(SBIN)/$(program)) $(DESTDIR)$(UNIT)
 	@for last in $(DESTDIR)$(LIB)/etc/*; do \
 		[ -e "$$last" ] || continue; \
 		file=$(DESTDIR)$(ETC)/$${last##*/}; rm -f $$file.new; \

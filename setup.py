@@ -9,9 +9,7 @@ HERE = Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "l2tpns/__init__.py").read_text(), re.M)
 assert VERSION is not None
 
-SCRIPTS = ["l2tpns = l2tpns.__main__:main"]
-if (HERE / "l2tpns/nsctl.py").exists():
-    SCRIPTS.append("nsctl = l2tpns.nsctl:main")
+SCRIPTS = ["l2tpns = l2tpns.__main__:main", "nsctl = l2tpns.nsctl:main"]
 
 setup(
     name="l2tpns",
