@@ -175,6 +175,8 @@ class Daemon:
         self.accounting.recover(resumed.accounted)
         if not resumed.sessions:  # else the RADIUS server would take their records for closed (RFC 2866 4.1)
             self.accounting.on()
+        self.lns.snoop.resumed(resumed.sessions)
+        self.lns.gardens.settle()
         self.lns.start()
         self.lns.usage_files.start()
         self.figures = Figures(self.lns, self.accounting, self.logger)

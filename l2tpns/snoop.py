@@ -10,7 +10,7 @@ there as long as it has it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address
 from time import time_ns
@@ -175,9 +175,10 @@ class Snoop:
             **facts,
         )
 
-    def intercepted(self) -> Iterator[tuple[Session, Copier]]:
-        """The sessions whose packets are copied now."""
-        yield from list(self.copiers.items())
+    def place(self, session: Session) -> str | None:
+        """Where its copies go, `ADDRESS:PORT`; None: nowhere."""
+        where = self.where(session.policy.sink)
+        return f"{where.address}:{where.port}" if where is not None else None
 
 
 def _totals(copier: Copier | None) -> dict[str, int]:

@@ -39,8 +39,7 @@ class Taps:
     def prepare(self, session: Session) -> None:
         """It is about to be carried: have everybody in place before its first packet."""
         lns, path = self._lns, session.path
-        plugins = getattr(lns, "plugins", None)
-        tap = plugins.packet_tap(session) if plugins is not None else None
+        tap = lns.plugins.packet_tap(session)
         copy = _each(self._copies(session))
         if (tap, copy) != (path.tap, path.copy):
             path.tap, path.copy = tap, copy

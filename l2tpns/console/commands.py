@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from l2tpns import ends, filtering
 from l2tpns.config import SETTINGS
-from l2tpns.console import acl, show, showfigures, showsystem, throttle
+from l2tpns.console import acl, monitor, show, showfigures, showsystem, snoop, throttle
 from l2tpns.console.arguments import ONE_USER, SOME_SESSIONS, SOME_TUNNELS, SOME_USERS, find_user
 from l2tpns.console.grammar import Argument, Command, Mode, Privilege, change
 from l2tpns.console.office import Office
@@ -257,6 +257,7 @@ WORDS = {
     "configure": "change the configuration",
     "drop": "end sessions, tunnels, or all of a user",
     "ip": "packet filters",
+    "monitor": "look at packets or messages as they pass",
     "no": "undo",
     "show": "show what there is",
     "terminal": "how this console behaves",
@@ -269,6 +270,8 @@ COMMANDS: tuple[Command, ...] = tuple(
         show.COMMANDS,
         showfigures.COMMANDS,
         throttle.COMMANDS,
+        snoop.COMMANDS,
+        monitor.COMMANDS,
         showsystem.COMMANDS,
         acl.COMMANDS,
         (

@@ -150,7 +150,7 @@ def session_detail(session: Session, now: float, enabled: bool) -> Row:
         "tx_speed": session.tx_speed,
         "filter_in": filters[0].name if filters[0] is not None else None,
         "filter_out": filters[1].name if filters[1] is not None else None,
-        "sink": f"{policy.sink.address}:{policy.sink.port}" if enabled and policy.sink is not None else None,
+        "sink": session.lns.snoop.place(session) if enabled else None,
         "rate_in": policy.rate_in or None,
         "rate_out": policy.rate_out or None,
         "garden": policy.garden or None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from time import monotonic
 from typing import Any
 
@@ -179,10 +180,7 @@ class Terminal:
             return
         self._news.append(line)
         if len(self._news) == 1:
-            try:
-                self._input.put_nowait(WAKE)
-            except Full:
-                pass  # it is awake
+            self.wake()
 
     def _take_news(self) -> Iterator[str]:
         while self._news:
@@ -195,6 +193,29 @@ class Terminal:
         text = "".join(f"{line}\r\n" for line in self._take_news())
         if text:
             self.put(editor.erase() + text + editor.draw_below() if self.echo else text)
+
+    def wake(self) -> None:
+        """There is something to show: for who is followed; from any greenlet, never blocks."""
+        try:
+            self._input.put_nowait(WAKE)
+        except Full:
+            pass  # it is awake
+
+    def follow(self, lines: Callable[[], Iterator[str]], over: Callable[[], bool]) -> None:
+        """Show lines whenever woken, without pages, until Enter, ^C or ^D is typed, or until it is over."""
+        awake, self.keep_awake = self.keep_awake, True
+        try:
+            while True:
+                pieces, more = chain(lines(), self._take_news()), True
+                while more:
+                    made, more = self._turns.make(pieces, CHUNK)
+                    self._send_text("".join(f"{printable(line)}\r\n" for line in made))
+                if over():
+                    return
+                if (char := self._next()) != WAKE and (char in "\n\x03\x04" or (self.echo and char in "qQ")):
+                    return
+        finally:
+            self.keep_awake = awake
 
     # In
 

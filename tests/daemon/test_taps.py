@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from l2tpns.dataplane.path import DOWN, UP
+from l2tpns.dataplane.path import DOWN, UP, Tap
 from l2tpns.session import Session
 from tests.daemon.packets import ip, tcp_syn
 from tests.daemon.test_dataplane_forward import CLIENT, HEADER, HOST, Rig, acl
@@ -12,11 +12,9 @@ from tests.lab.lac import Lac, Subscriber
 Seen = list[tuple[int, bytes]]
 
 
-class Hooks:
+def hook(session: Session) -> Tap:
     """Stands for the plugins: each packet gets a mark."""
-
-    def packet_tap(self, session: Session) -> object:
-        return lambda direction, packet: packet + b"!"
+    return lambda direction, packet: packet + b"!"
 
 
 def watched(rig: Rig) -> Seen:
@@ -103,12 +101,12 @@ def test_nobody_pays_while_nobody_wants_packets(server: InProcess, lac: Lac) -> 
 
 def test_hooks_that_come_and_go_are_found_by_sessions_that_are_online(server: InProcess, lac: Lac) -> None:
     _, session = online(server, lac)
-    server.lns.plugins = Hooks()
+    server.lns.plugins.packet_tap = hook
     server.lns.taps.rebuild_all()
     assert session.path.tap is not None and session.path.tap(UP, b"x") == b"x!"
     _, mary = online(server, lac, "mary")
     assert mary.path.tap is not None
-    del server.lns.plugins
+    server.lns.plugins.packet_tap = lambda session: None
     server.lns.taps.rebuild_all()
     assert session.path.tap is mary.path.tap is None
 
@@ -154,7 +152,7 @@ def test_a_monitor_stays_while_the_subscriber_begins_again(server: InProcess, la
 
 def test_a_session_that_has_gone_is_held_by_nobody(server: InProcess, lac: Lac) -> None:
     subscriber, session = online(server, lac)
-    server.lns.plugins = Hooks()
+    server.lns.plugins.packet_tap = hook
     server.lns.taps.rebuild_all()
     subscriber.hangup()
     server.wait(lambda: not server.lns.sessions)
