@@ -1,4 +1,4 @@
-"""Debian's xl2tpd and pppd while the server is restarted under them (`make interop`): they must not notice."""
+"""Debian's xl2tpd and pppd while the server is restarted or reloaded (`make interop`): they must not notice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.interop import HOST, Stage, missing
-from tests.lab.pppd import Peer
+from tests.lab.pppd import Clients, Peer
 
 pytestmark = [
     pytest.mark.live,
@@ -24,6 +24,15 @@ def stage() -> Iterator[Stage]:
     with Stage(secrets="fred * fredpw *\nann * annpw 10.1.9.9\n", settings={"save_state": True}) as built:
         built.server.start()
         yield built
+
+
+def noticed_nothing(clients: Clients, said: dict[str, str]) -> None:
+    """Since `said`, pppd has exchanged nothing but keepalives."""
+    for name, before in said.items():
+        new = clients.log(name).removeprefix(before)
+        lines = [line for line in new.splitlines() if "rcvd [" in line or "sent [" in line]
+        assert all("LCP Echo" in line for line in lines), new
+        assert clients.is_up(name)
 
 
 @pytest.mark.parametrize("kernel", [False, True], ids=["pty", "kernel"])
@@ -42,13 +51,27 @@ def test_pppd_does_not_notice_a_restart(stage: Stage, how: signal.Signals, kerne
         resumed = stage.wait_for("state_resumed")
         assert (resumed["sessions"], resumed["clean"]) == (len(peers), how == signal.SIGTERM)
         assert all(clients.ping(link, HOST) == 3 for link in links)
-        for peer, before in zip(peers, said, strict=True):
-            new = clients.log(peer.name).removeprefix(before)
-            lines = [line for line in new.splitlines() if "rcvd [" in line or "sent [" in line]
-            assert all("LCP Echo" in line for line in lines), new
-            assert clients.is_up(peer.name)
+        noticed_nothing(clients, dict(zip((peer.name for peer in peers), said, strict=True)))
         assert stage.server.log("session_down", after=stage.since) == []
         # The control connection goes on as well: one link ends, and comes up again through the same tunnel.
         clients.terminate("one")
         clients.wait_down("one")
         stage.wait_for("session_down", user="fred", cause="user_request")
+
+
+def test_pppd_does_not_notice_a_reload_be_the_file_good_or_broken(stage: Stage) -> None:
+    with stage.scene(PEERS) as clients:
+        links = [clients.dial(peer.name) for peer in PEERS]
+        said = {peer.name: clients.log(peer.name) for peer in PEERS}
+        stage.server.configure({**stage.settings, "max_tunnels": 77, "primary_dns": "198.51.100.53"})
+        stage.server.signal(signal.SIGHUP)
+        assert set(stage.wait_for("reloaded")["changed"]) == {"max_tunnels", "primary_dns"}
+        stage.server.configure(stage.settings, ["set no_such_variable 1"])
+        stage.server.signal(signal.SIGHUP)
+        assert "no_such_variable" in stage.wait_for("reload_refused")["why"]
+        assert all(clients.ping(link, HOST) == 3 for link in links)
+        noticed_nothing(clients, said)
+        assert stage.server.log("session_down", after=stage.since) == []
+        stage.server.configure(stage.settings)
+        stage.server.signal(signal.SIGHUP)
+        stage.server.wait_for("reloaded", count=2, after=stage.since)
