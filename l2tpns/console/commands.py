@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from l2tpns import ends, filtering
 from l2tpns.config import SETTINGS
-from l2tpns.console import acl, monitor, show, showfigures, showsystem, snoop, throttle
+from l2tpns.console import acl, monitor, plugins, show, showfigures, showsystem, snoop, throttle
 from l2tpns.console.arguments import ONE_USER, SOME_SESSIONS, SOME_TUNNELS, SOME_USERS, find_user
 from l2tpns.console.grammar import Argument, Command, Mode, Privilege, change
 from l2tpns.console.office import Office
@@ -100,7 +100,7 @@ def _give(session: Session, filters: tuple[AccessList | None, AccessList | None]
 
 def set_variable(shell: Shell, name: str, value: str) -> str:
     """Says when it takes effect, if not at once."""
-    setting, notes = shell.office.assign(name, value)
+    setting, notes = shell.office.set_variable(name, value)
     effect = () if setting.effect is Effect.LIVE else (f"It takes effect {setting.effect.value}",)
     return "\n".join([f'Setting "{name}" to "{HIDDEN if setting.secret else value}"', *effect, *notes])
 
@@ -214,7 +214,7 @@ def help_all(shell: Shell) -> Output:
 
 
 def _variables(office: Office) -> Iterator[tuple[str, str]]:
-    for setting in SETTINGS.values():
+    for setting in (*SETTINGS.values(), *office.lns.plugins.settings.values()):
         yield setting.name, setting.help
 
 
@@ -257,8 +257,11 @@ WORDS = {
     "configure": "change the configuration",
     "drop": "end sessions, tunnels, or all of a user",
     "ip": "packet filters",
+    "load": "load a plugin",
     "monitor": "look at packets or messages as they pass",
     "no": "undo",
+    "reload": "take up the configuration file, or a plugin's, again",
+    "remove": "remove a plugin",
     "show": "show what there is",
     "terminal": "how this console behaves",
     "write": "the configuration, to the file or to this console",
@@ -270,6 +273,7 @@ COMMANDS: tuple[Command, ...] = tuple(
         show.COMMANDS,
         showfigures.COMMANDS,
         throttle.COMMANDS,
+        plugins.COMMANDS,
         snoop.COMMANDS,
         monitor.COMMANDS,
         showsystem.COMMANDS,

@@ -50,6 +50,11 @@ class Office:
             raise ConfigError(f"{path}: {error.strerror}") from None
         return path
 
+    def set_variable(self, name: str, text: str) -> tuple[Setting, tuple[str, ...]]:
+        """As assign, also of a plugin's variable."""
+        plugins = self.lns.plugins
+        return (plugins.assign(name, text), ()) if plugins.owns(name) else self.assign(name, text)
+
     def change_filters(self, filters: Mapping[str, AccessList]) -> None:
         """The packet filters are these from now on, also those that sessions have."""
         self.config.filters = filters
@@ -57,6 +62,7 @@ class Office:
 
     def clear_counters(self) -> None:
         self.lns.counters.clear()
+        self.lns.plugins.clear_counts()
         self.counters_cleared = monotonic()
 
 

@@ -10,8 +10,7 @@ import gevent
 from gevent import socket
 from gevent.server import StreamServer
 
-from l2tpns.console import commands
-from l2tpns.console.grammar import Grammar
+from l2tpns.console import commands, plugins
 from l2tpns.console.office import Office
 from l2tpns.console.shell import Shell
 from l2tpns.console.terminal import Terminal, Turns
@@ -32,7 +31,7 @@ class Console:
         self._office = office
         self._log = log
         self._port = port
-        self._grammar = Grammar(commands.COMMANDS, commands.WORDS)
+        self._commands = plugins.Commands(office, commands.COMMANDS, commands.WORDS)
         self._turns = Turns()
         self._shells: dict[Shell, Any] = {}  # with their greenlets
         self._listener: Any = None
@@ -105,7 +104,7 @@ class Console:
             refuse(sock)
             return
         terminal = Terminal(sock, self._turns, lambda: self._office.config.cli_idle_timeout)
-        shell = Shell(self._office, self._grammar, self.users, terminal, peer, self._log)
+        shell = Shell(self._office, self._commands.grammar, self.users, terminal, peer, self._log)
         self._shells[shell] = gevent.getcurrent()
         self._log.debug("console_connected", peer=peer)
         why = "an error of this server"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 
 import gevent
@@ -25,10 +26,10 @@ class Shell:
     """One operator."""
 
     def __init__(
-        self, office: Office, grammar: Grammar, users: Users, terminal: Terminal, peer: str, log: Logger
+        self, office: Office, grammar: Callable[[], Grammar], users: Users, terminal: Terminal, peer: str, log: Logger
     ) -> None:
         self.office = office
-        self.grammar = grammar
+        self._grammar = grammar  # it changes with the plugins
         self.terminal = terminal
         self.user = ""
         self.peer = peer
@@ -119,6 +120,10 @@ class Shell:
         return " ".join(filter(None, ("console", self.user, self.peer)))
 
     # Lines
+
+    @property
+    def grammar(self) -> Grammar:
+        return self._grammar()
 
     @property
     def standing(self) -> Standing:

@@ -259,11 +259,6 @@ def show_running_config(shell: Shell) -> Output:
     return Output(lambda: office.running_config().rstrip("\n").split("\n"), data)
 
 
-def show_plugins(shell: Shell) -> Output:
-    """None can be loaded yet."""
-    return Output(lambda: ["Plugins currently loaded:"], lambda: iter(()))
-
-
 def show_version(shell: Shell) -> Output:
     python = platform.python_version()
     made_of = f"Python {python}, gevent {gevent.__version__}, Linux {platform.release()}"
@@ -343,7 +338,6 @@ COMMANDS = (
     Command("show banana", "a banana", show_banana),
     Command("show counters", "what was counted since the start, or since `clear counters`", show_counters),
     Command("show log", "the last lines of the log", show_log, (_LINES,)),
-    Command("show plugins", "plugins that are loaded", show_plugins),
     Command("show pool", "addresses of subscribers: in use, and kept for who had them", show_pool),
     Command("show pool all", "also the addresses that nobody ever had", show_all_pool),
     Command("show radius", "requests that wait for a RADIUS server", show_radius),

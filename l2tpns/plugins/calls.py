@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import greenlet
 
+from l2tpns.errors import PluginError
 from l2tpns.plugins import loader
 from l2tpns.plugins.events import PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP, Event
 
@@ -117,6 +118,14 @@ class Caller:
             return result
         self.failed(function, error, secret)
         return Failure(error)
+
+    def ask(self, function: Function, *arguments: Any) -> tuple[Any, BaseException | None]:
+        """What it returned or raised; a PluginError is no failure: it is the answer to whoever asked."""
+        result, error, seconds = self._meter.run(function.call, *arguments)
+        self.took(function, seconds)
+        if error is not None and not isinstance(error, PluginError):
+            self.failed(function, error)
+        return result, error
 
     def took(self, function: Function, seconds: float) -> None:
         function.calls += 1

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 from gevent.lock import RLock
 
-from l2tpns.config import unknown_word
+from l2tpns.config import SETTINGS, unknown_word
 from l2tpns.dataplane.path import Tap
 from l2tpns.errors import ConfigError, PluginError
 from l2tpns.plugins import loader, packets
@@ -233,9 +233,10 @@ class Plugins:
         self._end_greenlets(plugin)
         loader.forget(plugin.code.module)
 
-    @staticmethod
-    def _end_greenlets(plugin: Plugin) -> None:
+    def _end_greenlets(self, plugin: Plugin) -> None:
         gevent.killall(list(plugin.server._declared.greenlets), block=False)
+        for builder in plugin.server._declared.builders:
+            self._lns.gardens.remove_builder(builder)
 
     def _spawned(self, code: Code, name: str, error: BaseException) -> None:
         self._caller.failed(Function(code.name, f"spawn {name}", code.path, _nothing), error)
@@ -368,6 +369,27 @@ class Plugins:
     @property
     def commands(self) -> list[ConsoleCommand]:
         return [command for plugin in self._loaded.values() for command in plugin.server._declared.commands]
+
+    def owns(self, name: str) -> bool:
+        """Whether a variable of this name can only be a plugin's."""
+        return name.startswith(tuple(f"{plugin}_" for plugin in self._loaded)) and name not in SETTINGS
+
+    def clear_counts(self) -> None:
+        for count in self.counts:
+            count.value = 0
+
+    def run_command(self, command: ConsoleCommand, words: list[str]) -> str | None:
+        """A command of a plugin's, typed at the console. Raises PluginError: the plugin's own, or that it failed."""
+        plugin = self._loaded[command.plugin]
+        function = Function(plugin.name, f"command {command.words}", plugin.code.path, command.run)
+        result, error = self._caller.ask(function, words)
+        if isinstance(error, PluginError):
+            raise error
+        if error is not None or not isinstance(result, str | None):
+            if error is None:
+                self._caller.nonsense(function, result)
+            raise PluginError(f"plugin {plugin.name} failed: the log has the details")
+        return result
 
     def assign(self, name: str, text: str) -> Setting:
         """Set a variable of a plugin's. ConfigError leaves everything as it was."""

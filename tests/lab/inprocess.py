@@ -204,10 +204,12 @@ class InProcess:
         for each in list(self.lns.tunnels.values()):
             each.end(ends.ADMIN_DROP, None)
         until(lambda: not self.lns.tunnels and not self.lns.sessions, strict=False)
+        self.lns.plugins.stop()
         wheel = self.lns._wheel_greenlet
         alive = not wheel.dead
         gevent.kill(wheel)
         self.plane.stop()
+        self.lns.gardens.stop()
         gevent.sleep(0)  # what was told to end gets its turn
         gevent.Greenlet.remove_spawn_callback(self.greenlets.append)
         left = self.leftovers()
