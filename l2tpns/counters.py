@@ -81,6 +81,8 @@ class Counters:
     sessions_replaced: int = counter("sessions ended by a new login of the same user or address")
     no_address: int = counter("sessions ended because no address was free")
     logins_accepted: int = counter("logins accepted")
+    garden_entered: int = counter("sessions that came into a walled garden, from another one too")
+    garden_left: int = counter("sessions that were let out of a walled garden")
     logins_refused: int = counter("logins refused")
     logins_unanswered: int = counter("logins given up because no server answered")
 

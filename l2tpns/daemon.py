@@ -40,6 +40,8 @@ from l2tpns.records import Replay
 from l2tpns.resume import resume
 from l2tpns.speed import bandwidth_line, sample
 from l2tpns.state import StateStore
+from l2tpns.system import leftovers
+from l2tpns.system.cage import Cage
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.netlink import Netlink, NetlinkError
@@ -73,6 +75,7 @@ class Daemon:
         self.bandwidth = ""
         self.console: Console | None = None
         self.nsctl: NsctlServer | None = None
+        self.firewall: Firewall | None = None  # until every port is ours: the rules may be another process's
 
     def run(self) -> int:
         """Build, serve, take down; the exit status. Raises ConfigError when there is nothing to take down yet."""
@@ -165,18 +168,21 @@ class Daemon:
         self.open_ports()
         gc.disable()  # much is made now, and nothing of it is garbage
         saved = self.load_state()
+        self.firewall = Firewall(self.logger)
+        leftovers.begin(self.firewall, self.logger)
+        self.lns.gardens.start(Cage(self.firewall, IpSets()), saved.sessions.values())
         self.plane.serve(self.pool.prefixes())
         resumed = resume(self.lns, saved)
         self.start_throttling()
         accounted = set(self.accounting.open_sessions())
+        self.lns.snoop.resumed(resumed.sessions)
+        self.lns.gardens.settle()
         for session in resumed.sessions:
-            if session.acct_session_id not in accounted:  # accounting was off, or its spool is gone
-                self.accounting.start(session.usage())
+            if session.acct_session_id not in accounted and not session.policy.garden:  # accounting was off
+                self.accounting.start(session.accounted("start"))
         self.accounting.recover(resumed.accounted)
         if not resumed.sessions:  # else the RADIUS server would take their records for closed (RFC 2866 4.1)
             self.accounting.on()
-        self.lns.snoop.resumed(resumed.sessions)
-        self.lns.gardens.settle()
         self.lns.start()
         self.lns.usage_files.start()
         self.figures = Figures(self.lns, self.accounting, self.logger)
@@ -301,6 +307,9 @@ class Daemon:
             if not quiet:
                 lns.usage_files.stop()
         if hasattr(self, "figures"):
+            if self.firewall is not None:
+                leftovers.remove_rules(self.firewall, self.logger)
+                lns.gardens.stop()
             self.figures.stop()
         if hasattr(self, "accounting"):
             # A start that failed never served: the sessions that an Accounting-Off would end may be another process's.

@@ -11,6 +11,7 @@ It is `YYYYmmddHHMMSS`, by local time, in the directory `accounting_dir`:
     fred 10.1.0.7 1 81920 1048576
 
 A row for each session that has used anything since the last file, those that have ended included; no row, no file.
+Whoever is in a walled garden has no row.
 Octets are counted apart from what RADIUS is told, and none is told twice: rows that could not be written wait for the
 next file. A file appears whole, under its name, or not at all. `qos` is 2 for a throttled session, else 1.
 """
@@ -88,7 +89,7 @@ class UsageFiles:
 
     def ended(self, session: Session, usage: Usage) -> None:
         """The session's counters go no further: what it has used since the last file is kept for the next."""
-        if self._lns.config.accounting_dir:
+        if self._lns.config.accounting_dir and not session.policy.garden:
             self._take(session, usage)
         session.dumped = (0, 0)
 
@@ -117,7 +118,7 @@ class UsageFiles:
             self._waiting.clear()
             return None
         for session in in_slices(list(self._lns.sessions.values())):
-            if session.online_since:
+            if session.online_since and not session.policy.garden:
                 self._take(session, session.usage())
         if not self._waiting:
             return None

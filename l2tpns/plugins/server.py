@@ -76,6 +76,7 @@ class Declared:
     counts: dict[str, Count] = field(default_factory=dict)
     commands: list[ConsoleCommand] = field(default_factory=list)
     greenlets: set[Any] = field(default_factory=set)
+    builders: list[Callable[[str, str], bool]] = field(default_factory=list)  # of gardens
 
 
 class Server:
@@ -198,6 +199,12 @@ class Server:
         if not words or not all(re.fullmatch(r"[a-z][a-z0-9-]*", word) for word in words.split()):
             raise PluginError(f"{words!r:.60} are no words of a command")
         self._declared.commands.append(ConsoleCommand(words, help, run, usage, privileged, self.name))
+
+    def on_garden(self, build: Callable[[str, str], bool]) -> None:
+        """Have build(name, chain) called when a walled garden has been made, to put rules into the chain; soon, too,
+        for those that are there. It may wait. If it returns True, what is in the chain goes with the server."""
+        self._declared.builders.append(build)
+        self._lns.gardens.add_builder(build, self.spawn)
 
     def spawn(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Run a function beside everything else, until the plugin is removed."""

@@ -167,14 +167,14 @@ class Session:
             session.lns.throttle.clear(session, by=self._by)
 
     def enter_garden(self, name: str = "garden") -> None:
-        """Into a walled garden."""
+        """Into a walled garden. The first one of a name is built for it, which may wait."""
         with self._asking() as session:
             session.lns.gardens.enter(session, name, by=self._by)
 
-    def leave_garden(self) -> None:
-        """Out of the walled garden."""
+    def leave_garden(self, user: str = "") -> None:
+        """Out of the walled garden, as if it had just logged in, perhaps under another name. May wait."""
         with self._asking() as session:
-            session.lns.gardens.leave(session, by=self._by)
+            session.lns.gardens.leave(session, user=user, by=self._by)
 
     def snoop(self, address: IPv4Address | str | None = None, port: int = 0) -> None:
         """Copy its packets there; without an address to snoop_host and snoop_port."""

@@ -1,0 +1,80 @@
+"""Connections that the kernel keeps in mind: forgotten, so that NAT decides about them anew (nfnetlink_conntrack.h).
+
+A rule of the nat table sees a connection's first packet only. Whoever enters or leaves a walled garden has connections
+that were decided before.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection
+from ipaddress import IPv4Address, IPv4Network
+
+import gevent
+
+from l2tpns.system.netlink import NetlinkError
+from l2tpns.system.nfnetlink import NfNetlink, attribute, attributes, nested
+
+FEW = 8  # addresses, each looked for by the kernel; for more, one list of everything is cheaper
+AT_ONCE = 256  # entries looked at before somebody else has a turn
+
+_SUBSYSTEM = 1 << 8
+_GET, _DELETE = 1, 2
+_TUPLE_ORIGINAL, _ZONE, _FILTER = 1, 18, 25
+_TUPLE_IP, _IP_SOURCE = 1, 1
+_FILTER_ORIGINAL, _FILTER_REPLY, _BY_SOURCE = 1, 2, 1
+_U32 = struct.Struct("=I")
+
+
+class Conntrack:
+    """The table of the namespace that the process is in now."""
+
+    def __init__(self) -> None:
+        self._netlink = NfNetlink()
+
+    def close(self) -> None:
+        self._netlink.close()
+
+    def forget(self, networks: Collection[IPv4Network]) -> int:
+        """Delete the connections that these sources began; how many there were. Others have their turns meanwhile."""
+        hosts = [network.network_address for network in networks if network.prefixlen == 32]
+        if len(hosts) == len(networks) <= FEW:
+            found = [entry for host in hosts for entry in self._entries({int(host)}, [], host)]
+        else:
+            wide = [network for network in networks if network.prefixlen < 32]
+            found = self._entries({int(host) for host in hosts}, wide, None)
+        errors = self._netlink.request(_SUBSYSTEM | _DELETE, found)
+        return errors.count(0)  # the others had ended by themselves
+
+    def _entries(self, hosts: set[int], networks: list[IPv4Network], host: IPv4Address | None) -> list[bytes]:
+        """What names each of their connections. With `host` the kernel selects (since 5.8; it may also give all)."""
+        body = b""
+        if host is not None:
+            source = nested(_TUPLE_ORIGINAL, nested(_TUPLE_IP, attribute(_IP_SOURCE, host.packed)))
+            flags = attribute(_FILTER_ORIGINAL, _U32.pack(_BY_SOURCE)) + attribute(_FILTER_REPLY, _U32.pack(0))
+            body = source + nested(_FILTER, flags)
+        found = []
+        try:
+            for number, (_, octets) in enumerate(self._netlink.dump(_SUBSYSTEM | _GET, body)):
+                entry = dict(attributes(octets))
+                original = entry[_TUPLE_ORIGINAL]
+                source_address = _source(original)
+                if source_address in hosts or any(
+                    source_address & int(network.netmask) == int(network.network_address) for network in networks
+                ):
+                    zone = attribute(_ZONE, entry[_ZONE]) if _ZONE in entry else b""
+                    found.append(nested(_TUPLE_ORIGINAL, original) + zone)
+                if number % AT_ONCE == AT_ONCE - 1:
+                    gevent.sleep(0)
+        except NetlinkError:
+            pass  # this kernel keeps no connections in mind
+        return found
+
+
+def _source(original: bytes) -> int:
+    for kind, value in attributes(original):
+        if kind == _TUPLE_IP:
+            for inner, address in attributes(value):
+                if inner == _IP_SOURCE:
+                    return int.from_bytes(address, "big")
+    return 0

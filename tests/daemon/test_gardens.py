@@ -1,0 +1,398 @@
+"""Who is in a walled garden, and what follows for names, addresses, accounting and usage files (manual: Walled Garden).
+
+The kernel is one that remembers; tests/live/test_garden.py has the real one. The module is the one that is shipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+
+from l2tpns.gardens import MOST, NullKernel, networks_of
+from l2tpns.policy import PolicyError
+from l2tpns.radius.types import Assign, AuthReply, FramedRoute
+from l2tpns.session import Session
+from tests.daemon.conftest import QUICK, Serve
+from tests.lab.inprocess import InProcess
+from tests.lab.lac import Lac
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def server(serve: Serve, tmp_path: Path) -> InProcess:
+    """Its plugin is the module that is shipped."""
+    server = serve(plugin_dir=str(CHECKOUT / "modules"), accounting_dir=str(tmp_path))
+    server.lns.plugins.load("garden")
+    return server
+
+
+@pytest.fixture
+def lac(server: InProcess) -> Lac:
+    return server.lac(defaults=QUICK).connect()
+
+
+def session_of(server: InProcess, user: str) -> Session:
+    (session,) = server.lns.by_user[user]
+    return session
+
+
+def caged(server: InProcess, name: str = "garden") -> set[str]:
+    kernel = server.lns.gardens.kernel
+    assert isinstance(kernel, NullKernel)
+    return {str(network) for network in kernel.gardens.get(name, ())}
+
+
+def nsctl(server: InProcess, line: str) -> tuple[bool, str] | None:
+    return server.lns.plugins.control(line.split(), ("127.0.0.1", 1703))
+
+
+def use(session: Session, up: int, down: int) -> None:
+    session.path.in_octets += up
+    session.path.out_octets += down
+
+
+# From Reject into the garden
+
+
+def test_a_rejected_user_is_online_with_an_address_and_the_garden_flag(server: InProcess, lac: Lac) -> None:
+    call = lac.call("fred", "wrong").wait_online()
+    session = session_of(server, "fred")
+    assert session.policy.garden == "garden"
+    assert caged(server) == {f"{call.address}/32"}
+    (overruled,) = server.events("verdict_overruled")
+    assert overruled["plugin"] == "garden" and overruled["why"] == "go away"
+    (entered,) = server.events("garden_entered")
+    assert (entered["user"], entered["garden"], entered["by"]) == ("fred", "garden", "plugin garden")
+
+
+def test_a_user_who_is_accepted_is_in_no_garden(server: InProcess, lac: Lac) -> None:
+    lac.call("fred", "pw").wait_online()
+    assert session_of(server, "fred").policy.garden == "" and caged(server) == set()
+
+
+def test_without_the_module_a_wrong_password_is_refused_and_the_session_gone(server: InProcess, lac: Lac) -> None:
+    server.lns.plugins.remove("garden")
+    call = lac.call("fred", "wrong")
+    call.wait_ended()
+    assert not call.online and server.lns.counters.logins_refused == 1
+    server.wait(lambda: server.calm)
+
+
+def test_a_garden_that_cannot_be_had_lets_nobody_in(server: InProcess, lac: Lac) -> None:
+    kernel = server.lns.gardens.kernel
+    assert isinstance(kernel, NullKernel)
+    kernel.refuse = "no such table"
+    call = lac.call("fred", "wrong")
+    call.wait_ended()
+    assert not call.online
+    assert any("no such table" in line["text"] for line in server.events("plugin_says"))
+
+
+def test_who_cannot_be_caged_does_not_stay_online(server: InProcess, lac: Lac) -> None:
+    server.lns.gardens.build()
+    server.lns.gardens._users.pop("garden")
+    server.backend.replies["mary"] = AuthReply(accepted=True)
+    call = lac.call("mary", "pw").wait_online()
+    session = session_of(server, "mary")
+    session.policy = type(session.policy)(garden="garden")
+    server.lns.gardens.begin(session)
+    assert not session.path.online
+    call.wait_ended()
+    (down,) = server.events("session_down")
+    assert down["why"] == "the walled garden cannot be had"
+
+
+@pytest.mark.parametrize("named", ["unpaid", "garden", "yes"])
+def test_a_reject_names_the_garden(server: InProcess, lac: Lac, named: str) -> None:
+    server.backend.refusal = AuthReply(accepted=False, avpairs=(("garden", named),))
+    lac.call("fred", "wrong").wait_online()
+    name = "unpaid" if named == "unpaid" else "garden"
+    assert session_of(server, "fred").policy.garden == name
+    assert len(caged(server, name)) == 1
+
+
+def test_a_reject_with_garden_no_stays_a_reject(server: InProcess, lac: Lac) -> None:
+    server.backend.refusal = AuthReply(accepted=False, avpairs=(("garden", "no"),))
+    call = lac.call("fred", "wrong")
+    call.wait_ended()
+    assert not call.online
+
+
+def test_an_accept_names_a_garden(server: InProcess, lac: Lac) -> None:
+    server.backend.replies["fred"] = AuthReply(accepted=True, avpairs=(("garden", "Slow-1"), ("other", "x")))
+    call = lac.call("fred", "pw").wait_online()
+    assert caged(server, "Slow-1") == {f"{call.address}/32"}
+    assert server.accounting.records == []
+
+
+@pytest.mark.parametrize("name", ["", "users", "a b", "x" * 17, "a;reboot", "$(id)", "../x", "größe", "a\n"])
+def test_a_name_that_is_none_is_refused(server: InProcess, lac: Lac, name: str) -> None:
+    lac.call("fred", "pw").wait_online()
+    session = session_of(server, "fred")
+    with pytest.raises(PolicyError, match="is no name of a garden"):
+        server.lns.gardens.enter(session, name, by="test")
+    assert session.policy.garden == "" and server.lns.gardens.members() == {}
+
+
+def test_there_may_be_so_many_gardens(server: InProcess, lac: Lac) -> None:
+    for number in range(MOST):
+        server.lns.gardens.build(f"g{number}")
+    with pytest.raises(PolicyError, match=f"there are {MOST} walled gardens already"):
+        server.lns.gardens.build("one-more")
+
+
+# What belongs to the session
+
+
+def test_framed_routes_are_caged_with_the_address_and_shared_ones_until_the_last_goes(
+    server: InProcess, lac: Lac
+) -> None:
+    routes = (FramedRoute(IPv4Network("10.9.0.0/16")), FramedRoute(IPv4Network("10.8.1.0/24")))
+    for user in ("fred", "mary"):
+        server.backend.replies[user] = AuthReply(
+            accepted=True, routes=routes if user == "fred" else routes[:1], avpairs=(("garden", "yes"),)
+        )
+    fred, mary = (lac.call(user, "pw").wait_online() for user in ("fred", "mary"))
+    both = {f"{fred.address}/32", f"{mary.address}/32", "10.9.0.0/16", "10.8.1.0/24"}
+    assert caged(server) == both
+    assert [str(network) for network in networks_of(session_of(server, "fred"))][1:] == ["10.9.0.0/16", "10.8.1.0/24"]
+    fred.hangup()
+    server.wait(lambda: caged(server) == {f"{mary.address}/32", "10.9.0.0/16"})
+    mary.hangup()
+    server.wait(lambda: caged(server) == set())
+
+
+def test_who_goes_leaves_no_connection_that_the_next_one_with_the_address_would_have(
+    server: InProcess, lac: Lac, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("l2tpns.gardens.SWEEP", 0.01)
+    call = lac.call("fred", "wrong").wait_online()
+    network = IPv4Network(f"{call.address}/32")
+    call.hangup()
+    kernel = server.lns.gardens.kernel
+    assert isinstance(kernel, NullKernel)
+    server.wait(lambda: network in kernel.forgotten)
+
+
+# Names and addresses
+
+
+def test_a_garden_user_neither_ends_a_session_of_its_name_nor_is_ended_by_one(server: InProcess, lac: Lac) -> None:
+    real = lac.call("fred", "pw").wait_online()
+    stranger = lac.call("fred", "wrong").wait_online()
+    assert real.online
+    again = lac.call("fred", "pw").wait_online()
+    real.wait_ended()
+    assert stranger.online and again.online
+    assert sorted(bool(session.policy.garden) for session in server.lns.by_user["fred"]) == [False, True]
+
+
+def test_a_garden_user_does_not_get_the_address_that_is_kept_for_its_name(server: InProcess, lac: Lac) -> None:
+    real = lac.call("fred", "pw").wait_online()
+    address = real.address
+    real.hangup()
+    server.wait(lambda: server.calm)
+    stranger = lac.call("fred", "wrong").wait_online()
+    assert stranger.address != address
+    assert lac.call("fred", "pw").wait_online().address == address
+
+
+def test_a_reject_with_an_address_that_somebody_has_takes_it_from_nobody(server: InProcess, lac: Lac) -> None:
+    address = IPv4Address("10.77.0.1")
+    fixed = AuthReply(accepted=True, assign=Assign.FIXED, address=address)
+    server.backend.replies["fred"] = fixed
+    server.backend.refusal = AuthReply(accepted=False, assign=Assign.FIXED, address=address)
+    real = lac.call("fred", "pw").wait_online()
+    stranger = lac.call("fred", "wrong").wait_online()
+    assert real.online and real.address == address and stranger.address != address
+
+
+# Accounting
+
+
+def kinds(server: InProcess) -> list[str]:
+    return [kind for kind, _ in server.accounting.records]
+
+
+def test_a_garden_user_is_not_accounted(server: InProcess, lac: Lac) -> None:
+    call = lac.call("fred", "wrong").wait_online()
+    use(session_of(server, "fred"), 1000, 2000)
+    assert server.lns.usage_files.write() is None
+    call.hangup()
+    server.wait(lambda: server.calm)
+    assert "start" not in kinds(server)
+    assert server.lns.usage_files.write() is None
+
+
+def test_leaving_counts_from_zero_ends_others_of_the_name_and_starts_accounting(server: InProcess, lac: Lac) -> None:
+    real = lac.call("fred", "pw").wait_online()
+    stranger = lac.call("fred", "wrong").wait_online()
+    (session,) = (session for session in server.lns.by_user["fred"] if session.policy.garden)
+    use(session, 1000, 2000)
+    address = session.address
+    assert nsctl(server, f"ungarden {session.id}") == (True, f"session {session.id} is out of the walled garden")
+    real.wait_ended()
+    assert kinds(server) == ["start", "stop", "start"]
+    start = server.accounting.records[-1][1]
+    assert (start.session_id, start.in_octets, start.out_octets, start.user) == (session.id, 0, 0, b"fred")
+    assert stranger.online and session.address == address == stranger.address and caged(server) == set()
+    use(session, 70, 80)
+    path = server.lns.usage_files.write()
+    assert path is not None and f"fred {address} 1 70 80" in path.read_text()
+
+
+def test_leaving_under_another_name(server: InProcess, lac: Lac) -> None:
+    lac.call("guest@new", "wrong").wait_online()
+    session = session_of(server, "guest@new")
+    other = lac.call("mary", "pw").wait_online()
+    assert nsctl(server, f"ungarden {session.id} Mary") == (True, f"session {session.id} is out of the walled garden")
+    other.wait_ended()
+    assert session_of(server, "mary") is session and session.user == "Mary"
+    assert "guest@new" not in server.lns.by_user
+    assert server.accounting.of("start")[-1].user == b"Mary"
+
+
+def test_who_is_put_there_while_online_has_a_stop_and_a_new_start_when_it_leaves(server: InProcess, lac: Lac) -> None:
+    call = lac.call("fred", "pw").wait_online()
+    session = session_of(server, "fred")
+    use(session, 500, 600)
+    assert nsctl(server, "garden fred") == (True, f"session {session.id} is in the walled garden")
+    (stop,) = server.accounting.of("stop")
+    assert (stop.in_octets, stop.out_octets, stop.terminate_cause) == (500, 600, 14)
+    path = server.lns.usage_files.write()
+    assert path is not None and f"fred {call.address} 1 500 600" in path.read_text()
+    use(session, 7, 7)
+    assert server.lns.usage_files.write() is None
+    assert nsctl(server, f"ungarden {session.id}") is not None
+    first, second = server.accounting.of("start")
+    assert first.acct_session_id == stop.acct_session_id != second.acct_session_id
+    assert second.in_octets == 0
+    call.hangup()
+    server.wait(lambda: server.calm)
+    assert server.accounting.of("stop")[-1].acct_session_id == second.acct_session_id
+
+
+def test_from_one_garden_into_another_nothing_is_accounted(server: InProcess, lac: Lac) -> None:
+    lac.call("fred", "wrong").wait_online()
+    session = session_of(server, "fred")
+    assert nsctl(server, f"garden {session.id} unpaid") == (True, f"session {session.id} is in the walled garden")
+    assert caged(server) == set() and len(caged(server, "unpaid")) == 1
+    assert server.accounting.records == []
+    assert server.lns.gardens.members() == {"garden": 0, "unpaid": 1}
+
+
+# nsctl
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("garden nobody", "session not found"),
+        ("garden 65000", "session not found"),
+        ("ungarden 65000", "session not found"),
+        ("ungarden mary", "not in walled garden"),
+        ("garden fred", "already in walled garden"),
+        ("garden", "usage: garden USER|SID [NAME]"),
+        ("ungarden 1 2 3", "usage: ungarden SID [NEWUSER]"),
+        ("garden mary a;b", '"a;b" is no name of a garden: up to 16 of a-z, A-Z, 0-9, _ and -'),
+    ],
+)
+def test_what_cannot_be_is_refused_in_the_words_of_the_manuals_server(
+    server: InProcess, lac: Lac, line: str, answer: str
+) -> None:
+    lac.call("fred", "wrong").wait_online()
+    lac.call("mary", "pw").wait_online()
+    assert nsctl(server, line) == (False, answer)
+
+
+def test_a_name_with_several_sessions_is_refused(server: InProcess, lac: Lac) -> None:
+    for _ in range(2):
+        lac.call("fred", "wrong").wait_online()
+    answer = nsctl(server, "ungarden fred")
+    assert answer is not None and not answer[0] and "name one" in answer[1]
+
+
+def test_other_commands_are_not_the_modules(server: InProcess) -> None:
+    assert nsctl(server, "drop fred") is None
+    assert any("garden USER|SID" in line for line in server.lns.plugins.control_help())
+
+
+# build-garden
+
+
+@pytest.fixture
+def script(server: InProcess, tmp_path: Path) -> Callable[[str], Path]:
+    path = tmp_path / "build-garden"
+
+    def write(text: str, mode: int = 0o700) -> Path:
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(mode)
+        server.lns.plugins.assign("garden_script", str(path))
+        return path
+
+    return write
+
+
+def test_build_garden_is_run_with_garden_and_chain_when_a_garden_is_built(
+    server: InProcess, lac: Lac, script: Callable[[str], Path], tmp_path: Path
+) -> None:
+    script(f'echo "$0 $1 $2 $GARDEN $CHAIN" >>{tmp_path}/said; echo a word')
+    lac.call("fred; reboot", "wrong").wait_online()
+    lac.call("mary", "wrong").wait_online()
+    session = session_of(server, "mary")
+    server.lns.gardens.enter(session, "unpaid", by="test")
+    path = tmp_path / "build-garden"
+    assert (tmp_path / "said").read_text().splitlines() == [
+        f"{path} garden garden garden garden",
+        f"{path} unpaid garden_unpaid unpaid garden_unpaid",
+    ]
+    assert [line["output"] for line in server.events("plugin_says")] == ["a word\n"] * 2
+
+
+def test_a_build_garden_that_fails_is_told_and_the_user_is_caged_all_the_same(
+    server: InProcess, lac: Lac, script: Callable[[str], Path]
+) -> None:
+    script("echo no such portal; exit 3")
+    lac.call("fred", "wrong").wait_online()
+    (said,) = server.events("plugin_says")
+    assert (said["level"], said["status"], said["output"]) == ("error", 3, "no such portal\n")
+    assert len(caged(server)) == 1
+
+
+@pytest.mark.parametrize(("mode", "level"), [(0o644, "info"), (0o777, "error")])
+def test_a_build_garden_that_must_not_be_run_is_not_run(
+    server: InProcess, script: Callable[[str, int], Path], tmp_path: Path, mode: int, level: str
+) -> None:
+    script(f"touch {tmp_path}/run", mode)
+    server.lns.gardens.build()
+    (said,) = server.events("plugin_says")
+    assert said["level"] == level and not (tmp_path / "run").exists()
+
+
+def test_a_build_garden_without_end_is_ended(
+    server: InProcess, lac: Lac, script: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (plugin,) = server.lns.plugins.loaded
+    plugin.code.module.__dict__["PATIENCE"] = 0.2
+    script("sleep 1000")
+    lac.call("fred", "wrong").wait_online()
+    (said,) = server.events("plugin_says")
+    assert said["level"] == "error" and said["status"] is None
+
+
+def test_loading_the_module_later_fills_the_gardens_that_are_there(serve: Serve, tmp_path: Path) -> None:
+    server = serve(plugin_dir=str(CHECKOUT / "modules"))
+    server.lns.gardens.build("unpaid")
+    path = tmp_path / "build-garden"
+    path.write_text(f"#!/bin/sh\necho $1 >>{tmp_path}/said\n")
+    path.chmod(0o700)
+    server.config.plugin_settings = {"garden_script": str(path)}
+    server.lns.plugins.load("garden")
+    server.wait(lambda: (tmp_path / "said").exists() and (tmp_path / "said").read_text() == "unpaid\n")
+    server.lns.plugins.remove("garden")
+    server.lns.gardens.build("other")
+    assert (tmp_path / "said").read_text() == "unpaid\n"
