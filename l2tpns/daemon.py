@@ -176,7 +176,6 @@ class Daemon:
         self.start_throttling()
         accounted = set(self.accounting.open_sessions())
         self.lns.snoop.resumed(resumed.sessions)
-        self.lns.gardens.settle()
         for session in resumed.sessions:
             if session.acct_session_id not in accounted and not session.policy.garden:  # accounting was off
                 self.accounting.start(session.accounted("start"))
