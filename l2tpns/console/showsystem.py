@@ -213,6 +213,7 @@ SIDES = (("Ethernet", "tun"), ("Tunnel", "tunnel"))
 
 def counter_values(office: Office) -> dict[str, Any]:
     values: dict[str, Any] = {name: value for name, _, value in office.lns.counters.items()}
+    values |= {count.name: count.value for count in office.lns.plugins.counts}
     cleared = office.counters_cleared
     values["seconds_since_reset"] = round(monotonic() - (cleared or office.started))
     return values
@@ -236,6 +237,8 @@ def show_counters(shell: Shell) -> Output:
         for name, help, value in office.lns.counters.items():
             if name not in shown:
                 yield f"{name:<26}{value:>14}  {help}"
+        for count in office.lns.plugins.counts:
+            yield f"{count.name:<26}{count.value:>14}  {count.help}"
         yield ""
         yield f"Last counter reset {values['seconds_since_reset']} seconds ago"
 

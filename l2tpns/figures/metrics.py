@@ -145,12 +145,28 @@ def _spool_octets(sources: Sources, census: Census) -> Rows:
     yield (), spool.octets if spool is not None else 0
 
 
+def _plugin_counters(sources: Sources, census: Census) -> Rows:
+    return (((count.name,), count.value) for count in sources.lns.plugins.counts)
+
+
+def _plugin_hooks(name: str) -> Callable[[Sources, Census], Rows]:
+    """A figure of each function of each plugin."""
+
+    def read(sources: Sources, _: Census) -> Rows:
+        for plugin in sources.lns.plugins.loaded:
+            for hook, function in plugin.functions.items():
+                yield (plugin.name, hook), getattr(function, name)
+
+    return read
+
+
 def _spool_errors(sources: Sources, census: Census) -> Rows:
     spool = sources.accounting.spool
     yield (), spool.stats.write_errors if spool is not None else 0
 
 
 SERVER = ("server", "use")
+PLUGIN = ("plugin", "hook")
 REPLIES = {"accept": "accepts", "reject": "rejects", "challenge": "challenges", "accounting": "responses"}
 FAILURES = {
     "timeout": "timeouts",
@@ -211,6 +227,16 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("accounting_spool_octets", GAUGE, "size of the accounting spool on disk", (), _spool_octets),
     Family("accounting_spool_errors", COUNTER, "writes to the spool that failed", (), _spool_errors),
+    Family(
+        "plugin_counter",
+        COUNTER,
+        "counters of plugins, by the name that `show counters` has",
+        ("counter",),
+        _plugin_counters,
+    ),
+    Family("plugin_calls", COUNTER, "calls of a plugin's hook", PLUGIN, _plugin_hooks("calls")),
+    Family("plugin_failures", COUNTER, "calls that raised or returned nonsense", PLUGIN, _plugin_hooks("failures")),
+    Family("plugin_seconds", COUNTER, "CPU time of a plugin's hook", PLUGIN, _plugin_hooks("seconds")),
     Family("loop_lag_seconds", HISTOGRAM, "how late the event loop is, measured ten times a second", (), _lag),
 )
 

@@ -179,12 +179,19 @@ def dns_servers(reply: Packet) -> tuple[IPv4Address, ...]:
 
 
 def split_avpair(value: bytes, log: Logger) -> list[tuple[str, str]]:
-    """`key=value,key2=value2` (manual, Authentication). A piece without `=` is the rest of the value before it."""
+    """`key=value,key2=value2` (manual, Authentication).
+
+    A comma may also stand within a value: what follows it is the next pair only if it begins with a word and `=`. And
+    Cisco's own attributes (`lcp:interface-config=rate-limit a=b,c=d`) are not lists: the value of one whose key has a
+    colon goes on to the next key with a colon.
+    """
     pairs: list[tuple[str, str]] = []
     for piece in packets.text(value).split(","):
         key, equals, rest = piece.partition("=")
-        if equals and key.strip():
-            pairs.append((key.strip(), rest.strip()))
+        key = key.strip()
+        within = pairs and (" " in key or (":" in pairs[-1][0] and ":" not in key))
+        if equals and key and not within:
+            pairs.append((key, rest.strip()))
         elif pairs:
             pairs[-1] = (pairs[-1][0], f"{pairs[-1][1]},{piece}")
         elif piece.strip():
