@@ -14,7 +14,7 @@ from bench.common import machine, pin_ourselves  # noqa: E402
 from tests.lab.netns import is_root  # noqa: E402
 
 QUICK = ("setup", "memory", "forward")
-LONG = ("cycles", "soak", "restart")
+LONG = ("cycles", "soak", "restart", "consoles")
 
 
 def main(words: list[str]) -> int:
