@@ -178,6 +178,10 @@ class Gardens:
         counts = Counter(place.garden for place in self._places.values())
         return {name: counts[name] for name in sorted(self._users)}
 
+    def networks(self, name: str) -> int:
+        """How many addresses and networks are caged in one."""
+        return len(self._users.get(name, ()))
+
     # A Part (policy.py)
 
     def begin(self, session: Session) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from l2tpns import ends, filtering
 from l2tpns.config import SETTINGS
-from l2tpns.console import acl, monitor, plugins, show, showfigures, showsystem, snoop, throttle
+from l2tpns.console import acl, garden, monitor, plugins, show, showfigures, showsystem, snoop, throttle
 from l2tpns.console.arguments import ONE_USER, SOME_SESSIONS, SOME_TUNNELS, SOME_USERS, find_user
 from l2tpns.console.grammar import Argument, Command, Mode, Privilege, change
 from l2tpns.console.office import Office
@@ -275,6 +275,7 @@ COMMANDS: tuple[Command, ...] = tuple(
         throttle.COMMANDS,
         plugins.COMMANDS,
         snoop.COMMANDS,
+        garden.COMMANDS,
         monitor.COMMANDS,
         showsystem.COMMANDS,
         acl.COMMANDS,

@@ -16,6 +16,7 @@ from l2tpns.policy import PolicyError
 from l2tpns.radius.types import Assign, AuthReply, FramedRoute
 from l2tpns.session import Session
 from tests.daemon.conftest import QUICK, Serve
+from tests.daemon.operators import Desk
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Lac
 
@@ -396,3 +397,32 @@ def test_loading_the_module_later_fills_the_gardens_that_are_there(serve: Serve,
     server.lns.plugins.remove("garden")
     server.lns.gardens.build("other")
     assert (tmp_path / "said").read_text() == "unpaid\n"
+
+
+# The console
+
+
+def test_the_console_puts_in_shows_and_lets_out(open_desk: Callable[..., Desk]) -> None:
+    desk = open_desk()
+    lac = desk.server.lac(defaults=QUICK).connect()
+    call = lac.call("fred", "pw").wait_online()
+    session = session_of(desk.server, "fred")
+    operator = desk.plain()
+
+    def do(line: str) -> list[str]:
+        return operator.do(line).splitlines()
+
+    assert do("garden fred unpaid") == [f"Session {session.id} (fred) is in walled garden unpaid"]
+    assert do(f"garden {session.id} unpaid") == ["% already in walled garden"]
+    assert do("show gardens")[1].split() == ["unpaid", "1", "1", "garden_unpaid"]
+    (garden,) = [line for line in do(f"show session {session.id}") if "Walled Garden" in line]
+    assert garden.split("Garden:")[1].strip() == "YES (unpaid)"
+    header, row = do("show session")[:2]
+    assert row[header.index(" G ") + 1] == "Y"
+    assert do("ungarden FRED") == [f"Session {session.id} (fred) is out of the walled garden"]
+    assert do(f"ungarden {session.id}") == ["% not in walled garden"]
+    assert do("garden nobody") == ["% User nobody is not connected"]
+    assert do("garden fred a;b") == ['% "a;b" is no name of a garden: up to 16 of a-z, A-Z, 0-9, _ and -']
+    assert call.online
+    (entered,) = desk.server.events("garden_entered")
+    assert entered["by"].startswith("console ")
