@@ -1,7 +1,7 @@
 """A token bucket for what a throttled subscriber sends (manual: Throttling). The other way is system/shaping.py's.
 
-Policed, not queued: a packet goes on at once or is dropped. A packet may pass while there is any token left, and the
-bucket then owes the rest: so a bucket of little more than a packet still gives the full rate.
+Policed, not queued: a packet goes on at once, or is dropped because there are fewer tokens than it has octets. So
+small packets get through where large ones do not, and a ping is answered while somebody sends all he can.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Police:
         self._tokens = self._burst
 
     def change(self, rate: int) -> None:
-        """Another rate; what is owed stays owed."""
+        """Another rate, from what there is now."""
         self.rate = rate
         self._octets = rate * 125.0  # a second
         self._burst = max(BURST_OCTETS, self._octets * BURST_SECONDS)
@@ -31,7 +31,7 @@ class Police:
         """Whether a packet may pass now; then it has."""
         tokens = min(self._tokens + (now - self._at) * self._octets, self._burst)
         self._at = now
-        if tokens <= 0.0:
+        if tokens < octets:
             self._tokens = tokens
             return False
         self._tokens = tokens - octets

@@ -38,7 +38,7 @@ FIRST, LAST = 0x10, 0xFFEF  # classes; the numbers above name other things, as h
 ROOT = 1 << 16  # handle of HTB; class n is 1:n, and the queue of its packets n:
 
 # A class may send so much at once after a pause; a timer of the kernel's that comes late must not cost rate.
-BURST_OCTETS, BURST_SECONDS = 1600, 0.025
+BURST_OCTETS, BURST_SECONDS = 1600, 0.05
 # And so much may wait for it. 5,000 octets are three full packets and some small ones: 0.6 s at 64 kbit/s, of which TCP
 # still makes the full rate. From 200 kbit/s on 0.2 s, for TCP over long ways.
 QUEUE_OCTETS, QUEUE_SECONDS = 5000, 0.2

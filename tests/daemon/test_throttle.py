@@ -200,13 +200,14 @@ def test_the_bucket_lets_the_rate_through_and_a_burst_at_its_begin() -> None:
     for _ in range(10_000):
         passed += 1000 * police.permits(1000, now)
         now += 0.001
-    assert 80_000 <= passed <= 80_000 + BURST_OCTETS + 1000
+    assert 80_000 <= passed <= 80_000 + BURST_OCTETS
 
 
-def test_packets_larger_than_what_is_left_pass_and_are_paid_afterwards() -> None:
+def test_small_packets_get_through_where_large_ones_do_not() -> None:
     police = Police(8, 0.0)  # 1000 octets a second
-    assert [police.permits(1400, 0.0) for _ in range(4)] == [True, True, True, False]
-    assert not police.permits(1400, 1.1)
+    assert [police.permits(1400, 0.0) for _ in range(3)] == [True, True, False]
+    assert police.permits(84, 0.0)
+    assert not police.permits(1400, 1.2)
     assert police.permits(1400, 1.3)
 
 
@@ -215,12 +216,10 @@ def test_a_pause_fills_the_bucket_and_no_more() -> None:
     assert [police.permits(1500, 1000.0) for _ in range(3)] == [True, True, False]
 
 
-def test_another_rate_forgets_no_debt() -> None:
+def test_a_lower_rate_begins_with_no_more_than_its_own_burst() -> None:
     police = Police(8000, 0.0)
-    assert police.permits(250_000 + 1000, 0.0)
     police.change(8)
-    assert not police.permits(1, 0.9)
-    assert police.permits(1, 1.1)
+    assert [police.permits(1500, 0.0) for _ in range(3)] == [True, True, False]
 
 
 def test_what_a_subscriber_sends_too_fast_is_dropped_and_counted(server: InProcess, shaper: NullShaper) -> None:
@@ -229,7 +228,7 @@ def test_what_a_subscriber_sends_too_fast_is_dropped_and_counted(server: InProce
     for _ in range(20):
         fred.send_udp(HOST, 9, bytes(1000))
     server.wait(lambda: len(server.plane.delivered) + session.path.dropped_policed == 20)
-    assert 3 <= len(server.plane.delivered) < 20
+    assert 2 <= len(server.plane.delivered) < 20
     assert session.path.in_packets == len(server.plane.delivered)
     assert server.counters.drop_policed == session.path.dropped_policed
 
