@@ -13,6 +13,7 @@ from l2tpns import session, tunnel
 from l2tpns.proto.reliable import Reliable
 from tests.daemon.clocks import Clock, TunnelClock
 from tests.daemon.operators import Desk
+from tests.daemon.shelf import Shelf
 from tests.lab import PATIENCE
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Dial, Lac
@@ -69,6 +70,12 @@ def server(serve: Serve) -> InProcess:
 def lac(server: InProcess) -> Lac:
     """Its LAC, with a tunnel; its subscribers repeat themselves quickly."""
     return server.lac(defaults=QUICK).connect()
+
+
+@pytest.fixture
+def shelf(serve: Serve, tmp_path: Path) -> Shelf:
+    """A server and a directory for its plugins."""
+    return Shelf(serve(plugin_dir=str(tmp_path)), tmp_path)
 
 
 @pytest.fixture
