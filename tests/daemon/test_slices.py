@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import time
+from itertools import count
 
 import gevent
+import pytest
 
-from l2tpns.slices import in_slices
+from l2tpns import slices
+from l2tpns.slices import CLOCK, SLICE, in_slices
 
 
-def test_everything_comes_in_order_and_others_have_half_of_the_time() -> None:
-    turns: list[float] = []
+def test_everything_comes_in_order_and_others_have_their_turn_after_each_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = count()
+    monkeypatch.setattr(slices, "monotonic", lambda: next(looks) * SLICE / 2)
+    seen: list[int] = []
+    turns: list[int] = []
 
     def others() -> None:
         while True:
-            gevent.sleep(1e-4)
-            turns.append(time.monotonic())
+            turns.append(len(seen))
+            gevent.sleep(0)
 
     greenlet = gevent.spawn(others)
-    seen = []
-    begun = time.monotonic()
-    for thing in in_slices(range(2000)):
-        end = time.monotonic() + 2e-5
-        while time.monotonic() < end:
-            pass
+    for thing in in_slices(range(100 * CLOCK)):
         seen.append(thing)
-    took = time.monotonic() - begun
     gevent.kill(greenlet)
-    assert seen == list(range(2000))
-    assert took > 0.06  # 40 ms of work, and as much of others'
-    assert len(turns) >= 20
+    assert seen == list(range(100 * CLOCK))
+    assert sorted(set(turns)) == list(range(2 * CLOCK, 100 * CLOCK, 3 * CLOCK))
 
 
 def test_few_things_are_done_at_one_go() -> None:
