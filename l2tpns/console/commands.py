@@ -256,6 +256,7 @@ WORDS = {
     "clear": "set back to zero",
     "configure": "change the configuration",
     "drop": "end sessions, tunnels, or all of a user",
+    "histogram": "sessions by how long they have been idle, or open",
     "ip": "packet filters",
     "load": "load a plugin",
     "monitor": "look at packets or messages as they pass",

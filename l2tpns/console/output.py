@@ -56,11 +56,6 @@ class Column:
     width: int
     show: Callable[[Any], str] = str
 
-    def cell(self, words: str) -> str:
-        if self.width == 0:
-            return words
-        return words.ljust(-self.width) if self.width < 0 else words.rjust(self.width)
-
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -69,10 +64,20 @@ class Table:
     columns: tuple[Column, ...]
 
     def head(self) -> str:
-        return " ".join(column.cell(column.title) for column in self.columns).rstrip()
+        return self._lay_out(column.title for column in self.columns)
 
     def line(self, row: Row) -> str:
-        return " ".join(column.cell(column.show(row[column.key])) for column in self.columns).rstrip()
+        return self._lay_out(column.show(row[column.key]) for column in self.columns)
+
+    def _lay_out(self, cells: Iterable[str]) -> str:
+        """What is too long for its column takes the blanks of the next ones, so that those behind stand in line."""
+        line, edge = "", 0
+        for column, words in zip(self.columns, cells, strict=True):
+            edge += abs(column.width)
+            line += words.rjust(edge - len(line)) if column.width > 0 else words
+            line = line.ljust(edge) + " "
+            edge += 1
+        return line.rstrip()
 
     def lines(self, rows: Iterable[Row]) -> Iterator[str]:
         yield self.head()

@@ -163,6 +163,7 @@ def session_sheet(row: Row) -> Iterator[str]:
     words = {
         **row,
         "idle_seconds": f"{row['idle']} seconds",
+        "opened": f"{row['opened']} seconds" if row["opened"] is not None else None,
         "bytes": f"{row['in_octets']}/{row['out_octets']}",
         "packets": f"{row['in_packets']}/{row['out_packets']}",
         "dropped": dropped,

@@ -225,7 +225,8 @@ def show_counters(shell: Shell) -> Output:
     def lines() -> Iterator[str]:
         values = counter_values(office)
         for title, side in SIDES:
-            yield f"{title + ':':<10}{'bytes':>20}{'packets':>16}{'errors':>12}{'retries':>12}"
+            retries = "retries" if side == "tunnel" else ""
+            yield f"{title + ':':<10}{'bytes':>20}{'packets':>16}{'errors':>12}{retries:>12}".rstrip()
             for way in ("rx", "tx"):
                 figures = [values[f"{side}_{way}_{what}"] for what in ("octets", "packets", "errors")]
                 row = f"  {way.upper():<8}{figures[0]:>20}{figures[1]:>16}{figures[2]:>12}"
@@ -295,7 +296,13 @@ def show_access_lists(shell: Shell, *names: str) -> Output:
     def rows() -> Iterable[Row]:
         return ({"name": filter.name, "extended": filter.extended, "lines": list(filter.lines())} for filter in chosen)
 
-    return Output(lambda: (line for filter in chosen for line in filter.lines()), rows)
+    def lines() -> Iterator[str]:
+        for filter in chosen:
+            yield from filter.lines()
+        if not chosen:
+            yield "There is no access-list"
+
+    return Output(lines, rows)
 
 
 def uptime(shell: Shell) -> Output:

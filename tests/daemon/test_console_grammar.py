@@ -18,6 +18,7 @@ from l2tpns.console.grammar import Argument, Command, Grammar, Mode, Privilege, 
 from l2tpns.console.office import Office, write_atomically
 from l2tpns.console.output import Column, Output, Refused, Table
 from l2tpns.console.regexp import Regexp
+from tests.lab import PATIENCE
 
 NOBODY = cast(Office, None)
 
@@ -150,6 +151,14 @@ def test_every_command_has_a_line_of_help() -> None:
         assert len(begun) == 1 or first in WORDS, first
 
 
+def test_every_word_that_help_lists_has_its_help() -> None:
+    whole = {command.words for command in COMMANDS}
+    for command in COMMANDS:
+        words = command.words.split()
+        for count in range(1, len(words)):
+            assert " ".join(words[:count]) in whole or words[count - 1] in WORDS, words
+
+
 def test_the_log_gets_whole_words_and_no_secret() -> None:
     grammar = Grammar(COMMANDS, WORDS)
     assert grammar.parse("se l2tp_secret hush", ENABLED).line == "set l2tp_secret ***"
@@ -195,6 +204,15 @@ def test_only_a_bar_between_words_and_outside_quotation_marks_begins_a_filter() 
     assert pipes.split("set x a|b") == ("set x a|b", None)
 
 
+def test_a_word_too_long_for_its_column_moves_those_behind_it_no_further_than_need_be() -> None:
+    table = Table((Column("a", "A", -4), Column("b", "B", 5), Column("c", "C", -3), Column("d", "D", 0)))
+    assert [table.line(row) for row in ({"a": a, "b": 1, "c": "x", "d": "y"} for a in ("ab", "abcdefg", "a" * 12))] == [
+        "ab       1 x   y",
+        "abcdefg  1 x   y",
+        "aaaaaaaaaaaa 1 x y",
+    ]
+
+
 def test_rows_of_any_number_are_one_json_value() -> None:
     table = Table((Column("n", "N", 3),))
     for count in (0, 1, 3):
@@ -228,7 +246,7 @@ def test_expressions_mean_what_they_mean_to_python(pattern: str, text: str) -> N
 def test_an_expression_that_explodes_elsewhere_does_not_here(pattern: str) -> None:
     begun = monotonic()
     Regexp(pattern).search("a" * 4000 + "!")
-    assert monotonic() - begun < 2.0
+    assert monotonic() - begun < PATIENCE  # there: until the end of the world
 
 
 @pytest.mark.parametrize("pattern", ["", "(", ")", "a)", "*", "[", "[a", "[z-a]", "\\", "x" * 201, "(" * 50 + ")" * 50])
