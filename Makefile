@@ -30,7 +30,7 @@ SBIN := $(PREFIX)/sbin
 LIB := $(PREFIX)/lib/l2tpns
 UNIT := $(PREFIX)/lib/systemd/system/l2tpns.service
 PLUGINS = $(notdir $(wildcard modules/*.py))
-PROGRAMS = l2tpns nsctl
+PROGRAMS = l2tpns nsctl l2tpns-capture
 INSTALLER := build/installer
 
 .PHONY: check venv fmt test demo interop bench soak fuzz docs install uninstall clean
@@ -105,7 +105,7 @@ install:
 	install -m 644 docs/*.md $(DESTDIR)$(LIB)/docs
 	install -m 644 docs/decisions/*.md $(DESTDIR)$(LIB)/docs/decisions
 	for program in $(PROGRAMS); do \
-		module=l2tpns; [ $$program = l2tpns ] || module=l2tpns.$$program; \
+		module=l2tpns; [ $$program = l2tpns ] || module=l2tpns.$${program#l2tpns-}; \
 		printf '%s\n' '#!/bin/sh' '# Where this installation lives; its Python packages are its own.' \
 			'export L2TPNS_ETC="$${L2TPNS_ETC:-$(ETC)}"' 'export L2TPNS_LIB="$${L2TPNS_LIB:-$(LIB)}"' \
 			'export L2TPNS_STATE="$${L2TPNS_STATE:-$(STATE)}"' \

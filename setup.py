@@ -9,7 +9,11 @@ HERE = Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "l2tpns/__init__.py").read_text(), re.M)
 assert VERSION is not None
 
-SCRIPTS = ["l2tpns = l2tpns.__main__:main", "nsctl = l2tpns.nsctl:main"]
+SCRIPTS = [
+    "l2tpns = l2tpns.__main__:main",
+    "nsctl = l2tpns.nsctl:main",
+    "l2tpns-capture = l2tpns.capture.__main__:main",
+]
 
 setup(
     name="l2tpns",

@@ -39,6 +39,7 @@ MOST_KEPT = 1024  # exchanges of the last REPEATED seconds
 NONCES_KEPT = 2 * WINDOW + 1.0  # seconds: a request from the edge of the window comes back at its other edge
 MOST_NONCES = 10_000  # 160 requests a second from other hosts
 CONTROL_SECONDS = 60.0  # for a plugin's answer
+PRIVATE = frozenset({"snoop", "unsnoop"})  # commands that say who is intercepted: only the audit log may tell
 FAILED = "an error of this server; its log has the details"
 HELP = (
     "help - what there is",
@@ -302,14 +303,17 @@ class NsctlServer:
             case _:
                 answer = self._load_or_remove(request)
         if answer is None:
-            self._log.provoked("nsctl_unknown_command", peer=exchange.peer, command=str(request))
+            command = request.words[0] if request.words[0] in PRIVATE else str(request)
+            self._log.provoked("nsctl_unknown_command", peer=exchange.peer, command=command)
             return False, f'{UNKNOWN_COMMAND} "{printable(request.words[0])}": no plugin that is loaded knows it'
         ok, text = answer
         text = text or ("" if ok else "the command failed")
-        if ok:
-            self._log.audit("nsctl_command", peer=exchange.peer, command=str(request), result="ok")
+        facts = {} if ok else {"why": text}
+        result = "ok" if ok else "failed"
+        if request.words[:1] and request.words[0] in PRIVATE:
+            self._log.secret_audit("nsctl_command", peer=exchange.peer, command=str(request), result=result, **facts)
         else:
-            self._log.audit("nsctl_command", peer=exchange.peer, command=str(request), result="failed", why=text)
+            self._log.audit("nsctl_command", peer=exchange.peer, command=str(request), result=result, **facts)
         return ok, text
 
     def _control(self, packet: AnyPacket, request: Request, exchange: Exchange) -> tuple[bool, str] | None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address
 from time import time_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from l2tpns.capture.frame import Framer
 from l2tpns.outlet import Outlet
@@ -65,11 +65,15 @@ class Snoop:
         where = self.where(chosen)
         refusal = self.refusal(where) if where is not None else "snoop_host and snoop_port are not set"
         if refusal:
-            self._audit("snoop_refused", session, by, chosen, why=refusal)
-            raise PolicyError(refusal)
+            self.refuse(session, refusal, chosen, by=by)
         if session.policy.sink != chosen:
             self._change(session, chosen)
             self._audit("snoop_on", session, by, chosen)
+
+    def refuse(self, session: Session, why: str, sink: Sink | None = None, *, by: str) -> NoReturn:
+        """It cannot be: PolicyError, and a line in the audit log, for whoever asked may have to answer for it."""
+        self._audit("snoop_refused", session, by, sink, why=why)
+        raise PolicyError(why)
 
     def stop(self, session: Session, *, by: str) -> None:
         """No further copies."""

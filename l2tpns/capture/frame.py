@@ -20,6 +20,7 @@ _FIRST = struct.Struct("!HBBHHH")
 _SECOND = struct.Struct("!IQBB")
 _FIXED = _FIRST.size + _SECOND.size
 _LONGEST = 255
+_SHORTEST = {4: 20, 6: 40}  # an IP packet, by version
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def parse(payload: bytes) -> Copied:
     """A copy of either form. ValueError when it is none."""
     if not payload:
         raise ValueError("it is empty")
-    if payload[0] >> 4 in (4, 6):
+    if len(payload) >= _SHORTEST.get(payload[0] >> 4, 0xFFFF):
         return Copied(payload)
     if len(payload) < _FIXED:
         raise ValueError("it is too short")

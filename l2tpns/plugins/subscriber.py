@@ -153,7 +153,7 @@ class Session:
     @property
     def sink(self) -> tuple[IPv4Address, int] | None:
         """Where copies of its packets go; None: nowhere."""
-        sink = self._session.policy.sink
+        sink = self._session.lns.snoop.where(self._session.policy.sink)
         return None if sink is None else (sink.address, sink.port)
 
     def throttle(self, rate_in: int | None = None, rate_out: int | None = None) -> None:
@@ -176,15 +176,21 @@ class Session:
         with self._asking() as session:
             session.lns.gardens.leave(session, user=user, by=self._by)
 
-    def snoop(self, address: IPv4Address | str | None = None, port: int = 0) -> None:
-        """Copy its packets there; without an address to snoop_host and snoop_port."""
+    def snoop(self, address: IPv4Address | str | None = None, port: int = 0, *, by: str = "") -> None:
+        """Copy its packets there; without an address to snoop_host and snoop_port. `by`: who wants that, for the
+        audit log, the only one that may tell."""
+        by = by or self._by
         with self._asking() as session:
-            session.lns.snoop.start(session, None if address is None else _sink(address, port), by=self._by)
+            try:
+                sink = None if address is None else _sink(address, port)
+            except PluginError as error:
+                session.lns.snoop.refuse(session, str(error), by=by)
+            session.lns.snoop.start(session, sink, by=by)
 
-    def unsnoop(self) -> None:
+    def unsnoop(self, *, by: str = "") -> None:
         """Copy nothing any more."""
         with self._asking() as session:
-            session.lns.snoop.stop(session, by=self._by)
+            session.lns.snoop.stop(session, by=by or self._by)
 
     # Its end, its accounting
 

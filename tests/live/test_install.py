@@ -62,8 +62,9 @@ def test_a_staged_installation_works_where_it_lands_and_names_no_staging_directo
     assert help_text.returncode == 0, help_text.stderr
     assert "-c" in help_text.stdout
 
-    version = subprocess.run([home / "sbin/nsctl", "--version"], capture_output=True, text=True, cwd=tmp_path)
-    assert version.stdout.startswith("nsctl "), version.stderr
+    for program in ("nsctl", "l2tpns-capture"):
+        version = subprocess.run([home / "sbin" / program, "--version"], capture_output=True, text=True, cwd=tmp_path)
+        assert version.stdout.startswith(f"{program} "), version.stderr
 
     unit = (home / "lib/systemd/system/l2tpns.service").read_text()
     assert f"ExecStart={home}/sbin/l2tpns\n" in unit
