@@ -81,7 +81,7 @@ class Throttle:
 
     def finish(self, session: Session) -> None:
         with self._lock:
-            session.path.police = None
+            self._unpolice(session)
             self._release(session)
 
     # The kernel
@@ -140,12 +140,17 @@ class Throttle:
         if rate == (path.police.rate if path.police is not None else 0):
             return
         if not rate:
-            path.police = None
+            self._unpolice(session)
         elif path.police is not None:
             path.police.change(rate)
         else:
             path.police = Police(rate, monotonic())
         self._lns.plane.changed(path)
+
+    def _unpolice(self, session: Session) -> None:
+        police, session.path.police = session.path.police, None
+        if police is not None:
+            police.end()
 
     def _shape(self, session: Session, rate: int) -> None:
         shaper, held = self._shaper, self._buckets.get(session)

@@ -14,6 +14,7 @@ from l2tpns.dataplane import icmp, ipv4
 from l2tpns.dataplane.ipv4 import HEADER, TCP, clamp_mss
 from l2tpns.dataplane.loop import Clock
 from l2tpns.dataplane.path import DOWN, PPP_IP, UP, Path
+from l2tpns.dataplane.police import DROP, PASS
 from l2tpns.dataplane.table import AddressTable
 
 ERRORS_PER_SECOND = 1000  # "fragmentation needed", and `host unreachable` where icmp_rate is 0
@@ -83,12 +84,19 @@ class Forwarder:
         if path.filter_in is not None and not path.filter_in.permits(packet):
             self._drop_filtered(path)
             return
-        if path.police is not None and not path.police.permits(octets, path.last_rx):
-            self._counters.drop_policed += 1
-            path.dropped_policed += 1
-            return
         if protocol == TCP and not fragment & ipv4.OFFSET:
             packet = self._clamped(path, packet)
+        if path.police is not None:
+            verdict = path.police.take(path, packet, path.last_rx, self._deliver)
+            if verdict == DROP:
+                self._counters.drop_policed += 1
+                path.dropped_policed += 1
+            if verdict != PASS:
+                return
+        self._deliver(path, packet)
+
+    def _deliver(self, path: Path, packet: bytes) -> None:
+        """A packet of a subscriber's that may go on, now or after it has waited."""
         if path.tap is not None:
             tapped = path.tap(UP, packet)
             if tapped is None:
@@ -96,7 +104,7 @@ class Forwarder:
                 path.dropped_tap += 1
                 return
             packet = tapped
-            octets = len(packet)
+        octets = len(packet)
         counters = self._counters
         try:
             self.write(packet)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from ipaddress import IPv4Network
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from l2tpns.dataplane.police import BURST_OCTETS, Police
+from l2tpns.dataplane.path import Path
+from l2tpns.dataplane.police import BURST_OCTETS, DROP, PASS, WAIT, Police
 from l2tpns.policy import Policy, PolicyError
 from l2tpns.radius.types import AuthReply, FramedRoute
 from l2tpns.session import Session
@@ -195,36 +197,103 @@ def test_at_the_end_nothing_is_left_in_the_kernel(server: InProcess, shaper: Nul
 # From the subscriber
 
 
+PACKETS = [bytes([number]) * 1000 for number in range(40)]
+
+
+class Line:
+    """A policed line with a clock of its own."""
+
+    def __init__(self, rate: int) -> None:
+        self.now = 0.0
+        self.due: list[tuple[float, Callable[[], None]]] = []
+        self.passed: list[bytes] = []
+        self.police = Police(rate, self.now, self.schedule)
+        self.path = cast(Path, None)
+
+    def schedule(self, seconds: float, call: Callable[[], None]) -> Line:
+        self.due.append((self.now + seconds, call))
+        return self
+
+    def close(self) -> None:
+        """Of a timer."""
+        self.due.clear()
+
+    def send(self, packet: bytes) -> int:
+        verdict = self.police.take(self.path, packet, self.now, self.forward)
+        if verdict == PASS:
+            self.passed.append(packet)
+        return verdict
+
+    def forward(self, path: Path, packet: bytes) -> None:
+        self.passed.append(packet)
+
+    def advance(self, seconds: float) -> None:
+        """Timers come when they are due, or later if that is long ago."""
+        self.now += seconds
+        if self.due and self.due[0][0] <= self.now:
+            self.due.clear()
+            self.police.release(self.now)
+
+
 def test_the_bucket_lets_the_rate_through_and_a_burst_at_its_begin() -> None:
-    police, now, passed = Police(64, 100.0), 100.0, 0
+    line = Line(64)
     for _ in range(10_000):
-        passed += 1000 * police.permits(1000, now)
-        now += 0.001
-    assert 80_000 <= passed <= 80_000 + BURST_OCTETS
+        line.send(PACKETS[0])
+        line.advance(0.001)
+    assert 80_000 <= sum(map(len, line.passed)) <= 80_000 + BURST_OCTETS
 
 
-def test_small_packets_get_through_where_large_ones_do_not() -> None:
-    police = Police(8, 0.0)  # 1000 octets a second
-    assert [police.permits(1400, 0.0) for _ in range(3)] == [True, True, False]
-    assert police.permits(84, 0.0)
-    assert not police.permits(1400, 1.2)
-    assert police.permits(1400, 1.3)
+def test_packets_wait_in_order_while_there_is_room() -> None:
+    line = Line(8)  # 1000 octets a second
+    assert [line.send(packet) for packet in PACKETS[:8]] == [PASS, WAIT, WAIT, WAIT, WAIT, WAIT, DROP, DROP]
+    line.advance(0.41)
+    assert line.passed == PACKETS[:2]
+    for _ in range(4):
+        line.advance(1.0)
+    assert line.passed == PACKETS[:6]
+    line.advance(100.0)
+    assert [line.send(packet) for packet in PACKETS[6:8]] == [PASS, WAIT]
+
+
+def test_small_packets_find_room_where_large_ones_do_not() -> None:
+    line = Line(8)
+    while line.send(bytes(1400)) != DROP:
+        pass
+    assert line.send(bytes(84)) == WAIT
+
+
+def test_nothing_overtakes_what_waits() -> None:
+    line = Line(8)
+    assert [line.send(bytes(1500)), line.send(bytes(1500)), line.send(bytes(20))] == [PASS, WAIT, WAIT]
 
 
 def test_a_pause_fills_the_bucket_and_no_more() -> None:
-    police = Police(8, 0.0)
-    assert [police.permits(1500, 1000.0) for _ in range(3)] == [True, True, False]
+    line = Line(8)
+    line.advance(1000.0)
+    assert [line.send(bytes(800)) for _ in range(3)] == [PASS, PASS, WAIT]
 
 
-def test_a_lower_rate_begins_with_no_more_than_its_own_burst() -> None:
-    police = Police(8000, 0.0)
-    police.change(8)
-    assert [police.permits(1500, 0.0) for _ in range(3)] == [True, True, False]
+def test_another_rate_keeps_what_waits() -> None:
+    line = Line(8)
+    for packet in PACKETS[:5]:
+        line.send(packet)
+    line.police.change(8000)
+    line.advance(1.0)
+    assert line.passed == PACKETS[:5]
+
+
+def test_who_is_not_policed_any_more_loses_nothing_that_waits() -> None:
+    line = Line(8)
+    for packet in PACKETS[:5]:
+        line.send(packet)
+    line.police.end()
+    assert line.passed == PACKETS[:5]
+    assert line.due == []
 
 
 def test_what_a_subscriber_sends_too_fast_is_dropped_and_counted(server: InProcess, shaper: NullShaper) -> None:
     session, fred = log_in(server)
-    server.lns.throttle.set(session, rate_in=8, by="test")
+    server.lns.throttle.set(session, rate_in=80, by="test")
     for _ in range(20):
         fred.send_udp(HOST, 9, bytes(1000))
     server.wait(lambda: len(server.plane.delivered) + session.path.dropped_policed == 20)
