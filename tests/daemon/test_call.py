@@ -169,6 +169,7 @@ def test_a_second_icrq_with_the_id_of_a_call_ends_that_call_with_one_cdn(server:
 
 
 @pytest.mark.statement(82)
+@pytest.mark.shows("set call_timeout")
 def test_a_call_that_is_never_connected_ends(serve: Serve) -> None:
     server = serve(call_timeout=0.2)
     peer = server.peer().open()

@@ -58,6 +58,7 @@ def test_a_list_is_typed_rule_by_rule_and_written_to_the_file(desk: Desk) -> Non
     assert set(desk.server.config.filters) == {"web", "home"}
 
 
+@pytest.mark.shows("end")
 def test_exit_leads_back_to_the_configuration_and_end_all_the_way(desk: Desk) -> None:
     operator = configuring(desk)
     operator.do(LIST)

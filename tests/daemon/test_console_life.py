@@ -117,6 +117,7 @@ def test_a_session_is_dropped_by_user_or_by_id(desk: Desk) -> None:
 
 
 @pytest.mark.shows("drop tunnel TID")
+@pytest.mark.shows("set drop_tunnel_delay")
 def test_a_tunnel_is_dropped_after_its_sessions_had_their_cdn(
     open_desk: OpenDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +145,7 @@ def test_a_tunnel_is_dropped_after_its_sessions_had_their_cdn(
 # The screen
 
 
+@pytest.mark.shows("terminal length LINES")
 def test_pages_are_as_long_as_the_window(desk: Desk) -> None:
     operator = desk.telnet()
     operator.type("show running-config\r\n")
@@ -239,6 +241,7 @@ def test_lines_that_come_too_fast_are_counted_not_kept(desk: Desk, monkeypatch: 
 # Limits
 
 
+@pytest.mark.shows("set cli_max_connections")
 def test_beyond_the_limit_a_stranger_makes_way_and_an_operator_does_not(open_desk: OpenDesk) -> None:
     desk = open_desk("fred:hush\n", cli_max_connections=2)
     stranger, second = desk.operator(), desk.operator()
@@ -266,6 +269,7 @@ def test_a_thousand_half_open_connections_lock_no_operator_out(open_desk: OpenDe
     fred.expect("# ")
 
 
+@pytest.mark.shows("set cli_idle_timeout")
 def test_a_console_left_alone_is_closed(open_desk: OpenDesk) -> None:
     desk = open_desk(cli_idle_timeout=1)
     operator = desk.operator()

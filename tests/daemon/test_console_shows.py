@@ -113,6 +113,7 @@ def test_show_pool_tells_who_has_what_and_who_had(desk: Desk) -> None:
     assert re.search(rf"{address}\s+N\s+\[fred\] 0s", operator.do("show pool"))
 
 
+@pytest.mark.shows("show session history")
 def test_the_history_tells_why_a_session_ended(desk: Desk) -> None:
     _, _, operator = subscribed(desk)
     session = next(iter(desk.server.lns.sessions.values()))
@@ -164,6 +165,7 @@ def test_uptime_is_the_line_of_the_manual(desk: Desk) -> None:
     assert second == "Bandwidth: none"
 
 
+@pytest.mark.shows("show log")
 def test_show_log_has_the_last_lines(desk: Desk) -> None:
     _, _, operator = subscribed(desk)
     session = next(iter(desk.server.lns.sessions.values()))

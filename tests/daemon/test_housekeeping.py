@@ -255,6 +255,7 @@ def test_no_interval_is_shorter_than_a_minute(server: InProcess) -> None:
 
 
 @pytest.mark.statement(105)
+@pytest.mark.shows("set chap_rechallenge")
 def test_a_client_is_challenged_again_and_stays_if_it_still_knows_the_secret(clock: Clock, serve: Serve) -> None:
     server = serve(chap_rechallenge=200)
     fred, ear = dial(server, auth="chap")

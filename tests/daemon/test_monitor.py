@@ -110,6 +110,7 @@ def test_who_reads_too_slowly_is_told_how_many_were_missed() -> None:
 
 
 @pytest.mark.shows("monitor session SID")
+@pytest.mark.shows("watch session")
 def test_monitor_shows_a_subscribers_packets_as_they_pass_until_enter(
     desk: Desk, call: Callable[[str], tuple[Subscriber, Session]]
 ) -> None:
@@ -193,6 +194,7 @@ def test_a_reader_that_takes_nothing_holds_up_nobody(
 
 
 @pytest.mark.shows("monitor tunnel TID")
+@pytest.mark.shows("watch tunnel")
 def test_monitor_tunnel_shows_its_control_messages(
     desk: Desk, call: Callable[[str], tuple[Subscriber, Session]]
 ) -> None:
@@ -212,6 +214,7 @@ def test_monitor_tunnel_shows_its_control_messages(
 
 
 @pytest.mark.shows("snoop USER", "no snoop USER", "snoop USER IP PORT")
+@pytest.mark.shows("set snoop_host", "set snoop_port")
 def test_snoop_says_what_it_did_and_the_audit_log_who_did_it(
     desk: Desk, call: Callable[[str], tuple[Subscriber, Session]], port: int
 ) -> None:

@@ -200,6 +200,7 @@ def test_a_flood_is_answered_by_busy_and_forgotten(stage: Stage) -> None:
 # Where it listens
 
 
+@pytest.mark.shows("set nsctl_bind_address")
 def test_it_listens_on_loopback_unless_told_otherwise_and_not_at_all_if_told_so(stage: Stage) -> None:
     assert Config().nsctl_bind_address == IPv4Address("127.0.0.1")
     assert Config().nsctl_port == 1702
@@ -220,6 +221,7 @@ def test_an_address_that_cannot_be_had_is_refused_and_the_port_stays_where_it_wa
     assert stage.ask(NOTE) == OK
 
 
+@pytest.mark.shows("set nsctl_secret")
 def test_an_address_that_others_reach_needs_a_secret_or_a_warning_is_due() -> None:
     config = Config(nsctl_bind_address=IPv4Address("192.0.2.1"))
     assert ("nsctl_bind_address", "nsctl_secret is not set: requests from other hosts are not answered") in [

@@ -81,6 +81,7 @@ def test_any_other_type_or_none_means_a_login_of_our_own(lac: Lac, kind: int | N
 
 @pytest.mark.statement(50)
 @pytest.mark.parametrize("auth", ["pap", "chap"])
+@pytest.mark.shows("set proxy_authentication")
 def test_proxy_authentication_can_be_switched_off(serve: Serve, auth: str) -> None:
     server = serve(proxy_authentication=False)
     lac = server.lac(defaults=QUICK).connect()
@@ -94,6 +95,7 @@ def test_proxy_authentication_can_be_switched_off(serve: Serve, auth: str) -> No
 
 @pytest.mark.statement(50, 51)
 @pytest.mark.parametrize("auth", ["pap", "chap"])
+@pytest.mark.shows("set proxy_lcp")
 def test_without_proxy_lcp_the_link_is_negotiated_and_the_login_done_anew(serve: Serve, auth: str) -> None:
     server = serve(proxy_lcp=False)
     fred = server.lac(defaults=QUICK).connect().call("fred", "pw", auth=auth, **PROXIED)

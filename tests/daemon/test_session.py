@@ -214,6 +214,7 @@ def test_a_client_that_says_nothing_at_all_is_given_up(serve: Serve) -> None:
     assert server.events("session_down")[0]["cause"] == "lcp_silent"
 
 
+@pytest.mark.shows("set login_timeout")
 def test_who_is_not_online_in_time_is_given_up(serve: Serve) -> None:
     server = serve(login_timeout=0.4)
     lac = server.lac(defaults=QUICK).connect()

@@ -131,6 +131,7 @@ def test_one_who_is_to_be_intercepted_before_it_is_online_is_from_its_first_pack
     assert receiver.take(1) == first
 
 
+@pytest.mark.shows("set snoop_format")
 def test_framed_copies_carry_direction_time_number_session_and_user(
     serve: Callable[..., InProcess], receiver: Receiver
 ) -> None:

@@ -127,6 +127,7 @@ def test_a_login_that_was_throttled_before_it_is_online_is_so_from_its_first_pac
     assert [line["by"] for line in server.events("throttled")] == ["radius", "login"]
 
 
+@pytest.mark.shows("set throttle_buckets")
 def test_throttle_buckets_is_the_limit_and_whoever_comes_after_it_is_told(
     server: InProcess, shaper: NullShaper
 ) -> None:

@@ -113,6 +113,7 @@ def test_a_receive_window_of_zero_works_as_one_and_is_counted(server: InProcess)
 
 @pytest.mark.statement(40, 41)
 @pytest.mark.shows("set l2tp_secret")
+@pytest.mark.shows("set l2tp_challenge")
 def test_with_the_right_secret_each_proves_itself_to_the_other(serve: Serve) -> None:
     server = serve(l2tp_secret=SECRET, l2tp_challenge=True)
     lac = server.lac(secret=SECRET.encode(), challenge=True).connect()
@@ -167,6 +168,7 @@ def test_a_lac_with_another_secret_finds_out(serve: Serve) -> None:
     assert refused.value.ended.why is Why.BAD_RESPONSE
 
 
+@pytest.mark.shows("set l2tp_hide_avps")
 def test_hidden_avps_are_read_and_written(serve: Serve) -> None:
     server = serve(l2tp_secret=SECRET, l2tp_hide_avps=True)
     fred = server.lac(secret=SECRET.encode(), hide=True).connect().call("fred", "pw", calling=b"0401").wait_online()

@@ -33,6 +33,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.statement(62)
+@pytest.mark.shows("set hello_interval")
 def test_a_silent_lac_gets_a_hello_of_session_0_and_a_talking_one_gets_none(
     tunnel_clock: TunnelClock, serve: Serve
 ) -> None:
@@ -119,6 +120,7 @@ def test_messages_that_overtake_each_other_are_processed_in_order(server: InProc
 
 @pytest.mark.statement(57)
 @pytest.mark.usefixtures("hasty")
+@pytest.mark.shows("set control_retries")
 def test_a_lac_that_asks_for_a_tunnel_and_never_answers_is_forgotten(serve: Serve) -> None:
     server = serve(control_retries=2)
     peer = server.peer()
@@ -225,6 +227,7 @@ def test_a_shutdown_says_cdn_to_the_calls_and_stopccn_to_the_tunnels_and_waits_f
 
 
 @pytest.mark.statement(86)
+@pytest.mark.shows("set tunnel_idle_timeout")
 def test_a_tunnel_without_sessions_closes_after_a_while_if_that_is_wanted(
     tunnel_clock: TunnelClock, serve: Serve
 ) -> None:

@@ -295,13 +295,13 @@ def known_names() -> str:
     found, shown = reference.gather()
     head = ("Name", "Here", "Shown by")
     text = "".join(f"\n## {title}\n\n{table(head, list(reference.rows(entries, shown)))}" for title, entries in found)
-    entries = [entry for _, entries in found for entry in entries]
+    entries = [entry for title, entries in found for entry in entries if title != reference.NEW]
     left_out = sum(bool(entry.why) for entry in entries)
     return f"""{NOTE}
 # What operators of l2tpns know
 
 The commands and variables of l2tpns 1.1 and 2.x, what of them is here, and the tests that show it. Of {len(entries)}
-names {left_out} are left out, each for a reason. What is new here stands in [commands.md](commands.md) and
+names {left_out} are left out or to come, each for a reason. What each does stands in [commands.md](commands.md) and
 [configuration.md](configuration.md).
 {text}"""
 

@@ -45,6 +45,7 @@ def long_session() -> Iterator[tuple[RadiusStage, Subscriber]]:
 
 
 @pytest.mark.statement(145)
+@pytest.mark.shows("set radius_require_message_authenticator")
 def test_a_server_that_signs_nothing_lets_nobody_in_when_signatures_are_required() -> None:
     with RadiusStage(USERS, settings={"radius_require_message_authenticator": "yes"}) as stage:
         stage.radius.kill()
@@ -67,6 +68,7 @@ def test_a_server_that_signs_nothing_lets_nobody_in_when_signatures_are_required
 
 @pytest.mark.statement(157)
 @pytest.mark.parametrize("how", ["halt", "kill"])
+@pytest.mark.shows("set radius_dead_time")
 def test_the_second_server_takes_over_and_the_first_gets_its_place_back(how: str) -> None:
     first, second = (USERS + f'\tReply-Message = "{name}"\n' for name in ("first", "second"))
     with RadiusStage(first, second=second, settings={"radius_dead_time": 3}) as stage:

@@ -200,6 +200,7 @@ def test_a_directory_that_others_can_enter_is_not_used_and_the_service_goes_on(s
     assert stage.answering == []
 
 
+@pytest.mark.shows("set state_max_age")
 def test_a_state_that_is_too_old_is_refused_as_a_whole(stage: Stage) -> None:
     stage.server.configure({**stage.settings, "state_max_age": 1})
     gevent.sleep(2.5)

@@ -167,6 +167,7 @@ def test_data_to_the_lac_has_a_udp_checksum_and_no_df_bit(rig: Rig, wire: Wire) 
 
 
 @pytest.mark.statement(12)
+@pytest.mark.shows("set data_checksums")
 def test_without_data_checksums_only_data_goes_without(rig: Rig, wire: Wire) -> None:
     rig.config.data_checksums = False
     rig.plane = rig.make_plane()

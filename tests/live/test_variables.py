@@ -178,6 +178,7 @@ def test_the_radius_servers_are_those_that_are_set_at_once_and_in_order(stage: S
 
 
 @pytest.mark.shows("set radius_secret")
+@pytest.mark.shows("set radius_retries")
 def test_with_another_secret_than_the_server_s_nobody_gets_in(stage: Stage) -> None:
     console = stage.start()
     console.set(radius_secret="another", radius_retries=1)
