@@ -339,7 +339,13 @@ def test_who_sends_a_little_now_and_then_has_no_more_time_than_others(
 def test_one_who_does_not_read_holds_nobody_up(
     server: InProcess, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web.Metrics, "text", lambda self, accept: (bytes(30_000_000), web.TEXT))
+    asked: list[str] = []
+
+    def text(_: object, accept: str) -> tuple[bytes, str]:
+        asked.append(accept)
+        return bytes(30_000_000), web.TEXT
+
+    monkeypatch.setattr(web.Metrics, "text", text)
     with closing(visitor.connect()) as lazy:
         lazy.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         gevent.sleep(0.05)
@@ -350,7 +356,7 @@ def test_one_who_does_not_read_holds_nobody_up(
     monkeypatch.setattr(web, "CONNECTION_SECONDS", 0.2)
     with closing(visitor.connect()) as lazy:
         lazy.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        server.wait(lambda: running.connections)
+        server.wait(lambda: len(asked) == 2)
         server.wait(lambda: not running.connections)  # its time is over
 
 
