@@ -287,7 +287,7 @@ class NsctlServer:
         try:
             ok, text = self._obey(packet, request, exchange)
         except Exception:
-            self._log.exception("nsctl_failed", peer=exchange.peer, command=str(request))
+            self._log.exception("nsctl_failed", peer=exchange.peer, command=request.name)
             ok, text = False, FAILED
         self._answer(exchange, packet, ok, text)
         exchanges.end(name, exchange)
@@ -303,14 +303,14 @@ class NsctlServer:
             case _:
                 answer = self._load_or_remove(request)
         if answer is None:
-            command = request.words[0] if request.words[0] in PRIVATE else str(request)
+            command = request.name if request.name in PRIVATE else str(request)
             self._log.provoked("nsctl_unknown_command", peer=exchange.peer, command=command)
-            return False, f'{UNKNOWN_COMMAND} "{printable(request.words[0])}": no plugin that is loaded knows it'
+            return False, f'{UNKNOWN_COMMAND} "{printable(request.name)}": no plugin that is loaded knows it'
         ok, text = answer
         text = text or ("" if ok else "the command failed")
         facts = {} if ok else {"why": text}
         result = "ok" if ok else "failed"
-        if request.words[:1] and request.words[0] in PRIVATE:
+        if request.name in PRIVATE:
             self._log.secret_audit("nsctl_command", peer=exchange.peer, command=str(request), result=result, **facts)
         else:
             self._log.audit("nsctl_command", peer=exchange.peer, command=str(request), result=result, **facts)

@@ -25,7 +25,8 @@ MAGIC = 0x9013
 _OLD_HEADER = struct.Struct("!HHHI")  # magic, type, length of everything, id
 _HEADER = struct.Struct("!HBB")  # magic, type, number of arguments
 _TERMINATOR = 0xFF
-_LONGEST_ARGUMENT = 254  # that we send: a length of 255 looks like the terminator
+_LONGEST_ARGUMENT = 255
+_LONGEST_LINE = 254  # of an answer: a client might take a length of 255 for the terminator
 _MOST_ARGUMENTS = 255
 _CUT = b"..."
 
@@ -52,6 +53,10 @@ class Request:
         if words and words[0] and words[0] in (verb.value for verb in Verb):
             return cls(Verb(words[0]), tuple(words[1:]))
         return cls(Verb.CONTROL, tuple(words))
+
+    @property
+    def name(self) -> str:
+        return self.verb.value or (self.words[0] if self.words else "")
 
     def __str__(self) -> str:
         return " ".join(filter(None, (self.verb.value, *self.words)))
@@ -153,7 +158,7 @@ class Packet:
         arguments: list[bytes] = []
         room = LONGEST - _HEADER.size - 1 - (1 + len(_CUT))
         for line in _octets(text).split(b"\n") if text else ():
-            for piece in _pieces(line, _LONGEST_ARGUMENT):
+            for piece in _pieces(line, _LONGEST_LINE):
                 room -= 1 + len(piece)
                 if room < 0 or len(arguments) == _MOST_ARGUMENTS - 1:
                     return Packet(Type.OK if ok else Type.ERROR, (*arguments, _CUT))

@@ -58,6 +58,11 @@ def test_plugins_are_loaded_and_removed_in_either_format_and_the_answer_says_so(
     assert again == b"\x90\x13\x22\x01\x18garden is loaded already\xff"
 
 
+def test_the_longest_argument_is_read(stage: Stage) -> None:
+    assert stage.ask(bytes.fromhex("9013 14 02 04 6e6f7465 ff") + b"x" * 255 + b"\xff") == OK
+    assert stage.plugins.obeyed[0][0] == ["note", "x" * 255]
+
+
 def test_an_unknown_command_is_an_error_that_says_so(stage: Stage) -> None:
     answer = stage.ask(bytes.fromhex("9013 14 01 03 666f6f ff"))
     assert answer[:4] == b"\x90\x13\x22\x01"

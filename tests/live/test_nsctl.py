@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import random
+import shutil
 import socket
 import struct
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 
 from tests.lab import PATIENCE
 from tests.lab.console import Console
+from tests.lab.lac import Lac
 from tests.lab.netns import Lab, Namespace, is_root, three_hosts
 from tests.lab.server import CHECKOUT, Server
 
@@ -64,13 +66,13 @@ def sealed(packet: bytes, key: str = SECRET, nonce: bytes = b"") -> bytes:
 class Stage:
     """The daemon with a plugin of the test's own, and another host beside it."""
 
-    def __init__(self, lab: Lab, **settings: Any) -> None:
+    def __init__(self, lab: Lab, secrets: str = "", **settings: Any) -> None:
         self.elsewhere, self.machine, _ = three_hosts(lab)
         self.plugins = lab.directory / "plugins"
         self.plugins.mkdir()
         (self.plugins / "notes.py").write_text(PLUGIN)
         self.server = Server(
-            self.machine, lab.directory / "lns", settings={"plugin_dir": str(self.plugins), **settings}, secrets=""
+            self.machine, lab.directory / "lns", settings={"plugin_dir": str(self.plugins), **settings}, secrets=secrets
         )
         self.server.start()
         self.key = lab.directory / "key"
@@ -276,3 +278,116 @@ def test_a_flood_of_junk_costs_neither_the_daemon_nor_the_next_request(open_stag
     assert len(stage.server.log("nsctl_refused")) + len(stage.server.log("nsctl_malformed")) < 20_000
     assert stage.counter("nsctl_malformed") > 0
     assert stage.counter("nsctl_refused") > 0
+
+
+# The modules that come along
+
+
+class Subscribers(Stage):
+    """Fred and Mary online, and the modules of this checkout that nsctl has commands of."""
+
+    MODULES = ("sessionctl", "throttlectl", "snoopctl", "garden")
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(lab, secrets="fred * pw *\nmary * pw *\n")
+        for name in self.MODULES:
+            shutil.copy(CHECKOUT / "modules" / f"{name}.py", self.plugins)
+            assert self.nsctl("load_plugin", name) == (0, f"plugin {name} loaded\n", "")
+        self.lac = Lac(("0.0.0.0", 0), (LNS, 1701), sock=self.elsewhere.socket()).connect()
+        self.fred = self.lac.call("fred", "pw").wait_online()
+        self.mary = self.lac.call("mary", "pw").wait_online()
+
+    def id_of(self, user: str) -> str:
+        return str(self.server.log("session_up", user=user)[-1]["session"])
+
+    def session(self, user: str) -> dict[str, Any]:
+        (found,) = json.loads(self.console(f"show session {self.id_of(user)} | json"))
+        assert isinstance(found, dict)
+        return found
+
+    def close(self) -> None:
+        self.lac.close()
+        super().close()
+
+
+@pytest.fixture
+def subscribers(lab: Lab) -> Iterator[Subscribers]:
+    stage = Subscribers(lab)
+    yield stage
+    stage.close()
+
+
+def test_every_module_that_comes_along_tells_of_its_commands(subscribers: Subscribers) -> None:
+    status, said, _ = subscribers.nsctl("help")
+    assert status == 0
+    words = {line.split()[0] for line in said.splitlines()}
+    for word in ("drop", "kill", "throttle", "unthrottle", "snoop", "unsnoop", "garden", "ungarden"):
+        assert word in words
+
+
+def test_sessions_are_throttled_by_user_or_id_and_only_they(subscribers: Subscribers) -> None:
+    stage = subscribers
+    fred = stage.id_of("fred")
+    assert stage.nsctl("throttle", "fred", "512")[0] == 0
+    assert (stage.session("fred")["rate_in"], stage.session("fred")["rate_out"]) == (512, 512)
+    assert not stage.session("mary")["throttled"]
+    assert stage.nsctl("throttle", fred, "out", "128")[0] == 0
+    assert (stage.session("fred")["rate_in"], stage.session("fred")["rate_out"]) == (512, 128)
+    assert stage.nsctl("throttle", "fred", "0")[0] == 1
+    assert stage.nsctl("unthrottle", "fred")[0] == 0
+    assert not stage.session("fred")["throttled"]
+    assert stage.nsctl("unthrottle", "fred") == (1, "", "nsctl: not throttled\n")
+    assert stage.nsctl("throttle", "nobody", "512") == (1, "", "nsctl: session not found\n")
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["in the format of 1.1", "as the manual types it"])
+def test_a_session_goes_into_the_garden_and_out_of_it(subscribers: Subscribers, old: bool) -> None:
+    stage = subscribers
+    fred = stage.id_of("fred")
+
+    def ask(what: str) -> bool:
+        if not old:
+            return stage.nsctl("127.0.0.1", what, fred)[0] == 0
+        string = fred.encode() + b"\0"
+        kind = {"garden": 1000, "ungarden": 1001}[what]
+        answer = stage.ask(struct.pack("!HHHI", 0x9012, kind, 10 + len(string), kind) + string)
+        assert struct.unpack_from("!HHHI", answer) == (0x9012, answer[3], len(answer), kind)
+        return answer[3] == 1
+
+    assert ask("garden")
+    assert stage.session("fred")["garden"] == "garden"
+    assert stage.session("mary")["garden"] is None
+    assert not ask("garden")  # he is there already
+    assert ask("ungarden")
+    assert stage.session("fred")["garden"] is None
+    assert not ask("ungarden")
+
+
+def test_copies_of_a_users_packets_are_switched_on_and_off(subscribers: Subscribers) -> None:
+    stage = subscribers
+    assert stage.nsctl("snoop", "fred", "198.51.100.2", "9000")[0] == 0
+    assert stage.session("fred")["sink"] == "198.51.100.2:9000"
+    assert stage.session("mary")["sink"] is None
+    assert stage.nsctl("unsnoop", "fred")[0] == 0
+    assert stage.session("fred")["sink"] is None
+    assert stage.nsctl("unsnoop", "fred") == (1, "", "nsctl: not snooped\n")
+
+
+def test_sessions_are_dropped_and_killed_and_only_they(subscribers: Subscribers) -> None:
+    stage = subscribers
+    assert stage.nsctl("drop", "fred", "unpaid", "bill")[0] == 0
+    stage.server.wait_for("session_down", user="fred")
+    assert stage.nsctl("drop", "fred") == (1, "", "nsctl: session not found\n")
+    assert not stage.server.log("session_down", user="mary")
+    assert stage.nsctl("kill", stage.id_of("mary"))[0] == 0
+    stage.server.wait_for("session_down", user="mary")
+
+
+def test_another_host_with_the_key_steers_a_session(subscribers: Subscribers) -> None:
+    stage = subscribers
+    stage.console(f'set nsctl_secret "{SECRET}"')
+    stage.console(f"set nsctl_bind_address {LNS}")
+    remote = ("-h", LNS, "-k", str(stage.key))
+    assert stage.nsctl(*remote, "throttle", "mary", "64", where=stage.elsewhere)[0] == 0
+    assert stage.session("mary")["throttled"]
+    assert stage.server.log("nsctl_command", command="throttle mary 64")[0]["peer"].startswith(CLIENT)
