@@ -206,8 +206,12 @@ class Config:
     max_tunnels_per_lac: int = setting(1000, "tunnels from one address; 0: no limit but the next", Integer(0, 65535))
     max_tunnels: int = setting(0, "tunnels in all; 0: no limit but the ids", Integer(0, 65535))
     max_sessions: int = setting(0, "sessions in all; 0: no limit", _LIMIT)
-    max_half_open_tunnels: int = setting(500, "tunnels being set up, in all", Integer(1, 65535))
-    max_half_open_per_lac: int = setting(32, "tunnels being set up, from one address", Integer(1, 65535))
+    max_half_open_tunnels: int = setting(
+        500, "tunnels being set up, in all; for one more the oldest is forgotten", Integer(1, 65535)
+    )
+    max_half_open_per_lac: int = setting(
+        32, "tunnels being set up, from one address; for one more its oldest is forgotten", Integer(1, 65535)
+    )
     max_starting_calls: int = setting(
         2000, "calls that are not online yet, in all; more get CDN 4", Integer(1, 10_000_000)
     )

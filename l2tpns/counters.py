@@ -63,14 +63,15 @@ class Counters:
     mss_clamped: int = counter("TCP SYNs whose MSS option was lowered")
     icmp_sent: int = counter("ICMP messages sent")
     icmp_suppressed: int = counter("ICMP messages that icmp_rate kept back")
-
     snoop_packets: int = counter("copies of intercepted packets sent")
     snoop_errors: int = counter("copies of intercepted packets that were not sent, or not received as far as we know")
+
     # Control connections (RFC 2661 5.8)
     control_retransmissions: int = counter("control messages sent again")
     control_malformed: int = counter("control messages with unreadable AVPs")
     tunnels_opened: int = counter("tunnels that came up")
     tunnels_refused: int = counter("tunnels refused: secret, limit, protocol")
+    tunnels_crowded_out: int = counter("half-open tunnels that were forgotten to make room for a new one")
     tunnels_closed: int = counter("tunnels closed by either side")
 
     # Calls and sessions
@@ -80,9 +81,9 @@ class Counters:
     sessions_ended: int = counter("sessions that ended, online or not")
     sessions_replaced: int = counter("sessions ended by a new login of the same user or address")
     no_address: int = counter("sessions ended because no address was free")
-    logins_accepted: int = counter("logins accepted")
     garden_entered: int = counter("sessions that came into a walled garden, from another one too")
     garden_left: int = counter("sessions that were let out of a walled garden")
+    logins_accepted: int = counter("logins accepted")
     logins_refused: int = counter("logins refused")
     logins_unanswered: int = counter("logins given up because no server answered")
 

@@ -24,6 +24,7 @@ from l2tpns.dataplane.plane import DataPlane
 from l2tpns.dataplane.udp import Endpoint
 from l2tpns.errors import ProtocolError, WireError
 from l2tpns.gardens import Gardens
+from l2tpns.halfopen import HalfOpen
 from l2tpns.history import LENGTH as HISTORY_LENGTH
 from l2tpns.history import Ending
 from l2tpns.journal import Journal
@@ -90,7 +91,7 @@ class Lns:
         self.by_user: dict[str, set[Session]] = {}  # by the name in lower case, authenticated ones
         self.by_address: dict[IPv4Address, Session] = {}
         self.tunnels_of: Counter[str] = Counter()  # tunnels that are not closing, by the LAC's address
-        self.half_open: Counter[str] = Counter()  # tunnels without SCCCN, by the LAC's address
+        self.half_open = HalfOpen()  # tunnels without SCCCN
         self.starting: Counter[str] = Counter()  # calls not online yet, by the LAC's address
         self.lingering = 0
         self.history: deque[Ending] = deque(maxlen=HISTORY_LENGTH)
@@ -185,9 +186,11 @@ class Lns:
         if known is not None and not self.lac_restarted(known):
             known.mailbox.post(header)  # a repeat: acknowledged by the tunnel it has made
             return
+        if not self.make_room(peer[0]):
+            self.counters.drop_half_open_limit += 1  # not answered: who means it sends it again in a second (5.8)
+            return
         refusal = self.tunnel_refusal(peer)
         if refusal is not None:
-            self.counters.drop_half_open_limit += 1
             self.refuse_tunnel(sccrq.assigned_tunnel_id, peer, endpoint, refusal)
             return
         if sccrq.receive_window_size == 0:  # 4.4.3 knows no such window; we go on with 1
@@ -196,7 +199,7 @@ class Lns:
         tunnel = Tunnel(self, self.unused_tunnel_id(), peer, endpoint, header, sccrq)
         self.tunnels[tunnel.id] = tunnel
         self.by_peer[peer, tunnel.peer_id] = tunnel
-        self.half_open[tunnel.lac] += 1
+        self.half_open.add(tunnel)
         self.tunnels_of[tunnel.lac] += 1
         gevent.spawn(tunnel.run)
 
@@ -209,15 +212,32 @@ class Lns:
         established = known.state is TunnelState.ESTABLISHED and monotonic() - known.opened_at > 5.0
         return established or known.state is TunnelState.CLOSING
 
+    def make_room(self, lac: str) -> bool:
+        """Among the half-open tunnels, for who knocks now: the oldest is forgotten without a word. False: all stay."""
+        config = self.config
+        own = self.half_open.of(lac) >= config.max_half_open_per_lac
+        full = own or self.half_open.total() >= config.max_half_open_tunnels
+        if not full and len(self.tunnels) - self.lingering < (config.max_tunnels or MAX_ID):
+            return True
+        oldest = self.half_open.oldest(monotonic(), lac if own else None)
+        if oldest is None:
+            return not full
+        self.counters.tunnels_crowded_out += 1
+        self.log.provoked("tunnel_crowded_out", tunnel=oldest.id, peer=f"{oldest.peer[0]}:{oldest.peer[1]}")
+        if oldest.state is not TunnelState.CLOSING:
+            self.lingering += 1  # as whoever is closing; tunnel_gone sees to the rest
+            self._count_down(self.tunnels_of, oldest.lac)
+        self.tunnel_gone(oldest)
+        oldest.crowd_out()
+        return True
+
     def tunnel_refusal(self, peer: Peer) -> ProtocolError | None:
         """Why there may be no further tunnel now, or None."""
         config = self.config
         if self.shutting_down:
             return ProtocolError(StopCcnResult.SHUTTING_DOWN, 0, "shutting down")
         if (
-            self.half_open.total() >= config.max_half_open_tunnels
-            or self.half_open[peer[0]] >= config.max_half_open_per_lac
-            or self.tunnels_of[peer[0]] >= (config.max_tunnels_per_lac or MAX_ID)
+            self.tunnels_of[peer[0]] >= (config.max_tunnels_per_lac or MAX_ID)
             or len(self.tunnels) - self.lingering >= (config.max_tunnels or MAX_ID)
             or len(self.tunnels) >= MAX_ID
         ):
@@ -251,7 +271,7 @@ class Lns:
 
     def tunnel_established(self, tunnel: Tunnel) -> None:
         self.counters.tunnels_opened += 1
-        self.no_longer_half_open(tunnel)
+        self.half_open.discard(tunnel)
         self.journal.tunnel(tunnel)
         for older in list(self.tunnels.values()):
             if older is not tunnel and older.peer == tunnel.peer and older.peer_id == tunnel.peer_id:
@@ -262,14 +282,9 @@ class Lns:
         self.counters.tunnels_closed += 1
         self.journal.tunnel_gone(tunnel)
         if not says_goodbye:
-            self.no_longer_half_open(tunnel)
+            self.half_open.discard(tunnel)
         self.lingering += 1
         self._count_down(self.tunnels_of, tunnel.lac)
-
-    def no_longer_half_open(self, tunnel: Tunnel) -> None:
-        if tunnel.half_open:
-            tunnel.half_open = False
-            self._count_down(self.half_open, tunnel.lac)
 
     def drop_tunnel(self, tunnel: Tunnel) -> None:
         """Manual, drop tunnel: a CDN to each of its sessions now, the StopCCN drop_tunnel_delay seconds later."""
@@ -288,7 +303,9 @@ class Lns:
         self.by_peer[peer, tunnel.peer_id] = tunnel
 
     def tunnel_gone(self, tunnel: Tunnel) -> None:
-        self.no_longer_half_open(tunnel)
+        if self.tunnels.get(tunnel.id) is not tunnel:
+            return  # crowded out long ago
+        self.half_open.discard(tunnel)
         self.lingering -= 1
         del self.tunnels[tunnel.id]
         key = (tunnel.peer, tunnel.peer_id)

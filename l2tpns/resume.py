@@ -173,7 +173,7 @@ def _resume_tunnel(lns: Lns, record: TunnelRecord, probe: bytes) -> None:
     tunnel = Tunnel(lns, record.id, record.peer, lns.plane.endpoint(record.local), silence, sccrq)
     tunnel.lac = record.lac or tunnel.lac
     tunnel.host = record.host
-    tunnel.state, tunnel.half_open = TunnelState.ESTABLISHED, False
+    tunnel.state = TunnelState.ESTABLISHED
     tunnel.opened_at, tunnel.last_used = record.opened - shift, record.last_used - shift
     tunnel.reliable = Reliable(receive_window=record.receive_window, retries=lns.config.control_retries)
     tunnel.reliable.restore(record.control, now, probe)

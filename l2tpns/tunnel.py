@@ -88,7 +88,7 @@ class Tunnel:
         self.sessions: dict[int, Session] = {}  # by our session id
         self.by_peer_id: dict[int, Session] = {}
         self.state = TunnelState.WAIT_CTL_CONN
-        self.half_open = True  # counted as such by the Lns
+        self.crowded_out = False  # forgotten by the Lns: nobody is to hear of it any more
         self.dropping = False  # by the operator: its sessions have their CDN, its StopCCN follows
         self.mailbox = Mailbox(MAILBOX_LIMIT)
         self.opened_at = self.last_heard = self.last_used = monotonic()
@@ -122,7 +122,7 @@ class Tunnel:
         except Exception:
             self.log.exception("tunnel_failed")
         finally:
-            if not self.lns.left:
+            if not (self.lns.left or self.crowded_out):
                 self.leave(end)
 
     def leave(self, end: TunnelEnded) -> None:
@@ -221,7 +221,7 @@ class Tunnel:
                 self.wait(lambda: False, CLOSED_LINGER)
         except TunnelEnded:
             pass  # the peer is gone as well
-        if not self.lns.left:
+        if not (self.lns.left or self.crowded_out):
             self.flush(monotonic())
 
     @property
@@ -238,6 +238,11 @@ class Tunnel:
     def end(self, reason: Reason, result: int | None = StopCcnResult.CLEAR, text: str = "") -> None:
         """Ask the tunnel's greenlet to close with StopCCN `result` (None: without a word)."""
         self.mailbox.post_urgent(TunnelEnded(reason, result, text=text))
+
+    def crowd_out(self) -> None:
+        """It never came up, and another has its place now: not a word more."""
+        self.crowded_out = True
+        self.end(ends.TUNNEL_LOST, None)
 
     def session_born(self, session: Session) -> None:
         self.sessions[session.id] = self.by_peer_id[session.peer_id] = session
@@ -290,7 +295,7 @@ class Tunnel:
             for header in self.reliable.receive(item, self.last_heard):
                 self.on_message(header)
         elif isinstance(item, TunnelEnded):
-            if self.state is not TunnelState.CLOSING:
+            if self.state is not TunnelState.CLOSING or self.crowded_out:
                 raise item
         else:
             message, session_id = item

@@ -6,12 +6,15 @@ import gc
 from collections import Counter
 from itertools import pairwise
 
+import gevent
 import pytest
 
-from l2tpns import lns
+from l2tpns import halfopen, lns
+from l2tpns.proto.header import ControlHeader
 from l2tpns.proto.messages import CDN, ICRP, ICRQ, SCCCN, SCCRP, ResultCode, StopCCN
 from tests.daemon.conftest import QUICK, Serve
 from tests.daemon.subscribers import refused
+from tests.lab import PATIENCE
 from tests.lab.inprocess import InProcess, Peer
 from tests.lab.lac import Lac, Refused, Why
 
@@ -22,6 +25,12 @@ def ask(server: InProcess, tunnel_id: int = 1) -> tuple[int, int] | None:
     peer.say(peer.sccrq())
     answer = peer.expect((SCCRP, StopCCN))
     return None if isinstance(answer, SCCRP) else (answer.result_code.result, answer.result_code.error)
+
+
+@pytest.fixture
+def nobody_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every half-open tunnel is so young that it may keep its place."""
+    monkeypatch.setattr(halfopen, "ANSWER_TIME", 3600.0)
 
 
 def ring(peer: Peer, session_id: int) -> tuple[int, int] | None:
@@ -36,18 +45,16 @@ def ring(peer: Peer, session_id: int) -> tuple[int, int] | None:
 
 
 @pytest.mark.statement(32, 59)
-@pytest.mark.parametrize(
-    "limit", ["max_half_open_tunnels", "max_half_open_per_lac", "max_tunnels", "max_tunnels_per_lac"]
-)
+@pytest.mark.usefixtures("nobody_makes_room")
+@pytest.mark.parametrize("limit", ["max_tunnels", "max_tunnels_per_lac"])
 def test_one_tunnel_too_many_is_refused_with_no_resources_and_the_others_live_on(serve: Serve, limit: str) -> None:
     server = serve(**{limit: 2})
     lac = server.lac(defaults=QUICK).connect()
     fred = lac.call("fred", "pw").wait_online()
     answers = [ask(server) for _ in range(4)]
-    allowed = 1 if limit.startswith("max_tunnels") else 2
-    assert answers == [None] * allowed + [(2, 4)] * (4 - allowed)
-    assert server.counters.drop_half_open_limit == server.counters.tunnels_refused == 4 - allowed
-    assert len(server.lns.tunnels) == 1 + allowed
+    assert answers == [None, (2, 4), (2, 4), (2, 4)]
+    assert server.counters.tunnels_refused == 3
+    assert len(server.lns.tunnels) == 2
     assert lac.call("mary", "pw").wait_online().online and fred.online
 
 
@@ -59,16 +66,20 @@ def test_a_tunnel_that_came_up_is_no_longer_half_open(serve: Serve) -> None:
     assert not server.lns.half_open
 
 
-def test_a_refused_sccrq_that_is_sent_again_gets_in_when_there_is_room(serve: Serve) -> None:
-    server = serve(max_half_open_tunnels=1)
+@pytest.mark.usefixtures("nobody_makes_room")
+@pytest.mark.parametrize("limit", ["max_half_open_tunnels", "max_half_open_per_lac"])
+def test_an_sccrq_that_finds_no_room_is_not_answered_and_gets_in_when_it_is_sent_again(
+    serve: Serve, limit: str
+) -> None:
+    server = serve(**{limit: 1})
     first, second = server.peer(), server.peer()
     first.say(first.sccrq())
     first.peer_tunnel_id = first.expect(SCCRP).assigned_tunnel_id
     datagram = second.say(second.sccrq())
-    assert second.expect(StopCCN).result_code == ResultCode(2, 4, "too many tunnels")
+    server.wait(lambda: server.counters.drop_half_open_limit == 1)
+    second.expect_nothing()
     first.say(SCCCN())
-    first.acknowledged()
-    second.nr = 0
+    server.wait(lambda: server.counters.tunnels_opened == 1)
     second.send(datagram)
     assert second.expect(SCCRP)
 
@@ -84,10 +95,11 @@ def test_a_tunnel_that_was_closed_leaves_its_place_to_the_next(serve: Serve, mon
     assert ask(server) is None
 
 
+@pytest.mark.usefixtures("nobody_makes_room")
 def test_a_flood_of_sccrqs_costs_no_memory_and_few_answers(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lns, "REFUSALS_PER_SECOND", 20)
     monkeypatch.setattr(lns, "monotonic", lambda: 1000.0)  # all within one second
-    server = serve(max_half_open_per_lac=4)
+    server = serve(max_tunnels_per_lac=4)
     peer = server.peer()
     for number in range(1, 301):
         peer.say(peer.sccrq(assigned_tunnel_id=number), ns=0)
@@ -97,6 +109,97 @@ def test_a_flood_of_sccrqs_costs_no_memory_and_few_answers(serve: Serve, monkeyp
     server.wait(lambda: server.counters.tunnel_tx_packets == 24)  # 4 SCCRP, 20 StopCCN
     assert server.counters.tunnels_refused == 296
     monkeypatch.undo()
+
+
+def half_open_at(server: InProcess, host: str, tunnel_id: int = 1) -> Peer:
+    """A LAC that has its SCCRP and says no more."""
+    peer = server.peer(tunnel_id=tunnel_id, local=(host, 0))
+    peer.say(peer.sccrq())
+    peer.peer_tunnel_id = peer.expect(SCCRP).assigned_tunnel_id
+    return peer
+
+
+def may_go_on(server: InProcess, peer: Peer) -> bool:
+    """Whether its tunnel is still there: it comes up with the SCCCN."""
+    opened, unknown = server.counters.tunnels_opened, server.counters.drop_unknown_tunnel
+    peer.say(SCCCN())
+    server.wait(
+        lambda: server.counters.tunnels_opened > opened or server.counters.drop_unknown_tunnel > unknown, PATIENCE
+    )
+    return server.counters.tunnels_opened > opened
+
+
+def test_the_oldest_half_open_tunnel_makes_room_and_hears_nothing_of_it(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(halfopen, "ANSWER_TIME", 0.0)
+    server = serve(max_half_open_tunnels=3)
+    good = server.lac(defaults=QUICK).connect()
+    peers = [half_open_at(server, f"127.0.0.{number}") for number in range(2, 6)]
+    assert server.counters.tunnels_crowded_out == 1 and not server.counters.tunnels_refused
+    assert len(server.lns.tunnels) == 1 + 3 and len(server.lns.by_peer) == 1 + 3
+    peers[0].expect_nothing()
+    assert [may_go_on(server, peer) for peer in peers] == [False, True, True, True]
+    assert good.call("fred", "pw").wait_online().online  # what is established never makes room
+    assert [line["peer"] for line in server.events("tunnel_crowded_out")] == [f"127.0.0.2:{peers[0].address[1]}"]
+
+
+def test_an_address_that_has_most_half_open_tunnels_makes_room_first(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(halfopen, "ANSWER_TIME", 0.0)
+    server = serve(max_half_open_tunnels=3)
+    single = half_open_at(server, "127.0.0.2")
+    many = [half_open_at(server, "127.0.0.3", tunnel_id) for tunnel_id in (1, 2)]
+    newcomer = half_open_at(server, "127.0.0.4")
+    assert [may_go_on(server, peer) for peer in (single, *many, newcomer)] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("limit", ["max_half_open_per_lac", "max_tunnels"])
+def test_other_limits_that_half_open_tunnels_reach_keep_nobody_out_either(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(halfopen, "ANSWER_TIME", 0.0)
+    server = serve(**{limit: 2})
+    elsewhere = half_open_at(server, "127.0.0.9") if limit == "max_half_open_per_lac" else None
+    peers = [half_open_at(server, "127.0.0.2", tunnel_id) for tunnel_id in (1, 2, 3)]
+    assert [may_go_on(server, peer) for peer in peers] == [False, True, True]
+    assert elsewhere is None or may_go_on(server, elsewhere)
+
+
+def test_a_tunnel_whose_scccn_has_come_does_not_make_room(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(halfopen, "ANSWER_TIME", 0.0)
+    server = serve(max_half_open_tunnels=1)
+    first = half_open_at(server, "127.0.0.2")
+    (tunnel,) = server.lns.tunnels.values()
+    tunnel.mailbox.post_urgent(ControlHeader(tunnel.id, 0, 9, 0, b""))  # what it is does not matter
+    assert server.lns.half_open.oldest(float("inf")) is None
+    assert may_go_on(server, first)
+
+
+def test_a_lac_comes_up_while_sccrqs_from_everywhere_fill_all_places(serve: Serve) -> None:
+    server = serve(max_half_open_tunnels=64, max_half_open_per_lac=4)
+    floods = [server.peer(local=(f"127.0.1.{number}", 0)) for number in range(1, 65)]
+    over = False
+
+    def flood() -> None:
+        """As many as there are places, again and again, each as good as the first of a LAC."""
+        number = 0
+        while not over:
+            for peer in floods:
+                number = number % 65535 + 1
+                peer.say(peer.sccrq(assigned_tunnel_id=number), ns=0)
+            gevent.sleep(0.2)
+
+    flooding = gevent.spawn(flood)
+    try:
+        server.wait(lambda: server.counters.tunnels_crowded_out > 64, PATIENCE)
+        lac = server.lac(defaults=QUICK).connect(PATIENCE)
+        assert lac.call("fred", "pw").wait_online().online
+        assert len(server.lns.half_open) <= 64 and len(server.lns.tunnels) <= 64 + 1
+    finally:
+        over = True
+        flooding.get()
 
 
 # Calls

@@ -52,6 +52,7 @@ LAYERS = (
         "throttle",
         "gardens",
         "outlet",
+        "halfopen",
         "snoop",
         "taps",
         "housekeeping",

@@ -1,0 +1,60 @@
+"""Tunnels that have had their SCCRP and not yet sent their SCCCN: how many, whose, and who makes room (RFC 2661 5.8).
+
+An SCCRQ costs its sender one datagram from any address it likes, and us a place for half a minute. So when all places
+are taken the oldest goes, as docs/decisions/0009-the-oldest-half-open-tunnel-makes-room.md tells. Established tunnels
+are never here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from l2tpns.tunnel import Tunnel
+
+ANSWER_TIME = 0.1  # seconds; a tunnel has this time at least to bring its SCCCN, whoever knocks meanwhile
+
+
+class HalfOpen:
+    """The oldest first. Knows them until they are discarded."""
+
+    def __init__(self) -> None:
+        self._tunnels: dict[int, Tunnel] = {}
+        self._by_lac: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._tunnels)
+
+    def total(self) -> int:
+        return len(self._tunnels)
+
+    def of(self, lac: str) -> int:
+        return self._by_lac[lac]
+
+    def add(self, tunnel: Tunnel) -> None:
+        self._tunnels[tunnel.id] = tunnel
+        self._by_lac[tunnel.lac] += 1
+
+    def discard(self, tunnel: Tunnel) -> None:
+        """It is established, or gone; harmless at any time."""
+        if self._tunnels.get(tunnel.id) is not tunnel:
+            return
+        del self._tunnels[tunnel.id]
+        self._by_lac[tunnel.lac] -= 1
+        if not self._by_lac[tunnel.lac]:
+            del self._by_lac[tunnel.lac]
+
+    def oldest(self, now: float, lac: str | None = None) -> Tunnel | None:
+        """Who makes room: the oldest of this LAC; of all, the oldest of an address that has most."""
+        most = 0 if lac is not None else max(self._by_lac.values(), default=0)
+        second: Tunnel | None = None
+        for tunnel in self._tunnels.values():
+            if now - tunnel.opened_at < ANSWER_TIME:
+                break  # and the rest are younger still
+            if len(tunnel.mailbox) or lac not in (None, tunnel.lac):
+                continue  # what has come for it may be its SCCCN
+            if self._by_lac[tunnel.lac] >= most:
+                return tunnel
+            second = second or tunnel
+        return second
