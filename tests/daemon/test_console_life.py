@@ -257,18 +257,6 @@ def test_beyond_the_limit_a_stranger_makes_way_and_an_operator_does_not(open_des
     assert fred.do("show version")
 
 
-def test_a_thousand_half_open_connections_lock_no_operator_out(open_desk: OpenDesk) -> None:
-    desk = open_desk("fred:hush\n", cli_max_connections=5)
-    strangers = []
-    for _ in range(200):
-        strangers.append(desk.operator())
-        gevent.sleep(0)
-    until(lambda: len(desk.console) <= 5)
-    fred = desk.operator()
-    fred.type("fred\nhush\n")
-    fred.expect("# ")
-
-
 @pytest.mark.shows("set cli_idle_timeout")
 def test_a_console_left_alone_is_closed(open_desk: OpenDesk) -> None:
     desk = open_desk(cli_idle_timeout=1)
