@@ -214,6 +214,8 @@ def test_it_is_off_unless_an_address_is_set() -> None:
     assert all(not SETTINGS[name].pending for name in ("metrics_bind_address", "metrics_port", "accounting_dir"))
 
 
+@pytest.mark.shows("set metrics_port")
+@pytest.mark.shows("set metrics_bind_address")
 def test_a_change_of_the_address_is_felt_at_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "LOOK", 0.01)
     server = serve()
