@@ -259,15 +259,18 @@ class KernelShaper:
 
     def _clean(self) -> None:
         """Remove what is ours, also that of an earlier process; of the operator's chains only our rules in them."""
+        self._prepared = False
+        if not self._sets.exists(SET):
+            return  # the first to come and the last to go
         if TABLE in self._firewall.loaded():
             with self._firewall.change(TABLE) as (table,):
                 table.remove(CHAIN, RULE)
                 for chain, to in JUMPS:
-                    table.remove(chain, f"-j {to}")
+                    if table.has_chain(to):
+                        table.remove(chain, f"-j {to}")
                 for name in (CHAIN, ENTRY):
                     table.remove_chain(name)
         self._sets.destroy(SET)
-        self._prepared = False
 
 
 @contextmanager
