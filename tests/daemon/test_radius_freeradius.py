@@ -15,7 +15,7 @@ from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.types import Assign, FramedRoute, RadiusSettings, ServerAddress
 from tests.daemon.radius_parts import SECRET, chap, login, pap, usage
-from tests.lab import freeradius
+from tests.lab import PATIENCE, freeradius
 from tests.lab.freeradius import FreeRadius
 
 pytestmark = pytest.mark.skipif(not freeradius.installed(), reason="the package freeradius is not installed")
@@ -97,7 +97,7 @@ def test_a_wrong_secret_is_no_answer_and_no_login(server):
     backend.close()
 
 
-def until(condition, patience=20.0):
+def until(condition, patience=PATIENCE):
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -126,7 +126,7 @@ def test_the_detail_file_has_one_start_the_interims_and_one_stop(tmp_path):
         until(lambda: server.records("Interim-Update"))
         accounting.stop(usage(**facts, in_octets=(2 << 32) + 5, out_octets=60, session_time=90, terminate_cause=1))
         accounting.off()
-        assert accounting.close(10)
+        assert accounting.close(PATIENCE)
         kinds = [record["Acct-Status-Type"] for record in server.records()]
         assert kinds == ["Accounting-On", "Start", "Interim-Update", "Stop", "Accounting-Off"]
         interim, stop = server.records()[2:4]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from l2tpns.errors import ConfigError
 from l2tpns.log import Log
 from l2tpns.radius.spool import Spool, make_line, read_line
+from tests.lab.inprocess import until
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_a_record_may_be_sent_only_when_it_is_on_disk(opened):
     spool, _ = opened(synced=told.extend)
     entry = spool.append("start", "a", 1.0, b"{}")
     assert told == [] and not entry.synced
-    gevent.sleep(0.2)
+    until(lambda: told)
     assert told == [entry] and entry.synced
 
 
@@ -115,8 +116,8 @@ def test_one_long_session_does_not_keep_the_whole_past(opened, tmp_path):
             gevent.sleep(0.005)
     gevent.sleep(0.1)
     spool.append("start", "end", 1.0, b"{}")
-    gevent.sleep(0.1)
-    assert spool.octets < 12_000 and spool.stats.copied
+    until(lambda: spool.octets < 12_000)
+    assert spool.stats.copied
     spool.close()
     _, left = opened()
     assert [(entry.session, entry.delivered) for entry in left] == [("long", True), ("end", False)]
@@ -170,8 +171,9 @@ def test_a_disk_that_refuses_is_told_and_records_go_on_in_memory(opened, monkeyp
     entry = spool.append("start", "a", 1.0, b"{}")
     monkeypatch.setattr(os, "write", write)
     spool.append("start", "b", 1.0, b"{}")
-    gevent.sleep(0.2)
-    assert entry in told and spool.stats.write_errors == 1
+    until(lambda: entry in told)
+    assert spool.stats.write_errors == 1
+    until(lambda: log.records("spool_writes_again"))
     assert log.records("spool_write_failed") and log.records("spool_writes_again")
     spool.close()
     _, left = opened()
