@@ -50,6 +50,7 @@ class Link:
     __slots__ = (
         "_early",
         "_ending",
+        "_iccn_came",
         "_lcp_down",
         "_lcp_heard",
         "authenticator",
@@ -102,7 +103,7 @@ class Link:
         self.credentials: Credentials | None = None
         self.ipcp: Ipcp | None = None
         self._lcp_down = self._lcp_heard = False
-        self._ending = False
+        self._ending = self._iccn_came = False
         self._early: list[tuple[int, bytes]] = []
 
     def timers(self) -> Timers:
@@ -231,6 +232,14 @@ class Link:
         elif not isinstance(message, SLI):
             name = type(message).__name__
             raise ProtocolError(CdnResult.GENERAL, ErrorCode.VENDOR, f"{name} is not expected here")
+
+    def post_message(self, message: Message) -> None:
+        """A control message of this call; from the tunnel, which has acknowledged it: its ICCN does not come again."""
+        if isinstance(message, ICCN) and not self._iccn_came:
+            self._iccn_came = True
+            self.mailbox.post_urgent(message)
+        elif not self.mailbox.post(message):
+            self.lns.counters.drop_mailbox_full += 1
 
     # PPP
 

@@ -426,8 +426,8 @@ class Tunnel:
             if isinstance(message, (ICRQ, ICRP)):  # 7.4.2 idle; ICCN and the rest find nothing to clean up
                 error = ProtocolError(CdnResult.GENERAL, ErrorCode.SESSION_ID, "there is no such call")
                 self.refuse_call(0, message.assigned_session_id, error)
-        elif not session.mailbox.post(message):
-            self.lns.counters.drop_mailbox_full += 1
+        else:
+            session.post_message(message)
 
     def has_backlog(self) -> bool:
         """So much is unacknowledged that nothing more is answered: else a LAC that takes nothing fills our memory."""

@@ -10,8 +10,9 @@ import gevent
 import pytest
 
 from l2tpns import halfopen, lns
+from l2tpns.proto import messages
 from l2tpns.proto.header import ControlHeader
-from l2tpns.proto.messages import CDN, ICRP, ICRQ, SCCCN, SCCRP, ResultCode, StopCCN
+from l2tpns.proto.messages import CDN, ICCN, ICRP, ICRQ, SCCCN, SCCRP, ResultCode, StopCCN
 from tests.daemon.conftest import QUICK, Serve
 from tests.daemon.subscribers import refused
 from tests.lab import PATIENCE
@@ -262,6 +263,19 @@ def test_an_empty_pool_ends_the_call_and_not_the_others(serve: Serve) -> None:
     fred.hangup()
     server.wait(lambda: server.calm)
     assert str(lac.call("mary", "pw").wait_online().address) == "10.5.0.1"
+
+
+def test_an_iccn_that_finds_the_mailbox_full_connects_the_call_all_the_same(server: InProcess) -> None:
+    peer = server.peer().open()
+    session = server.lns.sessions[peer.ring()]
+    while session.mailbox.post((0xC021, b"junk")):
+        pass
+    body = messages.encode(ICCN(tx_connect_speed=1_000_000, framing_type=1))
+    header = ControlHeader(session.tunnel.id, session.id, 2, 0, body)
+    for _ in range(2):  # in one go, before anybody reads the mailbox; the second is a mistake of the LAC's
+        session.tunnel.on_message(header)
+    assert server.counters.drop_mailbox_full == 1
+    server.wait(lambda: session.phase == "lcp")
 
 
 def test_a_session_that_does_not_read_its_mail_does_not_fill_the_memory(server: InProcess) -> None:
