@@ -308,12 +308,11 @@ class NsctlServer:
             return False, f'{UNKNOWN_COMMAND} "{printable(request.name)}": no plugin that is loaded knows it'
         ok, text = answer
         text = text or ("" if ok else "the command failed")
-        facts = {} if ok else {"why": text}
-        result = "ok" if ok else "failed"
+        result, why = ("ok", "") if ok else ("failed", text)
         if request.name in PRIVATE:
-            self._log.secret_audit("nsctl_command", peer=exchange.peer, command=str(request), result=result, **facts)
+            self._log.secret_audit("nsctl_command", peer=exchange.peer, command=str(request), result=result, why=why)
         else:
-            self._log.audit("nsctl_command", peer=exchange.peer, command=str(request), result=result, **facts)
+            self._log.audit("nsctl_command", peer=exchange.peer, command=str(request), result=result, why=why)
         return ok, text
 
     def _control(self, packet: AnyPacket, request: Request, exchange: Exchange) -> tuple[bool, str] | None:

@@ -122,9 +122,9 @@ def test_every_command_is_in_the_audit_log_with_its_source_and_its_result(stage:
         {key: line.get(key) for key in ("level", "peer", "command", "result", "why")}
         for line in stage.events("nsctl_command")
     ] == [
-        {"level": "audit", "peer": peer, "command": "note one", "result": "ok", "why": None},
+        {"level": "audit", "peer": peer, "command": "note one", "result": "ok", "why": ""},
         {"level": "audit", "peer": peer, "command": "fail", "result": "failed", "why": "session not found"},
-        {"level": "audit", "peer": peer, "command": "load_plugin garden", "result": "ok", "why": None},
+        {"level": "audit", "peer": peer, "command": "load_plugin garden", "result": "ok", "why": ""},
     ]
 
 
