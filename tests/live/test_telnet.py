@@ -14,6 +14,7 @@ import crypt_r
 import pexpect
 import pytest
 
+from tests.lab import transcript
 from tests.lab.netns import Lab, Namespace, is_root
 from tests.lab.server import Server, ServerDied
 
@@ -229,3 +230,14 @@ def test_what_the_command_line_puts_over_the_file_is_not_written_into_it(machine
             telnet.do("set debug 5")
             telnet.do("write memory")
             assert "set debug 5" in (tmp_path / "l2tpns.cfg").read_text().splitlines()
+
+
+@pytest.mark.slow
+def test_the_transcript_has_each_command_and_the_same_configuration_after_a_restart(tmp_path: Path) -> None:
+    if not is_root() or shutil.which("telnet") is None:
+        pytest.skip("needs root for namespaces, and telnet")
+    transcript.main(str(tmp_path / "transcript"))
+    text = (tmp_path / "transcript").read_text()
+    assert text.endswith("(the running configuration is the same: True)\n")
+    assert "An error of this server" not in text
+    assert text.count("Access denied") == 2 and "--More--" in text
