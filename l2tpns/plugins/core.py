@@ -207,7 +207,7 @@ class Plugins:
         if old is not None:
             for name, count in server._declared.counts.items():
                 if name in old.server._declared.counts:
-                    count.value = old.server._declared.counts[name].value
+                    count.value += old.server._declared.counts[name].value
             for hook, function in functions.items():
                 if hook in old.functions:
                     function.calls, function.seconds = old.functions[hook].calls, old.functions[hook].seconds
