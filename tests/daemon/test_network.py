@@ -56,7 +56,7 @@ def test_deprecated_options_are_rejected(server: InProcess, option: str) -> None
 
 @pytest.mark.statement(114)
 def test_ipcp_before_the_network_phase_is_discarded(server: InProcess, lac: Lac) -> None:
-    server.backend.delay = 0.2
+    server.backend.answering.clear()
     fred = lac.call("fred", "pw", auth="pap")
     ear = Ear(fred)
     fred.wait_phase(Phase.AUTHENTICATE)
@@ -65,6 +65,7 @@ def test_ipcp_before_the_network_phase_is_discarded(server: InProcess, lac: Lac)
     fred.send_echo()
     fred.wait(lambda: fred.echo_replies, what="Echo-Reply")
     assert ear.of("in", IPCP) == []
+    server.backend.answering.set()
     fred.wait_online()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from ipaddress import IPv4Address, IPv4Network
 
 import gevent
@@ -163,10 +164,15 @@ def test_a_server_that_is_away_among_200_logins_and_logouts_has_each_record_once
         server.start() if outage == "kill" else server.go_on()
         for name in names[100:]:
             accounting.stop(usage(name, terminate_cause=1))
-        assert accounting.close(30)
+        assert accounting.close(3 * PATIENCE)
         gevent.sleep(0.2)
         for status in ("Start", "Stop"):
-            assert sorted(str(record["Acct-Session-Id"]) for record in server.records(status)) == sorted(names)
+            told = Counter(str(record["Acct-Session-Id"]) for record in server.records(status))
+            assert sorted(told) == sorted(names)
+            # One that was killed may have written down what it had no time to answer.
+            assert max(told.values()) == 1 or (
+                outage == "kill" and not set(names[100:]) & {n for n in told if told[n] > 1}
+            )
 
 
 def test_a_thousand_logins_at_once_are_all_answered(backend):

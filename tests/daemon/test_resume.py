@@ -24,7 +24,7 @@ from l2tpns.resume import Resumed, resume
 from l2tpns.state import StateStore
 from tests.daemon.conftest import QUICK
 from tests.daemon.subscribers import Ear
-from tests.lab import traffic
+from tests.lab import PATIENCE, traffic
 from tests.lab.inprocess import InProcess, until
 from tests.lab.lac import Lac, Subscriber, Why
 
@@ -97,6 +97,11 @@ def connect(lives: Lives, **options: Any) -> Lac:
     return Lac(("127.0.0.1", 0), lives.server.address, defaults=QUICK, **options).connect()
 
 
+def beat(lives: Lives) -> None:
+    """What the journal does twenty times a second here is done now."""
+    lives.server.lns.journal._tick()
+
+
 def works(lives: Lives, subscriber: Subscriber) -> bool:
     """A packet of its reaches the world, and one from there reaches it."""
     before = len(lives.server.plane.delivered)
@@ -122,7 +127,7 @@ def test_an_online_session_goes_on_and_hears_nothing_of_it(lives: Lives, how: st
         assert getattr(after, name) == getattr(before, name), name
     assert after.lcp.record() == before.lcp.record() and after.ipcp.record() == before.ipcp.record()
     assert after.path.mru == before.path.mru == 1400
-    assert abs(after.online_since - before.online_since) < 0.2
+    assert abs(after.online_since - before.online_since) < 10
     assert after.account_name() == b"fred" and after.phase == "online"
     gevent.sleep(0.1)
     assert ear.heard == []
@@ -168,7 +173,7 @@ def test_what_was_used_is_not_forgotten(lives: Lives) -> None:
         assert works(lives, fred)
     (before,) = lives.server.lns.sessions.values()
     told = before.usage()
-    gevent.sleep(0.2)  # some beats
+    beat(lives)
     server = lives.die()
     (after,) = server.lns.sessions.values()
     now = after.usage()
@@ -189,7 +194,7 @@ def test_what_usage_files_have_told_is_not_told_again(lives: Lives) -> None:
 
 def test_a_call_that_was_not_online_yet_is_ended_by_a_cdn(lives: Lives) -> None:
     lac = connect(lives)
-    lives.server.backend.delay = 5.0
+    lives.server.backend.answering.clear()
     fred = lac.call("fred", "pw")
     until(lambda: lives.server.backend.asked)
     server = lives.die()
@@ -268,14 +273,15 @@ def test_routes_are_carried_again(lives: Lives) -> None:
 
 
 def test_the_session_time_goes_on_and_ends_when_it_would_have(lives: Lives) -> None:
-    lives.replies["fred"] = AuthReply(accepted=True, session_timeout=2)
+    lives.replies["fred"] = AuthReply(accepted=True, session_timeout=1000)
     lac = connect(lives)
-    begun = monotonic()
     fred = lac.call("fred", "pw").wait_online()
-    gevent.sleep(0.5)
-    lives.die()
-    fred.wait_ended()
-    assert 1.8 < monotonic() - begun < 2.6
+    (session,) = lives.server.lns.sessions.values()
+    session.time_from -= 999
+    lives.server.lns.journal.session(session)
+    server = lives.die()
+    assert fred.wait_ended().why is Why.CDN
+    assert server.events("session_down")[0]["cause"] == "session_timeout"
     lac.close()
 
 
@@ -286,10 +292,10 @@ def test_idleness_is_counted_on_but_not_the_outage(lives: Lives) -> None:
     (session,) = lives.server.lns.sessions.values()
     session.path.last_ip_rx = session.path.last_ip_tx = monotonic() - 60
     session.path.in_packets += 1
-    gevent.sleep(0.2)
+    beat(lives)
     server = lives.die()
     (after,) = server.lns.sessions.values()
-    assert 59 < monotonic() - after.path.last_ip_rx < 62
+    assert 59 < monotonic() - after.path.last_ip_rx < 60 + PATIENCE
     lac.close()
 
 
@@ -342,7 +348,7 @@ def test_save_state_can_be_switched_on_and_off_while_we_run(lives: Lives) -> Non
     lac.call("mary", "pw").wait_online()
     lives.server.config.save_state = True
     until(lambda: list(lives.directory.glob("*.state")))
-    gevent.sleep(0.2)
+    beat(lives)
     server = lives.die()
     assert len(server.lns.sessions) == 2
     lac.close()
@@ -356,8 +362,8 @@ def test_the_journal_is_written_anew_before_it_grows_without_end(lives: Lives, m
         fred = lac.call("fred", "pw").wait_online()
         fred.terminate()
         fred.wait_ended()
-        gevent.sleep(0.06)
-    gevent.sleep(0.2)
+        beat(lives)
+    until(lambda: len(list(lives.directory.glob("*.state"))) == 1)
     (path,) = lives.directory.glob("*.state")
     assert int(path.stem) > 2 and path.stat().st_size < 10_000
     server = lives.die()

@@ -6,6 +6,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from tests.daemon.clocks import Clock
 from tests.daemon.conftest import QUICK, Serve
 from tests.daemon.subscribers import Ear, refused, say
 from tests.lab import traffic
@@ -215,12 +216,15 @@ def test_a_client_that_says_nothing_at_all_is_given_up(serve: Serve) -> None:
 
 
 @pytest.mark.shows("set login_timeout")
-def test_who_is_not_online_in_time_is_given_up(serve: Serve) -> None:
-    server = serve(login_timeout=0.4)
+def test_who_is_not_online_in_time_is_given_up(clock: Clock, serve: Serve) -> None:
+    server = serve(login_timeout=0.2)
     lac = server.lac(defaults=QUICK).connect()
     slow, lost = lac.call("fred", "pw", auth="chap"), lac.call("mary", "pw")
     Ear(slow).deaf_to = (CHAP,)
     Ear(lost).deaf_to = (IPCP,)
+    slow.wait_phase(Phase.AUTHENTICATE)
+    lost.wait_phase(Phase.NETWORK)
+    clock.now += 1
     assert (slow.wait_ended().result, lost.wait_ended().result) == (3, 3)
     causes = {down["user"]: down["cause"] for down in server.events("session_down")}
     assert causes == {"": "auth_timeout", "mary": "login_timeout"}
