@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 from time import monotonic
+from typing import Any
+from weakref import WeakSet
 
 import gevent
 from gevent.queue import Queue
@@ -69,6 +71,8 @@ class Daemon:
         self.configurator = Configurator(options, reading, self.log, self.apply, self.read_pool, self.take_pool)
         self.counters = Counters()
         self.signals: Queue[int] = Queue()
+        self.greenlets: WeakSet[Any] = WeakSet()  # all that were begun; the collector knows none of the frozen ones
+        gevent.Greenlet.add_spawn_callback(self.greenlets.add)
         self.started = monotonic()
         self.ready = False  # the start went well
         self.farewell = False  # everybody is to be disconnected, no state is to be left
@@ -374,7 +378,7 @@ class Daemon:
             starting=self.lns.starting.total(),
             pool_used=self.pool.used,
             pool_free=self.pool.free,
-            greenlets=sum(1 for thing in gc.get_objects() if isinstance(thing, gevent.Greenlet) and not thing.dead),
+            greenlets=sum(1 for greenlet in self.greenlets if not greenlet.dead),
             descriptors=len(os.listdir("/proc/self/fd")),
             rss_kib=process.resident_kib(),
             **figures,

@@ -188,6 +188,8 @@ def restart_with(lab: Lab, sessions: int, how: int) -> None:
     assert resumed["sessions"] == sessions and resumed["tunnels"] == len(stage.lacs)
     assert all(subscriber.online for subscriber in stage.subscribers)
     assert stage.alive() == sessions
+    stage.server.signal(signal.SIGUSR1)
+    assert stage.server.wait_for("status")["greenlets"] > sessions + len(stage.lacs)  # those that were taken up, too
     assert stage.heard.frames == Counter()
     crashed = how == signal.SIGKILL
     assert stage.control() == (Counter({HELLO.__name__: len(stage.lacs)}) if crashed else Counter())
