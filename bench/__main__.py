@@ -8,30 +8,43 @@ from gevent import monkey
 monkey.patch_all()
 
 import sys  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from functools import partial  # noqa: E402
 from importlib import import_module  # noqa: E402
+from inspect import signature  # noqa: E402
+from typing import Any  # noqa: E402
 
 from bench.common import machine, pin_ourselves  # noqa: E402
 from tests.lab.netns import is_root  # noqa: E402
 
 QUICK = ("setup", "memory", "forward")
-LONG = ("cycles", "soak", "restart", "consoles")
+LONG = ("cycles", "soak", "restart", "consoles", "throttle")
 
 
 def main(words: list[str]) -> int:
+    try:
+        parts = [find(word) for word in words or QUICK]
+    except ValueError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
     if not is_root():
         print("bench: needs root, for network namespaces", file=sys.stderr)
         return 2
     pin_ourselves()
     print(machine(), flush=True)
-    for word in words or QUICK:
-        part, *arguments = word.split(":")
-        if part not in QUICK + LONG:
-            print(f"bench: no such part: {part}; there are {', '.join(QUICK + LONG)}", file=sys.stderr)
-            return 2
-        failed = import_module(f"bench.bench_{part}").main(*map(int, arguments))
-        if failed:
-            return 1
-    return 0
+    return int(any(part() for part in parts))  # the first that fails is the last
+
+
+def find(word: str) -> Callable[[], Any]:
+    """What is to be run. ValueError says what is wrong with the word."""
+    part, *arguments = word.split(":")
+    if part not in QUICK + LONG:
+        raise ValueError(f"no such part: {part}; there are {', '.join(QUICK + LONG)}")
+    run = import_module(f"bench.bench_{part}").main
+    takes = list(signature(run).parameters)
+    if len(arguments) > len(takes) or not all(argument.isdecimal() for argument in arguments):
+        raise ValueError(f"{part} takes {':'.join(takes).upper() or 'no argument'}{' (numbers)' if takes else ''}")
+    return partial(run, *map(int, arguments))
 
 
 if __name__ == "__main__":
