@@ -19,16 +19,13 @@ import gevent
 
 from l2tpns.log import Logger
 from l2tpns.system import iptables
-from l2tpns.system.iptables import OURS, FirewallError
+from l2tpns.system.iptables import FILLED, MADE, FirewallError
 
 LOCK = "/run/xtables.lock"
 PATIENCE = 10.0  # seconds for another program to release the lock
 STEP = 0.02
 TABLES = ("filter", "nat", "mangle")
 LOADED = Path("/proc/thread-self/net/ip_tables_names")
-
-MADE = f"{OURS} made this chain"  # remove it when nothing but ours is in it
-FILLED = f"{OURS} made and filled this chain"  # remove it with all that is in it
 
 __all__ = ["FILLED", "MADE", "Firewall", "FirewallError", "Table"]
 

@@ -23,7 +23,9 @@ from typing import Any
 
 from l2tpns.errors import L2tpnsError
 
-OURS = "l2tpns"  # what the comment of every rule of ours begins with
+OURS = "l2tpns"  # the comment of every rule of ours, but for these
+MADE = f"{OURS} made this chain"  # in a chain of ours: remove it when nothing but ours is in it
+FILLED = f"{OURS} made and filled this chain"  # remove it with all that is in it
 
 _VERSIONS = {"c": (6,), "ip4tc": (2, 0), "ip6tc": (2, 0), "xtables": (12, 13, 11)}  # sonames since 2016
 _EXTENSIONS = ("usr/lib/*/xtables", "usr/lib64/xtables", "usr/lib/xtables", "lib/*/xtables", "lib64/xtables")
@@ -71,7 +73,7 @@ class Entry:
 
     @property
     def ours(self) -> bool:
-        return self.comment.partition(" ")[0] == OURS
+        return self.comment in (OURS, MADE, FILLED)
 
     def is_like(self, wanted: Entry) -> bool:
         if (self.packets, self.jump, len(self.matches)) != (wanted.packets, wanted.jump, len(wanted.matches)):
