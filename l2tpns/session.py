@@ -238,7 +238,7 @@ class Session(Link):
             raise job.exception
         done: T | NoAnswer = job.value
         if isinstance(done, NoAnswer):
-            raise done
+            raise NoAnswer(*done.args)  # not itself: its traceback would hold this frame, which holds it
         return done
 
     def _work_aside(self, work: Callable[[], T]) -> T | NoAnswer:
