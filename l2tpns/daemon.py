@@ -353,7 +353,7 @@ class Daemon:
         self.plane.serve(self.pool.prefixes())
 
     def apply(self, radius: bool) -> None:
-        """Hand what the configuration says to those who keep a copy. Raises ConfigError when nobody could log in."""
+        """Hand on what the configuration says. ConfigError: nobody could log in, or nsctl has no port."""
         config = self.config
         self.log.level = config.debug
         self.log.hide(config.secrets())

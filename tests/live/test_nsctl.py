@@ -399,3 +399,4 @@ def test_another_host_with_the_key_steers_a_session(subscribers: Subscribers) ->
     assert stage.nsctl(*remote, "throttle", "mary", "64", where=stage.elsewhere)[0] == 0
     assert stage.session("mary")["throttled"]
     assert stage.server.log("nsctl_command", command="throttle mary 64")[0]["peer"].startswith(CLIENT)
+    assert SECRET not in stage.server.output.read_text()
