@@ -8,12 +8,25 @@ import argparse  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import NoReturn  # noqa: E402
 
 from l2tpns import __version__  # noqa: E402
 from l2tpns.configfile import default_config  # noqa: E402
 from l2tpns.configurator import Options  # noqa: E402
 from l2tpns.daemon import EXIT_CONFIG, Daemon  # noqa: E402
-from l2tpns.errors import ConfigError  # noqa: E402
+from l2tpns.errors import ConfigError, L2tpnsError  # noqa: E402
+from l2tpns.system import leftovers  # noqa: E402
+
+
+class CleanKernel(argparse.Action):
+    """Do it, and leave: as --version."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        try:
+            removed = leftovers.remove_everything()
+        except L2tpnsError as error:
+            parser.exit(1, f"{error}\n")
+        parser.exit(0, f"{removed} rules, chains and sets removed\n")
 
 
 def parse_arguments(argv: list[str] | None = None) -> Options:
@@ -28,6 +41,12 @@ def parse_arguments(argv: list[str] | None = None) -> Options:
     parser.add_argument("-c", dest="config", metavar="FILE", type=Path, help="configuration file")
     parser.add_argument("-h", dest="hostname", metavar="HOSTNAME", help="our name, before the one in the file")
     parser.add_argument("-a", dest="address", metavar="ADDRESS", help="bind_address, before the one in the file")
+    parser.add_argument(
+        "--clean-kernel",
+        action=CleanKernel,
+        nargs=0,
+        help="remove the firewall rules and sets that a server left which did not end in order; start nothing",
+    )
     parser.add_argument("--version", action="version", version=f"l2tpns {__version__}")
     parser.add_argument("--help", action="help", help="this text")
     found = parser.parse_args(argv)
@@ -46,4 +65,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is closed. Python would now take apart each session's greenlet, which is seconds for 10,000 of them in
+    # which nobody serves: the next process waits for our end.
+    os._exit(status)
