@@ -1,0 +1,237 @@
+"""A broken plugin of each kind while 100 sessions work: it is named, and costs nobody a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gevent
+import pytest
+
+from l2tpns.errors import PluginError
+from l2tpns.plugins import calls, core
+from tests.daemon.conftest import Serve
+from tests.daemon.packets import ip
+from tests.daemon.shelf import Shelf
+from tests.lab.inprocess import until
+from tests.lab.lac import Subscriber
+
+SESSIONS = 100
+
+
+@pytest.fixture
+def crowd(serve: Serve, tmp_path: Path) -> Iterator[Shelf]:
+    """100 sessions online, while others log in and out all the time."""
+    server = serve(plugin_dir=str(tmp_path), allow_duplicate_users=True)
+    server.meant = ("plugin_failed",)
+    shelf = Shelf(server, tmp_path)
+    fast = shelf.server.lac("lac2").connect()
+    regulars = [fast.call("mary", "pw") for _ in range(SESSIONS)]
+    for subscriber in regulars:
+        subscriber.wait_online()
+    coming = True
+    done: list[Subscriber] = []
+
+    def come_and_go() -> None:
+        while coming:
+            visitor = fast.call("guest", "pw").wait_online()
+            done.append(visitor)
+            visitor.hangup()
+            gevent.sleep(0)
+
+    visitors = gevent.spawn(come_and_go)
+    yield shelf
+    many = len(done)
+    until(lambda: len(done) > many + 3)  # logins still go through
+    coming = False
+    visitors.join(30)
+    assert visitors.successful()
+    assert all(subscriber.ended is None and subscriber.online_at for subscriber in regulars)
+    assert len(shelf.server.lns.by_user["mary"]) == SESSIONS
+    # and their packets pass
+    session = next(iter(server.lns.by_user["mary"]))
+    before = session.path.out_packets
+    server.plane.deliver(ip("192.0.2.1", str(session.address)))
+    assert session.path.out_packets == before + 1
+
+
+HOOKS = ("pre_auth", "post_auth", "new_session", "kill_session", "radius_account", "timer", "control")
+
+
+def use_all(shelf: Shelf) -> None:
+    """Have every hook called."""
+    fred = shelf.online("fred")
+    fred.hangup()
+    until(lambda: "fred" not in shelf.server.lns.by_user)
+    shelf.plugins.control(["x"], ("192.0.2.1", 1))
+    timers = [plugin.functions["timer"] for plugin in shelf.plugins.loaded if "timer" in plugin.functions]
+    until(lambda: all(timer.calls for timer in timers))
+
+
+def every_hook(body: str) -> str:
+    return "\n".join(f"def plugin_{hook}(event):\n    {body}" for hook in HOOKS)
+
+
+def test_one_that_raises_in_every_hook(crowd: Shelf) -> None:
+    crowd.load("broken", every_hook("raise ValueError('oh dear')"))
+    crowd.load("good", "def plugin_pre_auth(event): SEEN.append(event.username)")
+    use_all(crowd)
+    failed = {line["hook"]: line for line in crowd.events("plugin_failed")}
+    assert set(failed) == {f"plugin_{hook}" for hook in HOOKS}
+    for line in failed.values():
+        assert (line["plugin"], line["why"]) == ("broken", "ValueError: oh dear") and "broken.py:" in line["where"]
+        assert line["traceback"].startswith("Traceback") and "core.py" not in line["traceback"]
+    assert "fred" in crowd.seen("good")  # the next one in order has its turn
+
+
+@pytest.mark.parametrize("nonsense", ["'yes'", "7", "True", "-1", "[]", "3.5"])
+def test_one_that_returns_nonsense(crowd: Shelf, nonsense: str) -> None:
+    crowd.load("odd", every_hook(f"return {nonsense}"))
+    use_all(crowd)
+    assert {line["hook"] for line in crowd.events("plugin_failed")} == {f"plugin_{hook}" for hook in HOOKS}
+    assert all("which is none of PLUGIN_RET_ERROR, _OK and _STOP" in x["why"] for x in crowd.events("plugin_failed"))
+
+
+@pytest.mark.parametrize(
+    "source", ["def plugin_pre_auht(event): pass", "def plugin_pre_auth(event:\n pass", "import nothing_like_it"]
+)
+def test_one_that_is_misspelt_or_is_no_python_is_not_loaded(crowd: Shelf, source: str) -> None:
+    with pytest.raises(PluginError, match=r"broken\.py"):
+        crowd.load("broken", source, head="")
+    assert crowd.plugins.loaded == []
+    use_all(crowd)
+
+
+@pytest.mark.parametrize("hook", ["pre_auth", "post_auth", "new_session"])
+def test_one_that_sleeps_blocks_its_own_session_only(crowd: Shelf, hook: str) -> None:
+    crowd.load(
+        "sleeps",
+        f"""
+        import gevent
+        def plugin_{hook}(event):
+            if event.session.user == "fred":
+                SEEN.append(event.s)
+                gevent.sleep(3600)
+        """,
+    )
+    fred = crowd.call("fred")
+    until(lambda: crowd.seen("sleeps"))
+    crowd.lac.call("guest", "pw").wait_online()  # from the same LAC, in the same tunnel
+    fred.hangup()  # who hangs up is let go, whatever the plugin waits for
+    until(lambda: crowd.seen("sleeps")[0] not in crowd.server.lns.sessions)
+
+
+@pytest.mark.parametrize("hook", ["kill_session", "radius_account"])
+def test_one_that_sleeps_where_a_session_cannot_wait_is_given_up(
+    crowd: Shelf, hook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core, "PATIENCE", 0.05)
+    crowd.load("sleeps", f"import gevent\ndef plugin_{hook}(event): gevent.sleep(3600)")
+    crowd.online("fred").hangup()
+    until(lambda: "fred" not in crowd.server.lns.by_user)
+    assert crowd.events("plugin_given_up")[0]["hook"] == f"plugin_{hook}"
+    assert "fred" in {record.user.decode() for record in crowd.server.accounting.of("stop")}
+
+
+def test_a_session_that_a_plugin_keeps_waiting_can_be_killed(crowd: Shelf) -> None:
+    crowd.load(
+        "sleeps",
+        "import gevent\ndef plugin_pre_auth(e):\n    if e.username == 'fred': SEEN.append(e.s) or gevent.sleep(3600)",
+    )
+    crowd.call("fred")
+    until(lambda: crowd.seen("sleeps"))
+    number = crowd.seen("sleeps")[0]
+    crowd.module("sleeps").server.session(number).kill("too slow")
+    until(lambda: number not in crowd.server.lns.sessions)
+    crowd.plugins.remove("sleeps")
+
+
+BURN = """
+import time, gevent
+def burn():
+    end = time.thread_time() + 0.06
+    while time.thread_time() < end: pass
+"""
+
+
+def test_one_that_burns_cpu_is_reported_with_its_name_and_time(crowd: Shelf) -> None:
+    crowd.load("burns", BURN + "def plugin_post_auth(event):\n    if event.username == 'fred': burn()")
+    crowd.online("fred")
+    (line,) = crowd.events("plugin_slow")
+    assert (line["plugin"], line["hook"]) == ("burns", "plugin_post_auth") and line["milliseconds"] >= 60
+
+
+def test_the_time_of_others_is_not_its_time_but_what_it_burns_after_a_wait_is(crowd: Shelf) -> None:
+    crowd.load("waits", BURN + "def plugin_control(event):\n    gevent.sleep(0.01); burn(); gevent.sleep(0.01)")
+
+    def others() -> None:
+        end = calls.thread_time() + 0.5
+        while calls.thread_time() < end:
+            gevent.sleep(0)
+
+    busy = gevent.spawn(others)
+    crowd.plugins.control(["x"], ("192.0.2.1", 1))
+    (plugin,) = crowd.plugins.loaded
+    assert 0.06 <= plugin.functions["control"].seconds < 0.4
+    assert crowd.events("plugin_slow")[0]["plugin"] == "waits"
+    busy.kill()
+
+
+# Packet hooks
+
+
+PACKETS: dict[str, Callable[[str], str]] = {
+    "raises": lambda hook: f"def {hook}(event): raise ValueError('oh dear')",
+    "waits": lambda hook: f"import gevent\ndef {hook}(event): gevent.sleep(3600)",
+    "returns nonsense": lambda hook: f"def {hook}(event): return 'yes'",
+    "puts nonsense in the packet's place": lambda hook: f"def {hook}(event): event.buf = 'text'",
+    "empties the packet": lambda hook: f"def {hook}(event): event.buf = b''",
+    "misspells a field": lambda hook: f"def {hook}(event): event.bfu = b'x'",
+    "would leave": lambda hook: f"def {hook}(event): raise SystemExit",
+}
+
+
+@pytest.mark.parametrize("fault", PACKETS)
+def test_a_packet_hook_that(crowd: Shelf, fault: str) -> None:
+    """... is named in the log, and the packet passes as it came."""
+    crowd.load("broken", "\n".join(PACKETS[fault](hook) for hook in ("plugin_packet_rx", "plugin_packet_tx")))
+    crowd.load("good", "def plugin_packet_tx(event): SEEN.append(event.buf)")
+    fred = crowd.online("fred")
+    address = str(crowd.session("fred").address)
+    up, down = ip(address, "192.0.2.1", b"up"), ip("192.0.2.1", address, b"down")
+    fred.send_ip(up)
+    until(lambda: up in crowd.server.plane.delivered)
+    crowd.server.plane.deliver(down)
+    assert fred.receive_ip() == down and crowd.seen("good") == [up]
+    assert {line["hook"] for line in crowd.events("plugin_failed")} == {"plugin_packet_rx", "plugin_packet_tx"}
+
+
+def test_a_packet_hook_that_burns_cpu_is_reported(crowd: Shelf) -> None:
+    crowd.load("burns", BURN + "def plugin_packet_tx(event): burn()")
+    fred = crowd.online("fred")
+    fred.send_ip(ip(str(crowd.session("fred").address), "192.0.2.1"))
+    until(lambda: crowd.events("plugin_slow"))
+    assert crowd.events("plugin_slow")[0]["hook"] == "plugin_packet_tx"
+
+
+# What else it may do
+
+
+def test_a_secret_that_a_plugin_puts_into_an_exception_is_not_in_the_log(shelf: Shelf) -> None:
+    shelf.server.meant = ("plugin_failed",)
+    shelf.load("tells", "def plugin_pre_auth(event): raise ValueError('bad ' + event.password)")
+    shelf.server.backend.passwords["fred"] = b"hunter2"
+    shelf.call("fred", "hunter2", auth="pap").wait_online()
+    (line,) = shelf.events("plugin_failed")
+    assert line["why"] == "ValueError: bad ***" and "hunter2" not in str(line)
+
+
+def test_a_plugin_that_fails_at_every_login_does_not_fill_the_log(shelf: Shelf) -> None:
+    shelf.server.meant = ("plugin_failed",)
+    shelf.load("broken", "def plugin_pre_auth(event): 1/0")
+    for _ in range(20):
+        shelf.online("fred").hangup()
+        until(lambda: shelf.server.calm)
+    (plugin,) = shelf.plugins.loaded
+    assert plugin.functions["pre_auth"].failures == 20
+    assert len(shelf.events("plugin_failed")) < 10
