@@ -176,10 +176,13 @@ class Daemon:
         leftovers.begin(self.firewall, self.logger)
         self.lns.gardens.start(Cage(self.firewall, IpSets()), saved.sessions.values())
         self.plane.serve(self.pool.prefixes())
+        self.lns.plugins.on_change = self.hide_secrets
+        self.lns.plugins.start()
         resumed = resume(self.lns, saved)
+        self.lns.snoop.resumed(resumed.sessions)
+        self.lns.gardens.settle()
         self.start_throttling()
         accounted = set(self.accounting.open_sessions())
-        self.lns.snoop.resumed(resumed.sessions)
         for session in resumed.sessions:
             if session.acct_session_id not in accounted and not session.policy.garden:  # accounting was off
                 self.accounting.start(session.accounted("start"))
@@ -303,16 +306,17 @@ class Daemon:
         if lns is not None:
             if not quiet:
                 lns.shutdown(self.config.shutdown_timeout / 2)
+            lns.plugins.stop()
             if self.farewell:
                 lns.journal.erase()
             lns.throttle.stop()
             self.plane.stop()
-            if not quiet:
-                lns.usage_files.stop()
-        if hasattr(self, "figures"):
             if self.firewall is not None:
                 leftovers.remove_rules(self.firewall, self.logger)
                 lns.gardens.stop()
+            if not quiet:
+                lns.usage_files.stop()
+        if hasattr(self, "figures"):
             self.figures.stop()
         if hasattr(self, "accounting"):
             # A start that failed never served: the sessions that an Accounting-Off would end may be another process's.
@@ -342,7 +346,8 @@ class Daemon:
         """Go by the file from now on; what there is to say. ConfigError when it is refused, nothing being changed."""
         process.notify("RELOADING=1")
         try:
-            return self.configurator.reload()
+            told = self.configurator.reload()
+            return (*self.lns.plugins.follow(self.config.plugins), *told)
         finally:
             process.notify("READY=1")
 
@@ -356,15 +361,20 @@ class Daemon:
         """Hand on what the configuration says. ConfigError: nobody could log in, or nsctl has no port."""
         config = self.config
         self.log.level = config.debug
-        self.log.hide(config.secrets())
+        self.hide_secrets()
         if self.nsctl is not None:
             self.nsctl.follow()
         if not radius:
             return
+        self.lns.plugins.check(config.plugin_settings, config.plugins)
         self.radius_settings = RadiusSettings.from_config(config)
         self.accounting.configure(self.radius_settings)
         filtering.rebind(self.lns)
         self.lns.backend = self.choose_backend()
+
+    def hide_secrets(self) -> None:
+        """The log shows none of them, nor those of plugins."""
+        self.log.hide((*self.config.secrets(), *self.lns.plugins.secrets))
 
     def report(self) -> None:
         """USR1: what there is, in one line of the log."""
