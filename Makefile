@@ -128,6 +128,8 @@ install:
 	@echo "Installed $(SBIN)/l2tpns; edit $(ETC)/l2tpns.cfg, then start it."
 
 uninstall:
+	@# What a server that crashed has left in the kernel; one that runs keeps what it has.
+	@[ -n "$(DESTDIR)" ] || [ ! -x $(SBIN)/l2tpns ] || $(SBIN)/l2tpns --clean-kernel || true
 	rm -f $(foreach program,$(PROGRAMS),$(DESTDIR)$(SBIN)/$(program)) $(DESTDIR)$(UNIT)
 	@for last in $(DESTDIR)$(LIB)/etc/*; do \
 		[ -e "$$last" ] || continue; \

@@ -5,14 +5,19 @@ Only what carries our mark: see firewall.py. Routes and classes go with the tun 
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
+import structlog
+
+from l2tpns.errors import L2tpnsError
 from l2tpns.log import Logger
 from l2tpns.system import nft
 from l2tpns.system.cage import remove_sets
 from l2tpns.system.firewall import Firewall, FirewallError
 from l2tpns.system.ipset import IpSets
 
+L2TP = 1701
 PREFIX = "l2tpns_"  # of the names of sets that no manual names
 
 
@@ -25,9 +30,14 @@ def remove_rules(firewall: Firewall, log: Logger) -> int:
         return 0
 
 
-def remove_everything(firewall: Firewall) -> int:
-    """Rules, chains and sets; how many. Raises FirewallError, IpSetError."""
-    removed = firewall.remove_all_ours()
+def remove_everything() -> int:
+    """Rules, chains and sets, while no server runs; how many. Raises L2tpnsError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("0.0.0.0", L2TP))
+        except OSError as error:
+            raise L2tpnsError(f"a server runs here: UDP {L2TP}: {error.strerror}") from None
+    removed = Firewall(structlog.get_logger()).remove_all_ours()
     sets = IpSets()
     try:
         before = len(sets.names())

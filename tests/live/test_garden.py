@@ -311,6 +311,20 @@ def survive_a_crash(stage: Stage, sessions: int) -> None:
     assert stage.rules() == nothing_of_ours
 
 
+def test_clean_kernel_removes_what_a_crash_has_left_unless_a_server_runs(stage: Stage) -> None:
+    nothing_of_ours = stage.rules()
+    stage.lac.call("fred", "wrong").wait_online()
+    command = (sys.executable, "-m", "l2tpns", "--clean-kernel")
+    in_use = stage.rules()
+    with pytest.raises(CommandFailed, match="a server runs here"):
+        stage.space.run(*command)
+    assert stage.rules() == in_use != nothing_of_ours
+    stage.server.kill()
+    assert "sets removed" in stage.space.run(*command)
+    assert stage.rules() == nothing_of_ours
+    assert stage.space.run(*command).startswith("0 rules")
+
+
 def test_chains_that_the_operator_has_made_are_used_and_stay_as_they_were() -> None:
     """As the manual tells him, by hand: and its rules, in the words of today's iptables."""
     manual = f"""\
