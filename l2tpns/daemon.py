@@ -353,7 +353,7 @@ class Daemon:
 
     def take_pool(self, layout: Layout) -> None:
         """Give out these addresses from now on; those in use stay with whoever has them."""
-        self.pool.change(layout)
+        self.lns.change_pool(layout)
         self.reserve_own_addresses()
         self.plane.serve(self.pool.prefixes())
 

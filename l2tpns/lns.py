@@ -31,7 +31,7 @@ from l2tpns.journal import Journal
 from l2tpns.log import Logger
 from l2tpns.plugins.core import Plugins
 from l2tpns.policy import Part
-from l2tpns.pool import Pool
+from l2tpns.pool import Layout, Pool
 from l2tpns.proto import messages
 from l2tpns.proto.header import ControlHeader, build_control, parse_control
 from l2tpns.proto.messages import (
@@ -393,6 +393,13 @@ class Lns:
             return False
         self.by_address[address] = session
         return True
+
+    def change_pool(self, layout: Layout) -> None:
+        """Give out these addresses from now on; who has one keeps it, whether RADIUS or the pool has named it."""
+        self.pool.change(layout)
+        for address, session in self.by_address.items():
+            if self.pool.contains(address):
+                self.pool.claim(address, session.proven_user)
 
     def give_back_address(self, address: IPv4Address) -> None:
         del self.by_address[address]

@@ -139,9 +139,21 @@ class UserPlane:
         return self.lacs.endpoint(address)
 
     def serve(self, prefixes: Iterable[IPv4Network]) -> None:
-        """Route the pool's prefixes to the tun device."""
-        if self._routes is not None:
-            self._routes.add_pool(prefixes)
+        """Route the pool's prefixes to the tun device; who has an address of a former one gets a route of its own."""
+        routes = self._routes
+        if routes is None:
+            return
+        gone = routes.take_pool(prefixes)
+        if not gone:
+            return
+        for path in self.lacs.paths.values():
+            if path.online and not routes.covers(address := IPv4Address(path.address)):
+                single = IPv4Network(address)
+                installed = self._installed.get(path.key, ())
+                if single not in installed:
+                    self._installed[path.key] = (single, *installed)
+                    routes.add((single,))
+        routes.remove(gone)
 
     def attach(self, path: Path) -> None:
         self.lacs.paths[path.key] = path

@@ -27,7 +27,8 @@ class Routes:
         self._device = device
         self._log = log
         self._users: dict[IPv4Network, int] = {}
-        self._pool: dict[int, set[int]] = {}  # networks by netmask: what needs no route for a single address
+        self._prefixes: frozenset[IPv4Network] = frozenset()  # of the pool
+        self._pool: dict[int, set[int]] = {}  # the same by netmask: what needs no route for a single address
 
     def start(self) -> None:
         """Remove what an earlier process left."""
@@ -37,14 +38,17 @@ class Routes:
         """Remove all of ours."""
         self._delete([self._route(prefix) for prefix in self._users])
         self._users.clear()
-        self._pool.clear()
+        self._prefixes, self._pool = frozenset(), {}
 
-    def add_pool(self, prefixes: Iterable[IPv4Network]) -> None:
-        """Route prefixes whose addresses then need no route of their own."""
-        prefixes = list(prefixes)
-        for prefix in prefixes:
+    def take_pool(self, prefixes: Iterable[IPv4Network]) -> list[IPv4Network]:
+        """Route these prefixes: their addresses need no route of their own. Returns those of before that are not among
+        them, to be removed by the caller when nobody needs them any more."""
+        before, after = self._prefixes, frozenset(prefixes)
+        self._prefixes, self._pool = after, {}
+        for prefix in after:
             self._pool.setdefault(int(prefix.netmask), set()).add(int(prefix.network_address))
-        self.add(prefixes)
+        self.add(sorted(after - before))
+        return sorted(before - after)
 
     def covers(self, address: IPv4Address) -> bool:
         """Whether a prefix of the pool leads to this address."""

@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
+from l2tpns.pool import parse_layout
 from l2tpns.radius.types import Assign, AuthReply, FramedRoute
 from tests.daemon.conftest import QUICK, Serve
 from tests.daemon.subscribers import Ear, refused, say
@@ -167,3 +168,52 @@ def test_everything_of_a_link_is_over_when_the_server_ends_it(server: InProcess,
     server.lns.shutdown(1.0)
     assert fred.wait_ended().why is Why.CDN
     assert len(ear.of("in", LCP, 5)) == 1  # Terminate-Request, for clients behind LACs that say nothing
+
+
+# Another pool while subscribers are online
+
+
+def take_pool(server: InProcess, text: str) -> None:
+    """As a reload does."""
+    server.lns.change_pool(parse_layout(text))
+    server.plane.serve(server.pool.prefixes())
+
+
+def test_an_address_that_radius_had_named_is_not_given_twice_when_the_pool_comes_to_have_it(
+    server: InProcess, lac: Lac
+) -> None:
+    server.backend.replies["fred"] = AuthReply(accepted=True, address=IPv4Address("10.6.0.1"))
+    fred = lac.call("fred", "pw").wait_online()
+    take_pool(server, "10.6.0.1\n10.6.0.2\n")
+    assert server.pool.free == 1
+    assert lac.call("mary", "pw").wait_online().address == IPv4Address("10.6.0.2")
+    fred.terminate()
+    fred.wait_ended()
+    server.wait(lambda: server.pool.free == 1)
+    assert lac.call("guest", "pw").wait_online().address == IPv4Address("10.6.0.1")
+    take_pool(server, "")
+
+
+def test_who_has_an_address_that_the_pool_loses_keeps_it_and_its_way_until_it_leaves(
+    server: InProcess, lac: Lac
+) -> None:
+    routes = server.plane.kernel.routes
+    take_pool(server, "10.5.0.0/24\n")
+    fred = lac.call("fred", "pw").wait_online()
+    assert routes == [IPv4Network("10.5.0.0/24")]
+    take_pool(server, "10.6.0.0/24\n10.5.0.128/25\n")
+    assert fred.address == IPv4Address("10.5.0.1") and fred.online
+    assert sorted(routes) == [
+        IPv4Network("10.5.0.1/32"),
+        IPv4Network("10.5.0.128/25"),
+        IPv4Network("10.6.0.0/24"),
+    ]
+    mary = lac.call("mary", "pw").wait_online()
+    assert mary.address == IPv4Address("10.6.0.1")
+    take_pool(server, "10.5.0.0/24\n")  # as it was; now mary's is the odd one out
+    assert lac.call("guest", "pw").wait_online().address == IPv4Address("10.5.0.2")
+    fred.terminate()
+    fred.wait_ended()
+    server.wait(lambda: sorted(routes) == [IPv4Network("10.5.0.0/24"), IPv4Network("10.6.0.1/32")])
+    take_pool(server, "")
+    assert mary.online

@@ -68,7 +68,7 @@ def test_a_start_that_fails_says_nothing_to_the_radius_server_and_does_not_wait_
     with Server(machine, tmp_path / "first", secrets=""):
         second = Server(machine, tmp_path / "second", settings=silent)
         with pytest.raises(ServerDied, match="1701"):
-            second.start(timeout=10)
+            second.start()
     assert not second.log("accounting_left_in_spool")  # an Accounting-Off would wait there
 
 
@@ -81,16 +81,16 @@ def test_a_detached_daemon_finds_a_configuration_that_was_named_from_the_old_dir
     server.output = tmp_path / "log"
     name = os.path.relpath(server.config)
     machine.run(*server.command, "-d", "-c", name)
-    wait_until(lambda: bool(server.log("ready")), 10)
+    wait_until(lambda: bool(server.log("ready")))
     pid = int((tmp_path / "pid").read_text())
     try:
         server.configure({**settings, "echo_timeout": 17})
         os.kill(pid, signal.SIGHUP)
-        wait_until(lambda: bool(server.log("reloaded") or server.log("reload_refused")), 5)
+        wait_until(lambda: bool(server.log("reloaded") or server.log("reload_refused")))
         assert [line["changed"] for line in server.log("reloaded")] == [["echo_timeout"]]
     finally:
         os.kill(pid, signal.SIGQUIT)
-    wait_until(lambda: bool(server.log("stopped")), 10)
+    wait_until(lambda: bool(server.log("stopped")))
 
 
 def start_detached(server: Server) -> subprocess.CompletedProcess[str]:
@@ -145,3 +145,14 @@ def test_a_reload_that_is_refused_for_its_secrets_file_changes_nothing(machine: 
         server.signal(signal.SIGHUP)
         assert server.wait_for("reloaded")["changed"] == ["echo_timeout"]
         assert server.log("reloaded", changed=[]) == []
+
+
+def test_a_reload_opens_the_log_again_after_it_was_rotated(machine: Namespace, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    server = Server(machine, tmp_path, settings={"log_file": str(log)}, secrets="")
+    server.output = log
+    with server:
+        log.rename(tmp_path / "log.1")
+        server.signal(signal.SIGHUP)
+        assert server.wait_for("reloaded")["changed"] == []
+        assert not server.log("ready") and "ready" in (tmp_path / "log.1").read_text()
