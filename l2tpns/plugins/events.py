@@ -156,7 +156,7 @@ class param_kill_session(Event):
 @event
 class param_radius_reset(Event):
     """RADIUS is about to give a session that is online another policy: undo what its answers had you do.
-    The radius_response of the new answer follow."""
+    The radius_response events of the new answer follow."""
 
     t: int = given(T)
     s: int = given(S)

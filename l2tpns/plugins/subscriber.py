@@ -63,7 +63,7 @@ class Session:
 
     @property
     def user(self) -> str:
-        """The subscriber's name, `` before it has told it."""
+        """The subscriber's name; empty before it has told it."""
         return self._session.user
 
     @property

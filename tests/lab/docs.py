@@ -23,7 +23,7 @@ from l2tpns.console.grammar import Command, Grammar, Mode, Privilege
 from l2tpns.counters import DECLARED
 from l2tpns.figures.metrics import COUNTED, FAMILIES, Counted
 from l2tpns.settings import Setting
-from tests.lab import reference
+from tests.lab import pluginpage, reference
 from tests.lab.marks import tests_by_mark
 
 ROOT = Path(__file__).parents[2]
@@ -175,6 +175,14 @@ def _labels(counted: Counted) -> str:
     return ", ".join(f'`{name}="{value}"`' for name, value in zip(counted.group.labels, counted.values, strict=True))
 
 
+# Plugins
+
+
+def plugins() -> str:
+    """docs/plugins.md, from l2tpns/plugins/ and tests/lab/pluginpage.py."""
+    return f"{NOTE}\n{pluginpage.page(table)}"
+
+
 # Log events
 
 
@@ -312,6 +320,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "counters.md": counters,
     "metrics.md": metrics,
     "log.md": log_events,
+    "plugins.md": plugins,
     "conformance.md": conformance,
     "reference.md": known_names,
 }
