@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from l2tpns.slices import in_slices
+from l2tpns.throttle import is_throttled
 
 if TYPE_CHECKING:
     from l2tpns.lns import Lns
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 INTERVAL = 300.0
 MOST_WAITING = 500_000  # rows kept while files cannot be written
 UNFINISHED = ".unfinished"
-NORMAL_QOS = 1
+NORMAL_QOS, THROTTLED_QOS = 1, 2
 
 
 @dataclass(slots=True)
@@ -104,7 +105,8 @@ class UsageFiles:
             row.up += up
             row.down += down
         elif len(self._waiting) < MOST_WAITING:
-            row = Row(one_word(usage.user), str(usage.address), NORMAL_QOS, up, down)
+            qos = THROTTLED_QOS if is_throttled(session) else NORMAL_QOS
+            row = Row(one_word(usage.user), str(usage.address), qos, up, down)
             self._waiting[usage.acct_session_id] = row
         else:
             self._lns.log.provoked("usage_row_lost", user=session.user, up=up, down=down)

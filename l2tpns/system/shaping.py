@@ -39,9 +39,9 @@ ROOT = 1 << 16  # handle of HTB; class n is 1:n, and the queue of its packets n:
 
 # A class may send so much at once after a pause; a timer of the kernel's that comes late must not cost rate.
 BURST_OCTETS, BURST_SECONDS = 1600, 0.05
-# And so much may wait for it. 5,000 octets are three full packets and some small ones: 0.6 s at 64 kbit/s, of which TCP
-# still makes the full rate. From 200 kbit/s on 0.2 s, for TCP over long ways.
-QUEUE_OCTETS, QUEUE_SECONDS = 5000, 0.2
+# And so much may wait for it. 5,200 octets are three full packets and some small ones: 0.65 s at 64 kbit/s, of which
+# TCP still makes the full rate; with two it does not. From 208 kbit/s on 0.2 s, for TCP over long ways.
+QUEUE_OCTETS, QUEUE_SECONDS = 5200, 0.2
 LARGEST_PACKET = 1600  # the device's MTU is below; what is larger was joined by the kernel (GRO), and is cut again
 QUANTUM = 1600  # octets of a class in its turn, where more than one may send
 IDLE_RATE = 1_000_000  # kbit/s of a class that nobody has: what is left in it goes out at once

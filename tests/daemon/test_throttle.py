@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -398,3 +399,16 @@ def test_rates_are_read_the_same_everywhere() -> None:
 def test_throttle_buckets_and_speed_are_variables(serve: Serve) -> None:
     server = serve(throttle_buckets=7, throttle_speed=28)
     assert (server.config.throttle_buckets, server.config.throttle_speed) == (7, 28)
+
+
+def test_usage_files_mark_who_is_throttled(serve: Serve, tmp_path: Path) -> None:
+    server = serve(accounting_dir=str(tmp_path))
+    for user in ("fred", "mary"):
+        session, _ = log_in(server, user)
+        session.path.in_octets = 1000
+        if user == "fred":
+            server.lns.throttle.set(session, rate_in=64, by="test")
+    server.lns.usage_files.write()
+    (file,) = tmp_path.iterdir()
+    rows = [line.split() for line in file.read_text().splitlines() if not line.startswith("#")]
+    assert sorted((row[0], row[2]) for row in rows) == [("fred", "2"), ("mary", "1")]
