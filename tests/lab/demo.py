@@ -181,7 +181,7 @@ class Demo:
 
     def ping(self, namespace: Namespace, target: str, *options: str) -> float:
         """Mean round trip in ms; every echo must come back."""
-        argv = ("ping", "-n", "-q", "-c", str(PINGS), "-i", "0.2", "-W", "2", *options, target)
+        argv = ("ping", "-n", "-q", "-c", str(PINGS), "-i", "0.2", "-W", "20", *options, target)
         self.story.command(" ".join(argv), on=namespace.label)
         said = namespace.run(*argv, check=False)
         self.story.text("\n".join(said.strip().splitlines()[-2:]))

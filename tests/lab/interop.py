@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
+from tests.lab import PATIENCE
 from tests.lab.netns import Lab, is_root, three_hosts, wait_until
 from tests.lab.pppd import Clients, Link, Peer
 from tests.lab.server import Server, Setting
@@ -95,7 +96,7 @@ class Stage:
         """A line that the daemon has logged in this scene."""
         return self.server.wait_for(event, after=self.since, **facts)
 
-    def wait_empty(self, timeout: float = 15.0) -> None:
+    def wait_empty(self, timeout: float = 2 * PATIENCE) -> None:
         """Until each session that came up in this scene has ended."""
 
         def ended() -> bool:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
+from tests.lab import PATIENCE
 from tests.lab.netns import CommandFailed
 from tests.lab.uml import Guest
 
@@ -122,7 +123,7 @@ class Clients:
     def control(self, command: str) -> None:
         self.guest.run(f"echo '{command}' > /run/xl2tpd/control")
 
-    def dial(self, name: str, timeout: float = 30.0) -> Link:
+    def dial(self, name: str, timeout: float = 4 * PATIENCE) -> Link:
         self.call(name)
         return self.wait_up(name, timeout)
 
@@ -131,7 +132,7 @@ class Clients:
         self.guest.run(f"rm -f /run/up.{name}; : > /var/log/ppp.{name}")
         self.control(f"c {name}")
 
-    def wait_up(self, name: str, timeout: float = 30.0) -> Link:
+    def wait_up(self, name: str, timeout: float = 4 * PATIENCE) -> Link:
         """Wait for IPCP; LinkFailed at once when pppd gave up."""
         begun = time.monotonic()
         device = f"ppp{self.units[name]}"
@@ -171,7 +172,7 @@ class Clients:
     def is_up(self, name: str) -> bool:
         return "inet" in self.guest.run(f"ip -4 -o address show dev ppp{self.units[name]}", check=False)
 
-    def wait_down(self, name: str, timeout: float = 15.0) -> None:
+    def wait_down(self, name: str, timeout: float = 2 * PATIENCE) -> None:
         deadline = time.monotonic() + timeout
         while self.guest.run(f"test -e /sys/class/net/ppp{self.units[name]} && echo there", check=False):
             if time.monotonic() > deadline:
@@ -187,9 +188,9 @@ class Clients:
     def ping(self, link: Link, target: str, *, count: int = 3, size: int = 56, df: bool = False) -> int:
         """Echo requests from the link's address; returns how many were answered."""
         text = self.guest.run(
-            f"ping -n -q -i 0.2 -W 2 -c {count} -s {size} {'-M do' if df else ''} -I {link.address} {target}",
+            f"ping -n -q -i 0.2 -W 20 -c {count} -s {size} {'-M do' if df else ''} -I {link.address} {target}",
             check=False,
-            timeout=count * 2.5 + 10,
+            timeout=count * 2.5 + 2 * PATIENCE,
         )
         found = re.search(r"(\d+) received", text)
         return int(found[1]) if found else 0

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.lab import PATIENCE
 from tests.lab.netns import CommandFailed, Namespace, end
 
 MODULES = ("ppp_generic", "ppp_async", "ppp_synctty", "bsd_comp", "ppp_deflate", "ppp_mppe", "sch_netem")
@@ -58,7 +59,7 @@ class Guest:
         self._heard = b""
         self._number = 0
 
-    def boot(self, timeout: float = 60.0) -> None:
+    def boot(self, timeout: float = 6 * PATIENCE) -> None:
         begun = time.monotonic()
         self._furnish()
         self.namespace.tap(self.device, self.gateway)
@@ -83,7 +84,7 @@ class Guest:
         self._answer("ready", timeout)
         self.booted_in = time.monotonic() - begun
 
-    def run(self, command: str, *, check: bool = True, timeout: float = 30.0) -> str:
+    def run(self, command: str, *, check: bool = True, timeout: float = 4 * PATIENCE) -> str:
         """Run a shell command in the guest and return what it printed; background jobs redirect their own."""
         if self._line < 0:
             raise GuestDied("not booted")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab import PATIENCE
 from tests.lab.netns import RUN_NETNS, is_root
 from tests.lab.server import CHECKOUT
 
@@ -37,7 +38,7 @@ def left_by(process: subprocess.Popen[bytes], output: Path) -> list[str]:
 def test_the_demo_shows_every_step_ends_with_one_screen_of_summary_and_leaves_nothing(tmp_path: Path) -> None:
     output = tmp_path / "output"
     process = start(output)
-    status = process.wait(60)
+    status = process.wait(10 * PATIENCE)
     said = output.read_text()
     assert status == 0, said
     lines = said.splitlines()
@@ -63,15 +64,15 @@ def test_the_demo_can_be_kept_running_and_goes_when_it_is_told(tmp_path: Path) -
     output = tmp_path / "output"
     process = start(output, "--keep")
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 10 * PATIENCE
         while "--hold" not in output.read_text():
             assert process.poll() is None and time.monotonic() < deadline, output.read_text()
             time.sleep(0.1)
         shown = re.search(r"^  (ip netns exec .* ping -I ppp-alice [\d.]+) ", output.read_text(), re.MULTILINE)
         assert shown is not None
-        subprocess.run([*shown[1].split(), "-c", "1", "-W", "2"], check=True, capture_output=True)
+        subprocess.run([*shown[1].split(), "-c", "1", "-W", "20"], check=True, capture_output=True)
     finally:
         process.send_signal(signal.SIGTERM)
-        status = process.wait(30)
+        status = process.wait(2 * PATIENCE)
     assert status == 0, output.read_text()
     assert left_by(process, output) == []

@@ -73,7 +73,7 @@ def test_a_reload_moves_the_port_and_a_wrong_address_stops_nobody(stage: Stage) 
     server, settings = stage.server, stage.settings
     server.configure({**settings, "metrics_port": 9702})
     server.signal(signal.SIGHUP)
-    wait_until(lambda: len(server.log("figures_served")) == 2, 5.0)
+    wait_until(lambda: len(server.log("figures_served")) == 2)
     assert json.loads(stage.fetch("/health", 9702))["status"] == "ok"
     server.configure({**settings, "metrics_bind_address": "203.0.113.77"})  # not ours
     server.signal(signal.SIGHUP)

@@ -11,6 +11,7 @@ import gevent
 import pytest
 
 from l2tpns.proto.ppp import Protocol
+from tests.lab import PATIENCE
 from tests.lab.lac import Lac, Refused, Subscriber, Why
 from tests.lab.netns import Lab, Namespace, is_root, three_hosts
 from tests.lab.pppwishes import Phase
@@ -63,7 +64,7 @@ def shown(directory: Path) -> list[tuple[str, str]]:
 def connect(namespace: Namespace, secret: str = TUNNEL_SECRET, *, hide: bool = False) -> Lac:
     with namespace.entered():
         lac = Lac(("192.0.2.2", 0), LNS, "lac1", secret=secret.encode(), challenge=True, hide=hide)
-    return lac.connect(3.0)
+    return lac.connect(3.0 if secret == WRONG else PATIENCE)
 
 
 def logins(namespace: Namespace) -> None:
@@ -95,7 +96,7 @@ def logins(namespace: Namespace) -> None:
 
 def wait_again(subscriber: Subscriber) -> None:
     """Offline, and online again."""
-    subscriber.wait(lambda: not subscriber.online, 5.0)
+    subscriber.wait(lambda: not subscriber.online)
     subscriber.wait_online()
 
 

@@ -14,7 +14,7 @@ import crypt_r
 import pexpect
 import pytest
 
-from tests.lab import transcript
+from tests.lab import PATIENCE, transcript
 from tests.lab.netns import Lab, Namespace, is_root
 from tests.lab.server import Server, ServerDied
 
@@ -50,7 +50,7 @@ class Telnet(pexpect.spawn):
 
     def __init__(self, machine: Namespace) -> None:
         command, *arguments = machine.command("telnet", "127.0.0.1")
-        super().__init__(command, arguments, dimensions=(24, 80), encoding="utf-8", timeout=10)
+        super().__init__(command, arguments, dimensions=(24, 80), encoding="utf-8", timeout=PATIENCE)
         self.delaybeforesend = None
 
     def login(self, name: str, password: str) -> None:
@@ -192,7 +192,7 @@ def test_shutdown_ends_the_daemon_and_the_console(server: Server, telnet: Telnet
     telnet.send("shutdown\r")
     telnet.expect(pexpect.EOF)
     assert server.process is not None
-    assert server.process.wait(10) == 0
+    assert server.process.wait(PATIENCE) == 0
 
 
 def test_a_console_without_users_is_warned_of_where_others_can_reach_it(machine: Namespace, tmp_path: Path) -> None:
