@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from l2tpns.dataplane.path import Path
+from l2tpns.dataplane import path
 from l2tpns.dataplane.police import BURST_OCTETS, DROP, PASS, WAIT, Police
 from l2tpns.policy import Policy, PolicyError
 from l2tpns.radius.types import AuthReply, FramedRoute
@@ -210,7 +210,7 @@ class Line:
         self.due: list[tuple[float, Callable[[], None]]] = []
         self.passed: list[bytes] = []
         self.police = Police(rate, self.now, self.schedule)
-        self.path = cast(Path, None)
+        self.path = cast(path.Path, None)
 
     def schedule(self, seconds: float, call: Callable[[], None]) -> Line:
         self.due.append((self.now + seconds, call))
@@ -226,7 +226,7 @@ class Line:
             self.passed.append(packet)
         return verdict
 
-    def forward(self, path: Path, packet: bytes) -> None:
+    def forward(self, _: path.Path, packet: bytes) -> None:
         self.passed.append(packet)
 
     def advance(self, seconds: float) -> None:
