@@ -23,6 +23,7 @@ from l2tpns.counters import Counters
 from l2tpns.errors import L2tpnsError
 from l2tpns.log import Log
 from l2tpns.nsctlserver import NsctlServer
+from tests.lab import PATIENCE
 
 SECRET = "a key that is long enough"
 NOW = 1_700_000_000.0
@@ -109,7 +110,7 @@ class Stage:
     def socket(self) -> Any:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sock.connect(("127.0.0.1", self.port))
-        sock.settimeout(10)
+        sock.settimeout(PATIENCE)
         self.sockets.append(sock)
         return sock
 
@@ -148,7 +149,7 @@ class Stage:
         return self.nsctl("-t", "20", "-h", f"127.0.0.1:{self.port}", *words)
 
     def wait(self, condition: Callable[[], object]) -> None:
-        until = monotonic() + 10
+        until = monotonic() + PATIENCE
         while not condition():
             assert monotonic() < until
             gevent.sleep(0.005)

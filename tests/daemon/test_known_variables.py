@@ -1,4 +1,4 @@
-"""Variables of 1.1 and 2.x whose effect no other test shows: RFC 1661's counters and timer, and the MRU."""
+"""Variables whose effect no other test shows: RFC 1661's counters and timer, the MRU, the window."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from tests.lab.pppclient import CONF_NAK, CONF_REJ
 def requests_until_the_end(serve: Serve, **settings: float) -> tuple[int, float]:
     """How many LCP Configure-Requests a client hears that says nothing, and in which time."""
     peer = serve(**settings).peer().open()
+    begun = monotonic()
     peer.call()
     times: list[float] = []
     while True:
-        datagram = peer.hear_raw(10.0)
+        datagram = peer.hear_raw()
         if datagram[0] & 0x80:
             if len(datagram) > 12:
                 break  # the CDN
         elif b"\xc0\x21\x01" in datagram:
             times.append(monotonic())
     peer.acknowledge()
-    return len(times), times[-1] - times[0]
+    return len(times), times[-1] - begun
 
 
 @pytest.mark.shows("set ppp_max_configure")
@@ -55,3 +56,9 @@ def test_the_mru_that_a_client_is_told_is_l2tp_mtu_less_our_headers(serve: Serve
     assert fred.peer_mru == 1362
     server.config.l2tp_mtu = 2600  # at most what PPPoE carries
     assert server.lac("lac2").connect().call("mary", "pw").wait_online().peer_mru == 1492
+
+
+@pytest.mark.shows("set receive_window")
+def test_the_window_that_a_lac_is_told_is_receive_window(serve: Serve) -> None:
+    lac = serve(receive_window=7).lac().connect()
+    assert lac.sccrp is not None and lac.sccrp.receive_window_size == 7

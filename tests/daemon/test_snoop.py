@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network
@@ -12,11 +13,13 @@ import gevent
 import orjson
 import pytest
 
+from l2tpns import outlet
 from l2tpns.capture.frame import DOWN, UP, parse
 from l2tpns.policy import PolicyError, Sink
 from l2tpns.radius.types import AuthReply, AuthRequest, FramedRoute
 from l2tpns.session import Session
 from tests.daemon.packets import ip
+from tests.lab import PATIENCE
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Lac, Subscriber
 
@@ -30,7 +33,7 @@ class Receiver:
     def __init__(self) -> None:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind(("127.0.0.1", 0))
-        self.socket.settimeout(10.0)
+        self.socket.settimeout(PATIENCE)
         self.sink = Sink(LOOPBACK, self.socket.getsockname()[1])
 
     def take(self, count: int) -> list[bytes]:
@@ -44,7 +47,7 @@ class Receiver:
         except BlockingIOError:
             return True
         finally:
-            self.socket.settimeout(10.0)
+            self.socket.settimeout(PATIENCE)
 
 
 @pytest.fixture
@@ -249,7 +252,7 @@ def test_a_sink_that_nobody_listens_at_is_counted_and_told_once_and_back_it_gets
     assert len(lines) == 1 and lines[0]["sink"] == f"127.0.0.1:{sink.port}" and "fred" not in str(lines)
     receiver.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     receiver.socket.bind(("127.0.0.1", sink.port))
-    receiver.socket.settimeout(10.0)
+    receiver.socket.settimeout(PATIENCE)
     up, down = talk(server, subscriber, session)
     assert receiver.take(2) == [up, down]
     receiver.socket.close()
@@ -386,3 +389,28 @@ def test_an_audit_file_that_takes_nothing_more_is_an_error_in_the_log(server: In
         gevent.sleep(0)
     lines = server.events("audit_lines_lost")
     assert 1 <= len(lines) < 30 and "fred" not in str(lines)
+
+
+def test_a_sink_without_a_route_is_not_tried_for_each_packet_and_found_when_there_is_one(
+    server: InProcess, lac: Lac, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[object] = []
+
+    class NoRoute(outlet.RawSocket):
+        def connect(self, address: Any) -> None:
+            tries.append(address)
+            raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    subscriber, session = online(server, lac)
+    with monkeypatch.context() as broken:
+        broken.setattr(outlet, "RawSocket", NoRoute)
+        broken.setattr(outlet, "REST", 3600.0)
+        server.lns.snoop.start(session, receiver.sink, by="test")
+        for _ in range(10):
+            talk(server, subscriber, session)
+        assert len(tries) == 1 and server.counters.snoop_errors == 20
+        (line,) = server.events("snoop_copies_lost")
+        assert line["why"] == "Network is unreachable"
+    server.lns.snoop.copiers[session].outlet._rest = 0.0
+    up, down = talk(server, subscriber, session)
+    assert receiver.take(2) == [up, down]
