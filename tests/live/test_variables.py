@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -99,8 +98,8 @@ class Stage:
             console.close()
         for lac in self.lacs:
             lac.close()
-        with suppress(Exception):
-            self.server.stop(timeout=60)
+        if self.server.process is not None and self.server.process.poll() is None:
+            gevent.get_hub().threadpool.apply(self.server.stop, (), {"timeout": 60})  # RADIUS has to answer meanwhile
         self.first.stop()
         self.second.stop()
         assert self.server.tracebacks() == ""
@@ -155,10 +154,13 @@ def test_dump_speed_logs_the_bandwidth_each_second(stage: Stage) -> None:
     assert words == ["Bandwidth", "UDP-ETH", "ETH-UDP", "TOTAL", "IN", "OUT"]
     assert words[1] in console.do("uptime")
     console.set(dump_speed="no")
-    gevent.sleep(1.1)  # what was under way is written
-    count = len(stage.server.log("bandwidth"))
-    gevent.sleep(1.5)
-    assert len(stage.server.log("bandwidth")) == count
+
+    def quiet() -> bool:
+        count = len(stage.server.log("bandwidth"))
+        gevent.sleep(1.5)
+        return len(stage.server.log("bandwidth")) == count
+
+    wait(quiet)  # what was under way is written, and no more
 
 
 @pytest.mark.shows("set primary_radius", "set primary_radius_port", "set secondary_radius", "set secondary_radius_port")
@@ -224,3 +226,32 @@ def test_the_console_listens_on_the_address_that_is_set(stage: Stage) -> None:
     assert "L2TPNS" in console.do("show version")
     with pytest.raises(ConnectionRefusedError):
         stage.console("127.0.0.1")
+
+
+@pytest.mark.shows("set radius_timeout")
+def test_radius_timeout_is_the_time_until_a_request_is_sent_again(stage: Stage) -> None:
+    console = stage.start()
+    console.set(radius_timeout=3)
+    stage.first.lose(1)
+    begun = time.monotonic()
+    stage.log_in()
+    assert len(stage.asked(stage.first)) == 2
+    assert time.monotonic() - begun > 2.5  # give or take the jitter
+
+
+@pytest.mark.shows("set spool_dir", "set state_dir")
+def test_spool_and_saved_state_are_where_the_variables_say(stage: Stage) -> None:
+    spool, state = (stage.server.directory / name for name in ("my spool", "my state"))
+    stage.start(spool_dir=str(spool), state_dir=str(state), save_state="yes", radius_accounting="yes")
+    stage.log_in()
+    wait(lambda: any(state.glob("*.state")) and any(path.stat().st_size for path in spool.rglob("*") if path.is_file()))
+
+
+@pytest.mark.shows("set shutdown_timeout")
+def test_shutdown_timeout_is_how_long_leaving_waits_for_a_lac_that_says_nothing(stage: Stage) -> None:
+    stage.start(shutdown_timeout=6)
+    stage.log_in()
+    stage.lacs[0].vanish()
+    begun = time.monotonic()
+    stage.server.stop(timeout=60)
+    assert time.monotonic() - begun > 2.5  # half of it for the LACs, half for RADIUS
