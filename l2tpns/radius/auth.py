@@ -103,18 +103,7 @@ def fill_access_request(packet: Packet, request: AuthRequest, settings: RadiusSe
         packets.put_octets(packet, packets.CHAP_PASSWORD, identifier + credentials.response)
         packets.put_octets(packet, packets.CHAP_CHALLENGE, credentials.challenge)
     packets.put_nas(packet, settings.nas_address or local, settings.nas_identifier)
-    packets.put_call(
-        packet,
-        session_id=request.session_id,
-        nas_port_id=request.nas_port_id,
-        called=request.called,
-        calling=request.calling,
-        connect_info=request.connect_info,
-        tunnel_client=request.tunnel_client,
-        tunnel_server=request.tunnel_server,
-        tunnel_host=request.tunnel_host,
-    )
-    packets.put_text(packet, "Acct-Session-Id", request.acct_session_id)
+    packets.put_call(packet, request)
     if 64 <= request.mtu <= 65535:  # RFC 2865 5.12
         packet["Framed-MTU"] = request.mtu
     packets.put_octets(packet, packets.STATE, request.state)

@@ -17,7 +17,7 @@ from pyrad.dictionary import Dictionary
 from pyrad.packet import AcctPacket, AuthPacket, Packet, PacketError
 
 from l2tpns.errors import WireError
-from l2tpns.radius.types import PORT_TYPE_VIRTUAL
+from l2tpns.radius.types import PORT_TYPE_VIRTUAL, AuthRequest, Usage
 
 ACCESS_REQUEST, ACCESS_ACCEPT, ACCESS_REJECT, ACCOUNTING_REQUEST, ACCOUNTING_RESPONSE = 1, 2, 3, 4, 5
 ACCESS_CHALLENGE = 11
@@ -121,33 +121,23 @@ def put_nas(packet: Packet, address: IPv4Address, identifier: str) -> None:
     put_text(packet, "NAS-Identifier", identifier)
 
 
-def put_call(
-    packet: Packet,
-    *,
-    session_id: int,
-    nas_port_id: str,
-    called: str,
-    calling: str,
-    connect_info: str,
-    tunnel_client: str,
-    tunnel_server: str,
-    tunnel_host: str,
-) -> None:
-    """The port and the call, the same in authentication and accounting (RFC 2865, RFC 2868, RFC 2869)."""
-    packet["NAS-Port"] = session_id & 0xFFFFFFFF
+def put_call(packet: Packet, call: AuthRequest | Usage) -> None:
+    """The port and the call, the same in authentication and accounting (RFC 2865, RFC 2866, RFC 2868, RFC 2869)."""
+    packet["NAS-Port"] = call.session_id & 0xFFFFFFFF
     packet["NAS-Port-Type"] = PORT_TYPE_VIRTUAL
-    put_text(packet, "NAS-Port-Id", nas_port_id)
+    put_text(packet, "NAS-Port-Id", call.nas_port_id)
     packet["Service-Type"] = 2  # Framed
     packet["Framed-Protocol"] = 1  # PPP
-    put_text(packet, "Called-Station-Id", called)
-    put_text(packet, "Calling-Station-Id", calling)
-    put_text(packet, "Connect-Info", connect_info)
-    if tunnel_client or tunnel_server:
+    put_text(packet, "Called-Station-Id", call.called)
+    put_text(packet, "Calling-Station-Id", call.calling)
+    put_text(packet, "Connect-Info", call.connect_info)
+    put_text(packet, "Acct-Session-Id", call.acct_session_id)
+    if call.tunnel_client or call.tunnel_server:
         packet["Tunnel-Type"] = TUNNEL_TYPE_L2TP
         packet["Tunnel-Medium-Type"] = TUNNEL_MEDIUM_IPV4
-        put_text(packet, "Tunnel-Client-Endpoint", tunnel_client)
-        put_text(packet, "Tunnel-Server-Endpoint", tunnel_server)
-        put_text(packet, "Tunnel-Client-Auth-Id", tunnel_host)
+        put_text(packet, "Tunnel-Client-Endpoint", call.tunnel_client)
+        put_text(packet, "Tunnel-Server-Endpoint", call.tunnel_server)
+        put_text(packet, "Tunnel-Client-Auth-Id", call.tunnel_host)
 
 
 def new_access_request(identifier: int, secret: bytes, authenticator: bytes, dictionary: Any) -> AuthPacket:

@@ -98,19 +98,8 @@ def fill_accounting_request(
         packets.put_text(packet, "Acct-Session-Id", f"{int(happened) & ALL_32:08X}00000000")
         return
     packets.put_octets(packet, packets.USER_NAME, usage.user)
-    packets.put_text(packet, "Acct-Session-Id", usage.acct_session_id)
     packet["Acct-Authentic"] = BY_RADIUS if usage.by_radius else BY_US
-    packets.put_call(
-        packet,
-        session_id=usage.session_id,
-        nas_port_id=usage.nas_port_id,
-        called=usage.called,
-        calling=usage.calling,
-        connect_info=usage.connect_info,
-        tunnel_client=usage.tunnel_client,
-        tunnel_server=usage.tunnel_server,
-        tunnel_host=usage.tunnel_host,
-    )
+    packets.put_call(packet, usage)
     packets.put_text(packet, "Acct-Tunnel-Connection", usage.tunnel_connection)
     if usage.address is not None:
         packet["Framed-IP-Address"] = str(usage.address)
