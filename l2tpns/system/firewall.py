@@ -76,6 +76,10 @@ class Table:
         self._insert(chain, made, first)
         return True
 
+    def append(self, chain: str, rule: str) -> None:
+        """Put this rule of ours at the end, whether it is there already or not."""
+        self._insert(chain, iptables.make(self._ip4tc, self._table, rule), first=False)
+
     def remove(self, chain: str, rule: str) -> bool:
         """Remove this rule of ours; there may be none, nor its chain."""
         if not self.has_chain(chain):
