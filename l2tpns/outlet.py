@@ -20,6 +20,7 @@ from l2tpns.log import Logger
 from l2tpns.policy import Sink
 
 BUFFER = 4 << 20  # octets that wait in the kernel for a network card or a neighbour
+REST = 0.25  # seconds without a try after one that shows that there is no way, lest each packet pay for it
 WARNING_PAUSE = 60.0  # seconds between two warnings of one sink
 _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT, _SO_SNDBUFFORCE = 10, 0, 32  # Linux's numbers, which the socket module lacks
 
@@ -27,7 +28,20 @@ _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT, _SO_SNDBUFFORCE = 10, 0, 32  # Linux's numb
 class Outlet:
     """The way to one sink; `find` says where that is now, and `refusal` why nothing may be sent there, or nothing."""
 
-    __slots__ = ("_counters", "_find", "_log", "_lost", "_refusal", "_socket", "_warned", "blocked", "sink", "users")
+    __slots__ = (
+        "_counters",
+        "_find",
+        "_log",
+        "_lost",
+        "_refusal",
+        "_rest",
+        "_socket",
+        "_warned",
+        "_why",
+        "blocked",
+        "sink",
+        "users",
+    )
 
     def __init__(
         self,
@@ -41,6 +55,8 @@ class Outlet:
         self._counters = counters
         self._log = log
         self._socket: RawSocket | None = None
+        self._rest = 0.0  # monotonic: until then nothing is tried
+        self._why: str | None = ""  # there was no way
         self._lost = 0  # copies since the last warning
         self._warned = 0.0  # monotonic
         self.sink: Sink | None = None
@@ -53,32 +69,33 @@ class Outlet:
         if sink is not self.sink:
             self.move(sink)
         if self.blocked:
-            self._fail(self.blocked)
-            return False
+            return self._lose(self.blocked)
+        sock = self._socket or self._open()
+        if sock is None:
+            return self._lose(self._why)
         try:
-            (self._socket or self._open()).send(payload)
+            sock.send(payload)
         except OSError as error:
-            self._fail(error.strerror)
-            if self._socket is None or error.errno in (errno.EAGAIN, errno.EMSGSIZE):
+            self._lose(error.strerror)
+            if error.errno in (errno.EAGAIN, errno.EMSGSIZE) or not self._send_again(sock, payload):
                 return False
-            return self._send_again(payload, error)
         self._counters.snoop_packets += 1
         return True
 
-    def _send_again(self, payload: bytes, error: OSError) -> bool:
+    def _send_again(self, sock: RawSocket, payload: bytes) -> bool:
         """What a send reports may be ICMP's word on an earlier copy: this one has not been tried yet."""
-        if error.errno == errno.EINVAL:
-            self.close()  # our address has gone: the route may give another
         try:
-            (self._socket or self._open()).send(payload)
-        except OSError:
+            sock.send(payload)
+        except OSError as error:
+            self.close()  # opened anew, it may have another way
+            self._give_up(error)
             return False
-        self._counters.snoop_packets += 1
         return True
 
     def move(self, sink: Sink | None) -> None:
         """Send there from now on, if that may be."""
         self.close()
+        self._rest = 0.0
         self.sink = sink
         self.blocked = "snoop_host and snoop_port are not set" if sink is None else self._refusal(sink)
 
@@ -91,7 +108,10 @@ class Outlet:
             self._socket.close()
             self._socket = None
 
-    def _open(self) -> RawSocket:
+    def _open(self) -> RawSocket | None:
+        """None if there is no way; then nothing is tried for a moment."""
+        if monotonic() < self._rest:
+            return None
         assert self.sink is not None
         sock = RawSocket(AF_INET, SOCK_DGRAM)
         try:
@@ -102,13 +122,18 @@ class Outlet:
             except PermissionError:
                 sock.setsockopt(SOL_SOCKET, SO_SNDBUF, BUFFER)
             sock.connect((str(self.sink.address), self.sink.port))
-        except OSError:
+        except OSError as error:
             sock.close()
-            raise
+            self._give_up(error)
+            return None
         self._socket = sock
         return sock
 
-    def _fail(self, why: str | None) -> None:
+    def _give_up(self, error: OSError) -> None:
+        self._why = error.strerror
+        self._rest = monotonic() + REST
+
+    def _lose(self, why: str | None) -> bool:
         """Count; a warning at once, then one a minute at most."""
         self._counters.snoop_errors += 1
         self._lost += 1
@@ -117,3 +142,4 @@ class Outlet:
             where = f"{self.sink.address}:{self.sink.port}" if self.sink is not None else ""
             self._log.warning("snoop_copies_lost", sink=where, count=self._lost, why=why)
             self._warned, self._lost = now, 0
+        return False

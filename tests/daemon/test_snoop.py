@@ -301,6 +301,7 @@ def test_one_who_begins_again_with_lcp_is_another_login_and_no_longer_intercepte
 # Who is told
 
 
+@pytest.mark.shows("set audit_file")
 def test_the_audit_file_says_who_switched_it_on_and_off_and_no_other_line_says_who_is_intercepted(
     server: InProcess, lac: Lac, receiver: Receiver, tmp_path: Path, audit: Callable[..., list[dict[str, Any]]]
 ) -> None:

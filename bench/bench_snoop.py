@@ -1,0 +1,129 @@
+"""What interception costs, and that a lost sink costs the subscriber nothing.
+
+    python -m bench snoop [RUNS]
+
+TCP through one subscriber's call, up and down in turns: nobody intercepted, copies to somebody who takes them, to a
+port that is closed, to a host that is not there, to a network without a route. Then packets at full load of 200
+subscribers (as `forward`), none intercepted and all of them: CPU of the server for each packet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import median
+
+import gevent
+import gevent.socket
+
+from bench.bench_forward import SESSIONS, Traffic, run
+from bench.common import HOST, Bench, bring_up, compile_blast, middle, ours, ratio, say
+from tests.lab.console import Console
+from tests.lab.lac import Lac
+from tests.lab.netns import Namespace
+from tests.lab.transfer import transfer
+from tests.lab.tun import TunLink
+
+PORT = 9000
+OCTETS = 8_000_000
+SECONDS = 3
+NOBODY, TAKEN = "nobody intercepted", "copies are taken"
+SINKS = {
+    NOBODY: "",
+    TAKEN: f"203.0.113.2 {PORT}",
+    "port is closed": f"203.0.113.2 {PORT + 1}",
+    "host is not there": f"203.0.113.99 {PORT}",
+    "no route": f"192.88.99.1 {PORT}",
+}
+
+
+@dataclass(slots=True)
+class Result:
+    """A value for each run."""
+
+    rate: list[float] = field(default_factory=list)
+    per_cpu: list[float] = field(default_factory=list)
+
+
+def main(runs: int = 3) -> None:
+    with ours(users=SESSIONS) as (bench, _):
+        mediator = bench.lab.namespace("mediator")
+        bench.lab.link(bench.server, "copies", "203.0.113.1/24", mediator, "copies", "203.0.113.2/24")
+        reader = gevent.spawn(take, mediator)
+        with Console(bench.server) as console:
+            lac = bench.tunnels(1)[0]
+            transfers(bench, console, lac, runs)
+            packets(bench, console, lac, runs)
+        reader.kill()
+
+
+def take(space: Namespace) -> None:
+    """Who gets the copies."""
+    with space.entered():
+        sock = gevent.socket.socket(gevent.socket.AF_INET, gevent.socket.SOCK_DGRAM)
+    sock.bind(("203.0.113.2", PORT))
+    while True:
+        sock.recv(65535)
+
+
+def transfers(bench: Bench, console: Console, lac: Lac, runs: int) -> None:
+    """Each way with each sink, in turns."""
+    storm, _ = bring_up(bench, [lac], 1)
+    (subscriber,) = storm.subscribers
+    with bench.lac.entered():
+        link = TunLink(subscriber, "tun-bench")
+    results: dict[tuple[str, str], Result] = {}
+    ways = {"up": (bench.lac, link.address, bench.host, HOST), "down": (bench.host, HOST, bench.lac, link.address)}
+    for _ in range(runs):
+        for way, ends in ways.items():
+            for name, sink in SINKS.items():
+                console.do(f"snoop user000000 {sink}" if sink else "no snoop user000000")
+                result = results.setdefault((way, name), Result())
+                before = bench.cpu()
+                took = transfer(*ends, octets=OCTETS, timeout=120.0)
+                result.rate.append(OCTETS / took / 1e6)
+                result.per_cpu.append(OCTETS / max(bench.cpu() - before, 0.01) / 1e6)
+    console.do("no snoop user000000")
+    for (way, name), result in results.items():
+        nobody = results[way, NOBODY]
+        say(
+            f"snoop, TCP {way}, {name}",
+            f"{middle(result.rate)} MB/s, {ratio(result.rate, nobody.rate)} of nobody's; "
+            f"{middle(result.per_cpu)} MB for each CPU second, {ratio(result.per_cpu, nobody.per_cpu)}",
+        )
+    with bench.lac.entered():
+        link.close()
+    subscriber.terminate()
+    subscriber.wait_ended()
+
+
+def packets(bench: Bench, console: Console, lac: Lac, runs: int) -> None:
+    """At full load; the LAC's port is blast's in the end."""
+    blast = str(compile_blast())
+    storm, _ = bring_up(bench, [lac], SESSIONS)
+    up = "".join(f"{lac.peer_tunnel_id} {call.peer_session_id} {call.address}\n" for call in storm.subscribers)
+    down = "".join(f"{call.address}\n" for call in storm.subscribers)
+    traffic = Traffic(bench, str(lac.endpoint.local[1]), up.encode(), down.encode())
+    lac.leave()
+    names = [call.user.decode() for call in storm.subscribers]
+    groups = [" ".join(names[first : first + 50]) for first in range(0, SESSIONS, 50)]
+    everybody = [f"snoop {group}" for group in groups]
+    console.do("set snoop_host 203.0.113.2")
+    states = {
+        NOBODY: [f"no {line}" for line in everybody],
+        "ip": ["set snoop_format ip", f"set snoop_port {PORT}", *everybody],
+        "framed": ["set snoop_format framed", f"set snoop_port {PORT}", *everybody],
+        "framed, port is closed": ["set snoop_format framed", f"set snoop_port {PORT + 1}", *everybody],
+    }
+    results: dict[tuple[str, str], list[float]] = {}
+    for _ in range(runs):
+        for name, lines in states.items():
+            for line in lines:
+                console.do(line)
+            assert len(console.rows("show snoop")) == (0 if name == NOBODY else SESSIONS)
+            for way in ("up", "down"):
+                before = bench.cpu()
+                _, arrived, _ = run(traffic, blast, way, 1400, SECONDS, 0)
+                results.setdefault((way, name), []).append(1e6 * (bench.cpu() - before) / arrived)
+    for (way, name), costs in results.items():
+        more = median(costs) - median(results[way, NOBODY])
+        say(f"snoop, 1400 octets {way}, {name}", f"{median(costs):.1f} us of CPU a packet, {more:+.1f}")
