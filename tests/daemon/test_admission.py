@@ -48,6 +48,7 @@ def ring(peer: Peer, session_id: int) -> tuple[int, int] | None:
 @pytest.mark.statement(32, 59)
 @pytest.mark.usefixtures("nobody_makes_room")
 @pytest.mark.parametrize("limit", ["max_tunnels", "max_tunnels_per_lac"])
+@pytest.mark.shows("set max_tunnels", "set max_tunnels_per_lac")
 def test_one_tunnel_too_many_is_refused_with_no_resources_and_the_others_live_on(serve: Serve, limit: str) -> None:
     server = serve(**{limit: 2})
     lac = server.lac(defaults=QUICK).connect()
@@ -69,6 +70,7 @@ def test_a_tunnel_that_came_up_is_no_longer_half_open(serve: Serve) -> None:
 
 @pytest.mark.usefixtures("nobody_makes_room")
 @pytest.mark.parametrize("limit", ["max_half_open_tunnels", "max_half_open_per_lac"])
+@pytest.mark.shows("set max_half_open_tunnels", "set max_half_open_per_lac")
 def test_an_sccrq_that_finds_no_room_is_not_answered_and_gets_in_when_it_is_sent_again(
     serve: Serve, limit: str
 ) -> None:
@@ -208,6 +210,7 @@ def test_a_lac_comes_up_while_sccrqs_from_everywhere_fill_all_places(serve: Serv
 
 @pytest.mark.statement(31, 59)
 @pytest.mark.parametrize("limit", ["max_starting_calls", "max_starting_per_lac", "max_sessions"])
+@pytest.mark.shows("set max_starting_calls", "set max_starting_per_lac", "set max_sessions")
 def test_one_call_too_many_is_told_to_try_later_and_the_others_live_on(serve: Serve, limit: str) -> None:
     server = serve(**{limit: 3})
     lac = server.lac(defaults=QUICK).connect()

@@ -44,6 +44,7 @@ HOOK = "def plugin_pre_auth(event): SEEN.append(event.username)\n"
         ("\0", "null bytes"),
     ],
 )
+@pytest.mark.shows("set plugin_dir")
 def test_a_plugin_that_cannot_be_loaded_is_named_with_its_mistake_and_nothing_of_it_stays(
     open_desk: Callable[..., Desk], tmp_path: Path, source: str, why: str
 ) -> None:
@@ -92,6 +93,7 @@ def test_plugins_are_found_where_plugin_dir_says_or_where_they_are_installed(mon
 # The console
 
 
+@pytest.mark.shows("load plugin NAME", "remove plugin NAME", "show plugins", "reload plugin NAME")
 def test_the_console_loads_shows_reloads_and_removes_in_the_words_of_old(
     open_desk: Callable[..., Desk], tmp_path: Path
 ) -> None:
@@ -217,6 +219,7 @@ def test_a_reload_of_the_configuration_loads_and_removes_what_differs_and_nothin
     assert [line["plugin"] for line in shelf.events("plugin_removed")] == ["a"]
 
 
+@pytest.mark.shows('load plugin "NAME"')
 def test_a_plugin_that_is_missing_at_the_start_is_logged_and_shown_and_the_others_are_loaded(
     open_desk: Callable[..., Desk], tmp_path: Path
 ) -> None:

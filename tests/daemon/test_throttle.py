@@ -76,6 +76,7 @@ def test_one_way_alone_can_be_throttled_and_the_other_added(server: InProcess, s
     assert [shaped.rate for shaped in shaper.buckets.values()] == [128]
 
 
+@pytest.mark.shows("set throttle_speed")
 def test_no_rate_at_all_means_throttle_speed_and_a_later_change_of_it_touches_nobody(
     server: InProcess, shaper: NullShaper
 ) -> None:
