@@ -5,7 +5,7 @@
 One subscriber at 64, 512 and 2,000 kbit/s, offered twice that each way, and a neighbour's 5 Mbit/s each way without and
 with it; pings while one way is full. A thousand subscribers throttled at once, counted by the server. Setting, changing
 and removing a throttle in the kernel with 10, 1,000 and 10,000 there already. Full load for those who are not
-throttled, before and after the first throttle has brought queue, rule and set; and the packets that moment costs.
+throttled, before and after the first throttle has brought rule and set; and the packets that moment costs.
 """
 
 from __future__ import annotations

@@ -152,6 +152,12 @@ class Firewall:
         self._lock_file = lock_file or os.environ.get("XTABLES_LOCKFILE", LOCK)  # as iptables does
         self._ip4tc: Any = None
 
+    def load(self) -> None:
+        """Load the library now, in a thread, since it takes a fifth of a second: others have their turn meanwhile.
+        Who is alone need not care. Raises FirewallError."""
+        if self._ip4tc is None:
+            self._ip4tc = gevent.get_hub().threadpool.apply(iptables.load)
+
     @contextmanager
     def change(self, *names: str) -> Iterator[tuple[Table, ...]]:
         """Tables to be changed together: written when the block ends, in this order, and not at all if it raises.

@@ -48,7 +48,7 @@ IDLE_RATE = 1_000_000  # kbit/s of a class that nobody has: what is left in it g
 DIRECT_QUEUE = 2000  # packets of everybody who is not throttled: as long as the device's own queue
 
 _RTM_NEWQDISC, _RTM_NEWTCLASS, _RTM_NEWTFILTER = 36, 40, 44
-_NLM_F_REPLACE, _NLM_F_EXCL, _NLM_F_CREATE = 0x100, 0x200, 0x400
+_NLM_F_REPLACE, _NLM_F_CREATE = 0x100, 0x400
 _TC_H_ROOT = 0xFFFFFFFF
 _ETH_P_ALL = 0x0300  # in network order
 _TICKS = 1_000_000_000 // 64  # of the kernel's packet scheduler, a second
@@ -143,7 +143,7 @@ def handle(bucket: int) -> str:
 
 
 class KernelShaper:
-    """A Shaper for one device: a new one, without queues of ours. Sets up what it needs when it first needs it."""
+    """A Shaper for one device, which must be new: nobody but us has given it queues."""
 
     def __init__(self, netlink: Netlink, device: int, sets: IpSets, firewall: Firewall) -> None:
         self._netlink = netlink
@@ -157,6 +157,11 @@ class KernelShaper:
 
     def start(self, needed: bool) -> None:
         with _in_words():
+            try:
+                self._install_queues()  # now that there is no traffic: to exchange a root queue costs packets
+            except NetlinkError:
+                if needed:
+                    raise
             if needed:
                 self.prepare()
             else:
@@ -164,7 +169,9 @@ class KernelShaper:
 
     def shape(self, shaped: Shaped) -> int:
         with _in_words():
-            self.prepare()
+            if not self._prepared:
+                self._firewall.load()
+                self.prepare()
             (bucket,) = self._take([shaped.rate])
             try:
                 self._claim(bucket, shaped.networks)
@@ -236,16 +243,10 @@ class KernelShaper:
     # What is there once
 
     def prepare(self) -> None:
-        """Root queue, filter, set and rule. To exchange the root queue may cost the packets of a moment.
-
-        The set is emptied: what an earlier process left in it means classes that are gone.
-        """
-        if not self._queues:
-            self._netlink.request(_RTM_NEWQDISC, [_root_message(self._device)], _NLM_F_CREATE | _NLM_F_EXCL)
-            self._queues = True
-            self._netlink.request(_RTM_NEWTFILTER, [_filter_message(self._device)], _NLM_F_CREATE | _NLM_F_EXCL)
+        """Set and rule. The set is emptied: what an earlier process left in it means classes that are gone."""
         if self._prepared:
             return
+        self._install_queues()
         self._sets.ensure(SET, skbinfo=True, maxelem=LARGEST_SET)
         with self._firewall.change(TABLE) as (table,):
             for name in (ENTRY, CHAIN):
@@ -256,6 +257,12 @@ class KernelShaper:
             table.ensure(CHAIN, RULE)
         self._sets.fill(SET, {})
         self._prepared = True
+
+    def _install_queues(self) -> None:
+        if not self._queues:
+            self._netlink.request(_RTM_NEWQDISC, [_root_message(self._device)], _NLM_F_CREATE | _NLM_F_REPLACE)
+            self._netlink.request(_RTM_NEWTFILTER, [_filter_message(self._device)], _NLM_F_CREATE | _NLM_F_REPLACE)
+            self._queues = True
 
     def _clean(self) -> None:
         """Remove what is ours, also that of an earlier process; of the operator's chains only our rules in them."""
