@@ -12,6 +12,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from time import monotonic
@@ -265,16 +266,20 @@ class Gardens:
                 self._lns.log.warning("garden_empty", garden=name, chain=chain_of(name), why=why)
 
     def add_builder(self, builder: Builder, spawn: Callable[..., Any]) -> None:
-        """Have it called when a garden is built, to put rules into its chain; soon, too, for those that are."""
+        """Have it called when a garden is built, to put rules into its chain; soon, too, for those that are.
+
+        The first one is built now, and not when somebody needs it: the operator may want to fill it himself.
+        """
         self._builders.append(builder)
-        if self._users:
-            spawn(self._fill_chains, builder)
+        spawn(self._fill_chains, builder, list(self._users))
 
     def remove_builder(self, builder: Builder) -> None:
         self._builders.remove(builder)
 
-    def _fill_chains(self, builder: Builder) -> None:
-        for name in list(self._users):
+    def _fill_chains(self, builder: Builder, names: Iterable[str]) -> None:
+        with suppress(PolicyError):  # it is in the log
+            self.build()
+        for name in names:
             with self._building:
                 self._fill_chain(name, builder)
 
@@ -295,10 +300,8 @@ class Gardens:
         """Before the saved sessions are taken up: have the gardens that they are in."""
         self.kernel = kernel
         for name in {record.policy.garden for record in saved} - {""}:
-            try:
+            with suppress(PolicyError):  # it is in the log; who is in it will not be taken up
                 self.build(name)
-            except PolicyError:
-                pass  # it is in the log; who is in it will not be taken up
 
     def settle(self) -> None:
         """All are taken up: whatever else an earlier process has left goes."""
