@@ -19,7 +19,7 @@ import pexpect
 from l2tpns.console.commands import COMMANDS
 from tests.lab.lac import Lac
 from tests.lab.netns import Lab, Namespace, three_hosts
-from tests.lab.server import Server
+from tests.lab.server import Server, Setting
 
 LNS, HOST = "192.0.2.1", "198.51.100.2"
 SIZE = (40, 150)
@@ -160,7 +160,7 @@ def changes(telnet: Telnet) -> None:
 def main(path: str) -> None:
     with Lab() as lab:
         lac_space, space, _ = three_hosts(lab)
-        settings = {"hostname": "lns1", "save_state": True, "hello_interval": 60, "debug": 4}
+        settings: dict[str, Setting] = {"hostname": "lns1", "save_state": True, "hello_interval": 60, "debug": 4}
         server = Server(
             space,
             lab.directory / "lns",
