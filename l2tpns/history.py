@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
+
+from l2tpns import ends
+from l2tpns.ends import SessionEnded
+from l2tpns.radius.types import Usage
+
+if TYPE_CHECKING:
+    from l2tpns.session import Session
 
 LENGTH = 1000
 
@@ -29,3 +38,27 @@ class Ending:
     seconds: float  # online
     in_octets: int  # from the subscriber
     out_octets: int
+
+
+def ending(session: Session, end: SessionEnded, usage: Usage, seconds: float) -> Ending:
+    """What the operator is told of it afterwards."""
+    by_lac = end.reason in (ends.LAC_CDN, ends.LAC_LOST_CARRIER) and end.result  # 0: its CDN had none to read
+    return Ending(
+        ended=time.time(),
+        session=session.id,
+        tunnel=session.tunnel.id,
+        user=session.user,
+        address=usage.address,
+        lac=session.tunnel.peer[0],
+        calling=session.calling,
+        cause=end.reason.name,
+        why=end.text,
+        phase=session.phase,
+        lac_result=int(end.result) if by_lac else None,
+        lac_error=int(end.error) if by_lac else None,
+        our_result=int(end.result) if end.tell else None,
+        our_error=int(end.error) if end.tell else None,
+        seconds=seconds,
+        in_octets=usage.in_octets,
+        out_octets=usage.out_octets,
+    )

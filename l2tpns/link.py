@@ -10,12 +10,14 @@ from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Address
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import gevent
 
 from l2tpns import ends
 from l2tpns.dataplane.path import Path, key_of
 from l2tpns.ends import SessionEnded
-from l2tpns.errors import ProtocolError
+from l2tpns.errors import NoAnswer, ProtocolError
 from l2tpns.log import DATA, ppp_octets
 from l2tpns.mailbox import Mailbox
 from l2tpns.proto.chap import ChapServer
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from l2tpns.lns import Lns
     from l2tpns.tunnel import Tunnel
 
+T = TypeVar("T")
 MAILBOX_LIMIT = 64  # frames and messages; what does not fit is sent again by its sender
 EARLY_FRAMES = 4
 AUTH_CHOICES = {"pap": AuthChoice.PAP, "chap": AuthChoice.CHAP_MD5}
@@ -182,6 +185,29 @@ class Link:
                 wake = deadline if wake is None else min(wake, deadline)
             self.mailbox.wait(None if wake is None else max(0.0, wake - now))
         return True
+
+    def aside(self, work: Callable[[], T]) -> T:
+        """Do what may wait for others in a greenlet of its own, serving the mailbox meanwhile."""
+        job = gevent.spawn(self._work_aside, work)
+        try:
+            self.wait(job.ready)
+        finally:
+            job.kill(block=False)  # a subscriber that begins anew has no further use for the answer
+        if not job.successful():
+            raise job.exception
+        done: T | NoAnswer = job.value
+        if isinstance(done, NoAnswer):
+            raise NoAnswer(*done.args)  # not itself: its traceback would hold this frame, which holds it
+        return done
+
+    def _work_aside(self, work: Callable[[], T]) -> T | NoAnswer:
+        """Wakes the session when it is over. NoAnswer is no failure of ours, and returned, lest gevent print it."""
+        try:
+            return work()
+        except NoAnswer as silence:
+            return silence
+        finally:
+            self.mailbox.post_urgent(TICK)
 
     def run_timers(self, now: float) -> float | None:
         """Restart timers of the automata; returns when the next one is due."""

@@ -12,15 +12,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import gevent
 
-from l2tpns import consult, ends, filtering, housekeeping
+from l2tpns import consult, ends, filtering, history, housekeeping
 from l2tpns.ends import Reason, SessionEnded
 from l2tpns.errors import NoAddress, NoAnswer, ProtocolError
-from l2tpns.history import Ending
-from l2tpns.link import TICK, Link, Renegotiated, proxy_credentials
+from l2tpns.link import TICK, Link, Renegotiated, T, proxy_credentials
 from l2tpns.policy import Policy
 from l2tpns.proto.chap import ChapServer
 from l2tpns.proto.credentials import Credentials
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
     from l2tpns.tunnel import Tunnel
     from l2tpns.wheel import Timer
 
-T = TypeVar("T")
 REFUSAL_GRACE = 1.0  # an Authenticate-Nak needs its moment before the CDN, which ends pppd at once
 RELEASE_PATIENCE = 5.0  # for an older session of the same user or address to let go
 MOST_RENEGOTIATIONS, RENEGOTIATIONS_WITHIN = 10, 60.0  # of LCP in one call, seconds
@@ -226,29 +224,6 @@ class Session(Link):
             self.lns.counters.logins_unanswered += 1
             self.log.warning("auth_unanswered", user=self.user)
             raise SessionEnded(ends.RADIUS_SILENT) from None
-
-    def aside(self, work: Callable[[], T]) -> T:
-        """Do what may wait for others in a greenlet of its own, serving the mailbox meanwhile."""
-        job = gevent.spawn(self._work_aside, work)
-        try:
-            self.wait(job.ready)
-        finally:
-            job.kill(block=False)  # a subscriber that begins anew has no further use for the answer
-        if not job.successful():
-            raise job.exception
-        done: T | NoAnswer = job.value
-        if isinstance(done, NoAnswer):
-            raise NoAnswer(*done.args)  # not itself: its traceback would hold this frame, which holds it
-        return done
-
-    def _work_aside(self, work: Callable[[], T]) -> T | NoAnswer:
-        """Wakes the session when it is over. NoAnswer is no failure of ours, and returned, lest gevent print it."""
-        try:
-            return work()
-        except NoAnswer as silence:
-            return silence
-        finally:
-            self.mailbox.post_urgent(TICK)
 
     def auth_request(self, credentials: Credentials, state: bytes = b"") -> AuthRequest:
         return AuthRequest(
@@ -454,30 +429,7 @@ class Session(Link):
             in_octets=usage.in_octets,
             out_octets=usage.out_octets,
         )
-        self.lns.history.append(self.ending(end, usage, opened))
-
-    def ending(self, end: SessionEnded, usage: Usage, seconds: float) -> Ending:
-        """What the operator is told of it afterwards."""
-        by_lac = end.reason in (ends.LAC_CDN, ends.LAC_LOST_CARRIER) and end.result  # 0: its CDN had none to read
-        return Ending(
-            ended=time.time(),
-            session=self.id,
-            tunnel=self.tunnel.id,
-            user=self.user,
-            address=usage.address,
-            lac=self.tunnel.peer[0],
-            calling=self.calling,
-            cause=end.reason.name,
-            why=end.text,
-            phase=self.phase,
-            lac_result=int(end.result) if by_lac else None,
-            lac_error=int(end.error) if by_lac else None,
-            our_result=int(end.result) if end.tell else None,
-            our_error=int(end.error) if end.tell else None,
-            seconds=seconds,
-            in_octets=usage.in_octets,
-            out_octets=usage.out_octets,
-        )
+        self.lns.history.append(history.ending(self, end, usage, opened))
 
     def say_goodbye(self, end: SessionEnded) -> None:
         """LCP Terminate-Request to the subscriber, CDN to the LAC: unless the LAC has said it itself."""
