@@ -17,6 +17,7 @@ import pytest
 from l2tpns.proto import messages
 from l2tpns.proto.header import build_control, data_header
 from l2tpns.proto.messages import CDN, ICRP, ICRQ, SCCRQ, ResultCode, StopCCN
+from tests.lab import PATIENCE
 from tests.lab.fuzz import Campaign
 from tests.lab.lac import Lac
 from tests.lab.netns import Lab, is_root
@@ -67,7 +68,7 @@ class Flood:
         """The good sessions live, no packet of theirs is lost, and a newcomer gets in."""
         stage = self.stage
         assert all(subscriber.online for subscriber in stage.subscribers)
-        until = time.monotonic() + 3.0
+        until = time.monotonic() + PATIENCE
         while stage.traffic.lost > 5 and time.monotonic() < until:  # some are always on their way
             gevent.sleep(0.05)
         assert stage.traffic.lost <= 5
@@ -125,7 +126,7 @@ def test_icrqs_beyond_the_limit_meet_cdn_4_and_the_calls_before_them_go_on(stage
     with Flood(stage, "5,000 ICRQs in one tunnel") as figures:
         for number in range(1, 5001):
             bad.send(ICRQ(assigned_session_id=number, call_serial_number=number))
-        bad.wait_acked(60.0)
+        bad.wait_acked(4 * PATIENCE)
         newcomer_gets_in(stage)
     assert answers["ICRP"] >= STARTING_PER_LAC
     assert answers[4] > 1000  # no facilities for the moment: try again later
@@ -133,7 +134,7 @@ def test_icrqs_beyond_the_limit_meet_cdn_4_and_the_calls_before_them_go_on(stage
     assert figures.grown("sessions") <= STARTING_PER_LAC
     assert figures.grown("rss_kib") < 60 * MEGABYTE
     figures.check_the_others()
-    bad.wait(lambda: len(stage.good.sessions) == 100 and calm(stage, "starting"), 15.0, "the call time-out")
+    bad.wait(lambda: len(stage.good.sessions) == 100 and calm(stage, "starting"), what="the call time-out")
     bad.close()
 
 
