@@ -6,7 +6,7 @@ lines = inner(Path("wan.pcap"), lns="192.0.2.1")          # [(time, "up" or "dow
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from socket import inet_aton
 
@@ -30,12 +30,10 @@ def inner(capture: Path, lns: str) -> list[tuple[float, str, bytes]]:
     """(time, direction, IP packet) of each data message with an IP packet in it."""
     server = inet_aton(lns)
     found = []
-    for when, frame in frames(capture):
-        packet = frame[_ETHERNET:]
+    for when, packet in _whole(plain(capture)):
         if packet[9] != 17 or _L2TP not in struct.unpack_from("!HH", packet, _IP):
             continue
-        assert not int.from_bytes(packet[6:8], "big") & 0x3FFF, "an outer packet is a fragment"
-        message = packet[_IP + _UDP : int.from_bytes(packet[2:4], "big")]
+        message = packet[_IP + _UDP :]
         flags = int.from_bytes(message[:2], "big")
         if flags & 0x8000:
             continue
@@ -46,6 +44,26 @@ def inner(capture: Path, lns: str) -> list[tuple[float, str, bytes]]:
         if message[at : at + 2] == b"\x00\x21":
             found.append((when, "down" if packet[12:16] == server else "up", message[at + 2 :]))
     return found
+
+
+def _whole(packets: Iterable[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
+    """Fragments put together, with the time of the last one."""
+    begun: dict[bytes, list[bytes]] = {}
+    for when, packet in packets:
+        word = int.from_bytes(packet[6:8], "big")
+        if word & 0x3FFF:
+            pieces = begun.setdefault(packet[4:6] + packet[9:10] + packet[12:20], [])
+            pieces.append(packet)
+            pieces.sort(key=lambda piece: int.from_bytes(piece[6:8], "big") & 0x1FFF)
+            if int.from_bytes(pieces[-1][6:8], "big") & 0x2000:
+                continue
+            length = sum(len(piece) - _IP for piece in pieces)
+            last = ((int.from_bytes(pieces[-1][6:8], "big") & 0x1FFF) << 3) + len(pieces[-1]) - _IP
+            if length != last:
+                continue
+            del begun[packet[4:6] + packet[9:10] + packet[12:20]]
+            packet = pieces[0][:_IP] + b"".join(piece[_IP:] for piece in pieces)
+        yield when, packet
 
 
 def plain(capture: Path) -> list[tuple[float, bytes]]:
