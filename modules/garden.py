@@ -40,7 +40,7 @@ def plugin_post_auth(event):
     """A Reject becomes a success, if the garden can be had."""
     if event.auth_allowed:
         return
-    named = dict(event.avpairs).get("garden", "yes")
+    named = dict(event.avpairs).get("garden", event.session.garden or "yes")
     if named.lower() in NO:
         return
     if put(event.session, named):

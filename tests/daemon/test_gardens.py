@@ -148,6 +148,22 @@ def test_there_may_be_so_many_gardens(server: InProcess, lac: Lac) -> None:
         server.lns.gardens.build("one-more")
 
 
+def test_a_chap_challenge_that_is_rejected_leads_into_the_garden_and_there_it_stays(
+    serve: Serve, lac: Lac, server: InProcess
+) -> None:
+    server.config.chap_rechallenge = 1
+    call = lac.call("fred", "pw", auth="chap").wait_online()
+    session = session_of(server, "fred")
+    server.backend.passwords["fred"] = b"another"
+    server.wait(lambda: session.policy.garden == "garden")
+    server.lns.gardens.enter(session, "unpaid", by="test")
+    asked = len(server.backend.asked)
+    server.wait(lambda: len(server.backend.asked) > asked)
+    server.wait(lambda: len(server.events("verdict_overruled")) > 1)
+    assert call.online and session.policy.garden == "unpaid"
+    assert [kind for kind, _ in server.accounting.records] == ["start", "stop"]
+
+
 # What belongs to the session
 
 
