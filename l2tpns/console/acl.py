@@ -51,12 +51,12 @@ def no_access_list(shell: Shell, kind: str, name: str) -> str | None:
     return f"{users} sessions have it, and keep the rules that it had" if users else None
 
 
-def permit(shell: Shell, *words: str) -> None:
-    _add(shell, ("permit", *words))
+def permit(shell: Shell, *words: str) -> str | None:
+    return _add(shell, ("permit", *words))
 
 
-def deny(shell: Shell, *words: str) -> None:
-    _add(shell, ("deny", *words))
+def deny(shell: Shell, *words: str) -> str | None:
+    return _add(shell, ("deny", *words))
 
 
 def no_permit(shell: Shell, *words: str) -> None:
@@ -67,9 +67,14 @@ def no_deny(shell: Shell, *words: str) -> None:
     _take_away(shell, ("deny", *words))
 
 
-def _add(shell: Shell, words: tuple[str, ...]) -> None:
+def _add(shell: Shell, words: tuple[str, ...]) -> str | None:
+    """At its end; a second rule that says the same would never be reached."""
     inside = _inside(shell)
-    _put(shell, inside.plus(parse_rule(words, inside.extended)))
+    rule = parse_rule(words, inside.extended)
+    if rule in inside.rules:
+        return f"{inside.name} has this rule already"
+    _put(shell, inside.plus(rule))
+    return None
 
 
 def _take_away(shell: Shell, words: tuple[str, ...]) -> None:

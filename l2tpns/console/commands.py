@@ -240,8 +240,9 @@ def _is_secret(words: Sequence[str]) -> bool:
 
 
 def _everywhere(command: Command) -> Command:
-    """Who configures may look at it and write it without leaving."""
-    return replace(command, modes=ANYWHERE) if command.words.startswith(("show ", "write ")) else command
+    """Who configures may look at it and write it without leaving, and type what write memory writes."""
+    words = ("show ", "write ", "load ", "remove ")
+    return replace(command, modes=ANYWHERE) if command.words.startswith(words) else command
 
 
 VARIABLE = Argument("VARIABLE", "name of a variable", _variables)

@@ -130,6 +130,26 @@ def test_a_list_that_another_console_removed_is_not_made_again(desk: Desk) -> No
     assert desk.server.config.filters == {}
 
 
+def test_a_rule_that_is_there_already_is_not_added_again(desk: Desk) -> None:
+    operator = configuring(desk)
+    operator.do(LIST)
+    operator.do("permit icmp any any")
+    assert operator.do("permit icmp any any") == "web has this rule already\n"
+    assert rules(desk, "web") == ["permit icmp any any"]
+
+
+def test_what_write_memory_writes_can_be_typed_and_changes_nothing(desk: Desk) -> None:
+    operator = configuring(desk)
+    for line in (LIST, "permit tcp any any eq 80", "deny ip any any", "ip access-list standard home", "permit any"):
+        operator.do(line)
+    operator.do("end")
+    before = desk.office.running_config()
+    operator.do("configure terminal")
+    for line in before.splitlines():
+        assert not operator.do(line).startswith("%"), line
+    assert desk.office.running_config() == before
+
+
 def test_changes_of_rules_are_in_the_log_with_their_list(desk: Desk) -> None:
     operator = configuring(desk)
     operator.do(LIST)
