@@ -8,7 +8,7 @@ startup-config loads; any other word is an error. The variables themselves are c
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -144,10 +144,16 @@ def running_config(config: Config) -> str:
     lines = ["# Current configuration:"]
     lines += [SETTINGS[f.name].line(getattr(config, f.name)) for f in fields(config) if f.name in SETTINGS]
     lines += ["# Plugins", *(f"load plugin {quote(name)}" for name in config.plugins)]
-    lines += [f"set {name} {quote(text)}" for name, text in config.plugin_settings.items()]
+    settings = config.plugin_settings.items()  # of a plugin that was removed they would be read as a mistake
+    lines += [f"set {name} {quote(text)}" for name, text in settings if owner(name, config.plugins)]
     if config.filters:
         lines += ["# Packet filters", *(line for filter in config.filters.values() for line in filter.lines())]
     return "\n".join([*lines, "# end"]) + "\n"
+
+
+def owner(variable: str, plugins: Iterable[str]) -> str:
+    """Which plugin's variable this can be: its name begins with the plugin's and an underscore. Empty: nobody's."""
+    return max((plugin for plugin in plugins if variable.startswith(f"{plugin}_")), key=len, default="")
 
 
 def default_config(directory: str | Path) -> Path:
@@ -239,7 +245,7 @@ class _Reader:
         if name in IGNORED:
             self.told.append(f"{name} is ignored: {IGNORED[name]}")
             return
-        if name not in SETTINGS and name.startswith(tuple(f"{plugin}_" for plugin in self.plugins)):
+        if name not in SETTINGS and owner(name, self.plugins):
             self.plugin_settings[name] = value  # it is the plugin's to say what will do
             return
         if name not in SETTINGS:

@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from time import thread_time
 from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.lock import RLock
 
 from l2tpns.config import SETTINGS, unknown_word
+from l2tpns.configfile import owner
 from l2tpns.dataplane.path import Tap
 from l2tpns.errors import ConfigError, PluginError
 from l2tpns.plugins import loader, packets
@@ -172,8 +174,11 @@ class Plugins:
         self._log.info("plugin_loaded", plugin=name, version=code.version, hooks=sorted(code.functions))
 
     def _read(self, name: str) -> Code:
+        began = thread_time()
         try:
-            return loader.read(name, loader.directory(self._lns.config.plugin_dir))
+            code = loader.read(name, loader.directory(self._lns.config.plugin_dir))
+            self._caller.took(Function(name, "import", code.path, _nothing), thread_time() - began)
+            return code
         except PluginError as error:
             self._refuse(name, str(error))
             raise
@@ -289,11 +294,13 @@ class Plugins:
         if hook not in self.chains:
             return NOTHING
         job = gevent.spawn(self.run, hook, event, session)
-        job.join(PATIENCE)
-        if not job.ready():
-            self._log.warning("plugin_given_up", hook=HOOKS[hook].function, session=session.id, seconds=PATIENCE)
+        try:
+            job.join(PATIENCE)
+            if not job.ready():
+                self._log.warning("plugin_given_up", hook=HOOKS[hook].function, session=session.id, seconds=PATIENCE)
+                return NOTHING
+        finally:
             job.kill(block=False)
-            return NOTHING
         outcome = job.value
         return outcome if isinstance(outcome, Outcome) else NOTHING
 
@@ -372,7 +379,7 @@ class Plugins:
 
     def owns(self, name: str) -> bool:
         """Whether a variable of this name can only be a plugin's."""
-        return name.startswith(tuple(f"{plugin}_" for plugin in self._loaded)) and name not in SETTINGS
+        return name not in SETTINGS and bool(owner(name, self._loaded))
 
     def clear_counts(self) -> None:
         for count in self.counts:
@@ -419,9 +426,9 @@ class Plugins:
         """The values of its variables, the default where none is given."""
         variables = plugin.server._declared.variables
         values = {name: variable.declared.default for name, variable in variables.items()}
-        others = tuple(name for name in self._lns.config.plugins if name != plugin.name)
+        others = {*self._lns.config.plugins, plugin.name}
         for name, text in texts.items():
-            if not name.startswith(f"{plugin.name}_") or name.startswith(tuple(f"{other}_" for other in others)):
+            if owner(name, others) != plugin.name:
                 continue
             if name not in variables:
                 raise PluginError(unknown_word("variable", name, tuple(variables)))

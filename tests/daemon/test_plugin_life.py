@@ -290,6 +290,10 @@ def test_the_console_sets_them_too_and_says_what_would_be_right(open_desk: Calla
     running = operator.do("show running-config")
     assert 'load plugin "web"\nset web_tries "7"\nset web_key "hush"\n' in running
     assert desk.server.lns.plugins.secrets == ("hush",)
+    operator.do("remove plugin web")  # and what it was told is no mistake in the file that is written then
+    assert "web_" not in operator.do("show running-config")
+    operator.do("load plugin web")
+    assert desk.server.lns.plugins.secrets == ("hush",)
     with pytest.raises(ConfigError, match="web_tries"):
         desk.server.lns.plugins.check({"web_tries": "soon"}, ("web",))
 
@@ -303,6 +307,15 @@ def test_a_value_that_will_not_do_refuses_the_load(shelf: Shelf) -> None:
     with pytest.raises(PluginError, match="did you mean"):
         shelf.load("web", SETTINGS, head="")
     assert shelf.plugins.loaded == []
+
+
+def test_of_two_plugins_whose_names_begin_alike_each_has_its_own_variables(shelf: Shelf) -> None:
+    shelf.server.config.plugin_settings = {"web_x_tries": "5", "web_tries": "7"}
+    for name in ("web_x", "web"):
+        shelf.load(name, SETTINGS, head="")
+    assert [shelf.module(name).tries.value for name in ("web_x", "web")] == [5, 7]
+    shelf.plugins.assign("web_x_tries", "6")
+    assert [shelf.module(name).tries.value for name in ("web_x", "web")] == [6, 7]
 
 
 def test_counters_of_plugins_are_shown_and_cleared_with_the_others(
