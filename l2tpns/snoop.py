@@ -67,12 +67,15 @@ class Snoop:
         if refusal:
             self.refuse(session, refusal, chosen, by=by)
         if session.policy.sink != chosen:
+            self._tell_on(session, chosen, by)
             self._change(session, chosen)
-            self._audit("snoop_on", session, by, chosen)
 
     def refuse(self, session: Session, why: str, sink: Sink | None = None, *, by: str) -> NoReturn:
         """It cannot be: PolicyError, and a line in the audit log, for whoever asked may have to answer for it."""
-        self._audit("snoop_refused", session, by, sink, why=why)
+        place = self._words(sink)
+        session.log.secret_audit(
+            "snoop_refused", by=by, user=session.user, acct=session.acct_session_id, sink=place, why=why
+        )
         raise PolicyError(why)
 
     def stop(self, session: Session, *, by: str) -> None:
@@ -80,7 +83,7 @@ class Snoop:
         sink, copier = session.policy.sink, self.copiers.get(session)
         if sink is not None:
             self._change(session, None)
-            self._audit("snoop_off", session, by, sink, **_totals(copier))
+            self._tell_off(session, sink, copier, by)
 
     def _change(self, session: Session, sink: Sink | None) -> None:
         session.policy = replace(session.policy, sink=sink)
@@ -152,10 +155,10 @@ class Snoop:
         """Session.carry() has everything in place already."""
 
     def finish(self, session: Session) -> None:
-        sink, copier = session.policy.sink, self.copiers.get(session)
+        copier = self.copiers.get(session)
         if copier is not None:
             self._let_go(session)
-            self._audit("snoop_off", session, "end of session", sink, **_totals(copier))
+            self._tell_off(session, session.policy.sink, copier, "end of session")
         for outlet in self._outlets.values():
             if outlet.blocked and outlet.sink is not None and _has(session, outlet.sink.address):
                 outlet.blocked = self.refusal(outlet.sink, leaving=session)
@@ -164,29 +167,32 @@ class Snoop:
         """Taken up again after a restart: for the audit log, whose last word may have been another process's."""
         for session in sessions:
             if session.policy.sink is not None:
-                self._audit("snoop_on", session, "saved state", session.policy.sink)
+                self._tell_on(session, session.policy.sink, "saved state")
 
     # Who it is told
 
-    def _audit(self, event: str, session: Session, by: str, sink: Sink | None, **facts: object) -> None:
-        where = self.where(sink)
+    def _tell_on(self, session: Session, sink: Sink, by: str) -> None:
+        place = self._words(sink)
+        session.log.secret_audit("snoop_on", by=by, user=session.user, acct=session.acct_session_id, sink=place)
+
+    def _tell_off(self, session: Session, sink: Sink | None, copier: Copier | None, by: str) -> None:
         session.log.secret_audit(
-            event,
+            "snoop_off",
             by=by,
             user=session.user,
             acct=session.acct_session_id,
-            sink=f"{where.address}:{where.port}" if where is not None else "",
-            **facts,
+            sink=self._words(sink),
+            sent=copier.sent if copier is not None else 0,
+            lost=copier.lost if copier is not None else 0,
         )
 
     def place(self, session: Session) -> str | None:
         """Where its copies go, `ADDRESS:PORT`; None: nowhere."""
-        where = self.where(session.policy.sink)
-        return f"{where.address}:{where.port}" if where is not None else None
+        return self._words(session.policy.sink) or None
 
-
-def _totals(copier: Copier | None) -> dict[str, int]:
-    return {} if copier is None else {"sent": copier.sent, "lost": copier.lost}
+    def _words(self, sink: Sink | None) -> str:
+        where = self.where(sink)
+        return f"{where.address}:{where.port}" if where is not None else ""
 
 
 def _has(session: Session, address: IPv4Address) -> bool:
