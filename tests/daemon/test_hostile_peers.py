@@ -60,6 +60,7 @@ def test_a_tunnel_refused_before_it_came_up_counts_until_its_lac_has_acknowledge
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(halfopen, "ANSWER_TIME", 3600.0)  # nobody makes room
+    monkeypatch.setattr(tunnel, "CLOSED_LINGER", PATIENCE)
     server = serve(max_half_open_per_lac=2)
     peers = [server.peer(tunnel_id=number) for number in range(1, 4)]
     for peer in peers[:2]:
