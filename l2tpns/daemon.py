@@ -174,7 +174,8 @@ class Daemon:
         saved = self.load_state()
         self.firewall = Firewall(self.logger)
         leftovers.begin(self.firewall, self.logger)
-        self.lns.gardens.start(Cage(self.firewall, IpSets()), saved.sessions.values())
+        firewall = self.firewall
+        self.lns.gardens.start(lambda: Cage(firewall, IpSets()), saved.sessions.values())
         self.plane.serve(self.pool.prefixes())
         self.lns.plugins.on_change = self.hide_secrets
         self.lns.plugins.start()

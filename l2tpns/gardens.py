@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import gevent
 from gevent.lock import RLock
 
-from l2tpns import ends
+from l2tpns import consult, ends
 from l2tpns.errors import L2tpnsError
 from l2tpns.policy import PolicyError
 from l2tpns.radius.types import TerminateCause
@@ -64,12 +64,12 @@ class Kernel(Protocol):
 
 
 class NullKernel:
-    """Remembers what it is told."""
+    """Remembers what it is told, or refuses with these words."""
 
-    def __init__(self) -> None:
+    def __init__(self, refuse: str = "") -> None:
+        self.refuse = refuse
         self.gardens: dict[str, set[IPv4Network]] = {}
         self.forgotten: list[IPv4Network] = []
-        self.refuse = ""  # with these words
 
     def build(self, name: str) -> bool:
         self._may()
@@ -141,38 +141,47 @@ class Gardens:
         if before and before == name:
             raise PolicyError("already in walled garden")
         self.build(name)
-        if session.online_since:
-            if not before:
-                self._stop_accounting(session)
-            self._leave_place(session)
+        online = bool(session.online_since)
+        usage = None
+        if online and not before:  # it has had its service: that is told, and what follows is not
+            usage = session.usage(int(TerminateCause.PORT_SUSPENDED))
+            self._lns.usage_files.ended(session, usage)
+            session.acct_session_id = self._lns.acct_session_ids.new()
         session.policy = replace(session.policy, garden=name)
-        if session.online_since:
+        if online:
+            self._leave_place(session)
             self.begin(session)
             self._decide_anew(session)
             self._lns.journal.session(session)
         self._lns.counters.garden_entered += 1
         address = str(session.address) if session.address is not None else None
         session.log.info("garden_entered", user=session.user, address=address, garden=name, by=by)
+        if usage is not None:
+            self._lns.accounting.stop(consult.accounted(session, "stop", usage))
 
     def leave(self, session: Session, *, user: str = "", by: str) -> None:
         """Out of its garden, as if it had just logged in, perhaps as another user. Raises PolicyError."""
         name = session.policy.garden
         if not name:
             raise PolicyError("not in walled garden")
-        session.policy = replace(session.policy, garden="")
         if user:
             self._lns.rename(session, user)
+        if session.online_since:
+            session.end_older(self._lns.replaced_by(session), ends.DUPLICATE_USER)
+            if session.policy.garden != name or not session.online_since:
+                return  # while we waited somebody else has decided, or it has ended
+        session.policy = replace(session.policy, garden="")
         if not session.online_since:
             return
-        session.end_older(self._lns.older_sessions(session), ends.DUPLICATE_USER)
-        if not session.online_since or session.policy.garden:
-            return  # while we waited it has ended, or somebody has put it back
         self._decide_anew(session)
         self._leave_place(session)
-        self._start_accounting(session)
+        session.path.reset_counters()  # reference 9: they begin at zero, then Start
+        session.dumped = (0, 0)
+        session.online_since, session.opened_wall = monotonic(), time.time()
         self._lns.journal.session(session)
         self._lns.counters.garden_left += 1
         session.log.info("garden_left", user=session.user, address=str(session.address), garden=name, by=by)
+        self._lns.accounting.start(session.accounted("start"))
 
     def members(self) -> dict[str, int]:
         """How many sessions are in each garden that there is."""
@@ -222,23 +231,6 @@ class Gardens:
             self.kernel.remove(place.garden, gone)
         except L2tpnsError as error:
             session.log.error("garden_failed", user=session.user, garden=place.garden, why=str(error))
-
-    # Accounting
-
-    def _stop_accounting(self, session: Session) -> None:
-        """It has had its service: that is told now, and what follows is not."""
-        usage = session.accounted("stop", int(TerminateCause.PORT_SUSPENDED))
-        self._lns.accounting.stop(usage)
-        self._lns.usage_files.ended(session, usage)
-        session.acct_session_id = self._lns.acct_session_ids.new()
-
-    def _start_accounting(self, session: Session) -> None:
-        """Reference 9: the counters begin at zero, then Start."""
-        session.path.reset_counters()
-        session.dumped = (0, 0)
-        session.online_since = monotonic()
-        session.opened_wall = time.time()
-        self._lns.accounting.start(session.accounted("start"))
 
     # Gardens
 
@@ -296,9 +288,12 @@ class Gardens:
 
     # Start and end
 
-    def start(self, kernel: Kernel, saved: Iterable[SessionRecord]) -> None:
+    def start(self, open_kernel: Callable[[], Kernel], saved: Iterable[SessionRecord]) -> None:
         """Before the saved sessions are taken up: have the gardens that they are in."""
-        self.kernel = kernel
+        try:
+            self.kernel = open_kernel()
+        except OSError as error:
+            self.kernel = NullKernel(f"this kernel has no netfilter: {error.strerror}")
         for name in {record.policy.garden for record in saved} - {""}:
             with suppress(PolicyError):  # it is in the log; who is in it will not be taken up
                 self.build(name)

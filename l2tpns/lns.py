@@ -104,7 +104,7 @@ class Lns:
         self.snoop = Snoop(self)
         self.taps = Taps(self)
         self.plugins = Plugins(self)
-        self.policies: tuple[Part, ...] = (self.throttle, self.gardens, self.snoop, self.taps)
+        self.policies: tuple[Part, ...] = (self.gardens, self.throttle, self.snoop, self.taps)
         self.acct_session_ids = SessionIds(random)
         self._refusal_second = 0
         self._refusals = 0
@@ -352,14 +352,15 @@ class Lns:
 
         Who is in a walled garden may not be who it says: it replaces nobody, and nobody replaces it.
         """
-        name = session.user.lower()
-        holders = self.by_user.setdefault(name, set())
-        older = [other for other in holders if other is not session and not other.policy.garden]
-        holders.add(session)
-        config = self.config
+        self.by_user.setdefault(session.user.lower(), set()).add(session)
+        return [] if session.policy.garden else self.replaced_by(session)
+
+    def replaced_by(self, session: Session) -> list[Session]:
+        """Who has to go when this one is in."""
+        config, name = self.config, session.user.lower()
         if config.allow_duplicate_users or name in (guest.lower() for guest in config.guest_account):
             return []
-        return [] if session.policy.garden else older
+        return [other for other in self.by_user.get(name, ()) if other is not session and not other.policy.garden]
 
     def forget_user(self, session: Session) -> None:
         name = session.user.lower()

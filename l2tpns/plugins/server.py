@@ -202,7 +202,8 @@ class Server:
 
     def on_garden(self, build: Callable[[str, str], bool]) -> None:
         """Have build(name, chain) called when a walled garden has been made, to put rules into the chain; soon, too,
-        for those that are there. It may wait. If it returns True, what is in the chain goes with the server."""
+        for the garden `garden` and those that are there. It may wait. If it returns True, what is in the chain goes
+        with the server."""
         self._declared.builders.append(build)
         self._lns.gardens.add_builder(build, self.spawn)
 

@@ -4,6 +4,8 @@ In nat, as the manual has it: PREROUTING -> l2tpns -> garden_users -> garden. Th
 new connections go. nat alone lets everything else out (ICMP, other protocols, connections that exist), so in filter
 FORWARD -> l2tpns -> garden, the operator's, too, and then what he did not let out is dropped, but for what nat has sent
 elsewhere, and DNS. Each garden costs a few rules, whoever is in it an entry of a set.
+
+All of this holds for packets that the kernel forwards: a data path beside it must not carry whoever is in a garden.
 """
 
 from __future__ import annotations

@@ -22,8 +22,11 @@ _U32 = struct.Struct("!I")
 
 def dropping_chains() -> list[str]:
     """`FAMILY TABLE CHAIN` of each chain on the way of forwarded IPv4 packets that drops what it does not know."""
-    netlink = NfNetlink()
-    found = []
+    found: list[str] = []
+    try:
+        netlink = NfNetlink()
+    except OSError:
+        return found
     try:
         for family, word in _FAMILIES.items():
             for _, octets in netlink.dump(_SUBSYSTEM | _GETCHAIN, b"", family):
@@ -31,7 +34,7 @@ def dropping_chains() -> list[str]:
                 hook = dict(attributes(chain.get(_HOOK, b"")))
                 if _number(hook.get(_HOOKNUM)) == _FORWARD and _number(chain.get(_POLICY)) == _DROP:
                     found.append(" ".join((word, _text(chain[_TABLE]), _text(chain[_NAME]))))
-    except (NetlinkError, OSError):
+    except NetlinkError:
         pass  # this kernel has no nf_tables
     finally:
         netlink.close()

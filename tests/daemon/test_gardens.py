@@ -108,6 +108,16 @@ def test_who_cannot_be_caged_does_not_stay_online(server: InProcess, lac: Lac) -
     assert down["why"] == "the walled garden cannot be had"
 
 
+def test_a_kernel_without_netfilter_has_no_garden(server: InProcess, lac: Lac) -> None:
+    def refuse() -> NullKernel:
+        raise OSError(93, "Protocol not supported")
+
+    server.lns.gardens.start(refuse, ())
+    lac.call("fred", "pw").wait_online()
+    with pytest.raises(PolicyError, match="this kernel has no netfilter: Protocol not supported"):
+        server.lns.gardens.enter(session_of(server, "fred"), "unpaid", by="test")
+
+
 @pytest.mark.parametrize("named", ["unpaid", "garden", "yes"])
 def test_a_reject_names_the_garden(server: InProcess, lac: Lac, named: str) -> None:
     server.backend.refusal = AuthReply(accepted=False, avpairs=(("garden", named),))
@@ -262,6 +272,33 @@ def test_leaving_counts_from_zero_ends_others_of_the_name_and_starts_accounting(
     use(session, 70, 80)
     path = server.lns.usage_files.write()
     assert path is not None and f"fred {address} 1 70 80" in path.read_text()
+
+
+def test_what_is_used_in_the_garden_is_in_no_file_even_if_one_is_written_while_it_leaves(
+    server: InProcess, lac: Lac, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lac.call("fred", "wrong").wait_online()
+    session = session_of(server, "fred")
+    use(session, 1000, 2000)
+    written = []
+    monkeypatch.setattr(Session, "end_older", lambda *_: written.append(server.lns.usage_files.write()))
+    assert nsctl(server, f"ungarden {session.id}") == (True, f"session {session.id} is out of the walled garden")
+    assert written == [None] and server.lns.usage_files.write() is None
+
+
+def test_who_ends_while_it_leaves_is_not_accounted(
+    server: InProcess, lac: Lac, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = lac.call("fred", "wrong").wait_online()
+    session = session_of(server, "fred")
+
+    def end_older(*_: object) -> None:
+        call.hangup()
+        server.wait(lambda: session.id not in server.lns.sessions)
+
+    monkeypatch.setattr(Session, "end_older", end_older)
+    nsctl(server, f"ungarden {session.id}")
+    assert "start" not in kinds(server) and caged(server) == set()
 
 
 def test_leaving_under_another_name(server: InProcess, lac: Lac) -> None:
