@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 
-from l2tpns import consult, ends, filtering, history, housekeeping
+from l2tpns import consult, ends, filtering, history, housekeeping, particulars
 from l2tpns.ends import Reason, SessionEnded
 from l2tpns.errors import NoAddress, NoAnswer, ProtocolError
 from l2tpns.link import TICK, Link, Renegotiated, T, proxy_credentials
@@ -31,7 +31,6 @@ from l2tpns.proto.messages import (
     CdnResult,
     DisconnectCause,
     ErrorCode,
-    Message,
     ResultCode,
 )
 from l2tpns.proto.pap import PapServer
@@ -226,28 +225,8 @@ class Session(Link):
             raise SessionEnded(ends.RADIUS_SILENT) from None
 
     def auth_request(self, credentials: Credentials, state: bytes = b"") -> AuthRequest:
-        return AuthRequest(
-            credentials=credentials,
-            mtu=self.lcp.peer_mru,
-            state=state,
-            **self.call_facts(),
-        )
-
-    def call_facts(self) -> dict[str, Any]:
-        """What RADIUS is told of the port and the call, the same in authentication and accounting."""
-        speeds = (self.tx_speed, self.rx_speed)
-        return {
-            "session_id": self.id,
-            "acct_session_id": self.acct_session_id,
-            "called": self.called,
-            "calling": self.calling,
-            "nas_port_id": f"{self.tunnel.id}/{self.id}",
-            # RFC 2869 5.11: the speed comes first; when they differ, both, the one we transmit with before the other.
-            "connect_info": "/".join(str(speed) for speed in dict.fromkeys(speeds) if speed),
-            "tunnel_client": self.tunnel.peer[0],
-            "tunnel_server": self.tunnel.endpoint.address,
-            "tunnel_host": self.tunnel.host,
-        }
+        """What RADIUS is asked."""
+        return particulars.auth_request(self, credentials, state)
 
     def refuse(self, reply: AuthReply) -> None:
         """Say no, and give the subscriber a moment to read it before the CDN."""
@@ -453,39 +432,11 @@ class Session(Link):
 
     def usage(self, terminate_cause: int = 0) -> Usage:
         """What accounting says of this session now."""
-        path, profile = self.path, self.profile
-        self.lns.plane.refresh(path)
-        return Usage(
-            user=self.account_name(),
-            address=self.address,
-            routes=profile.routes if profile is not None else (),
-            classes=profile.classes if profile is not None else (),
-            opened=self.opened_wall,
-            in_octets=path.in_octets,
-            in_packets=path.in_packets,
-            out_octets=path.out_octets,
-            out_packets=path.out_packets,
-            session_timeout=profile.session_timeout if profile is not None else None,
-            idle_timeout=profile.idle_timeout if profile is not None else None,
-            by_radius=bool(self.lns.config.radius_servers),
-            session_time=int(monotonic() - self.online_since) if self.online_since else 0,
-            terminate_cause=terminate_cause,
-            tunnel_connection=str(self.call_serial),
-            **self.call_facts(),
-        )
+        return particulars.usage(self, terminate_cause)
 
     def accounted(self, kind: str, terminate_cause: int = 0) -> Usage:
         """The same for a record, `start`, `interim` or `stop`, with what plugins add."""
         return consult.accounted(self, kind, self.usage(terminate_cause))
-
-    def account_name(self) -> bytes:
-        """The name to account under: the server may have given another (RFC 2865 5.1)."""
-        if self.profile is not None and self.profile.user:
-            return self.profile.user
-        return self.credentials.name if self.credentials is not None else b""
-
-    def tell_lac(self, message: Message) -> None:
-        self.tunnel.send(message, self.peer_id)
 
     # While online
 

@@ -8,7 +8,7 @@ from time import monotonic
 
 import pytest
 
-from l2tpns import link, lns, session, tunnel
+from l2tpns import link, lns, particulars, session, tunnel
 from l2tpns.dataplane import path, plane, udp, user
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Subscriber
@@ -31,7 +31,7 @@ class Clock:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Before the server is made."""
         monkeypatch.setattr(lns, "WHEEL_TICK", LOOKS)
-        for module in (lns, session, link, *DATA_PATH):
+        for module in (lns, session, particulars, link, *DATA_PATH):
             monkeypatch.setattr(module, "monotonic", self)
 
     def forward(self, server: InProcess, seconds: int) -> None:

@@ -128,7 +128,7 @@ def test_an_online_session_goes_on_and_hears_nothing_of_it(lives: Lives, how: st
     assert after.lcp.record() == before.lcp.record() and after.ipcp.record() == before.ipcp.record()
     assert after.path.mru == before.path.mru == 1400
     assert abs(after.online_since - before.online_since) < 10
-    assert after.account_name() == b"fred" and after.phase == "online"
+    assert after.usage().user == b"fred" and after.phase == "online"
     gevent.sleep(0.1)
     assert ear.heard == []
     assert [type(message).__name__ for _, message in lac.inbox] == ([] if how == "leave" else ["HELLO"])

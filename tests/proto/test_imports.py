@@ -56,6 +56,7 @@ LAYERS = (
         "snoop",
         "taps",
         "housekeeping",
+        "particulars",
         "session",
         "tunnel",
         "journal",
