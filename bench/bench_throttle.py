@@ -163,7 +163,8 @@ def changes(there: int, tries: int = 200) -> None:
         space.ip("link", "set", "tun0", "up")
         with space.entered():
             netlink = Netlink()
-            shaper = KernelShaper(netlink, netlink.link_index("tun0"), IpSets(), Firewall(Log.in_memory().get()))
+            log = Log.in_memory().get()
+            shaper = KernelShaper(netlink, netlink.link_index("tun0"), IpSets(), Firewall(log), log)
             networks = [(IPv4Network(IPv4Address("10.64.0.0") + number),) for number in range(there + tries)]
             for number in range(there):
                 shaper.shape(Shaped(512, networks[number]))

@@ -167,6 +167,7 @@ class Daemon:
             on_lost=lambda: self.signals.put(signal.SIGQUIT),
         )
         self.lns.plane = self.plane
+        self.lns.deaf = True  # to what comes before the saved state is taken up: a new tunnel might get an old one's id
         self.console = Console(self.office(), self.logger)
         self.nsctl = NsctlServer(config, self.counters, self.lns.plugins, self.logger)
         self.open_ports()
@@ -176,10 +177,11 @@ class Daemon:
         leftovers.begin(self.firewall, self.logger)
         firewall = self.firewall
         self.lns.gardens.start(lambda: Cage(firewall, IpSets()), saved.sessions.values())
-        self.plane.serve(self.pool.prefixes())
         self.lns.plugins.on_change = self.hide_secrets
         self.lns.plugins.start()
+        self.plane.serve(self.pool.prefixes())
         resumed = resume(self.lns, saved)
+        self.lns.deaf = False
         self.lns.snoop.resumed(resumed.sessions)
         self.lns.gardens.settle()
         self.start_throttling()
@@ -239,7 +241,7 @@ class Daemon:
         try:
             netlink = Netlink()
             device = netlink.link_index(self.config.tundevicename)
-            shaper = KernelShaper(netlink, device, IpSets(), Firewall(self.logger))
+            shaper = KernelShaper(netlink, device, IpSets(), Firewall(self.logger), self.logger)
         except (OSError, NetlinkError) as error:
             self.logger.error("throttling_impaired", why=str(error))
             return

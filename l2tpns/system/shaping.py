@@ -16,12 +16,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
-from typing import Protocol
+from typing import Any, Protocol
 
+import gevent
 from pyroute2.netlink import nlmsg
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 from l2tpns.errors import L2tpnsError
+from l2tpns.log import Logger
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.netlink import Message, Netlink, NetlinkError
@@ -45,6 +47,7 @@ QUEUE_OCTETS, QUEUE_SECONDS = 5200, 0.2
 LARGEST_PACKET = 1600  # the device's MTU is below; what is larger was joined by the kernel (GRO), and is cut again
 QUANTUM = 1600  # octets of a class in its turn, where more than one may send
 IDLE_RATE = 1_000_000  # kbit/s of a class that nobody has: what is left in it goes out at once
+CHECK = 60.0  # seconds between two looks whether our rules are still there
 DIRECT_QUEUE = 2000  # packets of everybody who is not throttled: as long as the device's own queue
 
 _RTM_NEWQDISC, _RTM_NEWTCLASS, _RTM_NEWTFILTER = 36, 40, 44
@@ -145,12 +148,14 @@ def handle(bucket: int) -> str:
 class KernelShaper:
     """A Shaper for one device, which must be new: nobody but us has given it queues."""
 
-    def __init__(self, netlink: Netlink, device: int, sets: IpSets, firewall: Firewall) -> None:
+    def __init__(self, netlink: Netlink, device: int, sets: IpSets, firewall: Firewall, log: Logger) -> None:
         self._netlink = netlink
         self._device = device
         self._sets = sets
         self._firewall = firewall
+        self._log = log
         self._queues = self._prepared = False
+        self._watcher: Any = None
         self._made = FIRST  # the next class that was never made
         self._free: list[int] = []
         self._holders: dict[IPv4Network, list[int]] = {}  # whose packets go to this network, the newest last
@@ -247,6 +252,31 @@ class KernelShaper:
         if self._prepared:
             return
         self._install_queues()
+        self._install_rules()
+        self._sets.fill(SET, {})
+        self._prepared = True
+        self._watcher = gevent.spawn(self._watch)
+
+    def heal(self) -> bool:
+        """Put back what somebody has removed, as the manual's own commands do; whether there was anything."""
+        with _in_words():
+            if not self._prepared or not self._install_rules():
+                return False
+            marks = {network: buckets[-1] << MARK_SHIFT for network, buckets in self._holders.items()}
+            self._sets.fill(SET, marks, MARK_MASK)
+            return True
+
+    def _watch(self) -> None:
+        while True:
+            gevent.sleep(CHECK)
+            try:
+                if self.heal():
+                    self._log.warning("throttle_healed", why="somebody had removed our rules from table mangle")
+            except ShapingError as error:
+                self._log.error("throttling_impaired", why=str(error))
+
+    def _install_rules(self) -> bool:
+        """Have the set, the chains and our rules; whether a rule was missing."""
         self._sets.ensure(SET, skbinfo=True, maxelem=LARGEST_SET)
         with self._firewall.change(TABLE) as (table,):
             for name in (ENTRY, CHAIN):
@@ -255,8 +285,7 @@ class KernelShaper:
                 if not any(rule.jump == to.encode() for rule in table.rules(chain)):  # the operator's will do
                     table.ensure(chain, f"-j {to}")
             table.ensure(CHAIN, RULE)
-        self._sets.fill(SET, {})
-        self._prepared = True
+            return table.changed
 
     def _install_queues(self) -> None:
         if not self._queues:
@@ -267,6 +296,9 @@ class KernelShaper:
     def _clean(self) -> None:
         """Remove what is ours, also that of an earlier process; of the operator's chains only our rules in them."""
         self._prepared = False
+        if self._watcher is not None:
+            self._watcher.kill(block=False)
+            self._watcher = None
         if not self._sets.exists(SET):
             return  # the first to come and the last to go
         if TABLE in self._firewall.loaded():

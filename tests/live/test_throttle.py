@@ -11,6 +11,11 @@ from typing import Any
 import gevent
 import pytest
 
+from l2tpns.log import Log
+from l2tpns.system import shaping
+from l2tpns.system.firewall import Firewall
+from l2tpns.system.ipset import IpSets
+from l2tpns.system.netlink import Netlink
 from tests.lab import PATIENCE
 from tests.lab.console import Console
 from tests.lab.inprocess import until
@@ -167,6 +172,30 @@ def test_an_operator_s_rules_and_marks_are_left_alone(stage: Stage) -> None:
     stage.stop()
     assert [line for line in rules(stage.space) if not line.startswith("-P")] == theirs
     assert sets(stage.space) == ["theirs"]
+
+
+def test_rules_that_somebody_removed_come_back(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = lab.namespace("throttle")
+    space.ip("tuntap", "add", "tun0", "mode", "tun")
+    monkeypatch.setattr(shaping, "CHECK", 0.05)
+    log = Log.in_memory()
+    with space.entered():
+        netlink = Netlink()
+        shaper = shaping.KernelShaper(
+            netlink, netlink.link_index("tun0"), IpSets(), Firewall(log.get(), str(lab.directory / "lock")), log.get()
+        )
+        shaper.start(needed=True)
+        shaper.shape(shaping.Shaped(64, (IPv4Network("10.1.0.1"), IPv4Network("10.77.0.0/24"))))
+        before = rules(space), aimed(space)
+        for words in ("-F throttle", "-F l2tpns", "-D PREROUTING 1"):
+            space.run("iptables-legacy", "-t", "mangle", *words.split())
+        space.run("ipset", "flush", SET)
+        until(lambda: log.records("throttle_healed"), PATIENCE)
+        assert [line for line in rules(space) if "made this chain" not in line] == [
+            line for line in before[0] if "made this chain" not in line
+        ]
+        assert aimed(space) == before[1]
+        shaper.stop()
 
 
 def test_no_more_than_the_rate_gets_through_each_way_and_a_neighbour_is_not_slowed(stage: Stage) -> None:
