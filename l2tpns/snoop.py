@@ -31,16 +31,22 @@ CONFIGURED = Sink(IPv4Address(0), 0)  # as snoop_host and snoop_port say, also w
 class Copier:
     """Makes the copies of one session's packets; called by the data path."""
 
-    __slots__ = ("_config", "_framer", "lost", "outlet", "sent")
+    __slots__ = ("_acct", "_config", "_framer", "_session", "_user", "lost", "outlet", "sent")
 
     def __init__(self, session: Session, outlet: Outlet) -> None:
         self._config: Config = session.lns.config
-        self._framer = Framer(session.tunnel.id, session.id, session.acct_session_id, session.user)
+        self._session = session
+        self._acct, self._user = session.acct_session_id, session.user
+        self._framer = Framer(session.tunnel.id, session.id, self._acct, self._user)
         self.outlet = outlet
         self.sent = self.lost = 0
 
     def __call__(self, direction: int, packet: bytes) -> None:
         if self._config.snoop_format == "framed":
+            session = self._session
+            if session.acct_session_id is not self._acct or session.user is not self._user:  # it has left a garden
+                self._acct, self._user = session.acct_session_id, session.user
+                self._framer.name(self._acct, self._user)
             packet = self._framer.frame(direction, packet, time_ns())
         if self.outlet.send(packet):
             self.sent += 1

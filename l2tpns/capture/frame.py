@@ -40,14 +40,19 @@ class Copied:
 class Framer:
     """Makes the headers of one session's copies; what does not change is made once."""
 
-    __slots__ = ("_names", "_number", "_starts")
+    __slots__ = ("_ids", "_names", "_number", "_starts")
 
     def __init__(self, tunnel: int, session: int, acct: str, user: str) -> None:
+        self._ids = (tunnel, session)
+        self._number = 0
+        self.name(acct, user)
+
+    def name(self, acct: str, user: str) -> None:
+        """The subscriber is called so from now on; the count goes on."""
         names = [_cut(name) for name in (acct, user)]
         length = _FIXED + sum(map(len, names))
-        self._starts = [_FIRST.pack(MAGIC, VERSION, way, length, tunnel, session) for way in (UP, DOWN)]
+        self._starts = [_FIRST.pack(MAGIC, VERSION, way, length, *self._ids) for way in (UP, DOWN)]
         self._names = (len(names[0]), len(names[1]), b"".join(names))
-        self._number = 0
 
     def frame(self, direction: int, packet: bytes, time: int) -> bytes:
         """The payload for this packet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import socket
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network
@@ -147,6 +148,21 @@ def test_framed_copies_carry_direction_time_number_session_and_user(
     assert (second.direction, second.packet, second.number) == (DOWN, down, 1)
     assert (first.tunnel, first.session, first.user) == (session.tunnel.id, session.id, "fred")
     assert first.acct == session.acct_session_id and 0 < first.time <= second.time
+
+
+def test_framed_copies_carry_the_name_that_the_subscriber_has_now(
+    serve: Callable[..., InProcess], receiver: Receiver
+) -> None:
+    server = serve(snoop_format="framed")
+    subscriber, session = online(server, server.lac().connect())
+    server.lns.snoop.start(session, receiver.sink, by="test")
+    talk(server, subscriber, session)
+    server.lns.forget_user(session)
+    session.user, session.acct_session_id = "fredericus", "NEW"  # as when it leaves a garden under another name
+    talk(server, subscriber, session)
+    copies = [parse(copy) for copy in receiver.take(4)]
+    assert [copy.user for copy in copies] == ["fred", "fred", "fredericus", "fredericus"]
+    assert [copy.number for copy in copies] == [0, 1, 2, 3] and copies[3].acct == "NEW"
 
 
 def test_the_form_of_copies_can_be_changed_while_they_are_made(server: InProcess, lac: Lac, receiver: Receiver) -> None:
@@ -415,3 +431,24 @@ def test_a_sink_without_a_route_is_not_tried_for_each_packet_and_found_when_ther
     server.lns.snoop.copiers[session].outlet._rest = 0.0
     up, down = talk(server, subscriber, session)
     assert receiver.take(2) == [up, down]
+
+
+def test_one_that_was_intercepted_and_has_ended_leaves_no_garbage(
+    serve: Callable[..., InProcess], receiver: Receiver
+) -> None:
+    server = serve(snoop_format="framed")
+    lac = server.lac().connect()
+    gc.collect()
+    gc.disable()
+    try:
+        subscriber = lac.call("fred", "pw").wait_online()
+        for session in server.lns.sessions.values():
+            server.lns.snoop.start(session, receiver.sink, by="test")
+            talk(server, subscriber, session)
+        del session
+        subscriber.hangup()
+        server.wait(lambda: server.calm)
+        server.greenlets.clear()
+        server.wait(lambda: not [thing for thing in gc.get_objects() if isinstance(thing, Session)])
+    finally:
+        gc.enable()
