@@ -97,6 +97,7 @@ class Lns:
         self.history: deque[Ending] = deque(maxlen=HISTORY_LENGTH)
         self.usage_files = UsageFiles(self)
         self.shutting_down = False
+        self.deaf = False  # for a moment: what is said now is not acknowledged, so it is said again
         self.left = False  # without a word: everything is on disk, nobody may say or end anything any more
         self.journal = Journal(self)
         self.throttle = Throttle(self)
@@ -128,8 +129,8 @@ class Lns:
 
     def on_control(self, datagram: bytes, peer: Peer, endpoint: Endpoint) -> None:
         """A datagram with T=1; called by the UDP reader, so it must neither block nor raise."""
-        if self.left:
-            return  # not acknowledged: the next process has it sent again
+        if self.left or self.deaf:
+            return  # not acknowledged: the next process, or this one in a moment, has it sent again
         try:
             header = parse_control(datagram)
         except WireError:

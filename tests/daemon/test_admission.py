@@ -87,6 +87,19 @@ def test_an_sccrq_that_finds_no_room_is_not_answered_and_gets_in_when_it_is_sent
     assert second.expect(SCCRP)
 
 
+def test_what_is_said_before_the_server_is_ready_is_not_acknowledged_and_counts_when_it_is_said_again(
+    server: InProcess,
+) -> None:
+    server.lns.deaf = True
+    peer = server.peer()
+    datagram = peer.say(peer.sccrq())
+    server.wait(lambda: server.counters.tunnel_rx_packets == 1)
+    assert not server.lns.tunnels and not server.counters.tunnel_tx_packets
+    server.lns.deaf = False
+    peer.send(datagram)
+    assert peer.expect(SCCRP)
+
+
 def test_a_tunnel_that_was_closed_leaves_its_place_to_the_next(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("l2tpns.tunnel.CLOSED_LINGER", 0.5)
     server = serve(max_tunnels=1)
