@@ -13,6 +13,7 @@ from time import monotonic, thread_time
 from typing import TYPE_CHECKING, Any
 
 import greenlet
+from gevent import Timeout
 
 from l2tpns.errors import PluginError
 from l2tpns.plugins import loader
@@ -51,24 +52,27 @@ class Function:
 class Meter:
     """The CPU time of the functions that are under way, by greenlet."""
 
-    __slots__ = ("_running",)
+    __slots__ = ("_before", "_running")
 
     def __init__(self) -> None:
         self._running: dict[Any, list[float]] = {}  # seconds so far, when it went on
+        self._before: Any = None  # somebody else's trace function
 
-    def run(self, call: Callable[..., Any], *arguments: Any) -> tuple[Any, BaseException | None, float]:
-        """What it returned or raised, and its CPU time. GreenletExit and its like pass."""
+    def run(self, function: Function, *arguments: Any) -> tuple[Any, BaseException | None, float]:
+        """What it returned or raised, and its CPU time. GreenletExit passes, and the Timeout of who asks for nsctl."""
         running = self._running
         current = greenlet.getcurrent()
         outer = running.get(current)
         if outer is not None:  # a function that has another called: its own clock stands meanwhile
             outer[0] += thread_time() - outer[1]
         elif not running:
-            greenlet.settrace(self._on_switch)
+            self._before = greenlet.settrace(self._on_switch)
         mine = running[current] = [0.0, thread_time()]
         try:
-            return call(*arguments), None, mine[0] + thread_time() - mine[1]
-        except (Exception, SystemExit) as error:
+            return function.call(*arguments), None, mine[0] + thread_time() - mine[1]
+        except (Exception, SystemExit, Timeout) as error:
+            if isinstance(error, Timeout) and function.hook == "control":
+                raise
             return None, error, mine[0] + thread_time() - mine[1]
         finally:
             if outer is not None:
@@ -77,7 +81,7 @@ class Meter:
             else:
                 del running[current]
                 if not running:
-                    greenlet.settrace(None)
+                    greenlet.settrace(self._before)
 
     def _on_switch(self, event: str, switch: tuple[Any, Any]) -> None:
         running = self._running
@@ -112,7 +116,7 @@ class Caller:
 
     def call(self, function: Function, *arguments: Any, secret: str = "") -> Any:
         """What it returned; a Failure if it raised."""
-        result, error, seconds = self._meter.run(function.call, *arguments)
+        result, error, seconds = self._meter.run(function, *arguments)
         self.took(function, seconds)
         if error is None:
             return result
@@ -121,7 +125,7 @@ class Caller:
 
     def ask(self, function: Function, *arguments: Any) -> tuple[Any, BaseException | None]:
         """What it returned or raised; a PluginError is no failure: it is the answer to whoever asked."""
-        result, error, seconds = self._meter.run(function.call, *arguments)
+        result, error, seconds = self._meter.run(function, *arguments)
         self.took(function, seconds)
         if error is not None and not isinstance(error, PluginError):
             self.failed(function, error)

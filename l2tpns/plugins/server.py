@@ -216,7 +216,7 @@ class Server:
     def _guard(self, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
         try:
             function(*arguments)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, gevent.Timeout) as error:
             self._failed(getattr(function, "__name__", "spawn"), error)
 
     def _name(self, name: str) -> str:

@@ -177,6 +177,18 @@ def test_the_time_of_others_is_not_its_time_but_what_it_burns_after_a_wait_is(cr
     busy.kill()
 
 
+def test_a_time_out_of_gevents_that_a_plugin_lets_go_is_its_failure(crowd: Shelf) -> None:
+    crowd.load("late", "import gevent\ndef plugin_post_auth(event):\n    with gevent.Timeout(0.01): gevent.sleep(3600)")
+    crowd.online("fred")
+    assert crowd.events("plugin_failed")[0]["why"] == "Timeout: 0.01 seconds"
+
+
+def test_but_who_asks_for_nsctl_may_limit_its_time(shelf: Shelf) -> None:
+    shelf.load("late", "import gevent\ndef plugin_control(event): gevent.sleep(3600)")
+    with pytest.raises(gevent.Timeout), gevent.Timeout(0.05):
+        shelf.plugins.control(["x"], ("192.0.2.1", 1))
+
+
 # Packet hooks
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import IPv4Address
+from pathlib import Path
+from time import monotonic
 
 import pytest
 
 from l2tpns.plugins.events import HOOKS, PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP
 from l2tpns.proto.ppp import Protocol
 from l2tpns.radius.types import AuthReply
+from tests.daemon.conftest import Serve
 from tests.daemon.packets import ip
 from tests.daemon.shelf import Shelf
 from tests.daemon.subscribers import Ear, refused
@@ -70,6 +73,14 @@ def test_with_chap_there_is_no_password_and_the_name_may_be_changed(shelf: Shelf
     shelf.call("fred@isp", auth="chap").wait_online()
     assert [seen[2:5] for seen in shelf.seen("renames")] == [("fred@isp", "", 0xC223)]
     assert shelf.session("fred").user == "fred"
+
+
+def test_a_name_is_changed_for_later_challenges_too(serve: Serve, tmp_path: Path) -> None:
+    shelf = Shelf(serve(plugin_dir=str(tmp_path), chap_rechallenge=0.05), tmp_path)
+    shelf.load("renames", RENAMES)
+    fred = shelf.call("fred@isp", auth="chap").wait_online()
+    until(lambda: len(shelf.server.backend.asked) >= 4)
+    assert {asked.credentials.user for asked in shelf.server.backend.asked} == {"fred"} and fred.ended is None
 
 
 def test_a_name_that_is_no_utf_8_reaches_radius_as_it_came(shelf: Shelf) -> None:
@@ -282,9 +293,12 @@ def test_radius_reset_comes_before_the_pairs_of_a_new_answer(shelf: Shelf) -> No
         """,
     )
     replies = shelf.server.backend.replies
-    replies["fred"] = AuthReply(accepted=True, session_timeout=1, termination_action=1, avpairs=(("a", "old"),))
+    replies["fred"] = AuthReply(accepted=True, session_timeout=1000, termination_action=1, avpairs=(("a", "old"),))
     shelf.call(auth="pap").wait_online()
     replies["fred"] = AuthReply(accepted=True, avpairs=(("a", "new"),))
+    session = shelf.session()
+    session.time_from -= 1000  # its time is over
+    session.set_timer(monotonic())
     until(lambda: len(shelf.seen("resets")) >= 3)
     assert shelf.seen("resets") == ["old", "reset", "new"]
 
