@@ -255,11 +255,13 @@ def test_a_start_that_fails_leaves_the_sessions_to_the_next_one_and_says_nothing
     stage.stream.kill()
     space = stage.server.namespace
     assert space is not None
-    with space.socket(kind=socket.SOCK_STREAM) as taken:
-        taken.bind(("127.0.0.1", 23))
-        taken.listen()
-        with pytest.raises(ServerDied, match=r"the console cannot listen on 127\.0\.0\.1:23"):
-            stage.in_thread(stage.server.start)
+    for kind, port in ((socket.SOCK_STREAM, 23), (socket.SOCK_DGRAM, 1702)):  # the console's, nsctl's
+        with space.socket(kind=kind) as taken:
+            taken.bind(("127.0.0.1", port))
+            if kind == socket.SOCK_STREAM:
+                taken.listen()
+            with pytest.raises(ServerDied, match=rf"cannot .*127\.0\.0\.1.*{port}"):
+                stage.in_thread(stage.server.start)
     assert stage.control() == Counter() and stage.heard.frames == Counter()
     assert not stage.records(STOP)
     stage.server.errors.write_text("")  # which said it, too
