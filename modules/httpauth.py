@@ -11,11 +11,13 @@ logins that it does not answer, httpauth_fail says.
 """
 
 import json
+import time
 import urllib.request
 
 from l2tpns.plugins import PLUGIN_RET_OK, PLUGIN_RET_STOP, Count, Server, Variable, param_pre_auth
 
 MOST_OCTETS = 65536  # of an answer
+QUIET = 10.0  # seconds between two lines of the log about an API that does not answer
 
 server: Server
 url: Variable[str]
@@ -24,6 +26,7 @@ fail: Variable[str]
 asked: Count
 refused: Count
 failed: Count
+complained = -QUIET
 
 
 def plugin_init(given: Server) -> None:
@@ -44,8 +47,7 @@ def plugin_pre_auth(event: param_pre_auth) -> int:
     try:
         answer = ask(event)
     except (OSError, ValueError) as error:  # no connection, no time, no HTTP, no JSON
-        failed.add()
-        server.log("warning", "the HTTP API did not answer", user=event.username, why=str(error), then=fail.value)
+        complain(event.username, error)
         event.continue_auth = fail.value == "open"
         return PLUGIN_RET_OK
     if answer.get("allow") is False:
@@ -56,6 +58,15 @@ def plugin_pre_auth(event: param_pre_auth) -> int:
     if isinstance(name, str) and name:
         event.username = name
     return PLUGIN_RET_OK
+
+
+def complain(user: str, error: Exception) -> None:
+    """Once in a while: the counter tells how often."""
+    global complained
+    failed.add()
+    if time.monotonic() - complained >= QUIET:
+        complained = time.monotonic()
+        server.log("warning", "the HTTP API did not answer", user=user, why=str(error), then=fail.value)
 
 
 def ask(event: param_pre_auth) -> dict[str, object]:

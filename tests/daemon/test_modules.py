@@ -181,7 +181,8 @@ def test_httpauth_fail_says_what_becomes_of_a_login_without_an_answer(shipped: S
     shipped.online("fred")
     shipped.plugins.assign("httpauth_fail", "closed")
     refused(shipped.call("fred"))
-    assert len(shipped.events("plugin_says")) == 2 and shipped.events("plugin_failed") == []
+    assert {count.name: count.value for count in shipped.plugins.counts}["httpauth_failed"] == 2
+    assert shipped.events("plugin_says")[0]["then"] == "open" and shipped.events("plugin_failed") == []
 
 
 def test_an_api_that_keeps_silent_is_waited_for_as_long_as_the_variable_says(shipped: Shelf, api: Api) -> None:
