@@ -16,7 +16,7 @@ from gevent import get_hub
 if TYPE_CHECKING:
     from l2tpns.dataplane.path import Path
 
-BURST_OCTETS, BURST_SECONDS = 1600, 0.05  # after a pause; a timer that comes late must not cost rate
+BURST_OCTETS, BURST_SECONDS = 1600, 0.1  # after a pause; a timer that comes late must not cost rate
 QUEUE_OCTETS, QUEUE_SECONDS = 5200, 0.2  # bounded in octets: small packets find room where large ones do not
 
 PASS, WAIT, DROP = range(3)  # what becomes of a packet

@@ -40,7 +40,7 @@ FIRST, LAST = 0x10, 0xFFEF  # classes; the numbers above name other things, as h
 ROOT = 1 << 16  # handle of HTB; class n is 1:n, and the queue of its packets n:
 
 # A class may send so much at once after a pause; a timer of the kernel's that comes late must not cost rate.
-BURST_OCTETS, BURST_SECONDS = 1600, 0.05
+BURST_OCTETS, BURST_SECONDS = 1600, 0.1
 # And so much may wait for it. 5,200 octets are three full packets and some small ones: 0.65 s at 64 kbit/s, of which
 # TCP still makes the full rate; with two it does not. From 208 kbit/s on 0.2 s, for TCP over long ways.
 QUEUE_OCTETS, QUEUE_SECONDS = 5200, 0.2
