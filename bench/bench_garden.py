@@ -32,11 +32,11 @@ def main(there: int = 10_000, logins: int = 1000, runs: int = 3) -> None:
     say("10,000 to 10 in the garden", f"in and out {costs[10_000] / costs[10]:.2f}")
     rates: dict[bool, list[float]] = {True: [], False: []}
     cpus: dict[bool, list[float]] = {True: [], False: []}
-    filling: dict[bool, list[float]] = {True: [], False: []}
+    filling: dict[bool, list[float]] = {True: [], False: []}  # CPU of each
     for _ in range(runs):
         for gardened in (False, True):
             full, rate, cpu = log_in(there, logins, gardened)
-            filling[gardened].append(full)
+            filling[gardened].append(full * 1e6)
             rates[gardened].append(rate)
             cpus[gardened].append(cpu * 1e6)
     say(
@@ -87,16 +87,18 @@ def timed(change: Callable[[IPv4Network], object], ones: list[IPv4Network]) -> f
 
 
 def log_in(there: int, logins: int, gardened: bool) -> tuple[float, float, float]:
-    """Logins a second of those who are there, of those who come, and CPU seconds for each of these."""
+    """CPU seconds for each of those who are there; logins a second of those who come, and CPU seconds for each."""
     with ours(users=there + logins) as (bench, _), Console(bench.server) as console:
         console.do("load plugin garden")
         lacs = bench.tunnels()
-        _, full = bring_up(bench, lacs, there, users=rejected if gardened else numbered_users)
+        before = bench.cpu()
+        bring_up(bench, lacs, there, users=rejected if gardened else numbered_users)
+        full = (bench.cpu() - before) / there
         inside = len(bench.server.run("ipset", "save").splitlines()) - 1 if gardened else 0
         assert inside == (there if gardened else 0), f"{inside} in the garden"
         before = bench.cpu()
         _, report = bring_up(bench, lacs, logins, first=there)
-        return full.rate, report.rate, (bench.cpu() - before) / logins
+        return full, report.rate, (bench.cpu() - before) / logins
 
 
 def rejected(number: int) -> tuple[bytes, bytes]:

@@ -181,7 +181,10 @@ class Gardens:
         self._lns.journal.session(session)
         self._lns.counters.garden_left += 1
         session.log.info("garden_left", user=session.user, address=str(session.address), garden=name, by=by)
-        self._lns.accounting.start(session.accounted("start"))
+        began = session.online_since
+        usage = session.accounted("start")
+        if (session.online_since, session.acct_session_id) == (began, usage.acct_session_id):
+            self._lns.accounting.start(usage)  # else it has ended while a plugin was asked, or is in a garden again
 
     def members(self) -> dict[str, int]:
         """How many sessions are in each garden that there is."""
@@ -197,7 +200,7 @@ class Gardens:
     def begin(self, session: Session) -> None:
         """Cage it, before it sends anything. What cannot be caged does not get out: it ends."""
         name = session.policy.garden
-        if not name:
+        if not name or not session.online_since:
             return
         place = Place(name, networks_of(session))
         try:
@@ -322,9 +325,10 @@ class Gardens:
         """Whoever loads his firewall anew takes our rules away with the old ones: they come back."""
         while True:
             gevent.sleep(CHECK)
-            for name in list(self._users):
+            for name, users in list(self._users.items()):
                 try:
                     if self.kernel.build(name):
+                        self.kernel.fill(name, users)
                         self._lns.log.warning("garden_rules_restored", garden=name, why="somebody has removed them")
                         with self._building:
                             self._fill_chain(name, *self._builders)

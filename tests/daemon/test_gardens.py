@@ -207,6 +207,17 @@ def test_who_goes_leaves_no_connection_that_the_next_one_with_the_address_would_
     server.wait(lambda: network in kernel.forgotten)
 
 
+def test_what_somebody_has_flushed_comes_back(server: InProcess, lac: Lac, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("l2tpns.gardens.CHECK", 0.02)
+    call = lac.call("fred", "wrong").wait_online()
+    server.lns.gardens.settle()
+    kernel = server.lns.gardens.kernel
+    assert isinstance(kernel, NullKernel)
+    del kernel.gardens["garden"]
+    server.wait(lambda: server.events("garden_rules_restored"))
+    assert caged(server) == {f"{call.address}/32"}
+
+
 # Names and addresses
 
 
