@@ -105,7 +105,7 @@ class Session:
     @property
     def opened(self) -> float:
         """Unix time when it came online; 0.0 before."""
-        return self._session.opened_wall if self.online else 0.0
+        return self._session.opened_wall
 
     @property
     def rx_speed(self) -> int:
@@ -157,7 +157,7 @@ class Session:
         return None if sink is None else (sink.address, sink.port)
 
     def throttle(self, rate_in: int | None = None, rate_out: int | None = None) -> None:
-        """Slow it down, kbit/s; None keeps what there is."""
+        """Slow it down, kbit/s; None keeps what there is, two of them mean throttle_speed."""
         with self._asking() as session:
             session.lns.throttle.set(session, rate_in, rate_out, by=self._by)
 
