@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
 import pytest
 
+from l2tpns.nsctlserver import NsctlServer
 from l2tpns.plugins import Session as View
 from l2tpns.radius.types import AuthReply
 from l2tpns.session import Session
@@ -167,3 +169,33 @@ def test_a_plugin_sees_where_copies_really_go(server: InProcess, dial: Dial, rec
     _, session = dial()
     server.lns.snoop.start(session, by="test")
     assert View(session, "test").sink == (IPv4Address("127.0.0.1"), receiver.sink.port)
+
+
+def test_nsctl_tells_who_is_intercepted_to_the_audit_log_only(
+    server: InProcess, dial: Dial, receiver: Receiver, tmp_path: Path
+) -> None:
+    dial()
+    sent: list[bytes] = []
+    sock: Any = SimpleNamespace(sendto=lambda octets, to: sent.append(octets))
+    nsctl = NsctlServer(server.config, server.counters, server.lns.plugins, server.log.get())
+
+    def ask(*words: str) -> bytes:
+        arguments = b"".join(bytes([len(word)]) + word.encode() for word in words)
+        sent.clear()
+        nsctl.on_datagram(sock, b"\x90\x13\x14" + bytes([len(words)]) + arguments + b"\xff", ("127.0.0.1", 4000))
+        server.wait(lambda: sent)
+        return sent[0]
+
+    port = str(receiver.sink.port)
+    assert b"no plugin that is loaded knows it" in ask("snoop", "fred", "127.0.0.1", port)
+    server.lns.plugins.load("snoopctl")
+    assert b"snooping fred" in ask("snoop", "Fred", "127.0.0.1", port).lower()
+    assert b"session not found" in ask("unsnoop", "bob")
+    told = [line for line in audit(tmp_path) if line["event"] == "nsctl_command"]
+    assert [(line["command"], line["result"]) for line in told] == [
+        (f"snoop Fred 127.0.0.1 {port}", "ok"),
+        ("unsnoop bob", "failed"),
+    ]
+    assert all(line["peer"] == "127.0.0.1:4000" for line in told)
+    log = str([line for line in server.log.records() if line["event"].startswith("nsctl")])
+    assert "snoop" in log and "red" not in log and port not in log and "bob" not in log
