@@ -39,10 +39,8 @@ def main(there: int = 10_000, logins: int = 1000, runs: int = 3) -> None:
             filling[gardened].append(full * 1e6)
             rates[gardened].append(rate)
             cpus[gardened].append(cpu * 1e6)
-    say(
-        f"{there} logins into a garden",
-        f"{middle(filling[True])}/s; to into none {ratio(filling[True], filling[False])}",
-    )
+    costs_to_none = ratio(filling[True], filling[False])
+    say(f"{there} logins into a garden", f"{middle(filling[True])} us of CPU each; to none {costs_to_none}")
     for gardened, where in ((False, "no garden"), (True, "a garden")):
         say(
             f"{logins} logins, {there} in {where}",
