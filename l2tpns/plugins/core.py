@@ -310,9 +310,13 @@ class Plugins:
         return packets.make_tap(self._caller, session, up, down) if up or down else None
 
     def _tick(self) -> None:
+        last = 0
         while True:
             gevent.sleep(1.0 - time.time() % 1.0)
-            self.run("timer", param_timer(int(time.time() + 0.5)))
+            now = int(time.time() + 0.5)
+            if now != last:  # who was late by half a second has told the next one already
+                last = now
+                self.run("timer", param_timer(now))
 
     def control(
         self, words: list[str], source: tuple[str, int], *, packet: bytes = b"", kind: int = 0, id: int = 0

@@ -46,7 +46,7 @@ class Stage:
         self.plugins.mkdir()
         shutil.copy(CHECKOUT / "modules/httpauth.py", self.plugins)
         (self.plugins / "tells.py").write_text(TELLS)
-        self.settings: dict[str, Any] = {"plugin_dir": str(self.plugins), "save_state": True}
+        self.settings: dict[str, Any] = {"plugin_dir": str(self.plugins), "save_state": True, "shutdown_timeout": 2}
         secrets = "".join(f"{user} * pw *\n" for user in USERS)
         self.server = Server(self.space, lab.directory / "lns", settings=self.settings, secrets=secrets)
 
