@@ -58,7 +58,8 @@ console; `users` is found too).
 ## Variables
 
 A change takes effect at once (L), for tunnels and sessions that begin after it (N), or after a restart (R).
-A variable of which the last column says *not yet* is accepted, and the server warns at its start that it moves nothing.
+A variable of which the last column says *not yet* is accepted, and the server says at its start, at a reload and when
+it is set that it moves nothing.
 
 """
     text += table(("Variable", "Default", "", "Value", "Meaning"), [_row(setting) for setting in SETTINGS.values()])
