@@ -68,8 +68,13 @@ class Snoop:
     def start(self, session: Session, sink: Sink | None = None, *, by: str) -> None:
         """Copy its packets, from the first one on if it is not online yet; None: to snoop_host. PolicyError."""
         chosen = sink or CONFIGURED
-        where = self.where(chosen)
-        refusal = self.refusal(where) if where is not None else "snoop_host and snoop_port are not set"
+        where, outlet = self.where(chosen), self._outlets.get(chosen)
+        if where is None:
+            refusal = "snoop_host and snoop_port are not set"
+        elif outlet is not None and outlet.sink == where:
+            refusal = outlet.blocked  # others use it: what it says is true, and no search
+        else:
+            refusal = self.refusal(where)
         if refusal:
             self.refuse(session, refusal, chosen, by=by)
         if session.policy.sink != chosen:
@@ -117,10 +122,14 @@ class Snoop:
             return f"{sink.port} is no UDP port"
         if address.is_unspecified or address.is_multicast or address.is_reserved:
             return f"{address} is not the address of one host"
-        if any(address in prefix for prefix in self._lns.pool.prefixes()):
+        if self._lns.pool.contains(address):
             return f"{address} lies in the pool: copies would go to a subscriber"
-        if any(_has(session, address) for session in self._lns.sessions.values() if session is not leaving):
+        if self._lns.by_address.get(address) not in (None, leaving):
             return f"{address} is a subscriber's: copies would go there"
+        for session in self._lns.sessions.values():
+            if session.profile is not None and session.profile.routes and session is not leaving:
+                if _has(session, address):
+                    return f"{address} is a subscriber's: copies would go there"
         return ""
 
     # What the data path needs
