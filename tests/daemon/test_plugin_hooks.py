@@ -11,7 +11,8 @@ import pytest
 
 from l2tpns.plugins.events import HOOKS, PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP
 from l2tpns.proto.ppp import Protocol
-from l2tpns.radius.types import AuthReply
+from l2tpns.radius import usage
+from l2tpns.radius.types import AuthReply, Usage
 from tests.daemon.conftest import Serve
 from tests.daemon.packets import ip
 from tests.daemon.shelf import Shelf
@@ -282,6 +283,16 @@ def test_an_attribute_that_cannot_be_is_refused_where_it_is_added(
     )
     shelf.online()
     assert why in shelf.seen("adds")[0] and shelf.server.accounting.of("start")[0].attributes == ()
+
+
+def test_what_plugins_add_goes_through_the_spool_into_the_packet() -> None:
+    used = Usage(
+        "A", b"fred", 7, avpairs=("throttle=yes",), attributes=(("Filter-Id", "gold"), ("Session-Timeout", 60))
+    )
+    assert usage.load_usage(usage.dump_usage(used)) == used
+    packet = usage.sample("stop", used)
+    assert packet["Filter-Id"] == ["gold"] and packet["Session-Timeout"] == [60]
+    assert packet["Cisco-AVPair"] == ["throttle=yes"]
 
 
 def test_radius_reset_comes_before_the_pairs_of_a_new_answer(shelf: Shelf) -> None:

@@ -170,6 +170,11 @@ def test_sub_type_1_of_another_vendor_is_no_cisco_avpair():
         (b"nothing", []),
         (b"=x", []),
         (b"a=\xff", [("a", "\\xff")]),
+        (b"note=a, b and c=d,throttle=yes", [("note", "a, b and c=d"), ("throttle", "yes")]),
+        (
+            b"throttle=yes,lcp:interface-config=rate-limit a=1,b=2,ip:route=10.0.0.0 255.0.0.0",
+            [("throttle", "yes"), ("lcp:interface-config", "rate-limit a=1,b=2"), ("ip:route", "10.0.0.0 255.0.0.0")],
+        ),
     ],
 )
 def test_an_avpair_is_split_into_keys_and_values(text, pairs):
