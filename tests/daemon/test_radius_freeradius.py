@@ -169,9 +169,11 @@ def test_a_server_that_is_away_among_200_logins_and_logouts_has_each_record_once
         for status in ("Start", "Stop"):
             told = Counter(str(record["Acct-Session-Id"]) for record in server.records(status))
             assert sorted(told) == sorted(names)
-            twice = {name for name, times in told.items() if times > 1}
-            # One that was killed may have written down what it had no time to answer.
-            assert twice <= (set(names[:100]) if outage == "kill" else set())
+            # One that was killed may have written down what it had no time to answer. And who gets no answer in a
+            # whole round of tries, of which there are none unless the machine is slow, sends a new packet.
+            under_way = names[:100] if outage == "kill" else []
+            again = sum(times - 1 for name, times in told.items() if name not in under_way)
+            assert again <= accounting.stats.rounds_unanswered
 
 
 def test_a_thousand_logins_at_once_are_all_answered(backend):

@@ -94,7 +94,9 @@ def lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lives]:
 
 
 def connect(lives: Lives, **options: Any) -> Lac:
-    return Lac(("127.0.0.1", 0), lives.server.address, defaults=QUICK, **options).connect()
+    lac = Lac(("127.0.0.1", 0), lives.server.address, defaults=QUICK, **options).connect()
+    lac.carried = lambda subscriber: lives.server.carries(subscriber)
+    return lac
 
 
 def beat(lives: Lives) -> None:

@@ -33,7 +33,7 @@ raddbdir = {root}
 libdir = /usr/lib/freeradius
 pidfile = {root}/pid
 max_requests = 65536
-cleanup_delay = 5
+cleanup_delay = 10
 log {{
     destination = files
     file = {root}/radius.log

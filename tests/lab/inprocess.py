@@ -40,7 +40,7 @@ from l2tpns.radius.types import AuthReply, AuthRequest, Usage
 from l2tpns.system.netlink import Netlink, Route
 from l2tpns.system.routes import Routes
 from tests.lab import PATIENCE
-from tests.lab.lac import Lac
+from tests.lab.lac import Lac, Subscriber
 
 POOL = "10.5.0.0/24\n"
 LOOPBACK = IPv4Address("127.0.0.1")
@@ -250,8 +250,14 @@ class InProcess:
     def lac(self, hostname: str = "lac1", to: tuple[str, int] | None = None, **options: Any) -> Lac:
         """A LAC of tests.lab.lac on a port of its own; `.connect()` it."""
         lac = Lac(("127.0.0.1", 0), to or self.address, hostname, **options)
+        lac.carried = self.carries
         self._closers.append(lac.close)
         return lac
+
+    def carries(self, subscriber: Subscriber) -> bool:
+        """Its packets would pass: it may be online before its last word to us has been heard."""
+        session = self.lns.sessions.get(subscriber.peer_session_id)
+        return session is not None and session.path.online
 
     def peer(self, **options: Any) -> Peer:
         peer = Peer(self.address, **options)

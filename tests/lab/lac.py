@@ -106,6 +106,7 @@ class Lac:
         self.sessions: dict[int, Subscriber] = {}
         self.inbox: deque[tuple[int, Message]] = deque(maxlen=KEPT_MESSAGES)  # (session id, message), for expect()
         self.override: dict[type[Message], Override] = {}
+        self.carried: Callable[[Subscriber], bool] = lambda subscriber: True  # does the LNS, too, think it is online?
         self.handlers: dict[type[Message], Callable[[Any, int, float], None]] = {
             SCCRP: self._on_sccrp,
             StopCCN: self._on_stopccn,

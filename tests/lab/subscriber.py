@@ -169,7 +169,7 @@ class Subscriber(PppClient):
 
     def wait_online(self, timeout: float = PATIENCE) -> Subscriber:
         """Online, or Refused with what the LNS said instead."""
-        self.wait(lambda: self.online or self.ended is not None, timeout, "getting online")
+        self.wait(lambda: (self.online and self.lac.carried(self)) or self.ended is not None, timeout, "getting online")
         if self.ended is not None:
             raise Refused(self.ended)
         return self
