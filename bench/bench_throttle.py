@@ -32,7 +32,7 @@ from tests.lab.rates import Crowd, Offer
 from tests.lab.subscriber import Subscriber
 
 RATES = (64, 512, 2000)
-MANY = {64: 940, 512: 50, 2000: 10}
+MANY = {64: 980, 512: 15, 2000: 5}
 SETTLE = 2.0  # seconds until queues are full
 SIZE = 1400
 SESSIONS = 200
@@ -94,7 +94,7 @@ def ping(subscriber: Subscriber, seconds: int) -> str:
 
 
 def many_subscribers(seconds: int) -> None:
-    """blast offers half as much again as each may have."""
+    """blast offers a quarter more than each may have."""
     blast = str(compile_blast())
     with ours(users=sum(MANY.values())) as (bench, _):
         lac = bench.tunnels(1)[0]
@@ -110,7 +110,7 @@ def many_subscribers(seconds: int) -> None:
         rate_of = {call.user.decode(): rate for call, rate in zip(storm.subscribers, rates, strict=True)}
         port = str(lac.endpoint.local[1])
         lac.leave()
-        packets = round(1.5 * min(MANY) * 125 / SIZE * len(down))
+        packets = round(1.25 * min(MANY) * 125 / SIZE * len(down))
         last = str(int(SETTLE) + seconds + 4)
         options = (str(SIZE), last, str(packets))
         senders = [

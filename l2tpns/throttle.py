@@ -71,6 +71,11 @@ class Throttle:
         held = self._buckets.get(session)
         return None if held is None else handle(held[0])
 
+    @property
+    def buckets(self) -> int:
+        """How many are in use."""
+        return len(self._buckets)
+
     # The life of sessions
 
     def begin(self, session: Session) -> None:

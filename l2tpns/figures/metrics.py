@@ -123,6 +123,11 @@ def _pool(sources: Sources, census: Census) -> Rows:
     yield ("free",), sources.lns.pool.free
 
 
+def _throttled(sources: Sources, census: Census) -> Rows:
+    yield ("used",), sources.lns.throttle.buckets
+    yield ("limit",), sources.lns.config.throttle_buckets
+
+
 def _users(sources: Sources, census: Census) -> Rows:
     yield (), len(sources.lns.by_user)
 
@@ -202,6 +207,9 @@ FAMILIES: tuple[Family, ...] = (
     Family("tunnels", GAUGE, "tunnels, by state", ("state",), _tunnels),
     Family("sessions", GAUGE, "sessions, by what they are doing", ("state",), _sessions),
     Family("users", GAUGE, "different names that are logged in", (), _users),
+    Family(
+        "throttle_buckets", GAUGE, "sessions whose downstream is throttled, and how many may be", ("state",), _throttled
+    ),
     Family("pool_addresses", GAUGE, "addresses of the pool", ("state",), _pool),
     *_counter_families(),
     Family("radius_requests", COUNTER, "requests sent to a RADIUS server", SERVER, _radius("requests")),

@@ -105,9 +105,10 @@ def test_who_ends_gives_its_bucket_back_and_the_next_login_is_not_throttled(
 ) -> None:
     session, fred = log_in(server)
     server.lns.throttle.set(session, 64, 64, by="test")
+    assert server.lns.throttle.buckets == 1
     fred.terminate()
     server.wait(lambda: server.calm)
-    assert shaper.buckets == {}
+    assert (server.lns.throttle.buckets, shaper.buckets) == (0, {})
     session, _ = log_in(server)
     assert (session.policy, session.path.police) == (Policy(), None)
 
