@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -309,7 +310,9 @@ class Session(Link):
         self.stop_starting()
         self.lns.counters.sessions_online += 1
         if not self.policy.garden:
-            self.lns.accounting.start(self.accounted("start"))
+            started = self.accounted("start")
+            if started.acct_session_id == self.acct_session_id:  # else it is in a walled garden by now
+                self.lns.accounting.start(started)
         housekeeping.begin(self, now)
         self.set_timer(now)
         self.lns.journal.session(self)
@@ -359,15 +362,7 @@ class Session(Link):
         self.ipcp = None
         self.authenticator = None
         if self.online_since:
-            for part in self.lns.policies:
-                part.finish(self)
-            self.lns.plane.offline(self.path)
-            usage = self.accounted("stop", reason.terminate)  # now that no packet can follow
-            self.online_since = 0.0
-            self.lns.journal.call(self)  # before the Stop: a session that has its Stop is never taken up again
-            self.lns.accounting.stop(usage)
-            self.lns.usage_files.ended(self, usage)
-            self.path.reset_counters()
+            self.attempt(lambda: self.stop_service(reason))
         if self.address is not None:
             address, self.address = self.address, None
             self.lns.give_back_address(address)
@@ -375,6 +370,32 @@ class Session(Link):
         self.policy = Policy()
         self.profile = None
         self.credentials = None
+        self.opened_wall = 0.0
+
+    def stop_service(self, reason: Reason) -> None:
+        """The reverse of go_online. It is offline before anything that may wait (kernel, plugins): whoever changes its
+        policy or writes the state meanwhile must not bring back to its address what is being taken from it."""
+        seconds, self.online_since = int(monotonic() - self.online_since), 0.0
+        self.attempt(lambda: self.lns.plane.offline(self.path))
+        for part in self.lns.policies:
+            self.attempt(partial(part.finish, self))
+        usage = replace(self.usage(reason.terminate), session_time=seconds)  # now that no packet can follow
+        self.lns.journal.call(self)  # before the Stop: a session that has its Stop is never taken up again
+        try:
+            usage = consult.accounted(self, "stop", usage)
+        finally:
+            self.lns.accounting.stop(usage)
+            self.lns.usage_files.ended(self, usage)
+            self.path.reset_counters()
+
+    def attempt(self, step: Callable[[], object]) -> None:
+        """A step of the end, which the others survive."""
+        try:
+            step()
+        except SessionEnded as end:  # by Session.kill() of a plugin's: it has to wait for the other steps
+            self.mailbox.post_urgent(end)
+        except Exception:
+            self.log.exception("release_failed")
 
     def release(self, end: SessionEnded) -> None:
         """The one exit, whatever happened: each step survives the others' failure."""
@@ -392,10 +413,7 @@ class Session(Link):
             self.let_go,
         ]
         for step in steps:
-            try:
-                step()
-            except Exception:
-                self.log.exception("release_failed")
+            self.attempt(step)
         self.log.info(
             "session_down",
             user=self.user,

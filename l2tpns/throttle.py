@@ -133,6 +133,8 @@ class Throttle:
     def _enforce(self, session: Session) -> None:
         """Make it so, as far as it can be had."""
         with self._lock:
+            if not session.online_since:
+                return  # it has ended while we waited
             policy = session.policy
             self._police(session, policy.rate_in)
             try:
@@ -155,7 +157,7 @@ class Throttle:
     def _unpolice(self, session: Session) -> None:
         police, session.path.police = session.path.police, None
         if police is not None:
-            police.end()
+            police.end(carried=session.path.online)
 
     def _shape(self, session: Session, rate: int) -> None:
         shaper, held = self._shaper, self._buckets.get(session)

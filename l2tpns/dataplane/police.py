@@ -82,11 +82,13 @@ class Police:
             self._wait()
         return WAIT
 
-    def end(self) -> None:
-        """No longer policed: what waits goes on now."""
+    def end(self, *, carried: bool = True) -> None:
+        """No longer policed: what waits goes on now, if the session's packets are carried at all."""
         if self._timer is not None:
             self._timer.close()
             self._timer = None
+        if not carried:
+            self._queue.clear()
         while self._queue:
             path, packet, forward = self._queue.popleft()
             forward(path, packet)
