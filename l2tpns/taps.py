@@ -5,10 +5,11 @@ Two callables of a Path, each None while nobody wants its packets, so that nobod
 - `path.tap`: the packet hooks. What it returns is carried in the packet's place; None drops it.
 - `path.copy`: who only looks, the one who intercepts before the monitors.
 
-The order, in dataplane/forward.py. From the subscriber: source address checked, **copied**, filter, throttle, MSS, **hooks**, tun
-device. To the subscriber: filter, MSS, **hooks**, cut to the MRU or refused as too big, packet_limit, sent, **copied**.
-So a copy is what the subscriber has really sent, whatever becomes of it, and what has really been sent to it: not what
-was dropped before, and the pieces of what was cut. A packet from an address that is not the subscriber's is not copied.
+The order, in dataplane/forward.py. From the subscriber: source address checked, **copied**, filter, throttle, MSS,
+**hooks**, tun device. To the subscriber: filter, MSS, **hooks**, cut to the MRU or refused as too big, packet_limit,
+sent, **copied**. So a copy is what the subscriber has really sent, whatever becomes of it, and what has really been
+sent to it: not what was dropped before, and the pieces of what was cut. A packet from an address that is not the
+subscriber's is not copied.
 
 Session.carry() has them set before the path is online, so that nobody misses a session's first packet.
 """
