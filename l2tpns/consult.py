@@ -146,8 +146,21 @@ def accounted(session: Session, kind: str, used: Usage) -> Usage:
         check=checker(kind, used),
     )
     plugins.run_briefly("radius_account", event, session)
-    avpairs = tuple(pair for pair in event.avpairs if isinstance(pair, str) and pair)
-    return replace(used, avpairs=(*used.avpairs, *avpairs), attributes=tuple(event.attributes))
+    avpairs = tuple(_spoolable(pair) for pair in event.avpairs if isinstance(pair, str) and pair)
+    attributes = tuple((entry[0], _spoolable(entry[1])) for entry in event.attributes if _is_attribute(entry))
+    return replace(used, avpairs=(*used.avpairs, *avpairs), attributes=attributes)
+
+
+def _is_attribute(entry: Any) -> bool:
+    """A plugin can put anything into a list."""
+    if type(entry) is not tuple or [*map(type, entry)] not in ([str, str], [str, int]):
+        return False
+    return type(entry[1]) is str or 0 <= entry[1] < 2**32
+
+
+def _spoolable(value: Any) -> Any:
+    """Text that JSON can hold: octets that were no UTF-8 are in words."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def checker(kind: str, used: Usage) -> Callable[[str, Any], None]:
@@ -155,6 +168,8 @@ def checker(kind: str, used: Usage) -> Callable[[str, Any], None]:
 
     def check(name: str, value: Any) -> None:
         packet = usage.sample(kind, used)
+        if type(value) not in (str, int):
+            raise ValueError(f"{name} must be text or a number, not {type(value).__name__}")
         if name in NOT_OURS or name in packet:
             raise ValueError(f"{name} is not for plugins to add to an accounting record")
         usage.put_attribute(packet, name, value)

@@ -285,6 +285,28 @@ def test_an_attribute_that_cannot_be_is_refused_where_it_is_added(
     assert why in shelf.seen("adds")[0] and shelf.server.accounting.of("start")[0].attributes == ()
 
 
+def test_what_no_record_can_hold_is_left_out_and_the_records_are_written(shelf: Shelf) -> None:
+    shelf.load(
+        "adds",
+        """
+        def plugin_radius_account(event):
+            event.avpair("name=\\udcff")
+            event.avpairs.extend([5, None, "good=yes"])
+            event.attributes.extend([5, ("Filter-Id",), ("Filter-Id", None), ("Session-Timeout", 2**70), (1, 2)])
+            event.attributes.append(("Filter-Id", "gold"))
+            try:
+                event.add("Framed-IP-Address", b"abcd")
+            except ValueError as error:
+                SEEN.append(str(error))
+        """,
+    )
+    shelf.online()
+    (record,) = shelf.server.accounting.of("start")
+    assert record.avpairs == ("name=\\udcff", "good=yes") and record.attributes == (("Filter-Id", "gold"),)
+    assert usage.load_usage(usage.dump_usage(record)) == record
+    assert shelf.seen("adds") == ["Framed-IP-Address must be text or a number, not bytes"]
+
+
 def test_what_plugins_add_goes_through_the_spool_into_the_packet() -> None:
     used = Usage(
         "A", b"fred", 7, avpairs=("throttle=yes",), attributes=(("Filter-Id", "gold"), ("Session-Timeout", 60))
