@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from l2tpns.lns import Lns
     from l2tpns.session import Session as CoreSession
 
-PATIENCE = 5.0  # seconds that a session's end waits for a plugin
+PATIENCE = 5.0  # seconds that the end of a session, or of the plugin itself, waits for a plugin
+INIT_PATIENCE = 30.0  # seconds for plugin_init: the start of the server waits for it
 
 
 @dataclass(slots=True, eq=False)
@@ -220,7 +221,7 @@ class Plugins:
 
     def _init(self, plugin: Plugin) -> None:
         function = plugin.functions["init"]
-        result = self._caller.call(function, plugin.server)
+        result = self._limited(function, INIT_PATIENCE, plugin.server)
         if isinstance(result, Failure):
             at = loader.where(result.error, plugin.code.path)
             raise PluginError(f"{at}: plugin_init failed: {loader.describe(result.error)}") from result.error
@@ -234,9 +235,21 @@ class Plugins:
 
     def _end(self, plugin: Plugin) -> None:
         if "done" in plugin.functions:
-            self._caller.call(plugin.functions["done"])
+            self._limited(plugin.functions["done"], PATIENCE)
         self._end_greenlets(plugin)
         loader.forget(plugin.code.module)
+
+    def _limited(self, function: Function, patience: float, *arguments: Any) -> Any:
+        """What it returned, or a Failure: also when it had not returned after so many seconds."""
+        job = gevent.spawn(self._caller.call, function, *arguments)
+        try:
+            job.join(patience)
+            if job.successful():
+                return job.value
+        finally:
+            job.kill(block=False)
+        self._log.warning("plugin_given_up", plugin=function.plugin, hook=function.name, seconds=patience)
+        return Failure(TimeoutError(f"it had not returned after {patience:g} seconds"))
 
     def _end_greenlets(self, plugin: Plugin) -> None:
         gevent.killall(list(plugin.server._declared.greenlets), block=False)

@@ -133,6 +133,17 @@ def test_one_that_sleeps_where_a_session_cannot_wait_is_given_up(
     assert "fred" in {record.user.decode() for record in crowd.server.accounting.of("stop")}
 
 
+def test_one_that_sleeps_where_it_begins_or_ends_is_given_up(crowd: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "PATIENCE", 0.05)
+    monkeypatch.setattr(core, "INIT_PATIENCE", 0.05)
+    with pytest.raises(PluginError, match=r"it had not returned after 0\.05 seconds"):
+        crowd.load("begins", "import gevent\ndef plugin_init(server): gevent.sleep(3600)", head="")
+    crowd.load("ends", "import gevent\ndef plugin_done(): gevent.sleep(3600)")
+    crowd.plugins.remove("ends")
+    assert crowd.plugins.loaded == []
+    assert [line["hook"] for line in crowd.events("plugin_given_up")] == ["plugin_init", "plugin_done"]
+
+
 def test_a_session_that_a_plugin_keeps_waiting_can_be_killed(crowd: Shelf) -> None:
     crowd.load(
         "sleeps",

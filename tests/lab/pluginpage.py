@@ -110,9 +110,10 @@ Now `set threestrikes_most 5` works at the console and in the configuration, the
   syntax error, a function that takes the wrong number of arguments: the plugin is not loaded, and file and line are
   told.
 - **Waiting** (network, `time.sleep`) is allowed, but for packet hooks: only the session concerned waits, and it can
-  still hang up or be dropped. Where a session cannot wait (`kill_session`, `radius_account`) a plugin that is not
-  done after {core.PATIENCE:g} seconds is given up. All `plugin_timer` run one after the other. What is to run
-  beside all of this: `server.spawn`.
+  still hang up or be dropped. Where a session cannot wait (`kill_session`, `radius_account`), and in `plugin_done`,
+  a plugin that is not done after {core.PATIENCE:g} seconds is given up, in `plugin_init` after
+  {core.INIT_PATIENCE:g}. All `plugin_timer` run one after the other. What is to run beside all of this:
+  `server.spawn`.
 - **Working** without waiting keeps everybody from being served. A call that uses {calls.SLOW * 1000:g} ms of CPU or
   more is reported (`plugin_slow`); `show plugins` has the sum and the slowest call of each function. A loop without
   an end stops the server: nothing here is another process.
