@@ -5,6 +5,7 @@ Driven by the LNS's timer wheel: one entry a session, at the time the next of th
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
@@ -69,7 +70,8 @@ def time_is_over(session: Session, profile: AuthReply, now: float) -> None:
         raise SessionEnded(ends.SESSION_TIMEOUT) from end
     if not reply.accepted:
         raise SessionEnded(ends.SESSION_TIMEOUT)
-    session.profile, session.time_from = reply, now
+    # Its routes are in the kernel, and caged with it: they stay as they are until it comes online again.
+    session.profile, session.time_from = replace(reply, routes=profile.routes), now
     filtering.bind(session, reply.filter_ids)
     session.lns.journal.session(session)
 

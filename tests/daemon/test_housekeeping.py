@@ -5,12 +5,13 @@ The time is the test's (tests/daemon/clocks.py): no other passes.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
 from l2tpns import housekeeping
-from l2tpns.radius.types import AuthReply
+from l2tpns.gardens import networks_of
+from l2tpns.radius.types import AuthReply, FramedRoute
 from tests.daemon.clocks import Clock
 from tests.daemon.conftest import QUICK, Serve
 from tests.daemon.subscribers import Ear, say
@@ -189,6 +190,21 @@ def test_termination_action_asks_radius_again_and_the_session_goes_on(
     assert stop_cause(server) == SESSION_TIMEOUT
     assert len(server.backend.asked) == 4
     assert len(server.accounting.of("start")) == 1
+
+
+def test_routes_are_those_of_the_login_whatever_is_said_when_radius_is_asked_again(
+    clock: Clock, server: InProcess
+) -> None:
+    home = FramedRoute(IPv4Network("192.0.2.0/28"))
+    server.backend.replies["fred"] = AuthReply(accepted=True, session_timeout=200, termination_action=1, routes=(home,))
+    fred, _ = dial(server)
+    (session,) = server.lns.sessions.values()
+    server.backend.replies["fred"] = AuthReply(accepted=True, session_timeout=200, termination_action=1)
+    clock.forward(server, 200)
+    server.wait(lambda: session.time_from == clock.now)
+    assert fred.online
+    assert networks_of(session) == (IPv4Network(session.address), *session.path.routes)
+    assert server.accounting.of("start")[0].routes == session.usage().routes == (home,)
 
 
 @pytest.mark.statement(143)
