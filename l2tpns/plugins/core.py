@@ -100,7 +100,6 @@ class Plugins:
         with self._changing:
             for name in reversed(list(self._loaded)):
                 self._drop(name)
-            self._rebuild()
 
     def follow(self, names: Iterable[str]) -> list[str]:
         """Load and remove what differs; what there is to say of those that cannot be loaded. A plugin that is loaded
@@ -146,7 +145,6 @@ class Plugins:
             if name in self._loaded:
                 self._drop(name)
                 self._log.info("plugin_removed", plugin=name)
-            self._rebuild()
 
     def reload(self, name: str) -> None:
         """Take up its file as it is now. Raises PluginError; then the plugin goes on as it was."""
@@ -164,8 +162,8 @@ class Plugins:
                 if isinstance(saved, Failure):
                     raise PluginError(f"plugin_save failed: {loader.describe(saved.error)}")
             self._adopt(code, old, saved)
-            self._end(old)
             self._rebuild()
+            self._end(old)
             self._log.info("plugin_reloaded", plugin=name, version=code.version, hooks=sorted(code.functions))
 
     def _load(self, name: str) -> None:
@@ -231,7 +229,10 @@ class Plugins:
             self._caller.nonsense(function, result)
 
     def _drop(self, name: str) -> None:
-        self._end(self._loaded.pop(name))
+        """No function of it is called any more; then its plugin_done."""
+        plugin = self._loaded.pop(name)
+        self._rebuild()
+        self._end(plugin)
 
     def _end(self, plugin: Plugin) -> None:
         if "done" in plugin.functions:
