@@ -213,8 +213,8 @@ def test_switched_on_in_the_middle_of_a_transfer_the_copies_are_all_that_passes_
         theirs = [(when, packet) for when, direction, packet in passed if direction == way]
         assert 0 < len(ours) < len(theirs)
         assert ours == [packet for _, packet in theirs[-len(ours) :]], way
-        first = theirs[-len(ours)][0]
-        assert first <= after, "a packet passed after the console had answered, and was not copied"
+        last = theirs[-len(ours) - 1][0]  # that was not copied
+        assert last <= after, "a packet passed after the console had answered, and was not copied"
         # On the far side: what the subscriber sent has arrived there; what it got has left there. A queue that is full
         # drops some on the way, as TCP wants it: before the server those are not copied, behind it they are.
         if way == "up":
