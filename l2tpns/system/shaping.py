@@ -15,6 +15,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from errno import ENODEV
 from ipaddress import IPv4Network
 from typing import Any, Protocol
 
@@ -195,7 +196,11 @@ class KernelShaper:
                 self._disclaim(bucket, networks)
             finally:
                 self._free.append(bucket)
-            self._set_rates([(bucket, IDLE_RATE)])
+            try:
+                self._set_rates([(bucket, IDLE_RATE)])
+            except NetlinkError as error:
+                if error.code != ENODEV:  # the device has gone, and the classes with it
+                    raise
 
     def stop(self) -> None:
         """The classes go with the device."""

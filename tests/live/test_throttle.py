@@ -302,3 +302,14 @@ def test_what_a_dead_server_left_goes_when_nobody_is_throttled_any_more(lab: Lab
     stage.start()
     assert sets(stage.space) == [] and [line for line in rules(stage.space) if not line.startswith("-P")] == []
     stage.close()
+
+
+def test_a_server_whose_device_was_deleted_leaves_without_complaints(stage: Stage) -> None:
+    fred = stage.log_in("fred")
+    stage.console.do("throttle fred 64")
+    stage.space.ip("link", "delete", "tun0")
+    process = stage.server.running()
+    until(lambda: process.poll() is not None, 2 * PATIENCE)
+    assert stage.server.log("throttling_impaired") == []
+    assert fred.ended is not None
+    assert sets(stage.space) == [] and [line for line in rules(stage.space) if not line.startswith("-P")] == []
