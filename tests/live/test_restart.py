@@ -63,6 +63,7 @@ class Stage:
             "radius_accounting": True,
             "radius_authtypes": "chap,pap",
             "save_state": True,
+            "echo_timeout": 60,  # on a slow machine a subscriber's next packet may take more than 10 s
             "debug": 3,
             **settings,
         }
