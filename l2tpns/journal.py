@@ -134,7 +134,7 @@ class Journal:
         self._told.clear()
         for number, line in enumerate(self._alive()):
             if line:
-                self._write(line)
+                self._keep(line)
             if number % CHUNK == CHUNK - 1:
                 gevent.sleep(0)
         self._store.settle()
@@ -152,6 +152,15 @@ class Journal:
                 yield ["ses", resume.session_record(session)]
             else:
                 yield ["call", session.tunnel.id, session.id, session.peer_id]
+
+    def _keep(self, line: list[Any]) -> bool:
+        """Write one of those alive; False when the disk does not take it. One that cannot be written costs itself."""
+        assert self._store is not None
+        try:
+            return self._store.write(line)
+        except TypeError:
+            self._lns.log.exception("journal_failed")
+            return True
 
     def _usage(self) -> None:
         """What a share of the sessions has used; of numbered ones each time, for their Ns must not fall far behind."""
@@ -187,7 +196,7 @@ class Journal:
         while monotonic() < patience and any(len(tunnel.mailbox) for tunnel in self._lns.tunnels.values()):
             gevent.sleep(0.005)  # what sessions have asked their tunnels to say becomes a part of the numbers
         self.halt()
-        written = store.begin() and all(store.write(line) for line in self._alive() if line)
+        written = store.begin() and all(self._keep(line) for line in self._alive() if line)
         written = written and store.write(["left", time.time()]) and store.settle(block=True)
         return written
 

@@ -373,10 +373,10 @@ class Lns:
 
     def rename(self, session: Session, user: str) -> None:
         """It is known by another name from now on, in accounting, too."""
-        self.forget_user(session)
-        session.user = user
-        self.by_user.setdefault(user.lower(), set()).add(session)
         name = user.encode("utf-8", "surrogateescape")
+        self.forget_user(session)
+        session.user = name.decode("utf-8", "backslashreplace")  # as Credentials.user has it: JSON takes no other
+        self.by_user.setdefault(session.user.lower(), set()).add(session)
         if session.credentials is not None:
             session.credentials = replace(session.credentials, name=name)
         if session.profile is not None:

@@ -158,6 +158,9 @@ class Session:
 
     def throttle(self, rate_in: int | None = None, rate_out: int | None = None) -> None:
         """Slow it down, kbit/s; None keeps what there is, two of them mean throttle_speed."""
+        for rate in (rate_in, rate_out):
+            if rate is not None and type(rate) is not int:
+                raise TypeError(f"{rate!r:.40} is no rate: a whole number of kbit/s, or None")
         with self._asking() as session:
             session.lns.throttle.set(session, rate_in, rate_out, by=self._by)
 
@@ -168,11 +171,13 @@ class Session:
 
     def enter_garden(self, name: str = "garden") -> None:
         """Into a walled garden. The first one of a name is built for it, which may wait."""
+        _text(name)
         with self._asking() as session:
             session.lns.gardens.enter(session, name, by=self._by)
 
     def leave_garden(self, user: str = "") -> None:
         """Out of the walled garden, as if it had just logged in, perhaps under another name. May wait."""
+        _text(user)
         with self._asking() as session:
             session.lns.gardens.leave(session, user=user, by=self._by)
 
@@ -231,6 +236,11 @@ def _speed(speed: int) -> int:
     if type(speed) is not int or not 0 <= speed < 2**32:
         raise ValueError(f"{speed!r} is no speed in bit/s")
     return speed
+
+
+def _text(text: str) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r:.40} is no text")
 
 
 def _reason(text: str) -> str:

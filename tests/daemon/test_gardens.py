@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from l2tpns import records
 from l2tpns.gardens import MOST, NullKernel, networks_of
+from l2tpns.lines import make_line
 from l2tpns.policy import PolicyError
 from l2tpns.radius.types import Assign, AuthReply, FramedRoute
+from l2tpns.resume import session_record
 from l2tpns.session import Session
 from tests.daemon.conftest import QUICK, Serve
 from tests.daemon.operators import Desk
@@ -283,6 +286,18 @@ def test_leaving_counts_from_zero_ends_others_of_the_name_and_starts_accounting(
     use(session, 70, 80)
     path = server.lns.usage_files.write()
     assert path is not None and f"fred {address} 1 70 80" in path.read_text()
+
+
+def test_a_name_whose_octets_are_no_utf_8_can_be_given_and_written(server: InProcess, lac: Lac) -> None:
+    lac.call("fred", "wrong").wait_online()
+    session = session_of(server, "fred")
+    assert nsctl(server, f"ungarden {session.id} fr\udced") == (
+        True,
+        f"session {session.id} is out of the walled garden",
+    )
+    assert session.user == "fr\\xed" and session_of(server, "fr\\xed") is session
+    (start,) = server.accounting.of("start")
+    assert start.user == b"fr\xed" and make_line(["ses", session_record(session)], records.default)
 
 
 def test_what_is_used_in_the_garden_is_in_no_file_even_if_one_is_written_while_it_leaves(

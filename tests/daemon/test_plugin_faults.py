@@ -258,3 +258,20 @@ def test_a_plugin_that_fails_at_every_login_does_not_fill_the_log(shelf: Shelf) 
     (plugin,) = shelf.plugins.loaded
     assert plugin.functions["pre_auth"].failures == 20
     assert len(shelf.events("plugin_failed")) < 10
+
+
+@pytest.mark.parametrize(
+    "call", ["throttle(1.5)", "throttle(64, '64')", "enter_garden(5)", "leave_garden(5)", "leave_garden('\\ud800')"]
+)
+def test_what_is_asked_of_a_session_with_a_wrong_type_changes_nothing(shelf: Shelf, call: str) -> None:
+    shelf.server.meant = ("plugin_failed",)
+    shelf.load("slips", f"def plugin_control(event):\n    server.find('fred')[0].{call}")
+    shelf.online()
+    (session,) = shelf.server.lns.by_user["fred"]
+    session.lns.gardens.enter(session, by="test")
+    policy = session.policy
+    assert shelf.plugins.control(["x"], ("192.0.2.1", 1)) == (
+        False,
+        "plugin slips failed: the server's log has the details",
+    )
+    assert session.policy == policy and session.user == "fred" and session in shelf.server.lns.by_user["fred"]

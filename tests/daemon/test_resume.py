@@ -274,6 +274,18 @@ def test_routes_are_carried_again(lives: Lives) -> None:
     lac.close()
 
 
+def test_a_session_that_cannot_be_written_costs_nobody_else_the_restart(lives: Lives) -> None:
+    lac = connect(lives)
+    fred = lac.call("fred", "pw").wait_online()
+    lac.call("mary", "pw").wait_online()
+    (session,) = lives.server.lns.by_user["mary"]
+    session.calling = "\ud800"
+    server = lives.leave()
+    assert [each.user for each in server.lns.sessions.values()] == ["fred"]
+    assert works(lives, fred)
+    lac.close()
+
+
 def test_the_session_time_goes_on_and_ends_when_it_would_have(lives: Lives) -> None:
     lives.replies["fred"] = AuthReply(accepted=True, session_timeout=1000)
     lac = connect(lives)
