@@ -29,7 +29,10 @@ def plugin_control(event):
         rates = parse(words[1:])
         sessions = SERVER.find(words[0])
         change = throttle if command == "throttle" else unthrottle
-        event.response = "\n".join(change(session, *rates) for session in sessions)
+        changed = [line for session in sessions if (line := change(session, *rates))]
+        if not changed:
+            raise PluginError("already throttled" if command == "throttle" else "not throttled")
+        event.response = "\n".join(changed)
     except PluginError as error:
         event.response = str(error)
         return PLUGIN_RET_ERROR
@@ -37,17 +40,18 @@ def plugin_control(event):
 
 
 def throttle(session, rate_in, rate_out):
+    """What there is to say; nothing, if it was so before."""
     before = session.rate_in, session.rate_out
     session.throttle(rate_in, rate_out)
     if before == (session.rate_in, session.rate_out):
-        raise PluginError("already throttled")
+        return ""
     rates = [f"{way} {rate}" for way, rate in (("in", session.rate_in), ("out", session.rate_out)) if rate]
     return f"session {session.id} is throttled: {' '.join(rates)} kbit/s"
 
 
 def unthrottle(session, rate_in, rate_out):
     if not (session.rate_in or session.rate_out):
-        raise PluginError("not throttled")
+        return ""
     session.unthrottle()
     return f"session {session.id} is not throttled any more"
 

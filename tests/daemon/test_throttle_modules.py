@@ -158,6 +158,20 @@ def test_who_is_throttled_so_already_is_an_error(server: InProcess) -> None:
     assert nsctl(server, "throttle fred 64") == (False, "already throttled")
 
 
+def test_those_of_a_user_who_are_not_throttled_so_yet_are_throttled_and_let_go(serve: Serve) -> None:
+    server = serve(plugin_dir=str(CHECKOUT / "modules"), allow_duplicate_users=True)
+    server.lns.plugins.load("throttlectl")
+    lac = server.lac(defaults=QUICK).connect()
+    for _ in range(2):
+        lac.call("fred", "pw").wait_online()
+    for first in (True, False):
+        one, other = sorted(server.lns.by_user["fred"], key=lambda session: session.id, reverse=first)
+        assert nsctl(server, f"throttle {one.id} 64") == (True, f"session {one.id} is throttled: in 64 out 64 kbit/s")
+        assert nsctl(server, "throttle fred 64") == (True, f"session {other.id} is throttled: in 64 out 64 kbit/s")
+        assert nsctl(server, f"unthrottle {one.id}") == (True, f"session {one.id} is not throttled any more")
+        assert nsctl(server, "unthrottle fred") == (True, f"session {other.id} is not throttled any more")
+
+
 def test_other_commands_are_left_to_others(server: InProcess) -> None:
     assert nsctl(server, "garden fred") is None
     assert [line.split()[0] for line in server.lns.plugins.control_help()] == ["throttle", "unthrottle"]
