@@ -363,6 +363,8 @@ class Session(Link):
         self.authenticator = None
         if self.online_since:
             self.attempt(lambda: self.stop_service(reason))
+        else:
+            self.lns.snoop.gave_up(self)
         if self.address is not None:
             address, self.address = self.address, None
             self.lns.give_back_address(address)

@@ -178,6 +178,11 @@ class Snoop:
             if outlet.blocked and outlet.sink is not None and _has(session, outlet.sink.address):
                 outlet.blocked = self.refusal(outlet.sink, leaving=session)
 
+    def gave_up(self, session: Session) -> None:
+        """It has not come online, and nothing was copied: the audit log has to say so."""
+        if session.policy.sink is not None:
+            self._tell_off(session, session.policy.sink, None, "end of session")
+
     def resumed(self, sessions: Iterable[Session]) -> None:
         """Taken up again after a restart: for the audit log, whose last word may have been another process's."""
         for session in sessions:

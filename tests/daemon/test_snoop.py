@@ -359,6 +359,24 @@ def test_a_session_that_ends_ends_its_interception_in_the_audit_file_too(
     assert [line["by"] for line in audit("snoop_off")] == ["end of session"]
 
 
+def test_so_does_a_session_that_never_came_online(
+    server: InProcess, lac: Lac, receiver: Receiver, tmp_path: Path, audit: Callable[..., list[dict[str, Any]]]
+) -> None:
+    server.log.open_audit(str(tmp_path / "audit"))
+    server.backend.answering.clear()
+    call = lac.call("fred", "wrong")
+    server.wait(lambda: server.backend.asked)
+    (session,) = server.lns.sessions.values()
+    server.lns.snoop.start(session, receiver.sink, by="test")
+    server.backend.answering.set()
+    call.wait_ended()
+    server.wait(lambda: not server.lns.sessions)
+    assert [(line["event"], line["by"]) for line in audit()] == [
+        ("snoop_on", "test"),
+        ("snoop_off", "end of session"),
+    ]
+
+
 def test_what_was_refused_is_in_the_audit_file_too(
     server: InProcess, lac: Lac, tmp_path: Path, audit: Callable[..., list[dict[str, Any]]]
 ) -> None:
