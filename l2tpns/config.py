@@ -298,7 +298,9 @@ class Config:
         _BOOL,
         RESTART,
     )
-    disable_no_spoof: bool = setting(False, "let subscribers send from addresses that are not theirs", _BOOL)
+    disable_no_spoof: bool = setting(
+        False, "let subscribers send from addresses that are not theirs, unless they are in a walled garden", _BOOL
+    )
     icmp_rate: int = setting(
         0, "`host unreachable` sent for addresses that nobody has; 0: 1000", Integer(0, 1_000_000, "a second")
     )

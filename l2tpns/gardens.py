@@ -208,6 +208,8 @@ class Gardens:
             if users is None:
                 raise PolicyError(f"walled garden {name} is not built")
             self._places[session] = place
+            session.path.caged = True
+            self._lns.plane.changed(session.path)
             new = [network for network in place.networks if not users[network]]
             users.update(place.networks)
             self.kernel.add(name, new)
@@ -225,6 +227,8 @@ class Gardens:
         place = self._places.pop(session, None)
         if place is None:
             return
+        session.path.caged = False
+        self._lns.plane.changed(session.path)
         users = self._users[place.garden]
         users.subtract(place.networks)
         gone = [network for network in place.networks if users[network] <= 0]

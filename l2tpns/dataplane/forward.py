@@ -75,7 +75,7 @@ class Forwarder:
         if first != 0x45 and (first >> 4 != 4 or first < 0x45 or (first & 0x0F) << 2 > octets):
             self._drop_bad_ip(path)
             return
-        if source != path.address and not path.owns(source) and not self._config.disable_no_spoof:
+        if source != path.address and not path.owns(source) and (path.caged or not self._config.disable_no_spoof):
             self._counters.drop_spoofed += 1
             path.dropped_spoofed += 1
             return

@@ -38,6 +38,7 @@ class Path:
 
     __slots__ = (
         "address",
+        "caged",
         "copy",
         "dropped_bad_ip",
         "dropped_filtered",
@@ -109,6 +110,7 @@ class Path:
         self.copy: Copy | None = None  # told (UP or DOWN, packet) of what the peer has sent, and of what was sent to it
         self.filter_in: AccessList | None = None  # for what the subscriber sends
         self.filter_out: AccessList | None = None  # for what is sent to the subscriber
+        self.caged = False  # in a walled garden, which knows it by its addresses: it may use no others
         self.police: Police | None = None  # how fast the subscriber may send
         self.ns = 0  # of the next data message we send, when sequenced
         self.next_ns = -1  # the lowest Ns that is not old; -1: none received yet

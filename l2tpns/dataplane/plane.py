@@ -51,7 +51,7 @@ class DataPlane(Protocol):
         """Carry no more IP packets."""
 
     def changed(self, path: Path) -> None:
-        """The caller has altered path.peer, path.endpoint, the peer's ids, path.sequenced, filters, tap, copy."""
+        """The caller has altered path.peer, endpoint, the peer's ids, path.sequenced, caged, filters, tap, copy."""
 
     def refresh(self, path: Path) -> None:
         """Bring the counters and last_... times of the path up to date, where they are kept elsewhere."""

@@ -141,6 +141,15 @@ def test_disable_no_spoof_lets_any_source_through_at_once() -> None:
     assert len(rig.written) == 1
 
 
+def test_who_is_in_a_walled_garden_sends_from_its_own_addresses_all_the_same() -> None:
+    rig = Rig(routes=("10.9.0.0/24",))
+    rig.config.disable_no_spoof = True
+    rig.path.caged = True
+    for source in ("10.0.0.6", CLIENT, "10.9.0.77"):
+        rig.up(ip(source, HOST))
+    assert len(rig.written) == 2 and rig.path.dropped_spoofed == 1
+
+
 def test_the_mss_of_a_syn_is_clamped_in_both_directions() -> None:
     rig = Rig(mru=1362)
     rig.up(tcp_syn(CLIENT, HOST, 1460))

@@ -73,6 +73,16 @@ def test_a_rejected_user_is_online_with_an_address_and_the_garden_flag(server: I
     assert (entered["user"], entered["garden"], entered["by"]) == ("fred", "garden", "plugin garden")
 
 
+def test_whoever_is_in_a_garden_is_caged_by_the_data_path_too_until_it_is_out(server: InProcess, lac: Lac) -> None:
+    lac.call("fred", "wrong").wait_online()
+    session = session_of(server, "fred")
+    assert session.path.caged
+    server.lns.gardens.enter(session, "poor", by="test")
+    assert session.path.caged
+    server.lns.gardens.leave(session, by="test")
+    assert not session.path.caged
+
+
 def test_a_user_who_is_accepted_is_in_no_garden(server: InProcess, lac: Lac) -> None:
     lac.call("fred", "pw").wait_online()
     assert session_of(server, "fred").policy.garden == "" and caged(server) == set()
