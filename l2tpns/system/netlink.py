@@ -13,6 +13,7 @@ import struct
 from _socket import socket as RawSocket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from errno import EIO, ETIMEDOUT
 from ipaddress import IPv4Interface, IPv4Network
 from typing import Any
 
@@ -199,7 +200,10 @@ class Netlink:
             message.encode()
             octets += message.data
             octets += bytes(-len(octets) & 3)
-        self._socket.sendto(octets, (0, 0))
+        try:
+            self._socket.sendto(octets, (0, 0))
+        except OSError as error:
+            raise NetlinkError(error.errno or EIO) from error
         return numbers
 
     def _receive(self) -> Iterator[tuple[int, int, bytes, bool]]:
@@ -209,7 +213,12 @@ class Netlink:
                 octets = self._socket.recv(_LARGEST)
                 break
             except BlockingIOError:
-                wait_read(self._socket.fileno(), timeout=TIMEOUT)
+                try:
+                    wait_read(self._socket.fileno(), timeout=TIMEOUT)
+                except TimeoutError:
+                    raise NetlinkError(ETIMEDOUT) from None
+            except OSError as error:  # ENOBUFS: an answer is lost
+                raise NetlinkError(error.errno or EIO) from error
         position = 0
         while position + _HEADER.size <= len(octets):
             length, kind, flags, sequence, _ = _HEADER.unpack_from(octets, position)

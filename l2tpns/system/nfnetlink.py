@@ -11,6 +11,7 @@ import socket
 import struct
 from _socket import socket as RawSocket
 from collections.abc import Iterator, Sequence
+from errno import EIO, ETIMEDOUT
 from typing import TypeAlias
 
 from gevent.lock import RLock
@@ -123,7 +124,10 @@ class NfNetlink:
             octets += _HEADER.pack(length, kind, _NLM_F_REQUEST | flags, self._sequence, 0)
             octets += _NFGENMSG.pack(family, 0, 0)
             octets += body
-        self._socket.sendto(octets, (0, 0))
+        try:
+            self._socket.sendto(octets, (0, 0))
+        except OSError as error:
+            raise NetlinkError(error.errno or EIO) from error
         return numbers
 
     def _receive(self) -> Iterator[tuple[int, int, bytes]]:
@@ -133,7 +137,12 @@ class NfNetlink:
                 octets = self._socket.recv(_LARGEST)
                 break
             except BlockingIOError:
-                wait_read(self._socket.fileno(), timeout=TIMEOUT)
+                try:
+                    wait_read(self._socket.fileno(), timeout=TIMEOUT)
+                except TimeoutError:
+                    raise NetlinkError(ETIMEDOUT) from None
+            except OSError as error:  # ENOBUFS: an answer is lost
+                raise NetlinkError(error.errno or EIO) from error
         position = 0
         while position + _HEADER.size <= len(octets):
             length, kind, _, sequence, _ = _HEADER.unpack_from(octets, position)
