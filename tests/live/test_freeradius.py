@@ -151,7 +151,7 @@ def test_a_framed_route_is_reached_through_the_subscriber_and_gone_with_it(
     assert routes < set(kernel_routes(stage))
     answer_for(subscriber, IPv4Network("172.16.0.0/12"))
     for behind in ("172.16.9.77", "172.16.10.7"):
-        said = aside(stage.host.run, "ping", "-c", "2", "-i", "0.2", "-W", "2", behind)
+        said = aside(stage.host.run, "ping", "-c", "2", "-i", "0.2", "-w", "30", behind)
         assert "2 received" in said, said
     leave(subscriber)
     stage.wait_down("routed", "user_request")

@@ -39,7 +39,7 @@ def test_pppd_logs_in_and_reaches_the_host_beyond(stage: Stage, peer: Peer, kern
         assert up["auth"] == peer.auth
         assert clients.ping(link, HOST) == 3
         assert "succeeded" in clients.log("one")
-        assert stage.host.run("ping", "-c", "2", "-i", "0.2", str(link.address)).count("bytes from") == 2
+        assert stage.host.run("ping", "-c", "2", "-i", "0.2", "-w", "30", str(link.address)).count("bytes from") == 2
         clients.terminate("one")
         clients.wait_down("one")
         down = stage.wait_for("session_down", session=up["session"], tunnel=up["tunnel"])

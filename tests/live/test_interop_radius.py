@@ -92,7 +92,7 @@ def test_what_radius_says_is_done_and_what_it_is_told_is_what_the_client_counted
         stage.guest.run(
             "sysctl -qw net.ipv4.ip_forward=1; ip address add 10.77.0.1/32 dev lo; ip rule add from 10.77.0.1 table 100"
         )
-        answered = stage.host.run("ping", "-c", "3", "-i", "0.2", "10.77.0.1", check=False)
+        answered = stage.host.run("ping", "-c", "3", "-i", "0.2", "-w", "30", "10.77.0.1", check=False)
         assert "3 received" in answered
         stage.guest.run("ip rule del from 10.77.0.1; ip address del 10.77.0.1/32 dev lo")
 
