@@ -82,6 +82,7 @@ class Plugins:
         self._caller = Caller(lns.log)
         self._changing = RLock()
         self._loaded: dict[str, Plugin] = {}  # in the order of loading
+        self._passing: Server | None = None  # of one that begins or ends: it may say its secrets, too
         self._timer: Any = None
         self.chains: dict[str, tuple[Function, ...]] = {}  # by hook; no empty ones
         self.refused: dict[str, str] = {}  # plugins of the configuration that are not loaded, and why
@@ -195,6 +196,7 @@ class Plugins:
         plugin = Plugin(code, server, functions)
         before = sys.modules.get(code.module.__name__)
         sys.modules[code.module.__name__] = code.module
+        self._passing = server
         try:
             if "init" in functions:
                 self._init(plugin)
@@ -207,6 +209,8 @@ class Plugins:
                 sys.modules[code.module.__name__] = before
             self._refuse(code.name, str(error))
             raise
+        finally:
+            self._passing = None
         server._open = False
         if old is not None:
             for name, count in server._declared.counts.items():
@@ -235,8 +239,11 @@ class Plugins:
         self._end(plugin)
 
     def _end(self, plugin: Plugin) -> None:
+        self._passing = plugin.server
+        self.on_change()
         if "done" in plugin.functions:
             self._limited(plugin.functions["done"], PATIENCE)
+        self._passing = None
         self._end_greenlets(plugin)
         loader.forget(plugin.code.module)
 
@@ -383,9 +390,12 @@ class Plugins:
     @property
     def secrets(self) -> tuple[str, ...]:
         """Values that no log line may show."""
-        return tuple(
-            v.value for _, v in self._variables() if v.declared.secret and isinstance(v.value, str) and v.value
-        )
+        servers = [plugin.server for plugin in self._loaded.values()]
+        if self._passing is not None:
+            servers.append(self._passing)
+        secret = [v.value for server in servers for v in server._declared.variables.values() if v.declared.secret]
+        words = [word for value in secret for word in (value if isinstance(value, tuple) else (value,))]
+        return tuple(dict.fromkeys(word for word in words if isinstance(word, str) and word))
 
     @property
     def counts(self) -> list[Count]:

@@ -173,6 +173,8 @@ class Server:
             except ValueError as wrong:
                 raise PluginError(str(wrong)) from None
         self._declared.variables[full] = variable
+        if secret:
+            self._lns.plugins.on_change()  # it may be said at once
         return variable
 
     def counter(self, name: str, help: str) -> Count:

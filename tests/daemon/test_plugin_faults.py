@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import gevent
@@ -247,6 +248,28 @@ def test_a_secret_that_a_plugin_puts_into_an_exception_is_not_in_the_log(shelf: 
     shelf.call("fred", "hunter2", auth="pap").wait_online()
     (line,) = shelf.events("plugin_failed")
     assert line["why"] == "ValueError: bad ***" and "hunter2" not in str(line)
+
+
+@pytest.mark.parametrize("then", ["pass", "raise ValueError('bad ' + key.value)"])
+def test_nor_is_a_variable_that_is_secret_when_the_plugin_begins_and_ends(shelf: Shelf, then: str) -> None:
+    shelf.server.meant = ("plugin_failed", "plugin_not_loaded")
+    shelf.plugins.on_change = lambda: shelf.server.log.hide(shelf.plugins.secrets)
+    shelf.server.config.plugin_settings = {"tells_key": "hunter2", "tells_keys": "hunter3,hunter4"}
+    source = f"""
+def plugin_init(given):
+    global server, key
+    server = given
+    key = server.setting("key", "", "the key", secret=True)
+    keys = server.setting("keys", (), "more", secret=True)
+    server.log("info", f"begins with {{key.value}}", keys=keys.value)
+    {then}
+def plugin_done():
+    server.log("info", f"ends with {{key.value}}")
+"""
+    with suppress(PluginError):
+        shelf.load("tells", source, head="from l2tpns.plugins import *\n")
+        shelf.plugins.remove("tells")
+    assert "begins with" in str(shelf.server.log.records()) and "hunter" not in str(shelf.server.log.records())
 
 
 def test_a_plugin_that_fails_at_every_login_does_not_fill_the_log(shelf: Shelf) -> None:
