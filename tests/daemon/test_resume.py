@@ -42,6 +42,7 @@ class Lives:
         self.port = 0
         self.pool = "10.5.0.0/24\n"
         self.replies: dict[str, AuthReply] = {}
+        self.lacs: list[Lac] = []
 
     def begin(self) -> InProcess:
         self.server = server = InProcess(self.pool, **self.settings)
@@ -91,11 +92,14 @@ def lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lives]:
     lives.server.lns.journal.halt()
     assert lives.server.stop() == {}
     lives.store.close()
+    for lac in lives.lacs:
+        lac.leave()
 
 
 def connect(lives: Lives, **options: Any) -> Lac:
     lac = Lac(("127.0.0.1", 0), lives.server.address, defaults=QUICK, **options).connect()
     lac.carried = lambda subscriber: lives.server.carries(subscriber)
+    lives.lacs.append(lac)
     return lac
 
 
