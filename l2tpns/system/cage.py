@@ -54,6 +54,7 @@ class Cage:
 
     def build(self, name: str) -> bool:
         """Have the garden's rules, whatever is there already; whether anything had to be made."""
+        self._firewall.load()
         self._sets.ensure(set_of(name), maxelem=LARGEST)
         chain, users = chain_of(name), set_of(name)
         with self._firewall.change("nat", "filter") as (nat, filter_):
@@ -125,5 +126,5 @@ def remove_sets(sets: IpSets, keep: Collection[str]) -> None:
 
 def _lead(table: Table, chain: str, to: str, *, first: bool = False) -> None:
     """A rule that leads there, unless the operator has one, as the manual tells him."""
-    if not any(rule.jump == to.encode() for rule in table.rules(chain)):
+    if not table.leads(chain, to):
         table.ensure(chain, f"-j {to}", first=first)

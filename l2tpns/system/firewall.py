@@ -68,6 +68,10 @@ class Table:
     def rules(self, chain: str) -> list[iptables.Entry]:
         return list(iptables.entries(self._table, chain))
 
+    def leads(self, chain: str, to: str) -> bool:
+        """Whether a rule of a chain leads to another, whosever. Ends there: others may have thousands of rules."""
+        return any(rule.jump == to.encode() for rule in iptables.entries(self._table, chain))
+
     def ensure(self, chain: str, rule: str, *, first: bool = False) -> bool:
         """Have this rule of ours in a chain, as the first or the last one; whether it had to be put there."""
         made = iptables.make(self._ip4tc, self._table, rule)

@@ -287,7 +287,7 @@ class KernelShaper:
             for name in (ENTRY, CHAIN):
                 table.chain(name)
             for chain, to in JUMPS:
-                if not any(rule.jump == to.encode() for rule in table.rules(chain)):  # the operator's will do
+                if not table.leads(chain, to):  # the operator's will do
                     table.ensure(chain, f"-j {to}")
             table.ensure(CHAIN, RULE)
             return table.changed
