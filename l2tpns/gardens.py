@@ -137,10 +137,12 @@ class Gardens:
 
     def enter(self, session: Session, name: str = DEFAULT, *, by: str) -> None:
         """Into a garden, or from one into another. Raises PolicyError, the session being where it was."""
+        self.build(name)  # which may wait
         before = session.policy.garden
-        if before and before == name:
+        if before == name:
             raise PolicyError("already in walled garden")
-        self.build(name)
+        if self._lns.sessions.get(session.id) is not session:
+            raise PolicyError(f"session {session.id} has ended")
         online = bool(session.online_since)
         usage = None
         if online and not before:  # it has had its service: that is told, and what follows is not

@@ -5,7 +5,7 @@ The kernel is one that remembers; tests/live/test_garden.py has the real one. Th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -18,6 +18,9 @@ from l2tpns.policy import PolicyError
 from l2tpns.radius.types import Assign, AuthReply, FramedRoute
 from l2tpns.resume import session_record
 from l2tpns.session import Session
+from l2tpns.system import iptables
+from l2tpns.system.firewall import Table
+from l2tpns.system.iptables import Entry
 from tests.daemon.conftest import QUICK, Serve
 from tests.daemon.operators import Desk
 from tests.lab.inprocess import InProcess
@@ -81,6 +84,33 @@ def test_whoever_is_in_a_garden_is_caged_by_the_data_path_too_until_it_is_out(se
     assert session.path.caged
     server.lns.gardens.leave(session, by="test")
     assert not session.path.caged
+
+
+def test_who_has_ended_while_a_garden_was_built_for_it_is_in_none(
+    server: InProcess, lac: Lac, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = lac.call("fred", "pw").wait_online()
+    session = session_of(server, "fred")
+
+    def build(_: str) -> None:
+        call.hangup()
+        server.wait(lambda: not server.lns.sessions)
+
+    monkeypatch.setattr(server.lns.gardens, "build", build)
+    with pytest.raises(PolicyError, match="has ended"):
+        server.lns.gardens.enter(session, by="test")
+    assert not server.events("garden_entered") and kinds(server) == ["start", "stop"]
+
+
+def test_others_rules_are_not_all_read_to_find_that_ours_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def entries(_: object, chain: str) -> Iterator[Entry]:
+        yield Entry(b"", (), b"l2tpns", None)
+        raise AssertionError(f"{chain} was read to its end")
+
+    monkeypatch.setattr(iptables, "entries", entries)
+    table = Table.__new__(Table)
+    table._table = None
+    assert table.leads("FORWARD", "l2tpns")
 
 
 def test_a_user_who_is_accepted_is_in_no_garden(server: InProcess, lac: Lac) -> None:
