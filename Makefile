@@ -2,6 +2,7 @@
 # make test       everything that must pass (as root: the live tests build network namespaces), below 10 minutes
 # make demo       three subscribers through a LAC, the server and a host beyond it (KEEP=1: stay up to play with)
 # make interop    xl2tpd, pppd and FreeRADIUS of Debian, the clients in a virtual machine
+# make slow       what takes too long for `make test`: 500 sessions and kill -9, 1,000 sessions and each signal, minutes of outage
 # make bench      figures for this machine          make fuzz     a million hostile datagrams at a live daemon
 # make soak       10,000 sessions for five minutes, then a hundred cycles of 200 sessions up and down
 # make docs       write the generated pages again   make fmt      lay out the source
@@ -33,7 +34,7 @@ PLUGINS = $(notdir $(wildcard modules/*.py))
 PROGRAMS = l2tpns nsctl l2tpns-capture
 INSTALLER := build/installer
 
-.PHONY: check venv fmt test demo interop bench soak fuzz docs install uninstall clean
+.PHONY: check venv fmt test slow demo interop bench soak fuzz docs install uninstall clean
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --quiet --check $(CODE)
@@ -57,6 +58,10 @@ fmt: $(STAMP)
 test: $(STAMP)
 	sh tests/lab/setup.sh test
 	$(PY) -m pytest -m "not interop and not slow" --durations=10 tests
+
+slow: $(STAMP)
+	sh tests/lab/setup.sh test
+	$(PY) -m pytest -m "slow and not interop" -v tests
 
 demo: $(STAMP)
 	sh tests/lab/setup.sh demo
