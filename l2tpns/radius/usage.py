@@ -22,6 +22,8 @@ START, STOP, INTERIM, ON, OFF = "start", "stop", "interim", "on", "off"
 STATUS = {START: 1, STOP: 2, INTERIM: 3, ON: 7, OFF: 8}  # RFC 2866 5.1
 BY_RADIUS, BY_US = 1, 2  # Acct-Authentic, RFC 2866 5.6
 ALL_32 = 0xFFFFFFFF
+LONGEST = 4096 - 20  # octets of attributes in a packet (RFC 2865 3)
+LARGEST_HEAD = 8  # of an attribute of a vendor's
 
 NAMES = tuple(field.name for field in dataclasses.fields(Usage))
 # What only grows while a session lives.
@@ -109,12 +111,20 @@ def fill_accounting_request(
         packet["Session-Timeout"] = usage.session_timeout
     if usage.idle_timeout is not None:
         packet["Idle-Timeout"] = usage.idle_timeout
-    packets.put_text(packet, "Cisco-AVPair", *usage.avpairs)
     if kind != START:
         put_counters(packet, usage)
     if kind == STOP and usage.terminate_cause:
         packet["Acct-Terminate-Cause"] = usage.terminate_cause
+    # What plugins add may be cut: a packet that is too long is answered by nobody, and would be sent for ever.
+    room = LONGEST - sum(LARGEST_HEAD + len(value) for values in dict.values(packet) for value in values)
+    for pair in usage.avpairs:
+        room -= LARGEST_HEAD + len(pair.encode("utf-8", "backslashreplace"))
+        if room >= 0:
+            packets.put_text(packet, "Cisco-AVPair", pair)
     for name, value in usage.attributes:
+        room -= LARGEST_HEAD + len(str(value).encode("utf-8", "backslashreplace"))
+        if room < 0:
+            break
         try:
             put_attribute(packet, name, value)
         except ValueError:

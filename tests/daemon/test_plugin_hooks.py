@@ -317,6 +317,14 @@ def test_what_plugins_add_goes_through_the_spool_into_the_packet() -> None:
     assert packet["Cisco-AVPair"] == ["throttle=yes"]
 
 
+def test_what_plugins_add_never_makes_a_record_too_long_to_be_answered() -> None:
+    much = tuple(f"{number}=" + "x" * 240 for number in range(30))
+    used = Usage("A", b"fred", 7, avpairs=much, attributes=(("Filter-Id", "gold"),) * 30, in_octets=5)
+    packet = usage.sample("stop", used)
+    assert len(packet.RequestPacket()) <= 4096 and packet["Acct-Input-Octets"] == [5]
+    assert packet["Cisco-AVPair"] == list(much[: len(packet["Cisco-AVPair"])]) and len(packet["Cisco-AVPair"]) > 10
+
+
 def test_radius_reset_comes_before_the_pairs_of_a_new_answer(shelf: Shelf) -> None:
     shelf.load(
         "resets",
