@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-_HELP = "help"
+_HELP, _PRIVATE = "help", "private"
 
 
-def counter(help: str) -> int:
-    """Declare a counter as the field of a dataclass."""
-    return dataclasses.field(default=0, metadata={_HELP: help})
+def counter(help: str, *, private: bool = False) -> int:
+    """Declare a counter as the field of a dataclass. One that is `private` is for whoever may change things only."""
+    return dataclasses.field(default=0, metadata={_HELP: help, _PRIVATE: private})
 
 
 @dataclass(slots=True)
@@ -63,8 +63,10 @@ class Counters:
     mss_clamped: int = counter("TCP SYNs whose MSS option was lowered")
     icmp_sent: int = counter("ICMP messages sent")
     icmp_suppressed: int = counter("ICMP messages that icmp_rate kept back")
-    snoop_packets: int = counter("copies of intercepted packets sent")
-    snoop_errors: int = counter("copies of intercepted packets that were not sent, or not received as far as we know")
+    snoop_packets: int = counter("copies of intercepted packets sent", private=True)
+    snoop_errors: int = counter(
+        "copies of intercepted packets that were not sent, or not received as far as we know", private=True
+    )
 
     # Control connections (RFC 2661 5.8)
     control_retransmissions: int = counter("control messages sent again")
@@ -104,6 +106,7 @@ class Counters:
 
 
 DECLARED: tuple[tuple[str, str], ...] = tuple((f.name, f.metadata[_HELP]) for f in dataclasses.fields(Counters))
+PRIVATE = frozenset(f.name for f in dataclasses.fields(Counters) if f.metadata[_PRIVATE])
 
 
 class Histogram:

@@ -17,6 +17,7 @@ from l2tpns.console.grammar import Argument, Command, Privilege
 from l2tpns.console.logtext import log_line
 from l2tpns.console.office import Office
 from l2tpns.console.output import Column, Output, Refused, Row, Table
+from l2tpns.counters import PRIVATE
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.server import IDENTIFIERS
 from l2tpns.radius.transport import Transport
@@ -211,8 +212,8 @@ def _radius_use(office: Office) -> Iterator[str]:
 SIDES = (("Ethernet", "tun"), ("Tunnel", "tunnel"))
 
 
-def counter_values(office: Office) -> dict[str, Any]:
-    values: dict[str, Any] = {name: value for name, _, value in office.lns.counters.items()}
+def counter_values(office: Office, hidden: frozenset[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {name: value for name, _, value in office.lns.counters.items() if name not in hidden}
     values |= {count.name: count.value for count in office.lns.plugins.counts}
     cleared = office.counters_cleared
     values["seconds_since_reset"] = round(monotonic() - (cleared or office.started))
@@ -221,9 +222,10 @@ def counter_values(office: Office) -> dict[str, Any]:
 
 def show_counters(shell: Shell) -> Output:
     office = shell.office
+    hidden = frozenset[str]() if shell.privilege >= Privilege.ENABLED else PRIVATE
 
     def lines() -> Iterator[str]:
-        values = counter_values(office)
+        values = counter_values(office, hidden)
         for title, side in SIDES:
             retries = "retries" if side == "tunnel" else ""
             yield f"{title + ':':<10}{'bytes':>20}{'packets':>16}{'errors':>12}{retries:>12}".rstrip()
@@ -236,14 +238,14 @@ def show_counters(shell: Shell) -> Output:
             yield ""
         shown = {f"{side}_{way}_{what}" for _, side in SIDES for way in ("rx", "tx") for what in _FIGURES}
         for name, help, value in office.lns.counters.items():
-            if name not in shown:
+            if name not in shown and name not in hidden:
                 yield f"{name:<26}{value:>14}  {help}"
         for count in office.lns.plugins.counts:
             yield f"{count.name:<26}{count.value:>14}  {count.help}"
         yield ""
         yield f"Last counter reset {values['seconds_since_reset']} seconds ago"
 
-    return Output(lines, lambda: counter_values(office))
+    return Output(lines, lambda: counter_values(office, hidden))
 
 
 _FIGURES = ("octets", "packets", "errors")

@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 
 from l2tpns import __version__
-from l2tpns.counters import DECLARED, Histogram
+from l2tpns.counters import DECLARED, PRIVATE, Histogram
 from l2tpns.figures.sources import Census, Sources
 from l2tpns.slices import in_slices
 
@@ -84,7 +84,8 @@ def _place(counter: str, help: str) -> Counted:
     return Counted(counter, help, None, ())
 
 
-COUNTED = tuple(_place(name, help) for name, help in DECLARED)
+# Anybody may read these: a subscriber who did would see the copies of its own packets counted.
+COUNTED = tuple(_place(name, help) for name, help in DECLARED if name not in PRIVATE)
 
 
 def _counter_family(name: str, help: str, labels: tuple[str, ...], members: tuple[Counted, ...]) -> Family:

@@ -19,6 +19,7 @@ from l2tpns.capture.frame import DOWN, UP, parse
 from l2tpns.policy import PolicyError, Sink
 from l2tpns.radius.types import AuthReply, AuthRequest, FramedRoute
 from l2tpns.session import Session
+from tests.daemon.operators import Desk
 from tests.daemon.packets import ip
 from tests.lab import PATIENCE
 from tests.lab.inprocess import InProcess
@@ -471,3 +472,10 @@ def test_one_that_was_intercepted_and_has_ended_leaves_no_garbage(
         server.wait(lambda: not [x for x in gc.get_objects() if isinstance(x, Session) and x.lns is ours])
     finally:
         gc.enable()
+
+
+def test_how_many_copies_there_were_is_shown_after_enable_only(desk: Desk) -> None:
+    looking, enabled = desk.operator(), desk.plain()
+    looking.expect("> ")
+    for line in ("show counters", "show counters | json"):
+        assert "snoop_" not in looking.do(line, "> ") and "snoop_packets" in enabled.do(line)
