@@ -25,7 +25,7 @@ from l2tpns.config import Config
 from l2tpns.configurator import Configurator, Options, read
 from l2tpns.console.office import Office
 from l2tpns.console.server import Console
-from l2tpns.counters import Counters
+from l2tpns.counters import PRIVATE, Counters
 from l2tpns.dataplane.user import UserPlane
 from l2tpns.errors import ConfigError
 from l2tpns.figures.service import Figures
@@ -380,8 +380,8 @@ class Daemon:
         self.log.hide((*self.config.secrets(), *self.lns.plugins.secrets))
 
     def report(self) -> None:
-        """USR1: what there is, in one line of the log."""
-        figures = {name: value for name, _, value in self.counters.items() if value}
+        """USR1: what there is, in one line of the log, which anybody at a console may read."""
+        figures = {name: value for name, _, value in self.counters.items() if value and name not in PRIVATE}
         self.logger.critical(
             "status",
             tunnels=len(self.lns.tunnels),
