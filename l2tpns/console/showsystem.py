@@ -349,7 +349,7 @@ COMMANDS = (
     Command("show access-list", "packet filters", show_access_lists, (FILTER_NAMES,)),
     Command("show banana", "a banana", show_banana),
     Command("show counters", "what was counted since the start, or since `clear counters`", show_counters),
-    Command("show log", "the last lines of the log", show_log, (_LINES,)),
+    Command("show log", "the last lines of the log", show_log, (_LINES,), privilege=Privilege.ENABLED),
     Command("show pool", "addresses of subscribers: in use, and kept for who had them", show_pool),
     Command("show pool all", "also the addresses that nobody ever had", show_all_pool),
     Command("show radius", "requests that wait for a RADIUS server", show_radius),
