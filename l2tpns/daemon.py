@@ -46,7 +46,8 @@ from l2tpns.system import leftovers
 from l2tpns.system.cage import Cage
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.ipset import IpSets
-from l2tpns.system.netlink import Netlink, NetlinkError
+from l2tpns.system.netlink import Netlink
+from l2tpns.system.netlinksocket import NetlinkError
 from l2tpns.system.shaping import KernelShaper
 
 SIGNALS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)

@@ -14,7 +14,8 @@ from ipaddress import IPv4Interface
 from l2tpns.counters import Counters
 from l2tpns.dataplane.loop import DRAIN, DeviceGone
 from l2tpns.errors import ConfigError
-from l2tpns.system.netlink import Netlink, NetlinkError
+from l2tpns.system.netlink import Netlink
+from l2tpns.system.netlinksocket import NetlinkError
 
 CLONE_DEVICE = "/dev/net/tun"
 LARGEST = 4096  # octets read at once; the device's MTU stays below 2600

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import gevent
 
-from l2tpns.system.netlink import NetlinkError
+from l2tpns.system.netlinksocket import NetlinkError
 from l2tpns.system.nfnetlink import NfNetlink, attribute, attributes, nested
 
 FEW = 8  # addresses, each looked for by the kernel; for more, one list of everything is cheaper

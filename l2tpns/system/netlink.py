@@ -7,51 +7,40 @@ batches. One at a time: a lock, no greenlet of its own.
 
 from __future__ import annotations
 
-import os
 import socket
-import struct
-from _socket import socket as RawSocket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from errno import EIO, ETIMEDOUT
 from ipaddress import IPv4Interface, IPv4Network
 from typing import Any
 
-from gevent.lock import RLock
-from gevent.socket import wait_read
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from l2tpns.errors import L2tpnsError
+from l2tpns.system.netlinksocket import (
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    SOL_NETLINK,
+    NetlinkError,
+    NetlinkSocket,
+    error_of,
+)
 
 BATCH = 20  # messages in one send: more gains nothing, and the answers must fit the receive buffer
-TIMEOUT = 5.0  # seconds for an answer; the kernel answers within the send
 
 RTM_NEWLINK, RTM_GETLINK, RTM_NEWADDR = 16, 18, 20
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 
-_NLM_F_REQUEST, _NLM_F_MULTI, _NLM_F_ACK = 0x001, 0x002, 0x004
-_NLM_F_DUMP, _NLM_F_REPLACE, _NLM_F_EXCL, _NLM_F_CREATE = 0x300, 0x100, 0x200, 0x400
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_NLM_F_REPLACE, _NLM_F_EXCL, _NLM_F_CREATE = 0x100, 0x200, 0x400
 _IFF_UP = 1
 _IN6_ADDR_GEN_MODE_NONE = 1
 _RT_TABLE_MAIN, _RT_SCOPE_LINK, _RTN_UNICAST = 254, 253, 1
-_NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK = 10, 12
-_SOL_NETLINK = 270
-_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
-_ERROR = struct.Struct("=i")
-_LARGEST = 1 << 16
+_NETLINK_GET_STRICT_CHK = 12
 
 Message = Any  # pyroute2's classes have no types
-
-
-class NetlinkError(L2tpnsError):
-    """The kernel refused; `code` is its errno."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(os.strerror(code))
-        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +52,12 @@ class Route:
     protocol: int
 
 
-class Netlink:
-    """An rtnetlink socket in the network namespace that the process is in now."""
+class Netlink(NetlinkSocket):
+    """An rtnetlink socket."""
 
     def __init__(self) -> None:
-        self._socket = RawSocket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        self._socket.setblocking(False)
-        self._socket.bind((0, 0))
-        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
-        self._lock = RLock()
-        self._sequence = 0
-
-    def close(self) -> None:
-        self._socket.close()
+        super().__init__(socket.NETLINK_ROUTE)
+        self._socket.setsockopt(SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
 
     # What l2tpns asks for
 
@@ -132,7 +113,7 @@ class Netlink:
         message["proto"] = protocol
         message["attrs"] = [("RTA_OIF", device)]
         found = []
-        for route in self.query(RTM_GETROUTE, message, rtmsg, _NLM_F_DUMP):
+        for route in self.query(RTM_GETROUTE, message, rtmsg, NLM_F_DUMP):
             destination = route.get_attr("RTA_DST") or "0.0.0.0"
             if route["proto"] == protocol and route.get_attr("RTA_OIF") == device:
                 found.append(Route(IPv4Network(f"{destination}/{route['dst_len']}"), device, protocol))
@@ -159,17 +140,17 @@ class Netlink:
                 for type_, sequence, octets, more in self._receive():
                     if sequence != wanted:
                         continue
-                    if type_ == _NLMSG_DONE:
+                    if type_ == NLMSG_DONE:
                         return found
-                    if type_ == _NLMSG_ERROR:
-                        code = -_ERROR.unpack_from(octets, _HEADER.size)[0]
+                    if type_ == NLMSG_ERROR:
+                        code = error_of(octets)
                         if code:
                             raise NetlinkError(code)
                         return found
                     decoded = answer(octets)
                     decoded.decode()
                     found.append(decoded)
-                    if not more and not flags & _NLM_F_DUMP:
+                    if not more and not flags & NLM_F_DUMP:
                         return found
 
     def _acknowledged(self, kind: int, messages: Sequence[Message], flags: int) -> list[int]:
@@ -177,14 +158,7 @@ class Netlink:
         errors: list[int] = []
         with self._lock:
             for start in range(0, len(messages), BATCH):
-                waiting = dict.fromkeys(self._send(kind, messages[start : start + BATCH], flags | _NLM_F_ACK), 0)
-                missing = set(waiting)
-                while missing:
-                    for type_, sequence, octets, _ in self._receive():
-                        if type_ == _NLMSG_ERROR and sequence in missing:
-                            missing.discard(sequence)
-                            waiting[sequence] = -_ERROR.unpack_from(octets, _HEADER.size)[0]
-                errors.extend(waiting.values())
+                errors += self._outcomes(self._send(kind, messages[start : start + BATCH], flags | NLM_F_ACK))
         return errors
 
     def _send(self, kind: int, messages: Sequence[Message], flags: int) -> list[int]:
@@ -192,40 +166,15 @@ class Netlink:
         numbers = []
         octets = bytearray()
         for message in messages:
-            self._sequence = (self._sequence + 1) & 0xFFFFFFFF
-            numbers.append(self._sequence)
+            numbers.append(self._number())
             message["header"]["type"] = kind
-            message["header"]["flags"] = _NLM_F_REQUEST | flags
-            message["header"]["sequence_number"] = self._sequence
+            message["header"]["flags"] = NLM_F_REQUEST | flags
+            message["header"]["sequence_number"] = numbers[-1]
             message.encode()
             octets += message.data
             octets += bytes(-len(octets) & 3)
-        try:
-            self._socket.sendto(octets, (0, 0))
-        except OSError as error:
-            raise NetlinkError(error.errno or EIO) from error
+        self._transmit(octets)
         return numbers
-
-    def _receive(self) -> Iterator[tuple[int, int, bytes, bool]]:
-        """(type, sequence number, whole message, whether more follow) for each message of one datagram."""
-        while True:
-            try:
-                octets = self._socket.recv(_LARGEST)
-                break
-            except BlockingIOError:
-                try:
-                    wait_read(self._socket.fileno(), timeout=TIMEOUT)
-                except TimeoutError:
-                    raise NetlinkError(ETIMEDOUT) from None
-            except OSError as error:  # ENOBUFS: an answer is lost
-                raise NetlinkError(error.errno or EIO) from error
-        position = 0
-        while position + _HEADER.size <= len(octets):
-            length, kind, flags, sequence, _ = _HEADER.unpack_from(octets, position)
-            if length < _HEADER.size:
-                return
-            yield kind, sequence, octets[position : position + length], bool(flags & _NLM_F_MULTI)
-            position += length + 3 & ~3
 
 
 def _route_message(route: Route) -> Message:

@@ -27,7 +27,8 @@ from l2tpns.errors import L2tpnsError
 from l2tpns.log import Logger
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.ipset import IpSets
-from l2tpns.system.netlink import Message, Netlink, NetlinkError
+from l2tpns.system.netlink import Message, Netlink
+from l2tpns.system.netlinksocket import NetlinkError
 from l2tpns.system.nfnetlink import attribute
 
 SET = "l2tpns_throttle"

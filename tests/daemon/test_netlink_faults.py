@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from l2tpns.system import netlink, nfnetlink
+from l2tpns.errors import L2tpnsError
+from l2tpns.system import netlinksocket
 from l2tpns.system.ipset import IpSets
-from l2tpns.system.netlink import Netlink, NetlinkError, Route
+from l2tpns.system.netlink import Netlink, Route
+from l2tpns.system.netlinksocket import NetlinkError
 from l2tpns.system.nfnetlink import NfNetlink
 
 NETWORK = IPv4Network("10.0.0.1/32")
@@ -44,8 +46,7 @@ class Deaf:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (netlink, nfnetlink):
-        monkeypatch.setattr(module, "TIMEOUT", 0.01)
+    monkeypatch.setattr(netlinksocket, "TIMEOUT", 0.01)
 
 
 @pytest.fixture(params=[(0, 0), (ENOBUFS, 0), (0, ENOBUFS)], ids=["silence", "send fails", "answers lost"])
@@ -65,7 +66,7 @@ def test_nfnetlink_raises_what_its_callers_catch(deaf: Any, ask: Callable[[NfNet
     it = NfNetlink()
     it.close()
     it._socket = deaf
-    with pytest.raises(netlink.L2tpnsError):
+    with pytest.raises(L2tpnsError):
         ask(it)
 
 
