@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from l2tpns.console.arguments import find_user, sessions, users
 from l2tpns.console.grammar import Argument, Command, change
 from l2tpns.console.output import Column, Output, Refused, Row, Table
-from l2tpns.policy import PolicyError
 from l2tpns.settings import printable
 from l2tpns.system.cage import DEFAULT, chain_of
 
@@ -23,11 +22,8 @@ def enter(shell: Shell, word: str, name: str = DEFAULT) -> str:
     gardens = shell.office.lns.gardens
     found = _find(shell.office, word)
     outside = [session for session in found if session.policy.garden != name] or found
-    try:
-        for session in outside:
-            gardens.enter(session, name, by=shell.who)
-    except PolicyError as error:
-        raise Refused(str(error)) from None
+    for session in outside:
+        gardens.enter(session, name, by=shell.who)
     return "\n".join(f"Session {session.id} ({session.user}) is in walled garden {name}" for session in outside)
 
 
@@ -39,10 +35,7 @@ def leave(shell: Shell, word: str) -> str:
         ids = ", ".join(str(session.id) for session in inside)
         raise Refused(f"{printable(word)} has sessions {ids} in a walled garden: name one")
     (session,) = inside
-    try:
-        shell.office.lns.gardens.leave(session, by=shell.who)
-    except PolicyError as error:
-        raise Refused(str(error)) from None
+    shell.office.lns.gardens.leave(session, by=shell.who)
     return f"Session {session.id} ({session.user}) is out of the walled garden"
 
 

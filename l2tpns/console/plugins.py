@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from l2tpns.console.grammar import Argument, Command, Grammar, Privilege
 from l2tpns.console.office import Office
-from l2tpns.console.output import Output, Refused, Row
-from l2tpns.errors import PluginError
+from l2tpns.console.output import Output, Row
 from l2tpns.plugins.core import Plugin
 from l2tpns.plugins.loader import available
 from l2tpns.plugins.server import ConsoleCommand
@@ -19,27 +18,18 @@ if TYPE_CHECKING:
 
 
 def load_plugin(shell: Shell, name: str) -> str:
-    try:
-        shell.office.lns.plugins.load(name)
-    except PluginError as error:
-        raise Refused(str(error)) from None
+    shell.office.lns.plugins.load(name)
     return f"Loading plugin {name}"
 
 
 def remove_plugin(shell: Shell, name: str) -> str:
-    try:
-        shell.office.lns.plugins.remove(name)
-    except PluginError as error:
-        raise Refused(str(error)) from None
+    shell.office.lns.plugins.remove(name)
     return f"Removing plugin {name}"
 
 
 def reload_plugin(shell: Shell, name: str) -> str:
     """A broken edit leaves the plugin as it was."""
-    try:
-        shell.office.lns.plugins.reload(name)
-    except PluginError as error:
-        raise Refused(str(error)) from None
+    shell.office.lns.plugins.reload(name)
     return f"Reloading plugin {name}"
 
 
@@ -112,10 +102,7 @@ class Commands:
 
 def _command(declared: ConsoleCommand) -> Command:
     def run(shell: Shell, *words: str) -> str | None:
-        try:
-            return shell.office.lns.plugins.run_command(declared, list(words))
-        except PluginError as error:
-            raise Refused(str(error)) from None
+        return shell.office.lns.plugins.run_command(declared, list(words))
 
     arguments = Argument(declared.usage or "WORDS", f"of plugin {declared.plugin}", optional=True, many=True)
     return Command(

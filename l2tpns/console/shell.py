@@ -14,12 +14,14 @@ from l2tpns.console.office import Office
 from l2tpns.console.output import Output, Refused, text
 from l2tpns.console.terminal import Closed, Interrupted, Terminal
 from l2tpns.console.users import Users
-from l2tpns.errors import ConfigError
+from l2tpns.errors import ConfigError, PluginError
 from l2tpns.log import Listener, Logger
+from l2tpns.policy import PolicyError
 
 LOGIN_TRIES = 3
 LOGIN_TIMEOUT = 60.0  # seconds for all of it
 FAILURE_DELAY = 1.0  # after a wrong password
+REFUSALS = (Refused, ConfigError, PluginError, PolicyError)  # of a command; their text is for the operator
 
 
 class Shell:
@@ -150,7 +152,7 @@ class Shell:
             return
         try:
             self.do(line)
-        except (Refused, ConfigError) as refused:
+        except REFUSALS as refused:
             self.terminal.say("% " + str(refused).replace("\n", "\n% "))
         except Interrupted:
             self.terminal.say("")
@@ -165,7 +167,7 @@ class Shell:
         where = {"access_list": self.access_list} if self.mode is Mode.ACL else {}
         try:
             said = call.command.run(self, *call.values)
-        except (Refused, ConfigError) as refused:
+        except REFUSALS as refused:
             if call.command.changes:
                 self._log.info(
                     "console_refused", user=self.user, peer=self.peer, command=call.line, why=str(refused), **where

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from l2tpns.console.arguments import ONE_USER, SOME_USERS, find_user
 from l2tpns.console.grammar import Argument, Command, Privilege
-from l2tpns.console.output import Column, Output, Refused, Row, Table
-from l2tpns.policy import PolicyError
+from l2tpns.console.output import Column, Output, Row, Table
 from l2tpns.session import Session
 from l2tpns.settings import printable
 from l2tpns.throttle import is_throttled, parse_rates
@@ -21,12 +20,9 @@ if TYPE_CHECKING:
 def throttle_user(shell: Shell, name: str, *words: str) -> str:
     """All sessions of a user, both ways or as the words say."""
     throttle = shell.office.lns.throttle
-    try:
-        rate_in, rate_out = parse_rates(words)
-        for session in find_user(shell.office, name):
-            throttle.set(session, rate_in, rate_out, by=shell.who)
-    except PolicyError as error:
-        raise Refused(str(error)) from None
+    rate_in, rate_out = parse_rates(words)
+    for session in find_user(shell.office, name):
+        throttle.set(session, rate_in, rate_out, by=shell.who)
     return f"throttling user {name}"
 
 
