@@ -239,10 +239,11 @@ class Daemon:
 
     def start_throttling(self) -> None:
         """Without it everything else works: a kernel without netfilter is no reason not to serve."""
+        assert self.firewall is not None
         try:
             netlink = Netlink()
             device = netlink.link_index(self.config.tundevicename)
-            shaper = KernelShaper(netlink, device, IpSets(), Firewall(self.logger), self.logger)
+            shaper = KernelShaper(netlink, device, IpSets(), self.firewall, self.logger)
         except (OSError, NetlinkError) as error:
             self.logger.error("throttling_impaired", why=str(error))
             return
