@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Any
@@ -163,12 +163,6 @@ class Stage:
         self.endpoint.close()
         self.radius.stop()
         assert self.server.tracebacks() == ""
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with Lab() as lab:
-        yield lab
 
 
 def leave(stage: Stage, how: int) -> None:

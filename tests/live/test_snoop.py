@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -164,12 +164,6 @@ class Stream:
         for thread in self._threads:
             thread.join(PATIENCE)
         assert self.sent == self.got and self._digests["sent"] == self._digests["got"]
-
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with Lab() as lab:
-        yield lab
 
 
 @pytest.mark.parametrize("form", ["ip", "framed"])

@@ -92,12 +92,6 @@ class Stage:
 
 
 @pytest.fixture
-def lab() -> Iterator[Lab]:
-    with Lab() as lab:
-        yield lab
-
-
-@pytest.fixture
 def stage(lab: Lab) -> Iterator[Stage]:
     stage = Stage(lab)
     yield stage
