@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.lab import PATIENCE
+from tests.lab import PATIENCE, fxsave
 from tests.lab.netns import CommandFailed, Namespace, end
 
 MODULES = ("ppp_generic", "ppp_async", "ppp_synctty", "bsd_comp", "ppp_deflate", "ppp_mppe", "sch_netem")
@@ -68,12 +68,14 @@ class Guest:
         subprocess.run(["stty", "raw", "-echo"], stdin=theirs, check=True)
         with self.console.open("wb") as console:
             self.process = self.namespace.start(
+                *((sys.executable, fxsave.__file__) if fxsave.needed() else ()),
                 *("linux", f"mem={self.memory}", f"uml_dir={self.directory}/", "umid=guest", "quiet"),
                 *("root=/dev/root", "rootfstype=hostfs", f"rootflags={self.root}", "rw", "init=/init"),
                 f"vec0:transport=tap,ifname={self.device},depth=128,gro=1",
                 *("con=null", "con0=null,fd:1", f"ssl0=fd:{theirs}"),
                 *(f"guest_address={self.address}", f"guest_gateway={self.gateway.split('/')[0]}"),
                 f"guest_modules={','.join(MODULES)}",
+                *(fxsave.ENVIRONMENT if fxsave.needed() else ()),
                 stdout=console,
                 stderr=console,
                 env={**os.environ, "TMPDIR": str(self.directory)},
