@@ -18,6 +18,11 @@ KEEP ?=
 # Tests without a socket: what `make check` has time for.
 PURE := tests/proto $(patsubst %,tests/daemon/test_%.py,config console_grammar console_keys counters log pool wheel)
 
+# Most live tests wait for most of their time: twice as many workers as cores, each in a network of its own. A file stays
+# together, for its tests share what takes long to build.
+WORKERS ?= 4
+PARALLEL := -n $(WORKERS) --dist loadfile
+
 PREFIX ?= /usr
 DESTDIR ?=
 ifeq ($(PREFIX),/usr)
@@ -57,7 +62,7 @@ fmt: $(STAMP)
 
 test: $(STAMP)
 	sh tests/lab/setup.sh test
-	$(PY) -m pytest -m "not interop and not slow" --durations=10 tests
+	$(PY) -m pytest $(PARALLEL) -m "not interop and not slow" --durations=10 tests
 
 slow: $(STAMP)
 	sh tests/lab/setup.sh test

@@ -38,6 +38,7 @@ setup(
     extras_require={
         "dev": [
             "pytest>=9.2,<10",
+            "pytest-xdist>=3.8,<4",
             "hypothesis>=6.170,<7",
             "mypy>=2.4,<3",
             "ruff>=0.17.6,<0.18",

@@ -35,6 +35,7 @@ CLONE_NEWNET = 0x40000000  # linux/sched.h; os.setns comes with Python 3.12 only
 RUN_NETNS = Path("/run/netns")
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_machine: int | None = None  # the network that this process was in before leave_network()
 
 
 class CommandFailed(Exception):
@@ -230,7 +231,8 @@ class Capture:
         self.said = file.with_suffix(".said")
         with self.said.open("wb") as said:
             self.process = namespace.start(
-                *("tcpdump", "-i", device, "-n", "-U", "-s", "0", "-Z", "root", "--immediate-mode", "-w", str(file)),
+                *("tcpdump", "-i", device, "-n", "-U", "-s", "0", "-B", "65536", "-Z", "root"),
+                *("--immediate-mode", "-w", str(file)),
                 *expression.split(),
                 stderr=said,
             )
@@ -269,6 +271,31 @@ def sweep() -> None:
 
 def is_root() -> bool:
     return os.geteuid() == 0
+
+
+def leave_network() -> None:
+    """Move this thread, and those that it starts, into a new network namespace that has only its loopback device."""
+    global _machine
+    _machine = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    if _libc.unshare(CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    run("ip", "link", "set", "lo", "up")
+
+
+@contextmanager
+def machines_network() -> Iterator[None]:
+    """Be in the machine's own network for a while, which leads to package registries; also after leave_network()."""
+    if _machine is None:
+        yield
+        return
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _setns(_machine)
+        yield
+    finally:
+        _setns(own)
+        os.close(own)
 
 
 def wait_until(condition: Callable[[], object], timeout: float = PATIENCE, what: str = "", step: float = 0.02) -> None:

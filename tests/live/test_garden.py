@@ -160,7 +160,7 @@ def sender(packet: bytes) -> tuple[str, int, bytes]:
 def test_a_rejected_subscriber_reaches_the_portal_and_dns_and_nothing_else(stage: Stage) -> None:
     stage.listen((PORTAL, 9000), (WORLD, 53), (WORLD, 9000))
     fred = stage.lac.call("fred", "wrong").wait_online()
-    assert members(stage.space) == {str(fred.address)}
+    stage.lac.wait(lambda: members(stage.space) == {str(fred.address)})
     capture = stage.lab.capture(stage.host, "lan", stage.lab.directory / "lan.pcap", f"src host {fred.address}")
     # What must not leave, and what nat does not see. What is sent last arrives first: nothing is just late.
     world = IPv4Address(WORLD)
@@ -250,7 +250,7 @@ def test_a_garden_that_radius_names_has_chains_and_members_of_its_own(stage: Sta
     avpair = vsa(9, (1, b"garden=unpaid"))
     stage.users[b"mary"] = User(b"pw", [avpair, (22, b"10.9.0.0/16 0.0.0.0 1")])
     mary = stage.lac.call("mary", "pw").wait_online()
-    assert members(stage.space, "garden_users_unpaid") == {str(mary.address), "10.9.0.0/16"}
+    stage.lac.wait(lambda: members(stage.space, "garden_users_unpaid") == {str(mary.address), "10.9.0.0/16"})
     # What comes from behind the subscriber is caged, too.
     stage.listen((PORTAL, 9000))
     source = IPv4Address("10.9.1.1")

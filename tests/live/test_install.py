@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.netns import machines_network
 from tests.lab.server import CHECKOUT
 
 PARTS = [
@@ -42,7 +43,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(source: Path, *argv: str) -> str:
-    done = subprocess.run(["make", *argv], cwd=source, capture_output=True, text=True, timeout=300)
+    with machines_network():
+        done = subprocess.run(["make", *argv], cwd=source, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
