@@ -13,8 +13,8 @@ import os
 import struct
 import sys
 
-# For the guest's programs, as words of its kernel's command line: signals make the host forget the registers that are not
-# saved, so nothing may use those of AVX.
+# For the guest's programs, as words of its kernel's command line. A signal clears the registers that FXSAVE leaves out,
+# so nothing in the guest may use those of AVX.
 ENVIRONMENT = (
     "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW,-AVX_Fast_Unaligned_Load",
     "OPENSSL_ia32cap=~0x1000000000000000:~0xd0230020",
