@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,15 @@ def fsync_all(descriptors: Iterable[int], directory: Path) -> str:
     except OSError as error:
         return error.strerror or str(error)
     return ""
+
+
+def close_quietly(descriptor: int) -> None:
+    """Close it. A disk that fails may say so only now, and there is nothing that we could do better."""
+    with suppress(OSError):
+        os.close(descriptor)
+
+
+def remove_quietly(path: Path) -> None:
+    """Remove the file. What stays on a disk that has become read-only is read again by the next process, to no harm."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)

@@ -12,14 +12,13 @@ of late is in `unwell`, what does not run at this moment in `down`: /health, the
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
 
 import gevent
-from gevent.baseserver import BaseServer
 
+from l2tpns.faults import describe, words
 from l2tpns.log import Logger
 
 SETTLED = 60.0  # seconds after which a loop that was begun again counts as well
@@ -61,18 +60,20 @@ class Part:
         self._greenlet: gevent.Greenlet | None = None
         self._stopped = False
 
-    def stop(self, *, block: bool = True) -> None:
-        """End it for good. With `block` it has ended when this returns."""
+    def stop(self, *, block: bool = True, then: Callable[[], None] | None = None) -> None:
+        """End it for good. With `block` it has ended when this returns; `then` is called, by the hub, when it has."""
         self._leave()
-        if self._greenlet is not None:
-            self._greenlet.kill(block=block)
+        assert self._greenlet is not None
+        if then is not None:
+            self._greenlet.rawlink(lambda _: then())
+        self._greenlet.kill(block=block)
 
     def finish(self, timeout: float | None = None) -> None:
         """Let the loop return by itself, as its owner has asked it to; end it after so many seconds."""
         self._leave()
-        if self._greenlet is not None:
-            self._greenlet.join(timeout)
-            self._greenlet.kill()
+        assert self._greenlet is not None
+        self._greenlet.join(timeout)
+        self._greenlet.kill()
 
     def unwell(self, now: float) -> bool:
         """Whether it has failed, and has not worked for a while since."""
@@ -132,7 +133,7 @@ class Supervisor:
     def failed(self, part: Part, error: BaseException | None) -> None:
         """A part has ended by itself: say so, and begin it again."""
         pause = 0.0 if part.failures == 1 else min(FIRST_PAUSE * 2.0 ** (part.failures - 2), LONGEST_PAUSE)
-        facts = {} if error is None else {"traceback": _trace(error)}
+        facts = {} if error is None else {"traceback": words(error)}
         self._log.error("part_failed", part=part.name, why=part.why, failures=part.failures, again_in=pause, **facts)
         part.begin(pause)
         if part.essential and part.failures == MOST_FAILURES and self.on_lost is not None:
@@ -158,43 +159,3 @@ class Supervisor:
             if part.unwell(now) and part.failures > getattr(worst.get(part.name), "failures", 0):
                 worst[part.name] = part
         yield from worst.values()
-
-
-def describe(error: BaseException) -> str:
-    """The exception in a line, whatever its own words do."""
-    try:
-        return f"{type(error).__name__}: {error}".rstrip(": ")
-    except BaseException as another:
-        return f"{type(error).__name__}, whose words raise {type(another).__name__}"
-
-
-def _trace(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
-
-
-def contain_strays(hub: Any, log: Logger) -> None:
-    """Have what greenlets of nobody's raise told by the log, and end nothing else.
-
-    gevent would print it, and raise SystemExit and KeyboardInterrupt again in the main greenlet: a plugin that calls
-    sys.exit in a greenlet of its own would end the server.
-    """
-
-    def handle_error(context: object, kind: Any, error: Any, trace: Any) -> None:
-        if not isinstance(error, BaseException):
-            error = kind()
-        server = context[-1] if isinstance(context, tuple) and context else None
-        if isinstance(server, BaseServer) and isinstance(error, OSError):
-            address = f"{server.server_host}:{server.server_port}"
-            log.provoked("accept_failed", address=address, why=error.strerror or str(error))
-            return
-        words = "".join(traceback.format_exception(kind, error, trace))
-        log.error("greenlet_failed", greenlet=_shown(context), why=describe(error), traceback=words)
-
-    hub.handle_error = handle_error
-
-
-def _shown(context: object) -> str:
-    try:
-        return repr(context)[:200]
-    except BaseException:
-        return type(context).__name__

@@ -9,8 +9,6 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from socket import AF_INET, IPPROTO_RAW, SOCK_RAW, inet_ntoa
 from time import monotonic
 
-import gevent
-
 from l2tpns.config import Config
 from l2tpns.counters import Counters
 from l2tpns.dataplane.forward import Forwarder, mss_for
@@ -21,6 +19,7 @@ from l2tpns.dataplane.tun import Tun, tun_drain
 from l2tpns.dataplane.udp import L2TP_PORT, Endpoint, LacSide
 from l2tpns.errors import ConfigError
 from l2tpns.log import Logger
+from l2tpns.supervisor import Part, Supervisor
 from l2tpns.system.netlink import Netlink
 from l2tpns.system.routes import Routes
 
@@ -42,12 +41,14 @@ class UserPlane:
         on_foreign_source: OnForeignSource | None = None,
         on_lost: Callable[[], None] | None = None,
         port: int = L2TP_PORT,
+        supervisor: Supervisor | None = None,
     ) -> None:
         self.config = config
         self.counters = counters
         self.clock = Clock(monotonic())
         self._log = log
         self._on_lost = on_lost
+        self._supervisor = supervisor or Supervisor(log)
         self._forwarder = Forwarder(config, counters, self.clock, self._write, self._send_error)
         self.lacs = LacSide(
             config.listen_addresses,
@@ -59,12 +60,13 @@ class UserPlane:
             on_foreign_source=on_foreign_source,
             port=port,
             data_checksums=config.data_checksums,
+            supervisor=self._supervisor,
         )
         self._tun: Tun | None = None
         self._errors: RawSocket | None = None
         self._netlink: Netlink | None = None
         self._routes: Routes | None = None
-        self._reader: gevent.Greenlet[..., None] | None = None
+        self._reader: Part | None = None
         self._installed: dict[int, tuple[IPv4Network, ...]] = {}  # kernel routes by path.key
 
     @property
@@ -88,13 +90,13 @@ class UserPlane:
         except BaseException:
             self.stop()
             raise
-        self._reader = gevent.spawn(self._read_tun, tun)
+        self._reader = self._supervisor.spawn("tun reader", self._read_tun, tun, essential=True)
         self._log.info("tun_up", device=tun.name, address=str(self.config.tun_address), mtu=self.config.mru)
 
     def stop(self) -> None:
         """Close everything; kernel routes go first, the device's others with it."""
         if self._reader is not None:
-            self._reader.kill()
+            self._reader.stop()
             self._reader = None
         self.lacs.stop()
         if self._routes is not None:

@@ -27,8 +27,9 @@ import orjson
 from gevent.event import Event
 
 from l2tpns.errors import ConfigError
-from l2tpns.lines import fsync_all, make_line, read_line, write_all
+from l2tpns.lines import close_quietly, fsync_all, make_line, read_line, remove_quietly, write_all
 from l2tpns.log import Logger
+from l2tpns.supervisor import Part, Supervisor
 
 SEGMENT_OCTETS = 1 << 20
 SUFFIX = ".records"
@@ -77,7 +78,9 @@ class Spool:
         synced: Callable[[list[Entry]], None],
         *,
         segment_octets: int = SEGMENT_OCTETS,
+        supervisor: Supervisor | None = None,
     ) -> None:
+        self._supervisor = supervisor or Supervisor(log)
         self._directory = Path(directory)
         self._log = log
         self._synced = synced
@@ -92,7 +95,7 @@ class Spool:
         self._broken = False  # the last write failed
         self._copying = False  # copies of the oldest segment's records are not on disk yet: it must stay
         self._closing = False
-        self._greenlet: gevent.Greenlet | None = None
+        self._part: Part | None = None
         self.live_octets = 0
         self.stats = SpoolStats()
 
@@ -120,7 +123,7 @@ class Spool:
         self._number = max(entries, default=0)
         self._start_segment()
         self._trim()
-        self._greenlet = gevent.spawn(self._run)
+        self._part = self._supervisor.spawn("accounting spool", self._run, essential=True)
         return sorted(entries.values(), key=lambda entry: entry.number)
 
     def _claim_directory(self) -> None:
@@ -235,7 +238,7 @@ class Spool:
     def _trim(self) -> None:
         """Remove segments from the oldest end, as long as nothing in them is needed."""
         while len(self._segments) > 1 and not self._segments[0].live and not self._copying:
-            self._segments.pop(0).path.unlink(missing_ok=True)
+            remove_quietly(self._segments.pop(0).path)
 
     def _copy_forward(self) -> None:
         """Free the oldest segment by writing what is live in it again, at the end."""
@@ -260,37 +263,47 @@ class Spool:
         self._dirty.clear()
         batch, self._unsynced = self._unsynced, []
         overgrown = self._overgrown() and not self._broken
-        if overgrown:
-            self._copying = True
-            self._copy_forward()
+        try:
+            if overgrown:
+                self._copying = True
+                self._copy_forward()
+            self._fsync(overgrown)
+            for entry in batch:
+                entry.synced = True
+            if batch:
+                self._synced(batch)
+        except BaseException:  # another run of this loop comes back to them: none is forgotten
+            self._unsynced = batch + self._unsynced
+            self._dirty.set()
+            raise
+        finally:
+            self._copying = False
+
+    def _fsync(self, overgrown: bool) -> None:
         rolled, self._rolled = self._rolled, []
         error = gevent.get_hub().threadpool.apply(fsync_all, ([*rolled, self._descriptor], self._directory))
         for descriptor in rolled:
-            os.close(descriptor)
+            close_quietly(descriptor)
         self._copying = False
         if error:
             self.stats.write_errors += 1
             self._log.error("spool_sync_failed", path=str(self._directory), why=error)
         elif overgrown and not self._broken:
             self._trim()
-        for entry in batch:
-            entry.synced = True
-        if batch:
-            self._synced(batch)
 
     def close(self) -> None:
         """Everything safe; a spool without a live record leaves no segment behind."""
-        if self._greenlet is None:
+        if self._part is None:
             return
         self._closing = True
         self._dirty.set()
-        self._greenlet.join()
-        self._greenlet = None
-        os.close(self._descriptor)
+        self._part.finish()
+        self._part = None
+        close_quietly(self._descriptor)
         self._descriptor = -1
         if not self.live_octets:
             for segment in self._segments:
-                segment.path.unlink(missing_ok=True)
+                remove_quietly(segment.path)
         self._segments.clear()
-        os.close(self._lock)
+        close_quietly(self._lock)
         self._lock = -1

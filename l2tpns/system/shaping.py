@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from errno import ENODEV
 from ipaddress import IPv4Network
-from typing import Any, Protocol
+from typing import Protocol
 
 import gevent
 from pyroute2.netlink import nlmsg
@@ -25,6 +25,7 @@ from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 from l2tpns.errors import L2tpnsError
 from l2tpns.log import Logger
+from l2tpns.supervisor import Part, Supervisor
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.netlink import Message, Netlink
@@ -150,14 +151,23 @@ def handle(bucket: int) -> str:
 class KernelShaper:
     """A Shaper for one device, which must be new: nobody but us has given it queues."""
 
-    def __init__(self, netlink: Netlink, device: int, sets: IpSets, firewall: Firewall, log: Logger) -> None:
+    def __init__(
+        self,
+        netlink: Netlink,
+        device: int,
+        sets: IpSets,
+        firewall: Firewall,
+        log: Logger,
+        supervisor: Supervisor | None = None,
+    ) -> None:
         self._netlink = netlink
         self._device = device
         self._sets = sets
         self._firewall = firewall
         self._log = log
         self._queues = self._prepared = False
-        self._watcher: Any = None
+        self._supervisor = supervisor or Supervisor(log)
+        self._watcher: Part | None = None
         self._made = FIRST  # the next class that was never made
         self._free: list[int] = []
         self._holders: dict[IPv4Network, list[int]] = {}  # whose packets go to this network, the newest last
@@ -261,7 +271,7 @@ class KernelShaper:
         self._install_rules()
         self._sets.fill(SET, {})
         self._prepared = True
-        self._watcher = gevent.spawn(self._watch)
+        self._watcher = self._supervisor.spawn("throttle watcher", self._watch)
 
     def heal(self) -> bool:
         """Put back what somebody has removed, as the manual's own commands do; whether there was anything."""
@@ -303,7 +313,7 @@ class KernelShaper:
         """Remove what is ours, also that of an earlier process; of the operator's chains only our rules in them."""
         self._prepared = False
         if self._watcher is not None:
-            self._watcher.kill(block=False)
+            self._watcher.stop(block=False)
             self._watcher = None
         if not self._sets.exists(SET):
             return  # the first to come and the last to go

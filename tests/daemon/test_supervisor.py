@@ -10,8 +10,9 @@ import pytest
 from gevent.event import Event
 
 from l2tpns import supervisor
+from l2tpns.faults import contain_strays
 from l2tpns.log import Log
-from l2tpns.supervisor import Part, Supervisor, contain_strays
+from l2tpns.supervisor import Part, Supervisor
 from tests.lab.inprocess import until
 
 

@@ -123,6 +123,7 @@ class LoopbackPlane(UserPlane):
             server.on_control,
             on_foreign_source=server.on_foreign_source,
             port=0,
+            supervisor=server.supervisor,
         )
         self.delivered: list[bytes] = []
         self.kernel = Kernel()
