@@ -75,7 +75,7 @@ def contain_strays(hub: Any, log: Logger) -> None:
         if not isinstance(error, BaseException):
             error = kind()
         error.__traceback__ = error.__traceback__ or trace
-        server = context[-1] if isinstance(context, tuple) and context else None
+        server = context[-1] if isinstance(context, tuple) and context else context
         if isinstance(server, BaseServer) and isinstance(error, OSError):
             address = f"{server.server_host}:{server.server_port}"
             log.provoked("accept_failed", address=address, why=error.strerror or str(error))

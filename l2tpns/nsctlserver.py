@@ -22,7 +22,7 @@ from gevent import socket
 
 from l2tpns.config import Config
 from l2tpns.counters import Counters
-from l2tpns.errors import ConfigError, L2tpnsError
+from l2tpns.errors import L2tpnsError, refused
 from l2tpns.log import Logger
 from l2tpns.proto.nsctl import NOT_AUTHORISED, UNKNOWN_COMMAND, AnyPacket, Malformed, Request, Verb, decode
 from l2tpns.proto.seal import LONGEST_SEALED, WINDOW, Direction, Forged, Sealed, is_sealed, unseal
@@ -162,7 +162,8 @@ class NsctlServer:
         except OSError as error:
             for sock in fresh.values():
                 sock.close()
-            raise ConfigError(f"nsctl cannot listen on {each[0]}:{port}: {error.strerror}") from None
+            why = f"nsctl cannot listen on {each[0]}:{port}: {error.strerror}"
+            raise refused(error.errno, why) from None
         for each in set(self._sockets) - set(wanted):
             self._close(each)
         for each, sock in fresh.items():

@@ -15,7 +15,7 @@ from l2tpns.console.office import Office
 from l2tpns.console.shell import Shell
 from l2tpns.console.terminal import Terminal, Turns
 from l2tpns.console.users import Users
-from l2tpns.errors import ConfigError
+from l2tpns.errors import refused
 from l2tpns.log import Logger
 from l2tpns.supervisor import Part
 
@@ -59,7 +59,8 @@ class Console:
                 raise
         except OSError as error:
             hint = "; cli_bind_address is no address of this machine" if error.errno == errno.EADDRNOTAVAIL else ""
-            raise ConfigError(f"the console cannot listen on {address}:{self._port}: {error.strerror}{hint}") from None
+            why = f"the console cannot listen on {address}:{self._port}: {error.strerror}{hint}"
+            raise refused(error.errno, why) from None
         self._listener = listener
 
     def start(self) -> None:

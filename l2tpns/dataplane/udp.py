@@ -21,7 +21,7 @@ from time import monotonic
 from l2tpns.counters import Counters
 from l2tpns.dataplane.loop import DRAIN, Clock, drain_forever
 from l2tpns.dataplane.path import PPP_IP, Path
-from l2tpns.errors import ConfigError, WireError
+from l2tpns.errors import WireError, refused
 from l2tpns.log import Logger
 from l2tpns.proto.header import parse_data
 from l2tpns.supervisor import Part, Supervisor
@@ -165,7 +165,7 @@ class LacSide:
                 else:
                     self.endpoint(str(address))
             except OSError as error:
-                raise ConfigError(_refusal(address, self.port, error)) from None
+                raise refused(error.errno, _refusal(address, self.port, error)) from None
 
     def stop(self) -> None:
         for reader in self._readers:

@@ -55,6 +55,7 @@ class Figures:
             gevent.sleep(LOOK)
             try:
                 self.follow()
+                self.sources.problems()
                 if monotonic() >= due:
                     due += PERIOD * max(1, int((monotonic() - due) / PERIOD) + 1)
                     self.samples.take()

@@ -26,7 +26,7 @@ import gevent
 import orjson
 from gevent.event import Event
 
-from l2tpns.errors import ConfigError
+from l2tpns.errors import RepairError, WaitError, refused
 from l2tpns.lines import close_quietly, fsync_all, make_line, read_line, remove_quietly, write_all
 from l2tpns.log import Logger
 from l2tpns.supervisor import Part, Supervisor
@@ -117,7 +117,7 @@ class Spool:
         for path in sorted(self._directory.glob(f"*{SUFFIX}")):
             segment = Segment(int(path.name.removesuffix(SUFFIX)), path)
             self._segments.append(segment)
-            for line in path.read_bytes().splitlines(keepends=True):
+            for line in self._read(path).splitlines(keepends=True):
                 segment.size += len(line)
                 self._replay(segment, line, entries)
         self._number = max(entries, default=0)
@@ -126,18 +126,25 @@ class Spool:
         self._part = self._supervisor.spawn("accounting spool", self._run, essential=True)
         return sorted(entries.values(), key=lambda entry: entry.number)
 
+    @staticmethod
+    def _read(path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:  # its records are needed: a disk that fails now may not fail later
+            raise refused(error.errno, f"spool_dir: {path}: {error.strerror}") from error
+
     def _claim_directory(self) -> None:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = self._directory.stat()
             if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-                raise ConfigError(f"spool_dir {self._directory}: must belong to us and be writable by nobody else")
+                raise RepairError(f"spool_dir {self._directory}: must belong to us and be writable by nobody else")
             self._lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"spool_dir {self._directory}: another l2tpns uses it") from None
+            raise WaitError(f"spool_dir {self._directory}: another l2tpns uses it") from None
         except OSError as error:
-            raise ConfigError(f"spool_dir {self._directory}: {error.strerror}") from error
+            raise refused(error.errno, f"spool_dir {self._directory}: {error.strerror}") from error
 
     def _replay(self, segment: Segment, line: bytes, entries: dict[int, Entry]) -> None:
         fields = read_line(line)
@@ -221,7 +228,7 @@ class Spool:
             descriptor = os.open(segment.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
             if not self._segments or self._descriptor < 0:
-                raise ConfigError(f"spool_dir {self._directory}: {error.strerror}") from error
+                raise refused(error.errno, f"spool_dir {self._directory}: {error.strerror}") from error
             self._log.error("spool_write_failed", path=str(segment.path), why=error.strerror)
             return  # the old segment grows on
         if self._descriptor >= 0:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from errno import ENODEV
 from ipaddress import IPv4Network
-from typing import Protocol
+from typing import Any, Protocol
 
 import gevent
 from pyroute2.netlink import nlmsg
@@ -110,6 +110,9 @@ class Shaper(Protocol):
     def release(self, bucket: int, networks: Iterable[IPv4Network]) -> None:
         """No longer; the bucket is the next one's."""
 
+    def move(self, device: int, rates: Sequence[tuple[int, int]]) -> None:
+        """The device was deleted, and this is the new one: give these buckets their rates there."""
+
     def stop(self) -> None:
         """Leave nothing behind."""
 
@@ -120,6 +123,7 @@ class NullShaper:
     def __init__(self) -> None:
         self.buckets: dict[int, Shaped] = {}
         self.refusing = ""  # words
+        self.moved: tuple[Any, ...] = ()
 
     def start(self, needed: bool) -> None:
         self.buckets.clear()
@@ -138,6 +142,9 @@ class NullShaper:
 
     def release(self, bucket: int, networks: Iterable[IPv4Network]) -> None:
         del self.buckets[bucket]
+
+    def move(self, device: int, rates: Sequence[tuple[int, int]]) -> None:
+        self.moved = (device, *rates)
 
     def stop(self) -> None:
         self.buckets.clear()
@@ -212,6 +219,13 @@ class KernelShaper:
             except NetlinkError as error:
                 if error.code != ENODEV:  # the device has gone, and the classes with it
                     raise
+
+    def move(self, device: int, rates: Sequence[tuple[int, int]]) -> None:
+        with _in_words():
+            self._device, self._queues = device, False
+            self._install_queues()
+            if rates:
+                self._set_rates(rates)
 
     def stop(self) -> None:
         """The classes go with the device."""
