@@ -12,6 +12,7 @@ from typing import Any
 
 from gevent import GreenletExit
 from gevent.baseserver import BaseServer
+from gevent.threadpool import _WorkerGreenlet
 
 from l2tpns.log import Logger
 
@@ -75,6 +76,8 @@ def contain_strays(hub: Any, log: Logger) -> None:
         if not isinstance(error, BaseException):
             error = kind()
         error.__traceback__ = error.__traceback__ or trace
+        if isinstance(context, tuple) and context and isinstance(context[0], _WorkerGreenlet):
+            return  # of a thread of gevent's pool: it is raised where its result is waited for
         server = context[-1] if isinstance(context, tuple) and context else context
         if isinstance(server, BaseServer) and isinstance(error, OSError):
             address = f"{server.server_host}:{server.server_port}"

@@ -171,6 +171,14 @@ def raising(error: BaseException) -> Callable[[], None]:
     return bad
 
 
+def test_what_a_thread_raises_is_told_where_its_result_is_waited_for_and_nowhere_else(
+    strays: Log, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(OSError, match="read-only"):
+        gevent.get_hub().threadpool.apply(raising(OSError("read-only")))
+    assert strays.records() == [] and capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("error", [*ENDINGS[1:2], *ENDINGS[3:]], ids=lambda error: type(error).__name__)
 def test_what_a_greenlet_of_nobodys_raises_is_in_the_log_and_ends_nothing_else(
     strays: Log, error: BaseException, capsys: pytest.CaptureFixture[str]
