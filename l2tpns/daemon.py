@@ -324,8 +324,7 @@ class Daemon:
                 if wanted not in (signal.SIGHUP, signal.SIGUSR1):
                     self.take_leave(signal.Signals(wanted).name, save=wanted in (signal.SIGTERM, signal.SIGINT))
                     return 0
-                with self.spare.lent():
-                    self.reload() if wanted == signal.SIGHUP else self.report()
+                self.reload() if wanted == signal.SIGHUP else self.report()
             except LoopExit:  # nothing will ever happen any more
                 raise
             except BaseException as error:  # to obey a signal ends nothing; nor does what is thrown at this greenlet
@@ -419,10 +418,11 @@ class Daemon:
     def take_up_file(self) -> tuple[str, ...]:
         """Go by the file from now on; what there is to say. ConfigError when it is refused, nothing being changed."""
         self.manager.say("RELOADING=1")
+        assert self.lns is not None
         try:
-            told = self.configurator.reload()
-            assert self.lns is not None
-            return (*self.lns.plugins.follow(self.config.plugins), *told)
+            with self.spare.lent():
+                told = self.configurator.reload()
+                return (*self.lns.plugins.follow(self.config.plugins), *told)
         finally:
             self.manager.say("READY=1")
 
@@ -458,6 +458,8 @@ class Daemon:
         """USR1: what there is, in one line of the log, which anybody at a console may read."""
         assert self.lns is not None
         figures = {name: value for name, _, value in self.counters.items() if value and name not in PRIVATE}
+        with self.spare.lent():
+            descriptors, resident = process.descriptors(), process.resident_kib()
         self.logger.critical(
             "status",
             tunnels=len(self.lns.tunnels),
@@ -468,8 +470,8 @@ class Daemon:
             pool_used=self.pool.used,
             pool_free=self.pool.free,
             greenlets=sum(1 for greenlet in self.greenlets if not greenlet.dead),
-            descriptors=process.descriptors(),
-            rss_kib=process.resident_kib(),
+            descriptors=descriptors,
+            rss_kib=resident,
             **figures,
         )
 

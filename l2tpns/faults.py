@@ -10,13 +10,13 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
-from gevent import GreenletExit
+from gevent import GreenletExit, threadpool
 from gevent.baseserver import BaseServer
-from gevent.threadpool import _WorkerGreenlet
 
 from l2tpns.log import Logger
 
 _SWITCH = "_greenlet_primitives"  # gevent's file where a greenlet waits for its next turn
+_POOL_WORKER = getattr(threadpool, "_WorkerGreenlet", ())
 _MOST_CAUSES = 20  # of an exception that is looked through: they may go round in a circle
 
 
@@ -76,7 +76,7 @@ def contain_strays(hub: Any, log: Logger) -> None:
         if not isinstance(error, BaseException):
             error = kind()
         error.__traceback__ = error.__traceback__ or trace
-        if isinstance(context, tuple) and context and isinstance(context[0], _WorkerGreenlet):
+        if isinstance(context, tuple) and context and isinstance(context[0], _POOL_WORKER):
             return  # of a thread of gevent's pool: it is raised where its result is waited for
         server = context[-1] if isinstance(context, tuple) and context else context
         if isinstance(server, BaseServer) and isinstance(error, OSError):

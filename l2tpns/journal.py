@@ -87,7 +87,7 @@ class Journal:
             if store.opened and store.begin():
                 self.active = True
                 self._write(*gone)
-        self._part = self._lns.supervisor.spawn("journal", self._run, essential=True)
+        self._part = self._lns.supervisor.spawn("journal", self._run)
 
     def _run(self) -> None:
         if self.active:

@@ -240,8 +240,7 @@ class StateStore:
             return False
         try:
             descriptor = os.dup(self._descriptor)  # ours, whatever happens to the generation meanwhile
-        except OSError as error:  # none is free
-            self._fail(self._path, error)
+        except OSError:  # none is free: what is written is made safe another time
             return False
         try:
             why = how([descriptor], self.directory)

@@ -15,13 +15,14 @@ from l2tpns.console.office import Office
 from l2tpns.console.shell import Shell
 from l2tpns.console.terminal import Terminal, Turns
 from l2tpns.console.users import Users
-from l2tpns.errors import refused
+from l2tpns.errors import ConfigError, refused
 from l2tpns.log import Logger
 from l2tpns.supervisor import Part
 
 TELNET_PORT = 23
 BACKLOG = 64
 SEND_BUFFER = 65536  # octets that the kernel keeps for a reader that is slow
+RETRY = 10.0  # seconds between two attempts to have it again
 LOOK = 1.0  # seconds between two looks whether the port is still served
 FAREWELL = 2.0  # seconds in which a console that is refused may read why
 
@@ -77,9 +78,14 @@ class Console:
 
     def _mind(self) -> None:
         """gevent gives up a server whose socket fails: then there is to be another one."""
-        if self._server is None or self._server.closed:
-            self.open()
-            self._accept()
+        while self._server is None or self._server.closed:
+            try:
+                self.open()
+            except ConfigError as error:  # no reason to do without the rest of the server
+                self._log.provoked("console_not_served", why=str(error))
+                gevent.sleep(RETRY)
+            else:
+                self._accept()
         while self._server is not None and not self._server.closed:
             gevent.sleep(LOOK)
 

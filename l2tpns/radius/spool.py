@@ -123,7 +123,7 @@ class Spool:
         self._number = max(entries, default=0)
         self._start_segment()
         self._trim()
-        self._part = self._supervisor.spawn("accounting spool", self._run, essential=True)
+        self._part = self._supervisor.spawn("accounting spool", self._run)
         return sorted(entries.values(), key=lambda entry: entry.number)
 
     @staticmethod

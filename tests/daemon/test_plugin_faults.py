@@ -11,7 +11,9 @@ import pytest
 
 from l2tpns.errors import PluginError
 from l2tpns.faults import contain_strays
+from l2tpns.nsctlserver import NsctlServer
 from l2tpns.plugins import calls, core
+from l2tpns.proto.nsctl import Packet, Request
 from tests.daemon.conftest import Serve
 from tests.daemon.packets import ip
 from tests.daemon.shelf import Shelf
@@ -200,6 +202,24 @@ def test_but_who_asks_for_nsctl_may_limit_its_time(shelf: Shelf) -> None:
     shelf.load("late", "import gevent\ndef plugin_control(event): gevent.sleep(3600)")
     with pytest.raises(gevent.Timeout), gevent.Timeout(0.05):
         shelf.plugins.control(["x"], ("192.0.2.1", 1))
+
+
+def test_nor_is_a_time_out_of_its_own_taken_for_the_limit_of_nsctl(shelf: Shelf) -> None:
+    shelf.server.meant = ("nsctl_failed",)
+    shelf.load(
+        "late", "import gevent\ndef plugin_control(event):\n    gevent.Timeout(0.01).start(); gevent.sleep(3600)"
+    )
+    server = shelf.server
+    nsctl = NsctlServer(server.config, server.counters, shelf.plugins, server.lns.log)
+    said: list[bytes] = []
+
+    class Socket:
+        def sendto(self, octets: bytes, _: object) -> None:
+            said.append(octets)
+
+    nsctl.on_datagram(Socket(), Packet.asking(Request.of(["x"])).encode(), ("127.0.0.1", 1))
+    until(lambda: said)
+    assert b"an error of this server" in said[0] and shelf.events("nsctl_failed")
 
 
 # Packet hooks

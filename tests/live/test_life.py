@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import resource
 import signal
 import socket
@@ -181,9 +182,9 @@ class Stage:
         self.directory = lab.directory / "lns"
         self.lac: Lac | None = None
 
-    def start(self, *, command: Sequence[str] = DAEMON, **settings: Setting) -> Server:
+    def start(self, *, command: Sequence[str] = DAEMON, lines: Sequence[str] = (), **settings: Setting) -> Server:
         given: dict[str, Setting] = {"debug": 3, "hello_interval": 0, "radius_accounting": False, **settings}
-        self.server = Server(self.space, self.directory, settings=given, secrets=SECRETS, command=command)
+        self.server = Server(self.space, self.directory, settings=given, lines=lines, secrets=SECRETS, command=command)
         wait(self.server.start)
         self.lac = Lac(("0.0.0.0", 0), (LNS, 1701), sock=self.lac_space.socket()).connect()
         return self.server
@@ -370,6 +371,42 @@ def test_a_plugin_that_ends_greenlets_costs_no_lac_its_reader(stage: Stage) -> N
     assert server.errors.read_text() == ""
     console.close()
     assert wait(server.stop) == 0
+
+
+PARTS = {
+    "LAC reader",
+    "accounting spool",
+    "bandwidth meter",
+    "console",
+    "figures",
+    "garden watcher",
+    "journal",
+    "keeper",
+    "loop meter",
+    "nsctl reader",
+    "plugin timer",
+    "throttle watcher",
+    "timer wheel",
+    "tun reader",
+    "usage files",
+}
+
+
+def test_every_loop_of_the_server_is_a_part_that_is_watched(stage: Stage) -> None:
+    plugins = stage.directory.parent / "plugins"
+    plugins.mkdir(mode=0o755)
+    (plugins / "ticks.py").write_text("def plugin_timer(event): pass\n")
+    server = stage.start(
+        plugin_dir=str(plugins),
+        lines=['load plugin "ticks"'],
+        throttle_speed=64,
+        radius_accounting=True,
+        metrics_bind_address="127.0.0.1",
+    )
+    asking = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9701/metrics').read().decode())"
+    metrics = wait(stage.space.run, sys.executable, "-c", asking)
+    assert dict(re.findall(r'^l2tpns_part_up\{part="(.*)"\} (.*)$', metrics, re.M)) == dict.fromkeys(PARTS, "1.0")
+    assert wait(server.stop) == 0 and server.tracebacks() == ""
 
 
 def test_the_watchdog_is_told_that_we_live(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
