@@ -122,7 +122,7 @@ class Daemon:
         with suppress(OSError, ValueError):
             print(why, file=sys.stderr)
         if self.ready:
-            self.take_leave("server_failed", save=True)
+            self.take_leave("none", save=True)
         return int(status)
 
     def detach(self) -> process.Starter:
