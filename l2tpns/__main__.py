@@ -7,14 +7,16 @@ monkey.patch_all()
 import argparse  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
+from contextlib import suppress  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import NoReturn  # noqa: E402
 
 from l2tpns import __version__  # noqa: E402
 from l2tpns.configfile import default_config  # noqa: E402
 from l2tpns.configurator import Options  # noqa: E402
-from l2tpns.daemon import EXIT_CONFIG, Daemon  # noqa: E402
-from l2tpns.errors import ConfigError, L2tpnsError  # noqa: E402
+from l2tpns.daemon import MACHINE, Daemon  # noqa: E402
+from l2tpns.errors import ConfigError, L2tpnsError, RepairError  # noqa: E402
+from l2tpns.faults import describe  # noqa: E402
 from l2tpns.system import leftovers  # noqa: E402
 
 
@@ -61,13 +63,17 @@ def main() -> int:
         return Daemon(parse_arguments()).run()
     except ConfigError as error:
         print(error, file=sys.stderr)
-        return EXIT_CONFIG
+        return error.status
+    except MACHINE as error:
+        print(f"l2tpns: {describe(error)}", file=sys.stderr)
+        return RepairError.status
 
 
 if __name__ == "__main__":
     status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a full disk, a reader that has gone: the status counts
+            stream.flush()
     # Everything is closed. Python would now take apart each session's greenlet, which is seconds for 10,000 of them in
     # which nobody serves: the next process waits for our end.
     os._exit(status)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from l2tpns.config import SETTINGS, Config, find_setting, unknown_word
-from l2tpns.errors import ConfigError
+from l2tpns.errors import ConfigError, refused
 from l2tpns.filters import AccessList, parse_head, parse_rule
 from l2tpns.settings import printable, quote
 
@@ -98,8 +98,10 @@ def parse_file(path: str | Path) -> Parsed:
     """Read a file; ConfigError tells of each line that is wrong, by file, line and variable."""
     try:
         octets = Path(path).read_bytes()
-    except OSError as error:
+    except FileNotFoundError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
+    except OSError as error:
+        raise refused(error.errno, f"{path}: {error.strerror}") from None
     # A secret may hold octets that are no UTF-8; they come back as they were.
     return parse_text(octets.decode("utf-8", "surrogateescape"), str(path))
 

@@ -12,12 +12,15 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
 from weakref import WeakSet
 
 import gevent
+from gevent.exceptions import LoopExit
 from gevent.queue import Queue
 
 from l2tpns import __version__, configfile, filtering, process
@@ -27,8 +30,11 @@ from l2tpns.console.office import Office
 from l2tpns.console.server import Console
 from l2tpns.counters import PRIVATE, Counters
 from l2tpns.dataplane.user import UserPlane
-from l2tpns.errors import ConfigError
+from l2tpns.errors import ConfigError, RepairError, ReportError, WaitError
+from l2tpns.faults import contain_strays, describe, words
+from l2tpns.figures.problems import Finding
 from l2tpns.figures.service import Figures
+from l2tpns.keeper import Keeper, Steps
 from l2tpns.lns import Lns
 from l2tpns.log import Log
 from l2tpns.logsink import DAEMON_FACILITY, SYSLOG_SOCKET
@@ -42,6 +48,7 @@ from l2tpns.records import Replay
 from l2tpns.resume import resume
 from l2tpns.speed import bandwidth_line, sample
 from l2tpns.state import StateStore
+from l2tpns.supervisor import Part, Supervisor
 from l2tpns.system import leftovers
 from l2tpns.system.cage import Cage
 from l2tpns.system.firewall import Firewall
@@ -54,7 +61,7 @@ SIGNALS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGINT, signal.
 # Reference counts free what ends; the collector is for our mistakes, and each time walks what has come since the last:
 # 2 ms after 120 new sessions, 10 ms after 600, and everything only after a quarter of a million.
 GC_THRESHOLDS = (5_000, 5, 400)
-EXIT_CONFIG = 78  # sysexits.h EX_CONFIG: a restart would not help
+MACHINE = (OSError, MemoryError)  # what the machine refuses where the code has no words for it
 HANDOVER = 0.5  # seconds to deliver accounting records when the sessions live on
 
 
@@ -71,9 +78,17 @@ class Daemon:
         self.logger = self.log.get()
         self.configurator = Configurator(options, reading, self.log, self.apply, self.read_pool, self.take_pool)
         self.counters = Counters()
-        self.signals: Queue[int] = Queue()
+        self.signals: Queue[int | ConfigError | ReportError] = Queue()  # or why the server cannot go on
         self.greenlets: WeakSet[Any] = WeakSet()  # all that were begun; the collector knows none of the frozen ones
         gevent.Greenlet.add_spawn_callback(self.greenlets.add)
+        contain_strays(gevent.get_hub(), self.logger)
+        self.manager = process.ServiceManager()
+        self.spare = process.Spare()
+        self.supervisor = Supervisor(self.logger, self.part_lost)
+        self.lns: Lns | None = None
+        self.plane: UserPlane | None = None
+        self.figures: Figures | None = None
+        self.accounting: Accounting | None = None
         self.started = monotonic()
         self.ready = False  # the start went well
         self.farewell = False  # everybody is to be disconnected, no state is to be left
@@ -85,19 +100,30 @@ class Daemon:
     def run(self) -> int:
         """Build, serve, take down; the exit status. Raises ConfigError when there is nothing to take down yet."""
         self.build()
-        starter, status = self.detach() if self.options.detach else process.Starter(), 0
+        starter = self.detach() if self.options.detach else process.Starter()
         try:
+            for signum in SIGNALS:  # what comes before there is a server to obey it waits
+                gevent.signal_handler(signum, self.signals.put, signum)
             self.start()
-            starter.release(status)
-            self.serve()
-        except ConfigError as error:
-            self.logger.critical("start_failed", why=str(error))
-            print(error, file=sys.stderr)
-            status = EXIT_CONFIG
-        finally:
-            self.stop()
+            starter.release(0)
+            status = self.serve()
+        except BaseException as error:
+            status = self.fail(error)
+        self.stop()
         starter.release(status)
         return status
+
+    def fail(self, error: BaseException) -> int:
+        """Say why there is no server, or none any more; the exit status (errors.py)."""
+        status = getattr(error, "status", RepairError.status if isinstance(error, MACHINE) else ReportError.status)
+        why = str(error) if isinstance(error, ConfigError) else describe(error)
+        facts = {} if isinstance(error, ConfigError) else {"traceback": words(error)}
+        self.logger.critical("server_failed" if self.ready else "start_failed", why=why, status=status, **facts)
+        with suppress(OSError, ValueError):
+            print(why, file=sys.stderr)
+        if self.ready:
+            self.take_leave("none", save=True)
+        return int(status)
 
     def detach(self) -> process.Starter:
         """Leave the terminal. It is told where the log is, if the configuration does not say so."""
@@ -135,7 +161,7 @@ class Daemon:
         """RADIUS where a server is named, else the secrets file beside the configuration."""
         if self.radius_settings.servers:
             if self.radius is None:
-                self.radius = RadiusBackend(self.radius_settings, self.logger)
+                self.radius = RadiusBackend(self.radius_settings, self.logger, supervisor=self.supervisor)
             else:
                 self.radius.configure(self.radius_settings)
             return self.radius
@@ -155,50 +181,58 @@ class Daemon:
             self.logger.warning(
                 "ip_forward_off", why=f"{process.IP_FORWARD} is 0: subscribers reach nobody but this machine"
             )
-        self.accounting = Accounting(
-            self.radius_settings, config.spool_dir or process.state_directory() / "spool", self.logger
+        self.accounting = accounting = Accounting(
+            self.radius_settings,
+            config.spool_dir or process.state_directory() / "spool",
+            self.logger,
+            supervisor=self.supervisor,
         )
-        self.lns = Lns(config, self.counters, self.logger, self.pool, self.backend, self.accounting)
+        self.lns = lns = Lns(
+            config, self.counters, self.logger, self.pool, self.backend, accounting, supervisor=self.supervisor
+        )
         self.plane = UserPlane(
             config,
             self.counters,
             self.logger,
-            self.lns.on_control,
-            on_foreign_source=self.lns.on_foreign_source,
-            on_lost=lambda: self.signals.put(signal.SIGQUIT),
+            lns.on_control,
+            on_foreign_source=lns.on_foreign_source,
+            on_lost=lambda: self.signals.put(WaitError(f"{config.tundevicename} was deleted and cannot be made again")),
+            supervisor=self.supervisor,
         )
-        self.lns.plane = self.plane
-        self.lns.deaf = True  # to what comes before the saved state is taken up: a new tunnel might get an old one's id
+        lns.plane = self.plane
+        self.plane.on_device = lns.throttle.move
+        lns.deaf = True  # to what comes before the saved state is taken up: a new tunnel might get an old one's id
         self.console = Console(self.office(), self.logger)
-        self.nsctl = NsctlServer(config, self.counters, self.lns.plugins, self.logger)
+        self.nsctl = NsctlServer(config, self.counters, lns.plugins, self.logger, supervisor=self.supervisor)
         self.open_ports()
         gc.disable()  # much is made now, and nothing of it is garbage
         saved = self.load_state()
         self.firewall = Firewall(self.logger)
         leftovers.begin(self.firewall, self.logger)
         firewall = self.firewall
-        self.lns.gardens.start(lambda: Cage(firewall, IpSets()), saved.sessions.values())
-        self.lns.plugins.on_change = self.hide_secrets
-        self.lns.plugins.start()
+        lns.gardens.start(lambda: Cage(firewall, IpSets()), saved.sessions.values())
+        lns.plugins.on_change = self.hide_secrets
+        lns.plugins.start()
         self.plane.serve(self.pool.prefixes())
-        resumed = resume(self.lns, saved)
-        self.lns.deaf = False
-        self.lns.snoop.resumed(resumed.sessions)
-        self.lns.gardens.settle()
+        resumed = resume(lns, saved)
+        lns.deaf = False
+        lns.snoop.resumed(resumed.sessions)
+        lns.gardens.settle()
         self.start_throttling()
-        accounted = set(self.accounting.open_sessions())
+        accounted = set(accounting.open_sessions())
         for session in resumed.sessions:
             if session.acct_session_id not in accounted and not session.policy.garden:  # accounting was off
-                self.accounting.start(session.accounted("start"))
-        self.accounting.recover(resumed.accounted)
+                accounting.start(session.accounted("start"))
+        accounting.recover(resumed.accounted)
         if not resumed.sessions:  # else the RADIUS server would take their records for closed (RFC 2866 4.1)
-            self.accounting.on()
-        self.lns.start()
-        self.lns.usage_files.start()
-        self.figures = Figures(self.lns, self.accounting, self.logger)
+            accounting.on()
+        lns.start()
+        lns.usage_files.start()
+        self.figures = Figures(lns, accounting, self.logger)
+        self.figures.sources.finders.append(self.find_problems)
         self.figures.start()
         assert self.store is not None
-        self.lns.journal.start(self.store, *resumed.gone)
+        lns.journal.start(self.store, *resumed.gone)
         if not saved.empty:
             self.logger.warning(
                 "state_resumed",
@@ -208,18 +242,18 @@ class Daemon:
                 away=round(time.time() - saved.time, 1),
                 clean=saved.clean,
             )
-        gevent.spawn(self.watch_speed)
+        self.supervisor.spawn("bandwidth meter", self.watch_speed)
+        self.supervisor.spawn("keeper", Keeper(self.manager, self.spare, self.supervisor).run)
         self.console.start()
         self.nsctl.start()
-        for signum in SIGNALS:
-            gevent.signal_handler(signum, self.signals.put, signum)
         if not resumed.sessions:
             gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         gc.enable()
+        self.spare.fill()
         self.ready = True
-        process.notify(f"READY=1\nMAINPID={os.getpid()}")
+        self.manager.say(f"READY=1\nMAINPID={os.getpid()}")
         self.logger.info(
             "ready", hostname=config.hostname, pool=self.pool.size, took=round(monotonic() - self.started, 3)
         )
@@ -230,6 +264,7 @@ class Daemon:
         Nothing was read of the saved state yet, so a start that fails here leaves it to the next one as it is.
         """
         assert self.console is not None and self.nsctl is not None
+        assert self.accounting is not None and self.plane is not None
         self.accounting.open()
         self.plane.start()
         self.console.open()
@@ -239,11 +274,11 @@ class Daemon:
 
     def start_throttling(self) -> None:
         """Without it everything else works: a kernel without netfilter is no reason not to serve."""
-        assert self.firewall is not None
+        assert self.firewall is not None and self.lns is not None
         try:
             netlink = Netlink()
             device = netlink.link_index(self.config.tundevicename)
-            shaper = KernelShaper(netlink, device, IpSets(), self.firewall, self.logger)
+            shaper = KernelShaper(netlink, device, IpSets(), self.firewall, self.logger, self.supervisor)
         except (OSError, NetlinkError) as error:
             self.logger.error("throttling_impaired", why=str(error))
             return
@@ -266,6 +301,7 @@ class Daemon:
 
     def office(self) -> Office:
         """What the console may see and do."""
+        assert self.lns is not None
         return Office(
             lns=self.lns,
             log=self.log,
@@ -278,67 +314,97 @@ class Daemon:
             bandwidth=lambda: self.bandwidth,
         )
 
-    def serve(self) -> None:
-        """Until a signal says leave."""
+    def serve(self) -> int:
+        """Until a signal says leave, or a part cannot be kept running; the exit status."""
         while True:
-            signum = self.signals.get()
-            if signum == signal.SIGHUP:
-                self.reload()
-            elif signum == signal.SIGUSR1:
-                self.report()
-            else:
-                self.lns.usage_files.write()  # before the state is: it says how much they have told
-                quiet = signum in (signal.SIGTERM, signal.SIGINT) and self.lns.leave()
-                self.farewell = not quiet
-                self.logger.info(
-                    "leaving", signal=signal.Signals(signum).name, sessions=len(self.lns.sessions), state_saved=quiet
-                )
-                return
+            try:
+                wanted = self.signals.get()
+                if isinstance(wanted, Exception):
+                    return self.fail(wanted)
+                if wanted not in (signal.SIGHUP, signal.SIGUSR1):
+                    self.take_leave(signal.Signals(wanted).name, save=wanted in (signal.SIGTERM, signal.SIGINT))
+                    return 0
+                self.reload() if wanted == signal.SIGHUP else self.report()
+            except LoopExit:  # nothing will ever happen any more
+                raise
+            except BaseException as error:  # to obey a signal ends nothing; nor does what is thrown at this greenlet
+                self.logger.error("signal_failed", why=describe(error), traceback=words(error))
+
+    def part_lost(self, part: Part) -> None:
+        """A part that nobody can do without fails again and again: another process may do better."""
+        self.signals.put(ReportError(f"the {part.name} cannot be kept running: {part.why}"))
+
+    def take_leave(self, signal: str, *, save: bool) -> None:
+        """Decide how to leave: with `save`, and save_state, without a word; else everybody is disconnected."""
+        lns = self.lns
+        assert lns is not None
+        self.spare.release()
+        steps = Steps(self.logger)
+        steps.take("usage file", lns.usage_files.write)  # before the state is: it says how much they have told
+        if save:
+            steps.take("saved state", lns.leave)
+        self.farewell = not lns.left
+        self.logger.info("leaving", signal=signal, sessions=len(lns.sessions), state_saved=lns.left)
 
     def stop(self) -> None:
         """Say goodbye to everybody, or to nobody; deliver or keep the accounting records, leave no kernel state."""
-        process.notify("STOPPING=1")
+        steps = Steps(self.logger)
+        self.spare.release()
+        self.manager.say("STOPPING=1")
         if self.console is not None:
-            self.console.stop()
+            steps.take("console", self.console.stop)
         if self.nsctl is not None:
-            self.nsctl.stop()
+            steps.take("nsctl", self.nsctl.stop)
         until = monotonic() + self.config.shutdown_timeout
-        lns = getattr(self, "lns", None)
-        if lns is not None and not self.ready:  # whom it has taken up belongs to the next start: not a word to anybody
-            lns.left = True
-            lns.journal.halt()
-        quiet = lns is not None and lns.left
-        if lns is not None:
-            if not quiet:
-                lns.shutdown(self.config.shutdown_timeout / 2)
-            lns.plugins.stop()
-            if self.farewell:
-                lns.journal.erase()
-            lns.throttle.stop()
-            self.plane.stop()
-            if self.firewall is not None:
-                leftovers.remove_rules(self.firewall, self.logger)
-                lns.gardens.stop()
-            if not quiet:
-                lns.usage_files.stop()
-        if hasattr(self, "figures"):
-            self.figures.stop()
-        if hasattr(self, "accounting"):
-            # A start that failed never served: the sessions that an Accounting-Off would end may be another process's.
-            served = self.ready and not quiet
-            if served:
-                self.accounting.off()
-            # The next process delivers what this one does not: nobody is to wait for that, or where no server is named.
-            waits = served and bool(self.radius_settings.accounting_servers)
-            self.accounting.close(max(1.0, until - monotonic()) if waits else HANDOVER)
+        if self.lns is not None:
+            self.stop_serving(self.lns, steps)
+        if self.figures is not None:
+            steps.take("figures", self.figures.stop)
+        if self.accounting is not None:
+            self.stop_accounting(self.accounting, steps, until)
         if self.store is not None:
-            self.store.close()
+            steps.take("state", self.store.close)
         if self.radius is not None:
-            self.radius.close()
+            steps.take("radius", self.radius.close)
         if self.config.pid_file:
-            process.remove_pid_file(Path(self.config.pid_file))
+            steps.take("pid file", process.remove_pid_file, Path(self.config.pid_file))
         self.logger.info("stopped", seconds=round(monotonic() - self.started, 1))
-        self.log.close()
+        steps.take("log", self.log.close)
+
+    def stop_serving(self, lns: Lns, steps: Steps) -> None:
+        """Sessions, plugins, the data path and what is in the kernel."""
+        if not self.ready:  # whom it has taken up belongs to the next start: not a word to anybody
+            lns.left = True
+            steps.take("journal", lns.journal.halt)
+        if not lns.left:
+            steps.take("goodbye", lns.shutdown, self.config.shutdown_timeout / 2)
+        steps.take("plugins", lns.plugins.stop)
+        if self.farewell:
+            steps.take("journal", lns.journal.erase)
+        steps.take("throttling", lns.throttle.stop)
+        if self.plane is not None:
+            steps.take("data path", self.plane.stop)
+        if self.firewall is not None:
+            steps.take("firewall", leftovers.remove_rules, self.firewall, self.logger)
+            steps.take("gardens", lns.gardens.stop)
+        if not lns.left:
+            steps.take("usage file", lns.usage_files.stop)
+
+    def stop_accounting(self, accounting: Accounting, steps: Steps, until: float) -> None:
+        """Until then what is left may be delivered; the rest waits on disk."""
+        # A start that failed never served: the sessions that an Accounting-Off would end may be another process's.
+        served = self.ready and self.lns is not None and not self.lns.left
+        if served:
+            steps.take("accounting off", accounting.off)
+        # The next process delivers what this one does not: nobody is to wait for that, or where no server is named.
+        waits = served and bool(self.radius_settings.accounting_servers)
+        steps.take("accounting", accounting.close, max(1.0, until - monotonic()) if waits else HANDOVER)
+
+    def find_problems(self) -> Iterator[Finding]:
+        """What is wrong with the process itself."""
+        if self.spare.short:
+            text = "no descriptor is free: connections and files are refused"
+            yield Finding("no_descriptor", "", text, "raise LimitNOFILE, or find who holds connections to the server")
 
     def reload(self) -> None:
         """HUP: an error leaves everything as it was."""
@@ -346,18 +412,23 @@ class Daemon:
             self.take_up_file()
         except ConfigError as error:
             self.logger.error("reload_refused", why=str(error))
+        except OSError as error:
+            self.logger.error("reload_refused", why=describe(error))
 
     def take_up_file(self) -> tuple[str, ...]:
         """Go by the file from now on; what there is to say. ConfigError when it is refused, nothing being changed."""
-        process.notify("RELOADING=1")
+        self.manager.say("RELOADING=1")
+        assert self.lns is not None
         try:
-            told = self.configurator.reload()
-            return (*self.lns.plugins.follow(self.config.plugins), *told)
+            with self.spare.lent():
+                told = self.configurator.reload()
+                return (*self.lns.plugins.follow(self.config.plugins), *told)
         finally:
-            process.notify("READY=1")
+            self.manager.say("READY=1")
 
     def take_pool(self, layout: Layout) -> None:
         """Give out these addresses from now on; those in use stay with whoever has them."""
+        assert self.lns is not None and self.plane is not None
         self.lns.change_pool(layout)
         self.reserve_own_addresses()
         self.plane.serve(self.pool.prefixes())
@@ -371,6 +442,7 @@ class Daemon:
             self.nsctl.follow()
         if not radius:
             return
+        assert self.lns is not None and self.accounting is not None
         self.lns.plugins.check(config.plugin_settings, config.plugins)
         self.radius_settings = RadiusSettings.from_config(config)
         self.accounting.configure(self.radius_settings)
@@ -379,11 +451,15 @@ class Daemon:
 
     def hide_secrets(self) -> None:
         """The log shows none of them, nor those of plugins."""
+        assert self.lns is not None
         self.log.hide((*self.config.secrets(), *self.lns.plugins.secrets))
 
     def report(self) -> None:
         """USR1: what there is, in one line of the log, which anybody at a console may read."""
+        assert self.lns is not None
         figures = {name: value for name, _, value in self.counters.items() if value and name not in PRIVATE}
+        with self.spare.lent():
+            descriptors, resident = process.descriptors(), process.resident_kib()
         self.logger.critical(
             "status",
             tunnels=len(self.lns.tunnels),
@@ -394,8 +470,8 @@ class Daemon:
             pool_used=self.pool.used,
             pool_free=self.pool.free,
             greenlets=sum(1 for greenlet in self.greenlets if not greenlet.dead),
-            descriptors=len(os.listdir("/proc/self/fd")),
-            rss_kib=process.resident_kib(),
+            descriptors=descriptors,
+            rss_kib=resident,
             **figures,
         )
 

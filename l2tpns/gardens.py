@@ -23,6 +23,7 @@ from gevent.lock import RLock
 
 from l2tpns import consult, ends
 from l2tpns.errors import L2tpnsError
+from l2tpns.faults import is_kill
 from l2tpns.policy import PolicyError
 from l2tpns.radius.types import TerminateCause
 from l2tpns.settings import printable
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from l2tpns.lns import Lns
     from l2tpns.records import SessionRecord
     from l2tpns.session import Session
+    from l2tpns.supervisor import Part
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,16}", re.ASCII)
 MOST = 64  # gardens: each costs every forwarded packet a few rules, and the kernel has 256 sets
@@ -131,7 +133,7 @@ class Gardens:
         self._building = RLock()
         self._forget: set[IPv4Network] = set()
         self._sweeper: Any = None
-        self._watcher: Any = None
+        self._watcher: Part | None = None
 
     # What operators, RADIUS and plugins ask for
 
@@ -292,7 +294,9 @@ class Gardens:
                     self.kernel.filled(name)
             except L2tpnsError as error:
                 self._lns.log.error("garden_failed", garden=name, why=str(error))
-            except Exception:  # it is a plugin's
+            except BaseException as error:  # it is a plugin's
+                if is_kill(error):
+                    raise
                 self._lns.log.exception("garden_failed", garden=name)
 
     # Start and end
@@ -317,11 +321,14 @@ class Gardens:
             self.kernel.tidy(self._users)
         except L2tpnsError as error:
             self._lns.log.error("garden_failed", why=str(error))
-        self._watcher = gevent.spawn(self._watch)
+        self._watcher = self._lns.supervisor.spawn("garden watcher", self._watch)
 
     def stop(self) -> None:
         """Nobody carries packets any more."""
-        gevent.killall([greenlet for greenlet in (self._watcher, self._sweeper) if greenlet is not None])
+        if self._watcher is not None:
+            self._watcher.stop()
+        if self._sweeper is not None:
+            self._sweeper.kill()
         try:
             self.kernel.stop()
         except L2tpnsError as error:

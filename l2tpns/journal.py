@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from l2tpns.lns import Lns
     from l2tpns.session import Session
     from l2tpns.state import StateStore
+    from l2tpns.supervisor import Part
     from l2tpns.tunnel import Tunnel
 
 BEAT = 1.0  # seconds between signs of life
@@ -38,7 +39,7 @@ class Journal:
         self.active = False
         self._lns = lns
         self._store: StateStore | None = None
-        self._greenlet: Any = None
+        self._part: Part | None = None
         self._turns: list[Session] = []  # whose usage is written in the next beats
         self._given_up = False  # the directory cannot be used, as long as save_state stays on
         self._told: dict[int, int] = {}  # session id -> packets when its usage was written last
@@ -86,7 +87,7 @@ class Journal:
             if store.opened and store.begin():
                 self.active = True
                 self._write(*gone)
-        self._greenlet = gevent.spawn(self._run)
+        self._part = self._lns.supervisor.spawn("journal", self._run)
 
     def _run(self) -> None:
         if self.active:
@@ -209,6 +210,6 @@ class Journal:
     def halt(self) -> None:
         """Keep nothing more; what is on disk stays."""
         self.active = False
-        if self._greenlet is not None:
-            self._greenlet.kill(block=False)
-            self._greenlet = None
+        if self._part is not None:
+            self._part.stop(block=False)
+            self._part = None

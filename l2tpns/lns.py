@@ -50,6 +50,8 @@ from l2tpns.radius.types import Backend
 from l2tpns.radius.usage import SessionIds
 from l2tpns.session import Session
 from l2tpns.snoop import Snoop
+from l2tpns.supervisor import Part as Loop
+from l2tpns.supervisor import Supervisor
 from l2tpns.taps import Taps
 from l2tpns.throttle import Throttle
 from l2tpns.tunnel import Tunnel, TunnelState
@@ -75,10 +77,12 @@ class Lns:
         backend: Backend,
         accounting: Accounting,
         random: Callable[[int], bytes] = os.urandom,
+        supervisor: Supervisor | None = None,
     ) -> None:
         self.config = config
         self.counters = counters
         self.log = log
+        self.supervisor = supervisor or Supervisor(log)
         self.pool = pool
         self.backend = backend
         self.accounting = accounting
@@ -109,10 +113,10 @@ class Lns:
         self.acct_session_ids = SessionIds(random)
         self._refusal_second = 0
         self._refusals = 0
-        self._wheel_greenlet: Any = None
+        self.clock: Loop | None = None
 
     def start(self) -> None:
-        self._wheel_greenlet = gevent.spawn(self._turn_wheel)
+        self.clock = self.supervisor.spawn("timer wheel", self._turn_wheel, essential=True)
 
     def _turn_wheel(self) -> None:
         """The clock of everything that is due while a session is online."""

@@ -14,7 +14,8 @@ import sys
 import time
 from typing import Protocol
 
-from l2tpns.errors import ConfigError
+from l2tpns.errors import refused
+from l2tpns.lines import close_quietly
 
 SYSLOG_SOCKET = "/dev/log"
 DAEMON_FACILITY = "daemon"  # of a daemon that has no standard output and no log_file
@@ -55,7 +56,8 @@ def open_sink(destination: str, *, detached: bool = False) -> Sink:
         return File(rest if kind == "file" else destination)
     except OSError as error:
         through = f"{SYSLOG_SOCKET}: " if kind == "syslog" else ""
-        raise ConfigError(f'log_file: cannot open "{destination}": {through}{error.strerror or error}') from None
+        why = f'log_file: cannot open "{destination}": {through}{error.strerror or error}'
+        raise refused(error.errno, why) from None
 
 
 def open_audit(path: str) -> Sink:
@@ -63,7 +65,7 @@ def open_audit(path: str) -> Sink:
     try:
         return File(path, mode=0o600)
     except OSError as error:
-        raise ConfigError(f'audit_file: cannot open "{path}": {error.strerror or error}') from None
+        raise refused(error.errno, f'audit_file: cannot open "{path}": {error.strerror or error}') from None
 
 
 class Memory:
@@ -140,7 +142,7 @@ class Descriptor:
         if self._socket is not None:
             self._socket.close()
         else:
-            os.close(self._fd)
+            close_quietly(self._fd)
 
 
 class File(Descriptor):
@@ -157,11 +159,10 @@ class File(Descriptor):
         return os.open(self._path, flags, self._mode)
 
     def reopen(self) -> None:
-        new = self._private(-1)
+        old, new = self._fd, self._private(-1)
         self._flush()
-        self._rest = b""
-        os.close(self._fd)
-        self._fd = new
+        self._rest, self._fd = b"", new
+        close_quietly(old)
 
 
 class Syslog:

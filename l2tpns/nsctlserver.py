@@ -22,11 +22,12 @@ from gevent import socket
 
 from l2tpns.config import Config
 from l2tpns.counters import Counters
-from l2tpns.errors import ConfigError, L2tpnsError
+from l2tpns.errors import L2tpnsError, refused
 from l2tpns.log import Logger
 from l2tpns.proto.nsctl import NOT_AUTHORISED, UNKNOWN_COMMAND, AnyPacket, Malformed, Request, Verb, decode
 from l2tpns.proto.seal import LONGEST_SEALED, WINDOW, Direction, Forged, Sealed, is_sealed, unseal
 from l2tpns.settings import printable
+from l2tpns.supervisor import Part, Supervisor
 
 Peer = tuple[str, int]
 
@@ -128,14 +129,16 @@ class NsctlServer:
         plugins: Plugins,
         log: Logger,
         clock: Callable[[], float] = time.time,
+        supervisor: Supervisor | None = None,
     ) -> None:
+        self._supervisor = supervisor or Supervisor(log)
         self._config = config
         self._counters = counters
         self._plugins = plugins
         self._log = log
         self._clock = clock
         self._sockets: dict[Peer, Any] = {}  # by what the configuration says
-        self._readers: dict[Peer, Any] = {}
+        self._readers: dict[Peer, Part] = {}
         self._running: set[Any] = set()
         self._recent = Exchanges(REPEATED, MOST_KEPT)
         self._nonces = Exchanges(NONCES_KEPT, MOST_NONCES)
@@ -159,7 +162,8 @@ class NsctlServer:
         except OSError as error:
             for sock in fresh.values():
                 sock.close()
-            raise ConfigError(f"nsctl cannot listen on {each[0]}:{port}: {error.strerror}") from None
+            why = f"nsctl cannot listen on {each[0]}:{port}: {error.strerror}"
+            raise refused(error.errno, why) from None
         for each in set(self._sockets) - set(wanted):
             self._close(each)
         for each, sock in fresh.items():
@@ -173,7 +177,7 @@ class NsctlServer:
         self._reading = True
         for address, sock in self._sockets.items():
             if address not in self._readers:
-                self._readers[address] = gevent.spawn(self._read, sock)
+                self._readers[address] = self._supervisor.spawn("nsctl reader", self._read, sock)
 
     @property
     def addresses(self) -> list[Peer]:
@@ -187,7 +191,7 @@ class NsctlServer:
 
     def _close(self, address: Peer) -> None:
         if address in self._readers:
-            gevent.kill(self._readers.pop(address))
+            self._readers.pop(address).stop()
         self._sockets.pop(address).close()
 
     def _read(self, sock: Any) -> None:
@@ -289,6 +293,9 @@ class NsctlServer:
         except Exception:
             self._log.exception("nsctl_failed", peer=exchange.peer, command=request.name)
             ok, text = False, FAILED
+        except BaseException:  # it is broken off: the client may ask again
+            exchanges.end(name, exchange)
+            raise
         self._answer(exchange, packet, ok, text)
         exchanges.end(name, exchange)
 
@@ -317,10 +324,14 @@ class NsctlServer:
 
     def _control(self, packet: AnyPacket, request: Request, exchange: Exchange) -> tuple[bool, str] | None:
         octets, words = packet.encode(), list(request.words)
+        patience = gevent.Timeout(CONTROL_SECONDS)
         try:
-            with gevent.Timeout(CONTROL_SECONDS):
+            with patience:
                 return self._plugins.control(words, exchange.source, packet=octets, kind=packet.type, id=packet.id)
-        except gevent.Timeout:
+        except gevent.Timeout as over:
+            if over is not patience:  # a plugin's own, which it has let go
+                self._log.exception("nsctl_failed", peer=exchange.peer, command=request.name)
+                return False, FAILED
             return False, f"given up after {CONTROL_SECONDS:.0f} s"
 
     def _load_or_remove(self, request: Request) -> tuple[bool, str]:

@@ -113,8 +113,9 @@ class Outlet:
         if monotonic() < self._rest:
             return None
         assert self.sink is not None
-        sock = RawSocket(AF_INET, SOCK_DGRAM)
+        sock: RawSocket | None = None
         try:
+            sock = RawSocket(AF_INET, SOCK_DGRAM)
             sock.setblocking(False)
             sock.setsockopt(IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
             try:
@@ -123,7 +124,8 @@ class Outlet:
                 sock.setsockopt(SOL_SOCKET, SO_SNDBUF, BUFFER)
             sock.connect((str(self.sink.address), self.sink.port))
         except OSError as error:
-            sock.close()
+            if sock is not None:
+                sock.close()
             self._give_up(error)
             return None
         self._socket = sock

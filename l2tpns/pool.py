@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from pathlib import Path
 
-from l2tpns.errors import ConfigError, NoAddress
+from l2tpns.errors import ConfigError, NoAddress, refused
 from l2tpns.settings import printable
 
 _MOST_REMEMBERED = 262_144  # free addresses whose last user is remembered; beyond that, old ones are reused first
@@ -243,7 +243,7 @@ def read_layout(path: str | Path, own: Collection[IPv4Address] = ()) -> Layout:
     except FileNotFoundError:
         return Layout()
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise refused(error.errno, f"{path}: {error.strerror}") from None
     return parse_layout(text, str(path), own)
 
 

@@ -6,13 +6,17 @@ import os
 import resource
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import gevent
+from gevent.monkey import get_original
 
-from l2tpns.errors import ConfigError
+from l2tpns.errors import refused
 
+_close = get_original("os", "close")  # gevent's own closes later, when the event loop comes to it
+SPARE = 8  # descriptors: a configuration, a pool, a log and a socket at once, and some that were not thought of
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")  # of the network namespace that we are in
 
 
@@ -77,18 +81,75 @@ def _to_nowhere(*descriptors: int) -> None:
     os.close(null)
 
 
-def notify(state: str) -> None:
-    """sd_notify(3), where a service manager listens."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+class ServiceManager:
+    """sd_notify(3), where a service manager listens. Its socket stays open: a descriptor might not be had later."""
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        address = environment.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._environment = environment
+        self._socket: socket.socket | None = None
+        self._open()
+
+    def say(self, state: str) -> None:
+        """Never raises. Where nobody listens any more there is nothing to tell."""
+        with suppress(OSError):
+            self._open()
+            if self._socket is not None:
+                self._socket.sendto(state.encode(), self._address)
+
+    @property
+    def watchdog_period(self) -> float:
+        """Seconds within which WATCHDOG=1 must be said (sd_watchdog_enabled(3)); 0: nobody waits for it."""
+        pid, period = self._environment.get("WATCHDOG_PID", ""), self._environment.get("WATCHDOG_USEC", "")
+        if not self._address or not period.isdecimal() or (pid and pid != str(os.getpid())):
+            return 0.0
+        return int(period) / 1e6
+
+    def _open(self) -> None:
+        if self._address and self._socket is None:
+            with suppress(OSError):
+                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                self._socket.settimeout(1.0)  # a manager that does not read must not hold us up
+
+
+class Spare:
+    """Descriptors that are kept for a time when no other is free: to obey a signal, and to leave in order."""
+
+    def __init__(self, count: int = SPARE) -> None:
+        self._count = count
+        self._held: list[int] = []
+
+    def fill(self) -> None:
+        """Have them again, or as many as there are."""
+        with suppress(OSError):
+            while len(self._held) < self._count:
+                self._held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+    @property
+    def short(self) -> bool:
+        """Whether the last `fill` found none that was free."""
+        return len(self._held) < self._count
+
+    def release(self) -> None:
+        while self._held:
+            _close(self._held.pop())
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Let what runs within have them."""
+        self.release()
         try:
-            sock.sendto(state.encode(), address)
-        except OSError:
-            pass  # nobody listens any more: nothing to tell
+            yield
+        finally:
+            self.fill()
+
+
+def descriptors() -> int | None:
+    """How many are open; None when there is none left to count them by."""
+    with suppress(OSError):
+        return len(os.listdir("/proc/self/fd"))
+    return None
 
 
 def raise_descriptor_limit() -> None:
@@ -96,14 +157,15 @@ def raise_descriptor_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
     if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        with suppress(OSError, ValueError):  # a container may not let us: what there is will do
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def write_pid_file(path: Path) -> None:
     try:
         path.write_text(f"{os.getpid()}\n")
     except OSError as error:
-        raise ConfigError(f"pid_file {path}: {error.strerror}") from None
+        raise refused(error.errno, f"pid_file {path}: {error.strerror}") from None
 
 
 def remove_pid_file(path: Path) -> None:
@@ -114,7 +176,8 @@ def remove_pid_file(path: Path) -> None:
         pass  # never written, or gone already
 
 
-def resident_kib() -> int:
-    """Resident memory of this process in KiB."""
-    with open("/proc/self/statm") as file:
+def resident_kib() -> int | None:
+    """Resident memory of this process in KiB; None when there is no descriptor to read it by."""
+    with suppress(OSError), open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * (os.sysconf("SC_PAGE_SIZE") // 1024)
+    return None

@@ -22,8 +22,8 @@ from typing import Any
 import gevent
 
 from l2tpns import __version__
-from l2tpns.errors import ConfigError
-from l2tpns.lines import fsync_all, make_line, read_line, write_all
+from l2tpns.errors import RepairError, WaitError, refused
+from l2tpns.lines import close_quietly, fsync_all, make_line, read_line, write_all
 from l2tpns.log import Logger
 from l2tpns.records import SCHEMA, Replay, default
 
@@ -62,15 +62,15 @@ class StateStore:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = os.lstat(self.directory)
             if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-                raise ConfigError(f"state_dir {self.directory}: must be a directory of ours that nobody else can enter")
+                raise RepairError(f"state_dir {self.directory}: must be a directory of ours that nobody else can enter")
             self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.close()
-            raise ConfigError(f"state_dir {self.directory}: another l2tpns uses it") from None
+            raise WaitError(f"state_dir {self.directory}: another l2tpns uses it") from None
         except OSError as error:
             self.close()
-            raise ConfigError(f"state_dir {self.directory}: {error.strerror}") from error
+            raise refused(error.errno, f"state_dir {self.directory}: {error.strerror}") from error
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -238,11 +238,14 @@ class StateStore:
     def _synced(self, how: Callable[..., str]) -> bool:
         if self._descriptor < 0:
             return False
-        descriptor = os.dup(self._descriptor)  # ours, whatever happens to the generation meanwhile
+        try:
+            descriptor = os.dup(self._descriptor)  # ours, whatever happens to the generation meanwhile
+        except OSError:  # none is free: what is written is made safe another time
+            return False
         try:
             why = how([descriptor], self.directory)
         finally:
-            os.close(descriptor)
+            close_quietly(descriptor)
         if why and not self.broken:
             self._log.error("state_write_failed", path=str(self.directory), why=why)
             self.broken = True

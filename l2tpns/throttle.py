@@ -102,6 +102,16 @@ class Throttle:
         if waiting:
             gevent.spawn(self._catch_up, waiting)
 
+    def move(self, device: int) -> None:
+        """The tun device was deleted, and this is the new one: who was throttled is throttled there."""
+        if self._shaper is None:
+            return
+        rates = [(bucket, session.policy.rate_out) for session, (bucket, _) in self._buckets.items()]
+        try:
+            self._shaper.move(device, rates)
+        except ShapingError as error:
+            self._lns.log.error("throttling_impaired", why=str(error))
+
     def stop(self) -> None:
         """Leave nothing in the kernel."""
         if self._shaper is None:

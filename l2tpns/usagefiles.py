@@ -23,7 +23,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gevent
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from l2tpns.lns import Lns
     from l2tpns.radius.types import Usage
     from l2tpns.session import Session
+    from l2tpns.supervisor import Part
 
 INTERVAL = 300.0
 MOST_WAITING = 500_000  # rows kept while files cannot be written
@@ -63,17 +64,17 @@ class UsageFiles:
         self._interval = interval
         self._started = monotonic()
         self._waiting: dict[str, Row] = {}  # by Acct-Session-Id
-        self._greenlet: Any = None
+        self._part: Part | None = None
         self._failed = False
 
     def start(self) -> None:
-        self._greenlet = gevent.spawn(self._run)
+        self._part = self._lns.supervisor.spawn("usage files", self._run)
 
     def stop(self) -> None:
         """Nobody uses anything any more: a last file, and no more of them."""
-        if self._greenlet is not None:
-            gevent.kill(self._greenlet)
-            self._greenlet = None
+        if self._part is not None:
+            self._part.stop()
+            self._part = None
         self.write()
 
     def _run(self) -> None:

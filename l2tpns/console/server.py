@@ -15,12 +15,15 @@ from l2tpns.console.office import Office
 from l2tpns.console.shell import Shell
 from l2tpns.console.terminal import Terminal, Turns
 from l2tpns.console.users import Users
-from l2tpns.errors import ConfigError
+from l2tpns.errors import ConfigError, refused
 from l2tpns.log import Logger
+from l2tpns.supervisor import Part
 
 TELNET_PORT = 23
 BACKLOG = 64
 SEND_BUFFER = 65536  # octets that the kernel keeps for a reader that is slow
+RETRY = 10.0  # seconds between two attempts to have it again
+LOOK = 1.0  # seconds between two looks whether the port is still served
 FAREWELL = 2.0  # seconds in which a console that is refused may read why
 
 
@@ -36,6 +39,7 @@ class Console:
         self._shells: dict[Shell, Any] = {}  # with their greenlets
         self._listener: Any = None
         self._server: StreamServer | None = None
+        self._part: Part | None = None
         self.users = Users(office.files.users, log)
 
     @property
@@ -56,16 +60,34 @@ class Console:
                 raise
         except OSError as error:
             hint = "; cli_bind_address is no address of this machine" if error.errno == errno.EADDRNOTAVAIL else ""
-            raise ConfigError(f"the console cannot listen on {address}:{self._port}: {error.strerror}{hint}") from None
+            why = f"the console cannot listen on {address}:{self._port}: {error.strerror}{hint}"
+            raise refused(error.errno, why) from None
         self._listener = listener
 
     def start(self) -> None:
         """Serve. Raises ConfigError as `open` does, if that was not called."""
         if self._listener is None:
             self.open()
+        self._accept()
+        self._warn(self._address)
+        self._part = self._office.lns.supervisor.spawn("console", self._mind)
+
+    def _accept(self) -> None:
         self._server = StreamServer(self._listener, self._serve)
         self._server.start()
-        self._warn(self._address)
+
+    def _mind(self) -> None:
+        """gevent gives up a server whose socket fails: then there is to be another one."""
+        while self._server is None or self._server.closed:
+            try:
+                self.open()
+            except ConfigError as error:  # no reason to do without the rest of the server
+                self._log.provoked("console_not_served", why=str(error))
+                gevent.sleep(RETRY)
+            else:
+                self._accept()
+        while self._server is not None and not self._server.closed:
+            gevent.sleep(LOOK)
 
     def _warn(self, address: IPv4Address) -> None:
         users = self.users.read()
@@ -85,6 +107,9 @@ class Console:
 
     def stop(self) -> None:
         """Close the port and all consoles."""
+        if self._part is not None:
+            self._part.stop()
+            self._part = None
         if self._server is not None:
             self._server.stop()
         elif self._listener is not None:

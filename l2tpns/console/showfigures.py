@@ -1,4 +1,5 @@
-"""`show histogram idle|open` and `show ipcache`: how sessions spread over time, and who has which address."""
+"""`show histogram idle|open`, `show ipcache`, `show parts`: how sessions spread over time, who has which address, and
+whether the parts of the server run."""
 
 from __future__ import annotations
 
@@ -23,6 +24,14 @@ HISTOGRAM = Table(
         Column("seconds", "Seconds", 8, lambda seconds: "lots" if seconds is None else str(seconds)),
         Column("percent", "Percent", 7, lambda percent: f"{percent:.2f}"),
         Column("sessions", "Sessions", 8),
+    )
+)
+PARTS = Table(
+    (
+        Column("part", "Part", -18),
+        Column("state", "State", -8),
+        Column("failures", "Failures", 8),
+        Column("why", "Last failure", 0),
     )
 )
 IPCACHE = Table((Column("session", "Sess#", 5), Column("address", "IP Address", 0)))
@@ -70,8 +79,27 @@ def show_ipcache(shell: Shell) -> Output:
     return IPCACHE.output(rows, lambda: (f"{len(lns.by_address)} entries",))
 
 
+def show_parts(shell: Shell) -> Output:
+    """The loops that the server consists of."""
+    supervisor = shell.office.lns.supervisor
+
+    def rows() -> Iterator[Row]:
+        unwell = {part.name: part for part in supervisor.unwell()}
+        for name, running in supervisor.up().items():
+            part = unwell.get(name)
+            yield {
+                "part": name,
+                "state": "runs" if running else "waits",
+                "failures": part.failures if part is not None else 0,
+                "why": part.why if part is not None else "",
+            }
+
+    return PARTS.output(rows)
+
+
 COMMANDS = (
     Command("show histogram idle", "how long sessions have been idle", show_histogram_idle),
     Command("show histogram open", "how long sessions have been open", show_histogram_open),
     Command("show ipcache", "which address leads to which session", show_ipcache),
+    Command("show parts", "parts of the server: which run, and which have failed in the last minute", show_parts),
 )

@@ -41,7 +41,7 @@ def drain_forever(fd: int, drain: Callable[[], None], log: Logger) -> None:
             try:
                 drain()
             except DeviceGone as gone:
-                log.critical("data_path_lost", why=str(gone))
+                log.error("data_path_lost", why=str(gone))
                 return
             except Exception:  # one packet's handler failed: all other subscribers' packets still have to pass
                 log.error("data_path_failed", traceback=traceback.format_exc())

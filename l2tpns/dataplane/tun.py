@@ -13,7 +13,7 @@ from ipaddress import IPv4Interface
 
 from l2tpns.counters import Counters
 from l2tpns.dataplane.loop import DRAIN, DeviceGone
-from l2tpns.errors import ConfigError
+from l2tpns.errors import ConfigError, RepairError, WaitError, refused
 from l2tpns.system.netlink import Netlink
 from l2tpns.system.netlinksocket import NetlinkError
 
@@ -48,7 +48,8 @@ class Tun:
             netlink.add_address(self.index, address)
             netlink.set_link(self.index, up=True)
         except NetlinkError as error:
-            raise ConfigError(f"tundevicename: {self.name} with address {address} cannot be set up: {error}") from None
+            why = f"tundevicename: {self.name} with address {address} cannot be set up: {error}"
+            raise refused(error.code, why) from None
 
     def close(self) -> None:
         """The kernel removes the device, its address and all routes through it."""
@@ -64,22 +65,21 @@ def _open(name: str) -> int:
     try:
         fd = os.open(CLONE_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise ConfigError(
+        raise RepairError(
             f"{CLONE_DEVICE} is missing: load the module tun, or give this container the device"
         ) from None
     except OSError as error:
-        raise ConfigError(
-            f"{CLONE_DEVICE} cannot be opened: {error.strerror}; l2tpns must be started by root"
-        ) from None
+        root = "; l2tpns must be started by root" if error.errno in (errno.EACCES, errno.EPERM) else ""
+        raise refused(error.errno, f"{CLONE_DEVICE} cannot be opened: {error.strerror}{root}") from None
     try:
         # IFF_TUN_EXCL: never share a device that somebody else has made.
         fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(octets, _IFF_TUN | _IFF_NO_PI | _IFF_TUN_EXCL))
     except OSError as error:
         os.close(fd)
         if error.errno in (errno.EBUSY, errno.EEXIST, errno.EINVAL):
-            raise ConfigError(f"tundevicename: an interface {name} exists already; is l2tpns running?") from None
+            raise WaitError(f"tundevicename: an interface {name} exists already; is l2tpns running?") from None
         why = "CAP_NET_ADMIN is needed" if error.errno == errno.EPERM else error.strerror
-        raise ConfigError(f"tundevicename: {name} cannot be made: {why}") from None
+        raise refused(error.errno, f"tundevicename: {name} cannot be made: {why}") from None
     return fd
 
 

@@ -18,14 +18,13 @@ from ipaddress import IPv4Address
 from socket import AF_INET, IPPROTO_IP, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SOCK_DGRAM, SOL_SOCKET, inet_ntoa
 from time import monotonic
 
-import gevent
-
 from l2tpns.counters import Counters
 from l2tpns.dataplane.loop import DRAIN, Clock, drain_forever
 from l2tpns.dataplane.path import PPP_IP, Path
-from l2tpns.errors import ConfigError, WireError
+from l2tpns.errors import WireError, refused
 from l2tpns.log import Logger
 from l2tpns.proto.header import parse_data
+from l2tpns.supervisor import Part, Supervisor
 
 L2TP_PORT = 1701
 LARGEST = 4096  # octets of a datagram; l2tp_mtu ends at 2600, and control messages of real LACs are far shorter
@@ -139,6 +138,7 @@ class LacSide:
         on_foreign_source: Callable[[Path, Peer], bool] | None = None,
         port: int = L2TP_PORT,
         data_checksums: bool = True,
+        supervisor: Supervisor | None = None,
     ) -> None:
         self.paths: dict[int, Path] = {}
         self.endpoints: dict[str, Endpoint] = {}
@@ -152,7 +152,8 @@ class LacSide:
         self._uplink = uplink
         self._on_control = on_control
         self._on_foreign_source = on_foreign_source
-        self._greenlets: list[gevent.Greenlet[..., None]] = []
+        self._supervisor = supervisor or Supervisor(log)
+        self._readers: list[Part] = []
 
     # Sockets
 
@@ -164,11 +165,12 @@ class LacSide:
                 else:
                     self.endpoint(str(address))
             except OSError as error:
-                raise ConfigError(_refusal(address, self.port, error)) from None
+                raise refused(error.errno, _refusal(address, self.port, error)) from None
 
     def stop(self) -> None:
-        gevent.killall(self._greenlets)
-        self._greenlets.clear()
+        for reader in self._readers:
+            reader.stop()
+        self._readers.clear()
         for endpoint in self.endpoints.values():
             endpoint.close()
         self.endpoints.clear()
@@ -204,7 +206,8 @@ class LacSide:
         self._log.info("listening", address="0.0.0.0", port=self.port)
 
     def _read(self, sock: RawSocket, drain: Callable[[], None]) -> None:
-        self._greenlets.append(gevent.spawn(drain_forever, sock.fileno(), drain, self._log))
+        spawn = self._supervisor.spawn
+        self._readers.append(spawn("LAC reader", drain_forever, sock.fileno(), drain, self._log, essential=True))
 
     # The loops
 

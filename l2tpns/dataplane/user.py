@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 from _socket import socket as RawSocket
 from collections.abc import Callable, Iterable
+from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from socket import AF_INET, IPPROTO_RAW, SOCK_RAW, inet_ntoa
 from time import monotonic
 
 import gevent
+from gevent.event import Event
 
 from l2tpns.config import Config
 from l2tpns.counters import Counters
@@ -19,17 +21,21 @@ from l2tpns.dataplane.path import MINIMUM_MTU, Path
 from l2tpns.dataplane.plane import OnControl, OnForeignSource
 from l2tpns.dataplane.tun import Tun, tun_drain
 from l2tpns.dataplane.udp import L2TP_PORT, Endpoint, LacSide
-from l2tpns.errors import ConfigError
+from l2tpns.errors import L2tpnsError, refused
 from l2tpns.log import Logger
+from l2tpns.supervisor import Part, Supervisor
 from l2tpns.system.netlink import Netlink
 from l2tpns.system.routes import Routes
+
+PAUSES = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before each attempt to make a device that was deleted
 
 
 class UserPlane:
     """DataPlane by two kinds of greenlets: a reader for each UDP socket, one for the tun device.
 
-    `on_lost` is called by the reader when the tun device was deleted: nothing can be carried any more, and the server
-    has to leave. It must not stop the plane itself, only have it stopped.
+    A tun device that was deleted is made again, with its address and routes; sessions do not notice. `on_device` is
+    then told its new index. `on_lost` is called by the reader when it cannot be made: nothing can be carried any more,
+    and the server has to leave. It must not stop the plane itself, only have it stopped.
     """
 
     def __init__(
@@ -42,12 +48,15 @@ class UserPlane:
         on_foreign_source: OnForeignSource | None = None,
         on_lost: Callable[[], None] | None = None,
         port: int = L2TP_PORT,
+        supervisor: Supervisor | None = None,
     ) -> None:
         self.config = config
         self.counters = counters
         self.clock = Clock(monotonic())
         self._log = log
         self._on_lost = on_lost
+        self.on_device: Callable[[int], None] = lambda index: None
+        self._supervisor = supervisor or Supervisor(log)
         self._forwarder = Forwarder(config, counters, self.clock, self._write, self._send_error)
         self.lacs = LacSide(
             config.listen_addresses,
@@ -59,12 +68,13 @@ class UserPlane:
             on_foreign_source=on_foreign_source,
             port=port,
             data_checksums=config.data_checksums,
+            supervisor=self._supervisor,
         )
         self._tun: Tun | None = None
         self._errors: RawSocket | None = None
         self._netlink: Netlink | None = None
         self._routes: Routes | None = None
-        self._reader: gevent.Greenlet[..., None] | None = None
+        self._reader: Part | None = None
         self._installed: dict[int, tuple[IPv4Network, ...]] = {}  # kernel routes by path.key
 
     @property
@@ -78,9 +88,8 @@ class UserPlane:
         """Raises ConfigError when a socket or the device cannot be had; then nothing is left open."""
         try:
             self.lacs.start()
-            self._tun = tun = Tun(self.config.tundevicename)
-            self._netlink = Netlink()
-            tun.set_up(self._netlink, IPv4Interface(self.config.tun_address), self.config.mru)
+            self._netlink = netlink = Netlink()
+            self._tun = tun = self._make_tun(netlink)
             self._errors = _error_socket()
             self._routes = Routes(self._netlink, tun.index, self._log)
             self._routes.start()
@@ -88,13 +97,13 @@ class UserPlane:
         except BaseException:
             self.stop()
             raise
-        self._reader = gevent.spawn(self._read_tun, tun)
+        self._reader = self._supervisor.spawn("tun reader", self._read_tun, essential=True)
         self._log.info("tun_up", device=tun.name, address=str(self.config.tun_address), mtu=self.config.mru)
 
     def stop(self) -> None:
         """Close everything; kernel routes go first, the device's others with it."""
         if self._reader is not None:
-            self._reader.kill()
+            self._reader.stop()
             self._reader = None
         self.lacs.stop()
         if self._routes is not None:
@@ -111,10 +120,45 @@ class UserPlane:
             self._errors.close()
             self._errors = None
 
-    def _read_tun(self, tun: Tun) -> None:
-        drain_forever(tun.fd, lambda: tun_drain(tun, self.counters, self._tick, self._forwarder.downlink), self._log)
+    def _make_tun(self, netlink: Netlink) -> Tun:
+        tun = Tun(self.config.tundevicename)
+        try:
+            tun.set_up(netlink, IPv4Interface(self.config.tun_address), self.config.mru)
+        except BaseException:
+            tun.close()
+            raise
+        return tun
+
+    def _read_tun(self) -> None:
+        while self._tun is not None or self._make_again():
+            tun = self._tun
+            assert tun is not None
+            drain = partial(tun_drain, tun, self.counters, self._tick, self._forwarder.downlink)
+            drain_forever(tun.fd, drain, self._log)
+            self._forwarder.write = self._write  # before the descriptor's number is another file's
+            self._tun = None
+            tun.close()
         if self._on_lost is not None:
             self._on_lost()
+        Event().wait()  # to be stopped with the server
+
+    def _make_again(self) -> bool:
+        """Have the device that was deleted, as it was; False when it cannot be had for some seconds."""
+        assert self._netlink is not None and self._routes is not None
+        for pause in PAUSES:
+            gevent.sleep(pause)
+            try:
+                tun = self._make_tun(self._netlink)
+            except (OSError, L2tpnsError) as error:
+                self._log.error("tun_not_made", device=self.config.tundevicename, why=str(error))
+                continue
+            self._tun = tun
+            self._forwarder.write = tun.write
+            routes = self._routes.move(tun.index)
+            self._log.warning("tun_made_again", device=tun.name, routes=routes, why="it was deleted")
+            self.on_device(tun.index)
+            return True
+        return False
 
     def _tick(self) -> None:
         self.clock.now = monotonic()
@@ -203,6 +247,7 @@ def _error_socket() -> RawSocket:
     try:
         sock = RawSocket(AF_INET, SOCK_RAW, IPPROTO_RAW)
     except OSError as error:
-        raise ConfigError(f"a raw socket cannot be had: {error.strerror}; CAP_NET_RAW is needed") from None
+        why = f"a raw socket cannot be had: {error.strerror}; CAP_NET_RAW is needed"
+        raise refused(error.errno, why) from None
     sock.setblocking(False)
     return sock

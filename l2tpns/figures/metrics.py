@@ -133,6 +133,10 @@ def _users(sources: Sources, census: Census) -> Rows:
     yield (), len(sources.lns.by_user)
 
 
+def _parts(sources: Sources, census: Census) -> Rows:
+    return (((name,), int(running)) for name, running in sources.lns.supervisor.up().items())
+
+
 def _lag(sources: Sources, census: Census) -> Rows:
     yield (), sources.lag.histogram
 
@@ -246,6 +250,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("plugin_calls", COUNTER, "calls of a plugin's hook", PLUGIN, _plugin_hooks("calls")),
     Family("plugin_failures", COUNTER, "calls that raised or returned nonsense", PLUGIN, _plugin_hooks("failures")),
     Family("plugin_seconds", COUNTER, "CPU time of a plugin's hook", PLUGIN, _plugin_hooks("seconds")),
+    Family("part_up", GAUGE, "1 while a part of the server runs, 0 while it waits for another try", ("part",), _parts),
     Family("loop_lag_seconds", HISTOGRAM, "how late the event loop is, measured ten times a second", (), _lag),
 )
 

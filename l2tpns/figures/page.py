@@ -76,7 +76,7 @@ def render(sources: Sources, last_hour: LastHour, query: Query) -> Iterator[str]
 
 
 def _problems(sources: Sources) -> str:
-    return "".join(f'<p class="problem">{e(problem)}</p>' for problem in sources.problems())
+    return "".join(f'<p class="problem">{e(problem.text)}</p>' for problem in sources.problems())
 
 
 def _tiles(sources: Sources, samples: Samples, census: Census) -> str:

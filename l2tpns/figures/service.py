@@ -7,7 +7,6 @@ to leave: it says so in its log and tries again.
 from __future__ import annotations
 
 from time import monotonic
-from typing import Any
 
 import gevent
 
@@ -17,6 +16,7 @@ from l2tpns.figures.web import Application, BoundedServer
 from l2tpns.lns import Lns
 from l2tpns.log import Logger
 from l2tpns.radius.accounting import Accounting
+from l2tpns.supervisor import Part
 
 LOOK = 1.0  # seconds between two looks at the configuration
 RETRY = 10.0
@@ -32,14 +32,16 @@ class Figures:
         self._server: BoundedServer | None = None
         self._wanted: tuple[str, int] | None = None
         self._retry_at = 0.0
-        self._greenlets: list[Any] = []
+        self._parts: list[Part] = []
 
     def start(self) -> None:
         self.follow()
-        self._greenlets = [gevent.spawn(self.sources.lag.run), gevent.spawn(self._run)]
+        spawn = self.sources.lns.supervisor.spawn
+        self._parts = [spawn("loop meter", self.sources.lag.run), spawn("figures", self._run)]
 
     def stop(self) -> None:
-        gevent.killall(self._greenlets)
+        for part in self._parts:
+            part.stop()
         self._close()
 
     @property
@@ -53,6 +55,7 @@ class Figures:
             gevent.sleep(LOOK)
             try:
                 self.follow()
+                self.sources.problems()
                 if monotonic() >= due:
                     due += PERIOD * max(1, int((monotonic() - due) / PERIOD) + 1)
                     self.samples.take()
@@ -64,6 +67,9 @@ class Figures:
         config = self.sources.lns.config
         address = config.metrics_bind_address
         wanted = None if address is None else (str(address), config.metrics_port)
+        if self._server is not None and self._server.closed:  # gevent gives one up whose socket fails
+            self._server = None
+            self._log.error("figures_not_served", address=f"{address}:{config.metrics_port}", why="the socket failed")
         if wanted != self._wanted:
             self._close()
             self._wanted, self._retry_at = wanted, 0.0

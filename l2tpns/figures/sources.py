@@ -11,6 +11,7 @@ from time import monotonic
 import gevent
 
 from l2tpns.counters import Histogram
+from l2tpns.figures.problems import Board, Find, Finding, Problem, failing_parts
 from l2tpns.lns import Lns
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
@@ -67,6 +68,8 @@ class Sources:
     accounting: Accounting
     lag: LagMeter = field(default_factory=LagMeter)
     started: float = field(default_factory=time.time)
+    board: Board = field(default_factory=Board)
+    finders: list[Find] = field(default_factory=list)  # what else may find that something is wrong
 
     def census(self) -> Census:
         """Gives way between slices: 60,000 sessions are not counted at one go."""
@@ -83,13 +86,23 @@ class Sources:
             yield from (("auth", report) for report in backend.transport.report())
         yield from (("acct", report) for report in self.accounting.transport.report())
 
-    def problems(self) -> list[str]:
-        """What an operator should look at, in words."""
-        found = [f"RADIUS server {report.address} ({use}) is silent" for use, report in self.radius() if report.dead]
+    def problems(self) -> list[Problem]:
+        """What an operator should look at. To be asked often, that it be known since when each stands."""
+        return self.board.look(self._find(), monotonic())
+
+    def _find(self) -> Iterator[Finding]:
+        yield from failing_parts(self.lns.supervisor)
+        for use, report in self.radius():
+            if report.dead:
+                text = f"RADIUS server {report.address} ({use}) is silent"
+                yield Finding("radius_silent", f"{report.address} {use}", text, "see that it runs and may be reached")
         if self.lns.pool.size and not self.lns.pool.free:
-            found.append("no address of the pool is free")
+            text, remedy = "no address of the pool is free", "add addresses to l2tpns.ip_pool, then send SIGHUP"
+            yield Finding("pool_empty", "", text, remedy)
         if self.accounting.stats.lost:
-            found.append("accounting records were lost: the spool was full")
+            text = "accounting records were lost: the spool was full"
+            yield Finding("accounting_lost", "", text, "mend the RADIUS server: records wait for it on disk")
+        for find in self.finders:
+            yield from find()
         if self.lns.shutting_down:
-            found.append("the server is shutting down")
-        return found
+            yield Finding("leaving", "", "the server is shutting down", "wait for the next one")

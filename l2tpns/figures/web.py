@@ -11,7 +11,9 @@ import ipaddress
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.resources import files
+from time import monotonic
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -23,6 +25,7 @@ from gevent.pywsgi import WSGIHandler, WSGIServer
 from l2tpns import __version__
 from l2tpns.figures.metrics import Metrics
 from l2tpns.figures.page import LONGEST_QUERY, LastHour, Query, render
+from l2tpns.figures.problems import Problem
 from l2tpns.figures.samples import Samples
 from l2tpns.figures.sources import Sources
 from l2tpns.log import Logger
@@ -120,20 +123,36 @@ class Application:
         return Response(body, content_type)
 
     def health(self, environ: Environ) -> Response:
-        """503 only when the server takes no subscribers any more: whatever else is wrong, a restart would not help."""
+        """503 when the server takes no subscribers any more, or a part of it does not run. What else is wrong, a
+        restart would not mend."""
         lns = self._sources.lns
         problems = self._sources.problems()
+        down = lns.supervisor.down()
         facts = {
-            "status": "leaving" if lns.shutting_down else "degraded" if problems else "ok",
-            "problems": problems,
+            "status": "leaving" if lns.shutting_down else "failing" if down else "degraded" if problems else "ok",
+            "problems": [problem.text for problem in problems],
+            "standing": [standing(problem) for problem in problems],
+            "down": down,
             "version": __version__,
             "uptime": int(time.time() - self._sources.started),
             "tunnels": len(lns.tunnels),
             "sessions": len(lns.sessions),
             "online": len(lns.by_address),
         }
-        status = "503 Service Unavailable" if lns.shutting_down else "200 OK"
+        status = "503 Service Unavailable" if lns.shutting_down or down else "200 OK"
         return Response(orjson.dumps(facts) + b"\n", "application/json", status)
+
+
+def standing(problem: Problem) -> dict[str, str]:
+    """One of the standing problems, for programs; `since` as a date."""
+    since = datetime.fromtimestamp(time.time() - (monotonic() - problem.since), UTC)
+    return {
+        "name": problem.name,
+        "subject": problem.subject,
+        "text": problem.text,
+        "remedy": problem.remedy,
+        "since": since.isoformat(timespec="seconds").replace("+00:00", "Z"),
+    }
 
 
 def static(name: str, content_type: str) -> Callable[[Environ], Response]:

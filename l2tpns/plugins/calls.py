@@ -13,9 +13,10 @@ from time import monotonic, thread_time
 from typing import TYPE_CHECKING, Any
 
 import greenlet
-from gevent import Timeout
+from gevent import GreenletExit, Timeout
 
 from l2tpns.errors import PluginError
+from l2tpns.faults import describe, is_kill, shown, was_thrown
 from l2tpns.plugins import loader
 from l2tpns.plugins.events import PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP, Event
 
@@ -59,7 +60,7 @@ class Meter:
         self._before: Any = None  # somebody else's trace function
 
     def run(self, function: Function, *arguments: Any) -> tuple[Any, BaseException | None, float]:
-        """What it returned or raised, and its CPU time. GreenletExit passes, and the Timeout of who asks for nsctl."""
+        """What it returned or raised, and its CPU time. What others throw at this greenlet meanwhile passes."""
         running = self._running
         current = greenlet.getcurrent()
         outer = running.get(current)
@@ -70,9 +71,12 @@ class Meter:
         mine = running[current] = [0.0, thread_time()]
         try:
             return function.call(*arguments), None, mine[0] + thread_time() - mine[1]
-        except (Exception, SystemExit, Timeout) as error:
-            if isinstance(error, Timeout) and function.hook == "control":
+        except BaseException as error:
+            limited = function.hook == "control" and isinstance(error, Timeout) and was_thrown(error)
+            if limited:
                 raise
+            if is_kill(error):
+                raise GreenletExit from error
             return None, error, mine[0] + thread_time() - mine[1]
         finally:
             if outer is not None:
@@ -152,7 +156,7 @@ class Caller:
         """Its traceback, if the last one was not just now."""
         function.failures += 1
         if self._may_say(function):
-            why = loader.describe(error)
+            why = describe(error)
             lines = loader.trace(error, function.path)
             if secret:
                 why, lines = why.replace(secret, "***"), lines.replace(secret, "***")
@@ -173,7 +177,7 @@ class Caller:
                 "plugin_failed",
                 plugin=function.plugin,
                 hook=function.name,
-                why=f"it returned {result!r:.60}, which is none of PLUGIN_RET_ERROR, _OK and _STOP",
+                why=f"it returned {shown(result)}, which is none of PLUGIN_RET_ERROR, _OK and _STOP",
                 where=str(function.path),
                 failures=function.failures,
             )

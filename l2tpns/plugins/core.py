@@ -20,6 +20,7 @@ from l2tpns.config import SETTINGS, unknown_word
 from l2tpns.configfile import owner
 from l2tpns.dataplane.path import Tap
 from l2tpns.errors import ConfigError, PluginError
+from l2tpns.faults import describe
 from l2tpns.plugins import loader, packets
 from l2tpns.plugins.calls import Caller, Failure, Function
 from l2tpns.plugins.events import (
@@ -36,6 +37,7 @@ from l2tpns.plugins.loader import Code
 from l2tpns.plugins.server import ConsoleCommand, Count, Server
 from l2tpns.plugins.subscriber import Session
 from l2tpns.settings import Setting
+from l2tpns.supervisor import Part
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,7 +85,7 @@ class Plugins:
         self._changing = RLock()
         self._loaded: dict[str, Plugin] = {}  # in the order of loading
         self._passing: Server | None = None  # of one that begins or ends: it may say its secrets, too
-        self._timer: Any = None
+        self._timer: Part | None = None
         self.chains: dict[str, tuple[Function, ...]] = {}  # by hook; no empty ones
         self.refused: dict[str, str] = {}  # plugins of the configuration that are not loaded, and why
         self.version = 0  # changes with what is loaded
@@ -161,7 +163,7 @@ class Plugins:
             if "save" in old.functions:
                 saved = self._caller.call(old.functions["save"])
                 if isinstance(saved, Failure):
-                    raise PluginError(f"plugin_save failed: {loader.describe(saved.error)}")
+                    raise PluginError(f"plugin_save failed: {describe(saved.error)}")
             self._adopt(code, old, saved)
             self._rebuild()
             self._end(old)
@@ -226,7 +228,7 @@ class Plugins:
         result = self._limited(function, INIT_PATIENCE, plugin.server)
         if isinstance(result, Failure):
             at = loader.where(result.error, plugin.code.path)
-            raise PluginError(f"{at}: plugin_init failed: {loader.describe(result.error)}") from result.error
+            raise PluginError(f"{at}: plugin_init failed: {describe(result.error)}") from result.error
         if result == PLUGIN_RET_ERROR and type(result) is int:
             raise PluginError("its plugin_init returned PLUGIN_RET_ERROR")
         if result is not None and (type(result) is not int or result not in (PLUGIN_RET_OK, PLUGIN_RET_STOP)):
@@ -252,8 +254,10 @@ class Plugins:
         job = gevent.spawn(self._caller.call, function, *arguments)
         try:
             job.join(patience)
-            if job.successful():
+            if job.successful() and not isinstance(job.value, gevent.GreenletExit):
                 return job.value
+            if job.ready():  # it has ended its own greenlet
+                return Failure(PluginError("its greenlet was killed"))
         finally:
             job.kill(block=False)
         self._log.warning("plugin_given_up", plugin=function.plugin, hook=function.name, seconds=patience)
@@ -276,9 +280,9 @@ class Plugins:
         if packet != [self.chains.get(hook) for hook in PACKET_HOOKS]:
             self._lns.taps.rebuild_all()
         if "timer" in self.chains and self._timer is None:
-            self._timer = gevent.spawn(self._tick)
+            self._timer = self._lns.supervisor.spawn("plugin timer", self._tick)
         elif "timer" not in self.chains and self._timer is not None:
-            self._timer.kill(block=False)
+            self._timer.stop(block=False)
             self._timer = None
         self.on_change()
 

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from l2tpns.errors import PluginError
+from l2tpns.faults import describe, is_kill
 from l2tpns.plugins.events import HOOKS, NAMES, PLUGIN_API_VERSION, Hook
 from l2tpns.settings import printable
 
@@ -70,7 +71,9 @@ def read(name: str, folder: Path) -> Code:
         return Code(name, path, module, _functions(module, path), _version(module), _help(module, path))
     except PluginError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_kill(error):
+            raise
         raise PluginError(f"{where(error, path)}: {describe(error)}") from error
     finally:
         forget(module)
@@ -186,7 +189,3 @@ def trace(error: BaseException, path: Path) -> str:
     first = next((at for at, frame in enumerate(found.stack) if frame.filename == str(path)), 0)
     found.stack = traceback.StackSummary.from_list(found.stack[first:])
     return "".join(found.format())
-
-
-def describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -15,6 +15,7 @@ import greenlet
 
 from l2tpns.dataplane.path import DOWN, UP, Tap
 from l2tpns.errors import PluginError
+from l2tpns.faults import shown
 from l2tpns.plugins.calls import SLOW, Caller, Function
 from l2tpns.plugins.events import PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP, param_packet_rx, param_packet_tx
 from l2tpns.plugins.subscriber import Session
@@ -46,7 +47,7 @@ def make_tap(caller: Caller, session: CoreSession, up: Sequence[Function], down:
                 began = perf_counter()
                 try:
                     result = function.call(event)
-                except (Exception, SystemExit) as error:
+                except BaseException as error:  # it may not wait, so nobody has thrown it: all of it is the plugin's
                     caller.took(function, perf_counter() - began)
                     caller.failed(function, error)
                     continue
@@ -67,7 +68,7 @@ def make_tap(caller: Caller, session: CoreSession, up: Sequence[Function], down:
                 changed = event.buf
                 if changed is not packet:
                     if type(changed) is not bytes or not changed:
-                        caller.failed(function, PluginError(f"buf must be octets (bytes), not {changed!r:.60}"))
+                        caller.failed(function, PluginError(f"buf must be octets (bytes), not {shown(changed)}"))
                         continue
                     packet = changed
                 if result == PLUGIN_RET_STOP:

@@ -12,6 +12,7 @@ import gevent
 
 from l2tpns import log as logs
 from l2tpns.errors import NoAnswer, PluginError
+from l2tpns.faults import is_kill
 from l2tpns.plugins.subscriber import Session
 from l2tpns.proto.credentials import Credentials
 from l2tpns.proto.ppp import Protocol
@@ -218,8 +219,9 @@ class Server:
     def _guard(self, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
         try:
             function(*arguments)
-        except (Exception, SystemExit, gevent.Timeout) as error:
-            self._failed(getattr(function, "__name__", "spawn"), error)
+        except BaseException as error:
+            if not is_kill(error):
+                self._failed(getattr(function, "__name__", "spawn"), error)
 
     def _name(self, name: str) -> str:
         if not self._open:

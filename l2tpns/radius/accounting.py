@@ -37,6 +37,7 @@ from l2tpns.radius.usage import (
     load_usage,
     never_less,
 )
+from l2tpns.supervisor import Supervisor
 
 WORKERS = 256  # records in flight
 # One round: 1 + 2 + 4 + 8 + 8 ... seconds, a little over a minute per server.
@@ -81,10 +82,14 @@ class Accounting:
         random: Callable[[int], bytes] = os.urandom,
         clock: Callable[[], float] = time.time,
         spool_octets: int = SPOOL_OCTETS,
+        supervisor: Supervisor | None = None,
     ) -> None:
+        self._supervisor = supervisor or Supervisor(log)
         self.settings = settings
         self._dictionary = packets.load_dictionary()
-        self.transport = Transport(settings, self._dictionary, log, accounting=True, random=random)
+        self.transport = Transport(
+            settings, self._dictionary, log, accounting=True, random=random, supervisor=self._supervisor
+        )
         self.stats = AccountingStats()
         self.undelivered = 0
         self._log = log
@@ -110,7 +115,7 @@ class Accounting:
         """Take up what an earlier process left, and go on delivering it. ConfigError if the spool cannot be used."""
         if self._spool is not None or not (self.settings.accounting or self._spool_dir.is_dir()):
             return
-        spool = Spool(self._spool_dir, self._log, self._on_disk)
+        spool = Spool(self._spool_dir, self._log, self._on_disk, supervisor=self._supervisor)
         left = spool.open()
         self._spool = spool
         for entry in left:
@@ -318,6 +323,11 @@ class Accounting:
             except Exception:  # the greenlet's top: a bug with one record must not stop the others
                 self._log.exception("accounting_failed", kind=entry.kind, acct=entry.session)
                 delivered = False
+            except BaseException:  # it is ended: the record, if it is still wanted, has its turn with another
+                account.worker = None
+                if not self._closing and self._accounts.get(account.session) is account:
+                    self._rest(account)
+                raise
             account.worker = None
             if delivered:
                 self._delivered(account, entry)

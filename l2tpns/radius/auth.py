@@ -17,6 +17,7 @@ from l2tpns.radius import packets
 from l2tpns.radius.routes import parse_framed_route
 from l2tpns.radius.transport import Transport
 from l2tpns.radius.types import Assign, AuthReply, AuthRequest, FramedRoute, RadiusSettings
+from l2tpns.supervisor import Supervisor
 
 PAP, CHAP = 0xC023, 0xC223
 MAX_PASSWORD = 128  # RFC 2865 5.2
@@ -38,11 +39,18 @@ VENDORS = (9, 311, 529)
 class RadiusBackend:
     """Asks the RADIUS servers; one for the whole daemon, used by every session's greenlet."""
 
-    def __init__(self, settings: RadiusSettings, log: Logger, *, random: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(
+        self,
+        settings: RadiusSettings,
+        log: Logger,
+        *,
+        random: Callable[[int], bytes] = os.urandom,
+        supervisor: Supervisor | None = None,
+    ) -> None:
         self._log = log
         self._dictionary = packets.load_dictionary()
         self._random = random
-        self.transport = Transport(settings, self._dictionary, log, random=random)
+        self.transport = Transport(settings, self._dictionary, log, random=random, supervisor=supervisor)
 
     def configure(self, settings: RadiusSettings) -> None:
         self.transport.configure(settings)

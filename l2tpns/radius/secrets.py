@@ -13,10 +13,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass
+from errno import ENOENT
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 
-from l2tpns.errors import ConfigError
+from l2tpns.errors import ConfigError, refused
 from l2tpns.log import Logger
 from l2tpns.radius.types import Assign, AuthReply, AuthRequest
 
@@ -53,9 +54,8 @@ class SecretsBackend:
             text = self._path.read_bytes()
             mode = self._path.stat().st_mode
         except OSError as error:
-            raise ConfigError(
-                f"{self._path}: {error.strerror}; it says who may log in while primary_radius is not set"
-            ) from error
+            why = f"{self._path}: {error.strerror}; it says who may log in while primary_radius is not set"
+            raise (ConfigError(why) if error.errno == ENOENT else refused(error.errno, why)) from error
         secrets: dict[bytes, list[Secret]] = {}
         for number, line in enumerate(text.splitlines(), 1):
             try:

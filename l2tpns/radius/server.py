@@ -24,6 +24,7 @@ from l2tpns.errors import WireError
 from l2tpns.log import Logger
 from l2tpns.radius import packets
 from l2tpns.radius.types import MessageAuthenticator, RadiusSettings, ServerAddress
+from l2tpns.supervisor import Supervisor
 
 IDENTIFIERS = 256  # RFC 2865 3: one octet
 DRAIN = 16  # datagrams read before other greenlets get their turn
@@ -90,7 +91,7 @@ class Leg:
 class Channel:
     """A connected UDP socket, so that the kernel drops what comes from elsewhere, and its 256 identifiers."""
 
-    __slots__ = ("address", "free", "greenlet", "legs", "server", "sock")
+    __slots__ = ("address", "free", "legs", "part", "server", "sock")
 
     def __init__(self, server: Server, sock: _socket.socket) -> None:
         self.server = server
@@ -100,8 +101,7 @@ class Channel:
         # reply finds nobody instead of the next request.
         self.free: deque[int] = deque(range(IDENTIFIERS))
         self.legs: dict[int, Leg] = {}
-        self.greenlet = gevent.spawn(self._run)
-        self.greenlet.rawlink(lambda _: sock.close())  # also when it is killed before its first turn
+        self.part = server.supervisor.spawn("RADIUS reader", self._run)
 
     def send(self, leg: Leg) -> None:
         stats = self.server.stats
@@ -144,7 +144,7 @@ class Channel:
             watcher.close()
 
     def close(self) -> None:
-        self.greenlet.kill(block=False)
+        self.part.stop(block=False, then=self.sock.close)
 
 
 class Server:
@@ -163,6 +163,7 @@ class Server:
         "retired",
         "silent_tries",
         "stats",
+        "supervisor",
         "trusted",
     )
 
@@ -172,7 +173,9 @@ class Server:
         settings: RadiusSettings,
         dictionary: Any,
         log: Logger,
+        supervisor: Supervisor,
     ) -> None:
+        self.supervisor = supervisor
         self.address = address
         self.stats = ServerStats()
         self.trusted = False  # it has sent a valid Message-Authenticator
@@ -348,14 +351,22 @@ def open_socket(address: ServerAddress, settings: RadiusSettings, log: Logger) -
     """A connected socket on a local port of radius_bind_min to radius_bind_max; None when all of them are taken."""
     problem: OSError | None = None
     for port in range(settings.bind_min, settings.bind_max + 1) if settings.bind_min else range(1):
-        sock = _socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
-            sock.setblocking(False)
-            sock.bind(("", port))
-            sock.connect((address.host, address.port))
-            return sock
+            return _connected(address, port)
         except OSError as error:
-            sock.close()
             problem = error
     log.error("radius_no_socket", why=str(problem))
     return None
+
+
+def _connected(address: ServerAddress, port: int) -> _socket.socket:
+    """Raises OSError, also when the process has no free descriptor."""
+    sock = _socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        sock.bind(("", port))
+        sock.connect((address.host, address.port))
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -26,9 +26,10 @@ import gevent
 import orjson
 from gevent.event import Event
 
-from l2tpns.errors import ConfigError
-from l2tpns.lines import fsync_all, make_line, read_line, write_all
+from l2tpns.errors import RepairError, WaitError, refused
+from l2tpns.lines import close_quietly, fsync_all, make_line, read_line, remove_quietly, write_all
 from l2tpns.log import Logger
+from l2tpns.supervisor import Part, Supervisor
 
 SEGMENT_OCTETS = 1 << 20
 SUFFIX = ".records"
@@ -77,7 +78,9 @@ class Spool:
         synced: Callable[[list[Entry]], None],
         *,
         segment_octets: int = SEGMENT_OCTETS,
+        supervisor: Supervisor | None = None,
     ) -> None:
+        self._supervisor = supervisor or Supervisor(log)
         self._directory = Path(directory)
         self._log = log
         self._synced = synced
@@ -92,7 +95,7 @@ class Spool:
         self._broken = False  # the last write failed
         self._copying = False  # copies of the oldest segment's records are not on disk yet: it must stay
         self._closing = False
-        self._greenlet: gevent.Greenlet | None = None
+        self._part: Part | None = None
         self.live_octets = 0
         self.stats = SpoolStats()
 
@@ -114,27 +117,34 @@ class Spool:
         for path in sorted(self._directory.glob(f"*{SUFFIX}")):
             segment = Segment(int(path.name.removesuffix(SUFFIX)), path)
             self._segments.append(segment)
-            for line in path.read_bytes().splitlines(keepends=True):
+            for line in self._read(path).splitlines(keepends=True):
                 segment.size += len(line)
                 self._replay(segment, line, entries)
         self._number = max(entries, default=0)
         self._start_segment()
         self._trim()
-        self._greenlet = gevent.spawn(self._run)
+        self._part = self._supervisor.spawn("accounting spool", self._run)
         return sorted(entries.values(), key=lambda entry: entry.number)
+
+    @staticmethod
+    def _read(path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:  # its records are needed: a disk that fails now may not fail later
+            raise refused(error.errno, f"spool_dir: {path}: {error.strerror}") from error
 
     def _claim_directory(self) -> None:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = self._directory.stat()
             if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-                raise ConfigError(f"spool_dir {self._directory}: must belong to us and be writable by nobody else")
+                raise RepairError(f"spool_dir {self._directory}: must belong to us and be writable by nobody else")
             self._lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"spool_dir {self._directory}: another l2tpns uses it") from None
+            raise WaitError(f"spool_dir {self._directory}: another l2tpns uses it") from None
         except OSError as error:
-            raise ConfigError(f"spool_dir {self._directory}: {error.strerror}") from error
+            raise refused(error.errno, f"spool_dir {self._directory}: {error.strerror}") from error
 
     def _replay(self, segment: Segment, line: bytes, entries: dict[int, Entry]) -> None:
         fields = read_line(line)
@@ -218,7 +228,7 @@ class Spool:
             descriptor = os.open(segment.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
             if not self._segments or self._descriptor < 0:
-                raise ConfigError(f"spool_dir {self._directory}: {error.strerror}") from error
+                raise refused(error.errno, f"spool_dir {self._directory}: {error.strerror}") from error
             self._log.error("spool_write_failed", path=str(segment.path), why=error.strerror)
             return  # the old segment grows on
         if self._descriptor >= 0:
@@ -235,7 +245,7 @@ class Spool:
     def _trim(self) -> None:
         """Remove segments from the oldest end, as long as nothing in them is needed."""
         while len(self._segments) > 1 and not self._segments[0].live and not self._copying:
-            self._segments.pop(0).path.unlink(missing_ok=True)
+            remove_quietly(self._segments.pop(0).path)
 
     def _copy_forward(self) -> None:
         """Free the oldest segment by writing what is live in it again, at the end."""
@@ -260,37 +270,47 @@ class Spool:
         self._dirty.clear()
         batch, self._unsynced = self._unsynced, []
         overgrown = self._overgrown() and not self._broken
-        if overgrown:
-            self._copying = True
-            self._copy_forward()
+        try:
+            if overgrown:
+                self._copying = True
+                self._copy_forward()
+            self._fsync(overgrown)
+            for entry in batch:
+                entry.synced = True
+            if batch:
+                self._synced(batch)
+        except BaseException:  # another run of this loop comes back to them: none is forgotten
+            self._unsynced = batch + self._unsynced
+            self._dirty.set()
+            raise
+        finally:
+            self._copying = False
+
+    def _fsync(self, overgrown: bool) -> None:
         rolled, self._rolled = self._rolled, []
         error = gevent.get_hub().threadpool.apply(fsync_all, ([*rolled, self._descriptor], self._directory))
         for descriptor in rolled:
-            os.close(descriptor)
+            close_quietly(descriptor)
         self._copying = False
         if error:
             self.stats.write_errors += 1
             self._log.error("spool_sync_failed", path=str(self._directory), why=error)
         elif overgrown and not self._broken:
             self._trim()
-        for entry in batch:
-            entry.synced = True
-        if batch:
-            self._synced(batch)
 
     def close(self) -> None:
         """Everything safe; a spool without a live record leaves no segment behind."""
-        if self._greenlet is None:
+        if self._part is None:
             return
         self._closing = True
         self._dirty.set()
-        self._greenlet.join()
-        self._greenlet = None
-        os.close(self._descriptor)
+        self._part.finish()
+        self._part = None
+        close_quietly(self._descriptor)
         self._descriptor = -1
         if not self.live_octets:
             for segment in self._segments:
-                segment.path.unlink(missing_ok=True)
+                remove_quietly(segment.path)
         self._segments.clear()
-        os.close(self._lock)
+        close_quietly(self._lock)
         self._lock = -1

@@ -21,6 +21,7 @@ from l2tpns.log import Logger
 from l2tpns.radius import packets
 from l2tpns.radius.server import Request, Server, ServerStats
 from l2tpns.radius.types import RadiusSettings, ServerAddress
+from l2tpns.supervisor import Supervisor
 
 MAX_INTERVAL = 32.0
 JITTER = 0.1  # RFC 5080 2.2.1: each interval plus or minus a tenth
@@ -70,7 +71,9 @@ class Transport:
         *,
         accounting: bool = False,
         random: Callable[[int], bytes] = os.urandom,
+        supervisor: Supervisor | None = None,
     ) -> None:
+        self._supervisor = supervisor or Supervisor(log)
         self._accounting = accounting
         self._dictionary = dictionary
         self._log = log
@@ -85,7 +88,7 @@ class Transport:
         known = {server.address: server for server in self._servers}
         kept = []
         for address in dict.fromkeys(settings.accounting_servers if self._accounting else settings.servers):
-            server = known.pop(address, None) or Server(address, settings, self._dictionary, self._log)
+            server = known.pop(address, None) or self._new_server(address, settings)
             server.configure(settings)
             kept.append(server)
         for server in self._servers:
@@ -95,6 +98,9 @@ class Transport:
         self._retired = [server for server in self._retired if server.in_flight]
         self._servers = kept
         self.settings = settings
+
+    def _new_server(self, address: ServerAddress, settings: RadiusSettings) -> Server:
+        return Server(address, settings, self._dictionary, self._log, self._supervisor)
 
     def request(
         self,

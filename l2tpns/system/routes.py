@@ -63,8 +63,16 @@ class Routes:
             self._users[prefix] = users + 1
             if not users:
                 new.append(self._route(prefix))
-        if not new:
-            return
+        if new:
+            self._install(new)
+
+    def move(self, device: int) -> int:
+        """The device was deleted, and this is the new one: have all routes again, through it; how many."""
+        self._device = device
+        self._install([self._route(prefix) for prefix in self._users])
+        return len(self._users)
+
+    def _install(self, new: list[Route]) -> None:
         for route, code in self._netlink.add_routes(new):
             if code == errno.EEXIST:
                 if route in self._netlink.routes(self._device, PROTOCOL):

@@ -25,6 +25,7 @@ from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 from l2tpns.errors import L2tpnsError
 from l2tpns.log import Logger
+from l2tpns.supervisor import Part, Supervisor
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.netlink import Message, Netlink
@@ -109,6 +110,9 @@ class Shaper(Protocol):
     def release(self, bucket: int, networks: Iterable[IPv4Network]) -> None:
         """No longer; the bucket is the next one's."""
 
+    def move(self, device: int, rates: Sequence[tuple[int, int]]) -> None:
+        """The device was deleted, and this is the new one: give these buckets their rates there."""
+
     def stop(self) -> None:
         """Leave nothing behind."""
 
@@ -119,6 +123,7 @@ class NullShaper:
     def __init__(self) -> None:
         self.buckets: dict[int, Shaped] = {}
         self.refusing = ""  # words
+        self.moved: tuple[Any, ...] = ()
 
     def start(self, needed: bool) -> None:
         self.buckets.clear()
@@ -138,6 +143,9 @@ class NullShaper:
     def release(self, bucket: int, networks: Iterable[IPv4Network]) -> None:
         del self.buckets[bucket]
 
+    def move(self, device: int, rates: Sequence[tuple[int, int]]) -> None:
+        self.moved = (device, *rates)
+
     def stop(self) -> None:
         self.buckets.clear()
 
@@ -150,14 +158,23 @@ def handle(bucket: int) -> str:
 class KernelShaper:
     """A Shaper for one device, which must be new: nobody but us has given it queues."""
 
-    def __init__(self, netlink: Netlink, device: int, sets: IpSets, firewall: Firewall, log: Logger) -> None:
+    def __init__(
+        self,
+        netlink: Netlink,
+        device: int,
+        sets: IpSets,
+        firewall: Firewall,
+        log: Logger,
+        supervisor: Supervisor | None = None,
+    ) -> None:
         self._netlink = netlink
         self._device = device
         self._sets = sets
         self._firewall = firewall
         self._log = log
         self._queues = self._prepared = False
-        self._watcher: Any = None
+        self._supervisor = supervisor or Supervisor(log)
+        self._watcher: Part | None = None
         self._made = FIRST  # the next class that was never made
         self._free: list[int] = []
         self._holders: dict[IPv4Network, list[int]] = {}  # whose packets go to this network, the newest last
@@ -202,6 +219,13 @@ class KernelShaper:
             except NetlinkError as error:
                 if error.code != ENODEV:  # the device has gone, and the classes with it
                     raise
+
+    def move(self, device: int, rates: Sequence[tuple[int, int]]) -> None:
+        with _in_words():
+            self._device, self._queues = device, False
+            self._install_queues()
+            if rates:
+                self._set_rates(rates)
 
     def stop(self) -> None:
         """The classes go with the device."""
@@ -261,7 +285,7 @@ class KernelShaper:
         self._install_rules()
         self._sets.fill(SET, {})
         self._prepared = True
-        self._watcher = gevent.spawn(self._watch)
+        self._watcher = self._supervisor.spawn("throttle watcher", self._watch)
 
     def heal(self) -> bool:
         """Put back what somebody has removed, as the manual's own commands do; whether there was anything."""
@@ -303,7 +327,7 @@ class KernelShaper:
         """Remove what is ours, also that of an earlier process; of the operator's chains only our rules in them."""
         self._prepared = False
         if self._watcher is not None:
-            self._watcher.kill(block=False)
+            self._watcher.stop(block=False)
             self._watcher = None
         if not self._sets.exists(SET):
             return  # the first to come and the last to go

@@ -13,6 +13,7 @@ import pytest
 from l2tpns import ends
 from l2tpns.config import SETTINGS
 from l2tpns.configfile import make_config, parse_file
+from l2tpns.console import server as console_server
 from l2tpns.console import terminal
 from l2tpns.console.server import Console
 from l2tpns.errors import ConfigError
@@ -270,6 +271,26 @@ def test_a_console_left_alone_is_closed(open_desk: OpenDesk) -> None:
 def test_a_port_that_is_taken_is_an_error_of_the_configuration(desk: Desk) -> None:
     with pytest.raises(ConfigError, match=r"cannot listen on 127.0.0.1:\d+: Address already in use"):
         Console(desk.office, desk.server.log.get(), port=desk.console.port).start()
+
+
+def test_a_port_that_gevent_gives_up_is_served_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console_server, "LOOK", 0.01)
+    desk.server.meant = ("part_failed",)
+    desk.plain().do("show version")
+    assert desk.console._server is not None
+    desk.console._server.close()  # as on EBADF, EINVAL
+    until(lambda: not desk.console._server.closed)
+    assert "L2TPNS" in desk.plain().do("show version")
+
+
+def test_the_parts_of_the_server_are_shown(desk: Desk) -> None:
+    desk.server.meant = ("part_failed",)
+    part = desk.server.lns.supervisor.spawn("test part", int, "no number")
+    until(lambda: part.failures > 4 and not part.running)
+    said = desk.plain().do("show parts")
+    assert re.search(r"^timer wheel +runs +0 *$", said, re.M)
+    assert re.search(r"^test part +(runs|waits) +\d+ +ValueError: invalid literal", said, re.M)
+    part.stop()
 
 
 # What is thrown at it

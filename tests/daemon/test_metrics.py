@@ -19,6 +19,7 @@ from l2tpns.config import SETTINGS, Config
 from l2tpns.counters import DECLARED, PRIVATE, Histogram
 from l2tpns.figures import service, web
 from l2tpns.figures.metrics import COUNTED, FAMILIES
+from l2tpns.figures.problems import Board, Finding
 from l2tpns.figures.sources import SESSION_STATES, LagMeter
 from l2tpns.log import Log
 from l2tpns.radius.accounting import Accounting
@@ -27,7 +28,7 @@ from tests.daemon.conftest import Serve
 from tests.daemon.radius_parts import SECRET, settings_for, usage
 from tests.daemon.visitors import SERVED, Visitor, figures_of
 from tests.lab import PATIENCE
-from tests.lab.inprocess import InProcess
+from tests.lab.inprocess import InProcess, until
 from tests.lab.lac import Dial, Refused
 from tests.lab.pppclient import Phase
 from tests.lab.radius_server import RadiusServer, User
@@ -205,6 +206,53 @@ def test_an_empty_pool_is_a_problem(serve: Serve) -> None:
         assert visitor.ask("/health").json["status"] == "ok"
         server.lac(defaults=Dial(restart=0.3)).connect().call("fred", "pw").wait_online()
         assert visitor.ask("/health").json["problems"] == ["no address of the pool is free"]
+
+
+def test_a_part_that_does_not_run_is_told_everywhere(server: InProcess, visitor: Visitor) -> None:
+    server.meant = ("part_failed",)
+    part = server.lns.supervisor.spawn("test part", int, "no number")
+    until(lambda: part.failures > 4 and not part.running)
+    answer = visitor.ask("/health")
+    assert (answer.status, answer.json["status"], answer.json["down"]) == (503, "failing", ["test part"])
+    (problem,) = answer.json["problems"]
+    assert problem.startswith("the test part has failed ") and "ValueError: invalid literal" in problem
+    (standing,) = answer.json["standing"]
+    assert (standing["name"], standing["subject"], standing["text"]) == ("part_failing", "test part", problem)
+    assert "part_failed" in standing["remedy"]
+    metrics = visitor.metrics()
+    assert metrics['l2tpns_part_up{part="test part"}'] == 0 or part.running
+    assert metrics['l2tpns_part_up{part="timer wheel"}'] == 1
+    assert "the test part has failed" in visitor.ask("/").body
+    part.stop()
+    answer = visitor.ask("/health")
+    assert (answer.status, answer.json["status"], answer.json["standing"], answer.json["down"]) == (200, "ok", [], [])
+
+
+def test_a_part_that_runs_again_is_a_problem_for_a_while(server: InProcess, visitor: Visitor) -> None:
+    server.meant = ("part_failed",)
+    begun = []
+
+    def once() -> None:
+        begun.append(1)
+        if len(begun) > 1:
+            gevent.sleep(3600)
+
+    part = server.lns.supervisor.spawn("test part", once)
+    until(lambda: len(begun) == 2)
+    answer = visitor.ask("/health")
+    assert (answer.status, answer.json["status"]) == (200, "degraded")
+    assert answer.json["problems"] == ["the test part has failed once, the last time by it has returned: it runs again"]
+    part.stop()
+
+
+def test_a_problem_stands_since_it_was_found_first() -> None:
+    board = Board()
+    wrong, other = Finding("a", "x", "1 time", "mend it"), Finding("b", "", "", "")
+    assert [problem.since for problem in board.look([wrong], 10.0)] == [10.0]
+    again = Finding("a", "x", "2 times", "mend it")
+    assert [(p.text, p.since) for p in board.look([again, other], 20.0)] == [("2 times", 10.0), ("", 20.0)]
+    assert board.look([], 30.0) == []
+    assert [problem.since for problem in board.look([again], 40.0)] == [40.0]
 
 
 # Where it is served
@@ -389,3 +437,13 @@ def test_a_mistake_of_ours_is_a_line_in_the_log_and_an_answer(
     server.meant = ("figures_failed",)
     assert visitor.ask("/health").status == 200
     assert capfd.readouterr().err == ""
+
+
+def test_a_server_that_gevent_gives_up_is_served_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "LOOK", 0.01)
+    server = serve(**SERVED)
+    with figures_of(server, running=True) as visitor:
+        visitor.figures._server.close()  # as on EBADF, EINVAL
+        until(lambda: len(server.events("figures_served")) == 2)
+        assert visitor.ask("/health").json["status"] == "ok"
+    assert len(server.events("figures_not_served")) == 1

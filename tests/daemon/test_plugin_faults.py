@@ -10,7 +10,10 @@ import gevent
 import pytest
 
 from l2tpns.errors import PluginError
+from l2tpns.faults import contain_strays
+from l2tpns.nsctlserver import NsctlServer
 from l2tpns.plugins import calls, core
+from l2tpns.proto.nsctl import Packet, Request
 from tests.daemon.conftest import Serve
 from tests.daemon.packets import ip
 from tests.daemon.shelf import Shelf
@@ -201,9 +204,32 @@ def test_but_who_asks_for_nsctl_may_limit_its_time(shelf: Shelf) -> None:
         shelf.plugins.control(["x"], ("192.0.2.1", 1))
 
 
+def test_nor_is_a_time_out_of_its_own_taken_for_the_limit_of_nsctl(shelf: Shelf) -> None:
+    shelf.server.meant = ("nsctl_failed",)
+    shelf.load(
+        "late", "import gevent\ndef plugin_control(event):\n    gevent.Timeout(0.01).start(); gevent.sleep(3600)"
+    )
+    server = shelf.server
+    nsctl = NsctlServer(server.config, server.counters, shelf.plugins, server.lns.log)
+    said: list[bytes] = []
+
+    class Socket:
+        def sendto(self, octets: bytes, _: object) -> None:
+            said.append(octets)
+
+    nsctl.on_datagram(Socket(), Packet.asking(Request.of(["x"])).encode(), ("127.0.0.1", 1))
+    until(lambda: said)
+    assert b"an error of this server" in said[0] and shelf.events("nsctl_failed")
+
+
 # Packet hooks
 
 
+OWN = """
+class Own(BaseException):
+    def __repr__(self): raise SystemExit
+    __str__ = __repr__
+"""
 PACKETS: dict[str, Callable[[str], str]] = {
     "raises": lambda hook: f"def {hook}(event): raise ValueError('oh dear')",
     "waits": lambda hook: f"import gevent\ndef {hook}(event): gevent.sleep(3600)",
@@ -212,6 +238,12 @@ PACKETS: dict[str, Callable[[str], str]] = {
     "empties the packet": lambda hook: f"def {hook}(event): event.buf = b''",
     "misspells a field": lambda hook: f"def {hook}(event): event.bfu = b'x'",
     "would leave": lambda hook: f"def {hook}(event): raise SystemExit",
+    "would end its greenlet": lambda hook: f"import gevent\ndef {hook}(event): raise gevent.GreenletExit",
+    "would interrupt us": lambda hook: f"def {hook}(event): raise KeyboardInterrupt",
+    "raises a time-out": lambda hook: f"import gevent\ndef {hook}(event): raise gevent.Timeout(1)",
+    "raises what is no Exception": lambda hook: f"{OWN}def {hook}(event): raise Own",
+    "puts in its place what cannot be shown": lambda hook: f"{OWN}def {hook}(event): event.buf = Own()",
+    "returns what cannot be shown": lambda hook: f"{OWN}def {hook}(event): return Own()",
 }
 
 
@@ -298,3 +330,133 @@ def test_what_is_asked_of_a_session_with_a_wrong_type_changes_nothing(shelf: She
         "plugin slips failed: the server's log has the details",
     )
     assert session.policy == policy and session.user == "fred" and session in shelf.server.lns.by_user["fred"]
+
+
+# What is no Exception: it ends neither a greenlet of ours nor the server
+
+BASE = ("gevent.GreenletExit", "KeyboardInterrupt", "SystemExit(3)", "GeneratorExit", "gevent.Timeout(1)", "Own")
+base = pytest.mark.parametrize("error", BASE)
+BASE_HEAD = "import gevent\n" + OWN
+
+
+@base
+def test_what_a_hook_raises_is_its_failure_whatever_it_is(crowd: Shelf, error: str) -> None:
+    crowd.load("broken", every_hook(f"raise {error}"), head=BASE_HEAD)
+    crowd.load("good", "def plugin_pre_auth(event): SEEN.append(event.username)")
+    use_all(crowd)
+    assert {line["hook"] for line in crowd.events("plugin_failed")} == {f"plugin_{hook}" for hook in HOOKS}
+    assert "fred" in crowd.seen("good")
+    assert crowd.server.lns.supervisor.down() == []
+
+
+@base
+@pytest.mark.parametrize(
+    "where",
+    [
+        "raise {}",  # while it is imported
+        "def plugin_init(server): raise {}",
+        "def plugin_timer(event): pass\ndef plugin_api_version(): raise {}",
+        "def plugin_timer(event): pass\ndef plugin_control_help(): raise {}",
+    ],
+)
+def test_nor_does_one_that_is_loaded(shelf: Shelf, where: str, error: str) -> None:
+    shelf.server.meant = ("plugin_failed",)  # of plugin_init
+    with pytest.raises(PluginError, match=r"bad\.py:\d+: "):
+        shelf.load("bad", where.format(error), head=BASE_HEAD)
+    assert shelf.plugins.loaded == []
+
+
+@base
+def test_nor_what_is_saved_or_done(shelf: Shelf, error: str) -> None:
+    shelf.server.meant = ("plugin_failed",)
+    bad = f"def plugin_done(): raise {error}\ndef plugin_save(): raise {error}"
+    shelf.load("bad", bad, head=BASE_HEAD)
+    with pytest.raises(PluginError, match="plugin_save failed"):
+        shelf.plugins.reload("bad")
+    shelf.plugins.remove("bad")
+    assert [line["hook"] for line in shelf.events("plugin_failed")] == ["plugin_save", "plugin_done"]
+
+
+@base
+def test_nor_a_command_a_builder_of_gardens_or_a_greenlet_of_its_own(shelf: Shelf, error: str) -> None:
+    shelf.server.meant = ("plugin_failed", "garden_failed")
+    source = f"""
+def bad(*_): raise {error}
+def plugin_init(server):
+    server.command("badly", "x", bad)
+    server.on_garden(bad)
+    server.spawn(bad)
+"""
+    shelf.load("bad", source, head=BASE_HEAD)
+    (command,) = shelf.plugins.commands
+    with pytest.raises(PluginError, match="plugin bad failed"):
+        shelf.plugins.run_command(command, [])
+    until(lambda: shelf.events("garden_failed") and len(shelf.events("plugin_failed")) == 2)
+    assert {line["hook"] for line in shelf.events("plugin_failed")} == {"plugin_command badly", "plugin_spawn bad"}
+    assert shelf.online("fred").ended is None
+
+
+@base
+def test_nor_a_greenlet_that_gevent_has_made_for_it(shelf: Shelf, error: str) -> None:
+    hub = gevent.get_hub()
+    contain_strays(hub, shelf.server.lns.log)
+    shelf.server.meant = ("greenlet_failed",)
+    try:
+        shelf.load("bad", f"def bad(): raise {error}\ndef plugin_init(_): gevent.spawn(bad)", head=BASE_HEAD)
+        assert shelf.online("fred").ended is None
+        if error != "gevent.GreenletExit":  # which gevent takes for an end in order
+            assert "bad.py" in shelf.events("greenlet_failed")[0]["traceback"]
+    finally:
+        del hub.handle_error
+
+
+def test_a_bomb_of_time_that_a_packet_hook_leaves_behind_costs_no_lac_its_reader(shelf: Shelf) -> None:
+    shelf.server.meant = ("part_failed",)
+    shelf.load("late", "import gevent\ndef plugin_packet_tx(event): gevent.Timeout(0.01).start()")
+    fred = shelf.online("fred")
+    fred.send_ip(ip(str(shelf.session("fred").address), "192.0.2.1"))
+    until(lambda: shelf.events("part_failed"))
+    shelf.plugins.remove("late")
+    shelf.server.lac("another").connect().call("mary", "pw").wait_online()
+
+
+# But who has made a greenlet may end it
+
+
+WAITS = """
+import gevent
+def plugin_control(event):
+    SEEN.append("begun")
+    {}
+    SEEN.append("went on")
+"""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "gevent.sleep(3600)",
+        "gevent.event.Event().wait()",
+        "\n    try: gevent.sleep(3600)\n    finally: raise ValueError",
+        "\n    try: gevent.sleep(3600)\n    except BaseException: raise gevent.GreenletExit",
+    ],
+)
+def test_a_greenlet_that_is_killed_while_a_hook_waits_ends(shelf: Shelf, body: str) -> None:
+    shelf.load("waits", WAITS.format(body))
+    job = gevent.spawn(shelf.plugins.control, ["x"], ("192.0.2.1", 1))
+    until(lambda: shelf.seen("waits"))
+    job.kill()
+    assert isinstance(job.value, gevent.GreenletExit)
+    assert shelf.seen("waits") == ["begun"] and not shelf.events("plugin_failed")
+
+
+def test_a_hook_that_kills_its_own_greenlet_costs_its_session_only(shelf: Shelf) -> None:
+    shelf.server.meant = ("session_failed",)
+    shelf.load(
+        "kills",
+        "import gevent\ndef plugin_pre_auth(event):\n    if event.username == 'fred': gevent.getcurrent().kill()",
+    )
+    fred = shelf.call("fred")
+    until(lambda: fred.ended is not None)
+    shelf.online("mary")
+    assert "was killed" in shelf.events("session_failed")[0]["traceback"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import struct
@@ -15,9 +16,11 @@ from pathlib import Path
 import gevent
 import pytest
 
+from l2tpns import lines
 from l2tpns.errors import ConfigError
 from l2tpns.log import Log
 from l2tpns.radius import accounting as module
+from l2tpns.radius import spool as spool_module
 from l2tpns.radius import transport
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import FramedRoute, TerminateCause
@@ -452,3 +455,56 @@ def test_usage_of_another_release_is_read_as_far_as_we_know_it():
 def test_an_accounting_request_is_at_most_4096_octets_long():
     assert len(accounting_request("stop", usage(called="1" * 1000, classes=(b"x" * 253,) * 8)).raw) <= 4096
     assert struct.calcsize("!BBH16s") == 20
+
+
+# --- what ends its greenlets
+
+
+def test_a_sender_that_is_ended_costs_no_record(account, server):
+    accounting = account(server)
+    usual, server.handler = server.handler, lambda request: []  # it takes its time
+    accounting.start(usage())
+    until(lambda: accounting._workers and statuses(server) == [START])
+    (worker,) = accounting._workers
+    worker.kill()
+    server.handler = usual
+    accounting.stop(usage(terminate_cause=1))
+    until(lambda: accounting.undelivered == 0)
+    assert statuses(server)[-1] == STOP
+
+
+def test_a_spool_whose_greenlet_fails_delivers_what_it_had_in_hand(account, server, monkeypatch):
+    log = Log.in_memory()
+    accounting = account(server, log=log)
+    failures = iter([gevent.GreenletExit(), MemoryError()])
+    original = spool_module.fsync_all
+
+    def failing(*arguments):
+        for error in failures:
+            raise error
+        return original(*arguments)
+
+    monkeypatch.setattr(spool_module, "fsync_all", failing)
+    accounting.start(usage())
+    accounting.stop(usage(terminate_cause=1))
+    until(lambda: accounting.undelivered == 0)
+    assert statuses(server) == [START, STOP]
+    assert {line["part"] for line in log.records("part_failed")} == {"accounting spool"}
+    assert accounting.close()
+
+
+def test_a_disk_that_is_read_only_by_now_ends_nothing_in_a_traceback(account, server, monkeypatch):
+    log = Log.in_memory()
+    accounting = account(server, log=log)
+    accounting.start(usage())
+    until(lambda: accounting.undelivered == 0)
+
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(lines.os, "write", read_only)
+    monkeypatch.setattr(lines.Path, "unlink", read_only)
+    accounting.stop(usage(terminate_cause=1))
+    until(lambda: statuses(server) == [START, STOP] and accounting.undelivered == 0)
+    assert accounting.close()
+    assert [line["event"] for line in log.records() if "traceback" in line] == []

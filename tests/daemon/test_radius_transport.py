@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from itertools import chain, repeat
@@ -15,6 +16,7 @@ from gevent.pool import Pool
 
 from l2tpns.errors import NoAnswer
 from l2tpns.log import Log
+from l2tpns.radius import server as server_module
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.types import MessageAuthenticator
 from tests.daemon.radius_parts import SECRET, chap, login, pap, settings_for
@@ -389,3 +391,25 @@ def test_closing_leaves_no_descriptor(server, ask):
     assert len(ours) == 1
     backend.close()
     until(lambda: not ours & descriptors())
+
+
+def test_a_reader_that_is_ended_is_begun_again_and_hears_the_answer(server, ask):
+    backend = ask(server)
+    assert backend.authenticate(login()).accepted
+    (channel,) = backend.transport._servers[0]._channels
+    channel.part._greenlet.kill()
+    assert backend.authenticate(login()).accepted
+    assert channel.part.failures == 1
+
+
+def test_without_a_free_descriptor_a_login_has_no_answer_and_nothing_fails(server, ask, monkeypatch):
+    log = Log.in_memory()
+    backend = ask(server, log=log, timeout=0.01)
+
+    def none_is_free(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(server_module._socket, "socket", none_is_free)
+    with pytest.raises(NoAnswer):
+        backend.authenticate(login())
+    assert "Too many open files" in log.records("radius_no_socket")[0]["why"]

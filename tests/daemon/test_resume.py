@@ -62,7 +62,9 @@ class Lives:
         server = self.server
         server.lns.left = True
         server.plane.stop()
-        gevent.killall([server.lns._wheel_greenlet, *(session.greenlet for session in server.lns.sessions.values())])
+        assert server.lns.clock is not None
+        server.lns.clock.stop()
+        gevent.killall([session.greenlet for session in server.lns.sessions.values()])
         for each in server.lns.tunnels.values():
             each.mailbox.post_urgent(TunnelEnded(ends.SHUTDOWN, None))
         gevent.sleep(0)

@@ -452,6 +452,24 @@ def test_a_sink_without_a_route_is_not_tried_for_each_packet_and_found_when_ther
     assert receiver.take(2) == [up, down]
 
 
+def test_without_a_free_descriptor_copies_are_lost_and_packets_pass(
+    server: InProcess, lac: Lac, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_is_free(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    subscriber, session = online(server, lac)
+    with monkeypatch.context() as broken:
+        broken.setattr(outlet, "RawSocket", none_is_free)
+        server.lns.snoop.start(session, receiver.sink, by="test")
+        talk(server, subscriber, session)  # it waits until both packets have passed
+        assert server.counters.snoop_errors == 2
+        assert server.events("snoop_copies_lost")[0]["why"] == "Too many open files"
+    server.lns.snoop.copiers[session].outlet._rest = 0.0
+    up, down = talk(server, subscriber, session)
+    assert receiver.take(2) == [up, down]
+
+
 def test_one_that_was_intercepted_and_has_ended_leaves_no_garbage(
     serve: Callable[..., InProcess], receiver: Receiver
 ) -> None:

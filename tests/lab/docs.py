@@ -147,7 +147,12 @@ lest foreign web pages in your browser read it.
 | --- | --- |
 | `/` | the status page: what matters now, graphs of the last hour, all sessions to search |
 | `/metrics` | metrics for Prometheus, in its text format or as OpenMetrics |
-| `/health` | JSON with `status` (`ok`, `degraded`, `leaving`) and `problems` in words; 503 during shutdown, else 200 |
+| `/health` | JSON with `status` (`ok`, `degraded`, `failing`, `leaving`), `problems` in words, and more: see below |
+
+`/health` answers 503 while a part of the server does not run (`failing`: `down` names it) and during shutdown, else
+200: what else is wrong, a restart would not mend. `standing` has the problems for programs: each with `name` of its
+kind, `subject`, `text`, what to do as `remedy`, and `since` when it stands. A part that ends by itself is begun again,
+within ten seconds at most; `l2tpns_part_up` and `show parts` tell the same.
 
 ## Metrics
 

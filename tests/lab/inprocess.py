@@ -123,6 +123,7 @@ class LoopbackPlane(UserPlane):
             server.on_control,
             on_foreign_source=server.on_foreign_source,
             port=0,
+            supervisor=server.supervisor,
         )
         self.delivered: list[bytes] = []
         self.kernel = Kernel()
@@ -205,16 +206,16 @@ class InProcess:
             each.end(ends.ADMIN_DROP, None)
         until(lambda: not self.lns.tunnels and not self.lns.sessions, strict=False)
         self.lns.plugins.stop()
-        wheel = self.lns._wheel_greenlet
-        alive = not wheel.dead
-        gevent.kill(wheel)
+        failed = [part.name for part in self.lns.supervisor.unwell()]
         self.plane.stop()
         self.lns.gardens.stop()
+        for part in list(self.lns.supervisor.parts):
+            part.stop()
         gevent.sleep(0)  # what was told to end gets its turn
         gevent.Greenlet.remove_spawn_callback(self.greenlets.append)
         left = self.leftovers()
-        if not alive:
-            left["wheel"] = "its greenlet has died"
+        if failed and "part_failed" not in self.meant:
+            left["parts"] = failed
         return left
 
     def leftovers(self) -> dict[str, Any]:

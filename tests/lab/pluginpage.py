@@ -108,7 +108,10 @@ Now `set threestrikes_most 5` works at the console and in the configuration, the
 - **Mistakes.** A function that raises, or returns anything else, is named in the log (`plugin_failed`), what it had
   set in the event is undone, and the next plugin is asked. A name that begins with `plugin_` and is no hook, a
   syntax error, a function that takes the wrong number of arguments: the plugin is not loaded, and file and line are
-  told.
+  told. Whatever it raises is its failure and ends nothing else: `sys.exit()`, `KeyboardInterrupt`, `GreenletExit` and a
+  `BaseException` of its own, too, in a hook, a command, `server.spawn` or while it is loaded. What a greenlet that it
+  has made itself raises is in the log as `greenlet_failed`. Only `os._exit()`, `os.abort()` and a crash of C code end
+  the server: nothing can catch them.
 - **Waiting** (network, `time.sleep`) is allowed, but for packet hooks: only the session concerned waits, and it can
   still hang up or be dropped. Where a session cannot wait (`kill_session`, `radius_account`), and in `plugin_done`,
   a plugin that is not done after {core.PATIENCE:g} seconds is given up, in `plugin_init` after
@@ -116,7 +119,7 @@ Now `set threestrikes_most 5` works at the console and in the configuration, the
   `server.spawn`.
 - **Working** without waiting keeps everybody from being served. A call that uses {calls.SLOW * 1000:g} ms of CPU or
   more is reported (`plugin_slow`); `show plugins` has the sum and the slowest call of each function. A loop without
-  an end stops the server: nothing here is another process.
+  an end stops the server, until systemd's watchdog (`WatchdogSec`) starts another: nothing here is another process.
 - **Packet hooks** are called for every packet of every session as soon as one plugin has one ([what that
   costs](performance.md)). They may not wait: what would wait raises in them. Their time is that of the wall clock.
   Put your packet into `event.buf`, octets that begin with an IP header; what comes out is sent as it is. What was

@@ -27,6 +27,7 @@ from tests.lab.netns import Namespace, end, wait_until
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 Setting = str | int | bool
+UNMEANT = ("greenlet_failed", "part_failed", "signal_failed", "stop_step_failed")  # what no test may provoke unasked
 
 
 class ServerDied(Exception):
@@ -185,7 +186,11 @@ class Server:
 
     def tracebacks(self) -> str:
         """What no test may find: standard error, and log lines that carry an exception."""
-        logged = [json.dumps(entry, indent=1) for entry in self.log() if "exception" in entry or "exc_info" in entry]
+        logged = [
+            json.dumps(entry, indent=1)
+            for entry in self.log()
+            if "exception" in entry or "exc_info" in entry or entry.get("event") in UNMEANT
+        ]
         return self.errors.read_text(errors="backslashreplace") + "\n".join(logged)
 
     def last_words(self) -> str:

@@ -121,7 +121,7 @@ def test_a_detached_start_that_fails_has_the_exit_status_and_the_reason(machine:
         second = Server(machine, tmp_path / "second", settings={"log_file": str(tmp_path / "log")}, secrets="")
         second.output = tmp_path / "log"
         found = start_detached(second)
-    assert (found.returncode, found.stdout) == (78, "")
+    assert (found.returncode, found.stdout) == (75, "")
     assert "1701" in found.stderr and [line["why"] + "\n" for line in second.log("start_failed")] == [found.stderr]
 
 

@@ -16,6 +16,7 @@ import pytest
 from l2tpns.config import Config
 from l2tpns.counters import Counters
 from l2tpns.dataplane import tun as tun_module
+from l2tpns.dataplane import user
 from l2tpns.dataplane.path import Path, key_of
 from l2tpns.dataplane.user import UserPlane
 from l2tpns.errors import ConfigError
@@ -292,10 +293,15 @@ def test_a_missing_dev_net_tun_is_an_error_in_plain_words(rig: Rig, monkeypatch:
         rig.start()
 
 
-def test_a_deleted_device_is_reported_once(rig: Rig) -> None:
+def test_a_deleted_device_that_cannot_be_made_again_is_reported_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.start()
+    monkeypatch.setattr(tun_module, "CLONE_DEVICE", "/dev/net/no-such-thing")
+    monkeypatch.setattr(user, "PAUSES", (0.0, 0.01))
     rig.server.ip("link", "delete", "tun0")
     until(lambda: rig.lost == ["tun"])
+    assert [line["level"] for line in rig.log.records("data_path_lost")] == ["error"]
+    assert len(rig.log.records("tun_not_made")) == 2
+    assert rig.plane._forwarder.write == rig.plane._write  # and no other file gets packets
 
 
 @pytest.mark.statement(94)
