@@ -111,7 +111,6 @@ class Daemon:
         config = self.config
         self.log.hide(config.secrets())
         self.pool = Pool(self.read_pool(config))
-        self.reserve_own_addresses()
         self.radius_settings = RadiusSettings.from_config(config)
         self.radius: RadiusBackend | None = None
         self.secrets: SecretsBackend | None = None
@@ -124,12 +123,6 @@ class Daemon:
         if config.main_address is not None:
             own.add(config.main_address)
         return read_layout(self.files.pool, own)
-
-    def reserve_own_addresses(self) -> None:
-        """An address of ours may lie within a range of the pool; no subscriber gets it."""
-        for address in (self.config.tun_address, self.config.ppp_local_address):
-            if self.pool.contains(address):
-                self.pool.claim(address, "")
 
     def choose_backend(self) -> Backend:
         """RADIUS where a server is named, else the secrets file beside the configuration."""
@@ -166,6 +159,7 @@ class Daemon:
             self.lns.on_control,
             on_foreign_source=self.lns.on_foreign_source,
             on_lost=lambda: self.signals.put(signal.SIGQUIT),
+            on_surroundings=self.lns.guard.follow,
         )
         self.lns.plane = self.plane
         self.lns.deaf = True  # to what comes before the saved state is taken up: a new tunnel might get an old one's id
@@ -248,6 +242,7 @@ class Daemon:
             self.logger.error("throttling_impaired", why=str(error))
             return
         self.lns.throttle.start(shaper)
+        self.plane.restore_queues = self.lns.throttle.restore_queues
 
     def load_state(self) -> Replay:
         """What an earlier process left. A directory that is not ours alone costs the state, not the service."""
@@ -359,7 +354,7 @@ class Daemon:
     def take_pool(self, layout: Layout) -> None:
         """Give out these addresses from now on; those in use stay with whoever has them."""
         self.lns.change_pool(layout)
-        self.reserve_own_addresses()
+        self.lns.guard.refresh()
         self.plane.serve(self.pool.prefixes())
 
     def apply(self, radius: bool) -> None:
@@ -369,6 +364,7 @@ class Daemon:
         self.hide_secrets()
         if self.nsctl is not None:
             self.nsctl.follow()
+        self.lns.guard.refresh()
         if not radius:
             return
         self.lns.plugins.check(config.plugin_settings, config.plugins)

@@ -28,7 +28,7 @@ from l2tpns.log import Logger
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.netlink import Message, Netlink
-from l2tpns.system.netlinksocket import NetlinkError
+from l2tpns.system.netlinksocket import NLM_F_DUMP, NetlinkError
 from l2tpns.system.nfnetlink import attribute
 
 SET = "l2tpns_throttle"
@@ -39,6 +39,8 @@ RULE = f"-j SET --map-set {SET} dst --map-mark"
 
 MARK_SHIFT, MARK_MASK = 16, 0xFFFF0000  # the lower half of the mark is the operator's
 FIRST, LAST = 0x10, 0xFFEF  # classes; the numbers above name other things, as handles of queues
+FILTER = 1  # handle of its only filter
+CHUNK = 20  # classes made again before others get their turn
 ROOT = 1 << 16  # handle of HTB; class n is 1:n, and the queue of its packets n:
 
 # A class may send so much at once after a pause; a timer of the kernel's that comes late must not cost rate.
@@ -53,6 +55,7 @@ CHECK = 60.0  # seconds between two looks whether our rules are still there
 DIRECT_QUEUE = 2000  # packets of everybody who is not throttled: as long as the device's own queue
 
 _RTM_NEWQDISC, _RTM_NEWTCLASS, _RTM_NEWTFILTER = 36, 40, 44
+_RTM_GETQDISC, _RTM_GETTCLASS, _RTM_GETTFILTER = 38, 42, 46
 _NLM_F_REPLACE, _NLM_F_CREATE = 0x100, 0x400
 _TC_H_ROOT = 0xFFFFFFFF
 _ETH_P_ALL = 0x0300  # in network order
@@ -109,6 +112,9 @@ class Shaper(Protocol):
     def release(self, bucket: int, networks: Iterable[IPv4Network]) -> None:
         """No longer; the bucket is the next one's."""
 
+    def restore_queues(self) -> list[str]:
+        """Put back what is gone of the queues. Return it in words."""
+
     def stop(self) -> None:
         """Leave nothing behind."""
 
@@ -138,6 +144,9 @@ class NullShaper:
     def release(self, bucket: int, networks: Iterable[IPv4Network]) -> None:
         del self.buckets[bucket]
 
+    def restore_queues(self) -> list[str]:
+        return []
+
     def stop(self) -> None:
         self.buckets.clear()
 
@@ -160,6 +169,7 @@ class KernelShaper:
         self._watcher: Any = None
         self._made = FIRST  # the next class that was never made
         self._free: list[int] = []
+        self._rates: dict[int, int] = {}  # of the classes made, the idle ones too
         self._holders: dict[IPv4Network, list[int]] = {}  # whose packets go to this network, the newest last
 
     def start(self, needed: bool) -> None:
@@ -179,6 +189,7 @@ class KernelShaper:
             if not self._prepared:
                 self._firewall.load()
                 self.prepare()
+            self._install_queues()
             (bucket,) = self._take([shaped.rate])
             try:
                 self._claim(bucket, shaped.networks)
@@ -202,6 +213,42 @@ class KernelShaper:
             except NetlinkError as error:
                 if error.code != ENODEV:  # the device has gone, and the classes with it
                     raise
+
+    def restore_queues(self) -> list[str]:
+        """Put back HTB, its filter and its classes if they are gone. Return what was missing, in words. A root queue
+        that another program has chosen stays while no session is throttled."""
+        with _in_words():
+            if not self._queues:
+                return []
+            root, classes = self._queues_there()
+            used = {bucket: rate for bucket, rate in self._rates.items() if bucket not in self._free}
+            missing = [bucket for bucket in used if ROOT | bucket not in classes]
+            if root == ROOT and not missing and self._filter_there():
+                return []
+            self._queues = False
+            if root not in (ROOT, 0) and not used:
+                return []
+            self._install_queues()
+            for start in range(0, len(missing), CHUNK):
+                self._set_rates([(bucket, used[bucket]) for bucket in missing[start : start + CHUNK]])
+                gevent.sleep(0.001)
+        return ["queues of throttling" if root == ROOT else "qdisc htb", *([f"{len(missing)} classes"] * bool(missing))]
+
+    def _queues_there(self) -> tuple[int, set[int]]:
+        """The handle of the device's root queue, and the classes of HTB."""
+        root = 0
+        for queue in self._netlink.query(_RTM_GETQDISC, _message(self._device, "", 0, 0), _TcMessage, NLM_F_DUMP):
+            if queue["index"] == self._device and queue["parent"] == _TC_H_ROOT:
+                root = queue["handle"]
+        if root != ROOT:
+            return root, set()
+        there = self._netlink.query(_RTM_GETTCLASS, _message(self._device, "", 0, 0), _TcMessage, NLM_F_DUMP)
+        return root, {each["handle"] for each in there}
+
+    def _filter_there(self) -> bool:
+        wanted = _message(self._device, "", ROOT, 0)
+        there = self._netlink.query(_RTM_GETTFILTER, wanted, _TcMessage, NLM_F_DUMP)
+        return any(each["handle"] == FILTER for each in there)
 
     def stop(self) -> None:
         """The classes go with the device."""
@@ -231,6 +278,7 @@ class KernelShaper:
         queues = [_queue_message(self._device, bucket, rate) for bucket, rate in rates]
         self._netlink.request(_RTM_NEWTCLASS, classes, _NLM_F_CREATE)
         self._netlink.request(_RTM_NEWQDISC, queues, _NLM_F_CREATE | _NLM_F_REPLACE)
+        self._rates.update(rates)
 
     # The set. Two sessions may bring the same framed route: the later one has it, as in the data path.
 
@@ -346,7 +394,8 @@ def _message(device: int, kind: str, parent: int, handle: int, *options: bytes) 
     message["index"] = device
     message["parent"] = parent
     message["handle"] = handle
-    message["attrs"] = [("TCA_KIND", kind), ("TCA_OPTIONS", b"".join(options))]
+    if kind:
+        message["attrs"] = [("TCA_KIND", kind), ("TCA_OPTIONS", b"".join(options))]
     return message
 
 
@@ -359,7 +408,7 @@ def _root_message(device: int) -> Message:
 def _filter_message(device: int) -> Message:
     program = b"".join(_INSTRUCTION.pack(*each) for each in _PROGRAM)
     count = attribute(_TCA_BPF_OPS_LEN, _U16.pack(len(_PROGRAM)))
-    message = _message(device, "bpf", ROOT, 0, count, attribute(_TCA_BPF_OPS, program))
+    message = _message(device, "bpf", ROOT, FILTER, count, attribute(_TCA_BPF_OPS, program))
     message["info"] = 1 << 16 | _ETH_P_ALL  # its place among filters, and for which packets
     return message
 
