@@ -223,16 +223,20 @@ class KernelShaper:
             root, classes = self._queues_there()
             used = {bucket: rate for bucket, rate in self._rates.items() if bucket not in self._free}
             missing = [bucket for bucket in used if ROOT | bucket not in classes]
-            if root == ROOT and not missing and self._filter_there():
+            lost = ["filter of throttling"] * (root == ROOT and not self._filter_there())
+            lost += ["qdisc htb"] * (root != ROOT)
+            lost += [f"{len(missing)} classes"] * bool(missing)
+            if not lost:
                 return []
-            self._queues = False
+            self._queues = root == ROOT
             if root not in (ROOT, 0) and not used:
                 return []
             self._install_queues()
+            self._install_filter()
             for start in range(0, len(missing), CHUNK):
                 self._set_rates([(bucket, used[bucket]) for bucket in missing[start : start + CHUNK]])
                 gevent.sleep(0.001)
-        return ["queues of throttling" if root == ROOT else "qdisc htb", *([f"{len(missing)} classes"] * bool(missing))]
+        return lost
 
     def _queues_there(self) -> tuple[int, set[int]]:
         """The handle of the device's root queue, and the classes of HTB."""
@@ -314,18 +318,24 @@ class KernelShaper:
     def heal(self) -> bool:
         """Put back what somebody has removed, as the manual's own commands do; whether there was anything."""
         with _in_words():
-            if not self._prepared or not self._install_rules():
+            if not self._prepared:
+                return False
+            complete = not self._install_rules()
+            if complete and self._sets.count(SET) == len(self._holders):
                 return False
             marks = {network: buckets[-1] << MARK_SHIFT for network, buckets in self._holders.items()}
-            self._sets.fill(SET, marks, MARK_MASK)
-            return True
+            added, removed = self._sets.fill(SET, marks, MARK_MASK)
+            return not complete or bool(added or removed)
 
     def _watch(self) -> None:
         while True:
             gevent.sleep(CHECK)
             try:
                 if self.heal():
-                    self._log.warning("throttle_healed", why="somebody had removed our rules from table mangle")
+                    self._log.warning(
+                        "throttle_healed",
+                        why="another program had removed our rules from table mangle, or members of the set",
+                    )
             except ShapingError as error:
                 self._log.error("throttling_impaired", why=str(error))
 
@@ -344,8 +354,11 @@ class KernelShaper:
     def _install_queues(self) -> None:
         if not self._queues:
             self._netlink.request(_RTM_NEWQDISC, [_root_message(self._device)], _NLM_F_CREATE | _NLM_F_REPLACE)
-            self._netlink.request(_RTM_NEWTFILTER, [_filter_message(self._device)], _NLM_F_CREATE | _NLM_F_REPLACE)
+            self._install_filter()
             self._queues = True
+
+    def _install_filter(self) -> None:
+        self._netlink.request(_RTM_NEWTFILTER, [_filter_message(self._device)], _NLM_F_CREATE | _NLM_F_REPLACE)
 
     def _clean(self) -> None:
         """Remove what is ours, also that of an earlier process; of the operator's chains only our rules in them."""

@@ -141,7 +141,7 @@ def test_throttled_sessions_keep_their_classes_when_the_queue_is_replaced(stage:
         until(lambda: len(stage.events("tun_restored")) == number)  # noqa: B023
         assert "class htb 1:10" in stage.space.run("tc", "class", "show", "dev", "tun0")
         assert stage.space.run("tc", "filter", "show", "dev", "tun0").count("handle 0x1") == 1
-    assert stage.lost() == ["qdisc htb", "1 classes", "queues of throttling"]
+    assert stage.lost() == ["qdisc htb", "1 classes", "filter of throttling"]
 
 
 def test_a_queue_that_an_operator_chose_stays_while_no_session_is_throttled(stage: Stage) -> None:
