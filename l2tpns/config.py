@@ -12,7 +12,7 @@ import difflib
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 from l2tpns.errors import ConfigError
 from l2tpns.filters import AccessList
@@ -23,6 +23,7 @@ from l2tpns.settings import (
     Choice,
     Effect,
     Integer,
+    Networks,
     Setting,
     Text,
     Words,
@@ -300,6 +301,12 @@ class Config:
     )
     disable_no_spoof: bool = setting(
         False, "let subscribers send from addresses that are not theirs, unless they are in a walled garden", _BOOL
+    )
+    routed_networks: tuple[IPv4Network, ...] = setting(
+        (),
+        "networks this machine is connected to whose addresses subscribers may have all the same, as with proxy ARP; "
+        "nothing: those of no connected network",
+        Networks(),
     )
     icmp_rate: int = setting(
         0, "`host unreachable` sent for addresses that nobody has; 0: 1000", Integer(0, 1_000_000, "a second")

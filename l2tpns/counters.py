@@ -56,6 +56,8 @@ class Counters:
     drop_no_session: int = counter("packets from the tun device for addresses that nobody has")
     drop_too_big: int = counter("packets that did not fit, answered by `fragmentation needed`")
     drop_tap: int = counter("packets that a packet hook dropped")
+    drop_own_l2tp: int = counter("L2TP packets of our own that the kernel routed into the tun device")
+    drop_redirect: int = counter("ICMP redirects to subscribers; the kernel may send them, and they help nobody")
     drop_half_open_limit: int = counter("SCCRQs beyond the limits of half-open tunnels")
 
     # The data path's other work
@@ -73,6 +75,7 @@ class Counters:
     control_malformed: int = counter("control messages with unreadable AVPs")
     tunnels_opened: int = counter("tunnels that came up")
     tunnels_refused: int = counter("tunnels refused: secret, limit, protocol")
+    lacs_refused: int = counter("SCCRQs from addresses that are routed to subscribers, not answered")
     tunnels_crowded_out: int = counter("half-open tunnels that were forgotten to make room for a new one")
     tunnels_closed: int = counter("tunnels closed by either side")
 

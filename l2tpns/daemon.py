@@ -137,7 +137,6 @@ class Daemon:
         config = self.config
         self.log.hide(config.secrets())
         self.pool = Pool(self.read_pool(config))
-        self.reserve_own_addresses()
         self.radius_settings = RadiusSettings.from_config(config)
         self.radius: RadiusBackend | None = None
         self.secrets: SecretsBackend | None = None
@@ -150,12 +149,6 @@ class Daemon:
         if config.main_address is not None:
             own.add(config.main_address)
         return read_layout(self.files.pool, own)
-
-    def reserve_own_addresses(self) -> None:
-        """An address of ours may lie within a range of the pool; no subscriber gets it."""
-        for address in (self.config.tun_address, self.config.ppp_local_address):
-            if self.pool.contains(address):
-                self.pool.claim(address, "")
 
     def choose_backend(self) -> Backend:
         """RADIUS where a server is named, else the secrets file beside the configuration."""
@@ -197,6 +190,7 @@ class Daemon:
             lns.on_control,
             on_foreign_source=lns.on_foreign_source,
             on_lost=lambda: self.signals.put(WaitError(f"{config.tundevicename} was deleted and cannot be made again")),
+            on_surroundings=lns.guard.follow,
             supervisor=self.supervisor,
         )
         lns.plane = self.plane
@@ -274,7 +268,7 @@ class Daemon:
 
     def start_throttling(self) -> None:
         """Without it everything else works: a kernel without netfilter is no reason not to serve."""
-        assert self.firewall is not None and self.lns is not None
+        assert self.firewall is not None and self.lns is not None and self.plane is not None
         try:
             netlink = Netlink()
             device = netlink.link_index(self.config.tundevicename)
@@ -283,6 +277,7 @@ class Daemon:
             self.logger.error("throttling_impaired", why=str(error))
             return
         self.lns.throttle.start(shaper)
+        self.plane.restore_queues = self.lns.throttle.restore_queues
 
     def load_state(self) -> Replay:
         """What an earlier process left. A directory that is not ours alone costs the state, not the service."""
@@ -430,7 +425,7 @@ class Daemon:
         """Give out these addresses from now on; those in use stay with whoever has them."""
         assert self.lns is not None and self.plane is not None
         self.lns.change_pool(layout)
-        self.reserve_own_addresses()
+        self.lns.guard.refresh()
         self.plane.serve(self.pool.prefixes())
 
     def apply(self, radius: bool) -> None:
@@ -440,9 +435,10 @@ class Daemon:
         self.hide_secrets()
         if self.nsctl is not None:
             self.nsctl.follow()
+        assert self.lns is not None and self.accounting is not None
+        self.lns.guard.refresh()
         if not radius:
             return
-        assert self.lns is not None and self.accounting is not None
         self.lns.plugins.check(config.plugin_settings, config.plugins)
         self.radius_settings = RadiusSettings.from_config(config)
         self.accounting.configure(self.radius_settings)

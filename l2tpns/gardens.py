@@ -58,6 +58,8 @@ class Kernel(Protocol):
 
     def fill(self, name: str, networks: Iterable[IPv4Network]) -> tuple[int, int]: ...
 
+    def count(self, name: str) -> int: ...
+
     def forget(self, networks: Collection[IPv4Network]) -> int: ...
 
     def tidy(self, names: Collection[str]) -> None: ...
@@ -97,6 +99,9 @@ class NullKernel:
         wanted, there = set(networks), self.gardens[name]
         self.gardens[name] = wanted
         return len(wanted - there), len(there - wanted)
+
+    def count(self, name: str) -> int:
+        return len(self.gardens[name])
 
     def forget(self, networks: Collection[IPv4Network]) -> int:
         self.forgotten += networks
@@ -345,6 +350,10 @@ class Gardens:
                         self._lns.log.warning("garden_rules_restored", garden=name, why="somebody has removed them")
                         with self._building:
                             self._fill_chain(name, *self._builders)
+                    elif self.kernel.count(name) != len(users):
+                        missing, stale = self.kernel.fill(name, users)
+                        if missing or stale:
+                            self._lns.log.warning("garden_members_restored", garden=name, missing=missing, stale=stale)
                 except L2tpnsError as error:
                     self._lns.log.error("garden_failed", garden=name, why=str(error))
 

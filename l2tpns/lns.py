@@ -17,6 +17,7 @@ from typing import Any
 import gevent
 
 from l2tpns import ends
+from l2tpns.addressguard import AddressGuard
 from l2tpns.config import Config
 from l2tpns.counters import Counters
 from l2tpns.dataplane.path import Path
@@ -103,6 +104,7 @@ class Lns:
         self.shutting_down = False
         self.deaf = False  # for a moment: what is said now is not acknowledged, so it is said again
         self.left = False  # without a word: everything is on disk, nobody may say or end anything any more
+        self.guard = AddressGuard(self)
         self.journal = Journal(self)
         self.throttle = Throttle(self)
         self.gardens = Gardens(self)
@@ -198,6 +200,11 @@ class Lns:
         if refusal is not None:
             self.refuse_tunnel(sccrq.assigned_tunnel_id, peer, endpoint, refusal)
             return
+        why = self.guard.lac_refusal(peer[0])
+        if why:  # not answered: the answer would go to a subscriber
+            self.counters.lacs_refused += 1
+            self.log.provoked("lac_refused", peer=f"{peer[0]}:{peer[1]}", why=why)
+            return
         if sccrq.receive_window_size == 0:  # 4.4.3 knows no such window; we go on with 1
             self.counters.control_malformed += 1
             self.log.provoked("avp_ignored", message="SCCRQ", peer=f"{peer[0]}:{peer[1]}", why="Receive Window Size 0")
@@ -277,6 +284,7 @@ class Lns:
     def tunnel_established(self, tunnel: Tunnel) -> None:
         self.counters.tunnels_opened += 1
         self.half_open.discard(tunnel)
+        self.guard.lac_established(tunnel.peer[0], tunnel.host)
         self.journal.tunnel(tunnel)
         for older in list(self.tunnels.values()):
             if older is not tunnel and older.peer == tunnel.peer and older.peer_id == tunnel.peer_id:
@@ -286,6 +294,7 @@ class Lns:
         """One that never came up stays in the limit of half-open ones until its LAC has acknowledged our StopCCN."""
         self.counters.tunnels_closed += 1
         self.journal.tunnel_gone(tunnel)
+        self.guard.lac_left(tunnel.peer[0])
         if not says_goodbye:
             self.half_open.discard(tunnel)
         self.lingering += 1
@@ -306,6 +315,7 @@ class Lns:
         if self.by_peer.get((tunnel.peer, tunnel.peer_id)) is tunnel:
             del self.by_peer[tunnel.peer, tunnel.peer_id]
         self.by_peer[peer, tunnel.peer_id] = tunnel
+        self.guard.lac_established(peer[0], tunnel.host)
 
     def tunnel_gone(self, tunnel: Tunnel) -> None:
         if self.tunnels.get(tunnel.id) is not tunnel:
@@ -391,18 +401,25 @@ class Lns:
         holder = self.by_address.get(address)
         return [] if holder is None or holder is session else [holder]
 
-    def take_address(self, address: IPv4Address, session: Session) -> bool:
-        """Give a session an address that RADIUS or the subscriber chose; False when another has it."""
-        if address in self.by_address or not self.usable(address):
-            return False
+    def take_address(self, address: IPv4Address, session: Session) -> str:
+        """Give a session an address that RADIUS or the subscriber chose. Return why it cannot have it, or nothing."""
+        why = self.guard.refusal(address)
+        if why:
+            return why
+        if address in self.by_address:
+            return "another session has it"
         if self.pool.contains(address) and not self.pool.claim(address, session.proven_user):
-            return False
+            return "it is taken"
         self.by_address[address] = session
-        return True
+        return ""
 
     def change_pool(self, layout: Layout) -> None:
         """Give out these addresses from now on; who has one keeps it, whether RADIUS or the pool has named it."""
         self.pool.change(layout)
+        self.claim_held_addresses()
+
+    def claim_held_addresses(self) -> None:
+        """Addresses that have come into the pool while sessions had them are not given out again."""
         for address, session in self.by_address.items():
             if self.pool.contains(address):
                 self.pool.claim(address, session.proven_user)
@@ -411,16 +428,6 @@ class Lns:
         del self.by_address[address]
         if self.pool.contains(address):
             self.pool.release(address)
-
-    def usable(self, address: IPv4Address) -> bool:
-        """Whether a subscriber can have this address at all: RADIUS and clients name strange ones."""
-        return not (
-            address.is_unspecified
-            or address.is_loopback
-            or address.is_multicast
-            or address.is_reserved
-            or address in (self.config.ppp_local_address, self.config.tun_address)
-        )
 
     # Small services
 

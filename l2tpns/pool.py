@@ -11,7 +11,7 @@ have; but not when a line names just that address, nor of a /31 (RFC 3021). Line
 from __future__ import annotations
 
 import time
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
@@ -71,6 +71,25 @@ class Layout:
             for address in range(segment.first, segment.last + 1):
                 if not (segment.range and _at_edge(address)):
                     yield address
+
+    def without(self, unfit: Collection[IPv4Network]) -> Layout:
+        """The same without these networks' addresses, which still are in its prefixes."""
+        cut = Layout()
+        cut.networks = self.networks
+        parts = [(int(part.network_address), int(part.broadcast_address)) for part in collapse_addresses(unfit)]
+        ends = [end for _, end in parts]
+        for segment in self.segments:
+            first = segment.first
+            for start, end in parts[bisect_left(ends, first) :]:
+                if start > segment.last:
+                    break
+                if start > first:
+                    cut._insert(Segment(first, start - 1, segment.range))
+                first = end + 1
+            if first <= segment.last:
+                cut._insert(Segment(first, segment.last, segment.range))
+        cut.size = sum(map(len, cut.segments))
+        return cut
 
     def prefixes(self) -> tuple[IPv4Network, ...]:
         """What the kernel must route to us: each line's network, without those that lie in another."""
@@ -132,11 +151,12 @@ class Layout:
 class Pool:
     """Who has which address of a layout, and who had it last."""
 
-    __slots__ = ("_clock", "_fresh", "_idle", "_inside", "_last", "_layout", "_used")
+    __slots__ = ("_clock", "_fresh", "_idle", "_inside", "_last", "_layout", "_unfit", "_used", "_whole")
 
     def __init__(self, layout: Layout | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._layout = layout or Layout()
+        self._whole = self._layout = layout or Layout()  # as the file has it; without what may not be given out
+        self._unfit: frozenset[IPv4Network] = frozenset()
         self._fresh = iter(self._layout)  # what it has not yielded was never given, unless claimed
         self._used: dict[int, tuple[str, float]] = {}
         self._idle: dict[int, tuple[str, float]] = {}  # the longest free first
@@ -185,7 +205,19 @@ class Pool:
 
     def change(self, layout: Layout) -> None:
         """Go by another file from now on. Who has an address keeps it, in the new pool or not."""
-        self._layout = layout
+        self._whole = layout
+        self._lay_out()
+
+    def withhold(self, unfit: Collection[IPv4Network]) -> list[IPv4Network]:
+        """Give out no address of these networks, and those withheld before again. Return the networks that are new.
+        A session that has such an address keeps it."""
+        before, self._unfit = self._unfit, frozenset(unfit)
+        if before != self._unfit:
+            self._lay_out()
+        return [network for network in unfit if network not in before]
+
+    def _lay_out(self) -> None:
+        layout = self._layout = self._whole.without(self._unfit) if self._unfit else self._whole
         self._fresh = iter(layout)
         for number in [number for number in self._idle if number not in layout]:
             self._forget(number)
@@ -194,6 +226,11 @@ class Pool:
     def prefixes(self) -> tuple[IPv4Network, ...]:
         """What the kernel must route to us."""
         return self._layout.prefixes()
+
+    @property
+    def networks(self) -> tuple[IPv4Network, ...]:
+        """As the file has them."""
+        return self._layout.networks
 
     @property
     def size(self) -> int:

@@ -179,6 +179,7 @@ def _resume_tunnel(lns: Lns, record: TunnelRecord, probe: bytes) -> None:
     tunnel.reliable.restore(record.control, now, probe)
     lns.tunnels[tunnel.id] = tunnel
     lns.by_peer[tunnel.peer, tunnel.peer_id] = tunnel
+    lns.guard.lac_established(tunnel.peer[0], tunnel.host)
     tunnel.log.info("tunnel_resumed", ns=record.control.ns, nr=record.control.nr, pending=len(record.control.pending))
 
 
@@ -195,8 +196,9 @@ def _resume_session(lns: Lns, record: SessionRecord, exact: bool) -> Session:
     session = Session(lns, tunnel, record.id, icrq)
     session.called, session.calling = record.called, record.calling
     session.user = record.user
-    if not lns.take_address(record.address, session):
-        raise ValueError(f"its address {record.address} cannot be had")
+    why = lns.take_address(record.address, session)
+    if why:
+        raise ValueError(f"its address {record.address} cannot be had: {why}")
     session.address = record.address
     session.starting = False
     session.acct_session_id = record.acct_session_id

@@ -292,7 +292,9 @@ class Session(Link):
         return "" if self.policy.garden else self.user
 
     def take_address(self, address: IPv4Address) -> None:
-        if not self.lns.take_address(address, self):
+        why = self.lns.take_address(address, self)
+        if why:
+            self.log.provoked("address_refused", user=self.user, address=str(address), why=why)
             raise SessionEnded(ends.ADDRESS_IN_USE, text=f"{address} cannot be had")
         self.address = address
 
@@ -338,6 +340,7 @@ class Session(Link):
     def carry(self) -> None:
         """Let the data plane carry this session's packets."""
         assert self.address is not None and self.profile is not None
+        self.lns.guard.narrow(self)
         self.lns.taps.prepare(self)
         mru = min(self.lcp.peer_mru, self.lns.config.mru)
         if self.profile.mtu:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -125,6 +125,21 @@ class Addresses(Kind[tuple[IPv4Address, ...]]):
 
     def expected(self) -> str:
         return 'IPv4 addresses separated by commas, such as "192.0.2.1,192.0.2.2"'
+
+
+class Networks(Kind[tuple[IPv4Network, ...]]):
+    """IPv4 networks, separated by commas."""
+
+    quoted = True
+
+    def parse(self, text: str) -> tuple[IPv4Network, ...]:
+        return tuple(IPv4Network(word) for word in _split(text))
+
+    def text(self, value: tuple[IPv4Network, ...]) -> str:
+        return ",".join(map(str, value))
+
+    def expected(self) -> str:
+        return 'IPv4 networks separated by commas, such as "192.0.2.128/25,198.51.100.0/24"'
 
 
 class Text(Kind[str]):

@@ -123,6 +123,10 @@ class Throttle:
         except ShapingError as error:
             self._lns.log.error("throttling_impaired", why=str(error))
 
+    def restore_queues(self) -> list[str]:
+        """Put back the queues of the tun device if they are gone. Return what was missing, in words."""
+        return [] if self._shaper is None else self._shaper.restore_queues()
+
     def _catch_up(self, sessions: list[Session]) -> None:
         for number, session in enumerate(sessions):
             if session.online_since:

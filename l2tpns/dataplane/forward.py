@@ -6,12 +6,12 @@ device, `send_error` sends an ICMP packet, a Path says the rest. IPv4 only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from l2tpns.config import Config
 from l2tpns.counters import Counters
 from l2tpns.dataplane import icmp, ipv4
-from l2tpns.dataplane.ipv4 import HEADER, TCP, clamp_mss
+from l2tpns.dataplane.ipv4 import HEADER, ICMP, TCP, UDP, clamp_mss
 from l2tpns.dataplane.loop import Clock
 from l2tpns.dataplane.path import DOWN, PPP_IP, UP, Path
 from l2tpns.dataplane.police import DROP, PASS
@@ -33,6 +33,9 @@ class Forwarder:
         "_send_error",
         "_too_big_rate",
         "_unreachable_rate",
+        "l2tp_addresses",
+        "l2tp_port",
+        "on_own_l2tp",
         "table",
         "write",
     )
@@ -54,6 +57,9 @@ class Forwarder:
         self._too_big_rate = icmp.RateLimit()
         self._unreachable_rate = icmp.RateLimit()
         self.table = AddressTable()
+        self.l2tp_addresses: Container[bytes] = ()  # of our L2TP sockets, and their port
+        self.l2tp_port = b""
+        self.on_own_l2tp: Callable[[bytes], None] = lambda _: None
 
     # From the subscriber
 
@@ -149,6 +155,15 @@ class Forwarder:
                 counters.drop_bad_ip += 1
             return
         destination = packet[16:20]
+        protocol = packet[9]
+        if protocol == UDP:
+            if packet[20:22] == self.l2tp_port and packet[12:16] in self.l2tp_addresses and not packet[6] & 0x1F:
+                counters.drop_own_l2tp += 1
+                self.on_own_l2tp(packet)
+                return
+        elif protocol == ICMP and icmp.is_redirect(packet):
+            counters.drop_redirect += 1
+            return
         path = self.table.addresses.get(destination) or self.table.by_route(destination)
         if path is None:
             counters.drop_no_session += 1
@@ -157,7 +172,7 @@ class Forwarder:
         if path.filter_out is not None and not path.filter_out.permits(packet):
             self._drop_filtered(path)
             return
-        if packet[9] == TCP and not packet[6] & 0x1F and not packet[7]:
+        if protocol == TCP and not packet[6] & 0x1F and not packet[7]:
             packet = self._clamped(path, packet)
         if path.tap is not None:
             tapped = path.tap(DOWN, packet)

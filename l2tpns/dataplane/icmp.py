@@ -17,6 +17,7 @@ _TOTAL = 576  # RFC 1812 4.3.2.3: quote as much as fits in this
 _TOS = 0xC0  # RFC 1812 4.3.2.5: precedence Internetwork Control
 _TTL = 64
 _HEADER = struct.Struct("!BBHHHBBH4s4s")
+_REDIRECT = 5
 _ICMP = struct.Struct("!BBHHH")
 
 
@@ -63,3 +64,9 @@ class RateLimit:
             return False
         self._credit -= 1.0
         return True
+
+
+def is_redirect(packet: bytes) -> bool:
+    """Whether an ICMP packet tells its receiver to use another router (RFC 792)."""
+    start = (packet[0] & 0x0F) << 2
+    return packet[start : start + 1] == bytes([_REDIRECT]) and not packet[6] & 0x1F and not packet[7]

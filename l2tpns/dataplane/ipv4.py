@@ -11,7 +11,7 @@ import struct
 HEADER = struct.Struct("!BxHxxHxBxx4s")
 DESTINATION = slice(16, 20)
 HEADER_LENGTH = 20
-TCP, ICMP = 6, 1
+TCP, UDP, ICMP = 6, 17, 1
 DONT_FRAGMENT, MORE_FRAGMENTS, OFFSET = 0x4000, 0x2000, 0x1FFF
 FLAGS_AND_OFFSET = 0x3FFF  # anything of it set: the packet is a fragment
 

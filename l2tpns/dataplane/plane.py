@@ -6,7 +6,7 @@ carries nothing and remembers what it was told, so that lives of tunnels and ses
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from time import monotonic
 from typing import Protocol
@@ -37,6 +37,16 @@ class DataPlane(Protocol):
 
     def serve(self, prefixes: Iterable[IPv4Network]) -> None:
         """These are the pool's: route them here, whether or not anybody has the addresses."""
+
+    def avoid(self, needed: Mapping[IPv4Network, str], connected: Collection[IPv4Network]) -> None:
+        """No route leads to what is `needed` elsewhere, with the words for each, and no route of the pool's to
+        `connected` networks; a session that has such an address gets a route of its own."""
+
+    def leads_into_tun(self, address: IPv4Address) -> bool:
+        """Whether packets for this address go into the tun device."""
+
+    def subscriber_at(self, address: IPv4Address) -> Path | None:
+        """The path that carries packets for this address, if there is one."""
 
     def attach(self, path: Path) -> None:
         """From now on data messages with path.key reach path.post."""
@@ -82,6 +92,15 @@ class NullPlane:
 
     def serve(self, prefixes: Iterable[IPv4Network]) -> None:
         self.prefixes.extend(prefixes)
+
+    def avoid(self, needed: Mapping[IPv4Network, str], connected: Collection[IPv4Network]) -> None:
+        """Nothing is routed."""
+
+    def leads_into_tun(self, address: IPv4Address) -> bool:
+        return False
+
+    def subscriber_at(self, address: IPv4Address) -> Path | None:
+        return None
 
     def attach(self, path: Path) -> None:
         self.paths[path.key] = path

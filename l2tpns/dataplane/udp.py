@@ -15,7 +15,7 @@ import struct
 from _socket import socket as RawSocket
 from collections.abc import Callable
 from ipaddress import IPv4Address
-from socket import AF_INET, IPPROTO_IP, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SOCK_DGRAM, SOL_SOCKET, inet_ntoa
+from socket import AF_INET, IPPROTO_IP, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SOCK_DGRAM, SOL_SOCKET, inet_aton, inet_ntoa
 from time import monotonic
 
 from l2tpns.counters import Counters
@@ -142,6 +142,7 @@ class LacSide:
     ) -> None:
         self.paths: dict[int, Path] = {}
         self.endpoints: dict[str, Endpoint] = {}
+        self.sources: set[bytes] = set()  # the addresses of `endpoints`
         self.port = port
         self._data_checksums = data_checksums
         self._addresses = addresses
@@ -174,6 +175,7 @@ class LacSide:
         for endpoint in self.endpoints.values():
             endpoint.close()
         self.endpoints.clear()
+        self.sources.clear()
         if self._wildcard is not None:
             self._wildcard.close()
             self._wildcard = None
@@ -191,6 +193,7 @@ class LacSide:
             )
             self.port = endpoint.port
             self.endpoints[address] = endpoint
+            self.sources.add(inet_aton(address))
             self._read(endpoint.socket, lambda: self._drain(endpoint))
             self._log.info("listening", address=address, port=self.port, beside_wildcard=self._wildcard is not None)
         return endpoint

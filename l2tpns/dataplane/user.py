@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from _socket import socket as RawSocket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from socket import AF_INET, IPPROTO_RAW, SOCK_RAW, inet_ntoa
@@ -16,16 +16,18 @@ from gevent.event import Event
 from l2tpns.config import Config
 from l2tpns.counters import Counters
 from l2tpns.dataplane.forward import Forwarder, mss_for
+from l2tpns.dataplane.keeper import Device, Keeper
 from l2tpns.dataplane.loop import Clock, drain_forever
 from l2tpns.dataplane.path import MINIMUM_MTU, Path
 from l2tpns.dataplane.plane import OnControl, OnForeignSource
-from l2tpns.dataplane.tun import Tun, tun_drain
+from l2tpns.dataplane.tun import QUEUE_LENGTH, Tun, tun_drain
 from l2tpns.dataplane.udp import L2TP_PORT, Endpoint, LacSide
 from l2tpns.errors import L2tpnsError, refused
 from l2tpns.log import Logger
 from l2tpns.supervisor import Part, Supervisor
 from l2tpns.system.netlink import Netlink
 from l2tpns.system.routes import Routes
+from l2tpns.system.surroundings import Surroundings
 
 PAUSES = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before each attempt to make a device that was deleted
 
@@ -47,6 +49,7 @@ class UserPlane:
         *,
         on_foreign_source: OnForeignSource | None = None,
         on_lost: Callable[[], None] | None = None,
+        on_surroundings: Callable[[Surroundings], None] | None = None,
         port: int = L2TP_PORT,
         supervisor: Supervisor | None = None,
     ) -> None:
@@ -57,6 +60,8 @@ class UserPlane:
         self._on_lost = on_lost
         self.on_device: Callable[[int], None] = lambda index: None
         self._supervisor = supervisor or Supervisor(log)
+        self._on_surroundings = on_surroundings
+        self.restore_queues: Callable[[], list[str]] = list  # set when there is a shaper
         self._forwarder = Forwarder(config, counters, self.clock, self._write, self._send_error)
         self.lacs = LacSide(
             config.listen_addresses,
@@ -70,10 +75,13 @@ class UserPlane:
             data_checksums=config.data_checksums,
             supervisor=self._supervisor,
         )
+        self._forwarder.l2tp_addresses = self.lacs.sources
+        self._forwarder.on_own_l2tp = self._report_own_l2tp
         self._tun: Tun | None = None
         self._errors: RawSocket | None = None
         self._netlink: Netlink | None = None
         self._routes: Routes | None = None
+        self._keeper: Keeper | None = None
         self._reader: Part | None = None
         self._installed: dict[int, tuple[IPv4Network, ...]] = {}  # kernel routes by path.key
 
@@ -88,11 +96,13 @@ class UserPlane:
         """Raises ConfigError when a socket or the device cannot be had; then nothing is left open."""
         try:
             self.lacs.start()
+            self._forwarder.l2tp_port = self.lacs.port.to_bytes(2, "big")
             self._netlink = netlink = Netlink()
             self._tun = tun = self._make_tun(netlink)
             self._errors = _error_socket()
             self._routes = Routes(self._netlink, tun.index, self._log)
             self._routes.start()
+            self._keep(tun, self._routes)
             self._forwarder.write = tun.write
         except BaseException:
             self.stop()
@@ -105,6 +115,9 @@ class UserPlane:
         if self._reader is not None:
             self._reader.stop()
             self._reader = None
+        if self._keeper is not None:
+            self._keeper.stop()
+            self._keeper = None
         self.lacs.stop()
         if self._routes is not None:
             self._routes.stop()
@@ -129,6 +142,20 @@ class UserPlane:
             raise
         return tun
 
+    def _keep(self, tun: Tun, routes: Routes) -> None:
+        """Watch over this device, and no longer over the one before it."""
+        if self._keeper is not None:
+            self._keeper.stop()
+        self._keeper = Keeper(
+            Device(tun.index, tun.name, IPv4Interface(self.config.tun_address), self.config.mru, QUEUE_LENGTH),
+            routes,
+            self._log,
+            on_surroundings=self._on_surroundings or (lambda _: None),
+            restore_queues=lambda: self.restore_queues(),
+            supervisor=self._supervisor,
+        )
+        self._keeper.start()
+
     def _read_tun(self) -> None:
         while self._tun is not None or self._make_again():
             tun = self._tun
@@ -152,6 +179,10 @@ class UserPlane:
             except (OSError, L2tpnsError) as error:
                 self._log.error("tun_not_made", device=self.config.tundevicename, why=str(error))
                 continue
+            try:
+                self._keep(tun, self._routes)
+            except L2tpnsError as error:
+                self._log.error("tun_not_restored", device=tun.name, why=str(error))
             self._tun = tun
             self._forwarder.write = tun.write
             routes = self._routes.move(tun.index)
@@ -166,6 +197,11 @@ class UserPlane:
     def _write(self, packet: bytes) -> int:
         """Before there is a device and after it: nobody should ask, and no other descriptor gets the packet."""
         raise OSError(errno.ENODEV, "no tun device")
+
+    def _report_own_l2tp(self, packet: bytes) -> None:
+        """The kernel routed one of our own L2TP packets here: sent on, it would come back, and so for ever."""
+        lac = inet_ntoa(packet[16:20])
+        self._log.provoked("own_l2tp_dropped", lac=lac, why="the kernel routes the LAC's address into the tun device")
 
     def _send_error(self, packet: bytes) -> bool:
         """An ICMP packet of ours, by a raw socket: from the tun device the kernel would not take our own address."""
@@ -188,8 +224,12 @@ class UserPlane:
         if routes is None:
             return
         gone = routes.take_pool(prefixes)
-        if not gone:
-            return
+        if gone:
+            self._route_singly(routes)
+            routes.remove(gone)
+
+    def _route_singly(self, routes: Routes) -> None:
+        """Sessions whose addresses the pool's prefixes do not lead to any more get routes of their own."""
         for path in self.lacs.paths.values():
             if path.online and not routes.covers(address := IPv4Address(path.address)):
                 single = IPv4Network(address)
@@ -197,7 +237,22 @@ class UserPlane:
                 if single not in installed:
                     self._installed[path.key] = (single, *installed)
                     routes.add((single,))
-        routes.remove(gone)
+
+    def avoid(self, needed: Mapping[IPv4Network, str], connected: Collection[IPv4Network]) -> None:
+        if self._routes is not None and self._routes.avoid(needed, connected):
+            self._route_singly(self._routes)
+
+    def leads_into_tun(self, address: IPv4Address) -> bool:
+        routes = self._routes
+        if routes is None or (not routes.covers(address) and self.subscriber_at(address) is None):
+            return False
+        if self._netlink is None or self._tun is None:
+            return True
+        return self._netlink.device_to(address) == self._tun.index  # the operator may have a route that is longer
+
+    def subscriber_at(self, address: IPv4Address) -> Path | None:
+        table, packed = self._forwarder.table, address.packed
+        return table.addresses.get(packed) or table.by_route(packed)
 
     def attach(self, path: Path) -> None:
         self.lacs.paths[path.key] = path

@@ -104,6 +104,10 @@ class Cage:
         """Exactly these are in the garden; how many were missing, and too many."""
         return self._sets.fill(set_of(name), dict.fromkeys(networks))
 
+    def count(self, name: str) -> int:
+        """Return how many networks the garden's set holds."""
+        return self._sets.count(set_of(name))
+
     def forget(self, networks: Collection[IPv4Network]) -> int:
         """Connections that they began are decided about anew; others have turns meanwhile."""
         return self._conntrack.forget(networks)

@@ -8,9 +8,10 @@ batches. One at a time: a lock, no greenlet of its own.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
@@ -18,6 +19,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from l2tpns.system.netlinksocket import (
+    HEADER,
     NLM_F_ACK,
     NLM_F_DUMP,
     NLM_F_REQUEST,
@@ -31,7 +33,7 @@ from l2tpns.system.netlinksocket import (
 
 BATCH = 20  # messages in one send: more gains nothing, and the answers must fit the receive buffer
 
-RTM_NEWLINK, RTM_GETLINK, RTM_NEWADDR = 16, 18, 20
+RTM_NEWLINK, RTM_GETLINK, RTM_NEWADDR, RTM_GETADDR = 16, 18, 20, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 
 _NLM_F_REPLACE, _NLM_F_EXCL, _NLM_F_CREATE = 0x100, 0x200, 0x400
@@ -39,6 +41,15 @@ _IFF_UP = 1
 _IN6_ADDR_GEN_MODE_NONE = 1
 _RT_TABLE_MAIN, _RT_SCOPE_LINK, _RTN_UNICAST = 254, 253, 1
 _NETLINK_GET_STRICT_CHK = 12
+
+_RTMSG = struct.Struct(
+    "=BBBBBBBBI"
+)  # family, length of destination and source, TOS, table, protocol, scope, type, flags
+_ATTRIBUTE = struct.Struct("=HH")
+_INDEX = struct.Struct("=I")
+_NEXTHOP = struct.Struct("=HBBI")  # length, flags, weight, interface
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH = 1, 4, 5, 9
+_RTM_F_CLONED = 0x200
 
 Message = Any  # pyroute2's classes have no types
 
@@ -50,6 +61,38 @@ class Route:
     prefix: IPv4Network
     device: int
     protocol: int
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRoute:
+    """An IPv4 route of any table, as the kernel reports it."""
+
+    prefix: IPv4Network
+    protocol: int
+    scope: int
+    type: int
+    device: int  # 0: none, or several
+    gateways: tuple[IPv4Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelAddress:
+    """An IPv4 address of an interface."""
+
+    device: int
+    address: IPv4Interface
+    broadcast: IPv4Address | None
+
+
+@dataclass(frozen=True, slots=True)
+class KernelLink:
+    """An interface."""
+
+    index: int
+    name: str
+    up: bool
+    mtu: int
+    queue_length: int
 
 
 class Netlink(NetlinkSocket):
@@ -107,17 +150,63 @@ class Netlink(NetlinkSocket):
 
     def routes(self, device: int, protocol: int) -> list[Route]:
         """The routes through the device that carry this protocol number; the kernel selects."""
+        return [
+            Route(route.prefix, device, protocol)
+            for route in self.kernel_routes(protocol, table=_RT_TABLE_MAIN, device=device)
+            if route.device == device
+        ]
+
+    def kernel_routes(self, protocol: int, *, table: int = 0, device: int = 0) -> Iterator[KernelRoute]:
+        """The routes with this protocol number, of one table or of all (0). The kernel selects: a router may have a
+        million others."""
         message = rtmsg()
         message["family"] = socket.AF_INET
-        message["table"] = _RT_TABLE_MAIN
+        message["table"] = table
         message["proto"] = protocol
-        message["attrs"] = [("RTA_OIF", device)]
+        message["attrs"] = [("RTA_OIF", device)] if device else []
+        for octets in self._answers(RTM_GETROUTE, message, NLM_F_DUMP):
+            route = parse_route(octets)
+            if route is not None and route.protocol == protocol:
+                yield route
+
+    def device_to(self, address: IPv4Address) -> int:
+        """The interface by which the kernel would send to this address; 0: there is no way."""
+        message = rtmsg()
+        message["family"] = socket.AF_INET
+        message["dst_len"] = 32
+        message["attrs"] = [("RTA_DST", str(address))]
+        try:
+            for octets in self._answers(RTM_GETROUTE, message, 0):
+                route = parse_route(octets, cloned=True)
+                return 0 if route is None else route.device
+        except NetlinkError:  # ENETUNREACH and its like
+            return 0
+        return 0
+
+    def addresses(self) -> list[KernelAddress]:
+        """Every IPv4 address of every interface, whether it is up or down."""
+        message = ifaddrmsg()
+        message["family"] = socket.AF_INET
         found = []
-        for route in self.query(RTM_GETROUTE, message, rtmsg, NLM_F_DUMP):
-            destination = route.get_attr("RTA_DST") or "0.0.0.0"
-            if route["proto"] == protocol and route.get_attr("RTA_OIF") == device:
-                found.append(Route(IPv4Network(f"{destination}/{route['dst_len']}"), device, protocol))
+        for each in self.query(RTM_GETADDR, message, ifaddrmsg, NLM_F_DUMP):
+            local = each.get_attr("IFA_LOCAL") or each.get_attr("IFA_ADDRESS")
+            if local is not None:
+                broadcast = each.get_attr("IFA_BROADCAST")
+                interface = IPv4Interface(f"{local}/{each['prefixlen']}")
+                found.append(KernelAddress(each["index"], interface, IPv4Address(broadcast) if broadcast else None))
         return found
+
+    def links(self) -> list[KernelLink]:
+        """All interfaces."""
+        return [_link(each) for each in self.query(RTM_GETLINK, ifinfmsg(), ifinfmsg, NLM_F_DUMP)]
+
+    def link(self, index: int) -> KernelLink:
+        """One interface. Raises NetlinkError (ENODEV)."""
+        message = ifinfmsg()
+        message["index"] = index
+        for each in self.query(RTM_GETLINK, message, ifinfmsg):
+            return _link(each)
+        raise NetlinkError(19)
 
     def _routes(self, kind: int, routes: Sequence[Route], flags: int) -> list[tuple[Route, int]]:
         errors = self._acknowledged(kind, [_route_message(route) for route in routes], flags)
@@ -133,9 +222,18 @@ class Netlink(NetlinkSocket):
 
     def query(self, kind: int, message: Message, answer: type[Message], flags: int = 0) -> list[Message]:
         """Send one request, give the answers decoded."""
+        found: list[Message] = []
+        for octets in self._answers(kind, message, flags):
+            decoded = answer(octets)
+            decoded.decode()
+            found.append(decoded)
+        return found
+
+    def _answers(self, kind: int, message: Message, flags: int) -> list[bytes]:
+        """Send one request, give the answers as they came."""
         with self._lock:
             (wanted,) = self._send(kind, [message], flags)
-            found: list[Message] = []
+            found: list[bytes] = []
             while True:
                 for type_, sequence, octets, more in self._receive():
                     if sequence != wanted:
@@ -147,9 +245,7 @@ class Netlink(NetlinkSocket):
                         if code:
                             raise NetlinkError(code)
                         return found
-                    decoded = answer(octets)
-                    decoded.decode()
-                    found.append(decoded)
+                    found.append(octets)
                     if not more and not flags & NLM_F_DUMP:
                         return found
 
@@ -187,3 +283,56 @@ def _route_message(route: Route) -> Message:
     message["type"] = _RTN_UNICAST
     message["attrs"] = [("RTA_DST", str(route.prefix.network_address)), ("RTA_OIF", route.device)]
     return message
+
+
+def parse_route(message: bytes, *, cloned: bool = False) -> KernelRoute | None:
+    """An RTM_NEWROUTE or RTM_DELROUTE; None for another family, or a cached route. Ten times as fast as pyroute2's
+    codec, which matters where every route of a machine passes."""
+    fields = _RTMSG.unpack_from(message, HEADER.size)
+    family, length, _, _, _, protocol, scope, type_, flags = fields
+    if family != socket.AF_INET or (flags & _RTM_F_CLONED and not cloned):
+        return None
+    destination, device = 0, 0
+    gateways: list[IPv4Address] = []
+    for kind, value in _attributes(message, HEADER.size + _RTMSG.size):
+        if kind == _RTA_DST:
+            destination = int.from_bytes(value, "big")
+        elif kind == _RTA_OIF:
+            (device,) = _INDEX.unpack(value)
+        elif kind == _RTA_GATEWAY:
+            gateways.append(IPv4Address(value))
+        elif kind == _RTA_MULTIPATH:
+            gateways += _gateways_of_many(value)
+    return KernelRoute(IPv4Network((destination, length)), protocol, scope, type_, device, tuple(gateways))
+
+
+def _gateways_of_many(octets: bytes) -> Iterator[IPv4Address]:
+    """The gateways in an RTA_MULTIPATH."""
+    at = 0
+    while at + _NEXTHOP.size <= len(octets):
+        length, _, _, _ = _NEXTHOP.unpack_from(octets, at)
+        if length < _NEXTHOP.size:
+            return
+        for kind, value in _attributes(octets[: at + length], at + _NEXTHOP.size):
+            if kind == _RTA_GATEWAY:
+                yield IPv4Address(value)
+        at += length + 3 & ~3
+
+
+def _attributes(octets: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+    while at + _ATTRIBUTE.size <= len(octets):
+        length, kind = _ATTRIBUTE.unpack_from(octets, at)
+        if length < _ATTRIBUTE.size:
+            return
+        yield kind, octets[at + _ATTRIBUTE.size : at + length]
+        at += length + 3 & ~3
+
+
+def _link(message: Message) -> KernelLink:
+    return KernelLink(
+        index=int(message["index"]),
+        name=str(message.get_attr("IFLA_IFNAME")),
+        up=bool(message["flags"] & _IFF_UP),
+        mtu=int(message.get_attr("IFLA_MTU") or 0),
+        queue_length=int(message.get_attr("IFLA_TXQLEN") or 0),
+    )

@@ -3,20 +3,30 @@
 All of them go through the tun device and carry a protocol number of our own, by which `ip route show proto 115` lists
 them and by which we know our own: routes of others are never replaced nor removed. Reference-counted, because two
 sessions may bring the same route, and a framed address may be one of the pool's prefixes.
+
+Addresses that this server itself needs (routable.py) are left out: a route that contains one is installed as several,
+which together lead to everything else. So they keep the way that the kernel's other routes give them, and what is
+needed later is left out from then on.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 
+import gevent
+
 from l2tpns.log import Logger
+from l2tpns.prefixes import subtract
 from l2tpns.system.netlink import Netlink, Route
 
 # 0 to 4 are the kernel's own, other daemons' are in iproute2's rt_protos; 115 is L2TP's number among IP's protocols.
 PROTOCOL = 115
+CHUNK = 200  # routes compared before others get their turn
 
 
 class Routes:
@@ -29,6 +39,13 @@ class Routes:
         self._users: dict[IPv4Network, int] = {}
         self._prefixes: frozenset[IPv4Network] = frozenset()  # of the pool
         self._pool: dict[int, set[int]] = {}  # the same by netmask: what needs no route for a single address
+        self._needed: dict[IPv4Network, str] = {}  # left out of every route, with the words for it
+        self._numbers: list[int] = []  # the single addresses among them, in order
+        self._ranges: list[IPv4Network] = []  # and the others
+        self._connected: tuple[IPv4Network, ...] = ()  # left out of the pool's
+        self._pieces: dict[IPv4Network, tuple[IPv4Network, ...]] = {}  # what a wanted route is in the kernel
+        self._installed: Counter[IPv4Network] = Counter()  # how many wanted routes a piece belongs to
+        self._refused: set[IPv4Network] = set()  # pieces that the kernel does not take
 
     def start(self) -> None:
         """Remove what an earlier process left."""
@@ -36,8 +53,9 @@ class Routes:
 
     def stop(self) -> None:
         """Remove all of ours."""
-        self._delete([self._route(prefix) for prefix in self._users])
-        self._users.clear()
+        self._delete([self._route(piece) for piece in self._installed])
+        for state in (self._users, self._pieces, self._installed, self._refused):
+            state.clear()
         self._prefixes, self._pool = frozenset(), {}
 
     def take_pool(self, prefixes: Iterable[IPv4Network]) -> list[IPv4Network]:
@@ -53,45 +71,137 @@ class Routes:
     def covers(self, address: IPv4Address) -> bool:
         """Whether a prefix of the pool leads to this address."""
         number = int(address)
-        return any(number & mask in networks for mask, networks in self._pool.items())
+        if not any(number & mask in networks for mask, networks in self._pool.items()):
+            return False
+        single = IPv4Network(address)
+        return single not in self._needed and not any(single.subnet_of(network) for network in self._connected)
+
+    def avoid(self, needed: Mapping[IPv4Network, str], connected: Collection[IPv4Network]) -> bool:
+        """Leave these out from now on: what is needed out of every route, connected networks out of the pool's.
+        Return True if routes have changed."""
+        before, self._needed = self._needed, dict(needed)
+        self._numbers = sorted(int(each.network_address) for each in needed if each.prefixlen == 32)
+        self._ranges = [each for each in needed if each.prefixlen < 32]
+        pool_changed, self._connected = self._connected != tuple(connected), tuple(connected)
+        affected = {prefix for prefix in self._prefixes if prefix in self._pieces} if pool_changed else set()
+        for hole in {*before} ^ {*self._needed}:
+            wanted = self._wanted_overlapping(hole)
+            affected.update(wanted)
+            for prefix in wanted:
+                if hole in self._needed and prefix not in self._prefixes:
+                    why = f"{hole.network_address} is {self._needed[hole]}"
+                    self._log.warning("route_holed", route=str(prefix), why=why)
+        for prefix in affected:
+            self._cut_anew(prefix)
+        return bool(affected)
+
+    def _wanted_overlapping(self, hole: IPv4Network) -> list[IPv4Network]:
+        if hole.prefixlen < 32:
+            return [prefix for prefix in self._pieces if prefix.overlaps(hole)]
+        number = int(hole.network_address)
+        supernets = (IPv4Network((number >> bits << bits, 32 - bits)) for bits in range(33))
+        return [prefix for prefix in supernets if prefix in self._pieces]
+
+    def _cut_anew(self, prefix: IPv4Network) -> None:
+        """Install what the route is now before what it was is removed: no address loses its way in between."""
+        before = self._pieces[prefix]
+        self._pieces[prefix] = after = self._cut(prefix)
+        self._install(after)
+        self._uninstall(before)
+
+    def _cut(self, prefix: IPv4Network) -> tuple[IPv4Network, ...]:
+        first = bisect_left(self._numbers, int(prefix.network_address))
+        last = bisect_right(self._numbers, int(prefix.broadcast_address))
+        holes = [IPv4Network(number) for number in self._numbers[first:last]]
+        holes += [hole for hole in self._ranges if hole.overlaps(prefix)]
+        if prefix in self._prefixes:
+            holes += [network for network in self._connected if network.overlaps(prefix)]
+        return tuple(subtract((prefix,), holes)) if holes else (prefix,)
 
     def add(self, prefixes: Iterable[IPv4Network]) -> None:
         """One more user of each. A route that the kernel refuses is logged: the session lives on without it."""
-        new = []
+        new: list[IPv4Network] = []
         for prefix in prefixes:
             users = self._users.get(prefix, 0)
             self._users[prefix] = users + 1
             if not users:
-                new.append(self._route(prefix))
-        if new:
-            self._install(new)
+                self._pieces[prefix] = pieces = self._cut(prefix)
+                new += pieces
+        self._install(new)
 
     def move(self, device: int) -> int:
-        """The device was deleted, and this is the new one: have all routes again, through it; how many."""
+        """Install all routes again, through a new device in place of one that was deleted. Return how many."""
         self._device = device
-        self._install([self._route(prefix) for prefix in self._users])
-        return len(self._users)
-
-    def _install(self, new: list[Route]) -> None:
-        for route, code in self._netlink.add_routes(new):
-            if code == errno.EEXIST:
-                if route in self._netlink.routes(self._device, PROTOCOL):
-                    continue
-                self._log.error("route_refused", route=str(route.prefix), why="somebody else routes this prefix")
-            else:
-                self._log.error("route_refused", route=str(route.prefix), why=os.strerror(code))
+        self._explain(dict(self._netlink.add_routes([self._route(piece) for piece in self._installed])))
+        return len(self._installed)
 
     def remove(self, prefixes: Iterable[IPv4Network]) -> None:
         """One user less of each; the last one's going removes the route."""
-        gone = []
+        gone: list[IPv4Network] = []
         for prefix in prefixes:
             users = self._users.get(prefix, 0)
             if users > 1:
                 self._users[prefix] = users - 1
             elif users:
                 del self._users[prefix]
-                gone.append(self._route(prefix))
+                gone += self._pieces.pop(prefix)
+        self._uninstall(gone)
+
+    def repair(self, lost: Collection[IPv4Network] | None = None) -> list[IPv4Network]:
+        """Install again what the kernel has no more: of the routes `lost`, or of all (None). Return those that were
+        missing. Raises NetlinkError."""
+        if lost is None:
+            there = set()
+            for number, route in enumerate(self._netlink.kernel_routes(PROTOCOL, device=self._device), 1):
+                there.add(route.prefix)
+                if not number % CHUNK:
+                    gevent.sleep(0.001)
+            self._delete([self._route(prefix) for prefix in there if prefix not in self._installed])
+            lost = [piece for piece in self._installed if piece not in there]
+        wanted = [self._route(piece) for piece in lost if piece in self._installed]
+        failed = dict(self._netlink.add_routes(wanted))
+        restored = [route.prefix for route in wanted if route not in failed]
+        self._explain(failed)
+        self._refused.difference_update(restored)
+        self._delete([self._route(prefix) for prefix in restored if prefix not in self._installed])  # gone meanwhile
+        return [prefix for prefix in restored if prefix in self._installed]
+
+    # The kernel
+
+    def _install(self, pieces: Iterable[IPv4Network]) -> None:
+        new = []
+        for piece in pieces:
+            self._installed[piece] += 1
+            if self._installed[piece] == 1:
+                new.append(self._route(piece))
+        if not new:
+            return
+        self._explain(dict(self._netlink.add_routes(new)))
+
+    def _explain(self, failed: Mapping[Route, int]) -> None:
+        """Log the routes that the kernel refused. Those that are there already may be ours."""
+        exist = [route for route, code in failed.items() if code == errno.EEXIST]
+        ours = set(self._netlink.routes(self._device, PROTOCOL)) if exist else set()
+        for route, code in failed.items():
+            if code != errno.EEXIST:
+                self._refuse(route.prefix, os.strerror(code))
+            elif route not in ours:
+                self._refuse(route.prefix, "somebody else routes this prefix")
+
+    def _uninstall(self, pieces: Iterable[IPv4Network]) -> None:
+        gone = []
+        for piece in pieces:
+            self._installed[piece] -= 1
+            if self._installed[piece] <= 0:
+                del self._installed[piece]
+                self._refused.discard(piece)
+                gone.append(self._route(piece))
         self._delete(gone)
+
+    def _refuse(self, piece: IPv4Network, why: str) -> None:
+        if piece not in self._refused:
+            self._refused.add(piece)
+            self._log.error("route_refused", route=str(piece), why=why)
 
     def _route(self, prefix: IPv4Network) -> Route:
         return Route(prefix, self._device, PROTOCOL)

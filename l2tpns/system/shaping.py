@@ -29,7 +29,7 @@ from l2tpns.supervisor import Part, Supervisor
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.netlink import Message, Netlink
-from l2tpns.system.netlinksocket import NetlinkError
+from l2tpns.system.netlinksocket import NLM_F_DUMP, NetlinkError
 from l2tpns.system.nfnetlink import attribute
 
 SET = "l2tpns_throttle"
@@ -40,6 +40,8 @@ RULE = f"-j SET --map-set {SET} dst --map-mark"
 
 MARK_SHIFT, MARK_MASK = 16, 0xFFFF0000  # the lower half of the mark is the operator's
 FIRST, LAST = 0x10, 0xFFEF  # classes; the numbers above name other things, as handles of queues
+FILTER = 1  # handle of its only filter
+CHUNK = 20  # classes made again before others get their turn
 ROOT = 1 << 16  # handle of HTB; class n is 1:n, and the queue of its packets n:
 
 # A class may send so much at once after a pause; a timer of the kernel's that comes late must not cost rate.
@@ -54,6 +56,7 @@ CHECK = 60.0  # seconds between two looks whether our rules are still there
 DIRECT_QUEUE = 2000  # packets of everybody who is not throttled: as long as the device's own queue
 
 _RTM_NEWQDISC, _RTM_NEWTCLASS, _RTM_NEWTFILTER = 36, 40, 44
+_RTM_GETQDISC, _RTM_GETTCLASS, _RTM_GETTFILTER = 38, 42, 46
 _NLM_F_REPLACE, _NLM_F_CREATE = 0x100, 0x400
 _TC_H_ROOT = 0xFFFFFFFF
 _ETH_P_ALL = 0x0300  # in network order
@@ -113,6 +116,9 @@ class Shaper(Protocol):
     def move(self, device: int, rates: Sequence[tuple[int, int]]) -> None:
         """The device was deleted, and this is the new one: give these buckets their rates there."""
 
+    def restore_queues(self) -> list[str]:
+        """Put back what is gone of the queues. Return it in words."""
+
     def stop(self) -> None:
         """Leave nothing behind."""
 
@@ -146,6 +152,9 @@ class NullShaper:
     def move(self, device: int, rates: Sequence[tuple[int, int]]) -> None:
         self.moved = (device, *rates)
 
+    def restore_queues(self) -> list[str]:
+        return []
+
     def stop(self) -> None:
         self.buckets.clear()
 
@@ -177,6 +186,7 @@ class KernelShaper:
         self._watcher: Part | None = None
         self._made = FIRST  # the next class that was never made
         self._free: list[int] = []
+        self._rates: dict[int, int] = {}  # of the classes made, the idle ones too
         self._holders: dict[IPv4Network, list[int]] = {}  # whose packets go to this network, the newest last
 
     def start(self, needed: bool) -> None:
@@ -196,6 +206,7 @@ class KernelShaper:
             if not self._prepared:
                 self._firewall.load()
                 self.prepare()
+            self._install_queues()
             (bucket,) = self._take([shaped.rate])
             try:
                 self._claim(bucket, shaped.networks)
@@ -227,6 +238,46 @@ class KernelShaper:
             if rates:
                 self._set_rates(rates)
 
+    def restore_queues(self) -> list[str]:
+        """Put back HTB, its filter and its classes if they are gone. Return what was missing, in words. A root queue
+        that another program has chosen stays while no session is throttled."""
+        with _in_words():
+            if not self._queues:
+                return []
+            root, classes = self._queues_there()
+            used = {bucket: rate for bucket, rate in self._rates.items() if bucket not in self._free}
+            missing = [bucket for bucket in used if ROOT | bucket not in classes]
+            lost = ["filter of throttling"] * (root == ROOT and not self._filter_there())
+            lost += ["qdisc htb"] * (root != ROOT)
+            lost += [f"{len(missing)} classes"] * bool(missing)
+            if not lost:
+                return []
+            self._queues = root == ROOT
+            if root not in (ROOT, 0) and not used:
+                return []
+            self._install_queues()
+            self._install_filter()
+            for start in range(0, len(missing), CHUNK):
+                self._set_rates([(bucket, used[bucket]) for bucket in missing[start : start + CHUNK]])
+                gevent.sleep(0.001)
+        return lost
+
+    def _queues_there(self) -> tuple[int, set[int]]:
+        """The handle of the device's root queue, and the classes of HTB."""
+        root = 0
+        for queue in self._netlink.query(_RTM_GETQDISC, _message(self._device, "", 0, 0), _TcMessage, NLM_F_DUMP):
+            if queue["index"] == self._device and queue["parent"] == _TC_H_ROOT:
+                root = queue["handle"]
+        if root != ROOT:
+            return root, set()
+        there = self._netlink.query(_RTM_GETTCLASS, _message(self._device, "", 0, 0), _TcMessage, NLM_F_DUMP)
+        return root, {each["handle"] for each in there}
+
+    def _filter_there(self) -> bool:
+        wanted = _message(self._device, "", ROOT, 0)
+        there = self._netlink.query(_RTM_GETTFILTER, wanted, _TcMessage, NLM_F_DUMP)
+        return any(each["handle"] == FILTER for each in there)
+
     def stop(self) -> None:
         """The classes go with the device."""
         with _in_words():
@@ -255,6 +306,7 @@ class KernelShaper:
         queues = [_queue_message(self._device, bucket, rate) for bucket, rate in rates]
         self._netlink.request(_RTM_NEWTCLASS, classes, _NLM_F_CREATE)
         self._netlink.request(_RTM_NEWQDISC, queues, _NLM_F_CREATE | _NLM_F_REPLACE)
+        self._rates.update(rates)
 
     # The set. Two sessions may bring the same framed route: the later one has it, as in the data path.
 
@@ -290,18 +342,24 @@ class KernelShaper:
     def heal(self) -> bool:
         """Put back what somebody has removed, as the manual's own commands do; whether there was anything."""
         with _in_words():
-            if not self._prepared or not self._install_rules():
+            if not self._prepared:
+                return False
+            complete = not self._install_rules()
+            if complete and self._sets.count(SET) == len(self._holders):
                 return False
             marks = {network: buckets[-1] << MARK_SHIFT for network, buckets in self._holders.items()}
-            self._sets.fill(SET, marks, MARK_MASK)
-            return True
+            added, removed = self._sets.fill(SET, marks, MARK_MASK)
+            return not complete or bool(added or removed)
 
     def _watch(self) -> None:
         while True:
             gevent.sleep(CHECK)
             try:
                 if self.heal():
-                    self._log.warning("throttle_healed", why="somebody had removed our rules from table mangle")
+                    self._log.warning(
+                        "throttle_healed",
+                        why="another program had removed our rules from table mangle, or members of the set",
+                    )
             except ShapingError as error:
                 self._log.error("throttling_impaired", why=str(error))
 
@@ -320,8 +378,11 @@ class KernelShaper:
     def _install_queues(self) -> None:
         if not self._queues:
             self._netlink.request(_RTM_NEWQDISC, [_root_message(self._device)], _NLM_F_CREATE | _NLM_F_REPLACE)
-            self._netlink.request(_RTM_NEWTFILTER, [_filter_message(self._device)], _NLM_F_CREATE | _NLM_F_REPLACE)
+            self._install_filter()
             self._queues = True
+
+    def _install_filter(self) -> None:
+        self._netlink.request(_RTM_NEWTFILTER, [_filter_message(self._device)], _NLM_F_CREATE | _NLM_F_REPLACE)
 
     def _clean(self) -> None:
         """Remove what is ours, also that of an earlier process; of the operator's chains only our rules in them."""
@@ -370,7 +431,8 @@ def _message(device: int, kind: str, parent: int, handle: int, *options: bytes) 
     message["index"] = device
     message["parent"] = parent
     message["handle"] = handle
-    message["attrs"] = [("TCA_KIND", kind), ("TCA_OPTIONS", b"".join(options))]
+    if kind:
+        message["attrs"] = [("TCA_KIND", kind), ("TCA_OPTIONS", b"".join(options))]
     return message
 
 
@@ -383,7 +445,7 @@ def _root_message(device: int) -> Message:
 def _filter_message(device: int) -> Message:
     program = b"".join(_INSTRUCTION.pack(*each) for each in _PROGRAM)
     count = attribute(_TCA_BPF_OPS_LEN, _U16.pack(len(_PROGRAM)))
-    message = _message(device, "bpf", ROOT, 0, count, attribute(_TCA_BPF_OPS, program))
+    message = _message(device, "bpf", ROOT, FILTER, count, attribute(_TCA_BPF_OPS, program))
     message["info"] = 1 << 16 | _ETH_P_ALL  # its place among filters, and for which packets
     return message
 

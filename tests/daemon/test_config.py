@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from l2tpns.config import SETTINGS, Config, RadiusServer
 from l2tpns.configfile import IGNORED, default_config, find_files, make_config, parse_file, parse_text, running_config
 from l2tpns.daemon import Options
 from l2tpns.errors import ConfigError
-from l2tpns.settings import Address, Addresses, Bool, Choice, Effect, Integer, Kind, Text, Words
+from l2tpns.settings import Address, Addresses, Bool, Choice, Effect, Integer, Kind, Networks, Text, Words
 
 SHIPPED = Path(__file__).parents[2] / "etc/l2tpns"
 
@@ -54,6 +54,9 @@ def _values(kind: Kind[Any]) -> st.SearchStrategy[Any]:
             return st.none() | st.ip_addresses(v=4).filter(lambda a: int(a) != 0)
         case Addresses():
             return st.lists(st.ip_addresses(v=4), max_size=4).map(tuple)
+        case Networks():
+            networks = st.tuples(st.ip_addresses(v=4), st.integers(0, 32))
+            return st.lists(networks.map(lambda it: IPv4Network(it, strict=False)), max_size=4).map(tuple)
         case Words(choices=()):
             return st.lists(words, unique=True, max_size=4).map(tuple)
         case Words():
@@ -96,6 +99,7 @@ def test_a_configuration_in_which_everything_is_set_reads_back_to_the_same() -> 
         Integer: lambda value: value + 1,
         Address: lambda value: IPv4Address("192.0.2.9"),
         Addresses: lambda value: (IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")),
+        Networks: lambda value: (IPv4Network("192.0.2.128/25"), IPv4Network("10.0.0.0/8")),
         Words: lambda value: ("chap", "pap"),
         Choice: lambda value: "yes",
     }

@@ -264,6 +264,24 @@ def test_what_somebody_has_flushed_comes_back(server: InProcess, lac: Lac, monke
 # Names and addresses
 
 
+def test_members_of_a_garden_that_another_program_flushed_come_back_though_no_rule_is_missing(
+    server: InProcess, lac: Lac, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else they are let out, and no rule shows it."""
+    monkeypatch.setattr("l2tpns.gardens.CHECK", 0.01)
+    server.lns.gardens.settle()
+    lac.call("fred", "wrong").wait_online()
+    kernel = server.lns.gardens.kernel
+    assert isinstance(kernel, NullKernel)
+    members = set(kernel.gardens["garden"])
+    assert members
+    kernel.gardens["garden"].clear()
+    server.wait(lambda: server.events("garden_members_restored"))
+    (line,) = server.events("garden_members_restored")
+    assert (line["garden"], line["missing"], line["stale"]) == ("garden", 1, 0)
+    assert kernel.gardens["garden"] == members and server.events("garden_rules_restored") == []
+
+
 def test_a_garden_user_neither_ends_a_session_of_its_name_nor_is_ended_by_one(server: InProcess, lac: Lac) -> None:
     real = lac.call("fred", "pw").wait_online()
     stranger = lac.call("fred", "wrong").wait_online()

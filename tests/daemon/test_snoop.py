@@ -239,7 +239,7 @@ def test_copies_stop_while_a_subscriber_has_the_sinks_address(
     """Else it would get them; and if it is intercepted as well, each copy would be copied again, for ever."""
     subscriber, session = online(server, lac)
     server.lns.snoop.start(session, receiver.sink, by="test")
-    monkeypatch.setattr(server.lns, "usable", lambda address: True)
+    monkeypatch.setattr(server.lns.guard, "refusal", lambda address: "")
     server.backend.replies["mary"] = AuthReply(accepted=True, address=LOOPBACK)
     mary, hers = online(server, lac, "mary")
     talk(server, subscriber, session)

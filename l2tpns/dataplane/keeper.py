@@ -1,0 +1,231 @@
+"""Keeps the tun device as it was set up: link, MTU, addresses, routes, sysctls, queues.
+
+Other programs change them: a network manager that restarts removes what it did not make, an operator sets the device
+down and up, and the kernel drops its routes without a notification. What is lost is put back, and the log says what it
+was. Two programs that both insist do not fight in a busy loop: after a few times in a row the pauses grow.
+
+The same notifications tell what this machine needs of the address space now (system/surroundings.py).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network
+from time import monotonic
+
+import gevent
+
+from l2tpns.errors import L2tpnsError
+from l2tpns.log import Logger
+from l2tpns.supervisor import Part, Supervisor
+from l2tpns.system.netlink import Netlink, parse_route
+from l2tpns.system.netlinkevents import NetlinkEvents
+from l2tpns.system.netlinksocket import HEADER
+from l2tpns.system.routes import PROTOCOL, Routes
+from l2tpns.system.surroundings import Surroundings, look
+from l2tpns.system.sysctls import Sysctls
+
+CHECK = 60.0  # seconds between two comparisons of everything, whatever the kernel has reported
+SETTLE = 0.1  # seconds in which further notifications are collected
+PATIENT = 5  # repairs in a row that are made at once
+QUIET = 60.0  # seconds without a repair that end the row
+MAX_PAUSE = 30.0  # seconds between two repairs
+MAX_NAMED = 10  # routes in one line of the log
+
+_LINK, _ADDRESS, _ROUTE = (16, 17), (20, 21), (24, 25)  # RTM_NEW..., RTM_DEL...
+_RTM_DELLINK, _RTM_DELROUTE = 17, 25
+_QUEUES_GONE = (37, 41, 45)  # RTM_DELQDISC, RTM_DELTCLASS, RTM_DELTFILTER
+_LINK_INDEX = struct.Struct("=4xi")  # of ifinfomsg and tcmsg
+_ADDRESS_INDEX = struct.Struct("=4xI")  # of ifaddrmsg
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The tun device as it was set up."""
+
+    index: int
+    name: str
+    address: IPv4Interface
+    mtu: int
+    queue_length: int
+
+
+class Keeper:
+    """One for the tun device, with netlink sockets of its own: what it asks for may be long."""
+
+    def __init__(
+        self,
+        device: Device,
+        routes: Routes,
+        log: Logger,
+        *,
+        on_surroundings: Callable[[Surroundings], None],
+        restore_queues: Callable[[], list[str]],
+        supervisor: Supervisor | None = None,
+    ) -> None:
+        self._device = device
+        self._routes = routes
+        self._log = log
+        self._on_surroundings = on_surroundings
+        self._restore_queues = restore_queues
+        self._events = NetlinkEvents(PROTOCOL)  # before anything is looked at: no change is missed in between
+        self._netlink = Netlink()
+        self._sysctls = Sysctls(device.name)
+        self._forwards = self._sysctls.forwards()
+        self._supervisor = supervisor or Supervisor(log)
+        self._watch: Part | None = None
+        self._compare_device = self._compare_queues = self._look_around = False
+        self._gone = False
+        self._lost_routes: set[IPv4Network] = set()
+        self._row = 0  # repairs without QUIET seconds in between
+        self._repaired_at = 0.0
+
+    def start(self) -> None:
+        """Set the sysctls, report the surroundings, then watch. Raises L2tpnsError."""
+        self._sysctls.apply()
+        self._report_sysctls()
+        self._on_surroundings(look(self._netlink, self._device.index))
+        self._watch = self._supervisor.spawn("tun watcher", self._run)
+
+    def stop(self) -> None:
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
+        self._events.close()
+        self._netlink.close()
+        self._sysctls.close()
+
+    def _run(self) -> None:
+        """Watch until stopped; a device that was deleted is the reader's business, which has us stopped."""
+        while True:
+            try:
+                woken = self._events.wait(self._pause(monotonic()))
+                if woken:
+                    self._read()
+                    gevent.sleep(SETTLE)
+                    self._read()
+                else:
+                    self._compare_device = self._compare_queues = self._look_around = True
+                self._work()
+            except (L2tpnsError, OSError) as error:
+                self._log.error("tun_not_restored", device=self._device.name, why=str(error))
+                gevent.sleep(1.0)
+            except Exception:  # one notification's mistake: the watch goes on
+                self._log.exception("keeper_failed")
+                gevent.sleep(1.0)
+
+    def _pause(self, now: float) -> float:
+        """Seconds until the next look if nothing is reported."""
+        if self._compare_device or self._compare_queues or self._lost_routes:
+            return max(self._not_before() - now, SETTLE)
+        return CHECK
+
+    def _not_before(self) -> float:
+        """When the next repair may be made."""
+        if self._row <= PATIENT:
+            return 0.0
+        return self._repaired_at + min(MAX_PAUSE, 2.0 ** min(self._row - PATIENT, 8))
+
+    # What the kernel reports
+
+    def _read(self) -> None:
+        messages, overrun = self._events.read()
+        if overrun:
+            self._compare_device = self._compare_queues = self._look_around = True
+        for kind, message in messages:
+            self._note(kind, message)
+
+    def _note(self, kind: int, message: bytes) -> None:
+        """What to look at because of this message."""
+        if kind in _ROUTE:
+            route = parse_route(message)
+            if route is None:
+                return
+            if route.device != self._device.index:
+                self._look_around = True
+            elif kind == _RTM_DELROUTE and route.protocol == PROTOCOL:
+                self._lost_routes.add(route.prefix)
+        elif kind in _LINK or kind in _ADDRESS:
+            (index,) = (_LINK_INDEX if kind in _LINK else _ADDRESS_INDEX).unpack_from(message, HEADER.size)
+            if index == self._device.index:
+                self._gone |= kind == _RTM_DELLINK  # the reader of the device sees to that
+                self._compare_device = True
+            else:
+                self._look_around = True
+        elif kind in _QUEUES_GONE:
+            (index,) = _LINK_INDEX.unpack_from(message, HEADER.size)
+            self._compare_queues |= index == self._device.index
+
+    # What follows
+
+    def _work(self) -> None:
+        if self._gone:
+            return
+        if self._look_around:
+            self._look_around = False
+            self._on_surroundings(look(self._netlink, self._device.index))
+        if not (self._compare_device or self._compare_queues or self._lost_routes):
+            return
+        now = monotonic()
+        if now < self._not_before():
+            return
+        if now - self._repaired_at > QUIET:
+            self._row = 0
+        lost = self._repair()
+        if lost:
+            self._row += 1
+            self._repaired_at = now
+            self._log.warning(
+                "tun_restored", device=self._device.name, lost=lost, why="another program removed or changed this"
+            )
+
+    def _repair(self) -> list[str]:
+        """Put back what is missing. Return what that was, in words."""
+        whole, self._compare_device = self._compare_device, False
+        queues, self._compare_queues = self._compare_queues, False
+        routes, self._lost_routes = self._lost_routes, set()
+        lost = self._repair_link() if whole else []
+        if whole:
+            lost += self._sysctls.apply()
+            self._warn_of_forwarding()
+        missing = self._routes.repair(None if whole else routes)
+        if missing:
+            named = ", ".join(map(str, sorted(missing)[:MAX_NAMED]))
+            lost.append(f"{len(missing)} routes: {named}{', ...' if len(missing) > MAX_NAMED else ''}")
+        if queues or whole:
+            lost += self._restore_queues()
+        return lost
+
+    def _repair_link(self) -> list[str]:
+        device, netlink, lost = self._device, self._netlink, []
+        link = netlink.link(device.index)
+        if link.mtu != device.mtu:
+            netlink.set_link(device.index, mtu=device.mtu)
+            lost.append(f"mtu {device.mtu}")
+        if link.queue_length != device.queue_length:
+            netlink.set_link(device.index, queue_length=device.queue_length)
+            lost.append(f"txqueuelen {device.queue_length}")
+        if device.address not in [each.address for each in netlink.addresses() if each.device == device.index]:
+            netlink.add_address(device.index, device.address)
+            lost.append(f"address {device.address}")
+        if not link.up:
+            netlink.set_link(device.index, up=True)
+            lost.append("up")
+        return lost
+
+    # Sysctls
+
+    def _report_sysctls(self) -> None:
+        facts = {"device": self._device.name, "settings": self._sysctls.state()}
+        overruled = self._sysctls.overruled()
+        if overruled:
+            facts["overruled_by"] = overruled
+            facts["why"] = "that is 1 and holds for every device: the data path drops the redirects"
+        self._log.info("tun_settings", **facts)
+
+    def _warn_of_forwarding(self) -> None:
+        before, self._forwards = self._forwards, self._sysctls.forwards()
+        if before and not self._forwards:
+            self._log.warning("ip_forward_off", why="it was switched off: subscribers reach nobody but this machine")

@@ -1,0 +1,82 @@
+"""The sysctls of the tun device: what the device of a router must not do, and what the kernel would do by default.
+
+Only settings of the device itself are changed. Where `net.ipv4.conf.all` overrules the device it is not touched: other
+interfaces go by it. What the kernel then does all the same, the data path has to undo (dataplane/forward.py).
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
+
+ROOT = Path("/proc/sys/net")  # of the network namespace that the opening thread is in
+WANTED = {
+    "ipv4/conf/{}/send_redirects": "0",  # two subscribers are no neighbours of each other, though behind one device
+    "ipv4/conf/{}/accept_redirects": "0",  # a subscriber must not change our routes
+    "ipv4/conf/{}/accept_source_route": "0",
+    "ipv4/conf/{}/route_localnet": "0",
+    "ipv6/conf/{}/disable_ipv6": "1",  # subscribers have IPv4 only; and no router solicitation goes to them
+}
+FORWARDING = "ipv4/conf/{}/forwarding"
+OVERRULING = ("send_redirects",)  # it is enough if either `all` or the device says 1
+
+
+class Sysctls:
+    """Those of one device. The files stay open: they are of the namespace that they were opened in."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._files: dict[str, FileIO] = {}
+        for name in (*WANTED, FORWARDING):
+            self._open(name.format(device))
+        for name in (FORWARDING, *(f"ipv4/conf/{{}}/{name}" for name in OVERRULING)):
+            self._open(name.format("all"))
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def apply(self) -> list[str]:
+        """Set what differs. Return it, as `NAME=VALUE`; settings that this kernel does not have are left out."""
+        wanted = {name.format(self._device): value for name, value in WANTED.items()}
+        if self.forwards():
+            wanted[FORWARDING.format(self._device)] = "1"
+        changed = []
+        for name, value in wanted.items():
+            if self._read(name) not in (value, "") and self._write(name, value):
+                changed.append(f"{name.rpartition('/')[2]}={value}")
+        return changed
+
+    def state(self) -> list[str]:
+        """The settings as they are now, as `NAME=VALUE`."""
+        names = [name.format(self._device) for name in (*WANTED, FORWARDING)]
+        return [f"{name.rpartition('/')[2]}={value}" for name in names if (value := self._read(name))]
+
+    def overruled(self) -> list[str]:
+        """The settings of `all` that overrule the device's."""
+        return [f"net.ipv4.conf.all.{name}" for name in OVERRULING if self._read(f"ipv4/conf/all/{name}") == "1"]
+
+    def forwards(self) -> bool:
+        """Whether the kernel passes packets on between interfaces; True if that cannot be read."""
+        return self._read(FORWARDING.format("all")) != "0"
+
+    def _open(self, name: str) -> None:
+        with suppress(OSError):  # a kernel without IPv6, or a container that shows no sysctls, or read-only ones
+            path = ROOT / name
+            self._files[name] = FileIO(str(path), "r+" if os.access(path, os.W_OK) else "r")
+
+    def _read(self, name: str) -> str:
+        try:
+            return os.pread(self._files[name].fileno(), 64, 0).decode().strip()
+        except (OSError, KeyError):
+            return ""
+
+    def _write(self, name: str, value: str) -> bool:
+        try:
+            os.pwrite(self._files[name].fileno(), value.encode(), 0)
+        except OSError:
+            return False
+        return True
