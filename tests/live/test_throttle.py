@@ -302,12 +302,13 @@ def test_what_a_dead_server_left_goes_when_nobody_is_throttled_any_more(lab: Lab
     stage.close()
 
 
-def test_a_server_whose_device_was_deleted_leaves_without_complaints(stage: Stage) -> None:
+def test_a_device_that_was_deleted_is_made_again_with_its_rates_and_leaves_without_complaints(stage: Stage) -> None:
     fred = stage.log_in("fred")
     stage.console.do("throttle fred 64")
     stage.space.ip("link", "delete", "tun0")
-    process = stage.server.running()
-    until(lambda: process.poll() is not None, 2 * PATIENCE)
+    until(lambda: stage.server.log("tun_made_again"), 2 * PATIENCE)
+    until(lambda: "rate 64Kbit" in stage.space.run("tc", "class", "show", "dev", "tun0"), 2 * PATIENCE)
+    until(lambda: fred.ping(HOST) is not None, 2 * PATIENCE)
+    assert gevent.get_hub().threadpool.apply(stage.server.stop) == 0
     assert stage.server.log("throttling_impaired") == []
-    assert fred.ended is not None
     assert sets(stage.space) == [] and [line for line in rules(stage.space) if not line.startswith("-P")] == []
