@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from l2tpns.proto.messages import CDN, HELLO, ICRQ, SCCRQ, CdnResult, ResultCode
 from l2tpns.proto.pap import PapReply
 from l2tpns.proto.reliable import Reliable
 from l2tpns.radius.types import AuthReply
-from l2tpns.records import CallRecord, Replay, SessionRecord, TunnelRecord, UsageRecord, decode
+from l2tpns.records import CallRecord, Replay, SessionRecord, TunnelRecord, UsageRecord
 from l2tpns.session import Session
 from l2tpns.tunnel import Tunnel, TunnelState
 
@@ -137,14 +138,14 @@ def resume(lns: Lns, saved: Replay) -> Resumed:
         try:
             _resume_tunnel(lns, record, probe)
             done.tunnels += 1
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever is wrong with one, the others are served
             lns.log.error("tunnel_not_resumed", tunnel=record.id, host=record.host, why=str(error))
             done.gone.append(["tun-", record.id])
     calls = list(saved.calls.values())
     for session_record in saved.sessions.values():
         try:
             done.sessions.append(_resume_session(lns, session_record, saved.clean))
-        except ValueError as error:
+        except Exception as error:  # as above
             user = session_record.user
             lns.log.error("session_not_resumed", session=session_record.id, user=user, why=str(error))
             calls.append(CallRecord(session_record.tunnel, session_record.id, session_record.peer_id))
@@ -179,20 +180,32 @@ def _resume_tunnel(lns: Lns, record: TunnelRecord, probe: bytes) -> None:
     tunnel.reliable.restore(record.control, now, probe)
     lns.tunnels[tunnel.id] = tunnel
     lns.by_peer[tunnel.peer, tunnel.peer_id] = tunnel
+    lns.tunnels_of[tunnel.lac] += 1
     tunnel.log.info("tunnel_resumed", ns=record.control.ns, nr=record.control.nr, pending=len(record.control.pending))
 
 
 def _resume_session(lns: Lns, record: SessionRecord, exact: bool) -> Session:
-    """ValueError when it cannot be; then nothing of it is left."""
+    """Whatever it raises, nothing of the session is left then. ValueError when it cannot be."""
     _check_id(record.id, lns.sessions)
     tunnel = lns.tunnels.get(record.tunnel)
     if tunnel is None:
         raise ValueError("its tunnel is not there")
     if record.peer_id in tunnel.by_peer_id:
         raise ValueError(f"the LAC's session id {record.peer_id} is in use")
-    profile = decode(AuthReply, record.profile, set())
+    if not isinstance(record.profile, AuthReply):
+        raise ValueError("what RADIUS has said of it is missing")
     icrq = ICRQ(assigned_session_id=record.peer_id, call_serial_number=record.call_serial)
     session = Session(lns, tunnel, record.id, icrq)
+    try:
+        _restore(session, record, record.profile, exact)
+    except Exception:
+        _undo(session)
+        raise
+    return session
+
+
+def _restore(session: Session, record: SessionRecord, profile: AuthReply, exact: bool) -> None:
+    lns = session.lns
     session.called, session.calling = record.called, record.calling
     session.user = record.user
     if not lns.take_address(record.address, session):
@@ -206,7 +219,7 @@ def _resume_session(lns: Lns, record: SessionRecord, exact: bool) -> Session:
     _restore_times(session, record)
     _restore_path(session, record, exact)
     lns.sessions[session.id] = session
-    tunnel.session_born(session)
+    session.tunnel.session_born(session)
     lns.by_user.setdefault(session.user.lower(), set()).add(session)
     lns.plane.attach(session.path)
     session.policy = record.policy
@@ -214,7 +227,22 @@ def _resume_session(lns: Lns, record: SessionRecord, exact: bool) -> Session:
     for part in lns.policies:
         part.begin(session)
     session.set_timer(monotonic())
-    return session
+
+
+def _undo(session: Session) -> None:
+    """It is nowhere any more, however far _restore came."""
+    lns, tunnel = session.lns, session.tunnel
+    for part in lns.policies:
+        session.attempt(partial(part.finish, session))
+    session.attempt(lambda: lns.plane.detach(session.path))
+    if session.address is not None:
+        lns.give_back_address(session.address)
+    lns.forget_user(session)
+    lns.sessions.pop(session.id, None)
+    if tunnel.sessions.get(session.id) is session:
+        tunnel.session_gone(session)
+    if session.timer is not None:
+        session.timer.cancel()
 
 
 def _restore_ppp(session: Session, record: SessionRecord, profile: AuthReply) -> None:
@@ -227,7 +255,8 @@ def _restore_ppp(session: Session, record: SessionRecord, profile: AuthReply) ->
         authenticator.restore(PapReply(record.answer_identifier, True, record.answer_message))
     session.authenticator = authenticator
     session.ipcp = session.new_ipcp(profile, record.address)
-    session.ipcp.restore(record.ipcp)
+    # Where IPCP was being negotiated again: what it had agreed to before is what the session has.
+    session.ipcp.restore(replace(record.ipcp, peer=record.address))
 
 
 def _restore_times(session: Session, record: SessionRecord) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from l2tpns.log import Logger
 from l2tpns.records import SCHEMA, Replay, default
 
 SUFFIX = ".state"
+GENERATION = r"[0-9]{1,18}" + re.escape(SUFFIX)
 DAMAGED, REFUSED = ".damaged", ".refused"  # what a file that was set aside is called
 GROWTH = 16 << 20  # octets beyond twice the live state before it is written anew
 LARGEST = 1 << 30  # no file of ours is larger
@@ -111,7 +113,7 @@ class StateStore:
         return found
 
     def _generations(self) -> list[Path]:
-        names = (path for path in self.directory.glob(f"*{SUFFIX}") if path.name.removesuffix(SUFFIX).isdigit())
+        names = (path for path in self.directory.glob(f"*{SUFFIX}") if re.fullmatch(GENERATION, path.name))
         return sorted(names, key=_number)
 
     def _lines(self, path: Path) -> Iterator[list[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,14 @@ def shelf(tmp_path: Path) -> Any:
     shelf.close()
 
 
+def another(number: int) -> dict[str, Any]:
+    """A session like SESSION, with what only one can have of its own."""
+    own = {"id": number, "peer_id": number, "address": f"10.5.0.{number}", "acct_session_id": f"{number:04X}"}
+    return {**written(SESSION), **own}
+
+
 def alive() -> list[list[Any]]:
-    return [["tun", written(TUNNEL)], ["ses", written(SESSION)], ["ses", {**written(SESSION), "id": 12}]]
+    return [["tun", written(TUNNEL)], ["ses", written(SESSION)], ["ses", another(12)]]
 
 
 def test_what_was_written_comes_back_and_nothing_is_said_about_it(shelf: Shelf) -> None:
@@ -199,14 +206,24 @@ def test_lines_that_are_json_but_no_lists_are_damage(shelf: Shelf) -> None:
     with shelf.file().open("ab") as file:
         file.write(make_line({"a": 1}))  # type: ignore[arg-type]
         file.write(make_line([]))
+        for text in (b"{", b"", b"[" * 3000, b"\xff", b'["ses", NaN]'):  # with a right checksum
+            file.write(b"%08x %s\n" % (zlib.crc32(text), text))
     assert len(shelf.load().sessions) == 2
     assert shelf.events("state_damaged") and shelf.events("state_record_refused")
+
+
+def test_a_file_of_another_kind_with_a_like_name_is_no_generation(shelf: Shelf) -> None:
+    shelf.write(*alive())
+    for name in ("\u00b2.state", "\u0664.state", "x.state", f"{'9' * 40}.state"):
+        (shelf.directory / name).write_bytes(b"")
+    assert len(shelf.load().sessions) == 2
+    assert shelf.stores[0].begin()
 
 
 def test_a_newer_schema_gives_what_we_know_of_it_and_says_what_we_do_not(shelf: Shelf) -> None:
     shelf.write(*alive())
     path = shelf.file()
-    later = {**written(SESSION), "id": 13, "garden": True, "throttle": {"in": 1}}
+    later = {**another(13), "garden": True, "throttle": {"in": 1}}
     lines = [["head", SCHEMA + 1, "9.0", NOW], *alive(), ["ses", later], ["garden", 13, "walls"]]
     path.write_bytes(b"".join(make_line(line, default) for line in lines))
     assert set(shelf.load().sessions) == {11, 12, 13}

@@ -43,7 +43,7 @@ LAYERS = (
         "capture",
     ),
     ("policy",),
-    ("slices", "speed", "records", "state", "radius", "system", "dataplane", "ends", "history"),
+    ("slices", "speed", "recordlimits", "records", "state", "radius", "system", "dataplane", "ends", "history"),
     (
         "link",
         "filtering",
