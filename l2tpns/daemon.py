@@ -11,7 +11,6 @@ import gc
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -21,6 +20,7 @@ import gevent
 from gevent.queue import Queue
 
 from l2tpns import __version__, configfile, filtering, process
+from l2tpns.clock import elapsed, moment
 from l2tpns.config import Config
 from l2tpns.configurator import Configurator, Options, read
 from l2tpns.console.office import Office
@@ -205,7 +205,7 @@ class Daemon:
                 tunnels=resumed.tunnels,
                 sessions=len(resumed.sessions),
                 calls_ended=resumed.calls,
-                away=round(time.time() - saved.time, 1),
+                away=round(elapsed(saved.last, moment()), 1),
                 clean=saved.clean,
             )
         gevent.spawn(self.watch_speed)

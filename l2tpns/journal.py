@@ -7,13 +7,13 @@ seconds. While save_state is off nothing is done at all. Reading it again is res
 
 from __future__ import annotations
 
-import time
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import gevent
 
 from l2tpns import resume
+from l2tpns.clock import moment
 from l2tpns.errors import ConfigError
 from l2tpns.tunnel import TunnelState
 
@@ -179,7 +179,8 @@ class Journal:
             if session.online_since and self._told.get(session.id) != changes:
                 self._told[session.id] = changes
                 rows.append([session.id, *resume.usage_row(session, now)])
-        self._write(["use", time.time(), rows])
+        at = moment()
+        self._write(["use", at.wall, rows, at.since_boot])
 
     def _write(self, *lines: list[Any]) -> None:
         assert self._store is not None
@@ -197,7 +198,8 @@ class Journal:
             gevent.sleep(0.005)  # what sessions have asked their tunnels to say becomes a part of the numbers
         self.halt()
         written = store.begin() and all(self._keep(line) for line in self._alive() if line)
-        written = written and store.write(["left", time.time()]) and store.settle(block=True)
+        at = moment()
+        written = written and store.write(["left", at.wall, at.since_boot]) and store.settle(block=True)
         return written
 
     def erase(self) -> None:

@@ -19,7 +19,7 @@ Limit = Callable[[Any], bool]
 
 ALL_16, ALL_32, ALL_63 = 0xFFFF, 0xFFFFFFFF, (1 << 63) - 1
 LAST_SECOND = 253_402_300_799.0  # of the year 9999, the last that a date can be made of
-LONGEST_IDLE = 1e9  # seconds
+LONGEST_IDLE = 1e9  # seconds, 31 years; nothing lasts as long as from 1970 to now
 LARGEST_BODY = ALL_16 - 12  # octets of AVPs in a control message (RFC 2661 3.1)
 LARGEST_REPLY = 4096  # octets of a RADIUS packet (RFC 2865 3): no value of one is longer
 LONGEST_NAME = 1024  # octets; PAP carries 255, and a plugin may give a longer name

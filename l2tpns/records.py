@@ -2,17 +2,18 @@
 
 A line is a list: its kind, then what the kind needs. The last word on a thing counts:
 
-    ["head", schema, version, time]        begins each file
+    ["head", schema, version, time, since boot, boot]     begins each file
     ["tun", TunnelRecord]                  a tunnel as it is now         ["tun-", id]   it is gone
     ["ctl", id, ns, nr, sent, [[session, octets], ...]]   its numbers, and the messages added since the line before
     ["call", tunnel, id, peer's id]        a call that is not online     ["ses-", id]   call or session is gone
     ["ses", SessionRecord]                 a session as it is now
-    ["use", time, [[id, UsageRecord's fields], ...]]      what has been used; also a sign of life
-    ["left", time]                         ends the state of a process that left in good order
+    ["use", time, [[id, UsageRecord's fields], ...], since boot]   what has been used; also a sign of life
+    ["left", time, since boot]             ends the state of a process that left in good order
 
 Reading is tolerant: fields and kinds that this release does not know are left out and told, missing fields have their
 defaults, a line that makes no sense costs what it tells and nothing else. What a field may hold is recordlimits.py's.
-Times on disk are by the wall clock. Pure.
+Times on disk are by the wall clock as it was when the line was written, which the record's `written` tells together
+with a clock that nobody can set (clock.py); schema 1 had the wall clock only. Pure.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from functools import cache
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, TypeVar
 
+from l2tpns.clock import NEVER, Moment
 from l2tpns.policy import Policy
 from l2tpns.proto.credentials import Credentials
 from l2tpns.proto.ipcp import IpcpRecord
@@ -35,7 +37,7 @@ from l2tpns.proto.reliable import ReliableChange, ReliableRecord
 from l2tpns.radius.types import AuthReply
 from l2tpns.recordlimits import COUNT, ID, LONGEST_IDLE, WHEN, WORD, Limit, check
 
-SCHEMA = 1
+SCHEMA = 2  # 1: without `written`, `since boot`, `boot`
 
 T = TypeVar("T")
 
@@ -54,6 +56,7 @@ class TunnelRecord:
     receive_window: int = 4  # as our SCCRP told it
     opened: float = 0.0
     last_used: float = 0.0
+    written: Moment = NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ class SessionRecord:
     filter_out: str = ""
     policy: Policy = field(default_factory=Policy)
     usage: UsageRecord = UsageRecord()
+    written: Moment = NEVER
 
 
 SECRETS = ("password", "challenge", "response")  # fields whose value no reason tells
@@ -245,14 +249,20 @@ class Replay:
         self.tunnels: dict[int, TunnelRecord] = {}
         self.sessions: dict[int, SessionRecord] = {}
         self.calls: dict[int, CallRecord] = {}
-        self.time = 0.0  # of the last sign of life
+        self.last = NEVER  # of the last sign of life
         self.clean = False  # left in good order: the numbers are the last ones
         self.schemas: set[int] = set()
         self.unknown: set[str] = set()  # fields and kinds that we do not know
         self.refused: list[str] = []  # why something could not be read
+        self._boot = ""  # of the generation that is being read
         self._raw: dict[int, dict[str, Any]] = {}
         self._usage: dict[int, list[Any]] = {}
         self._holders: dict[tuple[str, Any], int] = {}  # sessions by what only one can have
+
+    @property
+    def time(self) -> float:
+        """The date of the last sign of life."""
+        return self.last.wall
 
     @property
     def empty(self) -> bool:
@@ -271,12 +281,15 @@ class Replay:
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             self.refused.append(f"{str(fields[:1])[:40]}: {error}")
 
-    def head(self, schema: int, version: str, time: float, *_: Any) -> None:
+    def head(self, schema: int, version: str, time: float, since_boot: float = 0.0, boot: str = "", *_: Any) -> None:
         self.schemas.add(_of(schema, int))
-        self._alive_at(time)
+        self._boot = _of(boot, str)
+        self._alive_at(time, since_boot)
 
-    def _alive_at(self, time: float) -> None:
-        self.time = max(self.time, float(_within(WHEN, time, (int, float))))
+    def _alive_at(self, time: float, since_boot: float) -> None:
+        wall = float(_within(WHEN, time, (int, float)))
+        monotonic = float(_within(WHEN, since_boot, (int, float)))
+        self.last = Moment(wall, monotonic, self._boot if monotonic else "")
 
     def tunnel(self, data: dict[str, Any], *_: Any) -> None:
         record = decode(TunnelRecord, data, self.unknown)
@@ -308,8 +321,8 @@ class Replay:
     def session_gone(self, number: int, *_: Any) -> None:
         self._forget(number)
 
-    def used(self, time: float, rows: list[list[Any]], *_: Any) -> None:
-        self._alive_at(time)
+    def used(self, time: float, rows: list[list[Any]], since_boot: float = 0.0, *_: Any) -> None:
+        self._alive_at(time, since_boot)
         for row in rows:
             try:
                 number, *values = row
@@ -317,8 +330,8 @@ class Replay:
             except (ValueError, TypeError) as error:
                 self.refused.append(f"usage {str(row)[:40]}: {error}")
 
-    def left(self, time: float, *_: Any) -> None:
-        self._alive_at(time)
+    def left(self, time: float, since_boot: float = 0.0, *_: Any) -> None:
+        self._alive_at(time, since_boot)
 
     def _forget(self, number: int) -> None:
         self.calls.pop(number, None)
@@ -348,6 +361,9 @@ class Replay:
                 record = dataclasses.replace(record, profile=decode(AuthReply, record.profile, self.unknown))
             except ValueError as error:
                 raise ValueError(f"SessionRecord.profile: {error}") from None
+        online = (record.written.wall or self.last.wall) - min(record.online_since, record.time_from)
+        if online > LONGEST_IDLE:
+            raise ValueError(f"SessionRecord.online_since: {online / 86400:.0f} days before it was written")
         for name, value in (("address", record.address), ("acct_session_id", record.acct_session_id)):
             holder = self._holders.setdefault((name, value), number)
             if holder != number:

@@ -15,7 +15,6 @@ import fcntl
 import os
 import re
 import stat
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import gevent
 
 from l2tpns import __version__
+from l2tpns.clock import Moment, elapsed, moment
 from l2tpns.errors import ConfigError
 from l2tpns.lines import fsync_all, make_line, read_line, write_all
 from l2tpns.log import Logger
@@ -38,10 +38,10 @@ LARGEST = 1 << 30  # no file of ours is larger
 class StateStore:
     """Files of saved state. Only `open` raises; a disk that fails later costs the state, never the service."""
 
-    def __init__(self, directory: str | Path, log: Logger, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, directory: str | Path, log: Logger, now: Callable[[], Moment] = moment) -> None:
         self.directory = Path(directory)
         self._log = log
-        self._clock = clock
+        self._now = now
         self._lock = -1
         self._descriptor = -1
         self._path = self.directory  # of the generation that is written
@@ -96,7 +96,7 @@ class StateStore:
         self._tell(found)
         if found.empty:
             return found
-        age = self._clock() - found.time
+        age = elapsed(found.last, self._now())
         if age > max_age:
             self._log.error(
                 "state_too_old",
@@ -191,7 +191,8 @@ class StateStore:
             os.close(self._descriptor)
             self._older.append(self._path)
         self._descriptor, self._path, self._size, self.broken = descriptor, path, 0, False
-        if self.write(["head", SCHEMA, __version__, self._clock()]):
+        now = self._now()
+        if self.write(["head", SCHEMA, __version__, now.wall, now.since_boot, now.boot]):
             return True
         os.close(descriptor)
         self._descriptor = -1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -66,7 +65,7 @@ class Sources:
     lns: Lns
     accounting: Accounting
     lag: LagMeter = field(default_factory=LagMeter)
-    started: float = field(default_factory=time.time)
+    started: float = field(default_factory=monotonic)
 
     def census(self) -> Census:
         """Gives way between slices: 60,000 sessions are not counted at one go."""

@@ -8,10 +8,10 @@ is nothing to change here, and no login: who reaches the address sees everything
 from __future__ import annotations
 
 import ipaddress
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
+from time import monotonic
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -127,7 +127,7 @@ class Application:
             "status": "leaving" if lns.shutting_down else "degraded" if problems else "ok",
             "problems": problems,
             "version": __version__,
-            "uptime": int(time.time() - self._sources.started),
+            "uptime": int(monotonic() - self._sources.started),
             "tunnels": len(lns.tunnels),
             "sessions": len(lns.sessions),
             "online": len(lns.by_address),

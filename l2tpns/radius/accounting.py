@@ -20,6 +20,7 @@ import gevent
 from gevent.event import Event
 from pyrad.packet import Packet
 
+from l2tpns.clock import Moment, date, elapsed, moment
 from l2tpns.errors import NoAnswer
 from l2tpns.log import Logger
 from l2tpns.radius import packets
@@ -36,6 +37,7 @@ from l2tpns.radius.usage import (
     fill_accounting_request,
     load_usage,
     never_less,
+    unusable,
 )
 
 WORKERS = 256  # records in flight
@@ -79,7 +81,7 @@ class Accounting:
         log: Logger,
         *,
         random: Callable[[int], bytes] = os.urandom,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], Moment] = moment,
         spool_octets: int = SPOOL_OCTETS,
     ) -> None:
         self.settings = settings
@@ -116,6 +118,11 @@ class Accounting:
         for entry in left:
             if entry.kind in (ON, OFF):
                 spool.release(entry)  # of another life: a new one is sent where it is due
+                continue
+            why = unusable(entry.kind, entry.session, entry.body)
+            if why:
+                self._log.error("accounting_record_refused", kind=entry.kind, acct=entry.session, why=why)
+                spool.release(entry)
                 continue
             account = self._accounts.setdefault(entry.session, Account(entry.session))
             if not entry.delivered:
@@ -228,12 +235,12 @@ class Accounting:
         assert account.latest is not None
         return never_less(usage, load_usage(account.latest.body))
 
-    def _stop(self, account: Account, usage: Usage, when: float) -> None:
+    def _stop(self, account: Account, usage: Usage, when: Moment) -> None:
         account.stopped = True
         self._record(account, STOP, usage, when)
         self._keep_latest(account, None)
 
-    def _record(self, account: Account, kind: str, usage: Usage | None, when: float | None = None) -> Entry:
+    def _record(self, account: Account, kind: str, usage: Usage | None, when: Moment | None = None) -> Entry:
         assert self._spool is not None
         body = b"null" if usage is None else dump_usage(usage)
         entry = self._spool.append(kind, account.session, self._clock() if when is None else when, body)
@@ -330,7 +337,10 @@ class Accounting:
 
         def encode(identifier: int, local: IPv4Address) -> tuple[Packet, bytes]:
             packet = packets.new_accounting_request(identifier, settings.secret, self._dictionary)
-            fill_accounting_request(packet, entry.kind, usage, settings, local, happened=entry.time, now=self._clock())
+            now = self._clock()
+            happened = date(entry.time, now)
+            late = elapsed(entry.time, now)
+            fill_accounting_request(packet, entry.kind, usage, settings, local, happened=happened, now=happened + late)
             return packet, packet.RequestPacket()
 
         try:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -17,13 +18,14 @@ import pytest
 from gevent.event import Event
 
 from l2tpns import ends, journal, tunnel
+from l2tpns.clock import Moment
 from l2tpns.ends import SessionEnded, TunnelEnded
 from l2tpns.lines import make_line
 from l2tpns.proto.messages import ICCN
 from l2tpns.proto.ppp import Protocol
 from l2tpns.radius.types import Assign, AuthReply, FramedRoute
 from l2tpns.records import Replay
-from l2tpns.resume import Resumed, resume, session_record
+from l2tpns.resume import Outage, Resumed, resume, session_record, tunnel_record
 from l2tpns.session import Session
 from l2tpns.snoop import Snoop
 from l2tpns.state import StateStore
@@ -559,5 +561,67 @@ def test_a_record_that_makes_no_sense_costs_one_session(lives: Lives, path: tupl
     assert {each.user for each in server.lns.sessions.values()} == left
     refusals = [*server.events("state_record_refused"), *server.events("session_not_resumed")]
     assert len(refusals) == 1
+    assert works(lives, fred)
+    lac.close()
+
+
+@pytest.mark.parametrize("how", ["leave", "die"])
+@pytest.mark.parametrize("step", [3600.0, -7200.0, -1_790_000_000.0, 1e9])
+def test_a_clock_that_is_set_costs_no_session_and_bills_no_second(
+    lives: Lives, monkeypatch: pytest.MonkeyPatch, how: str, step: float
+) -> None:
+    lives.replies["fred"] = AuthReply(accepted=True, session_timeout=3000, interim=600)
+    lac = connect(lives)
+    fred = lac.call("fred", "pw").wait_online()
+    (before,) = lives.server.lns.sessions.values()
+    due, online = before.next_interim, before.online_since
+    real = time.time
+    monkeypatch.setattr("time.time", lambda: real() + step)
+    server = getattr(lives, how)()
+    (after,) = server.lns.sessions.values()
+    assert abs(after.online_since - online) < 1 and abs(after.next_interim - due) < 1
+    assert abs(after.time_from - online) < 1
+    assert after.usage().session_time < PATIENCE
+    assert after.opened_wall == before.opened_wall
+    (tunnel_,) = server.lns.tunnels.values()
+    assert abs(tunnel_.opened_at - monotonic()) < PATIENCE
+    assert works(lives, fred)
+    lac.close()
+
+
+def test_after_a_reboot_with_a_wrong_clock_only_the_outage_is_in_doubt(lives: Lives) -> None:
+    lac = connect(lives)
+    lac.call("fred", "pw").wait_online()
+    (session,) = lives.server.lns.sessions.values()
+    record = session_record(session)
+    wall = 1_790_000_000.0
+    record = dataclasses.replace(  # online for 100 s when it was written, which is a day before the last sign of life
+        record, written=Moment(wall, 1000.0, "old"), online_since=wall - 100, time_from=wall - 100
+    )
+    last = Moment(wall - 3600, 1000.0 + 86400, "old")  # the clock was set back meanwhile
+    outage = Outage(last)
+    outage._over = Moment(wall - 3600 + 250, 40.0, "new")
+    assert round(outage.over - outage.monotonic(record.online_since, record.written)) == 100 + 86400 + 250
+    lac.close()
+
+
+def test_a_session_that_release_0_1_0_wrote_goes_on_by_the_wall_clock(lives: Lives) -> None:
+    lac = connect(lives)
+    fred = lac.call("fred", "pw").wait_online()
+    (session,) = lives.server.lns.sessions.values()
+    (control,) = lives.server.lns.tunnels.values()
+    at = time.time()
+    ses, tun = written(session_record(session)), written(tunnel_record(control))
+    for record in (ses, tun):
+        del record["written"]
+    ses["online_since"] = ses["time_from"] = at - 500
+    lines = [["head", 1, "0.1.0", at - 20], ["tun", tun], ["ses", ses], ["use", at - 10, []], ["left", at - 5]]
+    lives.server.lns.journal.halt()
+    lives.end()
+    for path in lives.directory.glob("*.state"):
+        path.write_bytes(b"".join(map(make_line, lines)))
+    server = lives.begin()
+    (after,) = server.lns.sessions.values()
+    assert 499 < monotonic() - after.online_since < 500 + PATIENCE
     assert works(lives, fred)
     lac.close()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from l2tpns.clock import Moment
 from l2tpns.errors import ConfigError
 from l2tpns.lines import make_line
 from l2tpns.log import Log
@@ -17,6 +18,7 @@ from l2tpns.state import StateStore
 from tests.daemon.test_records import SESSION, TUNNEL, written
 
 NOW = 1_000_000.0
+TODAY = 1_790_000_000.0  # a clock that has been set
 
 
 class Shelf:
@@ -26,10 +28,12 @@ class Shelf:
         self.directory = directory
         self.log = Log.in_memory()
         self.now = NOW
+        self.up = 0.0
+        self.boot = ""  # unknown, as in schema 1
         self.stores: list[StateStore] = []
 
     def open(self) -> StateStore:
-        store = StateStore(self.directory, self.log.get(), clock=lambda: self.now)
+        store = StateStore(self.directory, self.log.get(), now=lambda: Moment(self.now, self.up, self.boot))
         store.open()
         self.stores.append(store)
         return store
@@ -306,3 +310,47 @@ def test_erased_is_gone(shelf: Shelf) -> None:
     shelf.write(*alive())
     shelf.open().erase()
     assert not list(shelf.directory.glob("*.state"))
+
+
+BOOT = [["head", SCHEMA, "x", NOW, 500.0, "a"], *alive()]
+
+
+def put_lines(shelf: Shelf, *lines: list[Any]) -> None:
+    shelf.write(*alive())
+    shelf.file().write_bytes(b"".join(make_line(line, default) for line in lines))
+
+
+@pytest.mark.parametrize("step", [0.0, 3600.0, -7200.0, 1.7e9])
+def test_how_old_the_state_is_no_step_of_the_clock_changes(shelf: Shelf, step: float) -> None:
+    put_lines(shelf, *BOOT, ["use", NOW + 5, [], 505.0])
+    shelf.now, shelf.up, shelf.boot = NOW + 5 + 299 + step, 804.0, "a"
+    assert len(shelf.load().sessions) == 2
+    shelf.close()
+    shelf.up = 806.0
+    assert shelf.load().empty
+    assert shelf.events("state_too_old")[0]["seconds"] == 301
+
+
+def test_after_a_reboot_the_state_is_as_old_as_the_wall_clock_says_and_no_younger_than_the_boot(shelf: Shelf) -> None:
+    online = {"online_since": TODAY - 10, "time_from": TODAY - 10}
+    sessions = [["ses", {**another(number), **online}] for number in (11, 12)]
+    put_lines(shelf, ["head", SCHEMA, "x", TODAY, 500.0, "a"], ["tun", written(TUNNEL)], *sessions)
+    shelf.now, shelf.up, shelf.boot = TODAY + 200, 50.0, "b"
+    assert len(shelf.load().sessions) == 2
+    shelf.close()
+    shelf.now, shelf.up = TODAY - 5000, 301.0
+    assert shelf.load().empty
+
+
+def test_what_release_0_1_0_wrote_is_taken_up(shelf: Shelf) -> None:
+    put_lines(shelf, ["head", 1, "0.1.0", NOW], *alive(), ["use", NOW + 1, []], ["left", NOW + 2])
+    shelf.now, shelf.up, shelf.boot = NOW + 10, 5000.0, "a"
+    found = shelf.load()
+    assert len(found.sessions) == 2 and found.clean and found.time == NOW + 2
+    assert shelf.events("state_schema")[0]["schema"] == 1
+
+
+def test_what_is_written_says_which_boot_it_is_of(shelf: Shelf) -> None:
+    shelf.up, shelf.boot = 500.0, "a"
+    shelf.write(["use", NOW, [], 501.0])
+    assert shelf.load().last == Moment(NOW, 501.0, "a")

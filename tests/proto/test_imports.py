@@ -35,6 +35,8 @@ LAYERS = (
         "log",
         "logsink",
         "lines",
+        "clock",
+        "files",
         "pool",
         "wheel",
         "mailbox",
