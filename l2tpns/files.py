@@ -118,12 +118,12 @@ def _like(new: Path, old: os.stat_result | None, mode: int | None) -> None:
     """Mode and owner; by the descriptor, for the name may be another's by now."""
     descriptor = os.open(new, os.O_RDONLY | SAFE)
     try:
-        if old is not None:
-            if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
-                os.fchown(descriptor, old.st_uid, old.st_gid)
-            os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
-        elif mode is not None:
-            os.fchmod(descriptor, mode)
+        if old is None:
+            os.fchmod(descriptor, 0o600 if mode is None else mode)
+            return
+        os.fchmod(descriptor, stat.S_IMODE(old.st_mode))  # while it is ours: the service has no CAP_FOWNER
+        if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
+            os.fchown(descriptor, old.st_uid, old.st_gid)
     finally:
         os.close(descriptor)
 

@@ -21,6 +21,12 @@ def state_directory() -> Path:
     return Path(os.environ.get("L2TPNS_STATE", "/var/lib/l2tpns"))
 
 
+def runtime_directory() -> Path:
+    """What survives this process, but not the machine: not on the disk that the state is on, and writable when that is
+    not."""
+    return Path(os.environ.get("L2TPNS_RUN", "/run/l2tpns"))
+
+
 def kernel_forwards() -> bool:
     """Whether the kernel passes packets on between its interfaces; if that cannot be read there is no need to warn."""
     try:

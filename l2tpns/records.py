@@ -114,6 +114,7 @@ class SessionRecord:
     filter_out: str = ""
     policy: Policy = field(default_factory=Policy)
     usage: UsageRecord = UsageRecord()
+    accounted: bool = False  # its Start was on the disk of the accounting spool
     written: Moment = NEVER
 
 

@@ -132,6 +132,7 @@ def session_record(session: Session) -> SessionRecord:
         filter_out=path.filter_out.name if path.filter_out is not None else "",
         policy=session.policy,
         usage=UsageRecord(*usage_row(session, now)),
+        accounted=session.lns.accounting.is_on_disk(session.acct_session_id),
         written=written,
     )
 
@@ -157,6 +158,7 @@ def usage_row(session: Session, now: float) -> list[Any]:
 def resume(lns: Lns, saved: Replay) -> Resumed:
     """Take up what can be; gives nobody a turn. What cannot be is named in the log, and its LAC told if possible."""
     done, outage = Resumed(), Outage(saved.last)
+    lns.journal.remember()
     probe = b"" if saved.clean else messages.encode(HELLO())
     for record in saved.tunnels.values():
         try:
@@ -215,6 +217,8 @@ def _resume_session(lns: Lns, record: SessionRecord, outage: Outage, exact: bool
         raise ValueError("its tunnel is not there")
     if record.peer_id in tunnel.by_peer_id:
         raise ValueError(f"the LAC's session id {record.peer_id} is in use")
+    if lns.accounting.has_stopped(record.acct_session_id, record.accounted):
+        raise ValueError("its accounting Stop was written: it has ended")
     if not isinstance(record.profile, AuthReply):
         raise ValueError("what RADIUS has said of it is missing")
     icrq = ICRQ(assigned_session_id=record.peer_id, call_serial_number=record.call_serial)

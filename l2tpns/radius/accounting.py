@@ -225,6 +225,21 @@ class Accounting:
         """Sessions with a Start and without a Stop."""
         return [account.session for account in self._accounts.values() if not account.stopped]
 
+    def is_on_disk(self, session: str) -> bool:
+        """Whether the next process will find the session's last record in the spool."""
+        account = self._accounts.get(session)
+        if account is None or account.stopped or account.latest is None or self._spool is None:
+            return False
+        return self._spool.holds(account.latest)
+
+    def has_stopped(self, session: str, was_on_disk: bool) -> bool:
+        """Whether a session of an earlier process has had its Stop. `was_on_disk`: its record had been in the spool,
+        which lets go of it when the Stop is delivered, and not before. Of a spool that is new nothing can be said."""
+        account = self._accounts.get(session)
+        if account is not None:
+            return account.stopped
+        return was_on_disk and self._spool is not None and self._spool.continued
+
     # --- records
 
     def _open_account(self, usage: Usage) -> Account | None:

@@ -111,6 +111,7 @@ class Spool:
         self._copying = False  # copies of the oldest segment's records are not on disk yet: it must stay
         self._closing = False
         self._greenlet: gevent.Greenlet | None = None
+        self.continued = False  # an earlier process has written to it
         self.live_octets = 0
         self.stats = SpoolStats()
 
@@ -123,6 +124,10 @@ class Spool:
     def segments(self) -> int:
         return len(self._segments)
 
+    def holds(self, entry: Entry) -> bool:
+        """On the disk, not in memory only."""
+        return entry.number not in self._unwritten
+
     # --- opening
 
     def open(self) -> list[Entry]:
@@ -132,6 +137,7 @@ class Spool:
         found = [path for path in self._directory.glob(f"*{SUFFIX}") if re.fullmatch(SEGMENT, path.name)]
         for path in sorted(found, key=_number):
             self._read(path, entries)
+        self.continued = bool(found) and not self.stats.unreadable
         self._number = max(entries, default=0)
         self._start_segment()
         self._reserved = self._make_reserve()

@@ -544,3 +544,26 @@ def test_a_record_that_makes_no_sense_is_named_and_the_others_are_delivered(serv
     until(lambda: accounting.undelivered == 0)
     assert sorted(record.one(44) for record in server.records) == [b"ann", b"fred"]
     assert len(log.records("spool_record_refused") + log.records("accounting_record_refused")) == 1
+
+
+def test_what_the_spool_says_of_a_session_goes_before_the_saved_state(server, account, tmp_path):
+    first = account(server)
+    for name in ("open", "delivered", "waiting"):
+        first.start(usage(name))
+    assert first.is_on_disk("open") and not first.is_on_disk("unheard")
+    first.stop(usage("delivered"))
+    until(lambda: first.undelivered == 0)
+    server.silent = True
+    first.stop(usage("waiting"))
+    first.close(0)
+    second = account(server)
+    said = {name: second.has_stopped(name, True) for name in ("open", "delivered", "waiting")}
+    assert said == {"open": False, "delivered": True, "waiting": True}
+    assert not second.has_stopped("delivered", False)  # accounting was off
+    server.silent = False
+    until(lambda: not second.undelivered)
+    second.close()
+
+
+def test_a_spool_that_is_new_says_nothing(server, account):
+    assert not account(server).has_stopped("fred", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import gevent
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from l2tpns.clock import Moment
 from l2tpns.errors import ConfigError
 from l2tpns.log import Log
+from l2tpns.radius import spool as spool_module
 from l2tpns.radius.spool import Spool, make_line, read_line
 from tests.lab.inprocess import until
 
@@ -179,3 +181,123 @@ def test_a_disk_that_refuses_is_told_and_records_go_on_in_memory(opened, monkeyp
     spool.close()
     _, left = opened()
     assert [item.session for item in left] == ["a", "b"]  # what the disk did not take it was given again
+
+
+class Disk:
+    """Takes what has its room already, as a full one does."""
+
+    def __init__(self, monkeypatch):
+        self.full = self.failed = False
+        self._write, self._allocate = spool_module.write_all, os.posix_fallocate
+        monkeypatch.setattr(spool_module, "write_all", self.write_all)
+        monkeypatch.setattr(os, "posix_fallocate", self.allocate)
+
+    def write_all(self, descriptor, octets):
+        end = os.lseek(descriptor, 0, os.SEEK_CUR) + len(octets)
+        if self.failed or (self.full and end > os.fstat(descriptor).st_size):
+            raise OSError(errno.EIO if self.failed else errno.ENOSPC, "No space left on device")
+        self._write(descriptor, octets)
+
+    def allocate(self, *arguments):
+        if self.full or self.failed:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self._allocate(*arguments)
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    return Disk(monkeypatch)
+
+
+def die(spool):
+    """kill -9: the greenlet writes nothing more, and the lock is free."""
+    spool._greenlet.kill()
+    os.close(spool._lock)
+    spool._greenlet = None
+
+
+def test_a_full_disk_still_takes_what_becomes_of_records(opened, disk, tmp_path):
+    log = Log.in_memory()
+    spool, _ = opened(log=log)
+    ended, kept, told = (spool.append("start", name, Moment(1.0), b"{}") for name in "abc")
+    disk.full = True
+    stop = spool.append("stop", "a", Moment(2.0), b"{}")
+    spool.release(ended)
+    spool.mark_delivered(kept)
+    spool.append("stop", "c", Moment(2.0), b"{}")
+    spool.release(told)
+    assert spool.holds(stop) and log.records("spool_reserve_used")
+    die(spool)
+    disk.full = False
+    log = Log.in_memory()
+    _, left = opened(log=log)
+    assert sorted(facts(left)) == [(2, "start", "b", True), (4, "stop", "a", False), (5, "stop", "c", False)]
+    assert not log.records("spool_line_unreadable")
+
+
+def test_when_there_is_room_again_there_is_a_reserve_again(opened, disk, tmp_path):
+    log = Log.in_memory()
+    spool, _ = opened(log=log)
+    for _ in range(3):
+        disk.full = True
+        spool.append("start", "a", Moment(1.0), b"{}")
+        assert not (tmp_path / "spool" / "reserve").exists()
+        disk.full = False
+        spool.append("start", "b", Moment(1.0), b"{}")
+        until(lambda: (tmp_path / "spool" / "reserve").exists() and spool._room is None)
+    assert len(log.records("spool_reserve_used")) == len(log.records("spool_reserve_filled")) == 3
+    spool.close()
+    _, left = opened()
+    assert [entry.session for entry in left] == ["a", "b"] * 3
+
+
+def test_what_not_even_the_reserve_takes_is_written_when_there_is_room(opened, disk, monkeypatch):
+    monkeypatch.setattr(spool_module, "RESERVED", 100)
+    monkeypatch.setattr(spool_module, "TRY_AGAIN", 0.01)
+    spool, _ = opened()
+    entries = [spool.append("start", f"s{number}", Moment(1.0), b"{}") for number in range(5)]
+    until(lambda: all(entry.synced for entry in entries))
+    disk.full = True
+    late = [spool.append("stop", f"s{number}", Moment(1.0), b"{}") for number in range(5)]
+    spool.release(entries[0])
+    spool.mark_delivered(entries[1])
+    spool.release(late[2])
+    assert not spool.holds(late[4])
+    disk.full = False
+    until(lambda: all(map(spool.holds, late)) and not spool._owed)
+    die(spool)
+    _, left = opened()
+    assert [(e.session, e.kind) for e in left] == [
+        *((f"s{number}", "start") for number in (1, 2, 3, 4)),
+        *((f"s{number}", "stop") for number in (0, 1, 3, 4)),
+    ]
+    assert left[0].delivered
+
+
+def test_a_disk_that_can_neither_write_nor_remove_ends_nothing(opened, disk, monkeypatch):
+    spool, _ = opened(segment_octets=200)
+    entries = [spool.append("start", f"s{number}", Moment(1.0), b"{}") for number in range(20)]
+    disk.failed = True
+    monkeypatch.setattr("l2tpns.files.remove", lambda path: False)
+    for entry in entries:
+        spool.release(entry)
+    spool.append("stop", "x", Moment(1.0), b"{}")
+    spool.close()
+
+
+def test_what_is_no_plain_file_is_not_read_and_stays(opened, tmp_path):
+    spool, _ = opened()
+    spool.append("start", "a", Moment(1.0), b"{}")
+    spool.close()
+    os.mkfifo(tmp_path / "spool" / "0000000007.records")
+    (tmp_path / "spool" / "0000000008.records").symlink_to("/etc/passwd")
+    (tmp_path / "spool" / "0000000009.records").mkdir()
+    (tmp_path / "spool" / "x\u00b2.records").write_bytes(b"")
+    log = Log.in_memory()
+    spool, left = opened(log=log)
+    assert [entry.session for entry in left] == ["a"]
+    assert len(log.records("spool_refused")) == 3
+    spool.append("start", "b", Moment(1.0), b"{}")
+    assert files(tmp_path)[-2].name == "0000000010.records"
+    for name in ("7", "8", "9"):
+        assert os.path.lexists(tmp_path / "spool" / f"000000000{name}.records")

@@ -32,6 +32,7 @@ from l2tpns.state import StateStore
 from tests.daemon.conftest import QUICK
 from tests.daemon.subscribers import Ear, say
 from tests.daemon.test_records import altered, written
+from tests.daemon.test_state import Disk
 from tests.lab import PATIENCE, traffic
 from tests.lab.inprocess import InProcess, until
 from tests.lab.lac import Lac, Subscriber, Why
@@ -94,6 +95,7 @@ def lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lives]:
     monkeypatch.setattr(tunnel, "CLOSED_LINGER", 0.01)
     monkeypatch.setattr(tunnel, "SHORTEST_LOOK", 0.05)
     monkeypatch.setattr(journal, "BEAT", 0.05)
+    monkeypatch.setenv("L2TPNS_RUN", str(tmp_path / "run"))
     lives = Lives(tmp_path / "state")
     lives.begin()
     yield lives
@@ -624,4 +626,84 @@ def test_a_session_that_release_0_1_0_wrote_goes_on_by_the_wall_clock(lives: Liv
     (after,) = server.lns.sessions.values()
     assert 499 < monotonic() - after.online_since < 500 + PATIENCE
     assert works(lives, fred)
+    lac.close()
+
+
+def test_while_the_disk_is_full_a_session_may_end_and_does_not_come_back(
+    lives: Lives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    lac = connect(lives)
+    fred = lac.call("fred", "pw").wait_online()
+    lac.call("mary", "pw").wait_online()
+    disk.full = True
+    fred.hangup()
+    until(lambda: len(lives.server.lns.sessions) == 1)
+    server = lives.die()
+    assert not server.lns.sessions
+    lac.close()
+
+
+def test_when_the_disk_has_room_again_a_kill_costs_no_session(lives: Lives, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch)
+    lac = connect(lives)
+    fred = lac.call("fred", "pw").wait_online()
+    mary = lac.call("mary", "pw").wait_online()
+    disk.full = True
+    fred.hangup()
+    until(lambda: lives.server.events("state_disowned"))
+    disk.full = False
+    until(lambda: lives.server.events("state_written_again"))
+    server = lives.die()
+    assert [session.user for session in server.lns.sessions.values()] == ["mary"]
+    assert works(lives, mary)
+    lac.close()
+
+
+@pytest.mark.parametrize("trouble", ["full", "read_only"])
+def test_a_farewell_to_everybody_because_the_state_cannot_be_written_is_not_taken_back(
+    lives: Lives, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    disk = Disk(monkeypatch)
+    lac = connect(lives)
+    lac.call("fred", "pw").wait_online()
+    setattr(disk, trouble, True)
+    assert not lives.server.lns.leave()
+    server = lives.die()  # before anybody was told
+    assert not server.lns.sessions
+    lac.close()
+
+
+def test_a_session_whose_stop_was_written_is_not_taken_up_whatever_the_state_says(lives: Lives) -> None:
+    """A power failure takes the last second of the state, and not the Stop, which is safe before it is sent."""
+    lac = connect(lives)
+    fred = lac.call("fred", "pw").wait_online()
+    lac.call("mary", "pw").wait_online()
+    (session,) = lives.server.lns.by_user["fred"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.lab.inprocess.Records.has_stopped", lambda _, acct, __: acct == session.acct_session_id)
+        server = lives.die()
+    assert [each.user for each in server.lns.sessions.values()] == ["mary"]
+    assert "has ended" in server.events("session_not_resumed")[0]["why"]
+    assert fred.wait_ended().why is Why.CDN
+    lac.close()
+
+
+def test_a_session_that_ends_before_the_journal_begins_again_does_not_come_back(lives: Lives) -> None:
+    lac = connect(lives)
+    fred = lac.call("fred", "pw").wait_online()
+    lac.call("mary", "pw").wait_online()
+    start = journal.Journal.start
+
+    def after_an_end(self: journal.Journal, store: StateStore, *gone: list[Any]) -> None:
+        fred.hangup()
+        until(lambda: len(self._lns.sessions) == 1)
+        start(self, store, *gone)
+        self.halt()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal.Journal, "start", after_an_end)
+        lives.die()
+    server = lives.die()
+    assert [each.user for each in server.lns.sessions.values()] == ["mary"]
     lac.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from l2tpns import files, state
 from l2tpns.clock import Moment
 from l2tpns.errors import ConfigError
 from l2tpns.lines import make_line
@@ -286,24 +288,145 @@ def test_when_all_is_in_the_new_generation_the_older_ones_go(shelf: Shelf) -> No
     assert set(shelf.load().sessions) == {11}
 
 
-def test_a_disk_that_is_full_costs_the_state_and_not_the_service(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+class Disk:
+    """Refuses what it is told to refuse."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = self.read_only = False
+        self._write, self._remove, self._open = state.write_all, files.remove, files.open_file
+        monkeypatch.setattr("l2tpns.state.write_all", self.write_all)
+        monkeypatch.setattr("l2tpns.files.remove", self.remove)
+        monkeypatch.setattr("l2tpns.files.open_file", self.open_file)
+
+    def write_all(self, descriptor: int, octets: bytes) -> None:
+        if self.full or self.read_only:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self._write(descriptor, octets)
+
+    def remove(self, path: Path) -> bool:
+        return not (self.read_only and path.suffix == ".state") and self._remove(path)
+
+    def open_file(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        if self.read_only and path.suffix == ".state":
+            raise OSError(errno.EROFS, "Read-only file system")
+        return self._open(path, flags, mode)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Disk:
+    monkeypatch.setenv("L2TPNS_RUN", str(tmp_path / "run"))
+    return Disk(monkeypatch)
+
+
+def test_once_a_line_cannot_be_written_nobody_takes_up_what_is_on_the_disk(shelf: Shelf, disk: Disk) -> None:
+    shelf.write(*alive())
+    store = shelf.open()
+    store.load(300)
+    assert store.begin()
+    disk.full = True
+    for _ in range(5):
+        assert not store.write(["ses-", 11])
+    assert store.broken and not store.settle(block=True) and not store.begin()
+    assert not list(shelf.directory.glob("*.state"))
+    assert len(shelf.events("state_write_failed")) == len(shelf.events("state_disowned")) == 1
+    assert shelf.events("state_disowned")[0]["removed"]
+    shelf.close()
+    assert shelf.load().empty
+
+
+def test_when_the_disk_has_room_again_the_state_that_is_written_counts(shelf: Shelf, disk: Disk) -> None:
     store = shelf.open()
     assert store.begin()
-
-    def full(descriptor: int, octets: bytes) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("l2tpns.state.write_all", full)
-        for _ in range(5):
-            assert not store.write(["ses-", 1])
-        assert store.broken and not store.settle(block=True)
-        assert not store.begin()
-        assert len(list(shelf.directory.glob("*.state"))) == 1
-    assert len(shelf.events("state_write_failed")) <= 2
+    disk.full = True
+    assert not store.write(["ses-", 1])
+    disk.full = False
     assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    assert [entry["event"] for entry in shelf.log.records()][-1] == "state_written_again"
     shelf.close()
     assert len(shelf.load().sessions) == 2
+
+
+def test_a_generation_that_cannot_be_begun_leaves_the_one_that_is_written(shelf: Shelf, disk: Disk) -> None:
+    store = shelf.open()
+    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    disk.full = True
+    assert not store.begin() and not store.begin() and not store.broken
+    disk.full = False
+    assert store.write(["ses-", 12])
+    assert len(shelf.events("state_write_failed")) == 1
+    shelf.close()
+    assert set(shelf.load().sessions) == {11}
+
+
+def test_a_first_generation_that_cannot_be_begun_disowns_what_was_taken_up(shelf: Shelf, disk: Disk) -> None:
+    shelf.write(*alive())
+    store = shelf.open()
+    assert len(store.load(300).sessions) == 2
+    disk.full = True
+    assert not store.begin()  # and the two may end now
+    shelf.close()
+    assert shelf.load().empty
+
+
+def test_what_a_read_only_disk_keeps_is_marked_where_the_next_process_sees_it(shelf: Shelf, disk: Disk) -> None:
+    store = shelf.open()
+    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    disk.read_only = True
+    assert not store.write(["ses-", 11])
+    assert (shelf.events("state_disowned")[0]["removed"], shelf.events("state_disowned")[0]["marked"]) == (False, True)
+    assert not store.begin()
+    shelf.close()
+    assert shelf.load().empty and shelf.events("state_stale")[0]["sessions"] == 2
+    shelf.close()
+    disk.read_only = False
+    store = shelf.open()
+    assert store.load(300).empty  # the mark is there until everything is written anew
+    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    assert not store.mark.exists()
+    shelf.close()
+    assert len(shelf.load().sessions) == 2
+
+
+def test_a_farewell_that_cannot_erase_the_state_marks_it(shelf: Shelf, disk: Disk) -> None:
+    store = shelf.open()
+    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    disk.read_only = True
+    store.erase()
+    shelf.close()
+    assert shelf.load().empty
+
+
+def test_a_disk_that_fails_to_make_safe_what_it_took_is_no_longer_believed(
+    shelf: Shelf, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = shelf.open()
+    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    monkeypatch.setattr("l2tpns.state.fsync_all", lambda *_: "Input/output error")
+    assert not store.sync() and store.broken
+    shelf.close()
+    assert shelf.load().empty
+
+
+def test_without_a_free_descriptor_the_state_is_only_less_safe(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = shelf.open()
+    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+
+    def none_free(descriptor: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "dup", none_free)
+        assert not store.sync() and not store.broken
+    shelf.close()
+    assert len(shelf.load().sessions) == 2
+
+
+def test_a_newer_file_that_cannot_be_read_takes_the_older_ones_with_it(shelf: Shelf) -> None:
+    shelf.write(*alive())
+    shelf.write(["ses-", 11], settle=False)
+    newest = max(shelf.directory.glob("*.state"))
+    newest.chmod(0o644)
+    assert shelf.load().empty
 
 
 def test_erased_is_gone(shelf: Shelf) -> None:
