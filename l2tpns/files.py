@@ -50,16 +50,14 @@ def open_file(path: str | Path, flags: int, mode: int = 0o600, *, stream: bool =
 
 def _objection(found: os.stat_result, path: Path, stream: bool) -> str:
     """Why this is no file to write to, or nothing."""
-    trusted = not _others_put(path.parent)
+    ours = found.st_uid in (ROOT, os.geteuid())
     if not stat.S_ISREG(found.st_mode):
-        plain = stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode)
-        if stream and plain and (trusted or found.st_uid in (ROOT, os.geteuid())):
-            return ""
-        return "it is no plain file"
+        channel = stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode)
+        return "" if stream and channel and (ours or not _others_put(path.parent)) else "it is no plain file"
     if found.st_nlink > 1:
         return f"it has {found.st_nlink} names (hard links): it may be another's file"
-    if found.st_uid not in (ROOT, os.geteuid()) and not trusted:
-        return f"it belongs to user {found.st_uid}, and so may what stands there next"
+    if not ours and _others_put(path.parent):
+        return f"it belongs to user {found.st_uid}"
     return ""
 
 
@@ -92,9 +90,11 @@ def make_file(directory: Path, octets: bytes, mode: int = 0o644) -> Path:
 def replace_file(path: Path, octets: bytes, mode: int | None = None) -> None:
     """All or nothing, on the disk when it returns. Mode and owner stay as they were; of a new one `mode`, or 0600.
 
-    Raises OSError. `path` is a name of the directory's: what it is a link to stays as it is.
+    Raises OSError. A symbolic link is replaced, what it leads to stays as it is.
     """
     old = _status(path)
+    if old is not None and stat.S_ISLNK(old.st_mode):
+        old = None
     if old is not None and not stat.S_ISREG(old.st_mode):
         raise Unfit("it is no plain file")
     new = make_file(path.parent, octets, 0o600)
@@ -151,17 +151,25 @@ def foreign(directory: Path) -> str:
     Group members are whom root has chosen (/var/log is syslog's group on some systems). In a sticky directory, such
     as /tmp, nobody removes what is ours; what was there before us open_file refuses.
     """
-    try:
-        found = os.stat(directory)
-    except OSError:
-        return ""  # what is wrong with it shows when it is used
-    if found.st_uid not in (ROOT, os.geteuid()):
-        return f"{directory} belongs to user {found.st_uid}, who can remove and replace what is written there"
-    if found.st_mode & stat.S_IWOTH:
-        sticky = found.st_mode & stat.S_ISVTX
-        return (
-            "" if sticky else f"everybody can remove and replace what is written to {directory}: chmod o-w {directory}"
-        )
+    for place in (directory.absolute(), *directory.absolute().parents):
+        try:
+            found = os.stat(place)
+        except OSError:
+            continue  # what is wrong with it shows when it is used
+        if found.st_uid not in (ROOT, os.geteuid()):
+            return f"{place} belongs to user {found.st_uid}, who can remove and replace what is written there"
+        if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+            return f"everybody can remove and replace what is written to {place}: chmod o-w {place}"
+    return ""
+
+
+def displaced(directory: Path) -> str:
+    """Why a directory may be another one than was meant, or nothing: who has the place has put this one there."""
+    owner = os.stat(directory).st_uid
+    for place in directory.absolute().parents:
+        holder = os.stat(place).st_uid
+        if holder not in (ROOT, os.geteuid(), owner):
+            return f"it belongs to user {owner}, and user {holder}, whose {place} is, may have put it there"
     return ""
 
 
@@ -171,12 +179,12 @@ def _others_put(directory: Path) -> bool:
     return found.st_uid not in (ROOT, os.geteuid()) or bool(found.st_mode & stat.S_IWOTH)
 
 
-def readable_by_others(path: Path) -> str:
+def open_to_others(path: Path) -> str:
     """Why a file with secrets is not as safe as it should be, and the command that mends it; nothing: it is."""
     try:
-        found = os.stat(path)
+        mode = stat.S_IMODE(os.stat(path).st_mode)
     except OSError:
         return ""
-    if not found.st_mode & 0o007:
+    if not mode & 0o007:
         return ""
-    return f"{path} has secrets, and its mode is {stat.S_IMODE(found.st_mode):04o}, for everybody: chmod o= {path}"
+    return f"{path} holds secrets, and every user of this machine can open it (mode {mode:04o}): chmod o= {path}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import stat
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import gevent
 
+from l2tpns import files
 from l2tpns.errors import ConfigError
 
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")  # of the network namespace that we are in
@@ -107,14 +109,18 @@ def raise_descriptor_limit() -> None:
 
 def write_pid_file(path: Path) -> None:
     try:
-        path.write_text(f"{os.getpid()}\n")
+        descriptor = files.open_file(path, os.O_WRONLY | os.O_CREAT, 0o644, stream=True)
+        with open(descriptor, "wb") as file:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.ftruncate(descriptor, 0)
+            file.write(b"%d\n" % os.getpid())
     except OSError as error:
         raise ConfigError(f"pid_file {path}: {error.strerror}") from None
 
 
 def remove_pid_file(path: Path) -> None:
     try:
-        if path.read_text().strip() == str(os.getpid()):
+        if files.read_file(path, 100).strip() == b"%d" % os.getpid():
             path.unlink()
     except OSError:
         pass  # never written, or gone already
