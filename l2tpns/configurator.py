@@ -14,7 +14,7 @@ from typing import Any
 
 from gevent.lock import RLock
 
-from l2tpns import configfile
+from l2tpns import configfile, files
 from l2tpns.config import SETTINGS, Config
 from l2tpns.errors import ConfigError
 from l2tpns.log import Log
@@ -65,6 +65,19 @@ def read(options: Options) -> Reading:
     in_file = {name: parsed.values.get(name, SETTINGS[name].default) for name in covered}
     config.debug = min(config.debug + options.verbose, 5)
     return Reading(config, parsed.warnings, in_file)
+
+
+def _places(config: Config, config_file: Path) -> list[tuple[str, Path]]:
+    """Directories that we write to, by the variable that names them."""
+    log_file = config.log_file.removeprefix("file:")
+    named = {"audit_file": config.audit_file, "pid_file": config.pid_file}
+    if not config.log_file.startswith(("syslog:", "/dev/")):
+        named["log_file"] = log_file
+    found = [(name, Path(path).absolute().parent) for name, path in named.items() if path]
+    for name in ("accounting_dir", "spool_dir", "state_dir"):
+        if path := getattr(config, name):
+            found.append((name, Path(path)))
+    return [*found, ("write memory", config_file.resolve().parent)]
 
 
 class Configurator:
@@ -185,7 +198,25 @@ class Configurator:
         if why:
             log.error("usage_file_failed", path=config.accounting_dir, why=why)
             told += (f"accounting_dir: no file can be written to {config.accounting_dir}: {why}",)
-        return told
+        return (*told, *self._say_unsafe(config))
+
+    def _say_unsafe(self, config: Config) -> tuple[str, ...]:
+        """Directories in which others decide what stands where we write, and secrets that everybody can read."""
+        log, told = self._log.get(), []
+        for name, directory in _places(config, self._options.config):
+            why = files.foreign(directory)
+            if why:
+                log.warning("place_unsafe", variable=name, path=str(directory), why=why)
+                told.append(f"{name}: {why}")
+        known = configfile.find_files(self._options.config)
+        # The secrets file says so itself where it is read: see radius/secrets.py.
+        secret = [known.config] if config.secrets() else []
+        for path in (*secret, known.users, *((known.secrets,) if config.radius_servers else ())):
+            why = files.open_to_others(path)
+            if why:
+                log.warning("secrets_readable", path=str(path), why=why)
+                told.append(why)
+        return tuple(told)
 
     def _say_without_effect(self, found: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> tuple[str, ...]:
         for name, why in found:

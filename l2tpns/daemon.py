@@ -11,7 +11,6 @@ import gc
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ from gevent.exceptions import LoopExit
 from gevent.queue import Queue
 
 from l2tpns import __version__, configfile, filtering, process
+from l2tpns.clock import elapsed, moment
 from l2tpns.config import Config
 from l2tpns.configurator import Configurator, Options, read
 from l2tpns.console.office import Office
@@ -233,7 +233,7 @@ class Daemon:
                 tunnels=resumed.tunnels,
                 sessions=len(resumed.sessions),
                 calls_ended=resumed.calls,
-                away=round(time.time() - saved.time, 1),
+                away=round(elapsed(saved.last, moment()), 1),
                 clean=saved.clean,
             )
         self.supervisor.spawn("bandwidth meter", self.watch_speed)

@@ -7,13 +7,14 @@ seconds. While save_state is off nothing is done at all. Reading it again is res
 
 from __future__ import annotations
 
-import time
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import gevent
+from gevent.event import Event
 
 from l2tpns import resume
+from l2tpns.clock import moment
 from l2tpns.errors import ConfigError
 from l2tpns.tunnel import TunnelState
 
@@ -42,6 +43,8 @@ class Journal:
         self._part: Part | None = None
         self._turns: list[Session] = []  # whose usage is written in the next beats
         self._given_up = False  # the directory cannot be used, as long as save_state stays on
+        self._early: list[list[Any]] | None = None  # what ended between the taking up and the start of the journal
+        self._disowned = Event()  # the disk has just refused a line: everything is to be written anew, at once
         self._told: dict[int, int] = {}  # session id -> packets when its usage was written last
 
     # What tunnels and sessions tell
@@ -59,13 +62,11 @@ class Journal:
                 self._write(["ctl", tunnel.id, change.ns, change.nr, change.sent, change.queued])
 
     def tunnel_gone(self, tunnel: Tunnel) -> None:
-        if self.active:
-            self._write(["tun-", tunnel.id])
+        self._gone(["tun-", tunnel.id])
 
     def call(self, session: Session) -> None:
         """It is on its way to be online, or online no more."""
-        if self.active:
-            self._write(["call", session.tunnel.id, session.id, session.peer_id])
+        self._gone(["call", session.tunnel.id, session.id, session.peer_id])
 
     def session(self, session: Session) -> None:
         """It is online, or something of it is different now."""
@@ -73,9 +74,18 @@ class Journal:
             self._write(["ses", resume.session_record(session)])
 
     def session_gone(self, session: Session) -> None:
+        self._told.pop(session.id, None)
+        self._gone(["ses-", session.id])
+
+    def remember(self) -> None:
+        """What was online before a restart is being taken up: what ends from now on `start` writes down."""
+        self._early = []
+
+    def _gone(self, line: list[Any]) -> None:
         if self.active:
-            self._told.pop(session.id, None)
-            self._write(["ses-", session.id])
+            self._write(line)
+        elif self._early is not None:
+            self._early.append(line)
 
     # Life
 
@@ -86,14 +96,16 @@ class Journal:
             self._given_up = not store.opened  # why is in the log already
             if store.opened and store.begin():
                 self.active = True
-                self._write(*gone)
+                self._write(*gone, *(self._early or ()))
+        self._early = None
         self._part = self._lns.supervisor.spawn("journal", self._run)
 
     def _run(self) -> None:
         if self.active:
             self._settle()
         while True:
-            gevent.sleep(BEAT)
+            self._disowned.wait(BEAT)  # what was disowned has left room, which others may take soon
+            self._disowned.clear()
             try:
                 self._tick()
             except Exception:  # a mistake here must not end the keeping of everybody else's state
@@ -110,10 +122,9 @@ class Journal:
                 store.erase()
         elif not store.opened:
             self._open(store)
-        elif not self.active or store.broken or store.overgrown:
+        elif (not self.active or store.broken or store.overgrown) and store.begin():
             self.active = True
-            if store.begin():
-                self._settle()
+            self._settle()
         elif self.active:
             self._usage()
             store.sync()
@@ -134,8 +145,8 @@ class Journal:
         assert self._store is not None
         self._told.clear()
         for number, line in enumerate(self._alive()):
-            if line:
-                self._keep(line)
+            if line and not self._keep(line):
+                return  # the disk is full again
             if number % CHUNK == CHUNK - 1:
                 gevent.sleep(0)
         self._store.settle()
@@ -180,11 +191,14 @@ class Journal:
             if session.online_since and self._told.get(session.id) != changes:
                 self._told[session.id] = changes
                 rows.append([session.id, *resume.usage_row(session, now)])
-        self._write(["use", time.time(), rows])
+        at = moment()
+        self._write(["use", at.wall, rows, at.since_boot])
 
     def _write(self, *lines: list[Any]) -> None:
-        assert self._store is not None
-        self._store.write(*lines)
+        store = self._store
+        assert store is not None
+        if not store.broken and not store.write(*lines):
+            self._disowned.set()
 
     # Leaving
 
@@ -198,7 +212,10 @@ class Journal:
             gevent.sleep(0.005)  # what sessions have asked their tunnels to say becomes a part of the numbers
         self.halt()
         written = store.begin() and all(self._keep(line) for line in self._alive() if line)
-        written = written and store.write(["left", time.time()]) and store.settle(block=True)
+        at = moment()
+        written = written and store.write(["left", at.wall, at.since_boot]) and store.settle(block=True)
+        if not written and not store.broken:  # everybody is about to be disconnected, and nobody writes it down
+            store.disown("the state could not be written as a whole")
         return written
 
     def erase(self) -> None:

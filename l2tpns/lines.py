@@ -25,12 +25,15 @@ def make_line(fields: list[Any], default: Callable[[Any], Any] | None = None) ->
 
 
 def read_line(line: bytes) -> list[Any] | None:
-    """The fields, or None for a line that is torn or damaged."""
+    """The fields, or None for a line that is torn or damaged, or holds no list in spite of its right checksum."""
     text = line[CHECKSUM:-1]
     if not line.endswith(b"\n") or line[:CHECKSUM] != b"%08x " % zlib.crc32(text):
         return None
-    fields: list[Any] = orjson.loads(text)
-    return fields
+    try:
+        fields = orjson.loads(text)
+    except ValueError:
+        return None
+    return fields if isinstance(fields, list) else None
 
 
 def write_all(descriptor: int, octets: bytes) -> None:

@@ -8,18 +8,23 @@ Only a write to a disk may take as long as the disk does.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import stat
 import sys
 import time
 from typing import Protocol
 
+from l2tpns import files
 from l2tpns.errors import refused
 from l2tpns.lines import close_quietly
 
 SYSLOG_SOCKET = "/dev/log"
 DAEMON_FACILITY = "daemon"  # of a daemon that has no standard output and no log_file
 _RETRY_SECONDS = 1.0
+# Names of descriptors that we have: links, which a file may not be.
+_STANDARD = {"/dev/stdout": 1, "/dev/stderr": 2}
+_INHERITED = re.compile(r"/dev/std(?:out|err)|/(?:dev|proc/self)/fd/([0-9]{1,4})")
 
 _FACILITIES = (
     "kern user mail daemon auth syslog lpr news uucp cron authpriv ftp ntp audit alert clock "
@@ -53,7 +58,11 @@ def open_sink(destination: str, *, detached: bool = False) -> Sink:
             return Descriptor(sys.__stdout__.fileno() if sys.__stdout__ is not None else 1)
         if kind == "syslog":
             return Syslog(rest)
-        return File(rest if kind == "file" else destination)
+        path = rest if kind == "file" else destination
+        inherited = _INHERITED.fullmatch(path)
+        if inherited:
+            return Descriptor(_STANDARD.get(path) or int(inherited[1]))
+        return File(path)
     except OSError as error:
         through = f"{SYSLOG_SOCKET}: " if kind == "syslog" else ""
         why = f'log_file: cannot open "{destination}": {through}{error.strerror or error}'
@@ -154,9 +163,8 @@ class File(Descriptor):
         super().__init__(-1)
 
     def _private(self, fd: int) -> int:
-        # O_NONBLOCK is for a FIFO; a disk ignores it. The log names users: nobody else needs to read it.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        return os.open(self._path, flags, self._mode)
+        # The log names users: nobody else needs to read it.
+        return files.open_file(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, self._mode, stream=True)
 
     def reopen(self) -> None:
         old, new = self._fd, self._private(-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from pathlib import Path
 import gevent
 from gevent.monkey import get_original
 
+from l2tpns import files
 from l2tpns.errors import refused
 
 _close = get_original("os", "close")  # gevent's own closes later, when the event loop comes to it
@@ -23,6 +25,12 @@ IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")  # of the network namespace t
 def state_directory() -> Path:
     """What survives a restart; the installed launcher names it (README, Install)."""
     return Path(os.environ.get("L2TPNS_STATE", "/var/lib/l2tpns"))
+
+
+def runtime_directory() -> Path:
+    """What survives this process, but not the machine: not on the disk that the state is on, and writable when that is
+    not."""
+    return Path(os.environ.get("L2TPNS_RUN", "/run/l2tpns"))
 
 
 def kernel_forwards() -> bool:
@@ -163,14 +171,18 @@ def raise_descriptor_limit() -> None:
 
 def write_pid_file(path: Path) -> None:
     try:
-        path.write_text(f"{os.getpid()}\n")
+        descriptor = files.open_file(path, os.O_WRONLY | os.O_CREAT, 0o644, stream=True)
+        with open(descriptor, "wb") as file:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.ftruncate(descriptor, 0)
+            file.write(b"%d\n" % os.getpid())
     except OSError as error:
         raise refused(error.errno, f"pid_file {path}: {error.strerror}") from None
 
 
 def remove_pid_file(path: Path) -> None:
     try:
-        if path.read_text().strip() == str(os.getpid()):
+        if files.read_file(path, 100).strip() == b"%d" % os.getpid():
             path.unlink()
     except OSError:
         pass  # never written, or gone already

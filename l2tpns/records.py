@@ -2,16 +2,18 @@
 
 A line is a list: its kind, then what the kind needs. The last word on a thing counts:
 
-    ["head", schema, version, time]        begins each file
+    ["head", schema, version, time, since boot, boot]     begins each file
     ["tun", TunnelRecord]                  a tunnel as it is now         ["tun-", id]   it is gone
     ["ctl", id, ns, nr, sent, [[session, octets], ...]]   its numbers, and the messages added since the line before
     ["call", tunnel, id, peer's id]        a call that is not online     ["ses-", id]   call or session is gone
     ["ses", SessionRecord]                 a session as it is now
-    ["use", time, [[id, UsageRecord's fields], ...]]      what has been used; also a sign of life
-    ["left", time]                         ends the state of a process that left in good order
+    ["use", time, [[id, UsageRecord's fields], ...], since boot]   what has been used; also a sign of life
+    ["left", time, since boot]             ends the state of a process that left in good order
 
 Reading is tolerant: fields and kinds that this release does not know are left out and told, missing fields have their
-defaults, a line that makes no sense costs what it tells and nothing else. Times on disk are by the wall clock. Pure.
+defaults, a line that makes no sense costs what it tells and nothing else. What a field may hold is recordlimits.py's.
+Times on disk are by the wall clock as it was when the line was written, which the record's `written` tells together
+with a clock that nobody can set (clock.py); schema 1 had the wall clock only. Pure.
 """
 
 from __future__ import annotations
@@ -26,13 +28,16 @@ from functools import cache
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, TypeVar
 
+from l2tpns.clock import NEVER, Moment
 from l2tpns.policy import Policy
 from l2tpns.proto.credentials import Credentials
 from l2tpns.proto.ipcp import IpcpRecord
 from l2tpns.proto.lcp import LcpRecord
 from l2tpns.proto.reliable import ReliableChange, ReliableRecord
+from l2tpns.radius.types import AuthReply
+from l2tpns.recordlimits import COUNT, ID, LONGEST_IDLE, WHEN, WORD, Limit, check
 
-SCHEMA = 1
+SCHEMA = 2  # 1: without `written`, `since boot`, `boot`
 
 T = TypeVar("T")
 
@@ -51,6 +56,7 @@ class TunnelRecord:
     receive_window: int = 4  # as our SCCRP told it
     opened: float = 0.0
     last_used: float = 0.0
+    written: Moment = NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,7 @@ class SessionRecord:
     opened: float
     online_since: float
     time_from: float
-    profile: Any = field(default_factory=dict)  # an AuthReply, whose type is declared above us, or the JSON of one
+    profile: Any = field(default_factory=dict)  # an AuthReply; an empty one of a release that did not write it
     answer_identifier: int = 0  # of the PAP or CHAP answer, which may be asked for again
     answer_message: bytes = b""
     next_interim: float = 0.0
@@ -108,8 +114,11 @@ class SessionRecord:
     filter_out: str = ""
     policy: Policy = field(default_factory=Policy)
     usage: UsageRecord = UsageRecord()
+    accounted: bool = False  # its Start was on the disk of the accounting spool
+    written: Moment = NEVER
 
 
+SECRETS = ("password", "challenge", "response")  # fields whose value no reason tells
 USAGE_FIELDS = tuple(f.name for f in dataclasses.fields(UsageRecord))
 
 
@@ -141,8 +150,10 @@ def decode(cls: type[T], data: Any, unknown: set[str]) -> T:
             continue
         try:
             values[name] = convert(value, unknown)
+            check(cls.__name__, name, values[name])
         except ValueError as error:
-            raise ValueError(f"{cls.__name__}.{name}: {error}") from None
+            why = "its value cannot be used" if name in SECRETS else str(error)
+            raise ValueError(f"{cls.__name__}.{name}: {why}") from None
     try:
         return cls(**values)
     except TypeError as error:  # a field without a default is missing
@@ -176,7 +187,7 @@ def _converter(hint: Any) -> Convert:
     if hint is float:
         return lambda value, unknown: float(_of(value, (int, float)))
     if hint is bytes:
-        return lambda value, unknown: _of(value, str).encode("latin-1")
+        return lambda value, unknown: _octets(value)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return lambda value, unknown: decode(hint, value, unknown)
     if issubclass(hint, Enum):
@@ -193,7 +204,17 @@ def _plain(kind: type) -> Convert:
 
 def _of(value: Any, kind: Any) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{value!r} is of a wrong type")
+        raise ValueError(f"{str(value)[:60]!r} is of a wrong type")
+    return value
+
+
+def _octets(value: Any) -> bytes:
+    return bytes(_of(value, str).encode("latin-1"))
+
+
+def _within(limit: Limit, value: Any, kind: Any = int) -> Any:
+    if not limit(_of(value, kind)):
+        raise ValueError(f"{str(value)[:60]} is out of range")
     return value
 
 
@@ -205,6 +226,23 @@ def _list(value: Any) -> list[Any]:
 # Lines
 
 
+def _consistent(control: ReliableRecord) -> None:
+    if control.sent > len(control.pending):
+        raise ValueError(f"ReliableRecord.sent: {control.sent} of {len(control.pending)} messages cannot be sent")
+
+
+def _usage_row(values: list[Any]) -> list[Any]:
+    """UsageRecord's fields, in order. Looked at without ceremony: there are hundreds of thousands in a file."""
+    for name, value in zip(USAGE_FIELDS, values, strict=False):
+        largest = WORD if name == "ns" else COUNT
+        if name in ("idle_rx", "idle_tx"):
+            if type(value) not in (int, float) or not 0 <= value <= LONGEST_IDLE:
+                raise ValueError(f"{name}: {str(value)[:60]} is out of range")
+        elif type(value) is not int or not largest(value):
+            raise ValueError(f"{name}: {str(value)[:60]} is out of range")
+    return values
+
+
 class Replay:
     """Reads lines in the order in which they were written; `finish` makes records of what is left."""
 
@@ -212,13 +250,20 @@ class Replay:
         self.tunnels: dict[int, TunnelRecord] = {}
         self.sessions: dict[int, SessionRecord] = {}
         self.calls: dict[int, CallRecord] = {}
-        self.time = 0.0  # of the last sign of life
+        self.last = NEVER  # of the last sign of life
         self.clean = False  # left in good order: the numbers are the last ones
         self.schemas: set[int] = set()
         self.unknown: set[str] = set()  # fields and kinds that we do not know
         self.refused: list[str] = []  # why something could not be read
+        self._boot = ""  # of the generation that is being read
         self._raw: dict[int, dict[str, Any]] = {}
         self._usage: dict[int, list[Any]] = {}
+        self._holders: dict[tuple[str, Any], int] = {}  # sessions by what only one can have
+
+    @property
+    def time(self) -> float:
+        """The date of the last sign of life."""
+        return self.last.wall
 
     @property
     def empty(self) -> bool:
@@ -234,45 +279,60 @@ class Replay:
                 return
             self.clean = kind == "left"
             reader(self, *rest)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             self.refused.append(f"{str(fields[:1])[:40]}: {error}")
 
-    def head(self, schema: int, version: str, time: float, *_: Any) -> None:
+    def head(self, schema: int, version: str, time: float, since_boot: float = 0.0, boot: str = "", *_: Any) -> None:
         self.schemas.add(_of(schema, int))
-        self.time = max(self.time, float(time))
+        self._boot = _of(boot, str)
+        self._alive_at(time, since_boot)
+
+    def _alive_at(self, time: float, since_boot: float) -> None:
+        wall = float(_within(WHEN, time, (int, float)))
+        monotonic = float(_within(WHEN, since_boot, (int, float)))
+        self.last = Moment(wall, monotonic, self._boot if monotonic else "")
 
     def tunnel(self, data: dict[str, Any], *_: Any) -> None:
         record = decode(TunnelRecord, data, self.unknown)
+        _consistent(record.control)
         self.tunnels[record.id] = record
 
     def control(self, number: int, ns: int, nr: int, sent: int, queued: list[Any], *_: Any) -> None:
         record = self.tunnels[number]
-        added = tuple((_of(session, int), _of(body, str).encode("latin-1")) for session, body in queued)
-        change = ReliableChange(_of(ns, int), _of(nr, int), _of(sent, int), added)
-        self.tunnels[number] = dataclasses.replace(record, control=record.control.after(change))
+        added = tuple((_within(WORD, session), _octets(body)) for session, body in queued)
+        change = ReliableChange(_within(WORD, ns), _within(WORD, nr), _within(WORD, sent), added)
+        control = record.control.after(change)
+        check("ReliableRecord", "pending", control.pending)
+        _consistent(control)
+        self.tunnels[number] = dataclasses.replace(record, control=control)
 
     def tunnel_gone(self, number: int, *_: Any) -> None:
         self.tunnels.pop(number, None)
 
     def call(self, tunnel: int, number: int, peer_id: int, *_: Any) -> None:
+        call = CallRecord(_within(ID, tunnel), _within(ID, number), _within(ID, peer_id))
         self._forget(number)
-        self.calls[number] = CallRecord(_of(tunnel, int), _of(number, int), _of(peer_id, int))
+        self.calls[number] = call
 
     def session(self, data: dict[str, Any], *_: Any) -> None:
-        number = _of(data["id"], int)
+        number = _within(ID, data["id"])
         self._forget(number)
         self._raw[number] = data
 
     def session_gone(self, number: int, *_: Any) -> None:
         self._forget(number)
 
-    def used(self, time: float, rows: list[list[Any]], *_: Any) -> None:
-        self.time = max(self.time, float(time))
-        for number, *values in rows:
-            self._usage[number] = values
+    def used(self, time: float, rows: list[list[Any]], since_boot: float = 0.0, *_: Any) -> None:
+        self._alive_at(time, since_boot)
+        for row in rows:
+            try:
+                number, *values = row
+                self._usage[_within(ID, number)] = _usage_row(values)
+            except (ValueError, TypeError) as error:
+                self.refused.append(f"usage {str(row)[:40]}: {error}")
 
-    def left(self, time: float, *_: Any) -> None:
-        self.time = max(self.time, float(time))
+    def left(self, time: float, since_boot: float = 0.0, *_: Any) -> None:
+        self._alive_at(time, since_boot)
 
     def _forget(self, number: int) -> None:
         self.calls.pop(number, None)
@@ -282,21 +342,53 @@ class Replay:
     def finish(self) -> None:
         for number, data in self._raw.items():
             try:
-                values = self._usage.get(number)
-                if values is not None:
-                    data["usage"] = dict(zip(USAGE_FIELDS, values, strict=False))
-                self.sessions[number] = decode(SessionRecord, data, self.unknown)
+                self._take(number, data)
             except (ValueError, TypeError) as error:
                 self.refused.append(f"session {number}: {error}")
                 self._keep_as_call(number, data)
         self._raw.clear()
         self._usage.clear()
+        self._refuse_older_tunnels()
+        # What was refused may have told the last numbers of a tunnel.
+        self.clean = self.clean and not self.refused
+
+    def _take(self, number: int, data: dict[str, Any]) -> None:
+        values = self._usage.get(number)
+        if values is not None:
+            data["usage"] = dict(zip(USAGE_FIELDS, values, strict=False))
+        record = decode(SessionRecord, data, self.unknown)
+        if record.profile:
+            try:
+                record = dataclasses.replace(record, profile=decode(AuthReply, record.profile, self.unknown))
+            except ValueError as error:
+                raise ValueError(f"SessionRecord.profile: {error}") from None
+        online = (record.written.wall or self.last.wall) - min(record.online_since, record.time_from)
+        if online > LONGEST_IDLE:
+            raise ValueError(f"SessionRecord.online_since: {online / 86400:.0f} days before it was written")
+        for name, value in (("address", record.address), ("acct_session_id", record.acct_session_id)):
+            holder = self._holders.setdefault((name, value), number)
+            if holder != number:
+                raise ValueError(f"{name} {value} is that of session {holder}")
+        self.sessions[number] = record
+
+    def _refuse_older_tunnels(self) -> None:
+        """Two of one LAC's id: it has begun anew, and the older one was about to end."""
+        newest: dict[tuple[tuple[str, int], int], TunnelRecord] = {}
+        for record in list(self.tunnels.values()):
+            other = newest.setdefault((record.peer, record.peer_id), record)
+            if other is record:
+                continue
+            older, newer = (record, other) if record.opened < other.opened else (other, record)
+            newest[record.peer, record.peer_id] = newer
+            del self.tunnels[older.id]
+            self.refused.append(f"tunnel {older.id}: its LAC has the same id for tunnel {newer.id}, which is newer")
 
     def _keep_as_call(self, number: int, data: dict[str, Any]) -> None:
         """It cannot be taken up, but its LAC can be told."""
-        tunnel, peer_id = data.get("tunnel"), data.get("peer_id")
-        if isinstance(tunnel, int) and isinstance(peer_id, int):
-            self.calls[number] = CallRecord(tunnel, number, peer_id)
+        try:
+            self.calls[number] = CallRecord(_within(ID, data.get("tunnel")), number, _within(ID, data.get("peer_id")))
+        except ValueError:
+            pass  # whose LAC it is the record does not say either
 
     READERS: typing.ClassVar[dict[str, Callable[..., None]]] = {
         "head": head,

@@ -7,14 +7,15 @@ restart. After a crash each tunnel says HELLO first, to learn from the acknowled
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import gevent
 
+from l2tpns.clock import Moment, elapsed, moment
 from l2tpns.proto import messages
 from l2tpns.proto.chap import ChapReply, ChapServer
 from l2tpns.proto.header import ControlHeader
@@ -22,7 +23,7 @@ from l2tpns.proto.messages import CDN, HELLO, ICRQ, SCCRQ, CdnResult, ResultCode
 from l2tpns.proto.pap import PapReply
 from l2tpns.proto.reliable import Reliable
 from l2tpns.radius.types import AuthReply
-from l2tpns.records import CallRecord, Replay, SessionRecord, TunnelRecord, UsageRecord, decode
+from l2tpns.records import CallRecord, Replay, SessionRecord, TunnelRecord, UsageRecord
 from l2tpns.session import Session
 from l2tpns.tunnel import Tunnel, TunnelState
 
@@ -49,11 +50,33 @@ class Resumed:
         return {session.acct_session_id for session in self.sessions}
 
 
+class Outage:
+    """From an earlier process's last sign of life until now. Makes times of its records monotonic ones of ours."""
+
+    def __init__(self, last: Moment) -> None:
+        self.last = last
+        self.over = monotonic()
+        self._over = moment()
+
+    def monotonic(self, when: float, written: Moment) -> float:
+        """`when` is by the wall clock as it was when its record was written: however it has been set since."""
+        if not written.wall:  # schema 1
+            written = self.last
+        return self.over - self._since(written) + when - written.wall
+
+    def _since(self, written: Moment) -> float:
+        if written.boot == self._over.boot:
+            return elapsed(written, self._over)
+        # The machine was restarted: what the wall clock has to bridge is the outage, not the life of the session.
+        return elapsed(written, self.last) + elapsed(self.last, self._over)
+
+
 # Records
 
 
 def tunnel_record(tunnel: Tunnel) -> TunnelRecord:
-    shift = time.time() - monotonic()
+    written = moment()
+    shift = written.wall - monotonic()
     return TunnelRecord(
         id=tunnel.id,
         peer_id=tunnel.peer_id,
@@ -65,13 +88,14 @@ def tunnel_record(tunnel: Tunnel) -> TunnelRecord:
         receive_window=tunnel.reliable.receive_window,
         opened=tunnel.opened_at + shift,
         last_used=tunnel.last_used + shift,
+        written=written,
     )
 
 
 def session_record(session: Session) -> SessionRecord:
     """Of a session that is online."""
-    now = monotonic()
-    shift = time.time() - now
+    now, written = monotonic(), moment()
+    shift = written.wall - now
     path, profile, authenticator = session.path, session.profile, session.authenticator
     credentials = session.credentials
     assert session.address and profile and credentials and session.ipcp and authenticator
@@ -108,6 +132,8 @@ def session_record(session: Session) -> SessionRecord:
         filter_out=path.filter_out.name if path.filter_out is not None else "",
         policy=session.policy,
         usage=UsageRecord(*usage_row(session, now)),
+        accounted=session.lns.accounting.is_on_disk(session.acct_session_id),
+        written=written,
     )
 
 
@@ -131,20 +157,21 @@ def usage_row(session: Session, now: float) -> list[Any]:
 
 def resume(lns: Lns, saved: Replay) -> Resumed:
     """Take up what can be; gives nobody a turn. What cannot be is named in the log, and its LAC told if possible."""
-    done = Resumed()
+    done, outage = Resumed(), Outage(saved.last)
+    lns.journal.remember()
     probe = b"" if saved.clean else messages.encode(HELLO())
     for record in saved.tunnels.values():
         try:
-            _resume_tunnel(lns, record, probe)
+            _resume_tunnel(lns, record, outage, probe)
             done.tunnels += 1
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever is wrong with one, the others are served
             lns.log.error("tunnel_not_resumed", tunnel=record.id, host=record.host, why=str(error))
             done.gone.append(["tun-", record.id])
     calls = list(saved.calls.values())
     for session_record in saved.sessions.values():
         try:
-            done.sessions.append(_resume_session(lns, session_record, saved.clean))
-        except ValueError as error:
+            done.sessions.append(_resume_session(lns, session_record, outage, saved.clean))
+        except Exception as error:  # as above
             user = session_record.user
             lns.log.error("session_not_resumed", session=session_record.id, user=user, why=str(error))
             calls.append(CallRecord(session_record.tunnel, session_record.id, session_record.peer_id))
@@ -159,10 +186,8 @@ def resume(lns: Lns, saved: Replay) -> Resumed:
     return done
 
 
-def _resume_tunnel(lns: Lns, record: TunnelRecord, probe: bytes) -> None:
+def _resume_tunnel(lns: Lns, record: TunnelRecord, outage: Outage, probe: bytes) -> None:
     _check_id(record.id, lns.tunnels)
-    now = monotonic()
-    shift = time.time() - now
     sccrq = SCCRQ(
         protocol_version=messages.VERSION_1_0,
         framing_capabilities=0,
@@ -174,26 +199,41 @@ def _resume_tunnel(lns: Lns, record: TunnelRecord, probe: bytes) -> None:
     tunnel.lac = record.lac or tunnel.lac
     tunnel.host = record.host
     tunnel.state = TunnelState.ESTABLISHED
-    tunnel.opened_at, tunnel.last_used = record.opened - shift, record.last_used - shift
+    tunnel.opened_at = outage.monotonic(record.opened, record.written)
+    tunnel.last_used = outage.monotonic(record.last_used, record.written)
     tunnel.reliable = Reliable(receive_window=record.receive_window, retries=lns.config.control_retries)
-    tunnel.reliable.restore(record.control, now, probe)
+    tunnel.reliable.restore(record.control, outage.over, probe)
     lns.tunnels[tunnel.id] = tunnel
     lns.by_peer[tunnel.peer, tunnel.peer_id] = tunnel
     lns.guard.lac_established(tunnel.peer[0], tunnel.host)
+    lns.tunnels_of[tunnel.lac] += 1
     tunnel.log.info("tunnel_resumed", ns=record.control.ns, nr=record.control.nr, pending=len(record.control.pending))
 
 
-def _resume_session(lns: Lns, record: SessionRecord, exact: bool) -> Session:
-    """ValueError when it cannot be; then nothing of it is left."""
+def _resume_session(lns: Lns, record: SessionRecord, outage: Outage, exact: bool) -> Session:
+    """Whatever it raises, nothing of the session is left then. ValueError when it cannot be."""
     _check_id(record.id, lns.sessions)
     tunnel = lns.tunnels.get(record.tunnel)
     if tunnel is None:
         raise ValueError("its tunnel is not there")
     if record.peer_id in tunnel.by_peer_id:
         raise ValueError(f"the LAC's session id {record.peer_id} is in use")
-    profile = decode(AuthReply, record.profile, set())
+    if lns.accounting.has_stopped(record.acct_session_id, record.accounted):
+        raise ValueError("its accounting Stop was written: it has ended")
+    if not isinstance(record.profile, AuthReply):
+        raise ValueError("what RADIUS has said of it is missing")
     icrq = ICRQ(assigned_session_id=record.peer_id, call_serial_number=record.call_serial)
     session = Session(lns, tunnel, record.id, icrq)
+    try:
+        _restore(session, record, record.profile, outage, exact)
+    except Exception:
+        _undo(session)
+        raise
+    return session
+
+
+def _restore(session: Session, record: SessionRecord, profile: AuthReply, outage: Outage, exact: bool) -> None:
+    lns = session.lns
     session.called, session.calling = record.called, record.calling
     session.user = record.user
     why = lns.take_address(record.address, session)
@@ -205,10 +245,10 @@ def _resume_session(lns: Lns, record: SessionRecord, exact: bool) -> Session:
     session.profile, session.credentials = profile, record.credentials
     session.tx_speed, session.rx_speed = record.tx_speed, record.rx_speed
     _restore_ppp(session, record, profile)
-    _restore_times(session, record)
+    _restore_times(session, record, outage)
     _restore_path(session, record, exact)
     lns.sessions[session.id] = session
-    tunnel.session_born(session)
+    session.tunnel.session_born(session)
     lns.by_user.setdefault(session.user.lower(), set()).add(session)
     lns.plane.attach(session.path)
     session.policy = record.policy
@@ -216,7 +256,22 @@ def _resume_session(lns: Lns, record: SessionRecord, exact: bool) -> Session:
     for part in lns.policies:
         part.begin(session)
     session.set_timer(monotonic())
-    return session
+
+
+def _undo(session: Session) -> None:
+    """It is nowhere any more, however far _restore came."""
+    lns, tunnel = session.lns, session.tunnel
+    for part in lns.policies:
+        session.attempt(partial(part.finish, session))
+    session.attempt(lambda: lns.plane.detach(session.path))
+    if session.address is not None:
+        lns.give_back_address(session.address)
+    lns.forget_user(session)
+    lns.sessions.pop(session.id, None)
+    if tunnel.sessions.get(session.id) is session:
+        tunnel.session_gone(session)
+    if session.timer is not None:
+        session.timer.cancel()
 
 
 def _restore_ppp(session: Session, record: SessionRecord, profile: AuthReply) -> None:
@@ -229,18 +284,18 @@ def _restore_ppp(session: Session, record: SessionRecord, profile: AuthReply) ->
         authenticator.restore(PapReply(record.answer_identifier, True, record.answer_message))
     session.authenticator = authenticator
     session.ipcp = session.new_ipcp(profile, record.address)
-    session.ipcp.restore(record.ipcp)
+    # Where IPCP was being negotiated again: what it had agreed to before is what the session has.
+    session.ipcp.restore(replace(record.ipcp, peer=record.address))
 
 
-def _restore_times(session: Session, record: SessionRecord) -> None:
+def _restore_times(session: Session, record: SessionRecord, outage: Outage) -> None:
     """Time went on while nobody was there, but for idleness, of which the subscriber is not to blame."""
-    now = monotonic()
-    shift = time.time() - now
+    now, written = outage.over, record.written
     session.opened_wall = record.opened
-    session.online_since = min(record.online_since - shift, now) or now
-    session.time_from = min(record.time_from - shift, now)
-    session.next_interim = record.next_interim - shift if record.next_interim else 0.0
-    session.next_challenge = record.next_challenge - shift if record.next_challenge else 0.0
+    session.online_since = min(outage.monotonic(record.online_since, written), now) or now
+    session.time_from = min(outage.monotonic(record.time_from, written), now)
+    session.next_interim = outage.monotonic(record.next_interim, written) if record.next_interim else 0.0
+    session.next_challenge = outage.monotonic(record.next_challenge, written) if record.next_challenge else 0.0
     # Anywhere within the interval: all sessions of a server must not send their Echo at once.
     share = int.from_bytes(session.lns.random(2), "big") / 0x10000
     session.next_echo = now + (session.lns.config.echo_timeout * share or float("inf"))

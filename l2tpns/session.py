@@ -107,12 +107,14 @@ class Session(Link):
         """From ICRQ to CDN; of a session that was online before a restart, from there."""
         ended = SessionEnded(ends.SHUTDOWN)  # if the greenlet is killed
         try:
-            if self.online_since:
-                consult.new_session(self, resumed=True)
-            else:
+            resumed = bool(self.online_since)
+            if not resumed:
                 self.answer_call()
             while True:
                 try:
+                    if resumed:  # a plugin may wait in there, and the subscriber begin anew meanwhile
+                        resumed = False
+                        consult.new_session(self, resumed=True)
                     if not self.online_since:
                         self.open_link()
                         self.authenticate()
@@ -350,12 +352,18 @@ class Session(Link):
     def serve(self) -> None:
         """Online, until somebody ends it; a renegotiated IPCP interrupts the traffic, not the session."""
         while True:
-            self.wait(lambda: self.ipcp is None or not self.ipcp.opened)
+            # IPCP may have come back, with another address, before this looks: while a plugin or RADIUS was asked.
+            self.wait(lambda: not self.ipcp_stands)
             self.lns.plane.offline(self.path)
             back = self.wait(lambda: self.ipcp is not None and self.ipcp.opened, NCP_RESTART_PATIENCE)
-            if not back or self.ipcp is None or self.ipcp.peer_address != self.address:
+            if not back or not self.ipcp_stands:
                 raise SessionEnded(ends.NCP_FAILED)
             self.carry()
+
+    @property
+    def ipcp_stands(self) -> bool:
+        """IPCP is open, for the address that the session has."""
+        return self.ipcp is not None and self.ipcp.opened and self.ipcp.peer_address == self.address
 
     def go_offline(self, reason: Reason) -> None:
         """The reverse of go_online, open_networks and authenticate; harmless at any time."""

@@ -12,22 +12,27 @@ has which address. Knows nothing of tunnels and sessions: records.py and journal
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import re
 import stat
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import gevent
 
-from l2tpns import __version__
+from l2tpns import __version__, files
+from l2tpns.clock import Moment, elapsed, moment
 from l2tpns.errors import RepairError, WaitError, refused
 from l2tpns.lines import close_quietly, fsync_all, make_line, read_line, write_all
 from l2tpns.log import Logger
+from l2tpns.process import runtime_directory
 from l2tpns.records import SCHEMA, Replay, default
 
 SUFFIX = ".state"
+GENERATION = r"[0-9]{1,18}" + re.escape(SUFFIX)
 DAMAGED, REFUSED = ".damaged", ".refused"  # what a file that was set aside is called
 GROWTH = 16 << 20  # octets beyond twice the live state before it is written anew
 LARGEST = 1 << 30  # no file of ours is larger
@@ -36,10 +41,11 @@ LARGEST = 1 << 30  # no file of ours is larger
 class StateStore:
     """Files of saved state. Only `open` raises; a disk that fails later costs the state, never the service."""
 
-    def __init__(self, directory: str | Path, log: Logger, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, directory: str | Path, log: Logger, now: Callable[[], Moment] = moment) -> None:
         self.directory = Path(directory)
+        self.mark = _mark_of(self.directory)
         self._log = log
-        self._clock = clock
+        self._now = now
         self._lock = -1
         self._descriptor = -1
         self._path = self.directory  # of the generation that is written
@@ -48,7 +54,9 @@ class StateStore:
         self._damaged: set[Path] = set()  # of these, to be kept for a look
         self._size = 0
         self._settled = 0  # size when everything alive had just been written
-        self.broken = False  # the last write failed: what is on disk is behind
+        self._stale: list[Path] = []  # what could not be removed although nobody may take it up
+        self._complained = self._disowned = False  # that is in the log, until everything is written again
+        self.broken = False  # the last write failed: nothing is on disk, or it is marked as stale
 
     # The directory
 
@@ -63,7 +71,7 @@ class StateStore:
             status = os.lstat(self.directory)
             if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
                 raise RepairError(f"state_dir {self.directory}: must be a directory of ours that nobody else can enter")
-            self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._lock = files.open_file(self.directory / "lock", os.O_RDWR | os.O_CREAT)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.close()
@@ -87,14 +95,22 @@ class StateStore:
         found = Replay()
         for path in self._generations():
             self._older.append(path)
-            for fields in self._lines(path):
+            lines = self._lines(path)
+            if lines is None:
+                found = Replay()  # what the older ones have may have ended in this one
+            for fields in lines or ():
                 found.feed(fields)
         found.finish()
         self._number = max((_number(path) for path in self._older), default=0)
         self._tell(found)
+        why = self._marked()
+        if why:
+            self._log.error("state_stale", path=str(self.directory), sessions=len(found.sessions), why=why)
+            self._disown_older()
+            return Replay()
         if found.empty:
             return found
-        age = self._clock() - found.time
+        age = elapsed(found.last, self._now())
         if age > max_age:
             self._log.error(
                 "state_too_old",
@@ -111,19 +127,21 @@ class StateStore:
         return found
 
     def _generations(self) -> list[Path]:
-        names = (path for path in self.directory.glob(f"*{SUFFIX}") if path.name.removesuffix(SUFFIX).isdigit())
+        names = (path for path in self.directory.glob(f"*{SUFFIX}") if re.fullmatch(GENERATION, path.name))
         return sorted(names, key=_number)
 
-    def _lines(self, path: Path) -> Iterator[list[Any]]:
+    def _lines(self, path: Path) -> list[list[Any]] | None:
+        """None for a file that is not to be used at all."""
         octets = self._read(path)
         if octets is None:
-            return
+            return None
         lines = octets.splitlines(keepends=True)
+        whole = []
         bad = 0
         for number, line in enumerate(lines, 1):
             fields = read_line(line)
             if isinstance(fields, list):
-                yield fields
+                whole.append(fields)
             elif number == len(lines) and not line.endswith(b"\n"):
                 self._log.warning("state_line_torn", path=str(path), line=number)  # what a crash leaves
             else:
@@ -131,6 +149,7 @@ class StateStore:
         if bad:
             self._damaged.add(path)
             self._log.error("state_damaged", path=str(path), lines=len(lines), unreadable=bad)
+        return whole
 
     def _read(self, path: Path) -> bytes | None:
         """The file, if it is ours and nobody else's; one that is not is set aside."""
@@ -165,7 +184,7 @@ class StateStore:
     def _set_aside(self, paths: list[Path], suffix: str) -> None:
         """Rename; only the newest of a kind are kept."""
         for old in self.directory.glob(f"*{suffix}"):
-            _remove(old)
+            files.remove(old)
         for path in paths:
             try:
                 path.rename(path.with_suffix(suffix))
@@ -176,25 +195,38 @@ class StateStore:
     # Writing
 
     def begin(self) -> bool:
-        """Begin a generation. Everything alive is to be written now, then `settle` called."""
+        """Begin a generation. Everything alive is to be written now, then `settle` called.
+
+        False: the disk does not take it; the generation before, if it is whole, goes on.
+        """
+        if not self._forget_stale():
+            return False
         self._number += 1
         path = self.directory / f"{self._number:010d}{SUFFIX}"
+        now = self._now()
+        head = make_line(["head", SCHEMA, __version__, now.wall, now.since_boot, now.boot])
+        descriptor = -1
         try:
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            descriptor = os.open(path, flags, 0o600)
+            descriptor = files.open_file(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL)
+            write_all(descriptor, head)
         except OSError as error:
-            self._fail(path, error)
+            if descriptor >= 0:
+                os.close(descriptor)
+                files.remove(path)
+            self._not_begun(path, error.strerror or str(error))
             return False
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._older.append(self._path)
-        self._descriptor, self._path, self._size, self.broken = descriptor, path, 0, False
-        if self.write(["head", SCHEMA, __version__, self._clock()]):
-            return True
-        os.close(descriptor)
-        self._descriptor = -1
-        _remove(path)
-        return False
+        self._descriptor, self._path, self._size, self.broken = descriptor, path, len(head), False
+        return True
+
+    def _not_begun(self, path: Path, why: str) -> None:
+        if self._descriptor < 0 or self.broken:
+            self._fail(path, why)
+        elif not self._complained:
+            self._complained = True
+            self._log.error("state_write_failed", path=str(path), why=why)
 
     def write(self, *lines: list[Any]) -> bool:
         """Append; False when the disk does not take it."""
@@ -204,15 +236,64 @@ class StateStore:
         try:
             write_all(self._descriptor, octets)
         except OSError as error:
-            self._fail(self._path, error)
+            self._fail(self._path, error.strerror or str(error))
             return False
         self._size += len(octets)
         return True
 
-    def _fail(self, path: Path, error: OSError) -> None:
+    def _fail(self, path: Path, why: str) -> None:
+        """Until a new generation can be written as a whole."""
+        if not self._complained:
+            self._complained = True
+            self._log.error("state_write_failed", path=str(path), why=why)
         if not self.broken:
-            self._log.error("state_write_failed", path=str(path), why=error.strerror)
-        self.broken = True  # until a new generation can be written as a whole
+            self.broken = True
+            self.disown(f"the state could not be written: {why}")
+
+    # What nobody may take up
+
+    def disown(self, why: str) -> None:
+        """What is on disk no longer tells who is online: it goes, or it is marked where it cannot go."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            self._older.append(self._path)
+        self.broken = True
+        self._disown_older()
+        if not self._disowned:
+            self._disowned = True
+            self._tell_disowned(why)
+
+    def _tell_disowned(self, why: str) -> None:
+        removed, marked = not self._stale, bool(self._stale and self._marked())
+        self._log.error("state_disowned", path=str(self.directory), removed=removed, marked=marked, why=why)
+
+    def _disown_older(self) -> None:
+        self._stale += [path for path in self._older if not files.remove(path)]
+        self._older.clear()
+        if self._stale:
+            self._set_mark()
+
+    def _forget_stale(self) -> bool:
+        """Whether no stale file is left, so that what is written from now on counts."""
+        self._stale = [path for path in self._stale if not files.remove(path)]
+        return not self._stale and (not self._marked() or files.remove(self.mark))
+
+    def _set_mark(self) -> None:
+        """It is on another file system than the disk that fails, and empty: its name says all."""
+        with suppress(OSError):  # the log says that there is none
+            self.mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(files.open_file(self.mark, os.O_WRONLY | os.O_CREAT))
+
+    def _marked(self) -> str:
+        """Why nothing may be taken up, or nothing."""
+        try:
+            found = os.lstat(self.mark)
+        except OSError:
+            return ""
+        if found.st_uid not in (0, os.geteuid()):
+            return ""  # a stranger's
+        return f"{self.mark}: an earlier process could neither write nor remove it, and sessions have ended since"
 
     @property
     def overgrown(self) -> bool:
@@ -230,9 +311,11 @@ class StateStore:
         self._settled = self._size
         self._set_aside([path for path in older if path in self._damaged], DAMAGED)
         for path in older:
-            if path not in self._damaged:
-                _remove(path)
-            self._older.remove(path)
+            if path in self._damaged or files.remove(path):
+                self._older.remove(path)
+        if self._complained:
+            self._complained = self._disowned = False
+            self._log.warning("state_written_again", path=str(self._path))
         return True
 
     def _synced(self, how: Callable[..., str]) -> bool:
@@ -240,34 +323,37 @@ class StateStore:
             return False
         try:
             descriptor = os.dup(self._descriptor)  # ours, whatever happens to the generation meanwhile
-        except OSError:  # none is free: what is written is made safe another time
+        except OSError:  # no descriptor is free: what is written is written, it is only not as safe
             return False
         try:
             why = how([descriptor], self.directory)
         finally:
             close_quietly(descriptor)
-        if why and not self.broken:
-            self._log.error("state_write_failed", path=str(self.directory), why=why)
-            self.broken = True
+        if why:
+            self._fail(self.directory, why)
         return not why
 
     def erase(self) -> None:
-        """No state is left."""
+        """No state is left; what cannot be removed is marked."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-        for path in self._generations():
-            _remove(path)
-        self._older.clear()
+            self._older.append(self._path)
+        with suppress(OSError):  # no descriptor is free: then what we know of
+            self._older = [*dict.fromkeys([*self._older, *self._generations()])]
+        self._disown_older()
+        if self._stale:
+            self._tell_disowned("it could not be removed")
+        else:
+            files.remove(self.mark)
         self._settled = 0
+
+
+def _mark_of(directory: Path) -> Path:
+    """Where it is said that what is in this directory of state is stale."""
+    name = hashlib.sha256(os.fsencode(directory.absolute())).hexdigest()[:16]
+    return runtime_directory() / f"{name}.stale"
 
 
 def _number(path: Path) -> int:
     return int(path.name.removesuffix(SUFFIX))
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        pass  # a directory of that name, a disk gone read-only: nothing that we could do better

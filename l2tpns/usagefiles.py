@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 import gevent
 
+from l2tpns import files
 from l2tpns.slices import in_slices
 from l2tpns.throttle import is_throttled
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 INTERVAL = 300.0
 MOST_WAITING = 500_000  # rows kept while files cannot be written
-UNFINISHED = ".unfinished"
+MOST_NAMES_TAKEN = 2 * 3600  # seconds: more than a clock that is set back for the winter repeats
 NORMAL_QOS, THROTTLED_QOS = 1, 2
 
 
@@ -192,18 +193,23 @@ def write_file(directory: Path, when: float, text: bytes) -> Path:
 
     The hour that the end of summer time repeats finds names that exist: the next second that is free is taken.
     """
-    unfinished = directory / UNFINISHED
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    with open(descriptor, "wb") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    while (path := directory / time.strftime("%Y%m%d%H%M%S", time.localtime(when))).exists():
-        when += 1
-    unfinished.rename(path)
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    why = files.displaced(directory)
+    if why:
+        raise files.Unfit(why)
+    unfinished = files.make_file(directory, text)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        path = _free_name(directory, when)
+        unfinished.rename(path)  # whatever has come there meanwhile: a name is replaced, no file is written to
+    except BaseException:
+        files.remove(unfinished)
+        raise
+    files.sync_directory(directory)
     return path
+
+
+def _free_name(directory: Path, when: float) -> Path:
+    for second in range(MOST_NAMES_TAKEN):
+        path = directory / time.strftime("%Y%m%d%H%M%S", time.localtime(when + second))
+        if not os.path.lexists(path):
+            return path
+    raise files.Unfit(f"the names of the next {MOST_NAMES_TAKEN} seconds are taken")

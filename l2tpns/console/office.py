@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from time import monotonic
 from l2tpns import configfile, filtering
 from l2tpns.config import Config
 from l2tpns.errors import ConfigError
+from l2tpns.files import replace_file
 from l2tpns.filters import AccessList
 from l2tpns.lns import Lns
 from l2tpns.log import Log
@@ -45,7 +44,7 @@ class Office:
         """Put the running configuration in the place of the file; ConfigError when that cannot be."""
         path = self.files.config.resolve()
         try:
-            write_atomically(path, self.running_config().encode("utf-8", "surrogateescape"))
+            replace_file(path, self.running_config().encode("utf-8", "surrogateescape"))
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from None
         return path
@@ -64,30 +63,3 @@ class Office:
         self.lns.counters.clear()
         self.lns.plugins.clear_counts()
         self.counters_cleared = monotonic()
-
-
-def write_atomically(path: Path, octets: bytes) -> None:
-    """All or nothing, on the disk when it returns; mode and owner stay as they were. OSError otherwise."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            try:
-                old = path.stat()
-            except FileNotFoundError:
-                os.fchmod(file.fileno(), 0o600)
-            else:
-                os.fchmod(file.fileno(), old.st_mode & 0o7777)
-                if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
-                    os.fchown(file.fileno(), old.st_uid, old.st_gid)
-            file.write(octets)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

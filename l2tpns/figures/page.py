@@ -53,7 +53,7 @@ def render(sources: Sources, last_hour: LastHour, query: Query) -> Iterator[str]
     yield f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{name}: l2tpns</title><link rel="stylesheet" href="status.css"><script src="status.js" defer></script></head>
-<body><header><h1>{name}</h1><p>l2tpns {e(__version__)} · up {duration(time.time() - sources.started)} ·
+<body><header><h1>{name}</h1><p>l2tpns {e(__version__)} · up {duration(monotonic() - sources.started)} ·
 <span id="clock">{time.strftime("%Y-%m-%d %H:%M:%S")}</span> <span id="state"></span></p></header><main>
 <div id="now">{_problems(sources)}{_tiles(sources, samples, census)}</div>
 <section><h2>The last hour</h2><div id="graphs">"""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -67,7 +66,7 @@ class Sources:
     lns: Lns
     accounting: Accounting
     lag: LagMeter = field(default_factory=LagMeter)
-    started: float = field(default_factory=time.time)
+    started: float = field(default_factory=monotonic)
     board: Board = field(default_factory=Board)
     finders: list[Find] = field(default_factory=list)  # what else may find that something is wrong
 

@@ -8,7 +8,6 @@ is nothing to change here, and no login: who reaches the address sees everything
 from __future__ import annotations
 
 import ipaddress
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from gevent.lock import BoundedSemaphore
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from l2tpns import __version__
+from l2tpns.clock import moment
 from l2tpns.figures.metrics import Metrics
 from l2tpns.figures.page import LONGEST_QUERY, LastHour, Query, render
 from l2tpns.figures.problems import Problem
@@ -134,7 +134,7 @@ class Application:
             "standing": [standing(problem) for problem in problems],
             "down": down,
             "version": __version__,
-            "uptime": int(time.time() - self._sources.started),
+            "uptime": int(monotonic() - self._sources.started),
             "tunnels": len(lns.tunnels),
             "sessions": len(lns.sessions),
             "online": len(lns.by_address),
@@ -145,7 +145,7 @@ class Application:
 
 def standing(problem: Problem) -> dict[str, str]:
     """One of the standing problems, for programs; `since` as a date."""
-    since = datetime.fromtimestamp(time.time() - (monotonic() - problem.since), UTC)
+    since = datetime.fromtimestamp(moment().wall - (monotonic() - problem.since), UTC)
     return {
         "name": problem.name,
         "subject": problem.subject,

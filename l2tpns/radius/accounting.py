@@ -20,6 +20,7 @@ import gevent
 from gevent.event import Event
 from pyrad.packet import Packet
 
+from l2tpns.clock import Moment, date, elapsed, moment
 from l2tpns.errors import NoAnswer
 from l2tpns.log import Logger
 from l2tpns.radius import packets
@@ -36,6 +37,7 @@ from l2tpns.radius.usage import (
     fill_accounting_request,
     load_usage,
     never_less,
+    unusable,
 )
 from l2tpns.supervisor import Supervisor
 
@@ -80,7 +82,7 @@ class Accounting:
         log: Logger,
         *,
         random: Callable[[int], bytes] = os.urandom,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], Moment] = moment,
         spool_octets: int = SPOOL_OCTETS,
         supervisor: Supervisor | None = None,
     ) -> None:
@@ -121,6 +123,11 @@ class Accounting:
         for entry in left:
             if entry.kind in (ON, OFF):
                 spool.release(entry)  # of another life: a new one is sent where it is due
+                continue
+            why = unusable(entry.kind, entry.session, entry.body)
+            if why:
+                self._log.error("accounting_record_refused", kind=entry.kind, acct=entry.session, why=why)
+                spool.release(entry)
                 continue
             account = self._accounts.setdefault(entry.session, Account(entry.session))
             if not entry.delivered:
@@ -223,6 +230,21 @@ class Accounting:
         """Sessions with a Start and without a Stop."""
         return [account.session for account in self._accounts.values() if not account.stopped]
 
+    def is_on_disk(self, session: str) -> bool:
+        """Whether the next process will find the session's last record in the spool."""
+        account = self._accounts.get(session)
+        if account is None or account.stopped or account.latest is None or self._spool is None:
+            return False
+        return self._spool.holds(account.latest)
+
+    def has_stopped(self, session: str, was_on_disk: bool) -> bool:
+        """Whether a session of an earlier process has had its Stop. `was_on_disk`: its record had been in the spool,
+        which lets go of it when the Stop is delivered, and not before. Of a spool that is new nothing can be said."""
+        account = self._accounts.get(session)
+        if account is not None:
+            return account.stopped
+        return was_on_disk and self._spool is not None and self._spool.continued
+
     # --- records
 
     def _open_account(self, usage: Usage) -> Account | None:
@@ -233,12 +255,12 @@ class Accounting:
         assert account.latest is not None
         return never_less(usage, load_usage(account.latest.body))
 
-    def _stop(self, account: Account, usage: Usage, when: float) -> None:
+    def _stop(self, account: Account, usage: Usage, when: Moment) -> None:
         account.stopped = True
         self._record(account, STOP, usage, when)
         self._keep_latest(account, None)
 
-    def _record(self, account: Account, kind: str, usage: Usage | None, when: float | None = None) -> Entry:
+    def _record(self, account: Account, kind: str, usage: Usage | None, when: Moment | None = None) -> Entry:
         assert self._spool is not None
         body = b"null" if usage is None else dump_usage(usage)
         entry = self._spool.append(kind, account.session, self._clock() if when is None else when, body)
@@ -340,7 +362,10 @@ class Accounting:
 
         def encode(identifier: int, local: IPv4Address) -> tuple[Packet, bytes]:
             packet = packets.new_accounting_request(identifier, settings.secret, self._dictionary)
-            fill_accounting_request(packet, entry.kind, usage, settings, local, happened=entry.time, now=self._clock())
+            now = self._clock()
+            happened = date(entry.time, now)
+            late = elapsed(entry.time, now)
+            fill_accounting_request(packet, entry.kind, usage, settings, local, happened=happened, now=happened + late)
             return packet, packet.RequestPacket()
 
         try:

@@ -69,7 +69,7 @@ class Request:
         self.session_id = session_id
         self.legs: dict[Server, Leg] = {}
         self.tries = 0
-        self.next_try = 0.0  # wall clock, for people
+        self.next_try = 0.0  # monotonic
         self.result: AsyncResult = AsyncResult()
 
 

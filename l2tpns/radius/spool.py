@@ -2,7 +2,7 @@
 
 A directory of segments, each a file of lines that are only ever appended:
 
-    checksum ["r", number, kind, session, time, delivered, usage]     a record
+    checksum ["r", number, kind, session, time, delivered, usage, since boot, boot]     a record
     checksum ["d", number]                                            it was delivered, but is still needed here
     checksum ["x", number]                                            it is needed no more
 
@@ -11,28 +11,41 @@ go from the oldest end only, so that the line that ends a record never goes befo
 segment alive is copied forward when the spool has grown to twice what is live.
 
 A line is written when it is made (so kill -9 loses nothing) and fsynced in batches by a thread (so power failure loses
-nothing that was sent, and no greenlet waits for the disk). Knows nothing of RADIUS: accounting.py does.
+nothing that was sent, and no greenlet waits for the disk). A full disk does not end this: a reserve was made in time,
+and is written in place. What not even that takes lives in memory and is written when the disk has room again. Knows
+nothing of RADIUS: accounting.py does.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import gevent
 import orjson
 from gevent.event import Event
 
+from l2tpns import files
+from l2tpns.clock import Moment
 from l2tpns.errors import RepairError, WaitError, refused
-from l2tpns.lines import close_quietly, fsync_all, make_line, read_line, remove_quietly, write_all
+from l2tpns.lines import close_quietly, fsync_all, make_line, read_line, write_all
 from l2tpns.log import Logger
+from l2tpns.recordlimits import WHEN
 from l2tpns.supervisor import Part, Supervisor
 
 SEGMENT_OCTETS = 1 << 20
 SUFFIX = ".records"
+SEGMENT = r"[0-9]{1,18}" + re.escape(SUFFIX)
+LARGEST_NUMBER = 1 << 53
+RESERVE = "reserve"  # a file of zeros, which become lines when the disk is full
+RESERVED = 256 << 10  # octets: some 300 Stops, or 10,000 notes of delivery
+TRY_AGAIN = 1.0  # seconds between two attempts to write what a disk did not take
 
 
 @dataclass(slots=True, eq=False)
@@ -52,7 +65,7 @@ class Entry:
     number: int
     kind: str
     session: str
-    time: float  # wall clock of the event
+    time: Moment  # of the event
     body: bytes  # JSON
     segment: Segment
     size: int
@@ -86,6 +99,7 @@ class Spool:
         self._synced = synced
         self._segment_octets = segment_octets
         self._segments: list[Segment] = []
+        self._highest = 0  # number of a segment
         self._lock = -1
         self._descriptor = -1
         self._rolled: list[int] = []  # descriptors of full segments, to be fsynced once more and closed
@@ -93,9 +107,14 @@ class Spool:
         self._unsynced: list[Entry] = []
         self._dirty = Event()
         self._broken = False  # the last write failed
+        self._unwritten: dict[int, Entry] = {}  # live records that the disk did not take
+        self._owed: dict[int, bytes] = {}  # lines that say what became of records, which it did not take either
+        self._reserved = False  # the file RESERVE is there
+        self._room: int | None = None  # octets left in the reserve, while that is what we write into
         self._copying = False  # copies of the oldest segment's records are not on disk yet: it must stay
         self._closing = False
         self._part: Part | None = None
+        self.continued = False  # an earlier process has written to it
         self.live_octets = 0
         self.stats = SpoolStats()
 
@@ -108,30 +127,26 @@ class Spool:
     def segments(self) -> int:
         return len(self._segments)
 
+    def holds(self, entry: Entry) -> bool:
+        """On the disk, not in memory only."""
+        return entry.number not in self._unwritten
+
     # --- opening
 
     def open(self) -> list[Entry]:
         """What an earlier process left, in order. ConfigError when the directory cannot be ours."""
         self._claim_directory()
         entries: dict[int, Entry] = {}
-        for path in sorted(self._directory.glob(f"*{SUFFIX}")):
-            segment = Segment(int(path.name.removesuffix(SUFFIX)), path)
-            self._segments.append(segment)
-            for line in self._read(path).splitlines(keepends=True):
-                segment.size += len(line)
-                self._replay(segment, line, entries)
+        found = [path for path in self._directory.glob(f"*{SUFFIX}") if re.fullmatch(SEGMENT, path.name)]
+        for path in sorted(found, key=_number):
+            self._read(path, entries)
+        self.continued = bool(found) and not self.stats.unreadable
         self._number = max(entries, default=0)
         self._start_segment()
+        self._reserved = self._make_reserve()
         self._trim()
         self._part = self._supervisor.spawn("accounting spool", self._run)
         return sorted(entries.values(), key=lambda entry: entry.number)
-
-    @staticmethod
-    def _read(path: Path) -> bytes:
-        try:
-            return path.read_bytes()
-        except OSError as error:  # its records are needed: a disk that fails now may not fail later
-            raise refused(error.errno, f"spool_dir: {path}: {error.strerror}") from error
 
     def _claim_directory(self) -> None:
         try:
@@ -139,37 +154,63 @@ class Spool:
             status = self._directory.stat()
             if status.st_uid != os.geteuid() or status.st_mode & 0o022:
                 raise RepairError(f"spool_dir {self._directory}: must belong to us and be writable by nobody else")
-            self._lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = files.open_file(self._directory / "lock", os.O_RDWR | os.O_CREAT)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise WaitError(f"spool_dir {self._directory}: another l2tpns uses it") from None
         except OSError as error:
             raise refused(error.errno, f"spool_dir {self._directory}: {error.strerror}") from error
 
+    def _read(self, path: Path, entries: dict[int, Entry]) -> None:
+        segment = Segment(_number(path), path)
+        self._highest = segment.number
+        try:
+            octets = files.read_file(path)
+        except files.Unfit as error:
+            self.stats.unreadable += 1
+            self._log.error("spool_refused", path=str(path), why=error.strerror)
+            return
+        except OSError as error:  # its records are needed: a disk that fails now may not fail later
+            raise refused(error.errno, f"spool_dir: {path}: {error.strerror}") from error
+        self._segments.append(segment)
+        for line in octets.rstrip(b"\0").splitlines(keepends=True):  # the rest of a reserve has never been written to
+            segment.size += len(line)
+            self._replay(segment, line, entries)
+
     def _replay(self, segment: Segment, line: bytes, entries: dict[int, Entry]) -> None:
         fields = read_line(line)
         if fields is None:
-            self.stats.unreadable += 1
-            self._log.warning("spool_line_unreadable", path=str(segment.path), octets=len(line))
+            if line != b"\n":  # what ends a line that a full disk has torn
+                self.stats.unreadable += 1
+                self._log.warning("spool_line_unreadable", path=str(segment.path), octets=len(line))
             return
-        number = fields[1]
+        try:
+            self._take(segment, fields, len(line), entries)
+        except (ValueError, TypeError, IndexError) as error:
+            self.stats.unreadable += 1
+            self._log.error("spool_record_refused", path=str(segment.path), why=f"{str(fields)[:80]}: {error}")
+
+    def _take(self, segment: Segment, fields: list[Any], size: int, entries: dict[int, Entry]) -> None:
+        """One line, whatever it holds. ValueError, TypeError, IndexError: it makes no sense."""
+        kind, number = fields[:2]
+        if type(number) is not int or not 0 < number < LARGEST_NUMBER:
+            raise ValueError("its number is out of range")
         old = entries.get(number)
-        if fields[0] == "r":
+        if kind == "r":
+            entry = _entry(fields, segment, size)
             if old is not None:
                 self._forget(old)
-            _, _, kind, session, time, delivered, usage = fields
-            entry = Entry(number, kind, session, time, orjson.dumps(usage), segment, len(line), delivered, True)
             entries[number] = segment.live[number] = entry
             self.live_octets += entry.size
-        elif old is not None and fields[0] == "d":
+        elif old is not None and kind == "d":
             old.delivered = True
-        elif old is not None:
+        elif old is not None and kind == "x":
             self._forget(old)
             del entries[number]
 
     # --- writing
 
-    def append(self, kind: str, session: str, time: float, body: bytes) -> Entry:
+    def append(self, kind: str, session: str, time: Moment, body: bytes) -> Entry:
         """A new record, written at once; synced() is told when it is safe."""
         self._number += 1
         entry = Entry(self._number, kind, session, time, body, self._segments[-1], 0)
@@ -182,58 +223,156 @@ class Spool:
     def mark_delivered(self, entry: Entry) -> None:
         """Acknowledged, but kept: it is the last that is known of a session."""
         entry.delivered = True
-        self._write(make_line(["d", entry.number]))
+        if entry.number not in self._unwritten:
+            self._write_note(entry.number, make_line(["d", entry.number]))
 
     def release(self, entry: Entry) -> None:
         """Needed no more."""
         if entry.number not in entry.segment.live:
             return
         self._forget(entry)
-        self._write(make_line(["x", entry.number]))
+        if self._unwritten.pop(entry.number, None) is None:  # else the disk has never heard of it
+            self._write_note(entry.number, make_line(["x", entry.number]))
         if not self.live_octets and self._segments[-1].size > self._segment_octets // 4:
             self._start_segment()
         self._trim()
 
+    def _write_note(self, number: int, line: bytes) -> None:
+        if self._write(line):
+            self._owed.pop(number, None)
+        else:
+            self._owed[number] = line
+            self._dirty.set()
+
     def _write_record(self, entry: Entry) -> None:
-        usage = orjson.Fragment(entry.body)
-        line = make_line(["r", entry.number, entry.kind, entry.session, entry.time, entry.delivered, usage])
-        self._write(line)
+        at, usage = entry.time, orjson.Fragment(entry.body)
+        fields = [entry.number, entry.kind, entry.session, at.wall, entry.delivered, usage, at.since_boot, at.boot]
+        line = make_line(["r", *fields])
+        if self._write(line):
+            self._unwritten.pop(entry.number, None)
+        else:
+            self._unwritten[entry.number] = entry
         entry.segment, entry.size = self._segments[-1], len(line)
         entry.segment.live[entry.number] = entry
         self.live_octets += entry.size
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, line: bytes) -> bool:
+        """False when the disk does not take it: it is written later, by _catch_up, if it is still true then."""
         if self._segments[-1].size >= self._segment_octets:
             self._start_segment()
         # After a failed write the file may end within a line: begin a new one.
         octets = b"\n" + line if self._broken else line
         try:
-            write_all(self._descriptor, octets)
+            self._put(octets)
         except OSError as error:
-            self.stats.write_errors += 1
-            if not self._broken:
-                # The record lives on in memory and is sent all the same.
-                self._log.error("spool_write_failed", path=str(self._directory), why=error.strerror)
-            self._broken = True
-            return
+            self._fail(error)
+            return False
         if self._broken:
             self._broken = False
             self._log.warning("spool_writes_again", path=str(self._directory))
         self._segments[-1].size += len(octets)
+        return True
+
+    def _put(self, octets: bytes) -> None:
+        try:
+            if self._room is None:
+                write_all(self._descriptor, octets)
+                return
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._enter_reserve(error):
+                raise
+        if self._room is None or len(octets) > self._room:
+            raise OSError(errno.ENOSPC, "the disk is full, and the reserve is used up")
+        write_all(self._descriptor, octets)
+        self._room -= len(octets)
+
+    def _fail(self, error: OSError) -> None:
+        self.stats.write_errors += 1
+        if not self._broken:
+            # The record lives on in memory and is sent all the same.
+            self._log.error("spool_write_failed", path=str(self._directory), why=error.strerror)
+        self._broken = True
+
+    def _catch_up(self) -> None:
+        """Write what the disk did not take, as far as it is still true."""
+        for entry in list(self._unwritten.values()):
+            self._forget(entry)
+            self._write_record(entry)
+            if entry.number in self._unwritten:
+                return
+        for number, line in list(self._owed.items()):
+            if not self._write(line):
+                return
+            del self._owed[number]
+
+    # --- the reserve: room that is ours already when the disk is full
+
+    def _make_reserve(self) -> bool:
+        """Whether there is one. A Stop that cannot be spooled would be lost, or be sent twice, after a kill -9."""
+        path = self._directory / RESERVE
+        if not files.remove(path):
+            return False
+        try:
+            descriptor = files.open_file(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            try:
+                os.posix_fallocate(descriptor, 0, RESERVED)
+            finally:
+                os.close(descriptor)
+        except OSError:
+            files.remove(path)
+            return False
+        return True
+
+    def _enter_reserve(self, error: OSError) -> bool:
+        """The reserve becomes the segment that is written, in place: that needs no room."""
+        if not self._reserved:
+            return False
+        segment = self._next_segment()
+        try:
+            os.rename(self._directory / RESERVE, segment.path)
+            descriptor = files.open_file(segment.path, os.O_WRONLY)
+        except OSError:
+            self._reserved = False
+            return False
+        self._log.error("spool_reserve_used", path=str(self._directory), octets=RESERVED, why=error.strerror)
+        self._reserved = False
+        self._room = RESERVED
+        self._become(segment, descriptor)
+        return True
+
+    def _leave_reserve(self) -> None:
+        """The disk may have room again: a new reserve is the proof."""
+        self._reserved = self._reserved or self._make_reserve()
+        if self._room is None or not self._reserved:
+            return
+        before = self._descriptor
+        self._start_segment()
+        if self._descriptor != before:
+            self._log.warning("spool_reserve_filled", path=str(self._directory))
 
     def _start_segment(self) -> None:
-        number = self._segments[-1].number + 1 if self._segments else 1
-        segment = Segment(number, self._directory / f"{number:010d}{SUFFIX}")
+        if self._room is not None and not self._reserved:
+            return  # a new file would have no room
+        segment = self._next_segment()
         try:
-            descriptor = os.open(segment.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            descriptor = files.open_file(segment.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL)
         except OSError as error:
             if not self._segments or self._descriptor < 0:
                 raise refused(error.errno, f"spool_dir {self._directory}: {error.strerror}") from error
             self._log.error("spool_write_failed", path=str(segment.path), why=error.strerror)
             return  # the old segment grows on
+        self._room = None
+        self._become(segment, descriptor)
+
+    def _next_segment(self) -> Segment:
+        number = self._highest + 1
+        return Segment(number, self._directory / f"{number:010d}{SUFFIX}")
+
+    def _become(self, segment: Segment, descriptor: int) -> None:
+        """This segment is the one that is written from now on."""
         if self._descriptor >= 0:
             self._rolled.append(self._descriptor)
-        self._descriptor = descriptor
+        self._descriptor, self._highest = descriptor, segment.number
         self._segments.append(segment)
 
     # --- forgetting
@@ -245,7 +384,9 @@ class Spool:
     def _trim(self) -> None:
         """Remove segments from the oldest end, as long as nothing in them is needed."""
         while len(self._segments) > 1 and not self._segments[0].live and not self._copying:
-            remove_quietly(self._segments.pop(0).path)
+            if not files.remove(self._segments[0].path):
+                return  # a disk that has become read-only: the next process finds that nothing in it is needed
+            self._segments.pop(0)
 
     def _copy_forward(self) -> None:
         """Free the oldest segment by writing what is live in it again, at the end."""
@@ -262,14 +403,17 @@ class Spool:
 
     def _run(self) -> None:
         while not self._closing:
-            self._dirty.wait()
+            behind = self._unwritten or self._owed or self._room is not None
+            self._dirty.wait(TRY_AGAIN if behind else None)
             self._sync()
 
     def _sync(self) -> None:
         """Make what is written safe; blocks this greenlet only."""
         self._dirty.clear()
         batch, self._unsynced = self._unsynced, []
-        overgrown = self._overgrown() and not self._broken
+        self._leave_reserve()
+        self._catch_up()
+        overgrown = self._overgrown() and not self._broken and self._room is None
         try:
             if overgrown:
                 self._copying = True
@@ -310,7 +454,26 @@ class Spool:
         self._descriptor = -1
         if not self.live_octets:
             for segment in self._segments:
-                remove_quietly(segment.path)
+                files.remove(segment.path)
+        files.remove(self._directory / RESERVE)
         self._segments.clear()
         close_quietly(self._lock)
         self._lock = -1
+
+
+def _number(path: Path) -> int:
+    return int(path.name.removesuffix(SUFFIX))
+
+
+def _entry(fields: list[Any], segment: Segment, size: int) -> Entry:
+    """A record as its line tells it. ValueError or TypeError: no record is like that."""
+    _, number, kind, session, wall, delivered, usage, *clock = fields
+    since_boot, boot = clock[:2] if len(clock) > 1 else (0.0, "")
+    if not (isinstance(kind, str) and isinstance(session, str) and isinstance(boot, str)):
+        raise ValueError("its names are no text")
+    if not (isinstance(usage, dict) or usage is None) or not isinstance(delivered, bool):
+        raise ValueError("it is no record of usage")
+    if not (WHEN(wall) and WHEN(since_boot)) or len(session) > 253:
+        raise ValueError("its time or its name is out of range")
+    moment = Moment(float(wall), float(since_boot), boot)
+    return Entry(number, kind, session, moment, orjson.dumps(usage), segment, size, delivered, True)

@@ -45,7 +45,7 @@ class InFlight:
     label: str  # PAP, CHAP, START ...
     session_id: int
     tries: int
-    next_try: float  # wall clock
+    next_try: float  # by the wall clock as it is set now
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class Transport:
 
     def _try(self, request: Request, server: Server, interval: float) -> Packet | None:
         deadline = time.monotonic() + interval
-        request.next_try = time.time() + interval
+        request.next_try = deadline
         leg = request.legs.get(server)
         if leg is None:
             leg = server.open_leg(request, interval)
@@ -205,9 +205,10 @@ class Transport:
     # --- for show radius and the metrics
 
     def in_flight(self) -> list[InFlight]:
+        shift = time.time() - time.monotonic()
         return [
             InFlight(leg.identifier, server.address, leg.request.label, leg.request.session_id,
-                     leg.request.tries, leg.request.next_try)
+                     leg.request.tries, leg.request.next_try + shift)
             for server in self._servers + self._retired
             for leg in server.legs()
         ]  # fmt: skip

@@ -73,6 +73,23 @@ def load_usage(body: bytes) -> Usage:
     return Usage(**facts)
 
 
+def unusable(kind: str, session: str, body: bytes) -> str:
+    """Why no record can be made of what the spool has; nothing when that looks possible."""
+    if kind not in (START, STOP, INTERIM):
+        return f"{kind!r} is no kind of record"
+    try:
+        usage = load_usage(body)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"
+    for field in dataclasses.fields(Usage):
+        value = getattr(usage, field.name)
+        number = isinstance(value, int) and 0 <= value < 1 << 64
+        kinds = {"int": number, "int | None": value is None or number, "str": isinstance(value, str)}
+        if not kinds.get(str(field.type), True):
+            return f"{field.name}: {str(value)[:60]!r} is out of range"
+    return "" if usage.acct_session_id == session else "it is of another session"
+
+
 def never_less(usage: Usage, earlier: Usage) -> Usage:
     """Counters as they are, or as they were reported before, whichever is more: no server sees them go back."""
     lost = {name: getattr(earlier, name) for name in COUNTERS if getattr(earlier, name) > getattr(usage, name)}

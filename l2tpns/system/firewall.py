@@ -17,6 +17,7 @@ from typing import Any
 
 import gevent
 
+from l2tpns import files
 from l2tpns.log import Logger
 from l2tpns.system import iptables
 from l2tpns.system.iptables import FILLED, MADE, FirewallError
@@ -217,7 +218,7 @@ class Firewall:
     def _locked(self) -> Iterator[None]:
         """Hold iptables' lock; whoever has it longer than PATIENCE makes this fail, not the server stand still."""
         try:
-            descriptor = os.open(self._lock_file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = files.open_file(self._lock_file, os.O_RDONLY | os.O_CREAT)
         except OSError as error:
             raise FirewallError(f"{self._lock_file}: {error.strerror}") from error
         try:

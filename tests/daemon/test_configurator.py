@@ -121,3 +121,36 @@ def test_a_directory_that_has_gone_is_told_at_the_start_and_at_a_reload_and_stop
     )
     assert second.doubts() == (told,)
     assert first.said("usage_file_failed") == ["No such file or directory"] * 2
+
+
+def test_a_configuration_with_secrets_that_everybody_can_read_is_told_at_the_start_and_at_a_reload(
+    running: Running,
+) -> None:
+    running.file.chmod(0o644)
+    assert running.configurator.doubts() == ()  # it has none
+    running.write("radius_secret testing123", "primary_radius 127.0.0.1")
+    told = running.configurator.reload()
+    assert told[0].endswith(f"(mode 0644): chmod o= {running.file}")
+    (running.file.parent / "l2tpns.users").write_text("fred:x\n")
+    (running.file.parent / "l2tpns.secrets").write_text("fred * pw *\n")
+    running.file.chmod(0o640)
+    told = running.configurator.reload()
+    assert [line.rpartition("/")[2] for line in told[:2]] == ["l2tpns.users", "l2tpns.secrets"]
+    assert [line["path"] for line in running.log.records("secrets_readable")] == [
+        str(running.file.parent / name) for name in ("l2tpns.cfg", "l2tpns.users", "l2tpns.secrets")
+    ]
+
+
+@pytest.mark.parametrize("variable", ["log_file", "audit_file", "pid_file", "accounting_dir", "spool_dir", "state_dir"])
+def test_a_place_where_everybody_decides_what_stands_there_is_told_by_the_variable_that_names_it(
+    running: Running, tmp_path: Path, variable: str
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    place.chmod(0o777)
+    running.write(f"{variable} {place if variable.endswith('dir') else place / 'file'}")
+    told = [line for line in running.configurator.reload() if line.startswith(f"{variable}: everybody")]
+    assert told == [
+        f"{variable}: everybody can remove and replace what is written to {place}: chmod o-w {place}",
+    ]
+    assert running.said("place_unsafe") == [variable]

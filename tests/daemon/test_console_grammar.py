@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from l2tpns.console import pipes
 from l2tpns.console.commands import COMMANDS, WORDS
 from l2tpns.console.grammar import Argument, Command, Grammar, Mode, Privilege, Standing
-from l2tpns.console.office import Office, write_atomically
+from l2tpns.console.office import Office
 from l2tpns.console.output import Column, Output, Refused, Table
 from l2tpns.console.regexp import Regexp
+from l2tpns.files import replace_file
 from tests.lab import PATIENCE
 
 NOBODY = cast(Office, None)
@@ -262,7 +263,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "l2tpns.cfg"
     path.write_text("old")
     path.chmod(0o640)
-    write_atomically(path, b"new")
+    replace_file(path, b"new")
     assert path.read_text() == "new"
     assert path.stat().st_mode & 0o777 == 0o640
 
@@ -271,6 +272,6 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr("os.fsync", fails)
     with pytest.raises(OSError):
-        write_atomically(path, b"newer")
+        replace_file(path, b"newer")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]

@@ -8,16 +8,18 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from ipaddress import IPv4Network
 from itertools import groupby
 from pathlib import Path
 
 import gevent
+import orjson
 import pytest
 
 from l2tpns import lines
+from l2tpns.clock import Moment, moment
 from l2tpns.errors import ConfigError
+from l2tpns.lines import make_line
 from l2tpns.log import Log
 from l2tpns.radius import accounting as module
 from l2tpns.radius import spool as spool_module
@@ -56,7 +58,7 @@ def account(tmp_path):
     """Builds Accountings on one spool directory, as one daemon after the other. They repeat only with a `timeout`."""
     built = []
 
-    def build(*servers, log=None, clock=time.time, spool_octets=1 << 30, **changes):
+    def build(*servers, log=None, clock=moment, spool_octets=1 << 30, **changes):
         changes.setdefault("timeout", PATIENCE)
         accounting = Accounting(
             settings_for(*servers, **changes),
@@ -244,7 +246,7 @@ def test_switching_accounting_off_still_stops_what_was_started(server, account):
 def test_a_repetition_is_the_same_packet_and_a_new_delay_has_a_new_identifier(server, account):
     server.silent = True
     now = [1_600_000_000.0]
-    accounting = account(server, clock=lambda: now[0], timeout=0.1)
+    accounting = account(server, clock=lambda: Moment(now[0]), timeout=0.1)
     accounting.start(usage())
     until(lambda: accounting.stats.rounds_unanswered or len(server.requests) >= 3)  # three tries are a round
     now[0] += 40
@@ -360,7 +362,7 @@ def test_what_was_not_delivered_is_delivered_by_the_next_daemon(server, account)
 
 def test_a_session_that_nobody_takes_up_is_stopped_once_with_what_was_known(server, account):
     now = [1_600_000_000.0]
-    first = account(server, clock=lambda: now[0])
+    first = account(server, clock=lambda: Moment(now[0]))
     for name in ("lost", "kept", "ended"):
         first.start(usage(name))
     now[0] += 60
@@ -370,7 +372,7 @@ def test_a_session_that_nobody_takes_up_is_stopped_once_with_what_was_known(serv
     first.close()
 
     now[0] += 1000
-    second = account(server, clock=lambda: now[0])
+    second = account(server, clock=lambda: Moment(now[0]))
     assert sorted(second.open_sessions()) == ["kept", "lost"]
     assert second.recover({"kept"}) == 1
     until(lambda: second.undelivered == 0)
@@ -397,6 +399,7 @@ def test_two_daemons_do_not_share_a_spool(server, account):
 VICTIM = """
 import sys, gevent
 from pathlib import Path
+from l2tpns.lines import make_line
 from l2tpns.log import Log
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import RadiusSettings, ServerAddress
@@ -508,3 +511,115 @@ def test_a_disk_that_is_read_only_by_now_ends_nothing_in_a_traceback(account, se
     until(lambda: statuses(server) == [START, STOP] and accounting.undelivered == 0)
     assert accounting.close()
     assert [line["event"] for line in log.records() if "traceback" in line] == []
+
+
+# --- clocks that are set
+
+
+TODAY = 1_790_000_000.0
+
+
+@pytest.mark.parametrize(("before", "after"), [(TODAY, TODAY + 3600), (TODAY, TODAY - 7200), (100.0, TODAY)])
+def test_how_long_a_record_has_waited_no_step_of_the_clock_changes(server, account, before, after):
+    server.silent = True
+    now = [Moment(before, 500.0, "a")]
+    first = account(server, clock=lambda: now[0])
+    first.start(usage("fred"))
+    until(lambda: server.requests)
+    first.close(0)
+    server.silent = False
+    seen = len(server.requests)
+    now[0] = Moment(after, 507.0, "a")  # set, and seven seconds later
+    second = account(server, clock=lambda: now[0])
+    until(lambda: second.undelivered == 0)
+    record = server.requests[seen:][-1]
+    assert record.number(41) == 7
+    assert record.number(55) == int(after - 7)  # the date is corrected
+
+
+def test_after_a_reboot_a_record_is_as_old_as_the_wall_clock_says(server, account):
+    server.silent = True
+    now = [Moment(TODAY, 500.0, "a")]
+    first = account(server, clock=lambda: now[0])
+    first.start(usage("fred"))
+    until(lambda: server.requests)
+    first.close(0)
+    server.silent = False
+    seen = len(server.requests)
+    now[0] = Moment(TODAY + 100, 20.0, "b")
+    second = account(server, clock=lambda: now[0])
+    until(lambda: second.undelivered == 0)
+    assert (server.requests[seen:][-1].number(41), server.requests[seen:][-1].number(55)) == (100, TODAY)
+
+
+def spoiled(tmp_path, *lines):
+    path = tmp_path / "spool" / "0000000001.records"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    path.write_bytes(b"".join(map(make_line, lines)))
+
+
+def test_a_spool_of_release_0_1_0_is_delivered(server, account, tmp_path):
+    body = orjson.loads(dump_usage(usage("fred")))
+    spoiled(tmp_path, ["r", 1, "start", "fred", TODAY, False, body])
+    accounting = account(server, clock=lambda: Moment(TODAY + 5, 9.0, "a"))
+    until(lambda: accounting.undelivered == 0)
+    assert (server.records[0].number(41), server.records[0].number(55)) == (5, TODAY)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["r"],
+        ["r", "one"],
+        ["r", 1 << 62, "start", "x", TODAY, False, {}],
+        ["r", -1, "start", "x", TODAY, False, {}],
+        ["r", 2, "start", "x", "now", False, {}],
+        ["r", 2, "start", "x", 1e300, False, {}],
+        ["r", 2, "start", 7, TODAY, False, {}],
+        ["r", 2, "start", "x" * 300, TODAY, False, {}],
+        ["r", 2, "start", "x", TODAY, "no", {}],
+        ["r", 2, "start", "x", TODAY, False, 5],
+        ["r", 2, "start", "x", TODAY, False, {}],
+        ["r", 2, "begin", "x", TODAY, False, {"user": "x", "acct_session_id": "x", "session_id": 1}],
+        ["r", 2, "start", "x", TODAY, False, {"user": 5, "acct_session_id": "x", "session_id": 1}],
+        ["r", 2, "start", "x", TODAY, False, {"user": "x", "acct_session_id": "x", "session_id": "one"}],
+        ["r", 2, "stop", "x", TODAY, False, {"user": "x", "acct_session_id": "x", "session_id": 1, "in_octets": -1}],
+        ["r", 2, "stop", "x", TODAY, False, {"user": "x", "acct_session_id": "x", "session_id": 1, "address": "x"}],
+        ["r", 2, "stop", "x", TODAY, False, {"user": "x", "acct_session_id": "y", "session_id": 1}],
+        ["d", []],
+        ["x", None],
+        [],
+        [[], {}],
+    ],
+)
+def test_a_record_that_makes_no_sense_is_named_and_the_others_are_delivered(server, account, tmp_path, line):
+    good = ["r", 1, "start", "fred", TODAY, False, orjson.loads(dump_usage(usage("fred")))]
+    spoiled(tmp_path, good, line, ["r", 3, *good[2:3], "ann", *good[4:6], {**good[6], "acct_session_id": "ann"}])
+    log = Log.in_memory()
+    accounting = account(server, log=log)
+    until(lambda: accounting.undelivered == 0)
+    assert sorted(record.one(44) for record in server.records) == [b"ann", b"fred"]
+    assert len(log.records("spool_record_refused") + log.records("accounting_record_refused")) == 1
+
+
+def test_what_the_spool_says_of_a_session_goes_before_the_saved_state(server, account, tmp_path):
+    first = account(server)
+    for name in ("open", "delivered", "waiting"):
+        first.start(usage(name))
+    assert first.is_on_disk("open") and not first.is_on_disk("unheard")
+    first.stop(usage("delivered"))
+    until(lambda: first.undelivered == 0)
+    server.silent = True
+    first.stop(usage("waiting"))
+    first.close(0)
+    second = account(server)
+    said = {name: second.has_stopped(name, True) for name in ("open", "delivered", "waiting")}
+    assert said == {"open": False, "delivered": True, "waiting": True}
+    assert not second.has_stopped("delivered", False)  # accounting was off
+    server.silent = False
+    until(lambda: not second.undelivered)
+    second.close()
+
+
+def test_a_spool_that_is_new_says_nothing(server, account):
+    assert not account(server).has_stopped("fred", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import gevent
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from l2tpns.clock import Moment
 from l2tpns.errors import ConfigError
 from l2tpns.log import Log
+from l2tpns.radius import spool as spool_module
 from l2tpns.radius.spool import Spool, make_line, read_line
 from tests.lab.inprocess import until
 
@@ -40,20 +43,20 @@ def facts(entries):
 def test_records_come_back_in_order_with_what_became_of_them(opened):
     spool, left = opened()
     assert left == []
-    first, second, third = (spool.append("start", name, 1.5, b'{"user":"x"}') for name in ("a", "b", "c"))
+    first, second, third = (spool.append("start", name, Moment(1.5), b'{"user":"x"}') for name in ("a", "b", "c"))
     spool.mark_delivered(second)
     spool.release(first)
     spool.close()
     _, left = opened()
     assert facts(left) == [(2, "start", "b", True), (3, "start", "c", False)]
-    assert left[0].time == 1.5 and left[0].body == b'{"user":"x"}'
+    assert left[0].time == Moment(1.5) and left[0].body == b'{"user":"x"}'
     assert third.number == 3
 
 
 def test_a_record_may_be_sent_only_when_it_is_on_disk(opened):
     told = []
     spool, _ = opened(synced=told.extend)
-    entry = spool.append("start", "a", 1.0, b"{}")
+    entry = spool.append("start", "a", Moment(1.0), b"{}")
     assert told == [] and not entry.synced
     until(lambda: told)
     assert told == [entry] and entry.synced
@@ -62,7 +65,7 @@ def test_a_record_may_be_sent_only_when_it_is_on_disk(opened):
 def test_a_torn_last_line_costs_only_itself(opened, tmp_path):
     spool, _ = opened()
     for name in "abc":
-        spool.append("start", name, 1.0, b"{}")
+        spool.append("start", name, Moment(1.0), b"{}")
     spool.close()
     last = files(tmp_path)[-1]
     whole = last.read_bytes()
@@ -84,7 +87,7 @@ def test_any_octets_are_a_line_or_nothing(octets):
 def test_a_damaged_line_costs_only_itself(opened, tmp_path):
     spool, _ = opened()
     for name in "abc":
-        spool.append("start", name, 1.0, b"{}")
+        spool.append("start", name, Moment(1.0), b"{}")
     spool.close()
     path = files(tmp_path)[-1]
     octets = bytearray(path.read_bytes())
@@ -98,7 +101,7 @@ def test_a_damaged_line_costs_only_itself(opened, tmp_path):
 
 def test_segments_go_when_nothing_in_them_is_needed(opened, tmp_path):
     spool, _ = opened(segment_octets=500)
-    entries = [spool.append("start", f"s{number}", 1.0, b"{}") for number in range(100)]
+    entries = [spool.append("start", f"s{number}", Moment(1.0), b"{}") for number in range(100)]
     assert len(files(tmp_path)) > 5
     for entry in entries:
         spool.release(entry)
@@ -109,13 +112,13 @@ def test_segments_go_when_nothing_in_them_is_needed(opened, tmp_path):
 
 def test_one_long_session_does_not_keep_the_whole_past(opened, tmp_path):
     spool, _ = opened(segment_octets=2000)
-    spool.mark_delivered(spool.append("start", "long", 1.0, b'{"user":"x"}'))
+    spool.mark_delivered(spool.append("start", "long", Moment(1.0), b'{"user":"x"}'))
     for number in range(1000):
-        spool.release(spool.append("start", f"s{number}", 1.0, b"{}"))
+        spool.release(spool.append("start", f"s{number}", Moment(1.0), b"{}"))
         if number % 20 == 0:
             gevent.sleep(0.005)
     gevent.sleep(0.1)
-    spool.append("start", "end", 1.0, b"{}")
+    spool.append("start", "end", Moment(1.0), b"{}")
     until(lambda: spool.octets < 12_000)
     assert spool.stats.copied
     spool.close()
@@ -127,7 +130,7 @@ def test_what_was_released_stays_released_whatever_segments_went(opened):
     spool, _ = opened(segment_octets=300)
     alive = {}
     for number in range(300):
-        entry = spool.append("start", f"s{number}", 1.0, b"{}")
+        entry = spool.append("start", f"s{number}", Moment(1.0), b"{}")
         alive[entry.number] = entry
         if number % 3:
             spool.release(alive.pop(min(alive)))
@@ -168,13 +171,133 @@ def test_a_disk_that_refuses_is_told_and_records_go_on_in_memory(opened, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
-    entry = spool.append("start", "a", 1.0, b"{}")
+    entry = spool.append("start", "a", Moment(1.0), b"{}")
     monkeypatch.setattr(os, "write", write)
-    spool.append("start", "b", 1.0, b"{}")
+    spool.append("start", "b", Moment(1.0), b"{}")
     until(lambda: entry in told)
     assert spool.stats.write_errors == 1
     until(lambda: log.records("spool_writes_again"))
     assert log.records("spool_write_failed") and log.records("spool_writes_again")
     spool.close()
     _, left = opened()
-    assert [item.session for item in left] == ["b"]
+    assert [item.session for item in left] == ["a", "b"]  # what the disk did not take it was given again
+
+
+class Disk:
+    """Takes what has its room already, as a full one does."""
+
+    def __init__(self, monkeypatch):
+        self.full = self.failed = False
+        self._write, self._allocate = spool_module.write_all, os.posix_fallocate
+        monkeypatch.setattr(spool_module, "write_all", self.write_all)
+        monkeypatch.setattr(os, "posix_fallocate", self.allocate)
+
+    def write_all(self, descriptor, octets):
+        end = os.lseek(descriptor, 0, os.SEEK_CUR) + len(octets)
+        if self.failed or (self.full and end > os.fstat(descriptor).st_size):
+            raise OSError(errno.EIO if self.failed else errno.ENOSPC, "No space left on device")
+        self._write(descriptor, octets)
+
+    def allocate(self, *arguments):
+        if self.full or self.failed:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self._allocate(*arguments)
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    return Disk(monkeypatch)
+
+
+def die(spool):
+    """kill -9: the greenlet writes nothing more, and the lock is free."""
+    spool._part.stop()
+    os.close(spool._lock)
+    spool._greenlet = None
+
+
+def test_a_full_disk_still_takes_what_becomes_of_records(opened, disk, tmp_path):
+    log = Log.in_memory()
+    spool, _ = opened(log=log)
+    ended, kept, told = (spool.append("start", name, Moment(1.0), b"{}") for name in "abc")
+    disk.full = True
+    stop = spool.append("stop", "a", Moment(2.0), b"{}")
+    spool.release(ended)
+    spool.mark_delivered(kept)
+    spool.append("stop", "c", Moment(2.0), b"{}")
+    spool.release(told)
+    assert spool.holds(stop) and log.records("spool_reserve_used")
+    die(spool)
+    disk.full = False
+    log = Log.in_memory()
+    _, left = opened(log=log)
+    assert sorted(facts(left)) == [(2, "start", "b", True), (4, "stop", "a", False), (5, "stop", "c", False)]
+    assert not log.records("spool_line_unreadable")
+
+
+def test_when_there_is_room_again_there_is_a_reserve_again(opened, disk, tmp_path):
+    log = Log.in_memory()
+    spool, _ = opened(log=log)
+    for _ in range(3):
+        disk.full = True
+        spool.append("start", "a", Moment(1.0), b"{}")
+        assert not (tmp_path / "spool" / "reserve").exists()
+        disk.full = False
+        spool.append("start", "b", Moment(1.0), b"{}")
+        until(lambda: (tmp_path / "spool" / "reserve").exists() and spool._room is None)
+    assert len(log.records("spool_reserve_used")) == len(log.records("spool_reserve_filled")) == 3
+    spool.close()
+    _, left = opened()
+    assert [entry.session for entry in left] == ["a", "b"] * 3
+
+
+def test_what_not_even_the_reserve_takes_is_written_when_there_is_room(opened, disk, monkeypatch):
+    monkeypatch.setattr(spool_module, "RESERVED", 100)
+    monkeypatch.setattr(spool_module, "TRY_AGAIN", 0.01)
+    spool, _ = opened()
+    entries = [spool.append("start", f"s{number}", Moment(1.0), b"{}") for number in range(5)]
+    until(lambda: all(entry.synced for entry in entries))
+    disk.full = True
+    late = [spool.append("stop", f"s{number}", Moment(1.0), b"{}") for number in range(5)]
+    spool.release(entries[0])
+    spool.mark_delivered(entries[1])
+    spool.release(late[2])
+    assert not spool.holds(late[4])
+    disk.full = False
+    until(lambda: all(map(spool.holds, late)) and not spool._owed)
+    die(spool)
+    _, left = opened()
+    assert [(e.session, e.kind) for e in left] == [
+        *((f"s{number}", "start") for number in (1, 2, 3, 4)),
+        *((f"s{number}", "stop") for number in (0, 1, 3, 4)),
+    ]
+    assert left[0].delivered
+
+
+def test_a_disk_that_can_neither_write_nor_remove_ends_nothing(opened, disk, monkeypatch):
+    spool, _ = opened(segment_octets=200)
+    entries = [spool.append("start", f"s{number}", Moment(1.0), b"{}") for number in range(20)]
+    disk.failed = True
+    monkeypatch.setattr("l2tpns.files.remove", lambda path: False)
+    for entry in entries:
+        spool.release(entry)
+    spool.append("stop", "x", Moment(1.0), b"{}")
+    spool.close()
+
+
+def test_what_is_no_plain_file_is_not_read_and_stays(opened, tmp_path):
+    spool, _ = opened()
+    spool.append("start", "a", Moment(1.0), b"{}")
+    spool.close()
+    os.mkfifo(tmp_path / "spool" / "0000000007.records")
+    (tmp_path / "spool" / "0000000008.records").symlink_to("/etc/passwd")
+    (tmp_path / "spool" / "0000000009.records").mkdir()
+    (tmp_path / "spool" / "x\u00b2.records").write_bytes(b"")
+    log = Log.in_memory()
+    spool, left = opened(log=log)
+    assert [entry.session for entry in left] == ["a"]
+    assert len(log.records("spool_refused")) == 3
+    spool.append("start", "b", Moment(1.0), b"{}")
+    assert files(tmp_path)[-2].name == "0000000010.records"
+    for name in ("7", "8", "9"):
+        assert os.path.lexists(tmp_path / "spool" / f"000000000{name}.records")

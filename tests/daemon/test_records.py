@@ -171,6 +171,165 @@ def test_a_kind_of_line_of_a_later_release_is_left_out_and_told() -> None:
     assert found.schemas == {99} and found.unknown == {"line 'garden'"}
 
 
+OUT_OF_RANGE = [
+    ("ses", ("peer_id",), 70000),
+    ("ses", ("peer_id",), 0),
+    ("ses", ("tunnel",), -1),
+    ("ses", ("address",), "10.5.0.256"),
+    ("ses", ("acct_session_id",), ""),
+    ("ses", ("acct_session_id",), "x" * 300),
+    ("ses", ("user",), "x" * 100_000),
+    ("ses", ("called",), "1" * 100_000),
+    ("ses", ("opened",), -1.0),
+    ("ses", ("online_since",), 1e300),
+    ("ses", ("next_interim",), 1e12),
+    ("ses", ("answer_identifier",), 256),
+    ("ses", ("call_serial",), 1 << 32),
+    ("ses", ("tx_speed",), -5),
+    ("ses", ("usage", "in_octets"), -1),
+    ("ses", ("usage", "out_octets"), 1 << 63),
+    ("ses", ("usage", "ns"), 65536),
+    ("ses", ("usage", "idle_rx"), -0.5),
+    ("ses", ("credentials", "protocol"), 0x21),
+    ("ses", ("credentials", "identifier"), 300),
+    ("ses", ("lcp", "auth"), "xy"),
+    ("ses", ("lcp", "peer_mru"), 0),
+    ("ses", ("lcp", "magic"), -1),
+    ("ses", ("ipcp", "identifier"), 1000),
+    ("ses", ("policy", "rate_in"), -1),
+    ("ses", ("policy", "garden"), "a b"),
+    ("ses", ("policy", "sink"), {"address": "192.0.2.1", "port": 70000}),
+    ("ses", ("profile",), {"accepted": True, "session_timeout": -1}),
+    ("ses", ("profile",), {"accepted": True, "assign": "nowhere"}),
+    ("ses", ("profile",), {"accepted": True, "classes": ["x" * 5000]}),
+    ("tun", ("id",), 70000),
+    ("tun", ("peer_id",), 70000),
+    ("tun", ("peer",), ["192.0.2.300", 1701]),
+    ("tun", ("peer",), ["192.0.2.2", 70000]),
+    ("tun", ("peer",), ["192.0.2.2"]),
+    ("tun", ("local",), "eth0"),
+    ("tun", ("receive_window",), 0),
+    ("tun", ("opened",), -5.0),
+    ("tun", ("host",), "x" * 100_000),
+    ("tun", ("control", "ns"), 65536),
+    ("tun", ("control", "nr"), -1),
+    ("tun", ("control", "sent"), 2),
+    ("tun", ("control", "peer_tunnel_id"), 70000),
+    ("tun", ("control", "pending"), [[70000, "x"]]),
+    ("tun", ("control", "pending"), [[5, "x" * 66_000]]),
+]
+
+
+def altered(data: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    name, *rest = path
+    return {**data, name: altered(data[name], tuple(rest), value) if rest else value}
+
+
+@pytest.mark.parametrize(("kind", "path", "value"), OUT_OF_RANGE)
+def test_a_value_that_no_field_can_have_costs_its_record_and_is_named(
+    kind: str, path: tuple[str, ...], value: Any
+) -> None:
+    record: Any = TUNNEL if kind == "tun" else SESSION
+    own = {"id": 12, "peer_id": 6, "address": "10.5.0.12", "acct_session_id": "0C"} if kind == "ses" else {"id": 8}
+    found = replay(lines([kind, altered({**written(record), **own}, path, value)]))
+    assert (found.sessions, found.tunnels) == ({11: SESSION}, {7: TUNNEL})
+    assert len(found.refused) == 1 and path[-1] in found.refused[0]
+    assert not replay(lines([kind, altered({**written(record), **own}, path, value)], ["left", 9.0])).clean
+
+
+@pytest.mark.parametrize("name", ["address", "acct_session_id"])
+def test_what_only_one_session_can_have_the_second_that_claims_it_is_refused_for(name: str) -> None:
+    own = {"id": 12, "peer_id": 6, "address": "10.5.0.12", "acct_session_id": "0C"}
+    found = replay(lines(["ses", {**written(SESSION), **own, name: written(SESSION)[name]}]))
+    assert found.sessions == {11: SESSION}
+    assert found.calls == {12: CallRecord(7, 12, 6)}
+    assert found.refused == [f"session 12: {name} {written(SESSION)[name]} is that of session 11"]
+
+
+@pytest.mark.parametrize(("opened", "stays"), [(5.0, 8), (-0.0, 7)])
+def test_of_two_tunnels_with_the_same_id_of_the_lac_the_newer_one_stays(opened: float, stays: int) -> None:
+    older = {**written(TUNNEL), "opened": 1.0}
+    found = replay([["tun", older], ["tun", {**written(TUNNEL), "id": 8, "opened": opened}]])
+    assert set(found.tunnels) == {stays}
+    assert len(found.refused) == 1 and f"tunnel {15 - stays}" in found.refused[0]
+
+
+@pytest.mark.parametrize("row", [[11], [11, -1], [11, 1, 2, 3, 4, "x"], [70000, 1], ["a"], None, [[1]], [11, 1 << 63]])
+def test_usage_that_makes_no_sense_is_left_out_and_the_others_count(row: Any) -> None:
+    found = replay(lines(["use", 5.0, [[11, 10, 20, 30, 40, 0.5, 0.6, 7, 8, 9]]], ["use", 6.0, [row]]))
+    assert found.sessions[11].usage.in_octets in (10, 0)
+    assert bool(found.refused) == (row != [11])
+
+
+@pytest.mark.parametrize("line", [["head", SCHEMA, "x", 1e300], ["use", -5, []], ["left", "now"], ["use", 1e13, []]])
+def test_a_time_that_cannot_be_does_not_count(line: list[Any]) -> None:
+    found = replay(lines(line))
+    assert found.time == 1.0 and found.refused
+
+
+def test_numbers_that_cannot_follow_leave_the_tunnel_as_it_was() -> None:
+    for change in ([70000, 4, 1, []], [9, -1, 1, []], [9, 4, 5, []], [9, 4, 1, [[5, "\u20ac"]]], [9, 4, 1, [[-1, ""]]]):
+        found = replay(lines(["ctl", 7, *change], ["left", 9.0]))
+        assert found.tunnels == {7: TUNNEL} and found.refused and not found.clean
+
+
+ODD = st.sampled_from(
+    [
+        None,
+        True,
+        -1,
+        0,
+        0.5,
+        70000,
+        1 << 40,
+        1 << 63,
+        1e308,
+        -1e308,
+        "",
+        "x",
+        "x" * 70_000,
+        [],
+        {},
+        [1],
+        "0.0.0.0",
+        [[1]],
+    ]
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, each in inner for place in places(each, (*path, key)))]
+
+
+def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    changed = dict(value) if isinstance(value, dict) else list(value)
+    changed[path[0]] = put(value[path[0]], path[1:], new)
+    return changed
+
+
+LINES = lines(
+    ["ses", {**written(SESSION), "id": 12, "peer_id": 6, "address": "10.5.0.12", "acct_session_id": "0C"}],
+    ["use", 5.0, [[12, 10, 20, 30, 40, 0.5, 0.6, 7, 8, 9]]],
+    ["ctl", 7, 10, 5, 0, []],
+    ["call", 7, 13, 8],
+)
+PLACES = [(number, path) for number, line in enumerate(LINES) for path in places(line)[1:]]
+
+
+@given(st.sampled_from(PLACES), ODD)
+def test_one_odd_value_costs_no_more_than_its_line(place: tuple[int, tuple[Any, ...]], odd: Any) -> None:
+    number, path = place
+    found = replay([*LINES[:number], put(LINES[number], path, odd), *LINES[number + 1 :]])
+    own = {1: None, 2: 11, 3: 12}.get(number)
+    assert {11, 12} - {own} <= set(found.sessions) or path == ("id",) or path[1:] == ("id",)
+    for record in found.sessions.values():
+        assert decode(SessionRecord, written(record), set()).id == record.id
+        assert 0 < record.peer_id < 65536 and record.usage.in_octets >= 0
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from l2tpns import files, state
+from l2tpns.clock import Moment
 from l2tpns.errors import ConfigError
 from l2tpns.lines import make_line
 from l2tpns.log import Log
@@ -16,6 +20,7 @@ from l2tpns.state import StateStore
 from tests.daemon.test_records import SESSION, TUNNEL, written
 
 NOW = 1_000_000.0
+TODAY = 1_790_000_000.0  # a clock that has been set
 
 
 class Shelf:
@@ -25,10 +30,12 @@ class Shelf:
         self.directory = directory
         self.log = Log.in_memory()
         self.now = NOW
+        self.up = 0.0
+        self.boot = ""  # unknown, as in schema 1
         self.stores: list[StateStore] = []
 
     def open(self) -> StateStore:
-        store = StateStore(self.directory, self.log.get(), clock=lambda: self.now)
+        store = StateStore(self.directory, self.log.get(), now=lambda: Moment(self.now, self.up, self.boot))
         store.open()
         self.stores.append(store)
         return store
@@ -64,8 +71,14 @@ def shelf(tmp_path: Path) -> Any:
     shelf.close()
 
 
+def another(number: int) -> dict[str, Any]:
+    """A session like SESSION, with what only one can have of its own."""
+    own = {"id": number, "peer_id": number, "address": f"10.5.0.{number}", "acct_session_id": f"{number:04X}"}
+    return {**written(SESSION), **own}
+
+
 def alive() -> list[list[Any]]:
-    return [["tun", written(TUNNEL)], ["ses", written(SESSION)], ["ses", {**written(SESSION), "id": 12}]]
+    return [["tun", written(TUNNEL)], ["ses", written(SESSION)], ["ses", another(12)]]
 
 
 def test_what_was_written_comes_back_and_nothing_is_said_about_it(shelf: Shelf) -> None:
@@ -199,14 +212,24 @@ def test_lines_that_are_json_but_no_lists_are_damage(shelf: Shelf) -> None:
     with shelf.file().open("ab") as file:
         file.write(make_line({"a": 1}))  # type: ignore[arg-type]
         file.write(make_line([]))
+        for text in (b"{", b"", b"[" * 3000, b"\xff", b'["ses", NaN]'):  # with a right checksum
+            file.write(b"%08x %s\n" % (zlib.crc32(text), text))
     assert len(shelf.load().sessions) == 2
     assert shelf.events("state_damaged") and shelf.events("state_record_refused")
+
+
+def test_a_file_of_another_kind_with_a_like_name_is_no_generation(shelf: Shelf) -> None:
+    shelf.write(*alive())
+    for name in ("\u00b2.state", "\u0664.state", "x.state", f"{'9' * 40}.state"):
+        (shelf.directory / name).write_bytes(b"")
+    assert len(shelf.load().sessions) == 2
+    assert shelf.stores[0].begin()
 
 
 def test_a_newer_schema_gives_what_we_know_of_it_and_says_what_we_do_not(shelf: Shelf) -> None:
     shelf.write(*alive())
     path = shelf.file()
-    later = {**written(SESSION), "id": 13, "garden": True, "throttle": {"in": 1}}
+    later = {**another(13), "garden": True, "throttle": {"in": 1}}
     lines = [["head", SCHEMA + 1, "9.0", NOW], *alive(), ["ses", later], ["garden", 13, "walls"]]
     path.write_bytes(b"".join(make_line(line, default) for line in lines))
     assert set(shelf.load().sessions) == {11, 12, 13}
@@ -265,27 +288,192 @@ def test_when_all_is_in_the_new_generation_the_older_ones_go(shelf: Shelf) -> No
     assert set(shelf.load().sessions) == {11}
 
 
-def test_a_disk_that_is_full_costs_the_state_and_not_the_service(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+class Disk:
+    """Refuses what it is told to refuse."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = self.read_only = False
+        self._write, self._remove, self._open = state.write_all, files.remove, files.open_file
+        monkeypatch.setattr("l2tpns.state.write_all", self.write_all)
+        monkeypatch.setattr("l2tpns.files.remove", self.remove)
+        monkeypatch.setattr("l2tpns.files.open_file", self.open_file)
+
+    def write_all(self, descriptor: int, octets: bytes) -> None:
+        if self.full or self.read_only:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self._write(descriptor, octets)
+
+    def remove(self, path: Path) -> bool:
+        return not (self.read_only and path.suffix == ".state") and self._remove(path)
+
+    def open_file(self, path: Path, flags: int, mode: int = 0o600) -> int:
+        if self.read_only and path.suffix == ".state":
+            raise OSError(errno.EROFS, "Read-only file system")
+        return self._open(path, flags, mode)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Disk:
+    monkeypatch.setenv("L2TPNS_RUN", str(tmp_path / "run"))
+    return Disk(monkeypatch)
+
+
+def test_once_a_line_cannot_be_written_nobody_takes_up_what_is_on_the_disk(shelf: Shelf, disk: Disk) -> None:
+    shelf.write(*alive())
+    store = shelf.open()
+    store.load(300)
+    assert store.begin()
+    disk.full = True
+    for _ in range(5):
+        assert not store.write(["ses-", 11])
+    assert store.broken and not store.settle(block=True) and not store.begin()
+    assert not list(shelf.directory.glob("*.state"))
+    assert len(shelf.events("state_write_failed")) == len(shelf.events("state_disowned")) == 1
+    assert shelf.events("state_disowned")[0]["removed"]
+    shelf.close()
+    assert shelf.load().empty
+
+
+def test_when_the_disk_has_room_again_the_state_that_is_written_counts(shelf: Shelf, disk: Disk) -> None:
     store = shelf.open()
     assert store.begin()
-
-    def full(descriptor: int, octets: bytes) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("l2tpns.state.write_all", full)
-        for _ in range(5):
-            assert not store.write(["ses-", 1])
-        assert store.broken and not store.settle(block=True)
-        assert not store.begin()
-        assert len(list(shelf.directory.glob("*.state"))) == 1
-    assert len(shelf.events("state_write_failed")) <= 2
+    disk.full = True
+    assert not store.write(["ses-", 1])
+    disk.full = False
     assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    assert [entry["event"] for entry in shelf.log.records()][-1] == "state_written_again"
     shelf.close()
     assert len(shelf.load().sessions) == 2
+
+
+def test_a_generation_that_cannot_be_begun_leaves_the_one_that_is_written(shelf: Shelf, disk: Disk) -> None:
+    store = shelf.open()
+    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    disk.full = True
+    assert not store.begin() and not store.begin() and not store.broken
+    disk.full = False
+    assert store.write(["ses-", 12])
+    assert len(shelf.events("state_write_failed")) == 1
+    shelf.close()
+    assert set(shelf.load().sessions) == {11}
+
+
+def test_a_first_generation_that_cannot_be_begun_disowns_what_was_taken_up(shelf: Shelf, disk: Disk) -> None:
+    shelf.write(*alive())
+    store = shelf.open()
+    assert len(store.load(300).sessions) == 2
+    disk.full = True
+    assert not store.begin()  # and the two may end now
+    shelf.close()
+    assert shelf.load().empty
+
+
+def test_what_a_read_only_disk_keeps_is_marked_where_the_next_process_sees_it(shelf: Shelf, disk: Disk) -> None:
+    store = shelf.open()
+    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    disk.read_only = True
+    assert not store.write(["ses-", 11])
+    assert (shelf.events("state_disowned")[0]["removed"], shelf.events("state_disowned")[0]["marked"]) == (False, True)
+    assert not store.begin()
+    shelf.close()
+    assert shelf.load().empty and shelf.events("state_stale")[0]["sessions"] == 2
+    shelf.close()
+    disk.read_only = False
+    store = shelf.open()
+    assert store.load(300).empty  # the mark is there until everything is written anew
+    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    assert not store.mark.exists()
+    shelf.close()
+    assert len(shelf.load().sessions) == 2
+
+
+def test_a_farewell_that_cannot_erase_the_state_marks_it(shelf: Shelf, disk: Disk) -> None:
+    store = shelf.open()
+    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    disk.read_only = True
+    store.erase()
+    shelf.close()
+    assert shelf.load().empty
+
+
+def test_a_disk_that_fails_to_make_safe_what_it_took_is_no_longer_believed(
+    shelf: Shelf, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = shelf.open()
+    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    monkeypatch.setattr("l2tpns.state.fsync_all", lambda *_: "Input/output error")
+    assert not store.sync() and store.broken
+    shelf.close()
+    assert shelf.load().empty
+
+
+def test_without_a_free_descriptor_the_state_is_only_less_safe(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = shelf.open()
+    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+
+    def none_free(descriptor: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "dup", none_free)
+        assert not store.sync() and not store.broken
+    shelf.close()
+    assert len(shelf.load().sessions) == 2
+
+
+def test_a_newer_file_that_cannot_be_read_takes_the_older_ones_with_it(shelf: Shelf) -> None:
+    shelf.write(*alive())
+    shelf.write(["ses-", 11], settle=False)
+    newest = max(shelf.directory.glob("*.state"))
+    newest.chmod(0o644)
+    assert shelf.load().empty
 
 
 def test_erased_is_gone(shelf: Shelf) -> None:
     shelf.write(*alive())
     shelf.open().erase()
     assert not list(shelf.directory.glob("*.state"))
+
+
+BOOT = [["head", SCHEMA, "x", NOW, 500.0, "a"], *alive()]
+
+
+def put_lines(shelf: Shelf, *lines: list[Any]) -> None:
+    shelf.write(*alive())
+    shelf.file().write_bytes(b"".join(make_line(line, default) for line in lines))
+
+
+@pytest.mark.parametrize("step", [0.0, 3600.0, -7200.0, 1.7e9])
+def test_how_old_the_state_is_no_step_of_the_clock_changes(shelf: Shelf, step: float) -> None:
+    put_lines(shelf, *BOOT, ["use", NOW + 5, [], 505.0])
+    shelf.now, shelf.up, shelf.boot = NOW + 5 + 299 + step, 804.0, "a"
+    assert len(shelf.load().sessions) == 2
+    shelf.close()
+    shelf.up = 806.0
+    assert shelf.load().empty
+    assert shelf.events("state_too_old")[0]["seconds"] == 301
+
+
+def test_after_a_reboot_the_state_is_as_old_as_the_wall_clock_says_and_no_younger_than_the_boot(shelf: Shelf) -> None:
+    online = {"online_since": TODAY - 10, "time_from": TODAY - 10}
+    sessions = [["ses", {**another(number), **online}] for number in (11, 12)]
+    put_lines(shelf, ["head", SCHEMA, "x", TODAY, 500.0, "a"], ["tun", written(TUNNEL)], *sessions)
+    shelf.now, shelf.up, shelf.boot = TODAY + 200, 50.0, "b"
+    assert len(shelf.load().sessions) == 2
+    shelf.close()
+    shelf.now, shelf.up = TODAY - 5000, 301.0
+    assert shelf.load().empty
+
+
+def test_what_release_0_1_0_wrote_is_taken_up(shelf: Shelf) -> None:
+    put_lines(shelf, ["head", 1, "0.1.0", NOW], *alive(), ["use", NOW + 1, []], ["left", NOW + 2])
+    shelf.now, shelf.up, shelf.boot = NOW + 10, 5000.0, "a"
+    found = shelf.load()
+    assert len(found.sessions) == 2 and found.clean and found.time == NOW + 2
+    assert shelf.events("state_schema")[0]["schema"] == 1
+
+
+def test_what_is_written_says_which_boot_it_is_of(shelf: Shelf) -> None:
+    shelf.up, shelf.boot = 500.0, "a"
+    shelf.write(["use", NOW, [], 501.0])
+    assert shelf.load().last == Moment(NOW, 501.0, "a")

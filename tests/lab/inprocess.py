@@ -82,6 +82,7 @@ class Records:
 
     def __init__(self) -> None:
         self.records: list[tuple[str, Usage]] = []
+        self.stopped: set[str] = set()  # what an earlier life has written a Stop for
 
     def start(self, usage: Usage) -> None:
         self.records.append(("start", usage))
@@ -94,6 +95,12 @@ class Records:
 
     def of(self, kind: str) -> list[Usage]:
         return [usage for name, usage in self.records if name == kind]
+
+    def is_on_disk(self, session: str) -> bool:
+        return False
+
+    def has_stopped(self, session: str, was_on_disk: bool) -> bool:
+        return session in self.stopped
 
 
 class Kernel:
