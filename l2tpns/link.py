@@ -27,6 +27,7 @@ from l2tpns.proto.fsm import State, Timers
 from l2tpns.proto.ipcp import Ipcp, IpcpPolicy
 from l2tpns.proto.lcp import AuthChoice, Lcp, LcpWishes
 from l2tpns.proto.messages import ICCN, ICRQ, SLI, WEN, CdnResult, ErrorCode, Message, ProxyAuthenType
+from l2tpns.proto.names import MOST_NAMED, authentication_name, protocol_name
 from l2tpns.proto.pap import PapServer
 from l2tpns.proto.ppp import Protocol
 from l2tpns.radius.types import Assign, AuthReply
@@ -69,6 +70,7 @@ class Link:
         "path",
         "peer_id",
         "phase",
+        "protocols_rejected",
         "tunnel",
         "wide_errors",
     )
@@ -105,6 +107,7 @@ class Link:
         self.authenticator: PapServer | ChapServer | None = None
         self.credentials: Credentials | None = None
         self.ipcp: Ipcp | None = None
+        self.protocols_rejected: tuple[int, ...] = ()  # the last ones
         self._lcp_down = self._lcp_heard = False
         self._ending = self._iccn_came = False
         self._early: list[tuple[int, bytes]] = []
@@ -230,14 +233,36 @@ class Link:
         if isinstance(self.authenticator, ChapServer) and self.authenticator.exhausted:
             raise SessionEnded(ends.AUTH_TIMEOUT)
         if self.lcp.auth_refused:
-            raise SessionEnded(ends.AUTH_PROTOCOL_REFUSED)
+            raise SessionEnded(ends.AUTH_PROTOCOL_REFUSED, text=self.auth_refusal())
         if self.lcp.loop_suspected:
             raise SessionEnded(ends.LOOPED)
+        if self.lcp.impasse is not None:
+            raise SessionEnded(ends.LCP_FAILED, text=self.lcp.impasse.words("the subscriber"))
+        if self.ipcp is not None and self.ipcp.impasse is not None:
+            reason = ends.NO_COMMON_ADDRESS if self.ipcp.address_disputed else ends.NCP_FAILED
+            raise SessionEnded(reason, text=self.ipcp.impasse.words("the subscriber"))
         if self._lcp_down:
             self._lcp_down = False
             if self.lcp.state in (State.REQ_SENT, State.ACK_RCVD, State.ACK_SENT, State.OPENED):
                 raise Renegotiated
             raise SessionEnded(ends.USER_REQUEST)
+
+    def auth_refusal(self) -> str:
+        """Which authentication the subscriber wants in place of those that are allowed."""
+        wanted = self.lcp.auth_wanted
+        if not wanted:
+            return ""
+        allowed = " or ".join(authentication_name(choice.value) for choice in self.lcp.wishes.auth)
+        return f"the subscriber wants to authenticate by {', '.join(wanted)}, not by {allowed}"
+
+    def wanted(self) -> list[str]:
+        """What the subscriber has asked for in PPP and did not get, by the standards' names."""
+        rejected = [protocol_name(protocol) for protocol in self.protocols_rejected]
+        return self.lcp.refusals() + (self.ipcp.refusals() if self.ipcp is not None else []) + rejected
+
+    def tell_refused(self, layer: str, wanted: list[str]) -> None:
+        if wanted:
+            self.log.debug("ppp_refused", layer=layer, wanted=wanted)
 
     def handle(self, item: Any) -> None:
         if item is TICK:
@@ -293,7 +318,9 @@ class Link:
             if self.ipcp is not None:  # RFC 1332 2: silently discarded before the network phase
                 self.ipcp.receive(information, now)
         elif self.lcp.opened and self.phase in ("network", "online") and protocol not in (Protocol.IP, IPV6):
-            self.lcp.protocol_reject(protocol, information, now)
+            if self.lcp.protocol_reject(protocol, information, now) and protocol not in self.protocols_rejected:
+                self.tell_refused("LCP", [protocol_name(protocol)])
+                self.protocols_rejected = (*self.protocols_rejected, protocol)[-MOST_NAMED:]
 
     def on_auth_frame(self, protocol: int, information: bytes, now: float) -> None:
         authenticator = self.authenticator
@@ -326,7 +353,8 @@ class Link:
         if protocol == Protocol.IPCP:
             self.mailbox.post_urgent(SessionEnded(ends.NCP_REFUSED, text="the subscriber rejected IPCP"))
         elif protocol in (Protocol.PAP, Protocol.CHAP):
-            self.mailbox.post_urgent(SessionEnded(ends.AUTH_PROTOCOL_REFUSED))
+            text = f"the subscriber rejected {protocol_name(protocol)}"
+            self.mailbox.post_urgent(SessionEnded(ends.AUTH_PROTOCOL_REFUSED, text=text))
 
 
 def proxy_credentials(iccn: ICCN) -> Credentials | None:

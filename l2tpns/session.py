@@ -174,6 +174,7 @@ class Session(Link):
                 self.lcp.open(now)
                 self.lcp.lower_up(now)
         self.wait(lambda: self.lcp.opened)
+        self.tell_refused("LCP", self.lcp.refusals())
 
     def authenticate(self) -> None:
         """PAP or CHAP as LCP agreed, by the LAC's proxy authentication if it may be used; then the verdict."""
@@ -265,10 +266,10 @@ class Session(Link):
         self.ipcp.open(now)
         self.ipcp.lower_up(now)
         self.wait(lambda: self.ipcp is not None and self.ipcp.opened)
+        self.tell_refused("IPCP", self.ipcp.refusals())
         if peer_chooses:
             chosen = self.ipcp.peer_address
-            if chosen is None:
-                raise SessionEnded(ends.NCP_FAILED, text="the subscriber names no address")
+            assert chosen is not None  # without one IPCP does not open
             self.take_address(chosen)
 
     def choose_address(self, profile: AuthReply) -> None:
@@ -350,8 +351,11 @@ class Session(Link):
             self.wait(lambda: self.ipcp is None or not self.ipcp.opened)
             self.lns.plane.offline(self.path)
             back = self.wait(lambda: self.ipcp is not None and self.ipcp.opened, NCP_RESTART_PATIENCE)
-            if not back or self.ipcp is None or self.ipcp.peer_address != self.address:
+            if not back or self.ipcp is None:
                 raise SessionEnded(ends.NCP_FAILED)
+            if self.ipcp.peer_address != self.address:
+                text = f"the subscriber wants {self.ipcp.peer_address} in place of {self.address}"
+                raise SessionEnded(ends.NO_COMMON_ADDRESS, text=text)
             self.carry()
 
     def go_offline(self, reason: Reason) -> None:
@@ -405,6 +409,7 @@ class Session(Link):
         online = self.online_since
         usage = self.usage()
         opened = round(monotonic() - online, 1) if online else 0.0
+        wanted = [] if online else self.wanted()  # of a login that failed: it may be why
         steps: list[Callable[[], None]] = [
             self.stop_starting,
             lambda: consult.kill_session(self, end.reason.name),
@@ -424,6 +429,7 @@ class Session(Link):
             result=int(end.result),
             error=int(end.error),
             phase=self.phase,
+            wanted=wanted,
             seconds=opened,
             in_octets=usage.in_octets,
             out_octets=usage.out_octets,

@@ -14,6 +14,7 @@ from enum import Enum, IntEnum
 from l2tpns.errors import WireError
 from l2tpns.proto.control import Code, ControlProtocol, Notice, Random
 from l2tpns.proto.fsm import Event, State, Timers
+from l2tpns.proto.names import authentication_name, option_names
 from l2tpns.proto.options import Option, parse_options
 from l2tpns.proto.ppp import DEFAULT_MRU, PROTOCOL_FIELD, Protocol, build_packet
 
@@ -216,7 +217,26 @@ class Lcp(ControlProtocol):
                 return not option.value
         return False
 
+    @property
+    def auth_wanted(self) -> list[str]:
+        """How the peer would authenticate itself, as it said in the Naks that we could not follow."""
+        allowed = [choice.value for choice in self.wishes.auth]
+        values = [option.value for option in self.proposed if option.type == LcpOption.AUTH]
+        return [authentication_name(value) for value in values if value not in allowed]
+
+    def refusals(self) -> list[str]:
+        """An Authentication-Protocol in the peer's request is what it asks of us; in its Nak, what it would do."""
+        ours = [option for option in self.refused.values() if option.type == LcpOption.AUTH]
+        ours += [option for option in self.proposed if option.type != LcpOption.AUTH]
+        theirs = [option for option in self.refused.values() if option.type != LcpOption.AUTH]
+        theirs += [option for option in self.proposed if option.type == LcpOption.AUTH]
+        of_us = [f"{name} (of this side)" for name in option_names(self.protocol, ours)]
+        return option_names(self.protocol, theirs) + of_us
+
     # Our options
+
+    def _is_wish(self, option: Option) -> bool:
+        return option.type != LcpOption.MAGIC
 
     def _restart(self) -> None:
         self._choices = self.wishes.auth
@@ -288,7 +308,7 @@ class Lcp(ControlProtocol):
             return b"Authentication is required"
         if self._collisions >= self.timers.max_failure:
             return b"Loop detected"
-        return b""
+        return super()._objection()
 
     # The peer's options
 

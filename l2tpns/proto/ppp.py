@@ -65,3 +65,13 @@ def parse_packet(packet: bytes) -> tuple[int, int, bytes]:
 
 def build_packet(code: int, identifier: int, data: bytes = b"") -> bytes:
     return PACKET_HEADER.pack(code, identifier, PACKET_HEADER.size + len(data)) + data
+
+
+def cut_text(text: bytes, size: int) -> bytes:
+    """At most `size` octets of a text; a UTF-8 character that does not fit is left out whole."""
+    if len(text) <= size:
+        return text
+    end = max(size, 0)
+    while end > 0 and size - end < 3 and text[end] & 0xC0 == 0x80:
+        end -= 1
+    return text[:end]

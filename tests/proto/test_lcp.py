@@ -236,6 +236,76 @@ def test_no_authentication_is_asked_for_when_none_is_wished():
     assert opened_lcp(PLAIN).it.auth is None
 
 
+@pytest.mark.statement(95)
+@pytest.mark.parametrize(
+    ("naks", "wanted"),
+    [
+        (["0305 c22381"], ["MS-CHAPv2"]),
+        (["0305 c22381", "0305 c22380"], ["MS-CHAPv2", "MS-CHAP"]),
+        (["0304 c227", "0304 c227"], ["EAP"]),
+        (["0304 c023", "0305 c22381"], ["MS-CHAPv2"]),  # PAP it may
+        (["0305 c22306"], ["CHAP-SHA-1"]),
+        (["0303 07"], ["07"]),
+    ],
+)
+def test_how_a_peer_would_rather_authenticate_is_named(naks: list[str], wanted: list[str]):
+    end = started(LcpWishes(auth=(CHAP, PAP)))
+    for identifier, nak in enumerate(naks, 1):
+        option = octets(nak)
+        end.gets(bytes((3, identifier, 0, 4 + len(option))) + option)
+    assert end.it.auth_wanted == wanted
+    assert end.it.auth_refused == (len(naks) == 2)
+
+
+def test_a_nak_of_authentication_that_comes_after_too_many_others_names_what_the_peer_wants_too():
+    end = started(LcpWishes(auth=(CHAP, PAP)))
+    identifier = 1
+    for _ in range(5):
+        identifier = end.gets(bytes((3, identifier)) + octets("0008 0104 05dc"))[0][1]
+    end.gets(bytes((3, identifier)) + octets("0009 0305 c22381"))
+    assert (end.it.auth_refused, end.it.auth_wanted) == (True, ["MS-CHAPv2"])
+
+
+# What the peer wanted
+
+
+def test_what_the_peer_wanted_and_did_not_get_is_named_and_the_rest_is_agreed_on():
+    end = started()
+    # As Windows asks: callback, MRRU, short sequence numbers, endpoint discriminator; and that we authenticate.
+    windows = "0d03 06 1104 064e 1202 1307 01 c0a80001"
+    end.gets(octets("01 70 0027 0104 0578 0506 12345678 0702 0802") + octets(windows) + octets("0305 c22381"))
+    end.gets("01 71 0012 0104 0578 0506 12345678 0702 0802")
+    assert end.it.refusals() == [
+        "Callback CBCP",
+        "Multilink-MRRU 1614",
+        "Multilink-Short-Sequence-Number",
+        "Multilink-Endpoint-Discriminator",
+        "Authentication-Protocol MS-CHAPv2 (of this side)",
+    ]
+    assert (end.it.state, end.it.impasse) == (State.ACK_SENT, None)
+
+
+def test_a_value_that_the_peer_gave_up_was_no_wish_in_the_end():
+    end = started()
+    end.gets("01 70 0008 0104 0040")
+    assert end.it.refusals() == ["Maximum-Receive-Unit 64"]
+    end.gets("01 71 0008 0104 0080")
+    assert end.it.refusals() == []
+
+
+@pytest.mark.statement(88)
+def test_a_peer_that_insists_on_what_we_reject_comes_to_an_end_that_names_it():
+    end = started()
+    answers = []
+    for number in range(40):
+        answers += end.gets(bytes((1, number)) + octets("000b 0d03 06 1104 064e"))
+        if answers[-1][0] == 5:
+            break
+    assert [answer[0] for answer in answers] == [4] * 15 + [5]
+    assert answers[-1][4:] == b"the peer insists on Callback CBCP, Multilink-MRRU 1614"
+    assert end.it.state == State.CLOSING
+
+
 # Magic numbers and loops
 
 
