@@ -121,10 +121,11 @@ class Link:
         )
 
     def new_authenticator(self, choice: AuthChoice | None) -> PapServer | ChapServer:
+        mru = min(self.lcp.peer_mru, self.lns.config.mru)
         if choice is AuthChoice.PAP:
-            return PapServer(partial(self.send_frame, Protocol.PAP))
+            return PapServer(partial(self.send_frame, Protocol.PAP), mru)
         name = self.lns.config.hostname.encode()
-        return ChapServer(partial(self.send_frame, Protocol.CHAP), self.lns.random, name, self.timers())
+        return ChapServer(partial(self.send_frame, Protocol.CHAP), self.lns.random, name, self.timers(), mru)
 
     def new_ipcp(self, profile: AuthReply, address: IPv4Address | None) -> Ipcp:
         """`address` is what the subscriber gets; with Assign.PEER it chooses itself."""
@@ -244,6 +245,7 @@ class Link:
         if self._lcp_down:
             self._lcp_down = False
             if self.lcp.state in (State.REQ_SENT, State.ACK_RCVD, State.ACK_SENT, State.OPENED):
+                self.lns.plane.offline(self.path)  # at once: the peer's MRU may be another one by now
                 raise Renegotiated
             raise SessionEnded(ends.USER_REQUEST)
 
@@ -331,6 +333,14 @@ class Link:
             self.on_credentials(credentials)
 
     def send_frame(self, protocol: int, packet: bytes) -> None:
+        """Every frame of ours but IP packets, which the data plane cuts, leaves here: none is above the peer's MRU.
+
+        Each protocol cuts what it says to what fits; a packet that is too long all the same is a slip of ours.
+        """
+        if len(packet) > self.lcp.peer_mru:
+            self.lns.counters.drop_above_mru += 1
+            self.log.provoked("frame_above_mru", protocol=f"{protocol:04x}", octets=len(packet), mru=self.lcp.peer_mru)
+            return
         if self.log.enabled(DATA):
             self.log.data("ppp_sent", protocol=f"{protocol:04x}", octets=ppp_octets(protocol, packet))
         self.lns.plane.send_frame(self.path, protocol, packet)

@@ -72,6 +72,10 @@ def cut_text(text: bytes, size: int) -> bytes:
     if len(text) <= size:
         return text
     end = max(size, 0)
-    while end > 0 and size - end < 3 and text[end] & 0xC0 == 0x80:
+    while end > 0 and size - end < 3 and _continues(text[end]):
         end -= 1
-    return text[:end]
+    return text[: max(size, 0) if _continues(text[end]) else end]  # in what is no UTF-8 there are no characters to keep
+
+
+def _continues(octet: int) -> bool:
+    return octet & 0xC0 == 0x80
