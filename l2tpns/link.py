@@ -26,7 +26,7 @@ from l2tpns.proto.credentials import Credentials
 from l2tpns.proto.fsm import State, Timers
 from l2tpns.proto.ipcp import Ipcp, IpcpPolicy
 from l2tpns.proto.lcp import AuthChoice, Lcp, LcpWishes
-from l2tpns.proto.messages import ICCN, ICRQ, SLI, WEN, CdnResult, ErrorCode, Message, ProxyAuthenType
+from l2tpns.proto.messages import ICCN, ICRQ, SLI, WEN, CdnResult, ErrorCode, Message
 from l2tpns.proto.names import MOST_NAMED, authentication_name, protocol_name
 from l2tpns.proto.pap import PapServer
 from l2tpns.proto.ppp import Protocol
@@ -365,20 +365,6 @@ class Link:
         elif protocol in (Protocol.PAP, Protocol.CHAP):
             text = f"the subscriber rejected {protocol_name(protocol)}"
             self.mailbox.post_urgent(SessionEnded(ends.AUTH_PROTOCOL_REFUSED, text=text))
-
-
-def proxy_credentials(iccn: ICCN) -> Credentials | None:
-    """What the LAC asked the subscriber (RFC 2661 4.4.5), if all of it came."""
-    if not iccn.proxy_authen_usable:
-        return None
-    name, response = iccn.proxy_authen_name or b"", iccn.proxy_authen_response or b""
-    identifier = (iccn.proxy_authen_id or 0) & 0xFF
-    if iccn.proxy_authen_type == ProxyAuthenType.PAP:
-        return Credentials(Protocol.PAP, name, password=response, identifier=identifier)
-    if iccn.proxy_authen_type == ProxyAuthenType.CHAP:
-        challenge = iccn.proxy_authen_challenge or b""
-        return Credentials(Protocol.CHAP, name, identifier=identifier, challenge=challenge, response=response)
-    return None
 
 
 def _nobody(*_: object) -> None:

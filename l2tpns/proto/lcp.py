@@ -7,7 +7,7 @@ Multilink options are rejected. An async character map has no meaning on an L2TP
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
@@ -152,11 +152,12 @@ class Lcp(ControlProtocol):
         self.send(build_packet(Code.PROTOCOL_REJECT, self._next_identifier(), data))
         return True
 
-    def adopt(self, last_sent: bytes, last_received: bytes, now: float) -> bool:
+    def adopt(self, last_sent: bytes, last_received: bytes, now: float, choices: Collection[AuthChoice]) -> bool:
         """Take over what a LAC has negotiated for us (RFC 2661 4.4.5), in place of `open` and `lower_up`.
 
-        `last_sent` are the options that the LAC asked for, `last_received` those that the peer did. True: Opened, with
-        no packet exchanged. False: nothing has changed, because one is missing, or does not keep to our wishes.
+        `last_sent` are the options that the LAC asked for, `last_received` those that the peer did, `choices` the
+        kinds of authentication that can go on from there. True: Opened, with no packet exchanged. False: nothing has
+        changed, because one is missing, or does not keep to our wishes.
         """
         if self.state not in (State.INITIAL, State.STARTING) or not last_sent or not last_received:
             return False
@@ -165,9 +166,11 @@ class Lcp(ControlProtocol):
         except WireError:
             return False
         magic, self.magic = self.magic, _number(ours, LcpOption.MAGIC, 0)
-        auth = next((choice for choice in self.wishes.auth if choice.option in ours), None)
+        auth = next((choice for choice in self.wishes.auth if choice in choices and choice.option in ours), None)
         if (
             (auth is None and bool(self.wishes.auth))
+            or _repeats(ours)
+            or _repeats(theirs)
             or not all(self._would_ask(option) for option in ours)
             or not all(self._consider(option) == option for option in theirs)
         ):
@@ -411,3 +414,8 @@ def _number(options: list[Option], option_type: int, default: int) -> int:
     """The value of an option whose length has been checked; the last one counts."""
     values = [option.value for option in options if option.type == option_type]
     return int.from_bytes(values[-1], "big") if values else default
+
+
+def _repeats(options: list[Option]) -> bool:
+    """RFC 1661 section 6: no option may be listed more than once."""
+    return len({option.type for option in options}) < len(options)

@@ -46,6 +46,7 @@ LAYERS = (
     ("slices", "speed", "records", "state", "radius", "system", "dataplane", "ends", "history"),
     (
         "link",
+        "proxy",
         "filtering",
         "consult",
         "plugins",

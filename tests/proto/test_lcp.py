@@ -525,7 +525,7 @@ LAST_RECEIVED = "0104 0578 0206 00000000 0506 22222222 0702 0802"
 
 def test_proxy_lcp_opens_the_link_with_no_packet():
     end = lcp_end(BOTH)
-    assert end.it.adopt(octets(LAST_SENT), octets(LAST_RECEIVED), 0.0)
+    assert end.it.adopt(octets(LAST_SENT), octets(LAST_RECEIVED), 0.0, (PAP, CHAP))
     assert (end.take(), end.told(), end.it.deadline) == ([], [Notice.UP], None)
     lcp = end.it
     assert (lcp.opened, lcp.auth, lcp.our_mru, lcp.peer_mru) == (True, PAP, 1492, 1400)
@@ -535,7 +535,7 @@ def test_proxy_lcp_opens_the_link_with_no_packet():
 
 def test_an_adopted_link_is_renegotiated_when_the_peer_wants_it():
     end = lcp_end(BOTH)
-    end.it.adopt(octets(LAST_SENT), octets(LAST_RECEIVED), 0.0)
+    end.it.adopt(octets(LAST_SENT), octets(LAST_RECEIVED), 0.0, (PAP, CHAP))
     end.told()
     (request, ack) = end.gets("01 09 0004", 5.0)
     assert (request[0], ack) == (1, octets("02 09 0004"))
@@ -544,7 +544,7 @@ def test_an_adopted_link_is_renegotiated_when_the_peer_wants_it():
 
 def test_without_mru_and_magic_the_lac_has_agreed_on_the_defaults():
     end = lcp_end(LcpWishes(auth=(CHAP,)))
-    assert end.it.adopt(octets("0305 c22305 0702"), octets("0702"), 0.0)
+    assert end.it.adopt(octets("0305 c22305 0702"), octets("0702"), 0.0, (PAP, CHAP))
     assert (end.it.auth, end.it.our_mru, end.it.peer_mru, end.it.magic) == (CHAP, 1500, 1500, 0)
 
 
@@ -568,11 +568,13 @@ def test_without_mru_and_magic_the_lac_has_agreed_on_the_defaults():
         (LAST_SENT, "0304 c023"),  # the peer wants us to authenticate
         (LAST_SENT, "0104 0010"),
         (LAST_SENT, "0506 11111111"),  # the same number on both sides
+        ("0304 c023 0305 c22305", LAST_RECEIVED),  # which of them?
+        (LAST_SENT, "0104 0578 0104 0500"),
     ],
 )
 def test_proxy_lcp_that_is_incomplete_or_not_as_we_wish_changes_nothing(sent: str, received: str):
     end = lcp_end(BOTH)
-    assert not end.it.adopt(octets(sent), octets(received), 0.0)
+    assert not end.it.adopt(octets(sent), octets(received), 0.0, (PAP, CHAP))
     assert (end.take(), end.told(), end.it.state, end.it.magic) == ([], [], State.INITIAL, 0)
     assert not end.it.loop_suspected
     assert end.start()[0] == 1  # and LCP begins from its beginning
@@ -580,16 +582,31 @@ def test_proxy_lcp_that_is_incomplete_or_not_as_we_wish_changes_nothing(sent: st
 
 def test_nothing_is_adopted_once_we_negotiate_ourselves():
     end = started(BOTH)
-    assert not end.it.adopt(octets(LAST_SENT), octets(LAST_RECEIVED), 0.0)
+    assert not end.it.adopt(octets(LAST_SENT), octets(LAST_RECEIVED), 0.0, (PAP, CHAP))
     assert end.it.state == State.REQ_SENT
 
 
 def test_proxy_lcp_without_authentication_is_good_when_we_want_none():
     end = lcp_end(PLAIN)
-    assert end.it.adopt(octets("0506 11111111"), octets("0506 22222222"), 0.0)
+    assert end.it.adopt(octets("0506 11111111"), octets("0506 22222222"), 0.0, (PAP, CHAP))
     assert end.it.auth is None
     strict = lcp_end(PLAIN)
-    assert not strict.it.adopt(octets("0304 c023"), octets("0506 22222222"), 0.0)
+    assert not strict.it.adopt(octets("0304 c023"), octets("0506 22222222"), 0.0, (PAP, CHAP))
+
+
+@pytest.mark.parametrize(
+    ("choices", "sent", "adopted"),
+    [
+        ((CHAP,), "0304 c023", False),
+        ((CHAP,), "0305 c22305", True),
+        ((), "0305 c22305", False),
+        ((PAP, CHAP), "0304 c023", True),
+    ],
+)
+def test_proxy_lcp_is_adopted_only_with_an_authentication_that_can_go_on(
+    choices: tuple[AuthChoice, ...], sent: str, adopted: bool
+):
+    assert lcp_end(BOTH).it.adopt(octets(sent), octets(LAST_RECEIVED), 0.0, choices) is adopted
 
 
 def test_a_choice_knows_its_ppp_protocol():
