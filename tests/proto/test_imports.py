@@ -27,6 +27,7 @@ LAYERS = (
     ("errors",),
     ("proto",),
     (
+        "textfile",
         "settings",
         "filters",
         "config",
