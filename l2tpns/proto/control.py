@@ -287,7 +287,8 @@ class ControlProtocol(Automaton):
         endless = objectionable and self._naks_sent + self._rejects_sent >= PATIENCE * most
         if not stubborn and not endless:
             return None
-        disputed = frozenset(lacking or objectionable)
+        # What is rejected is answered first: the peer has not been offered anything for the rest.
+        disputed = frozenset(lacking if stubborn else {option.type for option in rejects or naks})
         insists = {kind: option for kind, option in self.refused.items() if kind in disputed}
         insists |= {option.type: option for option in options if option.type in disputed}
         return Impasse(
@@ -296,7 +297,7 @@ class ControlProtocol(Automaton):
             offered=tuple(
                 option_names(self.protocol, (nak for nak in naks if nak.type in disputed and self._is_wish(nak)))
             ),
-            missing=tuple(option_name(self.protocol, Option(kind)) for kind in lacking if kind not in insists),
+            missing=tuple(option_name(self.protocol, Option(kind)) for kind in disputed if kind not in insists),
         )
 
     def _note_objection(self, code: Code, identifier: int, data: bytes) -> None:

@@ -140,6 +140,8 @@ def acknowledged(end: End[Ipcp]) -> End[Ipcp]:
         ),
         (replace(SERVER_POLICY, peer=None, peer_may_choose=True), ["0306 e0000001", ""], None),
         (SERVER_POLICY, ["0306 0a00004d 0206 002d0f01"], "insists on IP-Compression-Protocol Van Jacobson"),
+        (SERVER_POLICY, ["0306 00000000 0206 002d0f01"], "insists on IP-Compression-Protocol Van Jacobson"),
+        (SERVER_POLICY, ["0206 002d0f01"], "insists on IP-Compression-Protocol Van Jacobson"),
         (SERVER_POLICY, ["0306 0a00004d 8206 0a000001"], "insists on Primary-NBNS 10.0.0.1"),
     ],
 )
