@@ -130,7 +130,7 @@ class Config:
         None, "address of the tun device; none: bind_address, else 1.1.1.1", _ADDRESS, RESTART
     )
     tundevicename: str = setting(
-        "tun0", "name of the tun device", Text(15, r"[^\s/:%]+", "a name of an interface"), RESTART
+        "tun0", "name of the tun device", Text(15, r"[^\s/:%]+", "a name of an interface", octets=False), RESTART
     )
     peer_address: IPv4Address | None = setting(
         None, "our address as subscribers see it (IPCP); none: bind_address", _ADDRESS, NEW_SESSIONS

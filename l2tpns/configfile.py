@@ -17,6 +17,7 @@ from l2tpns.config import SETTINGS, Config, find_setting, unknown_word
 from l2tpns.errors import ConfigError, refused
 from l2tpns.filters import AccessList, parse_head, parse_rule
 from l2tpns.settings import printable, quote
+from l2tpns.textfile import is_utf_8, oddity, read_lines
 
 _MOST_ERRORS = 20  # of one file, that are told at once
 
@@ -97,25 +98,32 @@ class Files:
 def parse_file(path: str | Path) -> Parsed:
     """Read a file; ConfigError tells of each line that is wrong, by file, line and variable."""
     try:
-        octets = Path(path).read_bytes()
+        lines = read_lines(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except OSError as error:
         raise refused(error.errno, f"{path}: {error.strerror}") from None
     # A secret may hold octets that are no UTF-8; they come back as they were.
-    return parse_text(octets.decode("utf-8", "surrogateescape"), str(path))
+    return _parse((line.text for line in lines), str(path))
 
 
 def parse_text(text: str, path: str = "configuration") -> Parsed:
     """As parse_file, of a file's text."""
+    # Only a newline ends a line: str.splitlines would also split at characters that a secret may hold.
+    return _parse((line.removesuffix("\r") for line in text.split("\n")), path)
+
+
+def _parse(lines: Iterable[str], path: str) -> Parsed:
     reader = _Reader()
     errors: list[str] = []
-    # Only a newline ends a line: str.splitlines would also split at characters that a secret may hold.
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(lines, 1):
+        odd = oddity(line)
         try:
-            reader.line(line.removesuffix("\r"))
+            reader.line(line)
         except ConfigError as error:
-            errors.append(f"{path}:{number}: {error}")
+            errors.append(f"{path}:{number}: {error}" + (f"; the line {odd}" if odd else ""))
+        else:
+            reader.told += [f"the line {odd}"] if odd else []
         for warning in reader.told:
             reader.warnings.append(f"{path}:{number}: {warning}")
         reader.told.clear()
@@ -249,6 +257,8 @@ class _Reader:
             return
         if name not in SETTINGS and owner(name, self.plugins):
             self.plugin_settings[name] = value  # it is the plugin's to say what will do
+            if not is_utf_8(value) and not name.endswith(("password", "secret")):
+                self.told.append(f"{name} is not UTF-8: the plugin gets octets")
             return
         if name not in SETTINGS:
             raise ConfigError(unknown_word("variable", name, (*SETTINGS, *IGNORED)))

@@ -51,6 +51,7 @@ class Counters:
     drop_policed: int = counter("packets of throttled subscribers, sent faster than they may")
     drop_bad_ip: int = counter("packets that are no IP, or shorter than they say")
     drop_ipv6: int = counter("IPv6 packets from the tun device; subscribers have IPv4 only")
+    drop_above_mru: int = counter("frames of this server's that were longer than the subscriber's MRU")
     drop_mailbox_full: int = counter("control or negotiation packets that came faster than they were handled")
     drop_packet_limit: int = counter("packets to sessions above packet_limit")
     drop_no_session: int = counter("packets from the tun device for addresses that nobody has")

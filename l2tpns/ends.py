@@ -62,6 +62,9 @@ NO_ADDRESS = _reason("no_address", "no address is free", _GENERAL, _T.SERVICE_UN
 ADDRESS_IN_USE = _reason(
     "address_in_use", "the address cannot be had", CdnResult.NO_FACILITIES, _T.SERVICE_UNAVAILABLE, 20, 2
 )
+NO_COMMON_ADDRESS = _reason(
+    "no_common_address", "no address was agreed on", _GENERAL, _T.PORT_ERROR, 19, 1, ErrorCode.VENDOR
+)
 NCP_FAILED = _reason("ncp_failed", "IPCP did not converge", _GENERAL, _T.PORT_ERROR, 17, 1, ErrorCode.VENDOR)
 NCP_REFUSED = _reason("ncp_refused", "the subscriber closed or rejected IPCP", _ADMIN, _T.USER_REQUEST, 18, 1)
 SESSION_TIMEOUT = _reason("session_timeout", "the time of the session is over", _ADMIN, _T.SESSION_TIMEOUT, 3, 2)

@@ -26,7 +26,8 @@ from l2tpns.proto.credentials import Credentials
 from l2tpns.proto.fsm import State, Timers
 from l2tpns.proto.ipcp import Ipcp, IpcpPolicy
 from l2tpns.proto.lcp import AuthChoice, Lcp, LcpWishes
-from l2tpns.proto.messages import ICCN, ICRQ, SLI, WEN, CdnResult, ErrorCode, Message, ProxyAuthenType
+from l2tpns.proto.messages import ICCN, ICRQ, SLI, WEN, CdnResult, ErrorCode, Message
+from l2tpns.proto.names import MOST_NAMED, authentication_name, protocol_name
 from l2tpns.proto.pap import PapServer
 from l2tpns.proto.ppp import Protocol
 from l2tpns.radius.types import Assign, AuthReply
@@ -69,6 +70,7 @@ class Link:
         "path",
         "peer_id",
         "phase",
+        "protocols_rejected",
         "tunnel",
         "wide_errors",
     )
@@ -105,6 +107,7 @@ class Link:
         self.authenticator: PapServer | ChapServer | None = None
         self.credentials: Credentials | None = None
         self.ipcp: Ipcp | None = None
+        self.protocols_rejected: tuple[int, ...] = ()  # the last ones
         self._lcp_down = self._lcp_heard = False
         self._ending = self._iccn_came = False
         self._early: list[tuple[int, bytes]] = []
@@ -118,10 +121,11 @@ class Link:
         )
 
     def new_authenticator(self, choice: AuthChoice | None) -> PapServer | ChapServer:
+        mru = min(self.lcp.peer_mru, self.lns.config.mru)
         if choice is AuthChoice.PAP:
-            return PapServer(partial(self.send_frame, Protocol.PAP))
+            return PapServer(partial(self.send_frame, Protocol.PAP), mru)
         name = self.lns.config.hostname.encode()
-        return ChapServer(partial(self.send_frame, Protocol.CHAP), self.lns.random, name, self.timers())
+        return ChapServer(partial(self.send_frame, Protocol.CHAP), self.lns.random, name, self.timers(), mru)
 
     def new_ipcp(self, profile: AuthReply, address: IPv4Address | None) -> Ipcp:
         """`address` is what the subscriber gets; with Assign.PEER it chooses itself."""
@@ -232,14 +236,37 @@ class Link:
         if isinstance(self.authenticator, ChapServer) and self.authenticator.exhausted:
             raise SessionEnded(ends.AUTH_TIMEOUT)
         if self.lcp.auth_refused:
-            raise SessionEnded(ends.AUTH_PROTOCOL_REFUSED)
+            raise SessionEnded(ends.AUTH_PROTOCOL_REFUSED, text=self.auth_refusal())
         if self.lcp.loop_suspected:
             raise SessionEnded(ends.LOOPED)
+        if self.lcp.impasse is not None:
+            raise SessionEnded(ends.LCP_FAILED, text=self.lcp.impasse.words("the subscriber"))
+        if self.ipcp is not None and self.ipcp.impasse is not None:
+            reason = ends.NO_COMMON_ADDRESS if self.ipcp.address_disputed else ends.NCP_FAILED
+            raise SessionEnded(reason, text=self.ipcp.impasse.words("the subscriber"))
         if self._lcp_down:
             self._lcp_down = False
             if self.lcp.state in (State.REQ_SENT, State.ACK_RCVD, State.ACK_SENT, State.OPENED):
+                self.lns.plane.offline(self.path)  # at once: the peer's MRU may be another one by now
                 raise Renegotiated
             raise SessionEnded(ends.USER_REQUEST)
+
+    def auth_refusal(self) -> str:
+        """Which authentication the subscriber wants in place of those that are allowed."""
+        wanted = self.lcp.auth_wanted
+        if not wanted:
+            return ""
+        allowed = " or ".join(authentication_name(choice.value) for choice in self.lcp.wishes.auth)
+        return f"the subscriber wants to authenticate by {', '.join(wanted)}, not by {allowed}"
+
+    def wanted(self) -> list[str]:
+        """What the subscriber has asked for in PPP and did not get, by the standards' names."""
+        rejected = [protocol_name(protocol) for protocol in self.protocols_rejected]
+        return self.lcp.refusals() + (self.ipcp.refusals() if self.ipcp is not None else []) + rejected
+
+    def tell_refused(self, layer: str, wanted: list[str]) -> None:
+        if wanted:
+            self.log.debug("ppp_refused", layer=layer, wanted=wanted)
 
     def handle(self, item: Any) -> None:
         if item is TICK:
@@ -295,7 +322,9 @@ class Link:
             if self.ipcp is not None:  # RFC 1332 2: silently discarded before the network phase
                 self.ipcp.receive(information, now)
         elif self.lcp.opened and self.phase in ("network", "online") and protocol not in (Protocol.IP, IPV6):
-            self.lcp.protocol_reject(protocol, information, now)
+            if self.lcp.protocol_reject(protocol, information, now) and protocol not in self.protocols_rejected:
+                self.tell_refused("LCP", [protocol_name(protocol)])
+                self.protocols_rejected = (*self.protocols_rejected, protocol)[-MOST_NAMED:]
 
     def on_auth_frame(self, protocol: int, information: bytes, now: float) -> None:
         authenticator = self.authenticator
@@ -306,6 +335,14 @@ class Link:
             self.on_credentials(credentials)
 
     def send_frame(self, protocol: int, packet: bytes) -> None:
+        """Every frame of ours but IP packets, which the data plane cuts, leaves here: none is above the peer's MRU.
+
+        Each protocol cuts what it says to what fits; a packet that is too long all the same is a slip of ours.
+        """
+        if len(packet) > self.lcp.peer_mru:
+            self.lns.counters.drop_above_mru += 1
+            self.log.provoked("frame_above_mru", protocol=f"{protocol:04x}", octets=len(packet), mru=self.lcp.peer_mru)
+            return
         if self.log.enabled(DATA):
             self.log.data("ppp_sent", protocol=f"{protocol:04x}", octets=ppp_octets(protocol, packet))
         self.lns.plane.send_frame(self.path, protocol, packet)
@@ -328,21 +365,8 @@ class Link:
         if protocol == Protocol.IPCP:
             self.mailbox.post_urgent(SessionEnded(ends.NCP_REFUSED, text="the subscriber rejected IPCP"))
         elif protocol in (Protocol.PAP, Protocol.CHAP):
-            self.mailbox.post_urgent(SessionEnded(ends.AUTH_PROTOCOL_REFUSED))
-
-
-def proxy_credentials(iccn: ICCN) -> Credentials | None:
-    """What the LAC asked the subscriber (RFC 2661 4.4.5), if all of it came."""
-    if not iccn.proxy_authen_usable:
-        return None
-    name, response = iccn.proxy_authen_name or b"", iccn.proxy_authen_response or b""
-    identifier = (iccn.proxy_authen_id or 0) & 0xFF
-    if iccn.proxy_authen_type == ProxyAuthenType.PAP:
-        return Credentials(Protocol.PAP, name, password=response, identifier=identifier)
-    if iccn.proxy_authen_type == ProxyAuthenType.CHAP:
-        challenge = iccn.proxy_authen_challenge or b""
-        return Credentials(Protocol.CHAP, name, identifier=identifier, challenge=challenge, response=response)
-    return None
+            text = f"the subscriber rejected {protocol_name(protocol)}"
+            self.mailbox.post_urgent(SessionEnded(ends.AUTH_PROTOCOL_REFUSED, text=text))
 
 
 def _nobody(*_: object) -> None:

@@ -17,9 +17,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from l2tpns import __version__
-from l2tpns.errors import L2tpnsError, NoAnswer, WireError
+from l2tpns.errors import ConfigError, L2tpnsError, NoAnswer, WireError
 from l2tpns.proto.nsctl import NOT_AUTHORISED, PORT, UNKNOWN_COMMAND, Packet, Request, Type, decode
 from l2tpns.proto.seal import LONGEST_SEALED, NONCE_OCTETS, Direction, Sealed, unseal
+from l2tpns.textfile import split_lines
 
 USAGE = """\
 usage: nsctl [-d] [-h HOST[:PORT]] [-t SECONDS] [-k FILE] COMMAND [ARGUMENT...]
@@ -39,6 +40,7 @@ answer, 4 when the server refused to listen, 5 when it does not know the command
 
 DONE, FAILED, MISTAKE, UNANSWERED, REFUSED, UNKNOWN = range(6)
 KEY_FILE = "NSCTL_KEY_FILE"
+LONGEST_KEY_FILE = 4096  # octets; what follows is not looked at
 SHORTEST_KEY = 16  # octets, as of nsctl_secret
 LONGEST_PATIENCE = 3600.0
 AGAIN = 0.5  # seconds until it is asked again; then 1, and so on
@@ -142,9 +144,12 @@ def read_key(path: str) -> bytes:
                 raise Mistake(f"{path} is no file")
             if found.st_mode & 0o077:
                 raise Mistake(f"{path} is open to others: its mode must be 0600")
-            key = file.readline(1024).rstrip(b"\r\n")
+            lines = split_lines(file.read(LONGEST_KEY_FILE), path)
     except OSError as error:
         raise Mistake(f"{path}: {error.strerror}") from None
+    except ConfigError as error:
+        raise Mistake(str(error)) from None
+    key = lines[0].octets if lines else b""
     if len(key) < SHORTEST_KEY:
         raise Mistake(f"{path}: the key is the first line, and has {SHORTEST_KEY} octets at least")
     return key

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from pathlib import Path
 
 from l2tpns.errors import ConfigError, NoAddress, refused
 from l2tpns.settings import printable
+from l2tpns.textfile import oddity, read_lines
 
 _MOST_REMEMBERED = 262_144  # free addresses whose last user is remembered; beyond that, old ones are reused first
 
@@ -276,18 +277,22 @@ class Pool:
 def read_layout(path: str | Path, own: Collection[IPv4Address] = ()) -> Layout:
     """The layout of a pool file; `own` are the addresses we are bound to. A missing file is an empty pool."""
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="backslashreplace")
+        lines = read_lines(path)
     except FileNotFoundError:
         return Layout()
     except OSError as error:
         raise refused(error.errno, f"{path}: {error.strerror}") from None
-    return parse_layout(text, str(path), own)
+    return _parse_lines((line.octets.decode("utf-8", "backslashreplace") for line in lines), str(path), own)
 
 
 def parse_layout(text: str, path: str = "pool", own: Collection[IPv4Address] = ()) -> Layout:
     """An address or a range a line, `#` comments; `ADDRESS:` before it limits the line to that bind address."""
+    return _parse_lines(text.split("\n"), path, own)
+
+
+def _parse_lines(lines: Iterable[str], path: str, own: Collection[IPv4Address]) -> Layout:
     networks = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].strip()
         if not words:
             continue
@@ -298,7 +303,8 @@ def parse_layout(text: str, path: str = "pool", own: Collection[IPv4Address] = (
                 networks.append(parsed)
         except ValueError as error:
             why = str(error) if isinstance(error, _Unfit) else "must be an address, or a range such as 10.1.0.0/16"
-            raise ConfigError(f'{path}:{number}: "{printable(words)}" {why}') from None
+            hint = f"; the line {odd}" if (odd := oddity(words)) else ""
+            raise ConfigError(f'{path}:{number}: "{printable(words)}" {why}{hint}') from None
     return Layout(networks)
 
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 
-from l2tpns import consult, ends, filtering, history, housekeeping, particulars
+from l2tpns import consult, ends, filtering, history, housekeeping, particulars, proxy
 from l2tpns.ends import Reason, SessionEnded
 from l2tpns.errors import NoAddress, NoAnswer, ProtocolError
-from l2tpns.link import TICK, Link, Renegotiated, T, proxy_credentials
+from l2tpns.link import TICK, Link, Renegotiated, T
 from l2tpns.policy import Policy
 from l2tpns.proto.chap import ChapServer
 from l2tpns.proto.credentials import Credentials
@@ -69,6 +69,7 @@ class Session(Link):
         "opened_wall",
         "policy",
         "profile",
+        "proxied",
         "releasing",
         "rx_speed",
         "starting",
@@ -87,6 +88,7 @@ class Session(Link):
         self.acct_session_id = ""
         self.address: IPv4Address | None = None
         self.profile: AuthReply | None = None
+        self.proxied: Credentials | None = None  # what the LAC has asked the subscriber, until it is used
         self.policy = Policy()
         self.online_since = 0.0  # monotonic; 0 while not online
         self.time_from = 0.0  # when the Session-Timeout began to run
@@ -165,17 +167,20 @@ class Session(Link):
         """LCP, both ways; with what the LAC has negotiated already if that is complete and allowed (4.4.5)."""
         self.phase = "lcp"
         now = monotonic()
+        self.proxied = None  # a subscriber that begins again with LCP is asked again, too
         if self.lcp.state is State.INITIAL:
-            iccn, config = self.connected, self.lns.config
+            iccn, self.connected = self.connected, None
             assert iccn is not None
-            sent, received = iccn.last_sent_lcp_confreq, iccn.last_received_lcp_confreq
-            if config.proxy_lcp and sent is not None and received is not None and self.lcp.adopt(sent, received, now):
-                self.log.debug("proxy_lcp_adopted")
-            else:
-                self.connected = None  # a subscriber who begins again with LCP expects to be asked again, too
+            taken = proxy.take_over(self.lcp, iccn, self.lns.config, now)
+            if taken.why_not:
+                self.log.debug("proxy_lcp_not_adopted", why=taken.why_not)
                 self.lcp.open(now)
                 self.lcp.lower_up(now)
+            else:
+                self.log.debug("proxy_lcp_adopted")
+            self.proxied = taken.credentials
         self.wait(lambda: self.lcp.opened)
+        self.tell_refused("LCP", self.lcp.refusals())
 
     def authenticate(self) -> None:
         """PAP or CHAP as LCP agreed, by the LAC's proxy authentication if it may be used; then the verdict."""
@@ -208,14 +213,10 @@ class Session(Link):
 
     def proxied_credentials(self, authenticator: PapServer | ChapServer) -> Credentials | None:
         """Credentials out of the ICCN (RFC 2661 4.4.5); used once: a renegotiated link authenticates anew."""
-        iccn, self.connected = self.connected, None
-        if iccn is None or not self.lns.config.proxy_authentication:
-            return None
-        credentials = proxy_credentials(iccn)
-        if credentials is None or credentials.protocol != authenticator.protocol:
-            return None
-        authenticator.adopt(credentials)
-        self.log.debug("proxy_authentication_used")
+        credentials, self.proxied = self.proxied, None
+        if credentials is not None:
+            authenticator.adopt(credentials)
+            self.log.debug("proxy_authentication_used")
         return credentials
 
     def verify(self, decide: Callable[[], T]) -> T:
@@ -267,10 +268,10 @@ class Session(Link):
         self.ipcp.open(now)
         self.ipcp.lower_up(now)
         self.wait(lambda: self.ipcp is not None and self.ipcp.opened)
+        self.tell_refused("IPCP", self.ipcp.refusals())
         if peer_chooses:
             chosen = self.ipcp.peer_address
-            if chosen is None:
-                raise SessionEnded(ends.NCP_FAILED, text="the subscriber names no address")
+            assert chosen is not None  # without one IPCP does not open
             self.take_address(chosen)
 
     def choose_address(self, profile: AuthReply) -> None:
@@ -356,8 +357,11 @@ class Session(Link):
             self.wait(lambda: not self.ipcp_stands)
             self.lns.plane.offline(self.path)
             back = self.wait(lambda: self.ipcp is not None and self.ipcp.opened, NCP_RESTART_PATIENCE)
-            if not back or not self.ipcp_stands:
+            if not back or self.ipcp is None:
                 raise SessionEnded(ends.NCP_FAILED)
+            if self.ipcp.peer_address != self.address:
+                text = f"the subscriber wants {self.ipcp.peer_address} in place of {self.address}"
+                raise SessionEnded(ends.NO_COMMON_ADDRESS, text=text)
             self.carry()
 
     @property
@@ -416,6 +420,7 @@ class Session(Link):
         online = self.online_since
         usage = self.usage()
         opened = round(monotonic() - online, 1) if online else 0.0
+        wanted = [] if online else self.wanted()  # of a login that failed: it may be why
         steps: list[Callable[[], None]] = [
             self.stop_starting,
             lambda: consult.kill_session(self, end.reason.name),
@@ -435,6 +440,7 @@ class Session(Link):
             result=int(end.result),
             error=int(end.error),
             phase=self.phase,
+            wanted=wanted,
             seconds=opened,
             in_octets=usage.in_octets,
             out_octets=usage.out_octets,

@@ -15,6 +15,8 @@ from enum import Enum
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Any, Generic, TypeVar
 
+from l2tpns.textfile import is_utf_8
+
 T = TypeVar("T")
 
 _META = "setting"
@@ -33,6 +35,7 @@ class Kind(Generic[T]):
     """How a value is written, read and described. `parse` raises ValueError saying what would be right."""
 
     quoted = False
+    octets = False  # whether a value may be octets that are not UTF-8
 
     def parse(self, text: str) -> T:
         raise NotImplementedError
@@ -147,8 +150,8 @@ class Text(Kind[str]):
 
     quoted = True
 
-    def __init__(self, maximum: int = 255, pattern: str = "", example: str = "") -> None:
-        self.maximum, self.pattern, self.example = maximum, pattern, example
+    def __init__(self, maximum: int = 255, pattern: str = "", example: str = "", octets: bool = True) -> None:
+        self.maximum, self.pattern, self.example, self.octets = maximum, pattern, example, octets
 
     def parse(self, text: str) -> str:
         if _CONTROL.search(text) or len(text.encode("utf-8", "surrogateescape")) > self.maximum:
@@ -215,6 +218,8 @@ class Setting:
 
     def parse(self, text: str) -> Any:
         """The value of `text`; ValueError with a sentence that names the variable and what would be right."""
+        if not self.kind.octets and not is_utf_8(text):
+            raise ValueError(f'{self.name}: "{printable(text)}" is not UTF-8, which this variable must be')
         try:
             return self.kind.parse(text)
         except ValueError:

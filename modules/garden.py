@@ -99,6 +99,20 @@ def script():
     return SCRIPT.value or os.path.join(os.environ.get("L2TPNS_ETC", "/etc/l2tpns"), "build-garden")
 
 
+def damage(path):
+    """What an editor has done to the first line, for which the kernel has no words."""
+    try:
+        with open(path, "rb") as file:
+            first = file.readline(200)
+    except OSError:
+        return ""
+    if first.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        return "it begins with a byte order mark: save it as UTF-8 without one"
+    if first.startswith(b"#!") and first.rstrip(b"\n").endswith(b"\r"):
+        return "its lines end in CR LF: save it with LF alone"
+    return ""
+
+
 def build(name, chain):
     """Run build-garden for a garden; whether it was run."""
     path = script()
@@ -124,7 +138,7 @@ def build(name, chain):
             start_new_session=True,
         )
     except OSError as error:
-        SERVER.log("error", f"build-garden cannot be run: {error.strerror}", path=path)
+        SERVER.log("error", f"build-garden cannot be run: {damage(path) or error.strerror}", path=path)
         return False
     said, status = b"", None
     try:

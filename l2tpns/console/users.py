@@ -19,7 +19,9 @@ import crypt_r
 import gevent
 from gevent.lock import Semaphore
 
+from l2tpns.errors import ConfigError
 from l2tpns.log import Logger
+from l2tpns.textfile import oddity, read_lines
 
 ENABLE = "enable"
 LONGEST_PASSWORD = 256  # octets; a longer one is wrong
@@ -55,24 +57,33 @@ class Users:
 
     def read(self) -> UserFile:
         try:
-            text = self._path.read_bytes().decode("utf-8", "surrogateescape")
+            lines = read_lines(self._path)
             readable = self._path.stat().st_mode & 0o077
         except FileNotFoundError:
             return UserFile(False, {})
         except OSError as error:
             return UserFile(True, {}, broken=f"{self._path}: {error.strerror}")
+        except ConfigError as error:
+            return UserFile(True, {}, broken=str(error))
         warnings = [f"{self._path} can be read by others than its owner"] if readable else []
         passwords: dict[str, str] = {}
         enable = None
-        for number, line in enumerate(text.split("\n"), 1):
-            line = line.removesuffix("\r")
-            if not line.strip() or line.lstrip().startswith("#"):
+        for line in lines:
+            text, where = line.text, f"{self._path}:{line.number}"
+            if not text.strip() or text.lstrip().startswith("#"):
                 continue
-            name, colon, password = line.partition(":")
+            name, colon, password = text.partition(":")
             name = name.strip()
+            if _HASH.fullmatch(password.rstrip()):
+                password = password.rstrip()  # no hash ends in a blank
             if not colon or not name or not password:
-                warnings.append(f"{self._path}:{number}: is not NAME:PASSWORD")  # never the line: it may be a password
-            elif name == ENABLE:
+                warnings.append(f"{where}: is not NAME:PASSWORD")  # never the line: it may be a password
+                continue
+            if password != password.rstrip():
+                warnings.append(f"{where}: ends in a blank, which belongs to the password")
+            elif odd := oddity(text):
+                warnings.append(f"{where}: {odd}")
+            if name == ENABLE:
                 enable = password
             else:
                 passwords[name] = password

@@ -23,6 +23,7 @@ from l2tpns.errors import PluginError
 from l2tpns.faults import describe, is_kill
 from l2tpns.plugins.events import HOOKS, NAMES, PLUGIN_API_VERSION, Hook
 from l2tpns.settings import printable
+from l2tpns.textfile import is_wide
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
 INSTALLED = Path("/usr/lib/l2tpns")
@@ -111,10 +112,12 @@ def _check_owner(found: os.stat_result, path: Path) -> None:
 
 
 def _compiled(source: bytes, path: Path) -> Any:
+    if is_wide(source):
+        raise PluginError(f"{path}: is UTF-16 or UTF-32: save it as UTF-8")
     try:
         return compile(source, str(path), "exec", dont_inherit=True)
     except SyntaxError as error:
-        raise PluginError(f"{path}:{error.lineno}: {error.msg}") from None
+        raise PluginError(f"{path}:{error.lineno or 1}: {error.msg}") from None
     except ValueError as error:  # a NUL
         raise PluginError(f"{path}: {error}") from None
 

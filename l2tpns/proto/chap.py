@@ -17,7 +17,7 @@ from l2tpns.errors import WireError
 from l2tpns.proto.control import Random
 from l2tpns.proto.credentials import Credentials as Credentials
 from l2tpns.proto.fsm import Timers
-from l2tpns.proto.ppp import Protocol, build_packet, parse_packet
+from l2tpns.proto.ppp import DEFAULT_MRU, PACKET_HEADER, Protocol, build_packet, cut_text, parse_packet
 
 CHALLENGE_SIZE = 16
 MD5_SIZE = 16
@@ -105,6 +105,7 @@ class ChapServer:
         "_reply",
         "deadline",
         "dropped",
+        "mru",
         "name",
         "random",
         "send",
@@ -113,8 +114,11 @@ class ChapServer:
 
     protocol: ClassVar[int] = Protocol.CHAP
 
-    def __init__(self, send: Callable[[bytes], None], random: Random, name: bytes, timers: Timers) -> None:
+    def __init__(
+        self, send: Callable[[bytes], None], random: Random, name: bytes, timers: Timers, mru: int = DEFAULT_MRU
+    ) -> None:
         self.send = send
+        self.mru = mru  # no packet of ours is longer: a name or message that does not fit is cut
         self.random = random
         self.name = name
         self.timers = timers
@@ -159,7 +163,7 @@ class ChapServer:
             self.dropped += 1
             return None
         if self._phase is _Phase.ANSWERED:
-            self.send(build_reply(self._reply))  # 4.1: the same answer to the same response, and nobody is asked
+            self._send_reply()  # 4.1: the same answer to the same response, and nobody is asked
             return None
         if self._phase is not _Phase.CHALLENGED:
             self.dropped += 1
@@ -186,7 +190,7 @@ class ChapServer:
         if self._phase is _Phase.CHECKING:
             self._phase = _Phase.ANSWERED
             self._reply = ChapReply(self._identifier, ok, message)
-            self.send(build_reply(self._reply))
+            self._send_reply()
 
     @property
     def challenging(self) -> bool:
@@ -209,7 +213,12 @@ class ChapServer:
         self._count += 1
         self._phase = _Phase.CHALLENGED
         self.deadline = now + self.timers.restart
-        self.send(build_value(ChapValue(ChapCode.CHALLENGE, self._identifier, self._challenge, self.name)))
+        name = cut_text(self.name, self.mru - PACKET_HEADER.size - 1 - CHALLENGE_SIZE)
+        self.send(build_value(ChapValue(ChapCode.CHALLENGE, self._identifier, self._challenge, name)))
+
+    def _send_reply(self) -> None:
+        message = cut_text(self._reply.message, self.mru - PACKET_HEADER.size)
+        self.send(build_reply(ChapReply(self._reply.identifier, self._reply.accepted, message)))
 
     def _parse_response(self, packet: bytes) -> ChapValue:
         response = parse_value(packet)

@@ -8,17 +8,21 @@ are welcome from `notify`.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from enum import IntEnum
 
 from l2tpns.errors import WireError
 from l2tpns.proto.fsm import ASKING, Automaton, Event, Notice, State, Timers
-from l2tpns.proto.options import Option, build_options, parse_options
-from l2tpns.proto.ppp import DEFAULT_MRU, PACKET_HEADER, build_packet, parse_packet
+from l2tpns.proto.names import option_name, option_names
+from l2tpns.proto.options import HEADER_SIZE, Option, build_options, parse_options
+from l2tpns.proto.ppp import DEFAULT_MRU, PACKET_HEADER, build_packet, cut_text, parse_packet
 
 Random = Callable[[int], bytes]
+PATIENCE = 3  # times Max-Failure: how many objections there may be before the negotiation is given up
+MOST_WISHES = 16  # of the peer's that are remembered
 
-__all__ = ["Code", "ControlProtocol", "Notice", "Random", "State", "Timers"]
+__all__ = ["Code", "ControlProtocol", "Impasse", "Notice", "Random", "State", "Timers"]
 
 
 class Code(IntEnum):
@@ -39,6 +43,26 @@ class Code(IntEnum):
     TIME_REMAINING = 13
 
 
+@dataclass(frozen=True, slots=True)
+class Impasse:
+    """Why a negotiation cannot come to an agreement: what the peer insists on, and what it was offered."""
+
+    types: frozenset[int]  # of the options that are in dispute
+    insists: tuple[str, ...]
+    offered: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()  # what the peer has to name and never did
+
+    def words(self, peer: str) -> str:
+        parts = []
+        if self.insists:
+            parts.append(f"insists on {', '.join(self.insists)}")
+        elif self.missing:
+            parts.append(f"asks for no {', '.join(self.missing)}")
+        if self.offered:
+            parts.append(f"was offered {', '.join(self.offered)}")
+        return f"{peer} " + " and ".join(parts)
+
+
 class ControlProtocol(Automaton):
     """One side of one negotiation."""
 
@@ -48,14 +72,20 @@ class ControlProtocol(Automaton):
         "_last_identifier",
         "_naks_received",
         "_naks_sent",
+        "_objected",
+        "_objections_heard",
         "_reason",
         "_rejected",
+        "_rejects_sent",
         "_request",
         "_terminate_identifier",
         "dropped",
+        "impasse",
         "notify",
         "peer_mru",
+        "proposed",
         "random",
+        "refused",
         "send",
     )
 
@@ -83,6 +113,12 @@ class ControlProtocol(Automaton):
         self._rejected = 0  # bit set: types of option that the peer does not want to see
         self._naks_received = 0
         self._naks_sent = 0
+        self._rejects_sent = 0
+        self._objected: tuple[int, bytes] | None = None  # the peer's last request that we objected to
+        self._objections_heard = 0  # requests of the peer's that we objected to, not counting repetitions
+        self.impasse: Impasse | None = None  # the negotiation was given up; the owner may say why
+        self.refused: dict[int, Option] = {}  # by type: what the peer asked for and did not get
+        self.proposed: tuple[Option, ...] = ()  # what the peer wanted of us by Configure-Nak and did not get
 
     # What the owner does
 
@@ -115,6 +151,11 @@ class ControlProtocol(Automaton):
         except WireError:
             self.dropped += 1
 
+    def refusals(self) -> list[str]:
+        """What the peer wanted in this negotiation and did not get, by the standard's names."""
+        of_us = [f"{name} (of this side)" for name in option_names(self.protocol, self.proposed)]
+        return option_names(self.protocol, self.refused.values()) + of_us
+
     # What a protocol declares
 
     @abstractmethod
@@ -141,13 +182,21 @@ class ControlProtocol(Automaton):
         """Options that the peer should have asked for (RFC 1661 5.3: appended to a Configure-Nak)."""
         return []
 
+    def _needed(self) -> Collection[int]:
+        """Types of option that the peer's request must name before it can be acknowledged, whatever was tried."""
+        return ()
+
+    def _is_wish(self, option: Option) -> bool:
+        """Does this value say what the peer wants? A request to be told a value does not."""
+        return True
+
     def _take_reject(self, option_type: int) -> None:
         """The peer will not hear of this option; it is not sent again in this negotiation."""
         self._rejected |= 1 << option_type
 
     def _objection(self) -> bytes:
         """Why there is no sense in going on, for the Terminate-Request; empty when there is."""
-        return b""
+        return self.impasse.words("the peer").encode() if self.impasse else b""
 
     def _extra(self, code: int, identifier: int, data: bytes, now: float) -> bool:
         """A code above 7. False when the protocol does not know it."""
@@ -184,39 +233,88 @@ class ControlProtocol(Automaton):
         if self.state in (State.CLOSED, State.CLOSING, State.STOPPING):  # judged by nobody: the link is going
             self.step(Event.RCR_PLUS, now, identifier)
             return
-        code, answer = self._judge(options)
+        code, answer = self._judge(options, self._objected == (identifier, data))
+        if self.impasse is not None:
+            self._give_up_if_hopeless(now)
+            return
         if code is Code.CONFIGURE_ACK:
-            self._naks_sent = 0
+            self._naks_sent = self._rejects_sent = self._objections_heard = 0
+            self._objected = None
             self._accept(options)
             self.step(Event.RCR_PLUS, now, identifier, data)
+            for option in options:
+                self.refused.pop(option.type, None)
         else:
-            self.step(Event.RCR_MINUS, now, identifier, build_packet(code, identifier, build_options(answer)))
+            if answer:  # else the peer's option is larger than what the peer can receive
+                self.step(Event.RCR_MINUS, now, identifier, build_packet(code, identifier, build_options(answer)))
+            self._note_objection(code, identifier, data)
+            self._note_wishes(options, {option.type for option in answer})
         self._give_up_if_hopeless(now)
 
-    def _judge(self, options: list[Option]) -> tuple[Code, list[Option]]:
-        """Reject before Nak before Ack (sections 5.2 to 5.4)."""
-        rejects: list[Option] = []
-        naks: list[Option] = []
-        naked: list[Option] = []
+    def _judge(self, options: list[Option], repeated: bool) -> tuple[Code, list[Option]]:
+        """Reject before Nak before Ack (sections 5.2 to 5.4). Sets `impasse` where no answer leads any further."""
+        opinions: list[tuple[Option, Option | None]] = []
+        seen: set[int] = set()
         for option in options:
-            better = self._consider(option)
-            if better is None:
-                rejects.append(option)
-            elif better != option:
-                naks.append(better)
-                naked.append(option)
-        if self._naks_sent >= self.timers.max_failure:
-            # Section 4.6: it does not converge, so Naks turn into Rejects, and nothing is appended.
-            rejects = [option for option in options if option in rejects or option in naked]
-            naks = []
-        else:
-            naks += self._missing(options)
+            # Section 6: no option may be listed more than once; which of two values would count?
+            opinions.append((option, None if option.type in seen else self._consider(option)))
+            seen.add(option.type)
+        needed = self._needed()
+        # Section 4.6: after Max-Failure it does not converge, so Naks turn into Rejects, and nothing is appended. But a
+        # Reject of what has to be agreed on would say that it need not be.
+        naked = needed if self._naks_sent >= self.timers.max_failure else range(256)
+        naks = [better for option, better in opinions if better not in (None, option) and option.type in naked]
+        naks += [option for option in self._missing(options) if option.type in naked]
+        rejects = [
+            option for option, better in opinions if better != option and (better is None or option.type not in naked)
+        ]
+        self.impasse = self._find_impasse(options, rejects, naks, repeated)
         if rejects:
-            return Code.CONFIGURE_REJECT, rejects
+            return Code.CONFIGURE_REJECT, self._fitting(rejects)
         if naks:
-            self._naks_sent += 1
-            return Code.CONFIGURE_NAK, naks
+            return Code.CONFIGURE_NAK, self._fitting(naks)
         return Code.CONFIGURE_ACK, options
+
+    def _find_impasse(
+        self, options: list[Option], rejects: list[Option], naks: list[Option], repeated: bool
+    ) -> Impasse | None:
+        """Max-Failure Naks have not led to what is needed, or there were too many objections of any kind."""
+        most = self.timers.max_failure
+        objectionable = {option.type for option in (*rejects, *naks)}
+        lacking = [kind for kind in self._needed() if kind in objectionable]
+        # A request that is repeated as it was says that our answer was lost, not that the peer insists.
+        stubborn = lacking and self._naks_sent >= most and self._objections_heard >= most and not repeated
+        endless = objectionable and self._naks_sent + self._rejects_sent >= PATIENCE * most
+        if not stubborn and not endless:
+            return None
+        # What is rejected is answered first: the peer has not been offered anything for the rest.
+        disputed = frozenset(lacking if stubborn else {option.type for option in rejects or naks})
+        insists = {kind: option for kind, option in self.refused.items() if kind in disputed}
+        insists |= {option.type: option for option in options if option.type in disputed}
+        return Impasse(
+            types=disputed,
+            insists=tuple(option_names(self.protocol, insists.values())),
+            offered=tuple(
+                option_names(self.protocol, (nak for nak in naks if nak.type in disputed and self._is_wish(nak)))
+            ),
+            missing=tuple(option_name(self.protocol, Option(kind)) for kind in disputed if kind not in insists),
+        )
+
+    def _note_objection(self, code: Code, identifier: int, data: bytes) -> None:
+        if code is Code.CONFIGURE_NAK:
+            self._naks_sent += 1
+        else:
+            self._rejects_sent += 1
+        if self._objected != (identifier, data):
+            self._objected = identifier, data
+            self._objections_heard += 1
+
+    def _note_wishes(self, options: list[Option], objected: set[int]) -> None:
+        """What of the peer's request it does not get."""
+        for option in options:
+            room = option.type in self.refused or len(self.refused) < MOST_WISHES
+            if option.type in objected and room and self._is_wish(option):
+                self.refused[option.type] = option
 
     def _receive_ack(self, identifier: int, data: bytes, now: float) -> None:
         if self._expects_answer():
@@ -224,6 +322,8 @@ class ControlProtocol(Automaton):
             if data != self._request:
                 raise WireError("Configure-Ack of something else")
             self._awaiting = False
+            agreed = parse_options(data)
+            self.proposed = tuple(option for option in self.proposed if option not in agreed)
         self.step(Event.RCA, now, identifier)
 
     def _receive_objections(self, code: int, identifier: int, data: bytes, now: float) -> None:
@@ -240,7 +340,7 @@ class ControlProtocol(Automaton):
             self._yield_to(options, {option.type for option in asked}, code)
             if self._give_up_if_hopeless(now):
                 return
-            if self._naks_received > 3 * self.timers.max_failure:
+            if self._naks_received > PATIENCE * self.timers.max_failure:
                 # A peer that objects for ever would keep the restart counter full: leave the rest to the timer.
                 raise WireError("no end of objections")
         self.step(Event.RCN, now, identifier)
@@ -249,11 +349,15 @@ class ControlProtocol(Automaton):
         self._naks_received += 1
         stubborn = self._naks_received > self.timers.max_failure
         for option in options:
-            if option.type in asked:  # what a Nak adds of its own we have no use for
-                if code == Code.CONFIGURE_REJECT or stubborn:
-                    self._take_reject(option.type)
-                else:
-                    self._take_nak(option)
+            wish = code == Code.CONFIGURE_NAK and self._is_wish(option) and option not in self.proposed
+            if wish and len(self.proposed) < MOST_WISHES:
+                self.proposed += (option,)
+            if option.type not in asked:  # what a Nak adds of its own we have no use for
+                continue
+            if code == Code.CONFIGURE_NAK:
+                self._take_nak(option)
+            if code == Code.CONFIGURE_REJECT or stubborn:
+                self._take_reject(option.type)
 
     def _expects_answer(self) -> bool:
         """Outside these states no request of ours is out, and the table alone says what an answer to it means."""
@@ -281,7 +385,10 @@ class ControlProtocol(Automaton):
         if self.state not in ASKING:
             self._rejected = 0
             self._naks_received = 0
-            self._naks_sent = 0
+            self._naks_sent = self._rejects_sent = self._objections_heard = 0
+            self._objected = self.impasse = None
+            self.refused = {}
+            self.proposed = ()
             self._awaiting = False
             self._restart()
         request = build_options(option for option in self._wanted() if not self._rejected >> option.type & 1)
@@ -300,7 +407,8 @@ class ControlProtocol(Automaton):
     def _send_terminate_request(self) -> None:
         if self.state not in (State.CLOSING, State.STOPPING):  # else it is a retransmission
             self._terminate_identifier = self._next_identifier()
-        self.send(build_packet(Code.TERMINATE_REQUEST, self._terminate_identifier, self._fit(self._reason)))
+        reason = cut_text(self._reason, self.peer_mru - PACKET_HEADER.size)
+        self.send(build_packet(Code.TERMINATE_REQUEST, self._terminate_identifier, reason))
 
     def _send_terminate_ack(self, identifier: int) -> None:
         self.send(build_packet(Code.TERMINATE_ACK, identifier))
@@ -313,6 +421,17 @@ class ControlProtocol(Automaton):
 
     def _fit(self, data: bytes) -> bytes:
         return data[: self.peer_mru - PACKET_HEADER.size]
+
+    def _fitting(self, options: Iterable[Option]) -> list[Option]:
+        """The first options that the peer can receive in one packet; the others are objected to the next time."""
+        fitting = []
+        room = self.peer_mru - PACKET_HEADER.size
+        for option in options:
+            size = HEADER_SIZE + len(option.value)
+            if size <= room:
+                fitting.append(option)
+                room -= size
+        return fitting
 
     def _tell(self, notice: Notice) -> None:
         self.notify(notice)

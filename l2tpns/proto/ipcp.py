@@ -6,7 +6,7 @@ address is: the policy says what the peer gets, or that it may choose.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address
@@ -80,6 +80,11 @@ class Ipcp(ControlProtocol):
     def dns_learned(self) -> tuple[IPv4Address, ...]:
         return tuple(address for address in self._dns if address != UNSPECIFIED)
 
+    @property
+    def address_disputed(self) -> bool:
+        """It is the peer's address on which there was no agreement."""
+        return self.impasse is not None and IpcpOption.IP_ADDRESS in self.impasse.types
+
     def record(self) -> IpcpRecord:
         return IpcpRecord(self.local_address, self.peer_address, self._last_identifier)
 
@@ -142,11 +147,19 @@ class Ipcp(ControlProtocol):
             return option
         return None if policy.peer is None else Option(IpcpOption.IP_ADDRESS, policy.peer.packed)
 
+    def _needed(self) -> Collection[int]:
+        """Where we know the peer's address, or the peer has to choose one, IPCP does not open without it."""
+        known = self.policy.peer is not None or self.policy.peer_may_choose
+        return (IpcpOption.IP_ADDRESS,) if known else ()
+
+    def _is_wish(self, option: Option) -> bool:
+        return option.value != UNSPECIFIED.packed  # "tell me mine"
+
     def _missing(self, options: list[Option]) -> list[Option]:
-        """RFC 1332 3.3: a peer that does not speak of its address is told it in a Nak."""
-        if self.policy.peer is None or any(option.type == IpcpOption.IP_ADDRESS for option in options):
+        """RFC 1332 3.3: a peer that does not name its address is told it in a Nak, or by 0.0.0.0 asked for it."""
+        if not self._needed() or any(option.type == IpcpOption.IP_ADDRESS for option in options):
             return []
-        return [Option(IpcpOption.IP_ADDRESS, self.policy.peer.packed)]
+        return [Option(IpcpOption.IP_ADDRESS, (self.policy.peer or UNSPECIFIED).packed)]
 
     def _accept(self, options: list[Option]) -> None:
         named = [IPv4Address(option.value) for option in options if option.type == IpcpOption.IP_ADDRESS]

@@ -7,13 +7,14 @@ Multilink options are rejected. An async character map has no meaning on an L2TP
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 from l2tpns.errors import WireError
 from l2tpns.proto.control import Code, ControlProtocol, Notice, Random
 from l2tpns.proto.fsm import Event, State, Timers
+from l2tpns.proto.names import authentication_name, option_names
 from l2tpns.proto.options import Option, parse_options
 from l2tpns.proto.ppp import DEFAULT_MRU, PROTOCOL_FIELD, Protocol, build_packet
 
@@ -151,11 +152,12 @@ class Lcp(ControlProtocol):
         self.send(build_packet(Code.PROTOCOL_REJECT, self._next_identifier(), data))
         return True
 
-    def adopt(self, last_sent: bytes, last_received: bytes, now: float) -> bool:
+    def adopt(self, last_sent: bytes, last_received: bytes, now: float, choices: Collection[AuthChoice]) -> bool:
         """Take over what a LAC has negotiated for us (RFC 2661 4.4.5), in place of `open` and `lower_up`.
 
-        `last_sent` are the options that the LAC asked for, `last_received` those that the peer did. True: Opened, with
-        no packet exchanged. False: nothing has changed, because one is missing, or does not keep to our wishes.
+        `last_sent` are the options that the LAC asked for, `last_received` those that the peer did, `choices` the
+        kinds of authentication that can go on from there. True: Opened, with no packet exchanged. False: nothing has
+        changed, because one is missing, or does not keep to our wishes.
         """
         if self.state not in (State.INITIAL, State.STARTING) or not last_sent or not last_received:
             return False
@@ -164,9 +166,11 @@ class Lcp(ControlProtocol):
         except WireError:
             return False
         magic, self.magic = self.magic, _number(ours, LcpOption.MAGIC, 0)
-        auth = next((choice for choice in self.wishes.auth if choice.option in ours), None)
+        auth = next((choice for choice in self.wishes.auth if choice in choices and choice.option in ours), None)
         if (
             (auth is None and bool(self.wishes.auth))
+            or _repeats(ours)
+            or _repeats(theirs)
             or not all(self._would_ask(option) for option in ours)
             or not all(self._consider(option) == option for option in theirs)
         ):
@@ -216,7 +220,26 @@ class Lcp(ControlProtocol):
                 return not option.value
         return False
 
+    @property
+    def auth_wanted(self) -> list[str]:
+        """How the peer would authenticate itself, as it said in the Naks that we could not follow."""
+        allowed = [choice.value for choice in self.wishes.auth]
+        values = [option.value for option in self.proposed if option.type == LcpOption.AUTH]
+        return [authentication_name(value) for value in values if value not in allowed]
+
+    def refusals(self) -> list[str]:
+        """An Authentication-Protocol in the peer's request is what it asks of us; in its Nak, what it would do."""
+        ours = [option for option in self.refused.values() if option.type == LcpOption.AUTH]
+        ours += [option for option in self.proposed if option.type != LcpOption.AUTH]
+        theirs = [option for option in self.refused.values() if option.type != LcpOption.AUTH]
+        theirs += [option for option in self.proposed if option.type == LcpOption.AUTH]
+        of_us = [f"{name} (of this side)" for name in option_names(self.protocol, ours)]
+        return option_names(self.protocol, theirs) + of_us
+
     # Our options
+
+    def _is_wish(self, option: Option) -> bool:
+        return option.type != LcpOption.MAGIC
 
     def _restart(self) -> None:
         self._choices = self.wishes.auth
@@ -288,7 +311,7 @@ class Lcp(ControlProtocol):
             return b"Authentication is required"
         if self._collisions >= self.timers.max_failure:
             return b"Loop detected"
-        return b""
+        return super()._objection()
 
     # The peer's options
 
@@ -391,3 +414,8 @@ def _number(options: list[Option], option_type: int, default: int) -> int:
     """The value of an option whose length has been checked; the last one counts."""
     values = [option.value for option in options if option.type == option_type]
     return int.from_bytes(values[-1], "big") if values else default
+
+
+def _repeats(options: list[Option]) -> bool:
+    """RFC 1661 section 6: no option may be listed more than once."""
+    return len({option.type for option in options}) < len(options)

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from l2tpns.errors import WireError
 from l2tpns.proto.credentials import Credentials as Credentials
-from l2tpns.proto.ppp import Protocol, build_packet, parse_packet
+from l2tpns.proto.ppp import DEFAULT_MRU, PACKET_HEADER, Protocol, build_packet, cut_text, parse_packet
 
 MAX_FIELD = 255  # Peer-ID-Length, Passwd-Length and Msg-Length are one octet each
 
@@ -46,7 +46,7 @@ def parse_request(packet: bytes) -> Credentials:
 
 def build_reply(reply: PapReply) -> bytes:
     code = PapCode.ACK if reply.accepted else PapCode.NAK
-    return build_packet(code, reply.identifier, _counted(reply.message[:MAX_FIELD]))
+    return build_packet(code, reply.identifier, _counted(cut_text(reply.message, MAX_FIELD)))
 
 
 def parse_reply(packet: bytes) -> PapReply:
@@ -61,14 +61,15 @@ def parse_reply(packet: bytes) -> PapReply:
 class PapServer:
     """One authentication. Made when LCP has opened with PAP, so that requests in other phases find nobody."""
 
-    __slots__ = ("_asked", "_reply", "dropped", "send")
+    __slots__ = ("_asked", "_reply", "dropped", "mru", "send")
 
     deadline: float | None = None  # the client is the one who repeats (2.2.1): the server has no timer
 
     protocol: ClassVar[int] = Protocol.PAP
 
-    def __init__(self, send: Callable[[bytes], None]) -> None:
+    def __init__(self, send: Callable[[bytes], None], mru: int = DEFAULT_MRU) -> None:
         self.send = send
+        self.mru = mru  # no packet of ours is longer: a message that does not fit is cut
         self.dropped = 0
         self._asked: Credentials | None = None
         self._reply: PapReply | None = None
@@ -82,7 +83,7 @@ class PapServer:
             return None
         if self._reply is not None:
             # 2.2.1: the answer may have been lost; the same code, and nobody is asked again.
-            self.send(build_reply(PapReply(credentials.identifier, self._reply.accepted, self._reply.message)))
+            self._send_reply(PapReply(credentials.identifier, self._reply.accepted, self._reply.message))
             return None
         first = self._asked is None
         if self._asked is None or (credentials.name, credentials.password) == (self._asked.name, self._asked.password):
@@ -99,7 +100,7 @@ class PapServer:
         if self._asked is not None and self._reply is None:
             self._reply = PapReply(self._asked.identifier, ok, message)
             self._asked = Credentials(Protocol.PAP, self._asked.name)  # no password is kept longer than needed
-            self.send(build_reply(self._reply))
+            self._send_reply(self._reply)
 
     def record(self) -> PapReply:
         """The answer that was given, for a successor who may be asked again."""
@@ -107,6 +108,10 @@ class PapServer:
 
     def restore(self, reply: PapReply) -> None:
         self._reply = reply
+
+    def _send_reply(self, reply: PapReply) -> None:
+        message = cut_text(reply.message, self.mru - PACKET_HEADER.size - 1)
+        self.send(build_reply(PapReply(reply.identifier, reply.accepted, message)))
 
     def timeout(self, now: float) -> None:
         """There is no timer; the session calls all authenticators alike."""

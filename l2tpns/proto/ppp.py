@@ -65,3 +65,17 @@ def parse_packet(packet: bytes) -> tuple[int, int, bytes]:
 
 def build_packet(code: int, identifier: int, data: bytes = b"") -> bytes:
     return PACKET_HEADER.pack(code, identifier, PACKET_HEADER.size + len(data)) + data
+
+
+def cut_text(text: bytes, size: int) -> bytes:
+    """At most `size` octets of a text; a UTF-8 character that does not fit is left out whole."""
+    if len(text) <= size:
+        return text
+    end = max(size, 0)
+    while end > 0 and size - end < 3 and _continues(text[end]):
+        end -= 1
+    return text[: max(size, 0) if _continues(text[end]) else end]  # in what is no UTF-8 there are no characters to keep
+
+
+def _continues(octet: int) -> bool:
+    return octet & 0xC0 == 0x80

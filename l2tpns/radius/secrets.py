@@ -20,6 +20,7 @@ from pathlib import Path
 from l2tpns.errors import ConfigError, refused
 from l2tpns.log import Logger
 from l2tpns.radius.types import Assign, AuthReply, AuthRequest
+from l2tpns.textfile import oddity, read_lines
 
 PAP, CHAP = 0xC023, 0xC223
 ANY = b"*"
@@ -51,19 +52,25 @@ class SecretsBackend:
     def reload(self) -> None:
         """ConfigError names the file and the line."""
         try:
-            text = self._path.read_bytes()
+            lines = read_lines(self._path)
             mode = self._path.stat().st_mode
         except OSError as error:
             why = f"{self._path}: {error.strerror}; it says who may log in while primary_radius is not set"
             raise (ConfigError(why) if error.errno == ENOENT else refused(error.errno, why)) from error
         secrets: dict[bytes, list[Secret]] = {}
-        for number, line in enumerate(text.splitlines(), 1):
+        doubts: list[tuple[int, str]] = []
+        for line in lines:
+            odd = oddity(line.text)
             try:
-                secret = parse_line(line)
+                secret = parse_line(line.octets)
             except ValueError as error:
-                raise ConfigError(f"{self._path}, line {number}: {error}") from None
+                hint = f"; the line {odd}" if odd else ""
+                raise ConfigError(f"{self._path}, line {line.number}: {error}{hint}") from None
             if secret is not None:
                 secrets.setdefault(secret.user, []).append(secret)
+                doubts += [(line.number, odd)] if odd else []
+        for number, odd in doubts:  # once the file is taken
+            self._log.warning("secrets_line_doubtful", path=str(self._path), line=number, why=odd)
         if mode & 0o077:
             self._log.warning("secrets_file_open_to_others", path=str(self._path), mode=f"{mode & 0o777:o}")
         self._secrets = secrets

@@ -510,6 +510,23 @@ def test_a_build_garden_that_must_not_be_run_is_not_run(
     assert said["level"] == level and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("octets", "why"),
+    [
+        (b"#!/bin/sh\r\necho hello\r\n", "its lines end in CR LF: save it with LF alone"),
+        (b"\xef\xbb\xbf#!/bin/sh\necho hello\n", "it begins with a byte order mark: save it as UTF-8 without one"),
+        (b"\xff\xfe#\0!\0/\0", "it begins with a byte order mark: save it as UTF-8 without one"),
+    ],
+)
+def test_a_build_garden_that_an_editor_has_spoilt_is_told_in_words(
+    server: InProcess, script: Callable[[str], Path], octets: bytes, why: str
+) -> None:
+    script("").write_bytes(octets)
+    server.lns.gardens.build("unpaid")
+    (said,) = server.events("plugin_says")
+    assert (said["level"], said["text"]) == ("error", f"build-garden cannot be run: {why}")
+
+
 def test_a_build_garden_without_end_is_ended(
     server: InProcess, lac: Lac, script: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ from time import monotonic
 import pytest
 
 from tests.daemon.conftest import Serve
-from tests.daemon.test_network import ask, networking
+from tests.daemon.test_network import DNS, ask, networking
 from tests.lab.pppclient import CONF_NAK, CONF_REJ
 
 
@@ -44,8 +44,8 @@ def test_ppp_restart_time_is_the_time_between_two_requests(serve: Serve) -> None
 @pytest.mark.shows("set ppp_max_failure")
 @pytest.mark.parametrize("naks", [1, 3])
 def test_after_ppp_max_failure_naks_comes_a_reject(serve: Serve, naks: int) -> None:
-    fred, ear = networking(serve(ppp_max_failure=naks))
-    answers = [ask(fred, ear, "0306 c0000201")[0] for _ in range(naks + 1)]
+    fred, ear = networking(serve(ppp_max_failure=naks, primary_dns=DNS[0]))
+    answers = [ask(fred, ear, "0306 0a050001 8106 08080808")[0] for _ in range(naks + 1)]
     assert answers == [CONF_NAK] * naks + [CONF_REJ]
 
 

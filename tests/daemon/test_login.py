@@ -10,8 +10,8 @@ from l2tpns import session
 from tests.daemon.conftest import QUICK, REFUSAL_GRACE, Serve
 from tests.daemon.subscribers import Ear, refused, say
 from tests.lab.inprocess import InProcess
-from tests.lab.lac import Lac
-from tests.lab.pppclient import CHAP, PAP, Phase
+from tests.lab.lac import Lac, Subscriber
+from tests.lab.pppclient import CHAP, CONF_REQ, LCP, PAP, Phase
 
 
 @pytest.mark.statement(102)
@@ -127,3 +127,83 @@ def test_names_and_passwords_are_only_octets(server: InProcess, lac: Lac) -> Non
     assert [usage.user for usage in server.accounting.of("start")] == names
     assert server.events("session_up")[0]["user"] == "%s%n%d"
     assert b"\x1b" not in b"".join(server.log.tail(1000))
+
+
+# What the subscriber wants and we do not do
+
+
+def answering_naks(server: InProcess, nak: str) -> Subscriber:
+    """A subscriber that would rather use another authentication, whatever it is asked for."""
+    fred = server.lac(defaults=QUICK).connect().call("fred", "pw")
+    ear = Ear(fred)
+    ear.deaf_to = (LCP,)
+    for heard in range(10):
+        fred.wait(
+            lambda heard=heard: len(ear.of("in", LCP, CONF_REQ)) > heard or fred.ended,
+            what="Configure-Request or the end",
+        )
+        if fred.ended is not None:
+            break
+        request = ear.of("in", LCP, CONF_REQ)[heard]
+        say(fred, f"ff03 c021 03{request[1]:02x} {4 + len(nak) // 2:04x} {nak}")
+    return fred
+
+
+@pytest.mark.statement(95)
+@pytest.mark.parametrize(
+    "allowed, nak, words, wanted",
+    [
+        (
+            ("chap", "pap"),
+            "0305c22381",
+            "the subscriber wants to authenticate by MS-CHAPv2, not by CHAP-MD5 or PAP",
+            ["Authentication-Protocol MS-CHAPv2"],
+        ),
+        (
+            ("chap",),
+            "0304c023",
+            "the subscriber wants to authenticate by PAP, not by CHAP-MD5",
+            ["Authentication-Protocol PAP"],
+        ),
+    ],
+)
+def test_a_login_that_ends_over_the_kind_of_authentication_names_it(
+    serve: Serve, allowed: tuple[str, ...], nak: str, words: str, wanted: list[str]
+) -> None:
+    server = serve(radius_authtypes=allowed)
+    assert answering_naks(server, nak).ended.text == words
+    server.wait(lambda: server.events("session_down"))
+    (down,) = server.events("session_down")
+    assert (down["cause"], down["phase"], down["why"]) == ("auth_protocol_refused", "lcp", words)
+    assert (down["wanted"], down["level"]) == (wanted, "info")
+
+
+@pytest.mark.parametrize("protocol, name", [("c023", "PAP"), ("c223", "CHAP")])
+def test_a_client_that_rejects_the_protocol_it_agreed_to_is_ended_with_its_name(
+    serve: Serve, protocol: str, name: str
+) -> None:
+    server = serve(radius_authtypes=(name.lower(),))
+    fred = server.lac(defaults=QUICK).connect().call("fred", "pw")
+    ear = Ear(fred)
+    ear.deaf_to = (PAP, CHAP)
+    fred.wait_phase(Phase.AUTHENTICATE)
+    fred.send_echo()
+    fred.wait(lambda: fred.echo_replies, what="Echo-Reply: the link is open")
+    say(fred, f"ff03 c021 0801 0006 {protocol}")
+    assert fred.wait_ended().text == f"the subscriber rejected {name}"
+
+
+def test_a_login_that_fails_says_what_else_the_client_did_not_get(server: InProcess, lac: Lac) -> None:
+    eve = lac.call("fred", "wrong", auth="pap")
+    ear = Ear(eve)
+    windows = "ff03 c021 0177 0011 0d03 06 1104 064e 0506 01020304"
+
+    def ask_too_much(way: str, protocol: int, packet: bytes) -> bytes | None:
+        """The client's first request is one of Windows', then it goes on as it would."""
+        if (way, protocol, packet[0]) == ("out", LCP, CONF_REQ) and not ear.of("out", LCP, CONF_REQ):
+            say(eve, windows)
+        return ear(way, protocol, packet)
+
+    eve.on_frame = ask_too_much
+    assert refused(eve) == (3, 0)
+    assert server.events("session_down")[0]["wanted"] == ["Callback CBCP", "Multilink-MRRU 1614"]

@@ -217,3 +217,99 @@ def test_who_has_an_address_that_the_pool_loses_keeps_it_and_its_way_until_it_le
     server.wait(lambda: sorted(routes) == [IPv4Network("10.5.0.0/24"), IPv4Network("10.6.0.1/32")])
     take_pool(server, "")
     assert mary.online
+
+
+@pytest.mark.statement(112)
+@pytest.mark.parametrize(
+    "requests, words",
+    [
+        (["0306 0a010101"], "insists on IP-Address 10.1.1.1 and was offered IP-Address 10.5.0.1"),
+        (["0306 0a010101"] * 5 + [""], "insists on IP-Address 10.1.1.1 and was offered IP-Address 10.5.0.1"),
+        ([""], "asks for no IP-Address and was offered IP-Address 10.5.0.1"),
+        (["0306 0a050001 0206 002d0f01"], "insists on IP-Compression-Protocol Van Jacobson"),
+    ],
+)
+def test_a_subscriber_that_takes_no_address_of_ours_is_not_online_and_the_end_names_what_it_wants(
+    server: InProcess, requests: list[str], words: str
+) -> None:
+    fred, ear = networking(server)
+    (request,) = ear.of("in", IPCP, CONF_REQ)
+    say(fred, "ff03 8021 02", request[1:].hex())  # what the server asks for itself is agreed on
+    for number in range(40):
+        data = bytes.fromhex(requests[number % len(requests)])
+        say(fred, f"ff03 8021 01{number:02x} {4 + len(data):04x}", data.hex())
+    end = fred.wait_ended()
+    assert (end.why, end.result, end.text) == (Why.CDN, 2, f"the subscriber {words}")
+    assert server.events("session_up") == []
+    down = server.events("session_down")[0]
+    disputed = "no_common_address" if "offered" in words else "ncp_failed"
+    assert (down["cause"], down["phase"], down["why"]) == (disputed, "network", f"the subscriber {words}")
+    assert ear.of("in", IPCP, CONF_ACK) == []
+    assert server.accounting.records == []
+
+
+@pytest.mark.statement(112)
+def test_a_subscriber_that_may_choose_and_names_no_address_is_asked_for_one_and_not_online(server: InProcess) -> None:
+    server.backend.replies["fred"] = AuthReply(accepted=True, assign=Assign.PEER)
+    fred, ear = networking(server)
+    assert ask(fred, ear, "") == (CONF_NAK, bytes.fromhex("0306 00000000"))
+    for number in range(6):
+        say(fred, f"ff03 8021 01{number:02x} 0004")
+    assert fred.wait_ended().text == "the subscriber asks for no IP-Address"
+    assert server.events("session_down")[0]["cause"] == "no_common_address"
+
+
+@pytest.mark.parametrize("objection", ["03", "04"], ids=["nak", "reject"])
+def test_a_subscriber_that_does_not_like_our_own_address_comes_online_without_being_told_it(
+    server: InProcess, objection: str
+) -> None:
+    fred, ear = networking(server)
+    for heard in range(10):
+        fred.wait(lambda heard=heard: len(ear.of("in", IPCP, CONF_REQ)) > heard, what="Configure-Request")
+        request = ear.of("in", IPCP, CONF_REQ)[heard]
+        if not request[4:]:
+            break
+        option = request[4:] if objection == "04" else bytes.fromhex("0306 c0a80001")
+        say(fred, "ff03 8021", objection, f"{request[1]:02x} 000a", option.hex())
+    assert request[4:] == b""
+    say(fred, "ff03 8021 02", request[1:].hex())
+    assert ask(fred, ear, "0306 0a050001")[0] == CONF_ACK
+    server.wait(lambda: server.events("session_up"))
+    wanted = [line["wanted"] for line in server.events("ppp_refused") if line["layer"] == "IPCP"]
+    assert wanted == ([["IP-Address 192.168.0.1 (of this side)"]] if objection == "03" else [])
+
+
+def test_a_subscriber_that_renegotiates_and_insists_on_another_address_is_ended_with_both_named(
+    server: InProcess, lac: Lac
+) -> None:
+    fred = lac.call("fred", "pw").wait_online()
+    ear = Ear(fred)
+    ear.deaf_to = (IPCP,)
+    for number in range(0x50, 0x58):
+        say(fred, f"ff03 8021 01{number:02x} 000a 0306 0a010101")
+    assert fred.wait_ended().text == "the subscriber insists on IP-Address 10.1.1.1 and was offered IP-Address 10.5.0.1"
+    assert server.events("session_down")[0]["cause"] == "no_common_address"
+    server.wait(lambda: server.accounting.of("stop"))
+
+
+# What a subscriber wanted
+
+
+def test_what_a_subscriber_that_comes_online_did_not_get_is_told_among_the_calls(server: InProcess) -> None:
+    fred, ear = networking(server)
+    ask(fred, ear, "0306 0a050001 0206 002d0f01 8206 00000000 8406 0a000001")
+    assert ask(fred, ear, "0306 0a050001")[0] == CONF_ACK
+    (request,) = ear.of("in", IPCP, CONF_REQ)
+    say(fred, "ff03 8021 02", request[1:].hex())
+    server.wait(lambda: server.events("session_up"))
+    say(fred, "ff03 80fd 0101 0004")
+    say(fred, "ff03 8057 0101 0004")
+    say(fred, "ff03 80fd 0102 0004")
+    fred.wait(lambda: len(ear.of("in", LCP, 8)) == 3, what="Protocol-Rejects")
+    told = [(line["layer"], line["wanted"]) for line in server.events("ppp_refused")]
+    assert told == [
+        ("IPCP", ["IP-Compression-Protocol Van Jacobson", "Secondary-NBNS 10.0.0.1"]),
+        ("LCP", ["CCP"]),
+        ("LCP", ["IPv6CP"]),
+    ]
+    assert {line["level"] for line in server.events("ppp_refused")} == {"call"}

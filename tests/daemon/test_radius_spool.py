@@ -213,7 +213,7 @@ def die(spool):
     """kill -9: the greenlet writes nothing more, and the lock is free."""
     spool._part.stop()
     os.close(spool._lock)
-    spool._greenlet = None
+    spool._part = None
 
 
 def test_a_full_disk_still_takes_what_becomes_of_records(opened, disk, tmp_path):

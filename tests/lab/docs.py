@@ -55,6 +55,10 @@ Beside it stand `l2tpns.ip_pool` (the addresses of subscribers; `ip_pool` is fou
 and passwords, used while `primary_radius` and `secondary_radius` are not set) and `l2tpns.users` (who may use the
 console; `users` is found too).
 
+All are UTF-8 text, with or without a byte order mark; LF, CR LF and CR end a line. A file in UTF-16 and one that holds
+NUL octets are refused. A no-break space, or a typographic quotation mark, that stands outside quotation marks is named
+by file and line: it parts no words and quotes nothing.
+
 ## Variables
 
 A change takes effect at once (L), for tunnels and sessions that begin after it (N), or after a restart (R).

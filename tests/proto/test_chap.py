@@ -270,3 +270,19 @@ def test_any_octets_give_credentials_or_nothing(packets: list[bytes]):
     for packet in packets:
         credentials = peer.server.receive(packet, 1.0)
         assert credentials is None or (packet[0], packet[1]) == (2, challenge.identifier)
+
+
+@pytest.mark.statement(94)
+@pytest.mark.parametrize("mru", [128, 576])
+def test_nothing_a_server_says_is_longer_than_the_peers_mru(mru: int):
+    sent: list[bytes] = []
+    server = ChapServer(sent.append, chance(), b"n" * 600, Timers(), mru)
+    server.start(0.0)
+    challenge = parse_value(sent[0])
+    assert (len(sent[0]), challenge.name) == (mru, b"n" * (mru - 21))
+    response = ChapValue(ChapCode.RESPONSE, challenge.identifier, md5_response(1, b"s", b"c"), b"fred")
+    server.receive(build_value(response), 0.1)
+    server.verdict(True, b"x" * 4000)
+    server.receive(build_value(response), 0.2)
+    assert [len(packet) for packet in sent] == [mru] * 3
+    assert parse_reply(sent[2]) == ChapReply(challenge.identifier, True, b"x" * (mru - 4))

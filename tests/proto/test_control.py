@@ -166,6 +166,45 @@ def test_the_copy_in_a_code_reject_is_cut_to_the_peers_mru():
     assert reject == octets("07 02 0080") + packet[:124]
 
 
+UNKNOWN = "".join(f"{kind:02x} 14 {'55' * 18}" for kind in range(0x40, 0x60))  # 32 options of 20 octets
+
+
+@pytest.mark.statement(94)
+def test_options_that_fit_into_the_peers_mru_are_rejected_and_the_others_the_next_time():
+    for end in (opened_lcp(PLAIN, peer_options="0104 0080"), ipcp_end(SERVER_POLICY)):
+        end.it.open(0.0)
+        end.it.lower_up(0.0)
+        end.take()
+        end.it.peer_mru = 128
+        left, answers = octets(UNKNOWN), []
+        while left:
+            answer = end.gets(bytes((1, len(left) % 251)) + (4 + len(left)).to_bytes(2, "big") + left)[-1]
+            assert answer[0] == 4 and len(answer) <= 128
+            assert left.startswith(answer[4:]) and len(answer) > 4
+            left = left[len(answer) - 4 :]
+            answers.append(answer)
+        assert len(answers) == 6
+
+
+@pytest.mark.statement(94)
+def test_an_option_that_the_peer_itself_could_not_receive_is_not_answered_and_ends_the_negotiation():
+    end = ipcp_end(SERVER_POLICY)
+    end.start()
+    end.it.peer_mru = 128
+    huge = octets("40 ff") + bytes(253)
+    answers = [end.gets(bytes((1, number)) + octets("0103") + huge) for number in range(16)]
+    assert answers[:15] == [[]] * 15
+    assert answers[15][0][0] == 5 and len(answers[15][0]) <= 128
+
+
+@pytest.mark.statement(94)
+def test_the_reason_in_a_terminate_request_is_cut_to_the_peers_mru():
+    end = opened_lcp(PLAIN, peer_options="0104 0080")
+    end.it.close(1.0, "ü".encode() * 100)
+    (request,) = end.take()
+    assert request[4:] == "ü".encode() * 62
+
+
 @pytest.mark.parametrize("code", range(1, 8))
 def test_code_reject_of_what_every_protocol_needs_ends_it(code: int):
     end = opened_lcp(PLAIN)

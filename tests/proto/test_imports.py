@@ -27,6 +27,7 @@ LAYERS = (
     ("errors",),
     ("proto",),
     (
+        "textfile",
         "settings",
         "filters",
         "config",
@@ -64,6 +65,7 @@ LAYERS = (
     ),
     (
         "link",
+        "proxy",
         "filtering",
         "consult",
         "plugins",

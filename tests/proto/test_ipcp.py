@@ -80,24 +80,141 @@ def test_a_peer_that_asks_for_its_own_address_gets_it():
 
 @pytest.mark.statement(112)
 def test_a_peer_that_does_not_speak_of_its_address_is_told_it():
-    end = started()
-    assert ask(end, "") == [octets("03 70 000a 0306 0a00004d")]
-    for _ in range(4):
-        ask(end, "")
-    # RFC 1661 4.6: after Max-Failure Naks nothing is appended any more.
-    assert ask(end, "") == [octets("02 70 0004")]
-    assert end.it.peer_address == PEERS
+    assert ask(started(), "") == [octets("03 70 000a 0306 0a00004d")]
 
 
 def test_an_address_of_the_wrong_length_is_naked_with_the_right_one():
     assert ask(started(), "0305 0a0000") == [octets("03 70 000a 0306 0a00004d")]
 
 
-def test_a_peer_that_insists_on_another_address_is_rejected_in_the_end():
+# What has to be agreed on
+
+
+def request(end: End[Ipcp], identifier: int, options: str) -> list[bytes]:
+    data = octets(options)
+    return end.gets(bytes((1, identifier, 0, 4 + len(data))) + data)
+
+
+def acknowledged(end: End[Ipcp]) -> End[Ipcp]:
+    """The peer has agreed to what we ask for ourselves."""
+    end.gets(b"\x02" + OUR_REQUEST[1:])
+    return end
+
+
+@pytest.mark.statement(88, 112)
+@pytest.mark.parametrize(
+    ("policy", "options", "words"),
+    [
+        (
+            SERVER_POLICY,
+            ["0306 0a01014e"],
+            "insists on IP-Address 10.1.1.78 and was offered IP-Address 10.0.0.77",
+        ),
+        (SERVER_POLICY, [""], "asks for no IP-Address and was offered IP-Address 10.0.0.77"),
+        (
+            SERVER_POLICY,
+            ["0306 00000000"],
+            "insists on IP-Address 0.0.0.0 and was offered IP-Address 10.0.0.77",
+        ),
+        (
+            SERVER_POLICY,
+            ["0306 0a01014e"] * 5 + [""],
+            "insists on IP-Address 10.1.1.78 and was offered IP-Address 10.0.0.77",
+        ),
+        (
+            SERVER_POLICY,
+            ["0306 0a01014e", ""],
+            "insists on IP-Address 10.1.1.78 and was offered IP-Address 10.0.0.77",
+        ),
+        (
+            SERVER_POLICY,
+            ["0306 0a01014e 0206 002d0f01", "0306 0a01014e"],
+            "insists on IP-Address 10.1.1.78 and was offered IP-Address 10.0.0.77",
+        ),
+        (SERVER_POLICY, ["0305 0a0000"], "insists on IP-Address 0a0000 and was offered IP-Address 10.0.0.77"),
+        (replace(SERVER_POLICY, peer=None, peer_may_choose=True), [""], "asks for no IP-Address"),
+        (
+            replace(SERVER_POLICY, peer=None, peer_may_choose=True),
+            ["0306 e0000001"],
+            "insists on IP-Address 224.0.0.1",
+        ),
+        (replace(SERVER_POLICY, peer=None, peer_may_choose=True), ["0306 e0000001", ""], None),
+        (SERVER_POLICY, ["0306 0a00004d 0206 002d0f01"], "insists on IP-Compression-Protocol Van Jacobson"),
+        (SERVER_POLICY, ["0306 00000000 0206 002d0f01"], "insists on IP-Compression-Protocol Van Jacobson"),
+        (SERVER_POLICY, ["0206 002d0f01"], "insists on IP-Compression-Protocol Van Jacobson"),
+        (SERVER_POLICY, ["0306 0a00004d 8206 0a000001"], "insists on Primary-NBNS 10.0.0.1"),
+    ],
+)
+def test_a_peer_with_which_there_is_no_agreement_is_never_acknowledged_and_the_negotiation_ends(
+    policy: IpcpPolicy, options: list[str], words: str | None
+):
+    end = acknowledged(started(policy))
+    answers = []
+    for number in range(40):
+        answers += request(end, number, options[number % len(options)])
+        if end.it.impasse is not None:
+            break
+    assert end.it.impasse is not None
+    assert 5 <= number <= 15
+    assert {packet[0] for packet in answers[:-1]} <= {3, 4}
+    assert (answers[-1][0], end.it.state, Notice.UP in end.told()) == (5, State.CLOSING, False)
+    assert words is None or end.it.impasse.words("the peer") == f"the peer {words}"
+
+
+@pytest.mark.statement(112)
+def test_what_has_to_be_agreed_on_is_not_rejected_with_what_does_not():
     end = started()
-    for _ in range(5):
-        assert ask(end, "0306 0a00004e")[0][0] == 3
-    assert ask(end, "0306 0a00004e") == [octets("04 70 000a 0306 0a00004e")]
+    for number in range(5):
+        assert request(end, number, "0306 0a00004e 8106 08080808")[0][0] == 3
+    repeated = "0306 0a00004e 8106 08080808"
+    assert request(end, 4, repeated) == [octets("04 04 000a 8106 08080808")]  # the same again: an answer was lost
+    assert request(end, 4, repeated) == [octets("04 04 000a 8106 08080808")]
+    assert request(end, 5, "0306 0a00004d")[0][0] == 2
+
+
+def test_a_peer_that_hears_none_of_our_naks_is_answered_and_in_the_end_given_up():
+    end = started()
+    answers = [request(end, 7, "0306 00000000")[0][0] for _ in range(15)]
+    assert answers == [3] * 15
+    assert request(end, 7, "0306 00000000")[0][0] == 5
+    other = started()
+    for _ in range(12):
+        request(other, 7, "0306 00000000")
+    assert request(other, 8, "0306 0a00004d")[0][0] == 2
+
+
+def test_an_acknowledgement_and_a_new_negotiation_begin_the_count_anew():
+    end = acknowledged(started())
+    for number in range(5):
+        request(end, number, "0306 0a00004e")
+    assert request(end, 5, "0306 0a00004d")[0][0] == 2
+    assert end.it.opened and end.it.refusals() == []
+    for number in range(6, 11):
+        assert request(end, number, "0306 0a00004e")[-1][0] == 3
+    assert (request(end, 11, "0306 0a00004d")[-1][0], end.it.impasse) == (2, None)
+
+
+@pytest.mark.parametrize("options", ["0306 0a00004d 0306 0a00004d", "0306 0a00004d 0306 0a00004e"])
+def test_an_address_that_is_named_twice_is_named_once_too_often(options: str):
+    assert ask(started(), options) == [octets("04 70 000a") + octets(options)[6:]]
+
+
+def test_what_the_peer_wanted_and_did_not_get_is_named():
+    end = started()
+    request(end, 1, "0306 00000000 0206 002d0f01 8106 00000000 8206 00000000 9003 07")
+    request(end, 2, "0306 0a01014e 8106 08080808")
+    request(end, 3, "0306 0a00004d 8106 08080808")
+    end.gets("03 01 000a 0306 c0a80001")
+    assert end.it.refusals() == [
+        "IP-Compression-Protocol Van Jacobson",
+        "option 144 07",
+        "IP-Address 10.1.1.78",
+        "Primary-DNS 8.8.8.8",
+        "IP-Address 192.168.0.1 (of this side)",
+    ]
+    request(end, 4, "0306 0a00004d 8106 c0000235")
+    assert end.it.refusals()[:2] == ["IP-Compression-Protocol Van Jacobson", "option 144 07"]
+    assert len(end.it.refusals()) == 3
 
 
 def test_a_peer_that_may_choose_gets_what_it_chooses():

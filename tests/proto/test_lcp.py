@@ -236,6 +236,76 @@ def test_no_authentication_is_asked_for_when_none_is_wished():
     assert opened_lcp(PLAIN).it.auth is None
 
 
+@pytest.mark.statement(95)
+@pytest.mark.parametrize(
+    ("naks", "wanted"),
+    [
+        (["0305 c22381"], ["MS-CHAPv2"]),
+        (["0305 c22381", "0305 c22380"], ["MS-CHAPv2", "MS-CHAP"]),
+        (["0304 c227", "0304 c227"], ["EAP"]),
+        (["0304 c023", "0305 c22381"], ["MS-CHAPv2"]),  # PAP it may
+        (["0305 c22306"], ["CHAP-SHA-1"]),
+        (["0303 07"], ["07"]),
+    ],
+)
+def test_how_a_peer_would_rather_authenticate_is_named(naks: list[str], wanted: list[str]):
+    end = started(LcpWishes(auth=(CHAP, PAP)))
+    for identifier, nak in enumerate(naks, 1):
+        option = octets(nak)
+        end.gets(bytes((3, identifier, 0, 4 + len(option))) + option)
+    assert end.it.auth_wanted == wanted
+    assert end.it.auth_refused == (len(naks) == 2)
+
+
+def test_a_nak_of_authentication_that_comes_after_too_many_others_names_what_the_peer_wants_too():
+    end = started(LcpWishes(auth=(CHAP, PAP)))
+    identifier = 1
+    for _ in range(5):
+        identifier = end.gets(bytes((3, identifier)) + octets("0008 0104 05dc"))[0][1]
+    end.gets(bytes((3, identifier)) + octets("0009 0305 c22381"))
+    assert (end.it.auth_refused, end.it.auth_wanted) == (True, ["MS-CHAPv2"])
+
+
+# What the peer wanted
+
+
+def test_what_the_peer_wanted_and_did_not_get_is_named_and_the_rest_is_agreed_on():
+    end = started()
+    # As Windows asks: callback, MRRU, short sequence numbers, endpoint discriminator; and that we authenticate.
+    windows = "0d03 06 1104 064e 1202 1307 01 c0a80001"
+    end.gets(octets("01 70 0027 0104 0578 0506 12345678 0702 0802") + octets(windows) + octets("0305 c22381"))
+    end.gets("01 71 0012 0104 0578 0506 12345678 0702 0802")
+    assert end.it.refusals() == [
+        "Callback CBCP",
+        "Multilink-MRRU 1614",
+        "Multilink-Short-Sequence-Number",
+        "Multilink-Endpoint-Discriminator",
+        "Authentication-Protocol MS-CHAPv2 (of this side)",
+    ]
+    assert (end.it.state, end.it.impasse) == (State.ACK_SENT, None)
+
+
+def test_a_value_that_the_peer_gave_up_was_no_wish_in_the_end():
+    end = started()
+    end.gets("01 70 0008 0104 0040")
+    assert end.it.refusals() == ["Maximum-Receive-Unit 64"]
+    end.gets("01 71 0008 0104 0080")
+    assert end.it.refusals() == []
+
+
+@pytest.mark.statement(88)
+def test_a_peer_that_insists_on_what_we_reject_comes_to_an_end_that_names_it():
+    end = started()
+    answers = []
+    for number in range(40):
+        answers += end.gets(bytes((1, number)) + octets("000b 0d03 06 1104 064e"))
+        if answers[-1][0] == 5:
+            break
+    assert [answer[0] for answer in answers] == [4] * 15 + [5]
+    assert answers[-1][4:] == b"the peer insists on Callback CBCP, Multilink-MRRU 1614"
+    assert end.it.state == State.CLOSING
+
+
 # Magic numbers and loops
 
 
@@ -455,7 +525,7 @@ LAST_RECEIVED = "0104 0578 0206 00000000 0506 22222222 0702 0802"
 
 def test_proxy_lcp_opens_the_link_with_no_packet():
     end = lcp_end(BOTH)
-    assert end.it.adopt(octets(LAST_SENT), octets(LAST_RECEIVED), 0.0)
+    assert end.it.adopt(octets(LAST_SENT), octets(LAST_RECEIVED), 0.0, (PAP, CHAP))
     assert (end.take(), end.told(), end.it.deadline) == ([], [Notice.UP], None)
     lcp = end.it
     assert (lcp.opened, lcp.auth, lcp.our_mru, lcp.peer_mru) == (True, PAP, 1492, 1400)
@@ -465,7 +535,7 @@ def test_proxy_lcp_opens_the_link_with_no_packet():
 
 def test_an_adopted_link_is_renegotiated_when_the_peer_wants_it():
     end = lcp_end(BOTH)
-    end.it.adopt(octets(LAST_SENT), octets(LAST_RECEIVED), 0.0)
+    end.it.adopt(octets(LAST_SENT), octets(LAST_RECEIVED), 0.0, (PAP, CHAP))
     end.told()
     (request, ack) = end.gets("01 09 0004", 5.0)
     assert (request[0], ack) == (1, octets("02 09 0004"))
@@ -474,7 +544,7 @@ def test_an_adopted_link_is_renegotiated_when_the_peer_wants_it():
 
 def test_without_mru_and_magic_the_lac_has_agreed_on_the_defaults():
     end = lcp_end(LcpWishes(auth=(CHAP,)))
-    assert end.it.adopt(octets("0305 c22305 0702"), octets("0702"), 0.0)
+    assert end.it.adopt(octets("0305 c22305 0702"), octets("0702"), 0.0, (PAP, CHAP))
     assert (end.it.auth, end.it.our_mru, end.it.peer_mru, end.it.magic) == (CHAP, 1500, 1500, 0)
 
 
@@ -498,11 +568,13 @@ def test_without_mru_and_magic_the_lac_has_agreed_on_the_defaults():
         (LAST_SENT, "0304 c023"),  # the peer wants us to authenticate
         (LAST_SENT, "0104 0010"),
         (LAST_SENT, "0506 11111111"),  # the same number on both sides
+        ("0304 c023 0305 c22305", LAST_RECEIVED),  # which of them?
+        (LAST_SENT, "0104 0578 0104 0500"),
     ],
 )
 def test_proxy_lcp_that_is_incomplete_or_not_as_we_wish_changes_nothing(sent: str, received: str):
     end = lcp_end(BOTH)
-    assert not end.it.adopt(octets(sent), octets(received), 0.0)
+    assert not end.it.adopt(octets(sent), octets(received), 0.0, (PAP, CHAP))
     assert (end.take(), end.told(), end.it.state, end.it.magic) == ([], [], State.INITIAL, 0)
     assert not end.it.loop_suspected
     assert end.start()[0] == 1  # and LCP begins from its beginning
@@ -510,16 +582,31 @@ def test_proxy_lcp_that_is_incomplete_or_not_as_we_wish_changes_nothing(sent: st
 
 def test_nothing_is_adopted_once_we_negotiate_ourselves():
     end = started(BOTH)
-    assert not end.it.adopt(octets(LAST_SENT), octets(LAST_RECEIVED), 0.0)
+    assert not end.it.adopt(octets(LAST_SENT), octets(LAST_RECEIVED), 0.0, (PAP, CHAP))
     assert end.it.state == State.REQ_SENT
 
 
 def test_proxy_lcp_without_authentication_is_good_when_we_want_none():
     end = lcp_end(PLAIN)
-    assert end.it.adopt(octets("0506 11111111"), octets("0506 22222222"), 0.0)
+    assert end.it.adopt(octets("0506 11111111"), octets("0506 22222222"), 0.0, (PAP, CHAP))
     assert end.it.auth is None
     strict = lcp_end(PLAIN)
-    assert not strict.it.adopt(octets("0304 c023"), octets("0506 22222222"), 0.0)
+    assert not strict.it.adopt(octets("0304 c023"), octets("0506 22222222"), 0.0, (PAP, CHAP))
+
+
+@pytest.mark.parametrize(
+    ("choices", "sent", "adopted"),
+    [
+        ((CHAP,), "0304 c023", False),
+        ((CHAP,), "0305 c22305", True),
+        ((), "0305 c22305", False),
+        ((PAP, CHAP), "0304 c023", True),
+    ],
+)
+def test_proxy_lcp_is_adopted_only_with_an_authentication_that_can_go_on(
+    choices: tuple[AuthChoice, ...], sent: str, adopted: bool
+):
+    assert lcp_end(BOTH).it.adopt(octets(sent), octets(LAST_RECEIVED), 0.0, choices) is adopted
 
 
 def test_a_choice_knows_its_ppp_protocol():

@@ -159,3 +159,15 @@ def test_a_name_of_any_octets_can_be_shown_and_no_secret_is():
     credentials = Credentials(Protocol.PAP, b"zo\xc3\xab\xff", b"hunter2")
     assert credentials.user == "zoë\\xff"
     assert "hunter2" not in repr(credentials)
+
+
+@pytest.mark.statement(94)
+@pytest.mark.parametrize(("mru", "longest"), [(128, 128), (200, 200), (1500, 260)])
+def test_an_answer_is_no_longer_than_the_peers_mru_and_its_message_is_cut(mru: int, longest: int):
+    sent: list[bytes] = []
+    server = PapServer(sent.append, mru)
+    server.receive(build_request(7, b"fred", b"pw"), 0.0)
+    server.verdict(False, b"x" * 4000)
+    server.receive(build_request(8, b"fred", b"pw"), 1.0)
+    assert [len(packet) for packet in sent] == [longest, longest]
+    assert parse_reply(sent[1]) == PapReply(8, False, b"x" * (longest - 5))

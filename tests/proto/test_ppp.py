@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2tpns.errors import WireError
-from l2tpns.proto.ppp import Protocol, build_frame, build_packet, parse_frame, parse_packet
+from l2tpns.proto.ppp import Protocol, build_frame, build_packet, cut_text, parse_frame, parse_packet
 from tests.proto.pppends import octets
 
 
@@ -61,3 +61,27 @@ def test_a_length_that_does_not_fit_is_no_packet(packet: str):
 @given(st.integers(0, 255), st.integers(0, 255), st.binary(max_size=40), st.binary(max_size=4))
 def test_a_packet_that_was_built_is_read_again(code: int, identifier: int, data: bytes, padding: bytes):
     assert parse_packet(build_packet(code, identifier, data) + padding) == (code, identifier, data)
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "cut"),
+    [
+        ("grün".encode(), 5, "grün".encode()),
+        ("grün".encode(), 4, "grü".encode()),
+        ("grün".encode(), 3, b"gr"),
+        ("\U0001f600".encode() * 2, 7, "\U0001f600".encode()),
+        ("\U0001f600".encode(), 3, b""),
+        (b"\x80" * 9, 5, b"\x80" * 5),
+        (b"abc", 0, b""),
+        (b"abc", -1, b""),
+    ],
+)
+def test_a_text_that_is_cut_keeps_whole_characters(text: bytes, size: int, cut: bytes):
+    assert cut_text(text, size) == cut
+
+
+@given(st.text(max_size=20), st.integers(0, 30))
+def test_a_cut_text_is_utf_8_again_and_fits(text: str, size: int):
+    cut = cut_text(text.encode(), size)
+    assert text.startswith(cut.decode()) and len(cut) <= size
+    assert len(cut) > min(size, len(text.encode())) - 4
