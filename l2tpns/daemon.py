@@ -119,10 +119,11 @@ class Daemon:
         why = str(error) if isinstance(error, ConfigError) else describe(error)
         facts = {} if isinstance(error, ConfigError) else {"traceback": words(error)}
         self.logger.critical("server_failed" if self.ready else "start_failed", why=why, status=status, **facts)
-        with suppress(OSError, ValueError):
-            print(why, file=sys.stderr)
         if self.ready:
             self.take_leave("none", save=True)
+            return int(status)
+        with suppress(OSError, ValueError):
+            print(why, file=sys.stderr)
         return int(status)
 
     def detach(self) -> process.Starter:
