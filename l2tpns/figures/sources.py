@@ -89,6 +89,10 @@ class Sources:
             found.append("no address of the pool is free")
         if self.accounting.stats.lost:
             found.append("accounting records were lost: the spool was full")
+        if self.accounting.spool is not None and self.accounting.spool.behind:
+            found.append("the disk does not take accounting records: they wait in memory")
+        if self.lns.journal.failing:
+            found.append("the disk does not take the saved state: a crash would cost every session")
         if self.lns.shutting_down:
             found.append("the server is shutting down")
         return found
