@@ -47,6 +47,11 @@ class Journal:
         self._disowned = Event()  # the disk has just refused a line: everything is to be written anew, at once
         self._told: dict[int, int] = {}  # session id -> packets when its usage was written last
 
+    @property
+    def failing(self) -> bool:
+        """The state is to be kept, and the disk does not take it."""
+        return self._lns.config.save_state and self._store is not None and self._store.opened and self._store.broken
+
     # What tunnels and sessions tell
 
     def tunnel(self, tunnel: Tunnel) -> None:
@@ -211,7 +216,8 @@ class Journal:
         while monotonic() < patience and any(len(tunnel.mailbox) for tunnel in self._lns.tunnels.values()):
             gevent.sleep(0.005)  # what sessions have asked their tunnels to say becomes a part of the numbers
         self.halt()
-        written = store.begin() and all(self._keep(line) for line in self._alive() if line)
+        begun = store.begin() or not store.broken  # else into the generation that goes on
+        written = begun and all(self._keep(line) for line in self._alive() if line)
         at = moment()
         written = written and store.write(["left", at.wall, at.since_boot]) and store.settle(block=True)
         if not written and not store.broken:  # everybody is about to be disconnected, and nobody writes it down

@@ -101,6 +101,12 @@ class Sources:
         if self.accounting.stats.lost:
             text = "accounting records were lost: the spool was full"
             yield Finding("accounting_lost", "", text, "mend the RADIUS server: records wait for it on disk")
+        if self.accounting.spool is not None and self.accounting.spool.behind:
+            text = "the disk does not take accounting records: they wait in memory"
+            yield Finding("spool_not_written", "", text, "make room in spool_dir, or mend its disk")
+        if self.lns.journal.failing:
+            text = "the disk does not take the saved state: a crash would cost every session"
+            yield Finding("state_not_written", "", text, "make room in state_dir, or mend its disk")
         for find in self.finders:
             yield from find()
         if self.lns.shutting_down:

@@ -128,6 +128,7 @@ class Accounting:
             if why:
                 self._log.error("accounting_record_refused", kind=entry.kind, acct=entry.session, why=why)
                 spool.release(entry)
+                spool.continued = False  # it does not know all that it knew
                 continue
             account = self._accounts.setdefault(entry.session, Account(entry.session))
             if not entry.delivered:

@@ -131,6 +131,11 @@ class Spool:
         """On the disk, not in memory only."""
         return entry.number not in self._unwritten
 
+    @property
+    def behind(self) -> bool:
+        """Something is in memory only: the disk did not take it."""
+        return bool(self._unwritten or self._owed)
+
     # --- opening
 
     def open(self) -> list[Entry]:
@@ -403,8 +408,7 @@ class Spool:
 
     def _run(self) -> None:
         while not self._closing:
-            behind = self._unwritten or self._owed or self._room is not None
-            self._dirty.wait(TRY_AGAIN if behind else None)
+            self._dirty.wait(TRY_AGAIN if self.behind or self._room is not None else None)
             self._sync()
 
     def _sync(self) -> None:

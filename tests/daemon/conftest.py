@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from l2tpns import session, tunnel
+from l2tpns import journal, session, tunnel
 from l2tpns.proto.reliable import Reliable
 from tests.daemon.clocks import Clock, TunnelClock
+from tests.daemon.lives import Lives
 from tests.daemon.operators import Desk
 from tests.daemon.shelf import Shelf
 from tests.lab import PATIENCE
@@ -97,3 +98,20 @@ def open_desk(serve: Serve, tmp_path: Path) -> Iterator[Callable[..., Desk]]:
 def desk(open_desk: Callable[..., Desk]) -> Desk:
     """One without users: everybody may come in."""
     return open_desk()
+
+
+@pytest.fixture
+def lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lives]:
+    """The first of them has begun."""
+    monkeypatch.setattr(tunnel, "CLOSED_LINGER", 0.01)
+    monkeypatch.setattr(tunnel, "SHORTEST_LOOK", 0.05)
+    monkeypatch.setattr(journal, "BEAT", 0.05)
+    monkeypatch.setenv("L2TPNS_RUN", str(tmp_path / "run"))
+    lives = Lives(tmp_path / "state")
+    lives.begin()
+    yield lives
+    lives.server.lns.journal.halt()
+    assert lives.server.stop() == {}
+    lives.store.close()
+    for lac in lives.lacs:
+        lac.leave()

@@ -24,6 +24,8 @@ from l2tpns.figures.sources import SESSION_STATES, LagMeter
 from l2tpns.log import Log
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
+from l2tpns.radius.types import RadiusSettings
+from l2tpns.state import StateStore
 from tests.daemon.conftest import Serve
 from tests.daemon.radius_parts import SECRET, settings_for, usage
 from tests.daemon.visitors import SERVED, Visitor, figures_of
@@ -198,6 +200,28 @@ def test_health_is_ok_then_degraded_then_leaving(server: InProcess, visitor: Vis
     server.lns.shutting_down = True
     answer = visitor.ask("/health")
     assert (answer.status, answer.json["status"]) == (503, "leaving")
+
+
+def test_a_disk_that_does_not_take_state_or_records_is_a_problem(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("L2TPNS_RUN", str(tmp_path / "run"))
+    server = serve("10.5.0.0/24\n", save_state=True, **SERVED)
+    store = StateStore(tmp_path / "state", server.log.get())
+    store.open()
+    server.lns.journal.start(store)
+    accounting = Accounting(RadiusSettings(accounting=True), tmp_path / "spool", server.log.get())
+    accounting.open()
+    with figures_of(server, accounting) as visitor:
+        assert visitor.ask("/health").json["problems"] == []
+        store.disown("it cannot be written")
+        assert "the saved state" in visitor.ask("/health").json["problems"][0]
+        assert accounting.spool is not None
+        accounting.spool._owed[1] = b"what became of it"
+        assert "wait in memory" in visitor.ask("/health").json["problems"][0]
+    server.lns.journal.halt()
+    store.close()
+    accounting.close(0)
 
 
 def test_an_empty_pool_is_a_problem(serve: Serve) -> None:

@@ -189,6 +189,10 @@ def test_rules_that_somebody_removed_come_back(lab: Lab, monkeypatch: pytest.Mon
             line for line in before[0] if "made this chain" not in line
         ]
         assert aimed(space) == before[1]
+        # The set alone, while every rule is there.
+        space.run("ipset", "flush", SET)
+        until(lambda: len(log.records("throttle_healed")) == 2, PATIENCE)
+        assert aimed(space) == before[1]
         shaper.stop()
 
 

@@ -1,0 +1,97 @@
+"""One server after the other in this process, on the same port and the same saved state.
+
+`die` is kill -9: nobody says or writes anything more. `leave` is SIGTERM with save_state.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import gevent
+
+from l2tpns import ends
+from l2tpns.ends import TunnelEnded
+from l2tpns.radius.types import AuthReply
+from l2tpns.records import Replay
+from l2tpns.resume import Resumed, resume
+from l2tpns.state import StateStore
+from tests.lab import traffic
+from tests.lab.inprocess import InProcess, until
+from tests.lab.lac import Dial, Lac, Subscriber
+
+
+class Lives:
+    """One server after the other, with the same directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.settings: dict[str, Any] = {"save_state": True, "hello_interval": 0}
+        self.server: InProcess
+        self.store: StateStore
+        self.resumed = Resumed()
+        self.saved = Replay()
+        self.port = 0
+        self.pool = "10.5.0.0/24\n"
+        self.replies: dict[str, AuthReply] = {}
+        self.lacs: list[Lac] = []
+
+    def begin(self) -> InProcess:
+        self.server = server = InProcess(self.pool, **self.settings)
+        server.backend.replies = self.replies
+        self.store = StateStore(self.directory, server.log.get())
+        self.store.open()
+        self.saved = self.store.load(300)
+        server.plane.lacs.port = self.port
+        server.start()
+        self.port = server.plane.lacs.port
+        self.resumed = resume(server.lns, self.saved)
+        server.lns.journal.start(self.store, *self.resumed.gone)
+        return server
+
+    def end(self) -> None:
+        """Nobody gets a turn any more, nothing is said."""
+        server = self.server
+        server.lns.left = True
+        server.plane.stop()
+        assert server.lns.clock is not None
+        server.lns.clock.stop()
+        gevent.killall([session.greenlet for session in server.lns.sessions.values()])
+        for each in server.lns.tunnels.values():
+            each.mailbox.post_urgent(TunnelEnded(ends.SHUTDOWN, None))
+        gevent.sleep(0)
+        gevent.Greenlet.remove_spawn_callback(server.greenlets.append)
+        self.store.close()
+
+    def die(self) -> InProcess:
+        self.server.lns.journal.halt()
+        self.server.lns.journal.active = False
+        self.end()
+        return self.begin()
+
+    def leave(self) -> InProcess:
+        assert self.server.lns.leave()
+        self.end()
+        return self.begin()
+
+
+def connect(lives: Lives, **options: Any) -> Lac:
+    lac = Lac(("127.0.0.1", 0), lives.server.address, defaults=Dial(restart=0.3), **options).connect()
+    lac.carried = lambda subscriber: lives.server.carries(subscriber)
+    lives.lacs.append(lac)
+    return lac
+
+
+def beat(lives: Lives) -> None:
+    """What the journal does twenty times a second here is done now."""
+    lives.server.lns.journal._tick()
+
+
+def works(lives: Lives, subscriber: Subscriber) -> bool:
+    """A packet of its reaches the world, and one from there reaches it."""
+    before = len(lives.server.plane.delivered)
+    subscriber.send_udp("198.51.100.2", 9, b"up")
+    until(lambda: len(lives.server.plane.delivered) > before)
+    lives.server.plane.deliver(traffic.udp(IPv4Address("198.51.100.2"), subscriber.address, 9, 7000, b"down"))
+    return traffic.parse(subscriber.receive_ip()).payload[8:] == b"down"
