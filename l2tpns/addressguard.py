@@ -87,11 +87,13 @@ class AddressGuard:
         """Have the pool give out, and the routes lead to, what may be routed, and nothing else."""
         lns = self._lns
         withheld = self.routable.withheld(lns.pool.networks)
-        new = [network for network in lns.pool.withhold(withheld) if not self.routable.is_configured(network)]
+        before = lns.pool.withheld
+        if lns.pool.withhold(withheld):
+            lns.claim_held_addresses()
+        new = [each for each in withheld if each not in before and not self.routable.is_configured(each)]
         for network in new[:MAX_WARNINGS]:
             lns.log.warning("pool_address_withheld", network=str(network), why=withheld[network])
         if len(new) > MAX_WARNINGS:
             lns.log.warning("pool_address_withheld", network="others", why=f"{len(new) - MAX_WARNINGS} more")
-        lns.claim_held_addresses()
         needed = self.routable.needed()
         lns.plane.avoid(needed.kept_free, (*needed.connected, *SPECIAL))

@@ -209,13 +209,14 @@ class Pool:
         self._whole = layout
         self._lay_out()
 
-    def withhold(self, unfit: Collection[IPv4Network]) -> list[IPv4Network]:
-        """Give out no address of these networks, and those withheld before again. Return the networks that are new.
-        A session that has such an address keeps it."""
+    def withhold(self, unfit: Collection[IPv4Network]) -> bool:
+        """Give out no address of these networks, and those withheld before again. Return True if they are others than
+        before. A session that has such an address keeps it."""
         before, self._unfit = self._unfit, frozenset(unfit)
-        if before != self._unfit:
-            self._lay_out()
-        return [network for network in unfit if network not in before]
+        if before == self._unfit:
+            return False
+        self._lay_out()
+        return True
 
     def _lay_out(self) -> None:
         layout = self._layout = self._whole.without(self._unfit) if self._unfit else self._whole
@@ -227,6 +228,11 @@ class Pool:
     def prefixes(self) -> tuple[IPv4Network, ...]:
         """What the kernel must route to us."""
         return self._layout.prefixes()
+
+    @property
+    def withheld(self) -> frozenset[IPv4Network]:
+        """Networks of which no address is given out."""
+        return self._unfit
 
     @property
     def networks(self) -> tuple[IPv4Network, ...]:

@@ -16,11 +16,11 @@ from gevent.event import Event
 from l2tpns.config import Config
 from l2tpns.counters import Counters
 from l2tpns.dataplane.forward import Forwarder, mss_for
-from l2tpns.dataplane.keeper import Device, Keeper
 from l2tpns.dataplane.loop import Clock, drain_forever
 from l2tpns.dataplane.path import MINIMUM_MTU, Path
 from l2tpns.dataplane.plane import OnControl, OnForeignSource
 from l2tpns.dataplane.tun import QUEUE_LENGTH, Tun, tun_drain
+from l2tpns.dataplane.tun_watch import Device, TunWatch
 from l2tpns.dataplane.udp import L2TP_PORT, Endpoint, LacSide
 from l2tpns.errors import L2tpnsError, refused
 from l2tpns.log import Logger
@@ -81,7 +81,7 @@ class UserPlane:
         self._errors: RawSocket | None = None
         self._netlink: Netlink | None = None
         self._routes: Routes | None = None
-        self._keeper: Keeper | None = None
+        self._tun_watch: TunWatch | None = None
         self._reader: Part | None = None
         self._installed: dict[int, tuple[IPv4Network, ...]] = {}  # kernel routes by path.key
 
@@ -115,9 +115,9 @@ class UserPlane:
         if self._reader is not None:
             self._reader.stop()
             self._reader = None
-        if self._keeper is not None:
-            self._keeper.stop()
-            self._keeper = None
+        if self._tun_watch is not None:
+            self._tun_watch.stop()
+            self._tun_watch = None
         self.lacs.stop()
         if self._routes is not None:
             self._routes.stop()
@@ -144,9 +144,9 @@ class UserPlane:
 
     def _keep(self, tun: Tun, routes: Routes) -> None:
         """Watch over this device, and no longer over the one before it."""
-        if self._keeper is not None:
-            self._keeper.stop()
-        self._keeper = Keeper(
+        if self._tun_watch is not None:
+            self._tun_watch.stop()
+        self._tun_watch = TunWatch(
             Device(tun.index, tun.name, IPv4Interface(self.config.tun_address), self.config.mru, QUEUE_LENGTH),
             routes,
             self._log,
@@ -154,7 +154,7 @@ class UserPlane:
             restore_queues=lambda: self.restore_queues(),
             supervisor=self._supervisor,
         )
-        self._keeper.start()
+        self._tun_watch.start()
 
     def _read_tun(self) -> None:
         while self._tun is not None or self._make_again():

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
+import gevent
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
@@ -31,6 +32,7 @@ from l2tpns.system.netlinksocket import (
     error_of,
 )
 
+CHUNK, PAUSE = 200, 0.001  # routes that are taken apart before a pause, and its seconds
 BATCH = 20  # messages in one send: more gains nothing, and the answers must fit the receive buffer
 
 RTM_NEWLINK, RTM_GETLINK, RTM_NEWADDR, RTM_GETADDR = 16, 18, 20, 22
@@ -156,18 +158,22 @@ class Netlink(NetlinkSocket):
             if route.device == device
         ]
 
-    def kernel_routes(self, protocol: int, *, table: int = 0, device: int = 0) -> Iterator[KernelRoute]:
+    def kernel_routes(
+        self, protocol: int, *, table: int = 0, device: int = 0, pauses: bool = False
+    ) -> Iterator[KernelRoute]:
         """The routes with this protocol number, of one table or of all (0). The kernel selects: a router may have a
-        million others."""
+        million others. With `pauses` other greenlets run in between, and those that need this socket wait."""
         message = rtmsg()
         message["family"] = socket.AF_INET
         message["table"] = table
         message["proto"] = protocol
         message["attrs"] = [("RTA_OIF", device)] if device else []
-        for octets in self._answers(RTM_GETROUTE, message, NLM_F_DUMP):
+        for number, octets in enumerate(self._answers(RTM_GETROUTE, message, NLM_F_DUMP, pauses=pauses), 1):
             route = parse_route(octets)
             if route is not None and route.protocol == protocol:
                 yield route
+            if pauses and not number % CHUNK:
+                gevent.sleep(PAUSE)
 
     def device_to(self, address: IPv4Address) -> int:
         """The interface by which the kernel would send to this address; 0: there is no way."""
@@ -229,7 +235,7 @@ class Netlink(NetlinkSocket):
             found.append(decoded)
         return found
 
-    def _answers(self, kind: int, message: Message, flags: int) -> list[bytes]:
+    def _answers(self, kind: int, message: Message, flags: int, *, pauses: bool = False) -> list[bytes]:
         """Send one request, give the answers as they came."""
         with self._lock:
             (wanted,) = self._send(kind, [message], flags)
@@ -248,6 +254,8 @@ class Netlink(NetlinkSocket):
                     found.append(octets)
                     if not more and not flags & NLM_F_DUMP:
                         return found
+                if pauses:
+                    gevent.sleep(PAUSE)
 
     def _acknowledged(self, kind: int, messages: Sequence[Message], flags: int) -> list[int]:
         """The errno for each message, 0 when it was carried out."""

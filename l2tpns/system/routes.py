@@ -18,15 +18,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 
-import gevent
-
 from l2tpns.log import Logger
 from l2tpns.prefixes import subtract
 from l2tpns.system.netlink import Netlink, Route
 
 # 0 to 4 are the kernel's own, other daemons' are in iproute2's rt_protos; 115 is L2TP's number among IP's protocols.
 PROTOCOL = 115
-CHUNK = 200  # routes compared before others get their turn
 
 
 class Routes:
@@ -79,6 +76,8 @@ class Routes:
     def avoid(self, needed: Mapping[IPv4Network, str], connected: Collection[IPv4Network]) -> bool:
         """Leave these out from now on: what is needed out of every route, connected networks out of the pool's.
         Return True if routes have changed."""
+        if self._needed == needed and self._connected == tuple(connected):
+            return False
         before, self._needed = self._needed, dict(needed)
         self._numbers = sorted(int(each.network_address) for each in needed if each.prefixlen == 32)
         self._ranges = [each for each in needed if each.prefixlen < 32]
@@ -147,24 +146,26 @@ class Routes:
                 gone += self._pieces.pop(prefix)
         self._uninstall(gone)
 
-    def repair(self, lost: Collection[IPv4Network] | None = None) -> list[IPv4Network]:
-        """Install again what the kernel has no more: of the routes `lost`, or of all (None). Return those that were
-        missing. Raises NetlinkError."""
-        if lost is None:
-            there = set()
-            for number, route in enumerate(self._netlink.kernel_routes(PROTOCOL, device=self._device), 1):
-                there.add(route.prefix)
-                if not number % CHUNK:
-                    gevent.sleep(0.001)
-            self._delete([self._route(prefix) for prefix in there if prefix not in self._installed])
-            lost = [piece for piece in self._installed if piece not in there]
-        wanted = [self._route(piece) for piece in lost if piece in self._installed]
-        failed = dict(self._netlink.add_routes(wanted))
-        restored = [route.prefix for route in wanted if route not in failed]
-        self._explain(failed)
+    def compare(self, there: Collection[IPv4Network]) -> list[IPv4Network]:
+        """Install again what is not `there`, of the routes that the kernel has of ours, and remove what is not wanted.
+        Return what was missing. Raises NetlinkError."""
+        self._delete([self._route(prefix) for prefix in there if prefix not in self._installed])
+        return self._install_again([piece for piece in self._installed if piece not in there], explain=True)
+
+    def repair(self, lost: Collection[IPv4Network]) -> list[IPv4Network]:
+        """Install again what was reported as deleted, where it is wanted. Return what was missing. Raises NetlinkError.
+
+        A session that ended while another began with the same address is reported too: the route is there.
+        """
+        return self._install_again([prefix for prefix in lost if prefix in self._installed])
+
+    def _install_again(self, pieces: Collection[IPv4Network], *, explain: bool = False) -> list[IPv4Network]:
+        failed = dict(self._netlink.add_routes([self._route(piece) for piece in pieces]))
+        self._explain({route: code for route, code in failed.items() if explain or code != errno.EEXIST})
+        restored = [piece for piece in pieces if self._route(piece) not in failed]
         self._refused.difference_update(restored)
-        self._delete([self._route(prefix) for prefix in restored if prefix not in self._installed])  # gone meanwhile
-        return [prefix for prefix in restored if prefix in self._installed]
+        self._delete([self._route(piece) for piece in restored if piece not in self._installed])  # gone meanwhile
+        return [piece for piece in restored if piece in self._installed]
 
     # The kernel
 

@@ -34,7 +34,7 @@ def look(netlink: Netlink, tun: int) -> Surroundings:
             found.own[IPv4Network(each.broadcast)] = f"the broadcast address of {name}"
     for protocol in PROTOCOLS:
         if protocol:
-            _take_routes(found, netlink.kernel_routes(protocol), names, tun)
+            _take_routes(found, netlink.kernel_routes(protocol, pauses=True), names, tun)
     return found
 
 

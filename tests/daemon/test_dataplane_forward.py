@@ -389,3 +389,45 @@ def test_a_packet_with_padding_is_judged_without_it() -> None:
     rig.path.filter_in = acl("deny tcp any any eq 80", "permit ip any any")
     rig.up(ip(CLIENT, HOST, b"\x00\x01", protocol=6) + b"\x00\x51" + bytes(20))  # the port is padding: no port at all
     assert rig.written == [] and rig.counters.drop_filtered == 1
+
+
+# What never passes
+
+
+@pytest.mark.parametrize(
+    "options, fragment, passes",
+    [(b"", 0, False), (b"\x94\x04\0\0", 0, False), (b"", 0x4000, False), (b"", 0x0001, True)],
+    ids=["plain", "options", "DF", "a later fragment, whose octets are data"],
+)
+def test_an_icmp_redirect_reaches_no_subscriber(options: bytes, fragment: int, passes: bool) -> None:
+    rig = Rig()
+    redirect = bytes.fromhex("0501 0000 0a000006") + ip(CLIENT, "10.0.0.6", bytes(8))
+    sent = rig.down(ip(HOST, CLIENT, redirect, protocol=1, options=options, fragment=fragment))
+    assert (bool(sent), rig.counters.drop_redirect) == (passes, 0 if passes else 1)
+
+
+@pytest.mark.parametrize("kind", [0, 3, 8, 11, 12])
+def test_other_icmp_does(kind: int) -> None:
+    rig = Rig()
+    assert len(rig.down(ip(HOST, CLIENT, bytes([kind, 0]) + bytes(6), protocol=1))) == 1
+
+
+@pytest.mark.parametrize(
+    "source, ports, protocol, passes",
+    [
+        ("192.0.2.1", "06a5 06a5", 17, False),
+        ("192.0.2.1", "06a5 0400", 17, False),  # a LAC behind NAT has any port
+        ("192.0.2.9", "06a5 06a5", 17, True),  # another server
+        ("192.0.2.1", "0035 06a5", 17, True),  # another program of this machine
+        ("192.0.2.1", "06a5 06a5", 6, True),
+    ],
+)
+def test_l2tp_of_our_own_does_not_go_round_in_circles(source: str, ports: str, protocol: int, passes: bool) -> None:
+    rig = Rig()
+    reported: list[bytes] = []
+    rig.forwarder.l2tp_addresses = {IPv4Address("192.0.2.1").packed}
+    rig.forwarder.l2tp_port = bytes.fromhex("06a5")
+    rig.forwarder.on_own_l2tp = reported.append
+    packet = ip(source, CLIENT, bytes.fromhex(ports) + bytes(20), protocol=protocol)
+    assert bool(rig.down(packet)) == passes
+    assert reported == ([] if passes else [packet]) and rig.counters.drop_own_l2tp == len(reported)

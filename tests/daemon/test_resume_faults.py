@@ -113,7 +113,7 @@ def test_a_subscriber_that_chooses_another_address_meanwhile_does_not_keep_the_s
     monkeypatch.setattr("l2tpns.session.NCP_RESTART_PATIENCE", 0.1)
     plugin.answer.set()
     until(lambda: server.events("session_down"))
-    assert server.events("session_down")[0]["cause"] == "ncp_failed"
+    assert server.events("session_down")[0]["cause"] == "no_common_address"
     lac.close()
 
 

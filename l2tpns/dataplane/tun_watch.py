@@ -32,6 +32,7 @@ SETTLE = 0.1  # seconds in which further notifications are collected
 PATIENT = 5  # repairs in a row that are made at once
 QUIET = 60.0  # seconds without a repair that end the row
 MAX_PAUSE = 30.0  # seconds between two repairs
+WHY = "another program removed or changed this"
 MAX_NAMED = 10  # routes in one line of the log
 
 _LINK, _ADDRESS, _ROUTE = (16, 17), (20, 21), (24, 25)  # RTM_NEW..., RTM_DEL...
@@ -52,7 +53,27 @@ class Device:
     queue_length: int
 
 
-class Keeper:
+class Pace:
+    """When the next repair may be made: at once, unless there were many in a row."""
+
+    __slots__ = ("_last", "_row")
+
+    def __init__(self) -> None:
+        self._last = 0.0
+        self._row = 0  # repairs without QUIET seconds in between
+
+    @property
+    def not_before(self) -> float:
+        if self._row <= PATIENT:
+            return 0.0
+        return self._last + min(MAX_PAUSE, 2.0 ** min(self._row - PATIENT, 8))
+
+    def repaired(self, now: float) -> None:
+        self._row = 1 if now - self._last > QUIET else self._row + 1
+        self._last = now
+
+
+class TunWatch:
     """One for the tun device, with netlink sockets of its own: what it asks for may be long."""
 
     def __init__(
@@ -79,8 +100,7 @@ class Keeper:
         self._compare_device = self._compare_queues = self._look_around = False
         self._gone = False
         self._lost_routes: set[IPv4Network] = set()
-        self._row = 0  # repairs without QUIET seconds in between
-        self._repaired_at = 0.0
+        self._pace = Pace()
 
     def start(self) -> None:
         """Set the sysctls, report the surroundings, then watch. Raises L2tpnsError."""
@@ -113,20 +133,14 @@ class Keeper:
                 self._log.error("tun_not_restored", device=self._device.name, why=str(error))
                 gevent.sleep(1.0)
             except Exception:  # one notification's mistake: the watch goes on
-                self._log.exception("keeper_failed")
+                self._log.exception("tun_watch_failed")
                 gevent.sleep(1.0)
 
     def _pause(self, now: float) -> float:
         """Seconds until the next look if nothing is reported."""
         if self._compare_device or self._compare_queues or self._lost_routes:
-            return max(self._not_before() - now, SETTLE)
+            return max(self._pace.not_before - now, SETTLE)
         return CHECK
-
-    def _not_before(self) -> float:
-        """When the next repair may be made."""
-        if self._row <= PATIENT:
-            return 0.0
-        return self._repaired_at + min(MAX_PAUSE, 2.0 ** min(self._row - PATIENT, 8))
 
     # What the kernel reports
 
@@ -169,20 +183,11 @@ class Keeper:
         if not (self._compare_device or self._compare_queues or self._lost_routes):
             return
         now = monotonic()
-        if now < self._not_before():
-            return
-        if now - self._repaired_at > QUIET:
-            self._row = 0
-        lost = self._repair()
-        if lost:
-            self._row += 1
-            self._repaired_at = now
-            self._log.warning(
-                "tun_restored", device=self._device.name, lost=lost, why="another program removed or changed this"
-            )
+        if now >= self._pace.not_before and self._repair():
+            self._pace.repaired(now)
 
-    def _repair(self) -> list[str]:
-        """Put back what is missing. Return what that was, in words."""
+    def _repair(self) -> bool:
+        """Put back what is missing, and log it. Return True if there was anything."""
         whole, self._compare_device = self._compare_device, False
         queues, self._compare_queues = self._compare_queues, False
         routes, self._lost_routes = self._lost_routes, set()
@@ -190,13 +195,19 @@ class Keeper:
         if whole:
             lost += self._sysctls.apply()
             self._warn_of_forwarding()
-        missing = self._routes.repair(None if whole else routes)
-        if missing:
-            named = ", ".join(map(str, sorted(missing)[:MAX_NAMED]))
-            lost.append(f"{len(missing)} routes: {named}{', ...' if len(missing) > MAX_NAMED else ''}")
         if queues or whole:
             lost += self._restore_queues()
-        return lost
+        if lost:
+            self._log.warning("tun_restored", device=self._device.name, lost=lost, why=WHY)
+        missing = self._routes.compare(self._routes_there()) if whole else self._routes.repair(routes)
+        if missing:
+            named = [str(prefix) for prefix in sorted(missing)[:MAX_NAMED]]
+            self._log.warning("routes_restored", device=self._device.name, count=len(missing), routes=named, why=WHY)
+        return bool(lost or missing)
+
+    def _routes_there(self) -> set[IPv4Network]:
+        routes = self._netlink.kernel_routes(PROTOCOL, device=self._device.index, pauses=True)
+        return {route.prefix for route in routes}
 
     def _repair_link(self) -> list[str]:
         device, netlink, lost = self._device, self._netlink, []
