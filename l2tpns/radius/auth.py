@@ -13,7 +13,7 @@ from pyrad.packet import Packet
 
 from l2tpns.errors import NoAnswer, WireError
 from l2tpns.log import Logger
-from l2tpns.radius import packets
+from l2tpns.radius import packets, service
 from l2tpns.radius.routes import parse_framed_route
 from l2tpns.radius.transport import Transport
 from l2tpns.radius.types import Assign, AuthReply, AuthRequest, FramedRoute, RadiusSettings
@@ -22,8 +22,11 @@ PAP, CHAP = 0xC023, 0xC223
 MAX_PASSWORD = 128  # RFC 2865 5.2
 CHAP_RESPONSE = 16  # MD5
 MIN_INTERIM = 60  # RFC 2869 5.16
+MTUS = range(64, 65536)  # RFC 2865 5.12
+NO_SERVICE = b"service unavailable"  # what the subscriber reads; an Accept's own message would be a greeting
 USER_CHOOSES = IPv4Address("255.255.255.255")  # RFC 2865 5.8
 NAS_CHOOSES = IPv4Address("255.255.255.254")
+UNNAMED = IPv4Address(0)  # some servers send it where the RFC has 255.255.255.254
 
 CISCO_AVPAIR = (9, 1)
 # Primary servers first; a server speaks one of these dialects.
@@ -70,12 +73,17 @@ class RadiusBackend:
             self._log.error("radius_reply_unknown", user=credentials.user, code=reply.code)
             return AuthReply(accepted=False, why="the RADIUS server's answer is unknown")
         try:
-            return parse_reply(reply, self._log)
+            verdict = parse_reply(reply, self._log)
         except WireError as error:
             # RFC 2865 5: an attribute of the wrong length makes an Accept a Reject, or nothing. The server would
             # send the same again, so the subscriber is told now.
             self._log.error("radius_reply_invalid", user=credentials.user, session=request.session_id, why=str(error))
             return AuthReply(accepted=False, why="the RADIUS server's answer is invalid")
+        if reply.code == packets.ACCESS_ACCEPT and not verdict.accepted:
+            self._log.provoked(
+                "radius_service_refused", user=credentials.user, session=request.session_id, why=verdict.why
+            )
+        return verdict
 
 
 def unaskable(request: AuthRequest) -> str:
@@ -104,7 +112,7 @@ def fill_access_request(packet: Packet, request: AuthRequest, settings: RadiusSe
         packets.put_octets(packet, packets.CHAP_CHALLENGE, credentials.challenge)
     packets.put_nas(packet, settings.nas_address or local, settings.nas_identifier)
     packets.put_call(packet, request)
-    if 64 <= request.mtu <= 65535:  # RFC 2865 5.12
+    if request.mtu in MTUS:
         packet["Framed-MTU"] = request.mtu
     packets.put_octets(packet, packets.STATE, request.state)
 
@@ -113,41 +121,70 @@ def fill_access_request(packet: Packet, request: AuthRequest, settings: RadiusSe
 
 
 def parse_reply(reply: Packet, log: Logger) -> AuthReply:
-    """WireError when an attribute that we use has an impossible length."""
-    assign, address = framed_address(reply)
+    """Return the verdict. Raises WireError when an attribute that we use has an impossible length.
+
+    An Access-Accept for a service that is unavailable here is a refusal with the attributes of the Accept, as an
+    Access-Reject is with its own.
+    """
+    why = service.unavailable(reply) if reply.code == packets.ACCESS_ACCEPT else ""
+    assign, address = framed_address(reply, log)
     vendors_well_formed(reply, log)
-    interim = packets.integer(reply, packets.ACCT_INTERIM_INTERVAL)
     return AuthReply(
-        accepted=reply.code == packets.ACCESS_ACCEPT,
-        message=b"".join(packets.values(reply, packets.REPLY_MESSAGE)),
+        accepted=reply.code == packets.ACCESS_ACCEPT and not why,
+        message=NO_SERVICE if why else b"".join(packets.values(reply, packets.REPLY_MESSAGE)),
         assign=assign,
         address=address,
         routes=framed_routes(reply, log),
-        dns=dns_servers(reply),
+        dns=dns_servers(reply, log),
         session_timeout=packets.integer(reply, packets.SESSION_TIMEOUT),
         idle_timeout=packets.integer(reply, packets.IDLE_TIMEOUT),
-        interim=None if interim is None else max(MIN_INTERIM, interim),
+        interim=interim_interval(reply),
         classes=tuple(packets.values(reply, packets.CLASS)),
         avpairs=tuple(pair for value in packets.values(reply, CISCO_AVPAIR) for pair in split_avpair(value, log)),
         filter_ids=tuple(packets.text(value) for value in packets.values(reply, packets.FILTER_ID)),
         termination_action=packets.integer(reply, packets.TERMINATION_ACTION) or 0,
         state=b"".join(packets.values(reply, packets.STATE)[:1]),
         framed_pool="".join(packets.text(value) for value in packets.values(reply, packets.FRAMED_POOL)[:1]),
-        mtu=packets.integer(reply, packets.FRAMED_MTU),
+        mtu=framed_mtu(reply, log),
         user=b"".join(packets.values(reply, packets.USER_NAME)[:1]),
+        why=why,
     )
 
 
-def framed_address(reply: Packet) -> tuple[Assign, IPv4Address | None]:
-    """RFC 2865 5.8: two addresses are not addresses."""
+def framed_address(reply: Packet, log: Logger) -> tuple[Assign, IPv4Address | None]:
+    """RFC 2865 5.8: two addresses are not addresses. 0.0.0.0 names none either: the pool has one."""
     address = next(packets.addresses(reply, packets.FRAMED_IP_ADDRESS), NAS_CHOOSES)
+    if address == UNNAMED:
+        log.debug("radius_value_ignored", attribute="Framed-IP-Address", value="0.0.0.0", why="it names no address")
+        return Assign.POOL, None
     if address == NAS_CHOOSES:
         return Assign.POOL, None
     if address == USER_CHOOSES:
         return Assign.PEER, None
-    if int(address) == 0 or address.is_loopback or address.is_multicast or address.is_reserved:
+    if not is_host(address):
         raise WireError(f"Framed-IP-Address {address} is no subscriber's address")
     return Assign.FIXED, address
+
+
+def is_host(address: IPv4Address) -> bool:
+    """Return whether another host can have this address: 0/8, 127/8, 224/4 and 240/4 have none (RFC 6890)."""
+    number = int(address)
+    return number >> 24 not in (0, 127) and number >> 29 != 7
+
+
+def interim_interval(reply: Packet) -> int | None:
+    """Return Acct-Interim-Interval, at least a minute (RFC 2869 5.16). 0 says that this user has no interim records."""
+    interval = packets.integer(reply, packets.ACCT_INTERIM_INTERVAL)
+    return max(MIN_INTERIM, interval) if interval else interval
+
+
+def framed_mtu(reply: Packet, log: Logger) -> int | None:
+    """Return Framed-MTU if it is one of RFC 2865 5.12; of an MTU of 1 a subscriber would see no packet."""
+    mtu = packets.integer(reply, packets.FRAMED_MTU)
+    if mtu is None or mtu in MTUS:
+        return mtu
+    log.provoked("radius_value_ignored", attribute="Framed-MTU", value=mtu, why="it must be from 64 to 65535")
+    return None
 
 
 def framed_routes(reply: Packet, log: Logger) -> tuple[FramedRoute, ...]:
@@ -161,10 +198,14 @@ def framed_routes(reply: Packet, log: Logger) -> tuple[FramedRoute, ...]:
     return tuple(routes)
 
 
-def dns_servers(reply: Packet) -> tuple[IPv4Address, ...]:
-    """In the order of DNS_ATTRIBUTES, each once, without 0.0.0.0."""
-    found = (address for key in DNS_ATTRIBUTES for address in packets.addresses(reply, key))
-    return tuple(dict.fromkeys(address for address in found if int(address)))
+def dns_servers(reply: Packet, log: Logger) -> tuple[IPv4Address, ...]:
+    """In the order of DNS_ATTRIBUTES, each once, without 0.0.0.0, which names none, and without what is no host's."""
+    found = dict.fromkeys(address for key in DNS_ATTRIBUTES for address in packets.addresses(reply, key))
+    servers = tuple(address for address in found if is_host(address))
+    for address in found:
+        if address not in servers and address != UNNAMED:
+            log.provoked("radius_value_ignored", attribute="DNS server", value=str(address), why="no host has it")
+    return servers
 
 
 def split_avpair(value: bytes, log: Logger) -> list[tuple[str, str]]:
