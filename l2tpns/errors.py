@@ -39,5 +39,13 @@ class NoAnswer(L2tpnsError):
     """Every server that could have answered kept silent."""
 
 
+class PassedOver(NoAnswer):
+    """No server answered this, in so many `tries` after which it answered others."""
+
+    def __init__(self, text: str, tries: int) -> None:
+        super().__init__(text)
+        self.tries = tries
+
+
 class NoAddress(L2tpnsError):
     """The pool has no free address for this subscriber."""

@@ -90,6 +90,8 @@ class Sources:
             found.append("no address of the pool is free")
         if self.accounting.stats.lost:
             found.append("accounting records were lost: the spool was full")
+        if self.accounting.stats.set_aside:
+            found.append("accounting records were set aside, for no server takes them: the log names the file")
         if self.lns.shutting_down:
             found.append("the server is shutting down")
         return found

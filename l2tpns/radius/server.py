@@ -156,6 +156,7 @@ class Server:
         "_permits",
         "_settings",
         "address",
+        "answers",
         "dead_until",
         "last_sent",
         "log",
@@ -177,6 +178,7 @@ class Server:
         self.stats = ServerStats()
         self.trusted = False  # it has sent a valid Message-Authenticator
         self.silent_tries = 0
+        self.answers = 0  # authentic ones, whatever was asked
         self.dead_until: float | None = None
         self.last_sent = 0.0
         self.refusing = False  # the host says that nobody listens: nothing waits there for a server that is halted
@@ -307,6 +309,7 @@ class Server:
         self.refusing = True
 
     def answered(self) -> None:
+        self.answers += 1
         self.silent_tries = 0
         self.refusing = False
         if self.dead:

@@ -57,6 +57,8 @@ class Entry:
     size: int
     delivered: bool = False
     synced: bool = False  # safe on disk: it may be sent
+    tried: bool = False  # by this process
+    passed_over: int = 0  # tries in which a server answered others and not this
 
 
 @dataclass(slots=True)
@@ -112,7 +114,10 @@ class Spool:
         self._claim_directory()
         entries: dict[int, Entry] = {}
         for path in sorted(self._directory.glob(f"*{SUFFIX}")):
-            segment = Segment(int(path.name.removesuffix(SUFFIX)), path)
+            name = path.name.removesuffix(SUFFIX)
+            if not (name.isascii() and name.isdigit()):
+                continue  # not ours
+            segment = Segment(int(name), path)
             self._segments.append(segment)
             for line in path.read_bytes().splitlines(keepends=True):
                 segment.size += len(line)
@@ -138,7 +143,7 @@ class Spool:
 
     def _replay(self, segment: Segment, line: bytes, entries: dict[int, Entry]) -> None:
         fields = read_line(line)
-        if fields is None:
+        if fields is None or not _makes_sense(fields):
             self.stats.unreadable += 1
             self._log.warning("spool_line_unreadable", path=str(segment.path), octets=len(line))
             return
@@ -294,3 +299,12 @@ class Spool:
         self._segments.clear()
         os.close(self._lock)
         self._lock = -1
+
+
+def _makes_sense(fields: object) -> bool:
+    """Return whether a line whose checksum is right has the fields that it must have."""
+    if not isinstance(fields, list) or len(fields) < 2 or type(fields[1]) is not int:
+        return False
+    if fields[0] != "r":
+        return fields[0] in ("d", "x")
+    return len(fields) == 7 and [*map(type, fields[2:4])] == [str, str] and type(fields[4]) in (int, float)

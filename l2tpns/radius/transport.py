@@ -16,7 +16,7 @@ from typing import Any
 import gevent
 from pyrad.packet import Packet
 
-from l2tpns.errors import NoAnswer
+from l2tpns.errors import NoAnswer, PassedOver
 from l2tpns.log import Logger
 from l2tpns.radius import packets
 from l2tpns.radius.server import Request, Server, ServerStats
@@ -32,6 +32,9 @@ JITTER = 0.1  # RFC 5080 2.2.1: each interval plus or minus a tenth
 FRESH_PROBE = 2.0
 REPEATED_PROBE = 8.0
 LOOK_AGAIN = 0.5
+# An Accounting-Request that a server does not answer, though it answers others, may be one that it never takes (a bug,
+# a firewall that drops fragments). After so many such tries a round is over early: others need the worker.
+PASSED_OVER = 4
 STALE = 90.0  # a request held back for so long is given up: the next one tells its new Acct-Delay-Time
 
 
@@ -105,13 +108,15 @@ class Transport:
         tries: int | None = None,
         max_interval: float = MAX_INTERVAL,
     ) -> Packet:
-        """The first authentic reply, or NoAnswer when all tries are used up."""
+        """Return the first authentic reply. Raises NoAnswer when all tries are used up; PassedOver when the servers
+        answered others meanwhile."""
         order = self._order()
         if not order:
             raise NoAnswer("no RADIUS server is configured")
         if tries is None:
             tries = self.settings.retries or 2 * len(order)
         request = Request(encode, label, session_id)
+        passed_over = 0
         try:
             interval = self.settings.timeout
             for number in range(tries):
@@ -119,14 +124,19 @@ class Transport:
                 answer = self._hold_back(request, server, order) if self._accounting else None
                 if answer is not None:
                     return answer
+                sent, answers = request.tries, server.answers
                 answer = self._try(request, server, self._jittered(min(interval, max_interval)))
                 if answer is not None:
                     return answer
+                if request.tries > sent and server.answers > answers:
+                    passed_over += 1
+                    if self._accounting and passed_over >= PASSED_OVER:
+                        break
                 interval *= 2
         finally:
             for server, leg in request.legs.items():
                 server.close_leg(leg)
-        raise NoAnswer(f"no RADIUS server answered {request.tries} tries of {label}")
+        raise PassedOver(f"no RADIUS server answered {request.tries} tries of {label}", passed_over)
 
     def _try(self, request: Request, server: Server, interval: float) -> Packet | None:
         deadline = time.monotonic() + interval
