@@ -367,6 +367,7 @@ class Daemon:
         config = self.config
         self.log.level = config.debug
         self.hide_secrets()
+        self.lns.compare_names()
         if self.nsctl is not None:
             self.nsctl.follow()
         if not radius:

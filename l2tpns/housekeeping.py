@@ -51,7 +51,7 @@ def reverify(session: Session, credentials: Credentials) -> None:
     except NoAnswer:
         reply = AuthReply(accepted=True)  # what was true stays true until somebody says otherwise
     if authenticator is not None and session.authenticator is authenticator:  # else the link has begun anew
-        same = reply.accepted and credentials.user == session.user
+        same = reply.accepted and session.lns.same_user(credentials.user, session.user)
         authenticator.verdict(same, reply.message)
         if not same:
             session.log.info("auth_refused", user=credentials.user, why=reply.why or reply.message or "no reason given")

@@ -207,7 +207,7 @@ def _resume_session(lns: Lns, record: SessionRecord, exact: bool) -> Session:
     _restore_path(session, record, exact)
     lns.sessions[session.id] = session
     tunnel.session_born(session)
-    lns.by_user.setdefault(session.user.lower(), set()).add(session)
+    lns.remember_user(session)
     lns.plane.attach(session.path)
     session.policy = record.policy
     session.carry()
