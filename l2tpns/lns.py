@@ -16,7 +16,7 @@ from typing import Any
 
 import gevent
 
-from l2tpns import ends
+from l2tpns import consult, ends
 from l2tpns.config import Config
 from l2tpns.counters import Counters
 from l2tpns.dataplane.path import Path
@@ -48,6 +48,7 @@ from l2tpns.proto.messages import (
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import Backend
 from l2tpns.radius.usage import SessionIds
+from l2tpns.reminders import Reminders
 from l2tpns.session import Session
 from l2tpns.snoop import Snoop
 from l2tpns.taps import Taps
@@ -107,6 +108,7 @@ class Lns:
         self.snoop = Snoop(self)
         self.taps = Taps(self)
         self.plugins = Plugins(self)
+        self.unread_avpairs = Reminders(consult.UNREAD_INTERVAL)
         self.policies: tuple[Part, ...] = (self.gardens, self.throttle, self.snoop, self.taps)
         self.acct_session_ids = SessionIds(random)
         self._refusal_second = 0

@@ -6,21 +6,25 @@ Access-Challenge is not supported and counts as a refusal (4.4). Sockets and tri
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from ipaddress import IPv4Address
+import re
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import AddressValueError, IPv4Address
 
 from pyrad.packet import Packet
 
 from l2tpns.errors import NoAnswer, WireError
 from l2tpns.log import Logger
-from l2tpns.radius import packets, service
+from l2tpns.radius import ignored, packets, service
 from l2tpns.radius.routes import parse_framed_route
 from l2tpns.radius.transport import Transport
 from l2tpns.radius.types import Assign, AuthReply, AuthRequest, FramedRoute, RadiusSettings
+from l2tpns.reminders import Reminders
 
 PAP, CHAP = 0xC023, 0xC223
 MAX_PASSWORD = 128  # RFC 2865 5.2
 CHAP_RESPONSE = 16  # MD5
+IGNORED_INTERVAL = 3600.0  # seconds between two lines of the log about an attribute that is not supported
 MIN_INTERIM = 60  # RFC 2869 5.16
 MTUS = range(64, 65536)  # RFC 2865 5.12
 NO_SERVICE = b"service unavailable"  # what the subscriber reads; an Accept's own message would be a greeting
@@ -29,13 +33,16 @@ NAS_CHOOSES = IPv4Address("255.255.255.254")
 UNNAMED = IPv4Address(0)  # some servers send it where the RFC has 255.255.255.254
 
 CISCO_AVPAIR = (9, 1)
-# Primary servers first; a server speaks one of these dialects.
+CISCO_DNS = "ip:dns-servers"
+OWN_AVPAIRS = (CISCO_DNS,)  # keys that the server itself reads; all others are for plugins
+# Primary servers first; a server speaks one of these dialects, or the AVPair above, which comes after them.
 DNS_ATTRIBUTES = (
     (529, 135), (529, 136),  # Ascend-Client-Primary-DNS, -Secondary-
     135, 136,  # the same without a vendor
     (311, 28), (311, 29),  # MS-Primary-DNS-Server, -Secondary- (RFC 2548 2.7.1)
 )  # fmt: skip
 VENDORS = (9, 311, 529)
+OPTIONAL = re.compile(r"^(\s*[\w-]+:[\w#-]+)\*", re.ASCII)
 
 
 class RadiusBackend:
@@ -45,6 +52,7 @@ class RadiusBackend:
         self._log = log
         self._dictionary = packets.load_dictionary()
         self._random = random
+        self._ignored = Reminders(IGNORED_INTERVAL)
         self.transport = Transport(settings, self._dictionary, log, random=random)
 
     def configure(self, settings: RadiusSettings) -> None:
@@ -83,7 +91,15 @@ class RadiusBackend:
             self._log.provoked(
                 "radius_service_refused", user=credentials.user, session=request.session_id, why=verdict.why
             )
+        if verdict.accepted:
+            self._name_ignored(reply, credentials.user)
         return verdict
+
+    def _name_ignored(self, reply: Packet, user: str) -> None:
+        """Attributes that nothing here reads, each once in a while: not their values, which may be keys."""
+        for attribute in ignored.attributes(reply):
+            if self._ignored.due(attribute, time.monotonic()):
+                self._log.info("radius_attribute_ignored", attribute=attribute, user=user, why="it is not supported")
 
 
 def unaskable(request: AuthRequest) -> str:
@@ -128,6 +144,7 @@ def parse_reply(reply: Packet, log: Logger) -> AuthReply:
     """
     why = service.unavailable(reply) if reply.code == packets.ACCESS_ACCEPT else ""
     assign, address = framed_address(reply, log)
+    avpairs = tuple(pair for value in packets.values(reply, CISCO_AVPAIR) for pair in split_avpair(value, log))
     vendors_well_formed(reply, log)
     return AuthReply(
         accepted=reply.code == packets.ACCESS_ACCEPT and not why,
@@ -135,12 +152,12 @@ def parse_reply(reply: Packet, log: Logger) -> AuthReply:
         assign=assign,
         address=address,
         routes=framed_routes(reply, log),
-        dns=dns_servers(reply, log),
+        dns=dns_servers(reply, avpairs, log),
         session_timeout=packets.integer(reply, packets.SESSION_TIMEOUT),
         idle_timeout=packets.integer(reply, packets.IDLE_TIMEOUT),
         interim=interim_interval(reply),
         classes=tuple(packets.values(reply, packets.CLASS)),
-        avpairs=tuple(pair for value in packets.values(reply, CISCO_AVPAIR) for pair in split_avpair(value, log)),
+        avpairs=avpairs,
         filter_ids=tuple(packets.text(value) for value in packets.values(reply, packets.FILTER_ID)),
         termination_action=packets.integer(reply, packets.TERMINATION_ACTION) or 0,
         state=b"".join(packets.values(reply, packets.STATE)[:1]),
@@ -198,9 +215,18 @@ def framed_routes(reply: Packet, log: Logger) -> tuple[FramedRoute, ...]:
     return tuple(routes)
 
 
-def dns_servers(reply: Packet, log: Logger) -> tuple[IPv4Address, ...]:
-    """In the order of DNS_ATTRIBUTES, each once, without 0.0.0.0, which names none, and without what is no host's."""
+def avpair_key(key: str) -> str:
+    """Return the key of an AVPair without the number that tells several of one kind apart."""
+    return key.lower().partition("#")[0]
+
+
+def dns_servers(reply: Packet, avpairs: tuple[tuple[str, str], ...], log: Logger) -> tuple[IPv4Address, ...]:
+    """In the order of DNS_ATTRIBUTES, then of AVPairs; each once, without 0.0.0.0, which names none, and without what
+    is no host's."""
     found = dict.fromkeys(address for key in DNS_ATTRIBUTES for address in packets.addresses(reply, key))
+    for key, value in avpairs:
+        if avpair_key(key) == CISCO_DNS:
+            found.update(dict.fromkeys(cisco_addresses(value, log)))
     servers = tuple(address for address in found if is_host(address))
     for address in found:
         if address not in servers and address != UNNAMED:
@@ -208,16 +234,25 @@ def dns_servers(reply: Packet, log: Logger) -> tuple[IPv4Address, ...]:
     return servers
 
 
+def cisco_addresses(value: str, log: Logger) -> Iterator[IPv4Address]:
+    """Yield the addresses of `ip:dns-servers=192.0.2.1 192.0.2.2`; what is not an address costs a log line."""
+    for word in value.replace(",", " ").split():
+        try:
+            yield IPv4Address(word)
+        except AddressValueError:
+            log.provoked("radius_value_ignored", attribute=CISCO_DNS, value=word[:80], why="not an IPv4 address")
+
+
 def split_avpair(value: bytes, log: Logger) -> list[tuple[str, str]]:
     """`key=value,key2=value2` (manual, Authentication).
 
     A comma may also stand within a value: what follows it is the next pair only if it begins with a word and `=`. And
     Cisco's own attributes (`lcp:interface-config=rate-limit a=b,c=d`) are not lists: the value of one whose key has a
-    colon goes on to the next key with a colon.
+    colon goes on to the next key with a colon. One that is optional to Cisco's servers has `*` for `=`.
     """
     pairs: list[tuple[str, str]] = []
     for piece in packets.text(value).split(","):
-        key, equals, rest = piece.partition("=")
+        key, equals, rest = OPTIONAL.sub(r"\1=", piece, count=1).partition("=")
         key = key.strip()
         within = pairs and (" " in key or (":" in pairs[-1][0] and ":" not in key))
         if equals and key and not within:

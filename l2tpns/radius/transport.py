@@ -152,7 +152,7 @@ class Transport:
         leg.channel.send(leg)
         answer = self._answer(request, deadline)
         if answer is None:
-            server.timed_out()
+            server.timed_out(leg.channel)
         return answer
 
     def _turn(self, order: list[Server], number: int) -> Server:

@@ -160,6 +160,60 @@ def test_dns_servers_come_in_three_dialects(attributes):
     assert read(*attributes).dns == (DNS1, DNS2)
 
 
+@pytest.mark.parametrize(
+    "texts, dns",
+    [
+        ([b"ip:dns-servers=192.0.2.53 192.0.2.54"], (DNS1, DNS2)),
+        ([b"ip:dns-servers=192.0.2.53,192.0.2.54"], (DNS1, DNS2)),
+        ([b"ip:dns-servers=192.0.2.53"], (DNS1,)),
+        ([b"IP:DNS-Servers*192.0.2.53  192.0.2.54 "], (DNS1, DNS2)),
+        ([b"ip:dns-servers#1=192.0.2.53", b"ip:dns-servers#2=192.0.2.54"], (DNS1, DNS2)),
+        ([b"throttle=yes,ip:dns-servers=192.0.2.54 192.0.2.54 192.0.2.53"], (DNS2, DNS1)),
+        ([b"ip:dns-servers=0.0.0.0 192.0.2.53"], (DNS1,)),
+        ([b"ip:dns-servers="], ()),
+    ],
+)
+def test_dns_servers_come_in_an_avpair_of_cisco_too(texts, dns):
+    log = Log.in_memory()
+    assert read(*(vsa(9, (1, text)) for text in texts), log=log).dns == dns
+    assert log.records("radius_value_ignored") == []
+
+
+@pytest.mark.parametrize("word", ["resolver.example", "192.0.2", "2001:db8::1", "127.0.0.1", "255.255.255.255"])
+def test_what_is_no_name_server_in_an_avpair_is_left_out_with_a_word(word):
+    log = Log.in_memory()
+    assert read(vsa(9, (1, f"ip:dns-servers={word} 192.0.2.53".encode())), log=log).dns == (DNS1,)
+    (line,) = log.records("radius_value_ignored")
+    assert line["value"] == word
+
+
+def test_attributes_of_dns_servers_go_before_the_avpair():
+    reply = read(vsa(9, (1, b"ip:dns-servers=192.0.2.99")), vsa(311, (28, DNS1.packed)), (135, DNS2.packed))
+    assert reply.dns == (DNS2, DNS1, IPv4Address("192.0.2.99"))
+
+
+def test_attributes_that_nothing_reads_are_named_once_and_their_values_are_not():
+    log = Log.in_memory()
+    supported = [(6, u32(2)), (7, u32(1)), (25, b"class"), (65, u32(1)), vsa(9, (1, b"a=b"))]
+    others = [(9, ip("255.255.255.0")), (62, u32(1)), (250, b"s3cret")]
+    vendors = [vsa(311, (16, b"s3cret")), vsa(9999, (3, b"s3cret"))]
+    attributes = [*supported, *others, *vendors]
+    with RadiusServer(SECRET, {b"alice": User(b"secret", attributes)}) as server:
+        backend = RadiusBackend(settings_for(server), log.get())
+        for _ in range(3):
+            assert backend.authenticate(login()).accepted
+        backend.close()
+    lines = log.records("radius_attribute_ignored")
+    assert [line["attribute"] for line in lines] == [
+        "Framed-IP-Netmask (9)",
+        "Port-Limit (62)",
+        "attribute (250)",
+        "Microsoft (311), attribute 16",
+        "vendor (9999), attribute 3",
+    ]
+    assert not any("s3cret" in str(line) for line in log.records())
+
+
 # --- Vendor-Specific
 
 
@@ -205,6 +259,9 @@ def test_sub_type_1_of_another_vendor_is_no_cisco_avpair():
         (b"nothing", []),
         (b"=x", []),
         (b"a=\xff", [("a", "\\xff")]),
+        (b"ip:dns-servers*192.0.2.53 192.0.2.54", [("ip:dns-servers", "192.0.2.53 192.0.2.54")]),
+        (b"ip:inacl#1*permit a=b", [("ip:inacl#1", "permit a=b")]),
+        (b"throttle*2=x", [("throttle*2", "x")]),
         (b"note=a, b and c=d,throttle=yes", [("note", "a, b and c=d"), ("throttle", "yes")]),
         (
             b"throttle=yes,lcp:interface-config=rate-limit a=1,b=2,ip:route=10.0.0.0 255.0.0.0",

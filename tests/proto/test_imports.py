@@ -38,6 +38,7 @@ LAYERS = (
         "pool",
         "wheel",
         "mailbox",
+        "reminders",
         "nsctl",
         "process",
         "capture",

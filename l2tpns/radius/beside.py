@@ -1,0 +1,80 @@
+"""Answers of a RADIUS server that come from another address of its host, or from another port.
+
+Requests go through connected sockets, to which the kernel gives what the server's own address sends and nothing else.
+While a server is silent, a second socket stands beside each of them, on the same port: the kernel gives it the rest. An
+answer that is authentic there is dropped like any other (whoever could replay one must not be believed from anywhere),
+but the log names where it came from. Read a few times a second, whatever comes: strangers reach this socket.
+"""
+
+from __future__ import annotations
+
+import _socket
+import socket
+from typing import TYPE_CHECKING
+
+import gevent
+
+from l2tpns.radius import packets
+
+if TYPE_CHECKING:
+    from l2tpns.radius.server import Channel
+
+READ = 1  # libev's EV_READ
+PAUSE = 0.1  # seconds between two datagrams; more are dropped by the kernel when their room is full
+ROOM = 16384  # octets
+
+
+class Beside:
+    """The socket beside a channel's, and the greenlet that reads it."""
+
+    __slots__ = ("_channel", "_greenlet", "_sock")
+
+    def __init__(self, channel: Channel, sock: _socket.socket) -> None:
+        self._channel = channel
+        self._sock = sock
+        self._greenlet = gevent.spawn(self._run)
+        self._greenlet.rawlink(lambda _: sock.close())
+
+    def _run(self) -> None:
+        hub = gevent.get_hub()
+        watcher = hub.loop.io(self._sock.fileno(), READ)
+        try:
+            while True:
+                hub.wait(watcher)
+                try:
+                    datagram, source = self._sock.recvfrom(packets.MAX_PACKET + 1)
+                except OSError:
+                    pass  # an ICMP error, or another process has read it
+                else:
+                    self._channel.server.heard_elsewhere(self._channel, datagram, source)
+                gevent.sleep(PAUSE)
+        finally:
+            watcher.stop()
+            watcher.close()
+
+    def close(self) -> None:
+        self._greenlet.kill(block=False)
+
+
+def open_beside(connected: _socket.socket) -> _socket.socket | None:
+    """Return a socket on the address and port of a connected one. None: what it would hear stays unheard.
+
+    Both may share the port for the moment of the bind only, so that no process of another user can join them. Does not
+    yield.
+    """
+    sock = _socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    both = (connected, sock)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM)
+        for each in both:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(connected.getsockname())
+    except OSError:
+        sock.close()
+        return None
+    finally:
+        for each in both:
+            if each.fileno() >= 0:
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    return sock
