@@ -40,11 +40,12 @@ class NoAnswer(L2tpnsError):
 
 
 class PassedOver(NoAnswer):
-    """No server answered this, in so many `tries` after which it answered others."""
+    """No server answered this. After so many tries a server answered others; after `unsure` tries it has not yet."""
 
-    def __init__(self, text: str, tries: int) -> None:
+    def __init__(self, text: str, tries: int, unsure: int) -> None:
         super().__init__(text)
         self.tries = tries
+        self.unsure = unsure
 
 
 class NoAddress(L2tpnsError):

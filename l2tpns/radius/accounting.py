@@ -26,7 +26,16 @@ from pyrad.packet import Packet
 from l2tpns.errors import NoAnswer, PassedOver
 from l2tpns.log import Logger
 from l2tpns.radius import packets, setaside
-from l2tpns.radius.account import Account, AccountingStats, Unreadable
+from l2tpns.radius.account import (
+    A_ROUND,
+    Account,
+    AccountingStats,
+    Unreadable,
+    gives_way,
+    is_suspect,
+    passed_over,
+    pause_before,
+)
 from l2tpns.radius.spool import Entry, Spool
 from l2tpns.radius.transport import Transport
 from l2tpns.radius.types import RadiusSettings, TerminateCause, Usage
@@ -48,10 +57,6 @@ WORKERS = 256  # records in flight
 TRIES_PER_SERVER = 11
 MAX_INTERVAL = 8.0
 PAUSE = 5.0  # between two rounds of one record
-LONGEST_PAUSE = 3600.0  # of a record that is passed over again and again
-# Tries in which a server answered others and not this record. From SUSPECT on nothing else waits for it; at GIVE_WAY
-# the next record of its session takes its place; at SET_ASIDE, most of a day later, the last one is given up.
-SUSPECT, GIVE_WAY, SET_ASIDE = 4, 20, 120
 AGAIN_WORKERS = WORKERS // 4 * 3  # for records that were in vain before: new ones always find a worker
 GATE = 30.0  # Accounting-On goes first, but does not hold the others up for longer
 SPOOL_OCTETS = 256 << 20
@@ -95,6 +100,7 @@ class Accounting:
         self._empty = Event()
         self._empty.set()
         self._lost_logged = 0.0
+        self._leaving = False  # the Accounting-Off waits for nothing any more
         self._closing = False
 
     # --- life
@@ -139,7 +145,9 @@ class Accounting:
         """Deliver what can be delivered in that time; the rest waits in the spool. True when nothing is left."""
         for account in list(self._resting):
             self._end_rest(account)
-        self._empty.wait(timeout)
+        if not self._empty.wait(timeout * 2 / 3):
+            self._send_farewell()
+            self._empty.wait(timeout / 3)
         delivered = self.undelivered == 0
         self._closing = True
         gevent.killall([*self._workers, *self._resting.values()])
@@ -299,14 +307,14 @@ class Accounting:
             account = self._accounts.get(entry.session)
             if account is None:
                 continue
-            if account in self._resting and self._gives_way(account):
+            if account in self._resting and gives_way(account, self.transport.answers):
                 self._end_rest(account)
             self._make_ready(account)
 
     def _make_ready(self, account: Account) -> None:
         if self._closing or account.busy or not account.pending or not account.pending[0].synced:
             return
-        if account is self._farewell and self._hopeful > len(account.pending):
+        if account is self._farewell and self._hopeful > len(account.pending) and not self._leaving:
             return  # _go_on_without_suspects comes back to it
         if self._gate is not None and account.pending[0].number > self._gate.pending[0].number:
             self._held.append(account)
@@ -348,7 +356,7 @@ class Accounting:
                 continue
             except Exception:  # the greenlet's top: a bug with one record must not stop the others
                 self._log.exception("accounting_failed", kind=entry.kind, acct=entry.session)
-                entry.passed_over += SUSPECT
+                entry.passed_over += A_ROUND
                 delivered = False
             finally:
                 self._again_out -= again
@@ -392,12 +400,12 @@ class Accounting:
         except NoAnswer as silence:
             self.stats.rounds_unanswered += 1
             if isinstance(silence, PassedOver):
-                entry.passed_over += silence.tries
+                passed_over(entry, silence, self.transport.answers)
             return False
         if reply.code == packets.ACCOUNTING_RESPONSE:
             return True
         self._log.provoked("radius_reply_unknown", acct=entry.session, code=reply.code)
-        entry.passed_over += SUSPECT
+        entry.passed_over += A_ROUND
         return False
 
     def _delivered(self, account: Account) -> None:
@@ -425,12 +433,11 @@ class Accounting:
 
     # --- what no server takes
 
-    def _gives_way(self, account: Account) -> bool:
-        """Return whether its first pending record has been passed over for long enough."""
-        entry = account.pending[0]
-        if entry.kind in (ON, OFF):
-            return False
-        return entry.passed_over >= (GIVE_WAY if len(account.pending) > 1 else SET_ASIDE)
+    def _send_farewell(self) -> None:
+        """The Accounting-Off goes now, whatever has not been delivered: the next process delivers that."""
+        self._leaving = True
+        if self._farewell is not None:
+            self._make_ready(self._farewell)
 
     def _set_aside(self, account: Account, why: str) -> None:
         """Give up the first of its pending records, which goes into a file for the operator."""
@@ -463,15 +470,14 @@ class Accounting:
     def _rest(self, account: Account) -> None:
         """Others may have their turn; then another round."""
         entry = account.pending[0]
-        pause = PAUSE
-        if entry.passed_over >= SUSPECT:
-            pause = min(PAUSE * 2 ** min(entry.passed_over // SUSPECT - 1, 20), LONGEST_PAUSE)
+        leave = gives_way(account, self.transport.answers)
+        if is_suspect(entry):
             self._suspects.add(entry)
             self._go_on_without_suspects()
-        if self._gives_way(account):
+        if leave:
             self._set_aside(account, NOT_TAKEN)
         else:
-            self._resting[account] = gevent.spawn_later(pause, self._end_rest, account)
+            self._resting[account] = gevent.spawn_later(pause_before(entry, PAUSE), self._end_rest, account)
 
     def _end_rest(self, account: Account) -> None:
         timer = self._resting.pop(account, None)
@@ -481,7 +487,7 @@ class Accounting:
         # While it was on its way a newer interim may have come.
         while len(account.pending) > 1 and account.pending[0].kind == account.pending[1].kind == INTERIM:
             self._drop(account, account.pending[0])
-        if self._gives_way(account):
+        if gives_way(account, self.transport.answers):
             self._set_aside(account, NOT_TAKEN)
         else:
             self._make_ready(account)

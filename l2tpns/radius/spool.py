@@ -58,7 +58,9 @@ class Entry:
     delivered: bool = False
     synced: bool = False  # safe on disk: it may be sent
     tried: bool = False  # by this process
-    passed_over: int = 0  # tries in which a server answered others and not this
+    passed_over: int = 0  # tries after which a server answered others and not this
+    unsure: int = 0  # tries after which no server has answered anything yet
+    answers: int = 0  # of the servers, when these ended
 
 
 @dataclass(slots=True)

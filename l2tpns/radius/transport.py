@@ -62,6 +62,30 @@ class ServerReport:
     stats: ServerStats
 
 
+class Tally:
+    """The tries of one request that servers which are not dead have left unanswered, and what they answered since."""
+
+    __slots__ = ("_answers", "_servers", "passed_over", "unsure")
+
+    def __init__(self, servers: list[Server]) -> None:
+        self._servers = servers
+        self._answers = answers_of(servers)
+        self.passed_over = 0  # a server has answered another request since
+        self.unsure = 0  # none has: it may have died
+
+    def unanswered(self, *, live: bool) -> None:
+        self.unsure += live
+        answers = answers_of(self._servers)
+        if answers != self._answers:
+            self._answers = answers
+            self.passed_over += self.unsure
+            self.unsure = 0
+
+
+def answers_of(servers: list[Server]) -> int:
+    return sum(server.answers for server in servers)
+
+
 class Transport:
     """All requests of one kind; request() blocks the greenlet that calls it and nobody else."""
 
@@ -116,7 +140,7 @@ class Transport:
         if tries is None:
             tries = self.settings.retries or 2 * len(order)
         request = Request(encode, label, session_id)
-        passed_over = 0
+        tally = Tally(order)
         try:
             interval = self.settings.timeout
             for number in range(tries):
@@ -124,19 +148,19 @@ class Transport:
                 answer = self._hold_back(request, server, order) if self._accounting else None
                 if answer is not None:
                     return answer
-                sent, answers = request.tries, server.answers
+                sent, dead = request.tries, server.dead
                 answer = self._try(request, server, self._jittered(min(interval, max_interval)))
                 if answer is not None:
                     return answer
-                if request.tries > sent and server.answers > answers:
-                    passed_over += 1
-                    if self._accounting and passed_over >= PASSED_OVER:
-                        break
+                tally.unanswered(live=request.tries > sent and not dead)
+                if self._accounting and tally.passed_over >= PASSED_OVER:
+                    break
                 interval *= 2
         finally:
             for server, leg in request.legs.items():
                 server.close_leg(leg)
-        raise PassedOver(f"no RADIUS server answered {request.tries} tries of {label}", passed_over)
+        text = f"no RADIUS server answered {request.tries} tries of {label}"
+        raise PassedOver(text, tally.passed_over, tally.unsure)
 
     def _try(self, request: Request, server: Server, interval: float) -> Packet | None:
         deadline = time.monotonic() + interval
@@ -205,6 +229,11 @@ class Transport:
     def _jittered(self, interval: float) -> float:
         fraction = int.from_bytes(self._random(2), "big") / 0xFFFF
         return interval * (1 - JITTER + 2 * JITTER * fraction)
+
+    @property
+    def answers(self) -> int:
+        """Authentic answers of the servers that are configured now, to whatever was asked."""
+        return answers_of(self._servers)
 
     # --- for show radius and the metrics
 

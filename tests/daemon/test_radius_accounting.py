@@ -19,6 +19,7 @@ import pytest
 
 from l2tpns.errors import ConfigError
 from l2tpns.log import Log
+from l2tpns.radius import account as patience
 from l2tpns.radius import accounting as module
 from l2tpns.radius import server as remote
 from l2tpns.radius import transport
@@ -463,11 +464,12 @@ def test_an_accounting_request_is_at_most_4096_octets_long():
 def wary(monkeypatch):
     """Few tries are enough to give a record up."""
     monkeypatch.setattr(transport, "PASSED_OVER", 1)
-    monkeypatch.setattr(module, "SUSPECT", 1)
-    monkeypatch.setattr(module, "GIVE_WAY", 3)
-    monkeypatch.setattr(module, "SET_ASIDE", 6)
+    monkeypatch.setattr(module, "A_ROUND", 1)
+    monkeypatch.setattr(patience, "SUSPECT", 1)
+    monkeypatch.setattr(patience, "GIVE_WAY", 3)
+    monkeypatch.setattr(patience, "SET_ASIDE", 6)
+    monkeypatch.setattr(patience, "LONGEST_PAUSE", 0.1)
     monkeypatch.setattr(module, "PAUSE", 0.01)
-    monkeypatch.setattr(module, "LONGEST_PAUSE", 0.1)
 
 
 @pytest.fixture
@@ -571,7 +573,7 @@ def test_a_start_that_is_never_taken_is_given_up_and_the_stop_still_comes(server
 def test_accounting_off_goes_without_what_is_never_taken_which_the_next_daemon_tries_again(
     server, account, wary, traffic, monkeypatch
 ):
-    monkeypatch.setattr(module, "SET_ASIDE", 1_000_000)
+    monkeypatch.setattr(patience, "SET_ASIDE", 1_000_000)
     never(server, b"bad", STOP)
     accounting = account(server, timeout=0.1)
     accounting.start(usage("bad"))
@@ -588,13 +590,56 @@ def test_accounting_off_goes_without_what_is_never_taken_which_the_next_daemon_t
     assert second.close()
 
 
+def test_accounting_off_goes_at_the_end_of_the_time_whatever_is_left(server, account):
+    """The server answers nothing else any more, so nothing says that it is alive."""
+    never(server, b"bad")
+    accounting = account(server, timeout=0.1)
+    accounting.start(usage("bad"))
+    until(lambda: server.requests)
+    accounting.off()
+    assert not accounting.close(3.0)
+    assert server.accounting(OFF)
+
+
+def test_tries_before_an_outage_is_noticed_are_fewer_than_a_suspects(server, account):
+    accounting = account(server, timeout=0.05)
+    accounting.start(usage("early"))
+    until(lambda: accounting.undelivered == 0)
+    server.silent = True
+    for number in range(3):
+        accounting.start(usage(f"s{number}"))
+        accounting.stop(usage(f"s{number}"))
+    until(lambda: accounting.stats.rounds_unanswered > 6)
+    server.silent = False
+    until(lambda: accounting.undelivered == 0)
+    assert accounting.stats.set_aside == 0
+    assert all(taken(server, b"s%d" % number)[:1] == [START] for number in range(3))
+    assert all(STOP in taken(server, b"s%d" % number) for number in range(3))
+
+
+def test_an_answer_of_any_other_request_tells_that_earlier_tries_were_passed_over(server, account, wary, tmp_path):
+    never(server, b"bad", START)
+    accounting = account(server, timeout=0.05)
+    accounting.start(usage("bad"))
+    accounting.stop(usage("bad", terminate_cause=1))
+    until(lambda: accounting.stats.rounds_unanswered)
+    for number in range(1000):
+        if STOP in taken(server, b"bad"):
+            break
+        accounting.start(usage(f"other{number}"))  # one at a time, with silence between them
+        until(lambda number=number: taken(server, b"other%d" % number))
+        gevent.sleep(0.2)
+    assert STOP in taken(server, b"bad")
+    assert [kept["kind"] for kept in aside(tmp_path)] == ["start"]
+
+
 def test_sessions_whose_records_are_never_taken_do_not_keep_the_workers_from_others(
     server, account, wary, traffic, monkeypatch
 ):
     monkeypatch.setattr(module, "WORKERS", 4)
     monkeypatch.setattr(module, "AGAIN_WORKERS", 1)
-    monkeypatch.setattr(module, "GIVE_WAY", 1_000_000)
-    monkeypatch.setattr(module, "SET_ASIDE", 1_000_000)
+    monkeypatch.setattr(patience, "GIVE_WAY", 1_000_000)
+    monkeypatch.setattr(patience, "SET_ASIDE", 1_000_000)
     honest = server.answer
     server.handler = lambda request: [] if (request.one(44) or b"").startswith(b"bad") else honest(request)
     accounting = account(server, timeout=0.1)
