@@ -200,7 +200,7 @@ class Pool:
         self._inside = sum(number in layout for number in self._used)
 
     def compare_names(self, key: Callable[[str], str]) -> None:
-        """Tell users apart by this from now on. Does not yield."""
+        """Compare users' names by this key from now on. Does not yield."""
         self._key = key
         self._last = {key(user): number for number, (user, _) in self._idle.items() if user}
 

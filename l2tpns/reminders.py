@@ -6,22 +6,22 @@ from collections.abc import Hashable
 
 
 class Reminders:
-    """Remembers at most `most` things; of more than that, those told the longest time ago are forgotten."""
+    """Remember at most `most` things; forget the one that was due the longest time ago."""
 
-    __slots__ = ("_interval", "_most", "_told")
+    __slots__ = ("_interval", "_most", "_seen")
 
     def __init__(self, interval: float, most: int = 256) -> None:
         self._interval = interval
         self._most = most
-        self._told: dict[Hashable, float] = {}  # the oldest first
+        self._seen: dict[Hashable, float] = {}  # the oldest first
 
     def due(self, thing: Hashable, now: float) -> bool:
-        """Return whether this has not been due for the interval; then it is told now."""
-        told = self._told.get(thing)
-        if told is not None and now - told < self._interval:
+        """Return whether this has not been due for the interval; then the interval begins now."""
+        seen = self._seen.get(thing)
+        if seen is not None and now - seen < self._interval:
             return False
-        self._told.pop(thing, None)
-        self._told[thing] = now
-        if len(self._told) > self._most:
-            del self._told[next(iter(self._told))]
+        self._seen.pop(thing, None)
+        self._seen[thing] = now
+        if len(self._seen) > self._most:
+            del self._seen[next(iter(self._seen))]
         return True

@@ -40,12 +40,12 @@ class Account:
     pending: list[Entry] = field(default_factory=list)
     busy: bool = False  # its first pending record is with a worker, or waits for its next round
     stopped: bool = False  # nothing follows what is pending
-    cut: bool = False  # the log has told that its records are too long for a packet
+    cut: bool = False  # the log has said that its records are too long for a packet
     worker: gevent.Greenlet | None = None
 
 
 class Unreadable(Exception):
-    """A record of the spool that tells nothing that could be sent."""
+    """A record of the spool cannot be read."""
 
 
 def passed_over(entry: Entry, silence: PassedOver, answers: int) -> None:

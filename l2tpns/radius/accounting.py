@@ -233,7 +233,7 @@ class Accounting:
         return never_less(usage, self._last_known(account))
 
     def _last_known(self, account: Account) -> Usage:
-        """What the newest record tells. Of one that cannot be read, the session's name is known."""
+        """Return the usage of the newest record; of a record that cannot be read, only the session's name."""
         assert account.latest is not None
         try:
             return load_usage(account.latest.body)
@@ -291,7 +291,7 @@ class Accounting:
 
     @property
     def _hopeful(self) -> int:
-        """Undelivered records that servers may take at any time."""
+        """Return how many undelivered records servers may take at any time."""
         return self.undelivered - len(self._suspects)
 
     def _go_on_without_suspects(self) -> None:
@@ -434,7 +434,7 @@ class Accounting:
     # --- what no server takes
 
     def _send_farewell(self) -> None:
-        """The Accounting-Off goes now, whatever has not been delivered: the next process delivers that."""
+        """Send the Accounting-Off now. The next process delivers the records that are left."""
         self._leaving = True
         if self._farewell is not None:
             self._make_ready(self._farewell)

@@ -96,7 +96,7 @@ class RadiusBackend:
         return verdict
 
     def _name_ignored(self, reply: Packet, user: str) -> None:
-        """Attributes that nothing here reads, each once in a while: not their values, which may be keys."""
+        """Log attributes that nothing here reads, each once in a while, without their values, which may be keys."""
         for attribute in ignored.attributes(reply):
             if self._ignored.due(attribute, time.monotonic()):
                 self._log.info("radius_attribute_ignored", attribute=attribute, user=user, why="it is not supported")
@@ -216,7 +216,7 @@ def framed_routes(reply: Packet, log: Logger) -> tuple[FramedRoute, ...]:
 
 
 def avpair_key(key: str) -> str:
-    """Return the key of an AVPair without the number that tells several of one kind apart."""
+    """Return the key of an AVPair without the number that distinguishes several of one kind."""
     return key.lower().partition("#")[0]
 
 

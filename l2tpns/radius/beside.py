@@ -2,8 +2,8 @@
 
 Requests go through connected sockets, to which the kernel gives what the server's own address sends and nothing else.
 While a server is silent, a second socket stands beside each of them, on the same port: the kernel gives it the rest. An
-answer that is authentic there is dropped like any other (whoever could replay one must not be believed from anywhere),
-but the log names where it came from. Read a few times a second, whatever comes: strangers reach this socket.
+answer that is authentic there is dropped like any other, but the log names the address that it came from. Strangers
+reach this socket, so it is read a few times a second at most.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from l2tpns.radius.service import MPPE_POLICY
 # What parse_reply reads; and Tunnel-Medium-Type (65), Proxy-State (33) and EAP-Message (79), which say nothing to us.
 READ = frozenset({1, 6, 7, 8, 11, 12, 18, 22, 24, 25, 27, 28, 29, 33, 64, 65, 79, 80, 85, 88, 135, 136,
                   (9, 1), (311, 28), (311, 29), (529, 135), (529, 136), MPPE_POLICY})  # fmt: skip
-VENDOR_SPECIFIC = 26  # left whole when its octets do not add up: the log tells that elsewhere
+VENDOR_SPECIFIC = 26  # left whole when its octets do not add up, which is logged elsewhere
 
 NAMES = {
     9: "Framed-IP-Netmask",

@@ -302,7 +302,7 @@ class Server:
         leg.request.result.set((self, leg, reply))
 
     def heard_elsewhere(self, channel: Channel, datagram: bytes, source: tuple[str, int]) -> None:
-        """A datagram to this channel's port that is not from the server's address and port: dropped, perhaps named."""
+        """Drop a datagram to this channel's port from another address or port; log it if it is an authentic answer."""
         self.stats.unexpected += 1
         leg = channel.legs.get(datagram[1]) if len(datagram) > 1 else None
         if leg is None:

@@ -1,7 +1,7 @@
 """Accounting records that no server takes, kept in a file for the operator: `set-aside` in the spool's directory.
 
-A line of JSON a record: when it was set aside and why, when it happened, kind, session, usage. Nothing reads the file
-but people: what it tells of was never delivered and is not sent any more. It grows to LIMIT octets; later records are
+A line of JSON a record: when it was set aside and why, when it happened, kind, session, usage. The file
+is for people: its records were never delivered and are not sent any more. It grows to LIMIT octets; later records are
 named in the log and not kept.
 """
 

@@ -63,7 +63,7 @@ class ServerReport:
 
 
 class Tally:
-    """The tries of one request that servers which are not dead have left unanswered, and what they answered since."""
+    """Count the tries of one request that live servers have left unanswered."""
 
     __slots__ = ("_answers", "_servers", "passed_over", "unsure")
 
@@ -232,7 +232,7 @@ class Transport:
 
     @property
     def answers(self) -> int:
-        """Authentic answers of the servers that are configured now, to whatever was asked."""
+        """Return how many authentic answers the servers that are configured now have given, to any request."""
         return answers_of(self._servers)
 
     # --- for show radius and the metrics
