@@ -260,7 +260,7 @@ def split_avpair(value: bytes, log: Logger) -> list[tuple[str, str]]:
         elif pairs:
             pairs[-1] = (pairs[-1][0], f"{pairs[-1][1]},{piece}")
         elif piece.strip():
-            log.warning("avpair_without_key", octets=len(piece))  # it may be meant to say who is intercepted
+            log.provoked("avpair_without_key", octets=len(piece))  # it may be meant to say who is intercepted
     return pairs
 
 
