@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
+from l2tpns import names
 from l2tpns.errors import ConfigError
 from l2tpns.filters import AccessList
 from l2tpns.settings import (
@@ -242,6 +243,12 @@ class Config:
     # Users
     allow_duplicate_users: bool = setting(False, "no: a new login ends the older session of the same name", _BOOL)
     guest_account: tuple[str, ...] = setting((), "names that may be online many times", Words())
+    username_case: str = setting(
+        "insensitive",
+        "whether Fred and fred are one user (insensitive) or two (sensitive), for duplicates, guest_account, the pool, "
+        "commands and plugins; only ASCII letters have a case",
+        Choice("insensitive", "sensitive"),
+    )
     kill_timedout_sessions: bool = setting(
         True, "end a session whose Access-Accept has a Session-Timeout of 0", _BOOL, NEW_SESSIONS
     )
@@ -451,6 +458,10 @@ class Config:
         """Local ports for RADIUS; empty: whatever the kernel gives."""
         low, high = self.radius_bind_min, self.radius_bind_max
         return range(low, high + 1) if low and high else range(0)
+
+    def user_key(self, user: str) -> str:
+        """Return what the names of one user have in common, by `username_case`."""
+        return user if self.username_case == "sensitive" else names.fold(user)
 
     @property
     def l2tp_secret_octets(self) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from l2tpns.plugins.events import (
@@ -23,12 +24,18 @@ from l2tpns.plugins.events import (
 from l2tpns.plugins.server import octets, text
 from l2tpns.proto.ppp import Protocol
 from l2tpns.radius import usage
+from l2tpns.radius.auth import OWN_AVPAIRS, avpair_key
 from l2tpns.radius.types import AuthReply, Usage
 
 if TYPE_CHECKING:
+    from l2tpns.lns import Lns
     from l2tpns.proto.credentials import Credentials
     from l2tpns.session import Session
 
+SECRET_AVPAIRS = ("intercept",)
+MOST_OF_KEY = 64
+UNREAD = "neither the server nor a plugin that is loaded reads it"
+UNREAD_INTERVAL = 3600.0  # seconds between two lines of the log about a key that nothing reads
 NOT_OURS = ("User-Password", "CHAP-Password", "Message-Authenticator", "State", "Proxy-State")
 
 
@@ -113,6 +120,21 @@ def radius_response(session: Session, reply: AuthReply) -> None:
     if "radius_response" in plugins.chains:
         for key, value in reply.avpairs:
             plugins.run("radius_response", param_radius_response(session.tunnel.id, session.id, key, value), session)
+    name_unread(session.lns, reply)
+
+
+def name_unread(lns: Lns, reply: AuthReply) -> None:
+    """Log the keys of AVPairs that nothing reads, each once in a while; not their values, which may be secrets.
+
+    The lines name no session: an AVPair may be meant to have one intercepted.
+    """
+    for key in dict.fromkeys(avpair_key(key) for key, _ in reply.avpairs):
+        if key in OWN_AVPAIRS or lns.plugins.reads_avpair(key) or not lns.unread_avpairs.due(key, monotonic()):
+            continue
+        if key in SECRET_AVPAIRS:
+            lns.log.secret_audit("avpair_ignored", key=key, why=UNREAD)
+        else:
+            lns.log.warning("avpair_ignored", key=key[:MOST_OF_KEY], why=UNREAD)
 
 
 def new_session(session: Session, resumed: bool = False) -> None:

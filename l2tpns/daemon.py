@@ -434,9 +434,10 @@ class Daemon:
         config = self.config
         self.log.level = config.debug
         self.hide_secrets()
+        assert self.lns is not None and self.accounting is not None
+        self.lns.compare_names()
         if self.nsctl is not None:
             self.nsctl.follow()
-        assert self.lns is not None and self.accounting is not None
         self.lns.guard.refresh()
         if not radius:
             return

@@ -66,6 +66,15 @@ class NoAnswer(L2tpnsError):
     """Every server that could have answered kept silent."""
 
 
+class PassedOver(NoAnswer):
+    """No server answered this. After so many tries a server answered others; after `unsure` tries it has not yet."""
+
+    def __init__(self, text: str, tries: int, unsure: int) -> None:
+        super().__init__(text)
+        self.tries = tries
+        self.unsure = unsure
+
+
 class NoAddress(L2tpnsError):
     """The pool has no free address for this subscriber."""
 

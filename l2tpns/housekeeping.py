@@ -35,7 +35,7 @@ def begin(session: Session, now: float) -> None:
 
 
 def interim_interval(session: Session) -> int:
-    """Seconds between interim records; 0: none. RADIUS goes before the configuration (RFC 2869 2.1)."""
+    """Seconds between interim records; 0: none, which RADIUS may say too. RADIUS goes before the configuration."""
     assert session.profile is not None
     named = session.profile.interim
     interval = named if named is not None else session.lns.config.radius_interim
@@ -51,7 +51,7 @@ def reverify(session: Session, credentials: Credentials) -> None:
     except NoAnswer:
         reply = AuthReply(accepted=True)  # what was true stays true until somebody says otherwise
     if authenticator is not None and session.authenticator is authenticator:  # else the link has begun anew
-        same = reply.accepted and credentials.user == session.user
+        same = reply.accepted and session.lns.same_user(credentials.user, session.user)
         authenticator.verdict(same, reply.message)
         if not same:
             session.log.info("auth_refused", user=credentials.user, why=reply.why or reply.message or "no reason given")
@@ -70,8 +70,12 @@ def time_is_over(session: Session, profile: AuthReply, now: float) -> None:
         raise SessionEnded(ends.SESSION_TIMEOUT) from end
     if not reply.accepted:
         raise SessionEnded(ends.SESSION_TIMEOUT)
+    before = interim_interval(session)
     # Its routes are in the kernel, and caged with it: they stay as they are until it comes online again.
     session.profile, session.time_from = replace(reply, routes=profile.routes), now
+    interval = interim_interval(session)
+    if interval != before:
+        session.next_interim = now + interval if interval else 0.0
     filtering.bind(session, reply.filter_ids)
     session.lns.journal.session(session)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import gevent
 
-from l2tpns import ends
+from l2tpns import consult, ends
 from l2tpns.addressguard import AddressGuard
 from l2tpns.config import Config
 from l2tpns.counters import Counters
@@ -49,6 +49,7 @@ from l2tpns.proto.messages import (
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import Backend
 from l2tpns.radius.usage import SessionIds
+from l2tpns.reminders import Reminders
 from l2tpns.session import Session
 from l2tpns.snoop import Snoop
 from l2tpns.supervisor import Part as Loop
@@ -93,13 +94,15 @@ class Lns:
         self.tunnels: dict[int, Tunnel] = {}
         self.sessions: dict[int, Session] = {}
         self.by_peer: dict[tuple[Peer, int], Tunnel] = {}  # by address and the LAC's tunnel id
-        self.by_user: dict[str, set[Session]] = {}  # by the name in lower case, authenticated ones
+        self.by_user: dict[str, set[Session]] = {}  # by Config.user_key of the name, authenticated ones
         self.by_address: dict[IPv4Address, Session] = {}
         self.tunnels_of: Counter[str] = Counter()  # tunnels that are not closing, by the LAC's address
         self.half_open = HalfOpen()  # tunnels without SCCCN
         self.starting: Counter[str] = Counter()  # calls not online yet, by the LAC's address
         self.lingering = 0
         self.history: deque[Ending] = deque(maxlen=HISTORY_LENGTH)
+        self.username_case = config.username_case  # as by_user and the pool go by it
+        pool.compare_names(config.user_key)
         self.usage_files = UsageFiles(self)
         self.shutting_down = False
         self.deaf = False  # for a moment: what is said now is not acknowledged, so it is said again
@@ -111,6 +114,7 @@ class Lns:
         self.snoop = Snoop(self)
         self.taps = Taps(self)
         self.plugins = Plugins(self)
+        self.unread_avpairs = Reminders(consult.UNREAD_INTERVAL)
         self.policies: tuple[Part, ...] = (self.gardens, self.throttle, self.snoop, self.taps)
         self.acct_session_ids = SessionIds(random)
         self._refusal_second = 0
@@ -367,18 +371,41 @@ class Lns:
 
         Who is in a walled garden may not be who it says: it replaces nobody, and nobody replaces it.
         """
-        self.by_user.setdefault(session.user.lower(), set()).add(session)
+        self.remember_user(session)
         return [] if session.policy.garden else self.replaced_by(session)
 
     def replaced_by(self, session: Session) -> list[Session]:
         """Who has to go when this one is in."""
-        config, name = self.config, session.user.lower()
-        if config.allow_duplicate_users or name in (guest.lower() for guest in config.guest_account):
+        config = self.config
+        if config.allow_duplicate_users or any(self.same_user(session.user, guest) for guest in config.guest_account):
             return []
-        return [other for other in self.by_user.get(name, ()) if other is not session and not other.policy.garden]
+        found = self.sessions_of(session.user)
+        return [other for other in found if other is not session and not other.policy.garden]
+
+    def same_user(self, user: str, other: str) -> bool:
+        """Return whether two names are one user's, by `username_case`."""
+        return self.config.user_key(user) == self.config.user_key(other)
+
+    def sessions_of(self, user: str) -> tuple[Session, ...]:
+        """Return the sessions of a user who has logged in, in no order."""
+        return tuple(self.by_user.get(self.config.user_key(user), ()))
+
+    def remember_user(self, session: Session) -> None:
+        self.by_user.setdefault(self.config.user_key(session.user), set()).add(session)
+
+    def compare_names(self) -> None:
+        """Go by `username_case` as it is now. Does not yield."""
+        if self.config.username_case == self.username_case:
+            return
+        self.username_case = self.config.username_case
+        sessions = [session for holders in self.by_user.values() for session in holders]
+        self.by_user.clear()
+        for session in sessions:
+            self.remember_user(session)
+        self.pool.compare_names(self.config.user_key)
 
     def forget_user(self, session: Session) -> None:
-        name = session.user.lower()
+        name = self.config.user_key(session.user)
         holders = self.by_user.get(name)
         if holders is not None:
             holders.discard(session)
@@ -390,7 +417,7 @@ class Lns:
         name = user.encode("utf-8", "surrogateescape")
         self.forget_user(session)
         session.user = name.decode("utf-8", "backslashreplace")  # as Credentials.user has it: JSON takes no other
-        self.by_user.setdefault(session.user.lower(), set()).add(session)
+        self.remember_user(session)
         if session.credentials is not None:
             session.credentials = replace(session.credentials, name=name)
         if session.profile is not None:

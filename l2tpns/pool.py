@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from pathlib import Path
 
+from l2tpns import names
 from l2tpns.errors import ConfigError, NoAddress, refused
 from l2tpns.settings import printable
 from l2tpns.textfile import oddity, read_lines
@@ -152,10 +153,17 @@ class Layout:
 class Pool:
     """Who has which address of a layout, and who had it last."""
 
-    __slots__ = ("_clock", "_fresh", "_idle", "_inside", "_last", "_layout", "_unfit", "_used", "_whole")
+    __slots__ = ("_clock", "_fresh", "_idle", "_inside", "_key", "_last", "_layout", "_unfit", "_used", "_whole")
 
-    def __init__(self, layout: Layout | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        layout: Layout | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        key: Callable[[str], str] = names.fold,
+    ) -> None:
+        """`key` returns what the names of one user have in common."""
         self._clock = clock
+        self._key = key
         self._whole = self._layout = layout or Layout()  # as the file has it; without what may not be given out
         self._unfit: frozenset[IPv4Network] = frozenset()
         self._fresh = iter(self._layout)  # what it has not yielded was never given, unless claimed
@@ -166,7 +174,7 @@ class Pool:
 
     def allocate(self, user: str) -> IPv4Address:
         """An address for `user`, by the order of preference above; NoAddress if none is free."""
-        address = self._last.get(_key(user))
+        address = self._last.get(self._key(user))
         if address is None and len(self._idle) < _MOST_REMEMBERED:
             address = self._never_given()
         if address is None:
@@ -197,7 +205,7 @@ class Pool:
         self._inside -= 1
         self._idle[number] = (user, self._clock())
         if user:
-            self._last[_key(user)] = number
+            self._last[self._key(user)] = number
         return True
 
     def contains(self, address: IPv4Address) -> bool:
@@ -224,6 +232,11 @@ class Pool:
         for number in [number for number in self._idle if number not in layout]:
             self._forget(number)
         self._inside = sum(number in layout for number in self._used)
+
+    def compare_names(self, key: Callable[[str], str]) -> None:
+        """Compare users' names by this key from now on. Does not yield."""
+        self._key = key
+        self._last = {key(user): number for number, (user, _) in self._idle.items() if user}
 
     def prefixes(self) -> tuple[IPv4Network, ...]:
         """What the kernel must route to us."""
@@ -276,8 +289,8 @@ class Pool:
 
     def _forget(self, number: int) -> None:
         user, _ = self._idle.pop(number, ("", 0.0))
-        if self._last.get(_key(user)) == number:
-            del self._last[_key(user)]
+        if self._last.get(self._key(user)) == number:
+            del self._last[self._key(user)]
 
 
 def read_layout(path: str | Path, own: Collection[IPv4Address] = ()) -> Layout:
@@ -326,10 +339,6 @@ def _network(text: str) -> IPv4Network:
     if int(network.network_address) >> 24 in (0, 127) or int(network.network_address) >> 29 == 7:
         raise _Unfit("are not addresses that a subscriber can have")
     return network
-
-
-def _key(user: str) -> str:
-    return user.lower()
 
 
 def _mask(length: int) -> int:

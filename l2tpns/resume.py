@@ -249,7 +249,7 @@ def _restore(session: Session, record: SessionRecord, profile: AuthReply, outage
     _restore_path(session, record, exact)
     lns.sessions[session.id] = session
     session.tunnel.session_born(session)
-    lns.by_user.setdefault(session.user.lower(), set()).add(session)
+    lns.remember_user(session)
     lns.plane.attach(session.path)
     session.policy = record.policy
     session.carry()

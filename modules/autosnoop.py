@@ -8,6 +8,7 @@ does not keep the subscriber out; it is `snoop_refused` in the audit log, which 
 from l2tpns.plugins import PLUGIN_RET_OK, PluginError
 
 plugin_api_version = 1
+plugin_avpairs = ("intercept",)
 
 YES, NO = ("yes", "on", "true", "1"), ("no", "off", "false", "0")
 

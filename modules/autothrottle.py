@@ -12,6 +12,7 @@ When RADIUS is asked again about a session that is online, only the new answer c
 from l2tpns.plugins import PluginError
 
 plugin_api_version = 1
+plugin_avpairs = ("throttle", "lcp:interface-config")
 
 INTERFACE_CONFIG, POLICY = "lcp:interface-config", "service-policy"
 YES, NO = ("yes", "on", "true"), ("no", "off", "false", "0")

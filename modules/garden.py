@@ -18,6 +18,7 @@ from gevent import Timeout, subprocess
 from l2tpns.plugins import PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP, PluginError
 
 plugin_api_version = 1
+plugin_avpairs = ("garden",)
 plugin_control_help = [
     "garden USER|SID [NAME] - put a session into a walled garden",
     "ungarden SID [NEWUSER] - let it out, as if it had just logged in",

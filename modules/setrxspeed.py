@@ -2,6 +2,7 @@
 
 from l2tpns.plugins import PLUGIN_RET_OK, param_post_auth
 
+plugin_avpairs = ()
 RX_OF_TX = {256: 64, 512: 128, 1500: 256}  # kbit/s
 
 

@@ -52,8 +52,8 @@ def find_tunnel(office: Office, word: str) -> Tunnel:
 
 
 def find_user(office: Office, word: str) -> list[Session]:
-    """All sessions of a user, whatever the case of the letters."""
-    found = sorted(office.lns.by_user.get(word.lower(), ()), key=lambda session: session.id)
+    """All sessions of a user; `username_case` says which names are one user's."""
+    found = sorted(office.lns.sessions_of(word), key=lambda session: session.id)
     if not found:
         raise Refused(f"User {printable(word)} is not connected")
     return found

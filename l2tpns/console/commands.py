@@ -35,7 +35,7 @@ def drop_users(shell: Shell, *names: str) -> str:
     """As the manual's server: only who has an address."""
     said = []
     for name in names:
-        online = [s for s in shell.office.lns.by_user.get(name.lower(), ()) if s.address is not None]
+        online = [s for s in shell.office.lns.sessions_of(name) if s.address is not None]
         for session in online:
             session.end(ends.ADMIN_DROP)
         said.append(f"Dropping user {name}" if online else f"User {name} is not connected")

@@ -358,7 +358,7 @@ def show_history(shell: Shell, user: str | None = None) -> Output:
     """The newest last."""
     endings = list(shell.office.lns.history)
     if user is not None:
-        endings = [ending for ending in endings if ending.user.lower() == user.lower()]
+        endings = [ending for ending in endings if shell.office.lns.same_user(ending.user, user)]
     return HISTORY.output(lambda: map(ending_row, endings))
 
 

@@ -30,7 +30,7 @@ def snoop_users(shell: Shell, *words: str) -> str:
 
 
 def _snoop(shell: Shell, name: str, sink: Sink | None) -> str:
-    sessions = shell.office.lns.by_user.get(name.lower(), ())
+    sessions = shell.office.lns.sessions_of(name)
     if not sessions:
         return f"User {printable(name)} is not connected"
     for session in find_user(shell.office, name):
@@ -41,7 +41,7 @@ def _snoop(shell: Shell, name: str, sink: Sink | None) -> str:
 def unsnoop_users(shell: Shell, *names: str) -> str:
     said = []
     for name in names:
-        sessions = list(shell.office.lns.by_user.get(name.lower(), ()))
+        sessions = shell.office.lns.sessions_of(name)
         for session in sessions:
             shell.office.lns.snoop.stop(session, by=shell.who)
         said.append(f"{'Not snooping user' if sessions else 'User'} {printable(name)}")

@@ -29,8 +29,8 @@ def throttle_user(shell: Shell, name: str, *words: str) -> str:
 def unthrottle_users(shell: Shell, *names: str) -> str:
     said = []
     for name in names:
-        sessions = shell.office.lns.by_user.get(name.lower(), ())
-        for session in list(sessions):
+        sessions = shell.office.lns.sessions_of(name)
+        for session in sessions:
             shell.office.lns.throttle.clear(session, by=shell.who)
         said.append(f"unthrottling user {name}" if sessions else f"User {printable(name)} is not connected")
     return "\n".join(said)

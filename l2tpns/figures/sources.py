@@ -101,6 +101,9 @@ class Sources:
         if self.accounting.stats.lost:
             text = "accounting records were lost: the spool was full"
             yield Finding("accounting_lost", "", text, "mend the RADIUS server: records wait for it on disk")
+        if self.accounting.stats.set_aside:
+            text = "accounting records were set aside, for no server takes them"
+            yield Finding("accounting_set_aside", "", text, "look at the file that the log names, and bill by it")
         if self.accounting.spool is not None and self.accounting.spool.behind:
             text = "the disk does not take accounting records: they wait in memory"
             yield Finding("spool_not_written", "", text, "make room in spool_dir, or mend its disk")

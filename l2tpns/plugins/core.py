@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from l2tpns.session import Session as CoreSession
 
 PATIENCE = 5.0  # seconds that the end of a session, or of the plugin itself, waits for a plugin
+AVPAIR_HOOKS = frozenset({"post_auth", "radius_response"})  # are given AVPairs
 INIT_PATIENCE = 30.0  # seconds for plugin_init: the start of the server waits for it
 
 
@@ -367,6 +368,14 @@ class Plugins:
         if outcome.failed:
             return False, f"plugin {outcome.failed} failed: the server's log has the details"
         return None
+
+    def reads_avpair(self, key: str) -> bool:
+        """Return whether a plugin may read AVPairs of this key."""
+        for plugin in self._loaded.values():
+            keys = plugin.code.avpairs
+            if key in keys if keys is not None else not AVPAIR_HOOKS.isdisjoint(plugin.functions):
+                return True
+        return False
 
     def control_help(self) -> list[str]:
         """Lines of the plugins' own for `nsctl help`."""

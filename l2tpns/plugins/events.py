@@ -312,5 +312,7 @@ PACKET_HOOKS = ("packet_tx", "packet_rx")  # in the order of UP, DOWN
 # Other names of a plugin's that begin with plugin_, and what they are.
 NAMES = {
     "plugin_api_version": "the integer of the interface it was written for; another than ours is refused",
+    "plugin_avpairs": "keys of the Cisco-AVPairs that it reads, without `#1`: those that no plugin reads are named in "
+    "the log. Without it, a plugin with `plugin_post_auth` or `plugin_radius_response` is taken to read all",
     "plugin_control_help": "lines that `nsctl help` shows: a list of texts, or a function that returns one",
 }

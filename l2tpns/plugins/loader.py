@@ -40,6 +40,7 @@ class Code:
     functions: dict[str, Callable[..., Any]]  # by the hook's name
     version: str
     help: tuple[str, ...]
+    avpairs: tuple[str, ...] | None  # the keys that it reads; None: perhaps all
 
 
 def directory(chosen: str) -> Path:
@@ -69,7 +70,8 @@ def read(name: str, folder: Path) -> Code:
     sys.modules[module.__name__] = module  # dataclasses and pickle look there
     try:
         exec(_compiled(source, path), module.__dict__)
-        return Code(name, path, module, _functions(module, path), _version(module), _help(module, path))
+        functions = _functions(module, path)
+        return Code(name, path, module, functions, _version(module), _help(module, path), _avpairs(module, path))
     except PluginError:
         raise
     except BaseException as error:
@@ -171,6 +173,15 @@ def _help(module: ModuleType, path: Path) -> tuple[str, ...]:
     if not isinstance(lines, Sequence) or not all(isinstance(line, str) for line in lines):
         raise PluginError(f"{path}: plugin_control_help must be a list of texts, or a function that returns one")
     return tuple(lines)
+
+
+def _avpairs(module: ModuleType, path: Path) -> tuple[str, ...] | None:
+    keys = getattr(module, "plugin_avpairs", None)
+    if keys is None:
+        return None
+    if isinstance(keys, str) or not isinstance(keys, Sequence) or not all(isinstance(key, str) for key in keys):
+        raise PluginError(f"{path}: plugin_avpairs must be a list of texts")
+    return tuple(key.lower() for key in keys)
 
 
 def _at(path: Path, thing: Any) -> str:

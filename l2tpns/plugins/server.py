@@ -112,9 +112,8 @@ class Server:
         return None if found is None else Session(found, self._by)
 
     def sessions(self, user: str | None = None) -> list[Session]:
-        """All sessions, or those of a user who has logged in, whatever the case of the letters."""
-        lns = self._lns
-        found = lns.sessions.values() if user is None else lns.by_user.get(user.lower(), ())
+        """All sessions, or those of a user who has logged in; `username_case` says which names are one user's."""
+        found = self._lns.sessions.values() if user is None else self._lns.sessions_of(user)
         return [Session(session, self._by) for session in sorted(found, key=lambda session: session.id)]
 
     def session_of(self, address: IPv4Address | str) -> Session | None:

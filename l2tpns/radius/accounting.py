@@ -4,6 +4,9 @@ start(), interim() and stop() only write to the spool and return. Greenlets deli
 many sessions at once, for ever until a server acknowledges. A record that is sent again within one round is the same
 packet with the same identifier, by which a server knows a repetition; only a later round tells a new Acct-Delay-Time
 under a new identifier (RFC 2866 5.2).
+
+A record that a server never takes, while it takes others, must not keep others waiting: new records always find a
+worker, the Accounting-Off goes without it, and it gives way to the next record of its session (docs/decisions/0018).
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -21,9 +24,19 @@ from gevent.event import Event
 from pyrad.packet import Packet
 
 from l2tpns.clock import Moment, date, elapsed, moment
-from l2tpns.errors import NoAnswer
+from l2tpns.errors import NoAnswer, PassedOver
 from l2tpns.log import Logger
-from l2tpns.radius import packets
+from l2tpns.radius import packets, setaside
+from l2tpns.radius.account import (
+    A_ROUND,
+    Account,
+    AccountingStats,
+    Unreadable,
+    gives_way,
+    is_suspect,
+    passed_over,
+    pause_before,
+)
 from l2tpns.radius.spool import Entry, Spool
 from l2tpns.radius.transport import Transport
 from l2tpns.radius.types import RadiusSettings, TerminateCause, Usage
@@ -32,6 +45,7 @@ from l2tpns.radius.usage import (
     OFF,
     ON,
     START,
+    STATUS,
     STOP,
     dump_usage,
     fill_accounting_request,
@@ -46,30 +60,11 @@ WORKERS = 256  # records in flight
 TRIES_PER_SERVER = 11
 MAX_INTERVAL = 8.0
 PAUSE = 5.0  # between two rounds of one record
+AGAIN_WORKERS = WORKERS // 4 * 3  # for records that were in vain before: new ones always find a worker
 GATE = 30.0  # Accounting-On goes first, but does not hold the others up for longer
 SPOOL_OCTETS = 256 << 20
 LOST_LOG_INTERVAL = 10.0
-
-
-@dataclass(slots=True)
-class AccountingStats:
-    spooled: int = 0
-    delivered: int = 0
-    replaced: int = 0  # interims that a newer one made needless before they were delivered
-    lost: int = 0  # records that found the spool full
-    rounds_unanswered: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Account:
-    """The records of one session; also of an Accounting-On or -Off, which go the same way."""
-
-    session: str
-    latest: Entry | None = None  # the Start or Interim that tells what is known; kept until the Stop is written
-    pending: list[Entry] = field(default_factory=list)
-    busy: bool = False  # its first pending record is with a worker, or waits for its next round
-    stopped: bool = False  # nothing follows what is pending
-    worker: gevent.Greenlet | None = None
+NOT_TAKEN = "servers answer other records and never this one"
 
 
 class Accounting:
@@ -101,6 +96,9 @@ class Accounting:
         self._spool: Spool | None = None
         self._accounts: dict[str, Account] = {}
         self._ready: deque[Account] = deque()
+        self._ready_again: deque[Account] = deque()  # have AGAIN_WORKERS at most
+        self._again_out = 0  # how many of them workers have
+        self._suspects: set[Entry] = set()  # undelivered records that servers pass over
         self._held: list[Account] = []  # behind an Accounting-On
         self._gate: Account | None = None  # an Accounting-On that later records wait for
         self._farewell: Account | None = None  # the Accounting-Off, which waits for everybody else
@@ -109,7 +107,9 @@ class Accounting:
         self._empty = Event()
         self._empty.set()
         self._lost_logged = 0.0
+        self._leaving = False  # the Accounting-Off waits for nothing any more
         self._closing = False
+        self._unreadable: dict[int, str] = {}  # records of an earlier process, by number: what is wrong with them
 
     # --- life
 
@@ -124,12 +124,14 @@ class Accounting:
             if entry.kind in (ON, OFF):
                 spool.release(entry)  # of another life: a new one is sent where it is due
                 continue
-            why = unusable(entry.kind, entry.session, entry.body)
-            if why:
-                self._log.error("accounting_record_refused", kind=entry.kind, acct=entry.session, why=why)
+            if entry.kind not in STATUS:
+                self._keep_aside(entry, "a kind of record that this release does not know")
                 spool.release(entry)
                 spool.continued = False  # it does not know all that it knew
                 continue
+            why = unusable(entry.kind, entry.session, entry.body)
+            if why:
+                self._unreadable[entry.number] = why
             account = self._accounts.setdefault(entry.session, Account(entry.session))
             if not entry.delivered:
                 account.pending.append(entry)
@@ -155,7 +157,9 @@ class Accounting:
         """Deliver what can be delivered in that time; the rest waits in the spool. True when nothing is left."""
         for account in list(self._resting):
             self._end_rest(account)
-        self._empty.wait(timeout)
+        if not self._empty.wait(timeout * 2 / 3):
+            self._send_farewell()
+            self._empty.wait(timeout / 3)
         delivered = self.undelivered == 0
         self._closing = True
         gevent.killall([*self._workers, *self._resting.values()])
@@ -216,7 +220,7 @@ class Accounting:
         for account in lost:
             assert account.latest is not None
             # What is known ends at the last record: that is when, and with what, the session is said to have ended.
-            usage = replace(load_usage(account.latest.body), terminate_cause=int(TerminateCause.NAS_REBOOT))
+            usage = replace(self._last_known(account), terminate_cause=int(TerminateCause.NAS_REBOOT))
             self._stop(account, usage, account.latest.time)
         if lost:
             self._log.warning("sessions_stopped_after_crash", sessions=len(lost))
@@ -253,8 +257,15 @@ class Accounting:
         return None if account is None or account.stopped or self._spool is None else account
 
     def _monotonic(self, account: Account, usage: Usage) -> Usage:
+        return never_less(usage, self._last_known(account))
+
+    def _last_known(self, account: Account) -> Usage:
+        """Return the usage of the newest record; of a record that cannot be read, only the session's name."""
         assert account.latest is not None
-        return never_less(usage, load_usage(account.latest.body))
+        try:
+            return self._usage(account.latest)
+        except Unreadable:
+            return Usage(account.session, b"", 0)
 
     def _stop(self, account: Account, usage: Usage, when: Moment) -> None:
         account.stopped = True
@@ -283,7 +294,7 @@ class Accounting:
         account.pending.remove(entry)
         self._spool.release(entry)
         self.stats.replaced += 1
-        self._sub_undelivered()
+        self._sub_undelivered(entry)
 
     def _full(self, limit: int, kind: str, session: str) -> bool:
         assert self._spool is not None
@@ -300,11 +311,20 @@ class Accounting:
         self.undelivered += 1
         self._empty.clear()
 
-    def _sub_undelivered(self) -> None:
+    def _sub_undelivered(self, entry: Entry) -> None:
+        self._suspects.discard(entry)
         self.undelivered -= 1
-        if not self.undelivered:
+        self._go_on_without_suspects()
+
+    @property
+    def _hopeful(self) -> int:
+        """Return how many undelivered records servers may take at any time."""
+        return self.undelivered - len(self._suspects)
+
+    def _go_on_without_suspects(self) -> None:
+        if not self._hopeful:
             self._empty.set()
-        elif self._farewell is not None and self.undelivered == len(self._farewell.pending):
+        elif self._farewell is not None and self._hopeful == len(self._farewell.pending):
             self._make_ready(self._farewell)
 
     # --- delivery
@@ -312,61 +332,101 @@ class Accounting:
     def _on_disk(self, entries: list[Entry]) -> None:
         for entry in entries:
             account = self._accounts.get(entry.session)
-            if account is not None:
-                self._make_ready(account)
+            if account is None:
+                continue
+            if account in self._resting and gives_way(account, self.transport.answers):
+                self._end_rest(account)
+            self._make_ready(account)
 
     def _make_ready(self, account: Account) -> None:
         if self._closing or account.busy or not account.pending or not account.pending[0].synced:
             return
-        if account is self._farewell and self.undelivered > len(account.pending):
-            return  # _sub_undelivered comes back to it
+        if account is self._farewell and self._hopeful > len(account.pending) and not self._leaving:
+            return  # _go_on_without_suspects comes back to it
         if self._gate is not None and account.pending[0].number > self._gate.pending[0].number:
             self._held.append(account)
             return
         account.busy = True
-        self._ready.append(account)
+        (self._ready_again if account.pending[0].tried else self._ready).append(account)
         self._need_worker()
 
     def _need_worker(self) -> None:
-        if self._ready and len(self._workers) < WORKERS:
+        if (self._ready or self._ready_again) and len(self._workers) < WORKERS:
             worker = gevent.spawn(self._work)
             self._workers.add(worker)
             worker.rawlink(self._workers.discard)
 
+    def _next_ready(self) -> Account | None:
+        if self._ready:
+            return self._ready.popleft()
+        if self._ready_again and self._again_out < AGAIN_WORKERS:
+            return self._ready_again.popleft()
+        return None
+
     def _work(self) -> None:
-        while self._ready:
+        while self._ready or self._ready_again:
             if not self.settings.secret or not self.settings.accounting_servers:
                 gevent.sleep(PAUSE)  # until somebody configures them
                 continue
-            account = self._ready.popleft()
-            account.worker = gevent.getcurrent()
+            account = self._next_ready()
+            if account is None:
+                return
             entry = account.pending[0]
+            again, entry.tried = entry.tried, True
+            self._again_out += again
+            account.worker = gevent.getcurrent()
             try:
-                delivered = self._deliver(entry)
+                delivered = self._deliver(account, entry)
+            except Unreadable as error:
+                account.worker = None
+                self._set_aside(account, str(error))
+                continue
             except Exception:  # the greenlet's top: a bug with one record must not stop the others
                 self._log.exception("accounting_failed", kind=entry.kind, acct=entry.session)
+                entry.passed_over += A_ROUND
                 delivered = False
             except BaseException:  # it is ended: the record, if it is still wanted, has its turn with another
                 account.worker = None
                 if not self._closing and self._accounts.get(account.session) is account:
                     self._rest(account)
                 raise
+            finally:
+                self._again_out -= again
             account.worker = None
             if delivered:
-                self._delivered(account, entry)
+                self._delivered(account)
             else:
                 self._rest(account)
 
-    def _deliver(self, entry: Entry) -> bool:
+    def _usage(self, entry: Entry) -> Usage:
+        """Return what the record says. Raises Unreadable."""
+        try:
+            if entry.number in self._unreadable:
+                raise Unreadable(self._unreadable[entry.number])
+            return load_usage(entry.body)
+        except ValueError as error:
+            raise Unreadable(str(error)) from error
+
+    def _deliver(self, account: Account, entry: Entry) -> bool:
         settings = self.settings
-        usage = None if entry.kind in (ON, OFF) else load_usage(entry.body)
+        usage = None if entry.kind in (ON, OFF) else self._usage(entry)
 
         def encode(identifier: int, local: IPv4Address) -> tuple[Packet, bytes]:
             packet = packets.new_accounting_request(identifier, settings.secret, self._dictionary)
             now = self._clock()
-            happened = date(entry.time, now)
-            late = elapsed(entry.time, now)
-            fill_accounting_request(packet, entry.kind, usage, settings, local, happened=happened, now=happened + late)
+            happened, late = date(entry.time, now), elapsed(entry.time, now)
+            left_out = fill_accounting_request(
+                packet, entry.kind, usage, settings, local, happened=happened, now=happened + late
+            )
+            if left_out and not account.cut:
+                account.cut = True
+                self._log.warning(
+                    "accounting_record_cut",
+                    acct=entry.session,
+                    user=usage.user if usage is not None else "",
+                    left_out=dict(left_out),
+                    why=f"a packet has at most {packets.MAX_PACKET} octets",
+                )
             return packet, packet.RequestPacket()
 
         try:
@@ -377,28 +437,58 @@ class Accounting:
                 tries=TRIES_PER_SERVER * len(settings.accounting_servers),
                 max_interval=MAX_INTERVAL,
             )
-        except NoAnswer:
+        except NoAnswer as silence:
             self.stats.rounds_unanswered += 1
+            if isinstance(silence, PassedOver):
+                passed_over(entry, silence, self.transport.answers)
             return False
-        return bool(reply.code == packets.ACCOUNTING_RESPONSE)
+        if reply.code == packets.ACCOUNTING_RESPONSE:
+            return True
+        self._log.provoked("radius_reply_unknown", acct=entry.session, code=reply.code)
+        entry.passed_over += A_ROUND
+        return False
 
-    def _delivered(self, account: Account, entry: Entry) -> None:
-        assert self._spool is not None
-        account.pending.pop(0)
-        account.busy = False
+    def _delivered(self, account: Account) -> None:
         self.stats.delivered += 1
+        entry = self._finish(account)
+        if entry.kind == ON:
+            self._open_gate(account)
+        else:
+            self._forget_stale_on(entry)
+
+    def _finish(self, account: Account) -> Entry:
+        """Forget the first of its pending records, which is delivered or set aside, and go on with the next."""
+        assert self._spool is not None
+        entry = account.pending.pop(0)
+        account.busy = False
         if entry is account.latest:
             self._spool.mark_delivered(entry)
         else:
             self._spool.release(entry)
         if account.stopped and not account.pending:
             self._accounts.pop(account.session, None)
-        self._sub_undelivered()
+        self._sub_undelivered(entry)
         self._make_ready(account)
-        if entry.kind == ON:
-            self._open_gate(account)
-        else:
-            self._forget_stale_on(entry)
+        return entry
+
+    # --- what no server takes
+
+    def _send_farewell(self) -> None:
+        """Send the Accounting-Off now. The next process delivers the records that are left."""
+        self._leaving = True
+        if self._farewell is not None:
+            self._make_ready(self._farewell)
+
+    def _set_aside(self, account: Account, why: str) -> None:
+        """Give up the first of its pending records, which goes into a file for the operator."""
+        self.stats.set_aside += 1
+        self._keep_aside(account.pending[0], why)
+        self._finish(account)
+
+    def _keep_aside(self, entry: Entry, why: str) -> None:
+        lost = setaside.keep(self._spool_dir, entry, why, self._clock().wall)
+        path = str(self._spool_dir / setaside.NAME)
+        self._log.error("accounting_set_aside", acct=entry.session, kind=entry.kind, why=why, path=path, lost=lost)
 
     def _forget_stale_on(self, delivered: Entry) -> None:
         """An Accounting-On that comes after a Start would end that session: it goes first or not at all."""
@@ -410,15 +500,24 @@ class Accounting:
         timer = self._resting.pop(account, None)
         if timer is not None:
             timer.kill(block=False)
-        if account in self._ready:
-            self._ready.remove(account)
+        for ready in (self._ready, self._ready_again):
+            if account in ready:
+                ready.remove(account)
         del self._accounts[ON]
         self._drop(account, account.pending[0])
         self._need_worker()
 
     def _rest(self, account: Account) -> None:
         """Others may have their turn; then another round."""
-        self._resting[account] = gevent.spawn_later(PAUSE, self._end_rest, account)
+        entry = account.pending[0]
+        leave = gives_way(account, self.transport.answers)
+        if is_suspect(entry):
+            self._suspects.add(entry)
+            self._go_on_without_suspects()
+        if leave:
+            self._set_aside(account, NOT_TAKEN)
+        else:
+            self._resting[account] = gevent.spawn_later(pause_before(entry, PAUSE), self._end_rest, account)
 
     def _end_rest(self, account: Account) -> None:
         timer = self._resting.pop(account, None)
@@ -428,7 +527,10 @@ class Accounting:
         # While it was on its way a newer interim may have come.
         while len(account.pending) > 1 and account.pending[0].kind == account.pending[1].kind == INTERIM:
             self._drop(account, account.pending[0])
-        self._make_ready(account)
+        if gives_way(account, self.transport.answers):
+            self._set_aside(account, NOT_TAKEN)
+        else:
+            self._make_ready(account)
 
     def _open_gate(self, account: Account) -> None:
         if self._gate is not account:

@@ -23,6 +23,7 @@ ACCESS_REQUEST, ACCESS_ACCEPT, ACCESS_REJECT, ACCOUNTING_REQUEST, ACCOUNTING_RES
 ACCESS_CHALLENGE = 11
 
 USER_NAME, USER_PASSWORD, CHAP_PASSWORD, FRAMED_IP_ADDRESS, FILTER_ID, FRAMED_MTU = 1, 2, 3, 8, 11, 12
+SERVICE_TYPE, FRAMED_PROTOCOL, TUNNEL_TYPE = 6, 7, 64
 REPLY_MESSAGE, FRAMED_ROUTE, STATE, CLASS, VENDOR_SPECIFIC = 18, 22, 24, 25, 26
 SESSION_TIMEOUT, IDLE_TIMEOUT, TERMINATION_ACTION, CHAP_CHALLENGE = 27, 28, 29, 60
 MESSAGE_AUTHENTICATOR, ACCT_INTERIM_INTERVAL, FRAMED_POOL = 80, 85, 88
@@ -32,7 +33,10 @@ TUNNEL_MEDIUM_IPV4 = 1  # RFC 2868 3.2
 
 HEADER = struct.Struct("!BBH16s")
 MAX_PACKET = 4096  # RFC 2865 3
+MAX_ATTRIBUTES = MAX_PACKET - HEADER.size  # octets of all attributes of a packet
 MAX_VALUE = 253
+HEAD, VENDOR_HEAD = 2, 8  # octets of an attribute before its value (RFC 2865 5 and 5.26)
+ALWAYS_FITS = MAX_VALUE - (VENDOR_HEAD - HEAD)  # octets of a value, whatever attribute it is
 
 # Encodes a request for one identifier, sent from one local address.
 Encoder = Callable[[int, IPv4Address], tuple[Packet, bytes]]
@@ -112,7 +116,30 @@ def put_text(packet: Packet, name: str, *texts: str) -> None:
     """Descriptive text, cut to what an attribute holds."""
     for value in texts:
         if value:
-            packet.AddAttribute(name, value.encode("utf-8", "backslashreplace")[:MAX_VALUE])
+            octets = value.encode("utf-8", "backslashreplace")
+            if len(octets) > ALWAYS_FITS:
+                octets = cut(octets, room_in(packet, name))
+            packet.AddAttribute(name, octets)
+
+
+def room_in(packet: Packet, name: str) -> int:
+    """Return how many octets a text of this attribute may have: a vendor's head or a tag take some (RFC 2868 3)."""
+    attribute = packet.dict.attributes[name]
+    return MAX_VALUE - (VENDOR_HEAD - HEAD if attribute.vendor else 0) - (1 if attribute.has_tag else 0)
+
+
+def cut(text: bytes, length: int) -> bytes:
+    """Return at most so many octets of UTF-8, and no part of a character."""
+    return text[:length].decode("utf-8", "ignore").encode()
+
+
+def attribute_octets(packet: Packet) -> int:
+    """Return how many octets the attributes of a packet will have."""
+    return sum(
+        (VENDOR_HEAD if isinstance(key, tuple) else HEAD) + len(value)
+        for key, found in dict.items(packet)
+        for value in found
+    )
 
 
 def put_nas(packet: Packet, address: IPv4Address, identifier: str) -> None:
@@ -121,23 +148,45 @@ def put_nas(packet: Packet, address: IPv4Address, identifier: str) -> None:
     put_text(packet, "NAS-Identifier", identifier)
 
 
-def put_call(packet: Packet, call: AuthRequest | Usage) -> None:
-    """The port and the call, the same in authentication and accounting (RFC 2865, RFC 2866, RFC 2868, RFC 2869)."""
+def put_port(packet: Packet, call: AuthRequest | Usage) -> None:
+    """The port, the service and the session, the same in authentication and accounting."""
     packet["NAS-Port"] = call.session_id & 0xFFFFFFFF
     packet["NAS-Port-Type"] = PORT_TYPE_VIRTUAL
-    put_text(packet, "NAS-Port-Id", call.nas_port_id)
     packet["Service-Type"] = 2  # Framed
     packet["Framed-Protocol"] = 1  # PPP
-    put_text(packet, "Called-Station-Id", call.called)
-    put_text(packet, "Calling-Station-Id", call.calling)
-    put_text(packet, "Connect-Info", call.connect_info)
     put_text(packet, "Acct-Session-Id", call.acct_session_id)
+
+
+def describe_call(call: AuthRequest | Usage) -> Iterator[tuple[str, str | int]]:
+    """Yield what describes the call, the most useful first (RFC 2865, RFC 2868, RFC 2869)."""
+    yield "Calling-Station-Id", call.calling
+    yield "Called-Station-Id", call.called
+    yield "NAS-Port-Id", call.nas_port_id
+    yield "Connect-Info", call.connect_info
     if call.tunnel_client or call.tunnel_server:
-        packet["Tunnel-Type"] = TUNNEL_TYPE_L2TP
-        packet["Tunnel-Medium-Type"] = TUNNEL_MEDIUM_IPV4
-        put_text(packet, "Tunnel-Client-Endpoint", call.tunnel_client)
-        put_text(packet, "Tunnel-Server-Endpoint", call.tunnel_server)
-        put_text(packet, "Tunnel-Client-Auth-Id", call.tunnel_host)
+        yield "Tunnel-Type", TUNNEL_TYPE_L2TP
+        yield "Tunnel-Medium-Type", TUNNEL_MEDIUM_IPV4
+        yield "Tunnel-Client-Endpoint", call.tunnel_client
+        yield "Tunnel-Server-Endpoint", call.tunnel_server
+        yield "Tunnel-Client-Auth-Id", call.tunnel_host
+
+
+def put_detail(packet: Packet, name: str, value: str | bytes | int) -> None:
+    """One more attribute: octets as they are, text cut to what it holds."""
+    if isinstance(value, bytes):
+        number = packet.dict.attributes[name].code
+        put_octets(packet, number, *values(packet, number), value)
+    elif isinstance(value, str):
+        put_text(packet, name, value)
+    else:
+        packet[name] = value
+
+
+def put_call(packet: Packet, call: AuthRequest) -> None:
+    """The port and the call."""
+    put_port(packet, call)
+    for name, value in describe_call(call):
+        put_detail(packet, name, value)
 
 
 def new_access_request(identifier: int, secret: bytes, authenticator: bytes, dictionary: Any) -> AuthPacket:

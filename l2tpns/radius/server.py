@@ -23,7 +23,9 @@ from l2tpns.counters import Histogram
 from l2tpns.errors import WireError
 from l2tpns.log import Logger
 from l2tpns.radius import packets
+from l2tpns.radius.beside import Beside, open_beside
 from l2tpns.radius.types import MessageAuthenticator, RadiusSettings, ServerAddress
+from l2tpns.reminders import Reminders
 from l2tpns.supervisor import Supervisor
 
 IDENTIFIERS = 256  # RFC 2865 3: one octet
@@ -31,6 +33,7 @@ DRAIN = 16  # datagrams read before other greenlets get their turn
 DEAD_AFTER = 3  # tries in a row without any answer
 SPARE = IDENTIFIERS // 2  # identifiers that must be free elsewhere before an idle socket is closed
 READ = 1  # libev's EV_READ
+ELSEWHERE_INTERVAL = 600.0  # seconds between two lines of the log about answers from one other address
 LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
 
 
@@ -91,7 +94,7 @@ class Leg:
 class Channel:
     """A connected UDP socket, so that the kernel drops what comes from elsewhere, and its 256 identifiers."""
 
-    __slots__ = ("address", "free", "legs", "part", "server", "sock")
+    __slots__ = ("address", "beside", "free", "legs", "part", "server", "sock")
 
     def __init__(self, server: Server, sock: _socket.socket) -> None:
         self.server = server
@@ -101,6 +104,7 @@ class Channel:
         # reply finds nobody instead of the next request.
         self.free: deque[int] = deque(range(IDENTIFIERS))
         self.legs: dict[int, Leg] = {}
+        self.beside: Beside | None = None  # hears answers from elsewhere while the server is silent
         self.part = server.supervisor.spawn("RADIUS reader", self._run)
 
     def send(self, leg: Leg) -> None:
@@ -143,7 +147,19 @@ class Channel:
             watcher.stop()
             watcher.close()
 
+    def listen_beside(self) -> None:
+        if self.beside is None and self in self.server.channels:
+            sock = open_beside(self.sock)
+            if sock is not None:
+                self.beside = Beside(self, sock)
+
+    def stop_beside(self) -> None:
+        if self.beside is not None:
+            self.beside.close()
+            self.beside = None
+
     def close(self) -> None:
+        self.stop_beside()
         self.part.stop(block=False, then=self.sock.close)
 
 
@@ -151,11 +167,13 @@ class Server:
     """One server, for authentication or for accounting."""
 
     __slots__ = (
-        "_channels",
         "_dictionary",
+        "_elsewhere",
         "_permits",
         "_settings",
         "address",
+        "answers",
+        "channels",
         "dead_until",
         "last_sent",
         "log",
@@ -180,11 +198,13 @@ class Server:
         self.stats = ServerStats()
         self.trusted = False  # it has sent a valid Message-Authenticator
         self.silent_tries = 0
+        self.answers = 0  # authentic ones, whatever was asked
         self.dead_until: float | None = None
         self.last_sent = 0.0
         self.refusing = False  # the host says that nobody listens: nothing waits there for a server that is halted
         self.retired = False
-        self._channels: list[Channel] = []
+        self.channels: list[Channel] = []
+        self._elsewhere = Reminders(ELSEWHERE_INTERVAL, most=16)
         self._dictionary = dictionary
         self.log = log.bind(peer=str(address))
         self._settings = settings
@@ -192,14 +212,14 @@ class Server:
 
     @property
     def in_flight(self) -> int:
-        return sum(len(channel.legs) for channel in self._channels)
+        return sum(len(channel.legs) for channel in self.channels)
 
     @property
     def sockets(self) -> int:
-        return len(self._channels)
+        return len(self.channels)
 
     def legs(self) -> list[Leg]:
-        return [leg for channel in self._channels for leg in channel.legs.values()]
+        return [leg for channel in self.channels for leg in channel.legs.values()]
 
     def configure(self, settings: RadiusSettings) -> None:
         """Secrets reach new requests by their encoder; those in flight keep the old one."""
@@ -236,22 +256,22 @@ class Server:
         channel.free.append(leg.identifier)
         self._permits.release()
         if not channel.legs and (self.retired or self._free_elsewhere(channel) >= SPARE):
-            self._channels.remove(channel)
+            self.channels.remove(channel)
             channel.close()
 
     def _channel(self) -> Channel | None:
-        for channel in self._channels:
+        for channel in self.channels:
             if channel.free:
                 return channel
         sock = open_socket(self.address, self._settings, self.log)
         if sock is None:
             return None
         channel = Channel(self, sock)
-        self._channels.append(channel)
+        self.channels.append(channel)
         return channel
 
     def _free_elsewhere(self, channel: Channel) -> int:
-        return sum(len(other.free) for other in self._channels if other is not channel)
+        return sum(len(other.free) for other in self.channels if other is not channel)
 
     # --- replies
 
@@ -284,6 +304,25 @@ class Server:
         self.answered()
         leg.request.result.set((self, leg, reply))
 
+    def heard_elsewhere(self, channel: Channel, datagram: bytes, source: tuple[str, int]) -> None:
+        """Drop a datagram to this channel's port from another address or port; log it if it is an authentic answer."""
+        self.stats.unexpected += 1
+        leg = channel.legs.get(datagram[1]) if len(datagram) > 1 else None
+        if leg is None:
+            return
+        try:
+            reply = packets.decode_reply(leg.packet, datagram, self._dictionary)
+        except WireError:
+            return
+        if not leg.packet.VerifyReply(reply, enforce_ma=self._demands_signature()):
+            return
+        if self._elsewhere.due(source, time.monotonic()):
+            self.log.provoked(
+                "radius_answer_from_elsewhere",
+                source=f"{source[0]}:{source[1]}",
+                why="authentic, but not from the address and port that were asked: the server must answer from these",
+            )
+
     def _demands_signature(self) -> bool:
         require = self._settings.require
         return require is MessageAuthenticator.YES or (require is MessageAuthenticator.AUTO and self.trusted)
@@ -310,13 +349,17 @@ class Server:
         self.refusing = True
 
     def answered(self) -> None:
+        self.answers += 1
         self.silent_tries = 0
         self.refusing = False
+        for channel in self.channels:
+            channel.stop_beside()
         if self.dead:
             self.dead_until = None
             self.log.info("radius_server_back")
 
-    def timed_out(self) -> None:
+    def timed_out(self, channel: Channel) -> None:
+        channel.listen_beside()
         self.stats.timeouts += 1
         self.silent_tries += 1
         if self.silent_tries >= DEAD_AFTER and not self.dead:
@@ -336,15 +379,15 @@ class Server:
     def retire(self) -> None:
         """No new requests; those in flight are still answered."""
         self.retired = True
-        for channel in [channel for channel in self._channels if not channel.legs]:
-            self._channels.remove(channel)
+        for channel in [channel for channel in self.channels if not channel.legs]:
+            self.channels.remove(channel)
             channel.close()
 
     def close(self) -> None:
         self.retired = True
-        for channel in self._channels:
+        for channel in self.channels:
             channel.close()
-        self._channels.clear()
+        self.channels.clear()
 
 
 def open_socket(address: ServerAddress, settings: RadiusSettings, log: Logger) -> _socket.socket | None:

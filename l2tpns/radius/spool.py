@@ -71,6 +71,10 @@ class Entry:
     size: int
     delivered: bool = False
     synced: bool = False  # safe on disk: it may be sent
+    tried: bool = False  # by this process
+    passed_over: int = 0  # tries after which a server answered others and not this
+    unsure: int = 0  # tries after which no server has answered anything yet
+    answers: int = 0  # of the servers, when these ended
 
 
 @dataclass(slots=True)
@@ -212,6 +216,8 @@ class Spool:
         elif old is not None and kind == "x":
             self._forget(old)
             del entries[number]
+        elif kind not in ("d", "x"):
+            raise ValueError("a kind of line that this release does not know")
 
     # --- writing
 
@@ -475,8 +481,8 @@ def _entry(fields: list[Any], segment: Segment, size: int) -> Entry:
     since_boot, boot = clock[:2] if len(clock) > 1 else (0.0, "")
     if not (isinstance(kind, str) and isinstance(session, str) and isinstance(boot, str)):
         raise ValueError("its names are no text")
-    if not (isinstance(usage, dict) or usage is None) or not isinstance(delivered, bool):
-        raise ValueError("it is no record of usage")
+    if not isinstance(delivered, bool):
+        raise ValueError("it says neither that it was delivered nor that it was not")
     if not (WHEN(wall) and WHEN(since_boot)) or len(session) > 253:
         raise ValueError("its time or its name is out of range")
     moment = Moment(float(wall), float(since_boot), boot)

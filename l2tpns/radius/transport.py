@@ -16,7 +16,7 @@ from typing import Any
 import gevent
 from pyrad.packet import Packet
 
-from l2tpns.errors import NoAnswer
+from l2tpns.errors import NoAnswer, PassedOver
 from l2tpns.log import Logger
 from l2tpns.radius import packets
 from l2tpns.radius.server import Request, Server, ServerStats
@@ -33,6 +33,9 @@ JITTER = 0.1  # RFC 5080 2.2.1: each interval plus or minus a tenth
 FRESH_PROBE = 2.0
 REPEATED_PROBE = 8.0
 LOOK_AGAIN = 0.5
+# An Accounting-Request that a server does not answer, though it answers others, may be one that it never takes (a bug,
+# a firewall that drops fragments). After so many such tries a round is over early: others need the worker.
+PASSED_OVER = 4
 STALE = 90.0  # a request held back for so long is given up: the next one tells its new Acct-Delay-Time
 
 
@@ -58,6 +61,30 @@ class ServerReport:
     in_flight: int
     sockets: int
     stats: ServerStats
+
+
+class Tally:
+    """Count the tries of one request that live servers have left unanswered."""
+
+    __slots__ = ("_answers", "_servers", "passed_over", "unsure")
+
+    def __init__(self, servers: list[Server]) -> None:
+        self._servers = servers
+        self._answers = answers_of(servers)
+        self.passed_over = 0  # a server has answered another request since
+        self.unsure = 0  # none has: it may have died
+
+    def unanswered(self, *, live: bool) -> None:
+        self.unsure += live
+        answers = answers_of(self._servers)
+        if answers != self._answers:
+            self._answers = answers
+            self.passed_over += self.unsure
+            self.unsure = 0
+
+
+def answers_of(servers: list[Server]) -> int:
+    return sum(server.answers for server in servers)
 
 
 class Transport:
@@ -111,13 +138,15 @@ class Transport:
         tries: int | None = None,
         max_interval: float = MAX_INTERVAL,
     ) -> Packet:
-        """The first authentic reply, or NoAnswer when all tries are used up."""
+        """Return the first authentic reply. Raises NoAnswer when all tries are used up; PassedOver when the servers
+        answered others meanwhile."""
         order = self._order()
         if not order:
             raise NoAnswer("no RADIUS server is configured")
         if tries is None:
             tries = self.settings.retries or 2 * len(order)
         request = Request(encode, label, session_id)
+        tally = Tally(order)
         try:
             interval = self.settings.timeout
             for number in range(tries):
@@ -125,14 +154,19 @@ class Transport:
                 answer = self._hold_back(request, server, order) if self._accounting else None
                 if answer is not None:
                     return answer
+                sent, dead = request.tries, server.dead
                 answer = self._try(request, server, self._jittered(min(interval, max_interval)))
                 if answer is not None:
                     return answer
+                tally.unanswered(live=request.tries > sent and not dead)
+                if self._accounting and tally.passed_over >= PASSED_OVER:
+                    break
                 interval *= 2
         finally:
             for server, leg in request.legs.items():
                 server.close_leg(leg)
-        raise NoAnswer(f"no RADIUS server answered {request.tries} tries of {label}")
+        text = f"no RADIUS server answered {request.tries} tries of {label}"
+        raise PassedOver(text, tally.passed_over, tally.unsure)
 
     def _try(self, request: Request, server: Server, interval: float) -> Packet | None:
         deadline = time.monotonic() + interval
@@ -148,7 +182,7 @@ class Transport:
         leg.channel.send(leg)
         answer = self._answer(request, deadline)
         if answer is None:
-            server.timed_out()
+            server.timed_out(leg.channel)
         return answer
 
     def _turn(self, order: list[Server], number: int) -> Server:
@@ -201,6 +235,11 @@ class Transport:
     def _jittered(self, interval: float) -> float:
         fraction = int.from_bytes(self._random(2), "big") / 0xFFFF
         return interval * (1 - JITTER + 2 * JITTER * fraction)
+
+    @property
+    def answers(self) -> int:
+        """Return how many authentic answers the servers that are configured now have given, to any request."""
+        return answers_of(self._servers)
 
     # --- for show radius and the metrics
 

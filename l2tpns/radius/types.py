@@ -88,7 +88,7 @@ class AuthReply:
     dns: tuple[IPv4Address, ...] = ()
     session_timeout: int | None = None
     idle_timeout: int | None = None
-    interim: int | None = None  # seconds, at least 60
+    interim: int | None = None  # seconds, at least 60; 0: none, whatever the configuration says
     classes: tuple[bytes, ...] = ()
     avpairs: tuple[tuple[str, str], ...] = ()
     filter_ids: tuple[str, ...] = ()

@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -22,8 +24,7 @@ START, STOP, INTERIM, ON, OFF = "start", "stop", "interim", "on", "off"
 STATUS = {START: 1, STOP: 2, INTERIM: 3, ON: 7, OFF: 8}  # RFC 2866 5.1
 BY_RADIUS, BY_US = 1, 2  # Acct-Authentic, RFC 2866 5.6
 ALL_32 = 0xFFFFFFFF
-LONGEST = 4096 - 20  # octets of attributes in a packet (RFC 2865 3)
-LARGEST_HEAD = 8  # of an attribute of a vendor's
+ROUTE = "Framed-Route"
 
 NAMES = tuple(field.name for field in dataclasses.fields(Usage))
 # What only grows while a session lives.
@@ -59,18 +60,24 @@ def dump_usage(usage: Usage) -> bytes:
 
 
 def load_usage(body: bytes) -> Usage:
-    """What dump_usage wrote, perhaps in another release: the unknown is left out, the missing has its default."""
-    facts = {name: value for name, value in orjson.loads(body).items() if name in NAMES}
-    facts["user"] = facts["user"].encode("latin-1")
-    facts["classes"] = tuple(value.encode("latin-1") for value in facts.get("classes", ()))
-    facts["address"] = IPv4Address(facts["address"]) if facts.get("address") else None
-    facts["avpairs"] = tuple(facts.get("avpairs", ()))
-    facts["attributes"] = tuple((name, value) for name, value in facts.get("attributes", ()))
-    facts["routes"] = tuple(
-        FramedRoute(IPv4Network(prefix), IPv4Address(gateway) if gateway else None, metric)
-        for prefix, gateway, metric in facts.get("routes", ())
-    )
-    return Usage(**facts)
+    """What dump_usage wrote, perhaps in another release: the unknown is left out, the missing has its default.
+
+    Raises ValueError when it is no usage at all.
+    """
+    try:
+        facts = {name: value for name, value in orjson.loads(body).items() if name in NAMES}
+        facts["user"] = facts["user"].encode("latin-1")
+        facts["classes"] = tuple(value.encode("latin-1") for value in facts.get("classes", ()))
+        facts["address"] = IPv4Address(facts["address"]) if facts.get("address") else None
+        facts["avpairs"] = tuple(facts.get("avpairs", ()))
+        facts["attributes"] = tuple((name, value) for name, value in facts.get("attributes", ()))
+        facts["routes"] = tuple(
+            FramedRoute(IPv4Network(prefix), IPv4Address(gateway) if gateway else None, metric)
+            for prefix, gateway, metric in facts.get("routes", ())
+        )
+        return Usage(**facts)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"unreadable usage: {error!r:.200}") from error
 
 
 def unusable(kind: str, session: str, body: bytes) -> str:
@@ -105,8 +112,11 @@ def fill_accounting_request(
     *,
     happened: float,
     now: float,
-) -> None:
-    """All attributes; usage is None for Accounting-On and -Off, which speak of the whole server."""
+) -> Counter[str]:
+    """All attributes; usage is None for Accounting-On and -Off, which speak of the whole server.
+
+    Return the names of those that are left out, because no server takes a packet of more than 4096 octets (RFC 2866 3).
+    """
     packet["Acct-Status-Type"] = STATUS[kind]
     packets.put_nas(packet, settings.nas_address or local, settings.nas_identifier)
     packet["Event-Timestamp"] = int(happened) & ALL_32
@@ -115,15 +125,48 @@ def fill_accounting_request(
     if usage is None:
         # RFC 2866 5.13 demands no session, servers want the attribute all the same: a name for this event.
         packets.put_text(packet, "Acct-Session-Id", f"{int(happened) & ALL_32:08X}00000000")
-        return
+        return Counter()
+    put_bill(packet, kind, usage)
+    bill = {key: list(found) for key, found in dict.items(packet)}
+    for put, name, value in details(usage):
+        with suppress(ValueError):  # a plugin's: it was possible when it was added, by another release
+            put(packet, name, value)
+    if packets.attribute_octets(packet) <= packets.MAX_ATTRIBUTES:
+        return Counter()
+    packet.clear()
+    for key, found in bill.items():
+        packet[key] = found
+    return add_what_fits(packet, usage)
+
+
+def add_what_fits(packet: Packet, usage: Usage) -> Counter[str]:
+    """Add each detail that the packet still has room for; routes, only if they are all that is too much.
+
+    Return the names of the others.
+    """
+    left_out: Counter[str] = Counter()
+    room = packets.MAX_ATTRIBUTES - packets.attribute_octets(packet)
+    for put, name, value in details(usage):
+        alone = Packet(id=0, dict=packet.dict)
+        with suppress(ValueError):
+            put(alone, name, value)
+        octets = packets.attribute_octets(alone)
+        if octets > room or (name == ROUTE and left_out.total() > left_out[ROUTE]):
+            left_out[name] += 1
+            continue
+        room -= octets
+        for key, found in dict.items(alone):
+            packet[key] = [*packets.values(packet, key), *found]
+    return left_out
+
+
+def put_bill(packet: Packet, kind: str, usage: Usage) -> None:
+    """What every record has: whose it is, and how much was used. A few hundred octets."""
     packets.put_octets(packet, packets.USER_NAME, usage.user)
     packet["Acct-Authentic"] = BY_RADIUS if usage.by_radius else BY_US
-    packets.put_call(packet, usage)
-    packets.put_text(packet, "Acct-Tunnel-Connection", usage.tunnel_connection)
+    packets.put_port(packet, usage)
     if usage.address is not None:
         packet["Framed-IP-Address"] = str(usage.address)
-    packets.put_text(packet, "Framed-Route", *map(route_text, usage.routes))
-    packets.put_octets(packet, packets.CLASS, *usage.classes)
     if usage.session_timeout is not None:
         packet["Session-Timeout"] = usage.session_timeout
     if usage.idle_timeout is not None:
@@ -132,20 +175,22 @@ def fill_accounting_request(
         put_counters(packet, usage)
     if kind == STOP and usage.terminate_cause:
         packet["Acct-Terminate-Cause"] = usage.terminate_cause
-    # What plugins add may be cut: a packet that is too long is answered by nobody, and would be sent for ever.
-    room = LONGEST - sum(LARGEST_HEAD + len(value) for values in dict.values(packet) for value in values)
+
+
+def details(usage: Usage) -> Iterator[tuple[Callable[[Packet, str, Any], None], str, Any]]:
+    """Yield what may be left out of a record that is too long, what matters most to billing first."""
+    put = packets.put_detail
+    for value in usage.classes:
+        yield put, "Class", value
+    yield put, "Acct-Tunnel-Connection", usage.tunnel_connection
+    for name, fact in packets.describe_call(usage):
+        yield put, name, fact
     for pair in usage.avpairs:
-        room -= LARGEST_HEAD + len(pair.encode("utf-8", "backslashreplace"))
-        if room >= 0:
-            packets.put_text(packet, "Cisco-AVPair", pair)
-    for name, value in usage.attributes:
-        room -= LARGEST_HEAD + len(str(value).encode("utf-8", "backslashreplace"))
-        if room < 0:
-            break
-        try:
-            put_attribute(packet, name, value)
-        except ValueError:
-            pass  # it was possible when it was added: by another release, with another dictionary
+        yield put, "Cisco-AVPair", pair
+    for name, added in usage.attributes:
+        yield put_attribute, name, added
+    for route in usage.routes:
+        yield put, ROUTE, route_text(route)
 
 
 def put_attribute(packet: Packet, name: str, value: str | int) -> None:
@@ -153,7 +198,7 @@ def put_attribute(packet: Packet, name: str, value: str | int) -> None:
     if name not in packet.dict:
         raise ValueError(f"the dictionary has no attribute {name}")
     octets = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else b""
-    if len(octets) > packets.MAX_VALUE:
+    if len(octets) > packets.room_in(packet, name):
         raise ValueError(f"{name} has {len(octets)} octets, which is more than an attribute holds")
     try:
         packet.AddAttribute(name, value)

@@ -46,7 +46,7 @@ class Desk:
             Options(self.config_file),
             Reading(server.config, (), {}),
             server.log,
-            apply=lambda radius: None,
+            apply=lambda radius: server.lns.compare_names(),
             read_pool=lambda config: Layout(),
             take_pool=lambda layout: None,
         )

@@ -5,6 +5,7 @@ The time is the test's (tests/daemon/clocks.py): no other passes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -265,6 +266,21 @@ def test_no_interval_is_shorter_than_a_minute(server: InProcess) -> None:
     dial(server)
     (session,) = server.lns.sessions.values()
     assert housekeeping.interim_interval(session) == 60
+
+
+@pytest.mark.statement(151)
+def test_when_radius_is_asked_again_its_new_interval_counts_from_then(clock: Clock, server: InProcess) -> None:
+    again = AuthReply(accepted=True, session_timeout=200, termination_action=1, interim=0)
+    server.backend.replies["fred"] = again
+    dial(server)
+    (session,) = server.lns.sessions.values()
+    for interim, due in ((120, True), (0, False)):
+        server.backend.replies["fred"] = replace(again, interim=interim)
+        clock.forward(server, session.profile.session_timeout - int(clock.now - session.time_from))
+        server.wait(lambda: session.time_from == clock.now)
+        seen = len(server.accounting.of("interim"))
+        clock.forward(server, 120)
+        assert len(server.accounting.of("interim")) == seen + due
 
 
 # CHAP challenges of a session that is online

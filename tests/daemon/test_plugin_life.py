@@ -37,6 +37,8 @@ HOOK = "def plugin_pre_auth(event): SEEN.append(event.username)\n"
         ("def plugin_timer(event): yield", "must be a plain function: no async, no yield"),
         ("plugin_api_version = 2\ndef plugin_timer(e): pass", "it is for plugin interface 2, this is 1"),
         ("plugin_control_help = 5\ndef plugin_timer(e): pass", "plugin_control_help must be a list of texts"),
+        ("plugin_avpairs = 'throttle'\ndef plugin_timer(e): pass", "plugin_avpairs must be a list of texts"),
+        ("plugin_avpairs = [1]\ndef plugin_timer(e): pass", "plugin_avpairs must be a list of texts"),
         ("def plugin_init(server): return 0", "its plugin_init returned PLUGIN_RET_ERROR"),
         ("def plugin_init(server):\n    server.sessoins()", "plain.py:2: plugin_init failed: AttributeError"),
         ("def plugin_init(server): server.setting('x', [], 'y')", "a setting cannot be a list"),

@@ -175,6 +175,26 @@ def test_a_subscriber_gets_its_last_address_again_whatever_the_case_of_its_name(
     assert pool.allocate("bob") == other
 
 
+def test_only_the_case_of_ascii_letters_makes_no_difference() -> None:
+    pool = pool_of("192.0.2.0/24")
+    first = pool.allocate("\u212a1")
+    pool.release(first)
+    assert pool.allocate("k1") != first
+    assert pool.allocate("\u212a1") == first
+
+
+def test_names_may_be_told_apart_by_their_case_from_some_moment_on() -> None:
+    pool = pool_of("192.0.2.0/24")
+    lower, upper = pool.allocate("alice"), pool.allocate("ALICE")
+    pool.compare_names(lambda name: name)
+    for address in (lower, upper):
+        pool.release(address)
+    assert (pool.allocate("ALICE"), pool.allocate("alice")) == (upper, lower)
+    pool.release(upper)
+    pool.compare_names(str.lower)
+    assert pool.allocate("Alice") == upper
+
+
 def test_an_address_nobody_had_goes_before_one_that_somebody_may_want_again() -> None:
     pool = pool_of("192.0.2.0/29")
     first = pool.allocate("alice")

@@ -21,7 +21,9 @@ from l2tpns.clock import Moment, moment
 from l2tpns.errors import ConfigError
 from l2tpns.lines import make_line
 from l2tpns.log import Log
+from l2tpns.radius import account as patience
 from l2tpns.radius import accounting as module
+from l2tpns.radius import server as remote
 from l2tpns.radius import spool as spool_module
 from l2tpns.radius import transport
 from l2tpns.radius.accounting import Accounting
@@ -31,7 +33,7 @@ from tests.daemon.radius_parts import SECRET, settings_for, usage
 from tests.daemon.test_radius_packets import accounting_request
 from tests.lab import PATIENCE
 from tests.lab.inprocess import until
-from tests.lab.radius_server import RadiusServer
+from tests.lab.radius_server import REJECT, RadiusServer, make_reply
 
 START, STOP, INTERIM, ON, OFF = 1, 2, 3, 7, 8
 
@@ -309,8 +311,6 @@ def test_an_interim_on_its_way_is_replaced_after_its_round(server, account):
 
 
 def test_a_forged_response_delivers_nothing(server, account):
-    from tests.lab.radius_server import make_reply
-
     server.handler = lambda request: [make_reply(request, 5, sign=False, secret=b"guess")]
     accounting = account(server)
     accounting.start(usage())
@@ -599,7 +599,7 @@ def test_a_record_that_makes_no_sense_is_named_and_the_others_are_delivered(serv
     accounting = account(server, log=log)
     until(lambda: accounting.undelivered == 0)
     assert sorted(record.one(44) for record in server.records) == [b"ann", b"fred"]
-    assert len(log.records("spool_record_refused") + log.records("accounting_record_refused")) == 1
+    assert len(log.records("spool_record_refused") + log.records("accounting_set_aside")) == 1
 
 
 def test_what_the_spool_says_of_a_session_goes_before_the_saved_state(server, account, tmp_path):
@@ -623,3 +623,313 @@ def test_what_the_spool_says_of_a_session_goes_before_the_saved_state(server, ac
 
 def test_a_spool_that_is_new_says_nothing(server, account):
     assert not account(server).has_stopped("fred", True)
+
+
+# --- what no server takes
+
+
+@pytest.fixture
+def wary(monkeypatch):
+    """Few tries are enough to give a record up."""
+    monkeypatch.setattr(transport, "PASSED_OVER", 1)
+    monkeypatch.setattr(module, "A_ROUND", 1)
+    monkeypatch.setattr(patience, "SUSPECT", 1)
+    monkeypatch.setattr(patience, "GIVE_WAY", 3)
+    monkeypatch.setattr(patience, "SET_ASIDE", 6)
+    monkeypatch.setattr(patience, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(module, "PAUSE", 0.01)
+
+
+@pytest.fixture
+def traffic():
+    """Has a session of its own send interim records all the time: the server is seen to answer."""
+    greenlets = []
+
+    def begin(accounting):
+        accounting.start(usage("lively"))
+
+        def run():
+            for number in range(1_000_000):
+                accounting.interim(usage("lively", in_octets=number))
+                gevent.sleep(0.01)
+
+        greenlets.append(gevent.spawn(run))
+
+    yield begin
+    gevent.killall(greenlets)
+
+
+def never(server, session, *kinds):
+    """The server takes no record of this session, or none of these kinds, as if it had not come."""
+    honest = server.answer
+
+    def answer(request):
+        mute = request.one(44) == session and (not kinds or request.number(40) in kinds)
+        return [] if mute else honest(request)
+
+    server.handler = answer
+
+
+def taken(server, session):
+    """The kinds of this session's records that the server has answered."""
+    return [r.number(40) for r in server.records if r.one(44) == session and any(server._seen[r.peer, r.raw[:20]])]
+
+
+def aside(tmp_path):
+    path = tmp_path / "spool" / "set-aside"
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+
+
+def test_a_record_too_long_for_a_packet_is_cut_and_told_once(server, account):
+    log = Log.in_memory()
+    accounting = account(server, log=log)
+    routes = tuple(FramedRoute(IPv4Network(f"10.{number}.0.0/16")) for number in range(240))
+    facts = {"routes": routes, "classes": (b"c" * 253,) * 4}
+    accounting.start(usage(**facts))
+    until(lambda: statuses(server) == [START])
+    accounting.stop(usage(**facts, in_octets=7, terminate_cause=1))
+    until(lambda: accounting.undelivered == 0)
+    assert statuses(server) == [START, STOP]
+    assert all(len(record.raw) <= 4096 and len(record.all(25)) == 4 for record in server.records)
+    (line,) = log.records("accounting_record_cut")
+    assert line["acct"] == "5F00000000000001" and line["user"] == "alice" and line["left_out"]["Framed-Route"] > 100
+
+
+def test_a_long_record_of_an_earlier_release_is_delivered(server, account, tmp_path):
+    told = {"acct_session_id": "old", "user": "alice", "session_id": 7, "address": "10.0.0.5", "called": "9" * 250,
+            "routes": [[f"10.{number}.0.0/16", None, 1] for number in range(200)], "classes": ["c" * 253] * 15,
+            "avpairs": ["a=" + "\u00ff" * 245]}  # fmt: skip
+    (tmp_path / "spool").mkdir(mode=0o700)
+    lines = [
+        make_line(["r", number, kind, "old", 1_600_000_000.0, False, told])
+        for number, kind in ((1, "start"), (2, "stop"))
+    ]
+    (tmp_path / "spool" / "0000000001.records").write_bytes(b"".join(lines))
+    accounting = account(server)
+    until(lambda: accounting.undelivered == 0)
+    assert taken(server, b"old") == [START, STOP]
+    assert all(len(record.raw) <= 4096 for record in server.records)
+
+
+def test_a_start_that_is_never_taken_gives_way_to_its_stop(server, account, tmp_path, wary, traffic):
+    log = Log.in_memory()
+    never(server, b"bad", START)
+    accounting = account(server, log=log, timeout=0.1)
+    accounting.start(usage("bad"))
+    traffic(accounting)
+    accounting.stop(usage("bad", in_octets=5, terminate_cause=1))
+    until(lambda: STOP in taken(server, b"bad"))
+    (kept,) = aside(tmp_path)
+    assert (kept["kind"], kept["session"], kept["usage"]["user"]) == ("start", "bad", "alice")
+    (line,) = log.records("accounting_set_aside")
+    assert (line["acct"], line["kind"], line["lost"]) == ("bad", "start", "")
+    assert (tmp_path / "spool" / "set-aside").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_start_that_is_never_taken_is_given_up_and_the_stop_still_comes(server, account, tmp_path, wary, traffic):
+    never(server, b"bad", START)
+    accounting = account(server, timeout=0.1)
+    accounting.start(usage("bad"))
+    traffic(accounting)
+    until(lambda: aside(tmp_path))
+    assert "bad" in accounting.open_sessions()
+    accounting.stop(usage("bad", in_octets=5, terminate_cause=1))
+    until(lambda: STOP in taken(server, b"bad"))
+    until(lambda: "bad" not in accounting._accounts)
+
+
+def test_accounting_off_goes_without_what_is_never_taken_which_the_next_daemon_tries_again(
+    server, account, wary, traffic, monkeypatch
+):
+    monkeypatch.setattr(patience, "SET_ASIDE", 1_000_000)
+    never(server, b"bad", STOP)
+    accounting = account(server, timeout=0.1)
+    accounting.start(usage("bad"))
+    traffic(accounting)
+    accounting.stop(usage("bad", in_octets=5, terminate_cause=1))
+    accounting.stop(usage("lively"))
+    until(lambda: any(entry.session == "bad" for entry in accounting._suspects) or not accounting._hopeful)
+    accounting.off()
+    assert not accounting.close(PATIENCE)
+    assert server.accounting(OFF)
+    server.handler = server.answer
+    second = account(server)
+    until(lambda: STOP in taken(server, b"bad"))
+    assert second.close()
+
+
+def test_accounting_off_goes_at_the_end_of_the_time_whatever_is_left(server, account):
+    """The server answers nothing else any more, so nothing says that it is alive."""
+    never(server, b"bad")
+    accounting = account(server, timeout=0.1)
+    accounting.start(usage("bad"))
+    until(lambda: server.requests)
+    accounting.off()
+    assert not accounting.close(3.0)
+    assert server.accounting(OFF)
+
+
+def test_tries_before_an_outage_is_noticed_are_fewer_than_a_suspects(server, account):
+    accounting = account(server, timeout=0.05)
+    accounting.start(usage("early"))
+    until(lambda: accounting.undelivered == 0)
+    server.silent = True
+    for number in range(3):
+        accounting.start(usage(f"s{number}"))
+        accounting.stop(usage(f"s{number}"))
+    until(lambda: accounting.stats.rounds_unanswered > 6)
+    server.silent = False
+    until(lambda: accounting.undelivered == 0)
+    assert accounting.stats.set_aside == 0
+    assert all(taken(server, b"s%d" % number)[:1] == [START] for number in range(3))
+    assert all(STOP in taken(server, b"s%d" % number) for number in range(3))
+
+
+def test_an_answer_of_any_other_request_tells_that_earlier_tries_were_passed_over(server, account, wary, tmp_path):
+    never(server, b"bad", START)
+    accounting = account(server, timeout=0.05)
+    accounting.start(usage("bad"))
+    accounting.stop(usage("bad", terminate_cause=1))
+    until(lambda: accounting.stats.rounds_unanswered)
+    for number in range(1000):
+        if STOP in taken(server, b"bad"):
+            break
+        accounting.start(usage(f"other{number}"))  # one at a time, with silence between them
+        until(lambda number=number: taken(server, b"other%d" % number))
+        gevent.sleep(0.2)
+    assert STOP in taken(server, b"bad")
+    assert [kept["kind"] for kept in aside(tmp_path)] == ["start"]
+
+
+def test_sessions_whose_records_are_never_taken_do_not_keep_the_workers_from_others(
+    server, account, wary, traffic, monkeypatch
+):
+    monkeypatch.setattr(module, "WORKERS", 4)
+    monkeypatch.setattr(module, "AGAIN_WORKERS", 1)
+    monkeypatch.setattr(patience, "GIVE_WAY", 1_000_000)
+    monkeypatch.setattr(patience, "SET_ASIDE", 1_000_000)
+    honest = server.answer
+    server.handler = lambda request: [] if (request.one(44) or b"").startswith(b"bad") else honest(request)
+    accounting = account(server, timeout=0.1)
+    traffic(accounting)
+    for number in range(8):
+        accounting.start(usage(f"bad{number}"))
+    until(lambda: accounting.stats.rounds_unanswered)
+    for number in range(20):
+        accounting.start(usage(f"good{number}"))
+        accounting.stop(usage(f"good{number}"))
+    until(lambda: all(STOP in taken(server, b"good%d" % number) for number in range(20)))
+    assert accounting._again_out <= 1
+
+
+def test_an_outage_passes_nothing_over(server, account, tmp_path, wary):
+    server.silent = True
+    accounting = account(server, timeout=0.05)
+    for number in range(5):
+        accounting.start(usage(f"s{number}"))
+        accounting.stop(usage(f"s{number}"))
+    until(lambda: accounting.stats.rounds_unanswered > 6)
+    assert accounting.stats.set_aside == 0 and not accounting._suspects
+    assert all(entry.passed_over == 0 for each in accounting._accounts.values() for entry in each.pending)
+
+
+def test_an_answer_of_another_kind_is_none(server, account, tmp_path, wary):
+    log = Log.in_memory()
+    honest = server.answer
+    server.handler = lambda request: (
+        [make_reply(request, REJECT, sign=False)] if request.number(40) == START else honest(request)
+    )
+    accounting = account(server, log=log)
+    accounting.start(usage("bad"))
+    accounting.stop(usage("bad"))
+    until(lambda: taken(server, b"bad")[-1:] == [STOP])
+    assert [kept["kind"] for kept in aside(tmp_path)] == ["start"]
+    assert log.records("radius_reply_unknown")[0]["code"] == REJECT
+
+
+UNREADABLE = [None, {}, [], 7, "x", {"user": "x"}, {"acct_session_id": "odd", "user": 7, "session_id": 1},
+              {"acct_session_id": "odd", "user": "\u4e00", "session_id": 1},
+              {"acct_session_id": "odd", "user": "x", "session_id": 1, "routes": [["10.0.0.1/8", None, 1]]},
+              {"acct_session_id": "odd", "user": "x", "session_id": 1, "address": "nowhere"}]  # fmt: skip
+
+
+@pytest.mark.parametrize("told", UNREADABLE)
+@pytest.mark.parametrize("delivered", [False, True])
+def test_a_record_that_cannot_be_read_is_kept_aside_and_its_session_is_stopped(
+    server, account, tmp_path, told, delivered
+):
+    (tmp_path / "spool").mkdir(mode=0o700)
+    good = {"acct_session_id": "good", "user": "alice", "session_id": 7}
+    lines = [
+        make_line(["r", 1, "start", "odd", 1_600_000_000.0, delivered, told]),
+        make_line(["r", 2, "start", "good", 1_600_000_000.0, True, good]),
+        make_line(["r", 3, "of a later release", "later", 1_600_000_000.0, False, good]),
+    ]
+    (tmp_path / "spool" / "0000000001.records").write_bytes(b"".join(lines))
+    accounting = account(server)
+    assert accounting.recover(()) == 2
+    until(lambda: accounting.undelivered == 0)
+    assert taken(server, b"odd") == taken(server, b"good") == [STOP]
+    kept = [(each["session"], each["kind"]) for each in aside(tmp_path)]
+    assert sorted(kept) == sorted([("later", "of a later release")] + ([] if delivered else [("odd", "start")]))
+    assert accounting.close()
+    assert spooled(tmp_path) == []
+
+
+def test_a_record_that_makes_us_stumble_gives_way_too(server, account, tmp_path, wary, monkeypatch):
+    log = Log.in_memory()
+    fill = module.fill_accounting_request
+
+    def stumble(packet, kind, *args, **times):
+        if kind == "start":
+            raise RuntimeError("a bug")
+        return fill(packet, kind, *args, **times)
+
+    monkeypatch.setattr(module, "fill_accounting_request", stumble)
+    accounting = account(server, log=log)
+    accounting.start(usage("bad"))
+    accounting.stop(usage("bad"))
+    until(lambda: taken(server, b"bad") == [STOP])
+    assert [kept["kind"] for kept in aside(tmp_path)] == ["start"]
+    assert len(log.records("accounting_failed")) == 3
+
+
+def test_what_is_set_aside_is_named_when_it_cannot_be_kept(server, account, tmp_path, wary, traffic):
+    log = Log.in_memory()
+    never(server, b"bad")
+    accounting = account(server, log=log, timeout=0.1)
+    (tmp_path / "target").write_text("")
+    (tmp_path / "spool" / "set-aside").symlink_to(tmp_path / "target")
+    accounting.start(usage("bad"))
+    traffic(accounting)
+    until(lambda: log.records("accounting_set_aside"))
+    assert log.records("accounting_set_aside")[0]["lost"]
+    assert (tmp_path / "target").read_text() == ""
+
+
+@pytest.mark.parametrize("error", [errno.EMSGSIZE, errno.EPERM, errno.EINVAL])
+def test_a_record_that_the_kernel_refuses_to_send_gives_way(
+    server, account, tmp_path, wary, traffic, monkeypatch, error
+):
+    class Narrow:
+        """A socket through which only short datagrams go."""
+
+        def __init__(self, sock):
+            self.sock = sock
+
+        def send(self, octets):
+            if len(octets) > 1000:
+                raise OSError(error, os.strerror(error))
+            return self.sock.send(octets)
+
+        def __getattr__(self, name):
+            return getattr(self.sock, name)
+
+    opened = remote.open_socket
+    monkeypatch.setattr(remote, "open_socket", lambda *args: Narrow(opened(*args)))
+    accounting = account(server, timeout=0.1)
+    accounting.start(usage("bad", classes=(b"c" * 253,) * 4))
+    traffic(accounting)
+    accounting.stop(usage("bad", terminate_cause=1))
+    until(lambda: STOP in taken(server, b"bad"))
+    assert [kept["kind"] for kept in aside(tmp_path)] == ["start"]

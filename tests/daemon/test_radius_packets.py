@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -207,6 +208,108 @@ def test_an_access_request_tells_who_asks_and_for_which_call():
 def test_numbers_of_any_length_are_cut_to_what_an_attribute_holds(length):
     request = access_request(login(called="1" * length, calling="2" * length))
     assert len(request.one(30) or b"") == min(length, 253)
+
+
+@pytest.mark.parametrize("host", ["h" * 300, "\x01" * 300, "\u00e9" * 300, "\x1f" + "h" * 252])
+def test_any_name_of_a_lac_fits_into_a_request(host):
+    facts = {"tunnel_client": "192.0.2.7", "tunnel_server": "192.0.2.1", "tunnel_host": host}
+    for request in (access_request(login(**facts)), accounting_request(facts=usage(**facts))):
+        name = request.one(90)
+        assert name is not None and 250 <= len(name) <= 253
+        assert host.startswith(name.lstrip(b"\0").decode())  # whole characters; a tag of 0 goes before a low octet
+
+
+# --- The longest packets (RFC 2865 3, RFC 2866 3)
+
+LONG = "9" * 300
+ROUTES = tuple(FramedRoute(IPv4Network(f"172.{16 + number // 250}.{number % 250}.0/24")) for number in range(240))
+CLASSES = tuple(bytes([65 + number]) * 253 for number in range(15))
+BILL = (1, 4, 5, 6, 7, 8, 32, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 52, 53, 55, 61)
+
+
+def longest(**facts):
+    known = {"user": b"u" * 253, "called": LONG, "calling": LONG, "nas_port_id": LONG, "connect_info": LONG,
+             "tunnel_client": "255.255.255.255", "tunnel_server": "255.255.255.255", "tunnel_host": LONG,
+             "tunnel_connection": LONG, "terminate_cause": 1}  # fmt: skip
+    return usage(**{**known, **facts})
+
+
+def left_out(facts, kind="stop"):
+    packet = packets.new_accounting_request(9, SECRET, DICTIONARY)
+    return fill_accounting_request(
+        packet, kind, facts, RadiusSettings(nas_identifier="l" * 64), HERE, happened=0, now=0
+    )
+
+
+def test_no_access_request_is_too_long():
+    facts = {name: LONG for name in ("called", "calling", "nas_port_id", "connect_info", "tunnel_host", "tunnel_client",
+                                     "tunnel_server")}  # fmt: skip
+    for credentials in (pap(b"u" * 253, b"p" * 128), replace(chap(b"u" * 253), challenge=b"c" * 253)):
+        assert len(access_request(login(credentials, mtu=1500, state=b"s" * 253, **facts)).raw) <= 4096
+
+
+@pytest.mark.statement(142)
+@pytest.mark.parametrize("kind", ["start", "interim", "stop"])
+@pytest.mark.parametrize(
+    "facts, missing",
+    [
+        ({}, set()),
+        ({"routes": ROUTES}, {"Framed-Route"}),
+        ({"routes": ROUTES, "classes": CLASSES[:4]}, {"Framed-Route"}),
+        ({"routes": ROUTES[:3], "avpairs": ("a=" + "b" * 245,) * 20}, {"Framed-Route", "Cisco-AVPair"}),
+        ({"routes": ROUTES[:1], "attributes": (("Filter-Id", "f" * 253),) * 9}, {"Framed-Route", "Filter-Id"}),
+    ],
+)
+def test_a_record_that_is_too_long_loses_what_bills_least(kind, facts, missing):
+    request = accounting_request(kind, longest(**facts))
+    assert len(request.raw) <= 4096
+    assert request.all(25) == list(facts.get("classes", ()))
+    assert all(request.one(number) is not None for number in (30, 31, 66, 67, 68, 77, 87, 90))
+    assert all(request.one(number) is not None for number in BILL if kind == "stop")
+    assert set(left_out(longest(**facts), kind)) == missing
+    if missing:  # as much of it as there is room for
+        assert len(request.raw) > 4096 - 256
+
+
+@pytest.mark.statement(142)
+def test_class_is_the_last_to_go():
+    request = accounting_request("stop", longest(classes=CLASSES, routes=ROUTES))
+    assert len(request.raw) <= 4096
+    assert request.all(25) == list(CLASSES[:14])  # there is no room for the fifteenth with the user's name and the bill
+    assert all(request.one(number) is not None for number in BILL)
+    assert request.all(22) == [] and request.all(31) == []
+    assert left_out(longest(classes=CLASSES, routes=ROUTES))["Class"] == 1
+
+
+def test_a_record_that_fits_to_the_octet_loses_nothing():
+    short = usage(routes=ROUTES[:145], terminate_cause=1)
+    spare = 4096 - len(accounting_request("stop", short).raw)
+    assert 0 < spare < 240
+    for more, missing in ((spare, 0), (spare + 1, 1)):
+        facts = replace(short, user=b"alice" + b"x" * more)
+        request = accounting_request("stop", facts)
+        assert len(request.raw) == 4096 if not missing else 4096 - 32 < len(request.raw) <= 4096
+        assert len(request.all(22)) == 145 - missing
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=253), max_size=20),
+    st.lists(st.text(min_size=1, max_size=247), max_size=20),
+    st.integers(0, 240),
+    st.text(max_size=400),
+)
+def test_any_record_fits_into_a_packet_and_tells_the_bill(classes, avpairs, routes, host):
+    facts = longest(classes=tuple(classes), avpairs=tuple(avpairs), routes=ROUTES[:routes], tunnel_host=host)
+    request = accounting_request("stop", facts)
+    assert len(request.raw) <= 4096
+    assert all(request.one(number) is not None for number in BILL)
+
+
+@pytest.mark.parametrize("pair", ["a=" + "\udcff" * 245, "a=" + "b" * 251, "a=" + "\u00e9" * 247])
+def test_a_long_pair_of_a_plugin_is_cut_to_what_the_attribute_holds(pair):
+    (sent,) = accounting_request(facts=usage(avpairs=(pair,))).vendor(9, 1)
+    assert 244 <= len(sent) <= 247 and sent.startswith(b"a=")
+    assert accounting_request(facts=usage(attributes=(("Cisco-AVPair", pair),))).vendor(9, 1) == []
 
 
 # --- Framed-Route

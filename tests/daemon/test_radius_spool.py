@@ -99,6 +99,36 @@ def test_a_damaged_line_costs_only_itself(opened, tmp_path):
     assert len(log.records("spool_line_unreadable")) == 1
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"r": 1},
+        7,
+        [],
+        ["r"],
+        ["d"],
+        ["x", "1"],
+        ["r", "1", "start", "s", 1.0, False, None],
+        ["r", 9, "start", "s", 1.0, False],
+        ["r", 9, "start", 5, 1.0, False, None],
+        ["r", 9, None, "s", 1.0, False, None],
+        ["r", 9, "start", "s", "now", False, None],
+        ["of a later release", 1, 2, 3],
+    ],
+)
+def test_a_line_that_makes_no_sense_costs_only_itself(opened, tmp_path, fields):
+    spool, _ = opened()
+    spool.append("start", "a", Moment(1.0), b"{}")
+    spool.close()
+    (tmp_path / "spool" / "notes.records").write_text("not ours")
+    with files(tmp_path)[0].open("ab") as file:
+        file.write(make_line(fields))
+    log = Log.in_memory()
+    _, left = opened(log=log)
+    assert [entry.session for entry in left] == ["a"]
+    assert len(log.records("spool_record_refused") + log.records("spool_line_unreadable")) == 1
+
+
 def test_segments_go_when_nothing_in_them_is_needed(opened, tmp_path):
     spool, _ = opened(segment_octets=500)
     entries = [spool.append("start", f"s{number}", Moment(1.0), b"{}") for number in range(100)]

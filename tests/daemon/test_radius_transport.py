@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import time
 from itertools import chain, repeat
 from pathlib import Path
@@ -17,9 +18,10 @@ from gevent.pool import Pool
 from l2tpns.errors import NoAnswer
 from l2tpns.log import Log
 from l2tpns.radius import server as server_module
+from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.types import MessageAuthenticator
-from tests.daemon.radius_parts import SECRET, chap, login, pap, settings_for
+from tests.daemon.radius_parts import SECRET, chap, login, pap, settings_for, usage
 from tests.lab import PATIENCE
 from tests.lab.inprocess import until
 from tests.lab.radius_server import ACCEPT, CHALLENGE, REJECT, RadiusServer, User, bind_pair, ip, make_reply
@@ -396,7 +398,7 @@ def test_closing_leaves_no_descriptor(server, ask):
 def test_a_reader_that_is_ended_is_begun_again_and_hears_the_answer(server, ask):
     backend = ask(server)
     assert backend.authenticate(login()).accepted
-    (channel,) = backend.transport._servers[0]._channels
+    (channel,) = backend.transport._servers[0].channels
     channel.part._greenlet.kill()
     assert backend.authenticate(login()).accepted
     assert channel.part.failures == 1
@@ -413,3 +415,107 @@ def test_without_a_free_descriptor_a_login_has_no_answer_and_nothing_fails(serve
     with pytest.raises(NoAnswer):
         backend.authenticate(login())
     assert "Too many open files" in log.records("radius_no_socket")[0]["why"]
+
+
+# --- answers from elsewhere
+
+
+@pytest.fixture
+def elsewhere(server):
+    """Has the server answer from another address of its host: honestly, or as make_reply is told."""
+    sock = gevent.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.2", server.port))
+    honest = server.answer
+
+    def begin(**told):
+        def answer(request):
+            for reply in [make_reply(request, ACCEPT, **told)] if told else honest(request):
+                sock.sendto(reply, request.peer)
+            return []
+
+        server.handler = answer
+        server._seen = Forgetful()
+
+    yield begin
+    sock.close()
+
+
+def beside(backend):
+    return [channel for server in backend.transport._servers for channel in server.channels if channel.beside]
+
+
+def test_an_answer_from_another_address_is_dropped_and_named_once(server, ask, elsewhere):
+    log = Log.in_memory()
+    backend = ask(server, log=log, timeout=0.2, retries=3)
+    elsewhere()
+    for _ in range(3):
+        with pytest.raises(NoAnswer):
+            backend.authenticate(login())
+    (line,) = log.records("radius_answer_from_elsewhere")
+    assert (line["source"], line["peer"]) == (f"127.0.0.2:{server.port}", f"127.0.0.1:{server.port}")
+    assert stats(backend).accepts == 0 and stats(backend).unexpected > 1
+
+
+def test_with_one_try_a_request_the_next_request_finds_it_out(server, ask, elsewhere):
+    log = Log.in_memory()
+    backend = ask(server, log=log, timeout=0.2, retries=1)
+    elsewhere()
+    for _ in range(2):
+        with pytest.raises(NoAnswer):
+            backend.authenticate(login())
+    until(lambda: log.records("radius_answer_from_elsewhere"))
+
+
+def test_accounting_names_it_too(server, elsewhere, tmp_path):
+    log = Log.in_memory()
+    elsewhere()
+    accounting = Accounting(settings_for(server, timeout=0.1), tmp_path / "spool", log.get())
+    accounting.open()
+    accounting.start(usage())
+    until(lambda: log.records("radius_answer_from_elsewhere"))
+    assert log.records("radius_answer_from_elsewhere")[0]["peer"] == f"127.0.0.1:{server.port + 1}"
+    accounting.close(0)
+
+
+@pytest.mark.parametrize("told", [{"secret": b"guess"}, {"identifier": 77}, {"body": b"\x08\x06\x0a"}])
+def test_what_is_not_authentic_is_not_named(server, ask, elsewhere, told):
+    log = Log.in_memory()
+    backend = ask(server, log=log, timeout=0.1, retries=4)
+    elsewhere(**told)
+    with pytest.raises(NoAnswer):
+        backend.authenticate(login())
+    until(lambda: stats(backend).unexpected)
+    assert log.records("radius_answer_from_elsewhere") == []
+
+
+def test_the_socket_beside_is_there_while_the_server_is_silent_and_nobody_can_join_it(server, ask):
+    backend = ask(server, timeout=0.2, retries=10)
+    assert backend.authenticate(login()).accepted
+    assert beside(backend) == []
+    server.lose(2)
+    waiting = gevent.spawn(backend.authenticate, login())
+    until(lambda: beside(backend) or waiting.ready())
+    port = server.requests[-1].peer[1]
+    for address in ("", "127.0.0.1"):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as thief:
+            thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with pytest.raises(OSError, match="in use"):
+                thief.bind((address, port))
+    assert waiting.get().accepted  # what comes from its own address goes where it went before
+    assert beside(backend) == []
+
+
+def test_a_flood_from_elsewhere_takes_no_time_and_stops_no_answer(server, ask, elsewhere):
+    backend = ask(server, timeout=0.2, retries=1)
+    server.lose(1)
+    with pytest.raises(NoAnswer):
+        backend.authenticate(login())
+    (channel,) = beside(backend)
+    heard = stats(backend).unexpected
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        for _ in range(2000):
+            stranger.sendto(bytes(20), channel.sock.getsockname())
+    gevent.sleep(0)
+    assert stats(backend).unexpected - heard <= 1
+    backend.configure(settings_for(server, timeout=PATIENCE))
+    assert backend.authenticate(login()).accepted

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Address
 
 import pytest
 
+from l2tpns.plugins.server import Server as PluginServer
 from l2tpns.radius.types import Assign, AuthReply
 from tests.daemon.conftest import QUICK, Serve
+from tests.daemon.operators import Desk
 from tests.daemon.subscribers import refused
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Lac, Why
@@ -110,3 +113,88 @@ def test_the_stop_of_the_old_session_comes_before_the_start_of_the_new_one(serve
     assert [kind for kind, _ in server.accounting.records] == ["start", "stop", "start"]
     ids = [usage.acct_session_id for _, usage in server.accounting.records]
     assert ids[0] == ids[1] != ids[2]
+
+
+# Which names are one user's
+
+SAME = [("fred", "FRED"), ("Stra\u00dfe", "sTRA\u00dfE"), ("\u212a1X", "\u212a1x")]
+UNLIKE = [
+    ("\u212a1", "k1"),  # KELVIN SIGN
+    ("\u0130x", "i\u0307x"),
+    ("\u0130x", "ix"),
+    ("stra\u00dfe", "STRASSE"),
+    ("\u00c4rger", "\u00e4rger"),
+    ("\uff26red", "fred"),  # FULLWIDTH F
+    ("\u03a3", "\u03c3"),
+    ("fred", "fred "),
+    ("\u017fam", "sam"),  # LATIN SMALL LETTER LONG S
+]
+
+
+def both_online(server: InProcess, first: str, second: str) -> bool:
+    """Log in with the one name, then the other; return whether the first is still online."""
+    for name in (first, second):
+        server.backend.passwords[name] = b"pw"
+    lac = server.lac(defaults=QUICK).connect()
+    calls = [lac.call(name.encode(), "pw").wait_online() for name in (first, second)]
+    server.wait(lambda: len(server.lns.sessions) == 2 - server.counters.sessions_replaced)
+    return calls[0].ended is None
+
+
+@pytest.mark.shows("set username_case")
+@pytest.mark.parametrize("case", ["insensitive", "sensitive"])
+@pytest.mark.parametrize("first, second, alike", [(*pair, True) for pair in SAME] + [(*pair, False) for pair in UNLIKE])
+def test_only_the_case_of_ascii_letters_may_make_no_difference(
+    serve: Serve, case: str, first: str, second: str, alike: bool
+) -> None:
+    server = serve(username_case=case)
+    one = alike and case == "insensitive"
+    assert both_online(server, first, second) is not one
+    assert len(server.lns.by_user) == (1 if one else 2)
+    assert len(server.lns.sessions_of(second)) == 1
+    assert server.lns.same_user(first, second) is one
+
+
+@pytest.mark.parametrize("case", ["insensitive", "sensitive"])
+@pytest.mark.parametrize("guest, user, alike", [("Guest", "gUEST", True), ("\u212a1", "k1", False)])
+def test_guests_are_named_by_the_same_rule(serve: Serve, case: str, guest: str, user: str, alike: bool) -> None:
+    server = serve(username_case=case, guest_account=(guest,))
+    assert both_online(server, user, user) is (alike and case == "insensitive")
+
+
+@pytest.mark.shows("set username_case")
+def test_users_that_are_online_are_told_apart_anew_when_the_rule_changes(open_desk: Callable[..., Desk]) -> None:
+    desk = open_desk(allow_duplicate_users=True)
+    server, operator = desk.server, desk.plain()
+    assert both_online(server, "fred", "FRED")
+    assert len(server.lns.sessions_of("fred")) == 2
+    operator.do("configure terminal")
+    operator.do("set username_case sensitive")
+    assert len(server.lns.sessions_of("fred")) == len(server.lns.sessions_of("FRED")) == 1
+    assert len(server.lns.by_user) == 2
+    assert "is not connected" in operator.do("show users Fred")
+    operator.do("set username_case insensitive")
+    assert len(server.lns.sessions_of("Fred")) == 2
+
+
+@pytest.mark.parametrize("case", ["insensitive", "sensitive"])
+def test_operators_and_plugins_name_users_by_the_same_rule(open_desk: Callable[..., Desk], case: str) -> None:
+    desk = open_desk(username_case=case)
+    server, operator = desk.server, desk.plain()
+    server.backend.passwords.update({"K1": b"pw", "\u212a1": b"pw"})
+    lac = server.lac(defaults=QUICK).connect()
+    for name in ("K1", "\u212a1"):
+        lac.call(name.encode(), "pw").wait_online()
+    found = {name: [session.user for session in server.lns.sessions_of(name)] for name in ("K1", "k1", "\u212a1")}
+    assert found == {"K1": ["K1"], "k1": ["K1"] if case == "insensitive" else [], "\u212a1": ["\u212a1"]}
+    plugin = PluginServer(server.lns, "test", lambda name, error: None)
+    for name, users in found.items():
+        assert [session.user for session in plugin.sessions(name)] == users
+        assert ("is not connected" in operator.do(f"show users {name}")) is not users
+    assert ("Dropping" in operator.do("drop user k1")) is (case == "insensitive")
+    operator.do("drop user K1")
+    server.wait(lambda: [ending.user for ending in server.lns.history] == ["K1"])
+    assert ("K1" in operator.do("show session history k1")) is (case == "insensitive")
+    assert "K1" in operator.do("show session history K1")
+    assert "K1" not in operator.do("show session history \u212a1")
+    assert [session.user for session in server.lns.sessions.values()] == ["\u212a1"]

@@ -24,7 +24,7 @@ IMPURE = {
 }
 # From the bottom up: a module imports from its own layer or from those before it.
 LAYERS = (
-    ("errors",),
+    ("errors", "names"),
     ("proto",),
     (
         "textfile",
@@ -43,6 +43,7 @@ LAYERS = (
         "pool",
         "wheel",
         "mailbox",
+        "reminders",
         "nsctl",
         "prefixes",
         "process",

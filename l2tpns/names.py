@@ -1,0 +1,16 @@
+"""Which names are one user's: RADIUS compares octets (RFC 2865 5.1), operators expect Fred and fred to be the same.
+
+Only the case of ASCII letters may make no difference. Unicode has letters of other scripts and symbols whose lower case
+is an ASCII letter (U+212A KELVIN SIGN), and pairs of octets that are one name to it and two to a RADIUS server.
+"""
+
+from __future__ import annotations
+
+from string import ascii_lowercase, ascii_uppercase
+
+_FOLDED = str.maketrans(ascii_uppercase, ascii_lowercase)
+
+
+def fold(name: str) -> str:
+    """Return the name with its ASCII letters in lower case, and all others as they are."""
+    return name.lower() if name.isascii() else name.translate(_FOLDED)
