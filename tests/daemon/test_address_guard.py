@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
+import gevent
 import pytest
 
 from l2tpns import ends
 from l2tpns.dataplane.path import Path as SessionPath
+from l2tpns.ends import TunnelEnded
 from l2tpns.radius.types import Assign, AuthReply, FramedRoute
+from l2tpns.resume import resume
+from l2tpns.state import StateStore
 from l2tpns.system.surroundings import Surroundings
 from tests.daemon.conftest import QUICK, Serve
 from tests.daemon.packets import ip
@@ -131,6 +136,60 @@ def test_an_sccrq_from_a_subscribers_address_is_not_answered(
     assert line["why"] == "127.0.0.9 is routed to the subscriber fred"
     stranger.expect_nothing()
     assert len(server.lns.tunnels) == 1
+
+
+# Saved state
+
+
+def test_a_saved_session_whose_address_is_needed_by_now_is_not_resumed_and_loses_only_such_routes(
+    tmp_path: Path,
+) -> None:
+    settings = {"save_state": True, "hello_interval": 0}
+    first = InProcess(**settings)
+    for user, address in (("fred", NEEDED), ("mary", "10.9.0.1")):
+        route = (FramedRoute(IPv4Network("192.0.2.0/29")), FramedRoute(IPv4Network("10.8.0.0/24")))
+        first.backend.replies[user] = AuthReply(True, assign=Assign.FIXED, address=IPv4Address(address), routes=route)
+    store = StateStore(tmp_path / "state", first.log.get())
+    store.open()
+    first.start()
+    port = first.plane.lacs.port
+    first.lns.journal.start(store)
+    lac = Lac(("127.0.0.1", 0), first.address, defaults=QUICK).connect()
+    for user in ("fred", "mary"):
+        lac.call(user, "pw").wait_online()
+    first.wait(lambda: len(first.accounting.of("start")) == 2)
+    assert first.lns.leave()
+    leave_without_a_word(first)
+    store.close()
+    second = InProcess(**settings)
+    store = StateStore(tmp_path / "state", second.log.get())
+    store.open()
+    saved = store.load(300)
+    second.plane.lacs.port = port
+    second.start()
+    second.lns.guard.follow(AROUND)
+    resumed = resume(second.lns, saved)
+    assert [session.user for session in resumed.sessions] == ["mary"]
+    (line,) = second.events("session_not_resumed")
+    assert (line["user"], line["why"]) == (
+        "fred",
+        f"its address {NEEDED} cannot be had: {NEEDED} is an address of eth0",
+    )
+    assert second.plane.busy["routes"] == ["10.8.0.0/24", "10.9.0.1/32"]
+    second.lns.journal.halt()
+    assert second.stop() == {}
+    store.close()
+    lac.leave()
+
+
+def leave_without_a_word(server: InProcess) -> None:
+    """What the end of a process ends: the greenlets of its tunnels and sessions."""
+    server.plane.stop()
+    gevent.killall([server.lns._wheel_greenlet, *(session.greenlet for session in server.lns.sessions.values())])
+    for tunnel in server.lns.tunnels.values():
+        tunnel.mailbox.post_urgent(TunnelEnded(ends.SHUTDOWN, None))
+    gevent.sleep(0)
+    gevent.Greenlet.remove_spawn_callback(server.greenlets.append)
 
 
 # Our own packets

@@ -18,11 +18,10 @@ import pytest
 from l2tpns import ends, journal, tunnel
 from l2tpns.ends import SessionEnded, TunnelEnded
 from l2tpns.proto.ppp import Protocol
-from l2tpns.radius.types import Assign, AuthReply, FramedRoute
+from l2tpns.radius.types import AuthReply, FramedRoute
 from l2tpns.records import Replay
 from l2tpns.resume import Resumed, resume
 from l2tpns.state import StateStore
-from l2tpns.system.surroundings import Surroundings
 from tests.daemon.conftest import QUICK
 from tests.daemon.subscribers import Ear
 from tests.lab import PATIENCE, traffic
@@ -44,7 +43,6 @@ class Lives:
         self.pool = "10.5.0.0/24\n"
         self.replies: dict[str, AuthReply] = {}
         self.lacs: list[Lac] = []
-        self.surroundings = Surroundings()
 
     def begin(self) -> InProcess:
         self.server = server = InProcess(self.pool, **self.settings)
@@ -54,7 +52,6 @@ class Lives:
         self.saved = self.store.load(300)
         server.plane.lacs.port = self.port
         server.start()
-        server.lns.guard.follow(self.surroundings)
         self.port = server.plane.lacs.port
         self.resumed = resume(server.lns, self.saved)
         server.lns.journal.start(self.store, *self.resumed.gone)
@@ -405,23 +402,3 @@ def test_a_chap_challenge_that_was_not_answered_is_put_again(lives: Lives) -> No
     until(lambda: ear.of("in", Protocol.CHAP, 3))  # Success
     assert len(server.lns.sessions) == 1
     lac.close()
-
-
-def test_a_session_whose_address_this_machine_has_by_now_is_not_resumed_and_others_lose_only_such_routes(
-    lives: Lives,
-) -> None:
-    needed, routes = "192.0.2.7", ("192.0.2.0/29", "10.8.0.0/24")
-    for user, address in (("fred", needed), ("mary", "10.9.0.1")):
-        framed = tuple(FramedRoute(IPv4Network(route)) for route in routes)
-        lives.replies[user] = AuthReply(True, assign=Assign.FIXED, address=IPv4Address(address), routes=framed)
-    lac = connect(lives)
-    for user in ("fred", "mary"):
-        lac.call(user, "pw").wait_online()
-    lives.server.wait(lambda: len(lives.server.accounting.of("start")) == 2)
-    lives.surroundings = Surroundings(own={IPv4Network(needed): "an address of eth0"})
-    server = lives.leave()
-    assert [session.user for session in lives.resumed.sessions] == ["mary"]
-    (line,) = server.events("session_not_resumed")
-    why = f"its address {needed} cannot be had: {needed} is an address of eth0"
-    assert (line["user"], line["why"]) == ("fred", why)
-    assert server.plane.busy["routes"] == ["10.8.0.0/24", "10.9.0.1/32"]
