@@ -131,6 +131,8 @@ class TunWatch:
                 self._work()
             except (L2tpnsError, OSError) as error:
                 self._log.error("tun_not_restored", device=self._device.name, why=str(error))
+                self._compare_device = self._compare_queues = self._look_around = True
+                self._pace.repaired(monotonic())
                 gevent.sleep(1.0)
             except Exception:  # one notification's mistake: the watch goes on
                 self._log.exception("tun_watch_failed")
@@ -195,11 +197,11 @@ class TunWatch:
         if whole:
             lost += self._sysctls.apply()
             self._warn_of_forwarding()
+        missing = self._routes.compare(self._routes_there()) if whole else self._routes.repair(routes)
         if queues or whole:
             lost += self._restore_queues()
         if lost:
             self._log.warning("tun_restored", device=self._device.name, lost=lost, why=WHY)
-        missing = self._routes.compare(self._routes_there()) if whole else self._routes.repair(routes)
         if missing:
             named = [str(prefix) for prefix in sorted(missing)[:MAX_NAMED]]
             self._log.warning("routes_restored", device=self._device.name, count=len(missing), routes=named, why=WHY)
@@ -230,6 +232,9 @@ class TunWatch:
 
     def _report_sysctls(self) -> None:
         facts = {"device": self._device.name, "settings": self._sysctls.state()}
+        refused = self._sysctls.refused()
+        if refused:
+            self._log.warning("sysctl_refused", device=self._device.name, settings=refused)
         overruled = self._sysctls.overruled()
         if overruled:
             facts["overruled_by"] = overruled

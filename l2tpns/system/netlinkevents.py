@@ -13,6 +13,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 
 from gevent.socket import wait_read
 
@@ -40,7 +41,8 @@ class NetlinkEvents(NetlinkSocket):
     def __init__(self, protocol: int) -> None:
         super().__init__(socket.NETLINK_ROUTE)
         self._attach(_program((*PROTOCOLS, protocol)))
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        with suppress(PermissionError):  # more is lost then, and everything compared more often
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         for group in GROUPS:
             self._socket.setsockopt(SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
 

@@ -41,19 +41,22 @@ class Sysctls:
 
     def apply(self) -> list[str]:
         """Set what differs. Return it, as `NAME=VALUE`; settings that this kernel does not have are left out."""
+        return [_words(name, value) for name, value in self._differing() if self._write(name, value)]
+
+    def refused(self) -> list[str]:
+        """The settings that the kernel did not take, as `NAME=VALUE`: in a container /proc/sys may be read-only."""
+        return [_words(name, value) for name, value in self._differing()]
+
+    def _differing(self) -> list[tuple[str, str]]:
         wanted = {name.format(self._device): value for name, value in WANTED.items()}
         if self.forwards():
             wanted[FORWARDING.format(self._device)] = "1"
-        changed = []
-        for name, value in wanted.items():
-            if self._read(name) not in (value, "") and self._write(name, value):
-                changed.append(f"{name.rpartition('/')[2]}={value}")
-        return changed
+        return [(name, value) for name, value in wanted.items() if self._read(name) not in (value, "")]
 
     def state(self) -> list[str]:
         """The settings as they are now, as `NAME=VALUE`."""
         names = [name.format(self._device) for name in (*WANTED, FORWARDING)]
-        return [f"{name.rpartition('/')[2]}={value}" for name in names if (value := self._read(name))]
+        return [_words(name, value) for name in names if (value := self._read(name))]
 
     def overruled(self) -> list[str]:
         """The settings of `all` that overrule the device's."""
@@ -80,3 +83,7 @@ class Sysctls:
         except OSError:
             return False
         return True
+
+
+def _words(name: str, value: str) -> str:
+    return f"{name.rpartition('/')[2]}={value}"

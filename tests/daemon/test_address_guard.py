@@ -5,10 +5,12 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+import gevent
 import pytest
 
 from l2tpns import ends
 from l2tpns.dataplane.path import Path as SessionPath
+from l2tpns.ends import TunnelEnded
 from l2tpns.radius.types import Assign, AuthReply, FramedRoute
 from l2tpns.resume import resume
 from l2tpns.state import StateStore
@@ -152,12 +154,12 @@ def test_a_saved_session_whose_address_is_needed_by_now_is_not_resumed_and_loses
     first.start()
     port = first.plane.lacs.port
     first.lns.journal.start(store)
-    lac = first.lac(defaults=QUICK).connect()
+    lac = Lac(("127.0.0.1", 0), first.address, defaults=QUICK).connect()
     for user in ("fred", "mary"):
         lac.call(user, "pw").wait_online()
     first.wait(lambda: len(first.accounting.of("start")) == 2)
     assert first.lns.leave()
-    first.plane.stop()
+    leave_without_a_word(first)
     store.close()
     second = InProcess(**settings)
     store = StateStore(tmp_path / "state", second.log.get())
@@ -174,10 +176,20 @@ def test_a_saved_session_whose_address_is_needed_by_now_is_not_resumed_and_loses
         f"its address {NEEDED} cannot be had: {NEEDED} is an address of eth0",
     )
     assert second.plane.busy["routes"] == ["10.8.0.0/24", "10.9.0.1/32"]
+    second.lns.journal.halt()
+    assert second.stop() == {}
     store.close()
-    lac.close()
-    second.stop()
-    first.stop()
+    lac.leave()
+
+
+def leave_without_a_word(server: InProcess) -> None:
+    """What the end of a process ends: the greenlets of its tunnels and sessions."""
+    server.plane.stop()
+    gevent.killall([server.lns._wheel_greenlet, *(session.greenlet for session in server.lns.sessions.values())])
+    for tunnel in server.lns.tunnels.values():
+        tunnel.mailbox.post_urgent(TunnelEnded(ends.SHUTDOWN, None))
+    gevent.sleep(0)
+    gevent.Greenlet.remove_spawn_callback(server.greenlets.append)
 
 
 # Our own packets
