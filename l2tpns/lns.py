@@ -164,8 +164,9 @@ class Lns:
             if error.message_type == SCCRQ.message_type:
                 self.refuse_tunnel(error.assigned_id, peer, endpoint, error)
             return
-        for warning in message.warnings:
-            self.log.provoked("avp_ignored", message=type(message).__name__, peer=f"{peer[0]}:{peer[1]}", why=warning)
+        if message.warnings:
+            name, why = type(message).__name__, "; ".join(message.warnings)
+            self.log.provoked("avp_ignored", message=name, peer=f"{peer[0]}:{peer[1]}", why=why)
         if isinstance(message, StopCCN):
             tunnel = self.by_peer.get((peer, message.assigned_tunnel_id))
             # Whoever has sent an SCCCN knows our id. Without it one who forges the LAC's address could end a tunnel.

@@ -56,6 +56,7 @@ MAILBOX_LIMIT = 512  # datagrams; what does not fit is retransmitted by the peer
 ESTABLISH_TIMEOUT = 31.0  # SCCCN may take a full retransmission cycle of the LAC's
 SHORTEST_LOOK = 1.0  # between two looks at the clock of an established tunnel
 CHALLENGE_LENGTH = 16
+MAX_REPORTED = 16  # different lines of a tunnel about AVPs that were ignored
 
 
 class TunnelState(Enum):
@@ -104,6 +105,7 @@ class Tunnel:
         self._sccrq = sccrq
         self._challenge = b""
         self._retransmissions_counted = 0
+        self._reported: set[tuple[str, str]] = set()  # messages whose ignored AVPs are in the log, and which they were
         self.reliable.receive(header, monotonic())
 
     # The life
@@ -337,11 +339,17 @@ class Tunnel:
             return
         self.log.debug("control_received", message=type(message).__name__, session=header.session_id)
         self.log.data("control_received_fields", fields=message)  # by field, so that secrets are known as such
-        for warning in message.warnings:
-            self.log.provoked("avp_ignored", message=type(message).__name__, why=warning)
+        if message.warnings:
+            self.report_ignored(type(message).__name__, "; ".join(message.warnings))
         handler = self.HANDLERS.get(type(message))
         if handler is not None:
             handler(self, header, message)
+
+    def report_ignored(self, message: str, why: str) -> None:
+        """Log which AVPs of a message were ignored. A LAC says the same at each call: the tunnel logs it once."""
+        if (message, why) not in self._reported and len(self._reported) < MAX_REPORTED:
+            self._reported.add((message, why))
+            self.log.provoked("avp_ignored", message=message, why=why)
 
     def on_malformed(self, header: ControlHeader, error: MessageError) -> None:
         """4.1, 7.1: a call's message ends that call, any other the tunnel. Goodbyes are obeyed as far as understood."""
