@@ -57,6 +57,7 @@ class Counters:
     drop_too_big: int = counter("packets that did not fit, answered by `fragmentation needed`")
     drop_tap: int = counter("packets that a packet hook dropped")
     drop_half_open_limit: int = counter("SCCRQs beyond the limits of half-open tunnels")
+    drop_strangers: int = counter("SCCRQs and the like beyond the share of time that messages for no tunnel may take")
 
     # The data path's other work
     fragmented: int = counter("packets that were fragmented for a subscriber's MRU")
