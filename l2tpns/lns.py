@@ -206,6 +206,7 @@ class Lns:
     def tunnel_established(self, tunnel: Tunnel) -> None:
         self.counters.tunnels_opened += 1
         self.strangers.budget.know(tunnel.lac)
+        tunnel.use(self.plane.dedicate(tunnel.endpoint))
         self.half_open.discard(tunnel)
         self.journal.tunnel(tunnel)
         for older in list(self.tunnels.values()):
@@ -241,6 +242,7 @@ class Lns:
         if self.tunnels.get(tunnel.id) is not tunnel:
             return  # crowded out long ago
         self.half_open.discard(tunnel)
+        tunnel.endpoint.release()
         self.lingering -= 1
         del self.tunnels[tunnel.id]
         key = (tunnel.peer, tunnel.peer_id)

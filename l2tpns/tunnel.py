@@ -85,6 +85,7 @@ class Tunnel:
         self.peer = peer
         self.lac = peer[0]  # whom the limits count, even if it moves
         self.endpoint = endpoint
+        endpoint.hold()
         self.host = sccrq.host_name.decode("utf-8", "backslashreplace")
         self.peer_id = sccrq.assigned_tunnel_id
         self.sessions: dict[int, Session] = {}  # by our session id
@@ -252,6 +253,13 @@ class Tunnel:
         """It never came up, and another has its place now: not a word more."""
         self.crowded_out = True
         self.end(ends.TUNNEL_LOST, None)
+
+    def use(self, endpoint: Endpoint) -> None:
+        """Send from this socket, whose address is the same, from now on."""
+        if endpoint is not self.endpoint:
+            endpoint.hold()
+            self.endpoint.release()
+            self.endpoint = endpoint
 
     def session_born(self, session: Session) -> None:
         self.sessions[session.id] = self.by_peer_id[session.peer_id] = session
