@@ -34,9 +34,14 @@ if TYPE_CHECKING:
 
 Peer = tuple[str, int]
 SHARE = 0.25  # of the time, for strangers altogether
-BURST = 0.1  # seconds of work that may be done at once after a quiet time: some 400 SCCRQs
-RESERVE = 0.25  # of BURST: for addresses of LACs that we know
-FAIR = 0.125  # of a second's share: an address that has used more yields to others
+BUSY_SHARE = 0.05  # the same while the socket has more to read than is read at once
+BURST = 0.2  # seconds of work that are saved up in quiet times: some 500 SCCRQs
+# How much of BURST must be left for a message from
+BUSY = 0.75  # any address, while there is more to read
+HEAVY = 0.5  # an address that has used more than FAIR of a second's share
+ANY = 0.25  # any other address; what is below is for LACs that we know
+FAIR = 0.125
+BUSY_FOR = 0.02  # seconds after a look at the socket that did not read it to its end
 REPORT_INTERVAL = 10.0  # seconds between two lines about messages that were dropped
 MAX_ADDRESSES = 1024  # whose use of the share is counted, and that are known as LACs
 REFUSALS_PER_SECOND = 200  # StopCCNs to SCCRQs that are refused before there is a tunnel
@@ -47,6 +52,9 @@ STOPCCN_SIZE = CONTROL.size + 8 + 8 + 10
 
 class Budget:
     """Seconds of work that strangers may cause: SHARE of the time that passes, at most BURST at once.
+
+    The time is the processor's, and a quarter may be more than a busy machine has. A socket that is not read to its end
+    shows that: then a smaller share has to do.
 
     When little is left, addresses of known LACs come before others, and those that have used little of this second
     before those that have used much.
@@ -66,16 +74,18 @@ class Budget:
         if len(self._known) > MAX_ADDRESSES:
             self._known.popitem(last=False)
 
-    def allows(self, lac: str, now: float) -> bool:
-        """Return whether work for a message from this address may begin."""
-        self.left = min(BURST, self.left + SHARE * max(0.0, now - self._filled_at))
+    def allows(self, lac: str, now: float, busy: bool = False) -> bool:
+        """Return whether work for a message from this address may begin; `busy`: there is more to read behind it."""
+        share = BUSY_SHARE if busy else SHARE
+        self.left = min(BURST, self.left + share * max(0.0, now - self._filled_at))
         self._filled_at = now
         if int(now) != self._second:
             self._second = int(now)
             self._used.clear()
+        level = 0.0 if lac in self._known else BUSY if busy else ANY
         if self._used.get(lac, 0.0) > FAIR * SHARE:
-            return self.left > 2 * RESERVE * BURST
-        return self.left > (0.0 if lac in self._known else RESERVE * BURST)
+            level = max(level, HEAVY)
+        return self.left > level * BURST
 
     def charge(self, lac: str, seconds: float) -> None:
         """Take what was used for a message or a half-open tunnel of this address."""
@@ -100,7 +110,7 @@ class Strangers:
         if not header.body:
             return
         now = monotonic()
-        if not self.budget.allows(peer[0], now):
+        if not self.budget.allows(peer[0], now, busy=now - endpoint.full_at < BUSY_FOR):
             self._drop(peer, now)
             return
         began = thread_time()

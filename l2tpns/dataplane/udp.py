@@ -17,6 +17,7 @@ from _socket import socket as RawSocket
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import IPv4Address
+from math import inf
 from socket import (
     AF_INET,
     IPPROTO_IP,
@@ -74,6 +75,7 @@ class Endpoint:
         "_counters",
         "address",
         "data_checksums",
+        "full_at",
         "idle_since",
         "on_demand",
         "port",
@@ -99,6 +101,7 @@ class Endpoint:
         self.sendto: Callable[[bytes, Peer], int] = self.socket.sendto
         self.data_checksums = data_checksums
         self.on_demand = beside_wildcard
+        self.full_at = -inf  # when there was last more to read than is read at once
         self.retired = False  # about to be closed: no tunnel may use it
         self.tunnels = 0  # that use it, whatever their state
         self.idle_since = monotonic()  # while there are none
@@ -146,13 +149,14 @@ class WildcardEndpoint(Endpoint):
 
     __slots__ = ("_source",)
 
-    def __init__(self, sock: RawSocket, address: str, port: int, counters: Counters) -> None:
+    def __init__(self, sock: RawSocket, address: str, port: int, counters: Counters, full_at: float) -> None:
         self._counters = counters
         self._source = [(IPPROTO_IP, _IP_PKTINFO, _PKTINFO.pack(0, inet_aton(address), bytes(4)))]
         self.socket = sock
         self.address = address
         self.port = port
         self.sendto = self._sendto
+        self.full_at = full_at
         self.data_checksums = True  # as the socket has them
         self.on_demand = self.retired = False
         self.tunnels = 0
@@ -208,6 +212,7 @@ class LacSide:
         self._data_checksums = data_checksums
         self._addresses = addresses
         self._wildcard: RawSocket | None = None
+        self._wildcard_full_at = -inf  # as Endpoint.full_at
         self._counters = counters
         self._clock = clock
         self._log = log
@@ -273,7 +278,7 @@ class LacSide:
         endpoint = self.endpoints.get(address)
         if endpoint is None:
             assert self._wildcard is not None
-            endpoint = WildcardEndpoint(self._wildcard, address, self.port, self._counters)
+            endpoint = WildcardEndpoint(self._wildcard, address, self.port, self._counters, self._wildcard_full_at)
         return endpoint
 
     def _has_room(self) -> bool:
@@ -346,8 +351,13 @@ class LacSide:
         """Take what is there, within limits; return whether there may be more."""
         self._clock.now = monotonic()
         recvfrom = endpoint.socket.recvfrom
-        if endpoint.retired:
-            endpoint = self._at(endpoint.address)
+        user = self._at(endpoint.address) if endpoint.retired else endpoint
+        full = self._drain_socket(recvfrom, user)
+        if full:
+            endpoint.full_at = self._clock.now
+        return full
+
+    def _drain_socket(self, recvfrom: Callable[[int], tuple[bytes, Peer]], endpoint: Endpoint) -> bool:
         for _ in range(DRAIN):
             try:
                 datagram, peer = recvfrom(LARGEST)
@@ -377,6 +387,7 @@ class LacSide:
                 self._counters.tunnel_rx_packets += 1
                 self._counters.tunnel_rx_octets += len(datagram)
                 self._counters.drop_unknown_tunnel += 1
+        self._wildcard_full_at = self._clock.now
 
     # Datagrams
 

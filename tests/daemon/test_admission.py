@@ -28,6 +28,12 @@ def ask(server: InProcess, tunnel_id: int = 1) -> tuple[int, int] | None:
     return None if isinstance(answer, SCCRP) else (answer.result_code.result, answer.result_code.error)
 
 
+@pytest.fixture(autouse=True)
+def time_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What strangers may cost is not the question here, but in test_strangers.py."""
+    monkeypatch.setattr(strangers, "BURST", 3600.0)
+
+
 @pytest.fixture
 def nobody_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every half-open tunnel is so young that it may keep its place."""

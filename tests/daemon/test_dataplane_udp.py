@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from itertools import pairwise
+from math import inf
 
 import gevent
 import gevent.socket
@@ -44,6 +45,7 @@ class Rig:
         self.posted: list[tuple[int, bytes]] = []
         self.control: list[tuple[bytes, tuple[str, int], str]] = []
         self.follow = False
+        self.on_full: Callable[[float], None] = lambda full_at: None
         self.up = False  # each control message is taken to bring a tunnel up
         self.side = LacSide(
             addresses,
@@ -65,6 +67,7 @@ class Rig:
 
     def on_control(self, datagram: bytes, peer: tuple[str, int], endpoint: Endpoint) -> None:
         self.control.append((datagram, peer, endpoint.address))
+        self.on_full(endpoint.full_at)
         self.asked = self.side.dedicate(endpoint) if self.up else endpoint
 
     def open(self, address: str) -> Endpoint:
@@ -469,6 +472,22 @@ def test_a_full_queue_is_drained_in_small_bites_with_everybody_elses_turn_betwee
         gevent.sleep(1e-6)
         seen.append(len(rig.control))
     assert max(after - before for before, after in pairwise(seen)) <= DRAIN
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_a_socket_tells_when_there_was_more_to_read_than_is_read_at_once(rig: Rig, up: bool) -> None:
+    address = rig.open("127.0.0.2").address if up else "127.0.0.2"
+    for _ in range(3):
+        rig.send(SCCRQ, to=address)
+    assert rig.asked.full_at == -inf
+    full_at: list[float] = []
+    rig.on_full = full_at.append
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
+        for _ in range(2 * DRAIN + 1):
+            flood.sendto(SCCRQ, (address, rig.side.port))
+    until(lambda: len(full_at) == 2 * DRAIN + 1)
+    assert full_at[:DRAIN] == [-inf] * DRAIN and -inf not in full_at[DRAIN:]
+    assert full_at[-1] <= rig.clock.now
 
 
 def test_a_handler_that_fails_costs_its_packet_and_not_the_loop() -> None:

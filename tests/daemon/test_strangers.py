@@ -11,7 +11,7 @@ from l2tpns import halfopen, strangers, tunnel
 from l2tpns.proto import messages
 from l2tpns.proto.header import ControlHeader, build_control
 from l2tpns.proto.messages import HELLO, SCCCN, SCCRP, SCCRQ, StopCCN
-from l2tpns.strangers import BURST, FAIR, MAX_ADDRESSES, RESERVE, SHARE, Budget
+from l2tpns.strangers import ANY, BURST, BUSY, BUSY_SHARE, FAIR, HEAVY, MAX_ADDRESSES, SHARE, Budget
 from l2tpns.turns import Turns
 from tests.daemon.conftest import QUICK, Serve
 from tests.lab.inprocess import InProcess, avps
@@ -38,15 +38,28 @@ def test_strangers_get_their_share_of_the_time_and_no_more() -> None:
     later = sum(
         worked(budget, f"198.51.100.{number}", 1.0 + tenth / 10, 0.001) for tenth in range(100) for number in (1, 2)
     )
-    assert done == pytest.approx(1000 * BURST * (1 - RESERVE), abs=2)
+    assert done == pytest.approx(1000 * BURST * (1 - ANY), abs=2)
     assert later <= 1000 * (SHARE * 11 + BURST) and later > 1000 * SHARE * 5
+
+
+def test_while_there_is_more_to_read_the_share_is_smaller() -> None:
+    budgets = Budget(0.0), Budget(0.0)
+    for budget in budgets:
+        budget.left = 0.0
+    assert Budget(0.0).allows(A, 0.0, busy=True)  # a crowd of LACs after a power failure
+    for hundredth in range(1, 11):
+        budgets[0].allows(A, hundredth / 100)
+        budgets[1].allows(A, hundredth / 100, busy=True)
+    assert [budget.left for budget in budgets] == pytest.approx([SHARE * 0.1, BUSY_SHARE * 0.1])
 
 
 def test_an_address_that_has_used_much_yields_to_the_others() -> None:
     budget = Budget(0.0)
-    assert worked(budget, A, 0.0, 0.001) == pytest.approx(1000 * max(FAIR * SHARE, BURST * (1 - 2 * RESERVE)), abs=2)
+    assert worked(budget, A, 0.0, 0.001) == pytest.approx(1000 * BURST * (1 - HEAVY), abs=2)
     assert not budget.allows(A, 0.0)
-    assert worked(budget, B, 0.0, 0.001) > 10
+    assert worked(budget, B, 0.0, 0.001) > 5
+    budget = Budget(0.0)
+    assert worked(budget, B, 0.0, BURST * (1 - BUSY) / 10) > 10
 
 
 def test_a_lac_that_we_know_finds_a_reserve() -> None:
@@ -55,7 +68,7 @@ def test_a_lac_that_we_know_finds_a_reserve() -> None:
     for number in range(250):
         worked(budget, f"198.51.100.{number}", 0.0, 0.001)
     assert not budget.allows(A, 0.0)
-    assert worked(budget, LAC, 0.0, 0.001) == pytest.approx(1000 * RESERVE * BURST, abs=2)
+    assert worked(budget, LAC, 0.0, 0.001) == pytest.approx(1000 * min(ANY * BURST, FAIR * SHARE), abs=2)
 
 
 def test_what_is_remembered_of_addresses_is_bounded() -> None:
