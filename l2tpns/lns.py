@@ -216,7 +216,8 @@ class Lns:
     def tunnel_closing(self, tunnel: Tunnel, *, says_goodbye: bool) -> None:
         """One that never came up stays in the limit of half-open ones until its LAC has acknowledged our StopCCN."""
         self.counters.tunnels_closed += 1
-        self.journal.tunnel_gone(tunnel)
+        if tunnel.reliable.proven:  # else nothing of it is on disk
+            self.journal.tunnel_gone(tunnel)
         if not says_goodbye:
             self.half_open.discard(tunnel)
         self.lingering += 1

@@ -206,14 +206,15 @@ class Tunnel:
     def close(self, end: TunnelEnded) -> None:
         """End all sessions without a CDN (6.4), say StopCCN if the peer must hear it, go on acknowledging."""
         self.state = TunnelState.CLOSING
-        self.log.info(
-            "tunnel_down",
-            cause=end.reason.name,
-            why=end.text,
-            result=None if end.result is None else int(end.result),
-            error=int(end.error),
-            sessions=len(self.sessions),
-        )
+        if self.reliable.proven or self.log.permits("tunnel_down"):
+            self.log.info(
+                "tunnel_down",
+                cause=end.reason.name,
+                why=end.text,
+                result=None if end.result is None else int(end.result),
+                error=int(end.error),
+                sessions=len(self.sessions),
+            )
         self.lns.tunnel_closing(self, says_goodbye=end.result is not None)
         lingers = self.reliable.proven and self.lns.may_linger()  # a forged address is owed no place
         for session in list(self.sessions.values()):

@@ -8,6 +8,7 @@ import gevent
 import pytest
 
 from l2tpns import halfopen, strangers, tunnel
+from l2tpns.log import MOST_PROVOKED
 from l2tpns.proto import messages
 from l2tpns.proto.header import ControlHeader, build_control
 from l2tpns.proto.messages import HELLO, SCCCN, SCCRP, SCCRQ, StopCCN
@@ -205,6 +206,21 @@ def test_a_challenge_without_a_secret_to_answer_it_makes_no_tunnel(server: InPro
     peer.say(peer.sccrq(challenge=b"c"))
     assert peer.expect(StopCCN).result_code.result == 4
     assert not server.lns.tunnels and not server.events("tunnel_down")
+
+
+def test_tunnels_that_any_address_may_begin_and_end_fill_no_log(server: InProcess) -> None:
+    for number in range(1, 3 * MOST_PROVOKED):
+        peer = server.peer(tunnel_id=number)
+        peer.say(peer.sccrq())
+        peer.say(StopCCN(assigned_tunnel_id=number, result_code=messages.ResultCode(1)), tunnel_id=0)
+    server.wait(lambda: server.counters.tunnels_closed == 3 * MOST_PROVOKED - 1)
+    seconds = {line["time"][:19] for line in server.events("tunnel_down")}
+    assert len(server.events("tunnel_down")) <= MOST_PROVOKED * (len(seconds) + 1)
+    before = len(server.events("tunnel_down"))
+    known = [server.peer(tunnel_id=number).open() for number in range(1, 2 * MOST_PROVOKED)]
+    for peer in known:
+        peer.say(StopCCN(assigned_tunnel_id=peer.tunnel_id, result_code=messages.ResultCode(1)))
+    server.wait(lambda: len(server.events("tunnel_down")) == before + len(known))  # of those each is told
 
 
 # A tunnel's own flood
