@@ -307,7 +307,7 @@ class Tunnel:
                 break
             wake = self.reliable.deadline
             if deadline is not None:
-                if now >= deadline:
+                if now >= deadline and not len(self.mailbox):
                     return False
                 wake = deadline if wake is None else min(wake, deadline)
             self.pause(None if wake is None else max(0.0, wake - now))
@@ -322,7 +322,8 @@ class Tunnel:
             self.lns.turns.wait()
         else:
             self.mailbox.wait(timeout)
-        self._work_began = thread_time()
+        if not self.reliable.proven:
+            self._work_began = thread_time()
 
     def charge(self) -> None:
         """Account for work since the last pause to the strangers' share of time."""
