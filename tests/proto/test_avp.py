@@ -284,6 +284,13 @@ def test_a_number_that_nothing_depends_on_is_read_whatever_its_size(number: int,
         assert decoded.warnings == [f"{TABLE[number]} has the wrong length ({len(octets)}, expected 4), ignored"]
 
 
+@pytest.mark.parametrize("number", [6, 24, 25, 29, 31, 32, 34, 35, 38, 46])
+def test_malformed_what_nothing_depends_on_is_as_if_absent_even_with_m_1(number: int) -> None:
+    decoded = decode_avps(raw(number, b""))
+    assert (decoded.fault, decoded.values) == (None, {})
+    assert decoded.warnings[0].startswith(f"{TABLE[number]} has the wrong length (0, expected ")
+
+
 def test_a_hidden_number_of_an_odd_size_is_read_as_well() -> None:
     decoded = decode_avps(RANDOM_VECTOR + raw(15, hide(15, b"\0\7", SECRET, VECTOR, zeros), h=True), SECRET)
     assert (decoded.fault, decoded.values) == (None, {15: 7})
