@@ -30,7 +30,7 @@ def ask(server: InProcess, tunnel_id: int = 1) -> tuple[int, int] | None:
 
 @pytest.fixture(autouse=True)
 def time_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What strangers may cost is not the question here, but in test_strangers.py."""
+    """What strangers may cost is not the question here, but in test_control_budget.py."""
     monkeypatch.setattr(strangers, "BURST", 3600.0)
 
 
