@@ -60,6 +60,7 @@ class Counters:
     drop_own_l2tp: int = counter("L2TP packets of our own that the kernel routed into the tun device")
     drop_redirect: int = counter("ICMP redirects to subscribers; the kernel may send them, and they help nobody")
     drop_half_open_limit: int = counter("SCCRQs beyond the limits of half-open tunnels")
+    drop_strangers: int = counter("SCCRQs and the like beyond the share of time that messages for no tunnel may take")
 
     # The data path's other work
     fragmented: int = counter("packets that were fragmented for a subscriber's MRU")

@@ -283,7 +283,8 @@ class Link:
         if isinstance(message, ICCN) and self.phase == "call" and self.connected is None:
             self.connected = message
         elif isinstance(message, WEN):
-            self.wide_errors = message
+            if message.call_errors is not None:
+                self.wide_errors = message
         elif not isinstance(message, SLI):
             name = type(message).__name__
             raise ProtocolError(CdnResult.GENERAL, ErrorCode.VENDOR, f"{name} is not expected here")

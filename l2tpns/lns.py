@@ -33,37 +33,27 @@ from l2tpns.log import Logger
 from l2tpns.plugins.core import Plugins
 from l2tpns.policy import Part
 from l2tpns.pool import Layout, Pool
-from l2tpns.proto import messages
-from l2tpns.proto.header import ControlHeader, build_control, parse_control
-from l2tpns.proto.messages import (
-    ICRQ,
-    SCCRP,
-    SCCRQ,
-    CdnResult,
-    ErrorCode,
-    MessageError,
-    ResultCode,
-    StopCCN,
-    StopCcnResult,
-)
+from l2tpns.proto.header import parse_control
+from l2tpns.proto.messages import ICRQ, CdnResult, ErrorCode, StopCcnResult
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import Backend
 from l2tpns.radius.usage import SessionIds
 from l2tpns.reminders import Reminders
 from l2tpns.session import Session
 from l2tpns.snoop import Snoop
+from l2tpns.strangers import Strangers
 from l2tpns.supervisor import Part as Loop
 from l2tpns.supervisor import Supervisor
 from l2tpns.taps import Taps
 from l2tpns.throttle import Throttle
 from l2tpns.tunnel import Tunnel, TunnelState
+from l2tpns.turns import Turns
 from l2tpns.usagefiles import UsageFiles
 from l2tpns.wheel import Wheel
 
 Peer = tuple[str, int]
 WHEEL_TICK = 0.1  # seconds
 LINGERING_LIMIT = 1000  # closed tunnels that still acknowledge; more are forgotten at once
-REFUSALS_PER_SECOND = 200  # StopCCNs to SCCRQs that are refused before there is a tunnel
 MAX_ID = 65_000  # tunnels, and sessions: ids are 16 bits, and one drawn at random must soon be free
 
 
@@ -98,6 +88,8 @@ class Lns:
         self.by_address: dict[IPv4Address, Session] = {}
         self.tunnels_of: Counter[str] = Counter()  # tunnels that are not closing, by the LAC's address
         self.half_open = HalfOpen()  # tunnels without SCCCN
+        self.strangers = Strangers(self)
+        self.turns = Turns()  # of tunnels with more mail than they can read at once
         self.starting: Counter[str] = Counter()  # calls not online yet, by the LAC's address
         self.lingering = 0
         self.history: deque[Ending] = deque(maxlen=HISTORY_LENGTH)
@@ -117,8 +109,6 @@ class Lns:
         self.unread_avpairs = Reminders(consult.UNREAD_INTERVAL)
         self.policies: tuple[Part, ...] = (self.gardens, self.throttle, self.snoop, self.taps)
         self.acct_session_ids = SessionIds(random)
-        self._refusal_second = 0
-        self._refusals = 0
         self.clock: Loop | None = None
 
     def start(self) -> None:
@@ -147,7 +137,7 @@ class Lns:
             self.counters.drop_malformed += 1
             return
         if header.tunnel_id == 0:
-            self.on_stranger(header, peer, endpoint)
+            self.strangers.on_message(header, peer, endpoint)
             return
         tunnel = self.tunnels.get(header.tunnel_id)
         if tunnel is None:
@@ -162,63 +152,6 @@ class Lns:
         if not tunnel.mailbox.post(header):
             self.counters.drop_mailbox_full += 1
 
-    def on_stranger(self, header: ControlHeader, peer: Peer, endpoint: Endpoint) -> None:
-        """Tunnel ID 0: an SCCRQ, or a StopCCN of one who never learned our id (4.4.3)."""
-        if not header.body:
-            return
-        try:
-            message = messages.decode(header.body, self.config.l2tp_secret_octets)
-        except MessageError as error:
-            self.counters.control_malformed += 1
-            self.log.provoked("sccrq_refused", peer=f"{peer[0]}:{peer[1]}", why=error.text)
-            if error.message_type == SCCRQ.message_type:
-                self.refuse_tunnel(error.assigned_id, peer, endpoint, error)
-            return
-        for warning in message.warnings:
-            self.log.provoked("avp_ignored", message=type(message).__name__, peer=f"{peer[0]}:{peer[1]}", why=warning)
-        if isinstance(message, StopCCN):
-            tunnel = self.by_peer.get((peer, message.assigned_tunnel_id))
-            # Whoever has sent an SCCCN knows our id. Without it one who forges the LAC's address could end a tunnel.
-            if tunnel is not None and tunnel.state is not TunnelState.ESTABLISHED:
-                tunnel.mailbox.post(header)
-        elif isinstance(message, SCCRQ):
-            self.on_sccrq(header, message, peer, endpoint)
-        elif isinstance(message, SCCRP):  # 7.2.1 idle
-            unasked = ProtocolError(StopCcnResult.FSM, 0, "there was no SCCRQ of ours")
-            self.refuse_tunnel(message.assigned_tunnel_id, peer, endpoint, unasked)
-        else:
-            self.counters.drop_unknown_tunnel += 1
-
-    def on_sccrq(self, header: ControlHeader, sccrq: SCCRQ, peer: Peer, endpoint: Endpoint) -> None:
-        if header.ns != 0 or header.nr != 0:  # 5.8: the first of its Ns, from one who has had nothing of ours
-            self.counters.drop_malformed += 1
-            return
-        known = self.by_peer.get((peer, sccrq.assigned_tunnel_id))
-        if known is not None and not self.lac_restarted(known):
-            known.mailbox.post(header)  # a repeat: acknowledged by the tunnel it has made
-            return
-        if not self.make_room(peer[0]):
-            self.counters.drop_half_open_limit += 1  # not answered: who means it sends it again in a second (5.8)
-            return
-        refusal = self.tunnel_refusal(peer)
-        if refusal is not None:
-            self.refuse_tunnel(sccrq.assigned_tunnel_id, peer, endpoint, refusal)
-            return
-        why = self.guard.lac_refusal(peer[0])
-        if why:  # not answered: the answer would go to a subscriber
-            self.counters.lacs_refused += 1
-            self.log.provoked("lac_refused", peer=f"{peer[0]}:{peer[1]}", why=why)
-            return
-        if sccrq.receive_window_size == 0:  # 4.4.3 knows no such window; we go on with 1
-            self.counters.control_malformed += 1
-            self.log.provoked("avp_ignored", message="SCCRQ", peer=f"{peer[0]}:{peer[1]}", why="Receive Window Size 0")
-        tunnel = Tunnel(self, self.unused_tunnel_id(), peer, endpoint, header, sccrq)
-        self.tunnels[tunnel.id] = tunnel
-        self.by_peer[peer, tunnel.peer_id] = tunnel
-        self.half_open.add(tunnel)
-        self.tunnels_of[tunnel.lac] += 1
-        gevent.spawn(tunnel.run)
-
     def lac_restarted(self, known: Tunnel) -> bool:
         """A LAC that lost its memory may begin anew with the same port and id; our old tunnel must not swallow that.
 
@@ -228,52 +161,47 @@ class Lns:
         established = known.state is TunnelState.ESTABLISHED and monotonic() - known.opened_at > 5.0
         return established or known.state is TunnelState.CLOSING
 
-    def make_room(self, lac: str) -> bool:
-        """Among the half-open tunnels, for who knocks now: the oldest is forgotten without a word. False: all stay."""
+    def find_room(self, lac: str) -> tuple[bool, Tunnel | None]:
+        """Return whether one more half-open tunnel may begin, and which one has to be evicted for it, if any."""
         config = self.config
         own = self.half_open.of(lac) >= config.max_half_open_per_lac
         full = own or self.half_open.total() >= config.max_half_open_tunnels
         if not full and len(self.tunnels) - self.lingering < (config.max_tunnels or MAX_ID):
-            return True
+            return True, None
         oldest = self.half_open.oldest(monotonic(), lac if own else None)
-        if oldest is None:
-            return not full
-        self.counters.tunnels_crowded_out += 1
-        self.log.provoked("tunnel_crowded_out", tunnel=oldest.id, peer=f"{oldest.peer[0]}:{oldest.peer[1]}")
-        if oldest.state is not TunnelState.CLOSING:
-            self.lingering += 1  # as whoever is closing; tunnel_gone sees to the rest
-            self._count_down(self.tunnels_of, oldest.lac)
-        self.tunnel_gone(oldest)
-        oldest.crowd_out()
-        return True
+        return oldest is not None or not full, oldest
 
-    def tunnel_refusal(self, peer: Peer) -> ProtocolError | None:
-        """Why there may be no further tunnel now, or None."""
+    def evict(self, tunnel: Tunnel) -> None:
+        """Forget a half-open tunnel without a word; another has its place."""
+        self.counters.tunnels_crowded_out += 1
+        self.log.provoked("tunnel_crowded_out", tunnel=tunnel.id, peer=f"{tunnel.peer[0]}:{tunnel.peer[1]}")
+        if tunnel.state is not TunnelState.CLOSING:
+            self.lingering += 1  # as whoever is closing; tunnel_gone sees to the rest
+            self._count_down(self.tunnels_of, tunnel.lac)
+        self.tunnel_gone(tunnel)
+        tunnel.crowd_out()
+
+    def tunnel_refusal(self, peer: Peer, evicted: Tunnel | None = None) -> ProtocolError | None:
+        """Why there may be no further tunnel now, or None; `evicted` would make room for it."""
         config = self.config
         if self.shutting_down:
             return ProtocolError(StopCcnResult.SHUTTING_DOWN, 0, "shutting down")
+        leaves = evicted is not None and evicted.state is not TunnelState.CLOSING  # else it is not counted any more
+        of_this_lac = self.tunnels_of[peer[0]] - (leaves and evicted is not None and evicted.lac == peer[0])
         if (
-            self.tunnels_of[peer[0]] >= (config.max_tunnels_per_lac or MAX_ID)
-            or len(self.tunnels) - self.lingering >= (config.max_tunnels or MAX_ID)
-            or len(self.tunnels) >= MAX_ID
+            of_this_lac >= (config.max_tunnels_per_lac or MAX_ID)
+            or len(self.tunnels) - self.lingering - leaves >= (config.max_tunnels or MAX_ID)
+            or len(self.tunnels) - (evicted is not None) >= MAX_ID
         ):
             return ProtocolError(StopCcnResult.GENERAL, ErrorCode.RESOURCES, "too many tunnels")
         return None
 
-    def refuse_tunnel(self, peer_tunnel_id: int, peer: Peer, endpoint: Endpoint, error: ProtocolError) -> None:
-        """StopCCN without a tunnel (7.2.1 idle): said once and forgotten, so that a flood costs no memory."""
-        self.counters.tunnels_refused += 1
-        second = int(monotonic())
-        if second != self._refusal_second:
-            self._refusal_second, self._refusals = second, 0
-        self._refusals += 1
-        if self._refusals > REFUSALS_PER_SECOND:
-            return
-        stop = StopCCN(
-            assigned_tunnel_id=self.unused_tunnel_id(),
-            result_code=ResultCode(error.result_code, error.error_code, error.text),
-        )
-        endpoint.send(build_control(peer_tunnel_id, 0, 0, 1, messages.encode(stop)), peer)
+    def tunnel_begun(self, tunnel: Tunnel) -> None:
+        """Count a tunnel whose SCCRQ was accepted."""
+        self.tunnels[tunnel.id] = tunnel
+        self.by_peer[tunnel.peer, tunnel.peer_id] = tunnel
+        self.half_open.add(tunnel)
+        self.tunnels_of[tunnel.lac] += 1
 
     def on_foreign_source(self, path: Path, peer: Peer) -> bool:
         """A data message came from an address that is not the LAC's: follow it only if the operator wants that."""
@@ -287,6 +215,8 @@ class Lns:
 
     def tunnel_established(self, tunnel: Tunnel) -> None:
         self.counters.tunnels_opened += 1
+        self.strangers.budget.know(tunnel.lac)
+        tunnel.use(self.plane.dedicate(tunnel.endpoint))
         self.half_open.discard(tunnel)
         self.guard.lac_established(tunnel.peer[0], tunnel.host)
         self.journal.tunnel(tunnel)
@@ -297,7 +227,8 @@ class Lns:
     def tunnel_closing(self, tunnel: Tunnel, *, says_goodbye: bool) -> None:
         """One that never came up stays in the limit of half-open ones until its LAC has acknowledged our StopCCN."""
         self.counters.tunnels_closed += 1
-        self.journal.tunnel_gone(tunnel)
+        if tunnel.reliable.proven:  # else nothing of it is on disk
+            self.journal.tunnel_gone(tunnel)
         self.guard.lac_left(tunnel.peer[0])
         if not says_goodbye:
             self.half_open.discard(tunnel)
@@ -325,6 +256,7 @@ class Lns:
         if self.tunnels.get(tunnel.id) is not tunnel:
             return  # crowded out long ago
         self.half_open.discard(tunnel)
+        tunnel.endpoint.release()
         self.lingering -= 1
         del self.tunnels[tunnel.id]
         key = (tunnel.peer, tunnel.peer_id)

@@ -137,6 +137,10 @@ class Logger(structlog.BoundLoggerBase):
             if kept_back is not None:
                 self._write("warning", event, {**facts, "kept_back": kept_back} if kept_back else facts)
 
+    def permits(self, event: str) -> bool:
+        """Return whether one more line of an event that any address may cause may be written in this second."""
+        return self._logger.allow(event) is not None
+
     def info(self, event: str, **facts: object) -> None:
         """An event of a tunnel's or session's life."""
         if self._logger.level >= INFO:

@@ -10,7 +10,7 @@ import hmac
 from collections.abc import Callable
 from enum import Enum
 from ipaddress import IPv4Address
-from time import monotonic
+from time import monotonic, thread_time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from l2tpns import ends
@@ -45,6 +45,7 @@ from l2tpns.proto.messages import (
 )
 from l2tpns.proto.reliable import Reliable
 from l2tpns.session import Session
+from l2tpns.slices import SLICE
 
 if TYPE_CHECKING:
     from l2tpns.dataplane.udp import Endpoint
@@ -56,6 +57,7 @@ MAILBOX_LIMIT = 512  # datagrams; what does not fit is retransmitted by the peer
 ESTABLISH_TIMEOUT = 31.0  # SCCCN may take a full retransmission cycle of the LAC's
 SHORTEST_LOOK = 1.0  # between two looks at the clock of an established tunnel
 CHALLENGE_LENGTH = 16
+MAX_REPORTED = 16  # different lines of a tunnel about AVPs that were ignored
 
 
 class TunnelState(Enum):
@@ -83,6 +85,7 @@ class Tunnel:
         self.peer = peer
         self.lac = peer[0]  # whom the limits count, even if it moves
         self.endpoint = endpoint
+        endpoint.hold()
         self.host = sccrq.host_name.decode("utf-8", "backslashreplace")
         self.peer_id = sccrq.assigned_tunnel_id
         self.sessions: dict[int, Session] = {}  # by our session id
@@ -104,6 +107,9 @@ class Tunnel:
         self._sccrq = sccrq
         self._challenge = b""
         self._retransmissions_counted = 0
+        self._work_began = 0.0  # CPU seconds of this process when the last pause was over
+        self._reported: set[tuple[str, str]] = set()  # messages whose ignored AVPs are in the log, and which they were
+        self.reliable.await_proof()  # the SCCRQ may bear any address
         self.reliable.receive(header, monotonic())
 
     # The life
@@ -111,6 +117,7 @@ class Tunnel:
     def run(self) -> None:
         """From SCCRQ to the last acknowledgement."""
         end = TunnelEnded(ends.INTERNAL_ERROR, StopCcnResult.GENERAL, ErrorCode.VENDOR)
+        self._work_began = thread_time()
         try:
             if self.state is TunnelState.WAIT_CTL_CONN:  # else it was established before a restart
                 self.open()
@@ -124,6 +131,8 @@ class Tunnel:
         finally:
             if not (self.lns.left or self.crowded_out):
                 self.leave(end)
+            if not self.reliable.proven:
+                self.charge()
 
     def leave(self, end: TunnelEnded) -> None:
         """The one exit, but for a process that leaves without a word."""
@@ -197,15 +206,17 @@ class Tunnel:
     def close(self, end: TunnelEnded) -> None:
         """End all sessions without a CDN (6.4), say StopCCN if the peer must hear it, go on acknowledging."""
         self.state = TunnelState.CLOSING
-        self.log.info(
-            "tunnel_down",
-            cause=end.reason.name,
-            why=end.text,
-            result=None if end.result is None else int(end.result),
-            error=int(end.error),
-            sessions=len(self.sessions),
-        )
+        if self.reliable.proven or self.log.permits("tunnel_down"):
+            self.log.info(
+                "tunnel_down",
+                cause=end.reason.name,
+                why=end.text,
+                result=None if end.result is None else int(end.result),
+                error=int(end.error),
+                sessions=len(self.sessions),
+            )
         self.lns.tunnel_closing(self, says_goodbye=end.result is not None)
+        lingers = self.reliable.proven and self.lns.may_linger()  # a forged address is owed no place
         for session in list(self.sessions.values()):
             session.end(end.reason, tell=False, text=end.text)
         try:
@@ -216,8 +227,8 @@ class Tunnel:
                         result_code=ResultCode(end.result, end.error, end.text),
                     )
                 )
-                self.wait(lambda: self.quiet, 2 * CLOSED_LINGER if self.lns.may_linger() else 0.0)
-            elif end.reason is ends.TUNNEL_CLOSED and self.lns.may_linger():
+                self.wait(lambda: self.quiet, 2 * CLOSED_LINGER if lingers else 0.0)
+            elif end.reason is ends.TUNNEL_CLOSED and lingers:
                 self.wait(lambda: False, CLOSED_LINGER)
         except TunnelEnded:
             pass  # the peer is gone as well
@@ -244,6 +255,13 @@ class Tunnel:
         self.crowded_out = True
         self.end(ends.TUNNEL_LOST, None)
 
+    def use(self, endpoint: Endpoint) -> None:
+        """Send from this socket, whose address is the same, from now on."""
+        if endpoint is not self.endpoint:
+            endpoint.hold()
+            self.endpoint.release()
+            self.endpoint = endpoint
+
     def session_born(self, session: Session) -> None:
         self.sessions[session.id] = self.by_peer_id[session.peer_id] = session
 
@@ -268,13 +286,19 @@ class Tunnel:
     # The mailbox
 
     def wait(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Serve the mailbox until `condition()` holds; False after `timeout` seconds. Raises when the tunnel ends."""
-        deadline = None if timeout is None else monotonic() + timeout
+        """Serve the mailbox until `condition()` holds; False after `timeout` seconds. Raises when the tunnel ends.
+
+        Yields to others after a SLICE of work, however much there is to read.
+        """
+        now = monotonic()
+        deadline = None if timeout is None else now + timeout
+        slice_end = now + SLICE
         while not condition():
             item = self.mailbox.take()
             if item is not None:
                 self.handle(item)
-                continue
+                if monotonic() < slice_end:
+                    continue
             now = monotonic()
             self.flush(now)
             if self.reliable.dead:
@@ -283,15 +307,33 @@ class Tunnel:
                 break
             wake = self.reliable.deadline
             if deadline is not None:
-                if now >= deadline:
+                if now >= deadline and not len(self.mailbox):
                     return False
                 wake = deadline if wake is None else min(wake, deadline)
-            self.mailbox.wait(None if wake is None else max(0.0, wake - now))
+            self.pause(None if wake is None else max(0.0, wake - now))
+            slice_end = monotonic() + SLICE
         return True
+
+    def pause(self, timeout: float | None) -> None:
+        """Wait for mail; with mail there, wait for a turn among the tunnels that have much of it."""
+        if not self.reliable.proven:
+            self.charge()
+        if len(self.mailbox):
+            self.lns.turns.wait()
+        else:
+            self.mailbox.wait(timeout)
+        if not self.reliable.proven:
+            self._work_began = thread_time()
+
+    def charge(self) -> None:
+        """Account for work since the last pause to the strangers' share of time."""
+        self.lns.strangers.budget.charge(self.lac, thread_time() - self._work_began)
 
     def handle(self, item: Any) -> None:
         if isinstance(item, ControlHeader):
             self.last_heard = monotonic()
+            if item.tunnel_id:
+                self.reliable.proved()  # our id stands in nothing but our SCCRP
             for header in self.reliable.receive(item, self.last_heard):
                 self.on_message(header)
         elif isinstance(item, TunnelEnded):
@@ -337,11 +379,17 @@ class Tunnel:
             return
         self.log.debug("control_received", message=type(message).__name__, session=header.session_id)
         self.log.data("control_received_fields", fields=message)  # by field, so that secrets are known as such
-        for warning in message.warnings:
-            self.log.provoked("avp_ignored", message=type(message).__name__, why=warning)
+        if message.warnings:
+            self.report_ignored(type(message).__name__, "; ".join(message.warnings))
         handler = self.HANDLERS.get(type(message))
         if handler is not None:
             handler(self, header, message)
+
+    def report_ignored(self, message: str, why: str) -> None:
+        """Log which AVPs of a message were ignored. A LAC says the same at each call: the tunnel logs it once."""
+        if (message, why) not in self._reported and len(self._reported) < MAX_REPORTED:
+            self._reported.add((message, why))
+            self.log.provoked("avp_ignored", message=message, why=why)
 
     def on_malformed(self, header: ControlHeader, error: MessageError) -> None:
         """4.1, 7.1: a call's message ends that call, any other the tunnel. Goodbyes are obeyed as far as understood."""
@@ -431,7 +479,7 @@ class Tunnel:
 
     def has_backlog(self) -> bool:
         """So much is unacknowledged that nothing more is answered: else a LAC that takes nothing fills our memory."""
-        return self.reliable.queue_length >= MOST_UNANSWERED
+        return self.reliable.queue_length + len(self.mailbox) >= MOST_UNANSWERED  # what we say waits there first
 
     def on_nothing_to_do(self, header: ControlHeader, message: Message) -> None:
         """HELLO, and messages of an unknown type with M=0: acknowledged, that is all (4.4.1, 6.5)."""

@@ -35,6 +35,9 @@ class DataPlane(Protocol):
     def endpoint(self, address: str) -> Endpoint:
         """The socket on this address of ours, for a tunnel that is taken up again. Raises OSError."""
 
+    def dedicate(self, endpoint: Endpoint) -> Endpoint:
+        """A tunnel is up at this address of ours: return the socket that it shall use from now on. Does not yield."""
+
     def serve(self, prefixes: Iterable[IPv4Network]) -> None:
         """These are the pool's: route them here, whether or not anybody has the addresses."""
 
@@ -89,6 +92,9 @@ class NullPlane:
 
     def endpoint(self, address: str) -> Endpoint:
         return self.endpoints[address]
+
+    def dedicate(self, endpoint: Endpoint) -> Endpoint:
+        return endpoint
 
     def serve(self, prefixes: Iterable[IPv4Network]) -> None:
         self.prefixes.extend(prefixes)

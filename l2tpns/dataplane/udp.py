@@ -3,9 +3,10 @@
 Control messages are handed on as they are. Data messages find their Path by our ids and must come from the path's
 peer; IP packets of online sessions go to `uplink`, called directly, other PPP frames are posted to the session.
 
-Where no address is configured a wildcard socket listens, and the first SCCRQ to one of our addresses makes a socket
-bound to that address, which the kernel prefers from then on: the reply, and all that follows, leaves from the address
-the SCCRQ was sent to (8.1), and needs no ancillary data.
+Where no address is configured a wildcard socket listens, and answers from the address that it was asked at by ancillary
+data (8.1). The first tunnel that comes up at one of our addresses gets a socket bound to that address, which the kernel
+prefers from then on and which needs no ancillary data. It is closed when no tunnel has used it for a while
+(docs/decisions/0021-sockets-are-for-tunnels-that-are-up.md).
 """
 
 from __future__ import annotations
@@ -14,9 +15,23 @@ import errno
 import struct
 from _socket import socket as RawSocket
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import IPv4Address
-from socket import AF_INET, IPPROTO_IP, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SOCK_DGRAM, SOL_SOCKET, inet_aton, inet_ntoa
+from math import inf
+from socket import (
+    AF_INET,
+    IPPROTO_IP,
+    SO_RCVBUF,
+    SO_REUSEADDR,
+    SO_SNDBUF,
+    SOCK_DGRAM,
+    SOL_SOCKET,
+    inet_aton,
+    inet_ntoa,
+)
 from time import monotonic
+
+import gevent
 
 from l2tpns.counters import Counters
 from l2tpns.dataplane.loop import DRAIN, Clock, drain_forever
@@ -28,7 +43,10 @@ from l2tpns.supervisor import Part, Supervisor
 
 L2TP_PORT = 1701
 LARGEST = 4096  # octets of a datagram; l2tp_mtu ends at 2600, and control messages of real LACs are far shorter
-MOST_ENDPOINTS = 256  # addresses of ours that SCCRQs may make sockets for (127/8 alone has 2^24)
+MAX_SOURCES = 1024  # addresses of ours that L2TP is known to leave from; sockets of their own have the first 256
+MOST_ENDPOINTS = 256  # sockets for single addresses of ours beside the wildcard one (127/8 alone has 2^24)
+IDLE_ENDPOINT = 120.0  # seconds that such a socket stays open without a tunnel
+SWEEP = 30.0  # seconds between two looks for such sockets
 
 Peer = tuple[str, int]
 
@@ -36,6 +54,7 @@ Peer = tuple[str, int]
 _IP_PKTINFO, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT = 8, 10, 0
 _SO_NO_CHECK, _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 11, 32, 33
 _BUFFER = 8 << 20
+_NO_PORT = 1  # tcpmux: nothing of UDP comes from there
 _PKTINFO = struct.Struct("=i4s4s")  # interface, our address, destination in the header
 
 # 3.1, the two forms that nearly every data message has: no option, or Length only. The last two fields are the first
@@ -45,7 +64,6 @@ _WITH_LENGTH, _WITH_LENGTH_FLAGS = struct.Struct("!HIHH"), 0x4002
 _PPP_ADDRESS_CONTROL = 0xFF03
 _SHORTEST_IP = 6 + 2 + 20  # with less than this the quick way may not look at the octets
 _CONTROL_BIT = 0x80
-_SCCRQ = bytes.fromhex("0000 0000 0001")  # vendor, attribute type and value of its Message Type AVP
 
 
 class Endpoint:
@@ -55,7 +73,19 @@ class Endpoint:
     sends none; `send` turns it on for its own datagram, which costs two system calls and is rare.
     """
 
-    __slots__ = ("_counters", "address", "data_checksums", "port", "sendto", "socket")
+    __slots__ = (
+        "_counters",
+        "address",
+        "data_checksums",
+        "full_at",
+        "idle_since",
+        "on_demand",
+        "port",
+        "retired",
+        "sendto",
+        "socket",
+        "tunnels",
+    )
 
     def __init__(
         self,
@@ -70,9 +100,23 @@ class Endpoint:
         self.socket = open_socket(address, port, share=beside_wildcard)
         self.address: str = address
         self.port: int = self.socket.getsockname()[1]
-        self.sendto = self.socket.sendto
+        self.sendto: Callable[[bytes, Peer], int] = self.socket.sendto
         self.data_checksums = data_checksums
+        self.on_demand = beside_wildcard
+        self.full_at = -inf  # when there was last more to read than is read at once
+        self.retired = False  # about to be closed: no tunnel may use it
+        self.tunnels = 0  # that use it, whatever their state
+        self.idle_since = monotonic()  # while there are none
         self._without_checksum(not data_checksums)
+
+    def hold(self) -> None:
+        """Note that one more tunnel uses it."""
+        self.tunnels += 1
+
+    def release(self) -> None:
+        """Note that one of its tunnels is gone."""
+        self.tunnels -= 1
+        self.idle_since = monotonic()
 
     def _without_checksum(self, off: bool) -> None:
         self.socket.setsockopt(SOL_SOCKET, _SO_NO_CHECK, off)
@@ -100,6 +144,31 @@ class Endpoint:
 
     def close(self) -> None:
         self.socket.close()
+
+
+class WildcardEndpoint(Endpoint):
+    """An address of ours without a socket of its own: the wildcard socket sends from it, by ancillary data."""
+
+    __slots__ = ("_source",)
+
+    def __init__(self, sock: RawSocket, address: str, port: int, counters: Counters, full_at: float) -> None:
+        self._counters = counters
+        self._source = [(IPPROTO_IP, _IP_PKTINFO, _PKTINFO.pack(0, inet_aton(address), bytes(4)))]
+        self.socket = sock
+        self.address = address
+        self.port = port
+        self.sendto = self._sendto
+        self.full_at = full_at
+        self.data_checksums = True  # as the socket has them
+        self.on_demand = self.retired = False
+        self.tunnels = 0
+        self.idle_since = 0.0
+
+    def _sendto(self, datagram: bytes, peer: Peer) -> int:
+        return self.socket.sendmsg([datagram], self._source, 0, peer)
+
+    def close(self) -> None:
+        """The socket is everybody's."""
 
 
 def open_socket(address: str, port: int, *, share: bool = False) -> RawSocket:
@@ -142,11 +211,12 @@ class LacSide:
     ) -> None:
         self.paths: dict[int, Path] = {}
         self.endpoints: dict[str, Endpoint] = {}
-        self.sources: set[bytes] = set()  # the addresses of `endpoints`
+        self.sources: set[bytes] = set()  # addresses of ours that L2TP leaves from
         self.port = port
         self._data_checksums = data_checksums
         self._addresses = addresses
         self._wildcard: RawSocket | None = None
+        self._wildcard_full_at = -inf  # as Endpoint.full_at
         self._counters = counters
         self._clock = clock
         self._log = log
@@ -154,7 +224,9 @@ class LacSide:
         self._on_control = on_control
         self._on_foreign_source = on_foreign_source
         self._supervisor = supervisor or Supervisor(log)
-        self._readers: list[Part] = []
+        self._parts: list[Part] = []  # readers of sockets, and the sweep
+        self._readers: dict[str, Part] = {}  # by address
+        self._closers: set[gevent.Greenlet[..., None]] = set()
 
     # Sockets
 
@@ -169,8 +241,10 @@ class LacSide:
                 raise refused(error.errno, _refusal(address, self.port, error)) from None
 
     def stop(self) -> None:
-        for reader in self._readers:
-            reader.stop()
+        for part in self._parts:
+            part.stop()
+        self._parts.clear()
+        gevent.killall(list(self._closers))
         self._readers.clear()
         for endpoint in self.endpoints.values():
             endpoint.close()
@@ -181,9 +255,11 @@ class LacSide:
             self._wildcard = None
 
     def endpoint(self, address: str) -> Endpoint:
-        """The socket on this address, opened if need be. Raises OSError."""
+        """The socket on this address, opened if need be and if there is room for one. Raises OSError."""
         endpoint = self.endpoints.get(address)
         if endpoint is None:
+            if self._wildcard is not None and not self._has_room():
+                return self._at(address)
             endpoint = Endpoint(
                 address,
                 self.port,
@@ -194,9 +270,73 @@ class LacSide:
             self.port = endpoint.port
             self.endpoints[address] = endpoint
             self.sources.add(inet_aton(address))
-            self._read(endpoint.socket, lambda: self._drain(endpoint))
+            opened = endpoint
+            self._readers[address] = self._read(opened.socket, lambda: self._drain(opened))
             self._log.info("listening", address=address, port=self.port, beside_wildcard=self._wildcard is not None)
         return endpoint
+
+    def dedicate(self, endpoint: Endpoint) -> Endpoint:
+        """Return a socket for this address alone, if there can be one: a tunnel is up there. Does not yield."""
+        try:
+            return self.endpoint(endpoint.address)
+        except OSError as error:
+            self._log.provoked("listen_failed", address=endpoint.address, port=self.port, why=error.strerror)
+            return endpoint
+
+    def _at(self, address: str) -> Endpoint:
+        """The socket on this address; where it has none, the wildcard one."""
+        endpoint = self.endpoints.get(address)
+        if endpoint is None:
+            assert self._wildcard is not None
+            if len(self.sources) < MAX_SOURCES:
+                self.sources.add(inet_aton(address))
+            endpoint = WildcardEndpoint(self._wildcard, address, self.port, self._counters, self._wildcard_full_at)
+        return endpoint
+
+    def _has_room(self) -> bool:
+        """Return whether one more socket may be opened; one without a tunnel makes room."""
+        if len(self.endpoints) < MOST_ENDPOINTS:
+            return True
+        idle = [endpoint for endpoint in self.endpoints.values() if endpoint.on_demand and not endpoint.tunnels]
+        if not idle:
+            return False
+        self._retire(min(idle, key=lambda endpoint: endpoint.idle_since))
+        return True
+
+    def _sweep_forever(self) -> None:
+        while True:
+            gevent.sleep(SWEEP)
+            self.sweep(monotonic())
+
+    def sweep(self, now: float) -> None:
+        """Close the sockets of single addresses that no tunnel has used for a while."""
+        for endpoint in list(self.endpoints.values()):
+            if endpoint.on_demand and not endpoint.tunnels and now - endpoint.idle_since >= IDLE_ENDPOINT:
+                self._retire(endpoint)
+
+    def _retire(self, endpoint: Endpoint) -> None:
+        """Close a socket that no tunnel uses; from now on the wildcard one serves its address."""
+        endpoint.retired = True
+        del self.endpoints[endpoint.address]
+        self.sources.discard(inet_aton(endpoint.address))
+        reader = self._readers.pop(endpoint.address)
+        self._parts.remove(reader)
+        closer = gevent.spawn(self._close, endpoint, reader)
+        self._closers.add(closer)
+        closer.rawlink(self._closers.discard)
+        self._log.info("listening_ended", address=endpoint.address, port=self.port)
+
+    def _close(self, endpoint: Endpoint, reader: Part) -> None:
+        """Read what is in the socket, then close it: nothing that came for its address is lost."""
+        try:
+            reader.stop()
+            with suppress(OSError):  # the address may be ours no more
+                # A connected socket gets what comes from its peer only: all else goes to the wildcard one from now on.
+                endpoint.socket.connect((endpoint.address, _NO_PORT))
+            while self._drain(endpoint):
+                gevent.sleep(0)
+        finally:
+            endpoint.close()
 
     def _listen_everywhere(self) -> None:
         sock = open_socket("0.0.0.0", self.port)
@@ -206,29 +346,41 @@ class LacSide:
         self.port = sock.getsockname()[1]
         self._wildcard = sock
         self._read(sock, lambda: self._drain_wildcard(sock))
+        self._parts.append(self._supervisor.spawn("LAC sockets", self._sweep_forever))
         self._log.info("listening", address="0.0.0.0", port=self.port)
 
-    def _read(self, sock: RawSocket, drain: Callable[[], None]) -> None:
+    def _read(self, sock: RawSocket, drain: Callable[[], object]) -> Part:
         spawn = self._supervisor.spawn
-        self._readers.append(spawn("LAC reader", drain_forever, sock.fileno(), drain, self._log, essential=True))
+        reader = spawn("LAC reader", drain_forever, sock.fileno(), drain, self._log, essential=True)
+        self._parts.append(reader)
+        return reader
 
     # The loops
 
-    def _drain(self, endpoint: Endpoint) -> None:
+    def _drain(self, endpoint: Endpoint) -> bool:
+        """Take what is there, within limits; return whether there may be more."""
         self._clock.now = monotonic()
         recvfrom = endpoint.socket.recvfrom
+        user = self._at(endpoint.address) if endpoint.retired else endpoint
+        full = self._drain_socket(recvfrom, user)
+        if full:
+            endpoint.full_at = self._clock.now
+        return full
+
+    def _drain_socket(self, recvfrom: Callable[[int], tuple[bytes, Peer]], endpoint: Endpoint) -> bool:
         for _ in range(DRAIN):
             try:
                 datagram, peer = recvfrom(LARGEST)
             except BlockingIOError:
-                return
+                return False
             except OSError:
                 self._counters.tunnel_rx_errors += 1
-                return
+                return False
             self.receive(datagram, peer, endpoint)
+        return True
 
     def _drain_wildcard(self, sock: RawSocket) -> None:
-        """What comes before its address has a socket, and what was queued meanwhile."""
+        """What comes to addresses that have no socket of their own, and what was queued before they had one."""
         self._clock.now = monotonic()
         for _ in range(DRAIN):
             try:
@@ -238,33 +390,14 @@ class LacSide:
             except OSError:
                 self._counters.tunnel_rx_errors += 1
                 return
-            endpoint = self._endpoint_of(datagram, ancillary)
-            if endpoint is None:
+            address = _destination(ancillary)
+            if address:
+                self.receive(datagram, peer, self._at(address))
+            else:
                 self._counters.tunnel_rx_packets += 1
                 self._counters.tunnel_rx_octets += len(datagram)
                 self._counters.drop_unknown_tunnel += 1
-            else:
-                self.receive(datagram, peer, endpoint)
-
-    def _endpoint_of(self, datagram: bytes, ancillary: list[tuple[int, int, bytes]]) -> Endpoint | None:
-        for level, kind, octets in ancillary:
-            if level == IPPROTO_IP and kind == _IP_PKTINFO and len(octets) >= _PKTINFO.size:
-                _, ours, destination = _PKTINFO.unpack_from(octets)
-                break
-        else:
-            return None
-        if ours != destination:
-            return None  # broadcast or multicast
-        address = inet_ntoa(ours)
-        if address in self.endpoints:
-            return self.endpoints[address]
-        if not _is_sccrq(datagram) or len(self.endpoints) >= MOST_ENDPOINTS:
-            return None
-        try:
-            return self.endpoint(address)
-        except OSError as error:
-            self._log.error("listen_failed", address=address, port=self.port, why=error.strerror)
-            return None
+        self._wildcard_full_at = self._clock.now
 
     # Datagrams
 
@@ -363,6 +496,10 @@ def split_ppp(frame: bytes) -> tuple[int, bytes]:
     return frame[start] << 8 | frame[start + 1], frame[start + 2 :]
 
 
-def _is_sccrq(datagram: bytes) -> bool:
-    """Good enough to open a socket for; the tunnel looks closer (6.1)."""
-    return len(datagram) >= 20 and datagram[0] & _CONTROL_BIT != 0 and datagram[14:20] == _SCCRQ
+def _destination(ancillary: list[tuple[int, int, bytes]]) -> str:
+    """The address of ours that a datagram was sent to; empty for a broadcast or multicast."""
+    for level, kind, octets in ancillary:
+        if level == IPPROTO_IP and kind == _IP_PKTINFO and len(octets) >= _PKTINFO.size:
+            _, ours, destination = _PKTINFO.unpack_from(octets)
+            return inet_ntoa(ours) if ours == destination else ""
+    return ""

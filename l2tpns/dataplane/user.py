@@ -218,6 +218,10 @@ class UserPlane:
         """The socket on this address of ours, for a tunnel that is taken up again. Raises OSError."""
         return self.lacs.endpoint(address)
 
+    def dedicate(self, endpoint: Endpoint) -> Endpoint:
+        """A tunnel is up at this address of ours: return the socket that it shall use from now on."""
+        return self.lacs.dedicate(endpoint)
+
     def serve(self, prefixes: Iterable[IPv4Network]) -> None:
         """Route the pool's prefixes to the tun device; who has an address of a former one gets a route of its own."""
         routes = self._routes

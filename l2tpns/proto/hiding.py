@@ -11,6 +11,7 @@ from hashlib import md5
 from l2tpns.errors import WireError
 
 BLOCK = 16
+LENGTH_SIZE = 2  # of the length that stands before the value
 VECTOR_SIZE = 16  # 4.4.1: at least 16 octets are recommended
 MAX_CIPHER = 1017  # an AVP of 1023 octets without its header
 MAX_HIDDEN_VALUE = MAX_CIPHER - 2
@@ -32,17 +33,22 @@ def hide(number: int, value: bytes, secret: bytes, vector: bytes, random: Random
 
 
 def unhide(number: int, cipher: bytes, secret: bytes, vector: bytes) -> bytes:
-    """The value behind a hidden one; WireError when there can be none, as when the secrets differ."""
-    plain = b""
-    pad = _digest(number.to_bytes(2, "big") + secret + vector)
-    for start in range(0, len(cipher), BLOCK):
+    """The value behind a hidden one; WireError when there can be none, as when the secrets differ.
+
+    The first block tells the length: without the secret nobody makes us uncover more than that, and padding is left.
+    """
+    if len(cipher) < LENGTH_SIZE:
+        raise WireError("is hidden and cannot be uncovered")
+    block = cipher[:BLOCK]
+    plain = _xor(block, _digest(number.to_bytes(2, "big") + secret + vector))
+    end = LENGTH_SIZE + int.from_bytes(plain[:LENGTH_SIZE], "big")
+    if end > len(cipher):
+        raise WireError("is hidden and cannot be uncovered")
+    for start in range(BLOCK, end, BLOCK):
+        pad = _digest(secret + block)
         block = cipher[start : start + BLOCK]
         plain += _xor(block, pad)
-        pad = _digest(secret + block)
-    length = int.from_bytes(plain[:2], "big")
-    if length > len(plain) - 2:  # so are the lengths 0 and 1, which have no room for the field itself
-        raise WireError("hidden value cannot be uncovered")
-    return plain[2 : 2 + length]
+    return plain[LENGTH_SIZE:end]
 
 
 def _digest(octets: bytes) -> bytes:
@@ -50,4 +56,5 @@ def _digest(octets: bytes) -> bytes:
 
 
 def _xor(block: bytes, pad: bytes) -> bytes:
-    return bytes(a ^ b for a, b in zip(block, pad, strict=False))
+    size = len(block)
+    return (int.from_bytes(block, "big") ^ int.from_bytes(pad[:size], "big")).to_bytes(size, "big")

@@ -1,7 +1,8 @@
 """The control messages of L2TP, one class each (RFC 2661 section 6), and how they are read and written.
 
-A field without default is an AVP that MUST be present; its annotation names the AVP. Decoding, encoding and the check
-for missing AVPs are loops over these declarations. Whether a message may come now is not decided here.
+A field without default is an AVP that MUST be present; its annotation names the AVP, and what is assumed without it
+where nothing of ours depends on it. Decoding, encoding and the check for missing AVPs are loops over these
+declarations. Whether a message may come now is not decided here.
 """
 
 from __future__ import annotations
@@ -30,6 +31,17 @@ from l2tpns.proto.hiding import VECTOR_SIZE, Random
 DEFAULT_WINDOW = 4  # 4.4.3: when the Receive Window Size AVP is absent
 VERSION_1_0 = ProtocolVersion(1, 0)
 MESSAGE_TYPE_SIZE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Assumed:
+    """What a received message is taken to say in an AVP that it should have and has not, or that is malformed."""
+
+    value: Any
+
+
+UNKNOWN = Assumed(0)
+NOTHING = Assumed(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,11 +113,11 @@ class HELLO(Message):
 class OCRQ(Message):
     message_type: ClassVar[int] = MessageType.OCRQ
     assigned_session_id: Annotated[int, avp.ASSIGNED_SESSION_ID]
-    call_serial_number: Annotated[int, avp.CALL_SERIAL_NUMBER]
-    minimum_bps: Annotated[int, avp.MINIMUM_BPS]
-    maximum_bps: Annotated[int, avp.MAXIMUM_BPS]
-    bearer_type: Annotated[int, avp.BEARER_TYPE]
-    framing_type: Annotated[int, avp.FRAMING_TYPE]
+    call_serial_number: Annotated[int, avp.CALL_SERIAL_NUMBER, UNKNOWN]
+    minimum_bps: Annotated[int, avp.MINIMUM_BPS, UNKNOWN]
+    maximum_bps: Annotated[int, avp.MAXIMUM_BPS, UNKNOWN]
+    bearer_type: Annotated[int, avp.BEARER_TYPE, UNKNOWN]
+    framing_type: Annotated[int, avp.FRAMING_TYPE, UNKNOWN]
     called_number: Annotated[bytes, avp.CALLED_NUMBER]
     sub_address: Annotated[bytes | None, avp.SUB_ADDRESS] = None
 
@@ -121,8 +133,8 @@ class OCRP(Message):
 class Connected(Message):
     """What OCCN and ICCN have in common. Speeds are seen from the LAC, in bits per second."""
 
-    tx_connect_speed: Annotated[int, avp.TX_CONNECT_SPEED]
-    framing_type: Annotated[int, avp.FRAMING_TYPE]
+    tx_connect_speed: Annotated[int, avp.TX_CONNECT_SPEED, UNKNOWN]
+    framing_type: Annotated[int, avp.FRAMING_TYPE, UNKNOWN]
     rx_connect_speed: Annotated[int | None, avp.RX_CONNECT_SPEED] = None
     sequencing_required: Annotated[bool, avp.SEQUENCING_REQUIRED] = False
 
@@ -141,7 +153,7 @@ class OCCN(Connected):
 class ICRQ(Message):
     message_type: ClassVar[int] = MessageType.ICRQ
     assigned_session_id: Annotated[int, avp.ASSIGNED_SESSION_ID]
-    call_serial_number: Annotated[int, avp.CALL_SERIAL_NUMBER]
+    call_serial_number: Annotated[int, avp.CALL_SERIAL_NUMBER, UNKNOWN]
     bearer_type: Annotated[int | None, avp.BEARER_TYPE] = None
     physical_channel_id: Annotated[int | None, avp.PHYSICAL_CHANNEL_ID] = None
     calling_number: Annotated[bytes | None, avp.CALLING_NUMBER] = None
@@ -203,13 +215,13 @@ class CDN(Message):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WEN(Message):
     message_type: ClassVar[int] = MessageType.WEN
-    call_errors: Annotated[CallErrors, avp.CALL_ERRORS]
+    call_errors: Annotated[CallErrors | None, avp.CALL_ERRORS, NOTHING]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SLI(Message):
     message_type: ClassVar[int] = MessageType.SLI
-    accm: Annotated[Accm, avp.ACCM]
+    accm: Annotated[Accm | None, avp.ACCM, NOTHING]
 
 
 MESSAGES: dict[int, type[Message]] = {
@@ -220,20 +232,22 @@ MESSAGES: dict[int, type[Message]] = {
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A field of a message class: its name, its AVP, whether it must be there."""
+    """A field of a message class: its name, its AVP, whether it must be there, and what is assumed without it."""
 
     name: str
     avp: avp.Avp
     required: bool
+    assumed: Assumed | None
 
 
 def _slots(cls: type[Message]) -> tuple[Slot, ...]:
     hints = get_type_hints(cls, include_extras=True)
-    return tuple(
-        Slot(entry.name, hints[entry.name].__metadata__[0], entry.default is MISSING)
-        for entry in fields(cls)
-        if hasattr(hints[entry.name], "__metadata__")
-    )
+    slots = []
+    for entry in fields(cls):
+        if hasattr(hints[entry.name], "__metadata__"):
+            declared, *assumed = hints[entry.name].__metadata__
+            slots.append(Slot(entry.name, declared, entry.default is MISSING, assumed[0] if assumed else None))
+    return tuple(slots)
 
 
 LAYOUT: dict[int, tuple[Slot, ...]] = {number: _slots(cls) for number, cls in MESSAGES.items()}
@@ -262,29 +276,49 @@ def _invalid(text: str, error: int = ErrorCode.VALUE) -> ProtocolError:
 
 def decode(body: bytes, secret: bytes = b"") -> Message:
     """Read the AVPs of one control message (never a ZLB); MessageError when it must be refused."""
-    known, message_type = _read_message_type(body)
+    known, message_type = read_message_type(body)
     if not known:
         return UnknownMessage(type=message_type, warnings=(f"message type {message_type} ignored",))
-    decoded = avp.decode_avps(body, secret, MESSAGE_TYPE_SIZE)
-    values = decoded.values
-    wanted: dict[str, Any] = {}
-    fault = decoded.fault
-    for slot in LAYOUT[message_type]:
-        value = values.pop(slot.avp.number, None)
-        if value is not None:
-            wanted[slot.name] = value
-        elif slot.required and fault is None:
-            fault = _invalid(f"{slot.avp.name} (AVP {slot.avp.number}) is missing")
-    if fault is not None:
-        number = (avp.ASSIGNED_SESSION_ID if is_session_message(message_type) else avp.ASSIGNED_TUNNEL_ID).number
-        name = "assigned_session_id" if is_session_message(message_type) else "assigned_tunnel_id"
-        raise MessageError(fault, message_type, wanted.get(name, values.get(number, 0)))
-    for number in values:
-        decoded.warn(f"{avp.name_of(0, number)} does not belong here, ignored")
+    address = avp.ASSIGNED_SESSION_ID if is_session_message(message_type) else avp.ASSIGNED_TUNNEL_ID
+    decoded = avp.decode_avps(body, secret, MESSAGE_TYPE_SIZE, address=address)
+    assigned_id = decoded.values.get(address.number, 0)
+    wanted = {} if decoded.fault else _fill(decoded, LAYOUT[message_type])
+    if decoded.fault is not None:
+        raise MessageError(decoded.fault, message_type, assigned_id)
+    for number in decoded.values:
+        decoded.warn(avp.name_of(0, number), " does not belong here, ignored")
+    if decoded.more_warnings:
+        decoded.warnings.append(f"and {decoded.more_warnings} more")
     return MESSAGES[message_type](warnings=tuple(decoded.warnings), **wanted)
 
 
-def _read_message_type(body: bytes) -> tuple[bool, int]:
+def _fill(decoded: avp.Decoded, slots: tuple[Slot, ...]) -> dict[str, Any]:
+    """Take the values of a message's fields; one that is missing may be the fault."""
+    wanted: dict[str, Any] = {}
+    for slot in slots:
+        value = decoded.values.pop(slot.avp.number, None)
+        if value is not None:
+            wanted[slot.name] = value
+        elif slot.required:
+            malformed = decoded.unread.get(slot.avp.number)
+            if slot.assumed is None:
+                decoded.fault = decoded.fault or malformed or _invalid(f"{slot.avp} is missing")
+                continue
+            wanted[slot.name] = slot.assumed.value
+            if malformed is None:
+                decoded.warn(slot.avp, " is missing" + (", taken as 0" if slot.assumed is UNKNOWN else ""))
+    return wanted
+
+
+def assigned_tunnel_id(body: bytes, secret: bytes = b"") -> int:
+    """The Assigned Tunnel ID of a message, 0 if there is none; reads nothing else, and costs little."""
+    address = avp.ASSIGNED_TUNNEL_ID
+    decoded = avp.decode_avps(body, secret, MESSAGE_TYPE_SIZE, address=address, only_address=True)
+    found: int = decoded.values.get(address.number, 0)
+    return found
+
+
+def read_message_type(body: bytes) -> tuple[bool, int]:
     """Is the type one of ours, and its number. 4.4.1: it is the first AVP; its M bit speaks for the whole message."""
     if len(body) < MESSAGE_TYPE_SIZE:
         raise MessageError(_invalid("message without a Message Type", ErrorCode.LENGTH))

@@ -10,12 +10,13 @@ from collections import deque
 from dataclasses import dataclass
 from itertools import chain
 
-from l2tpns.proto.header import ControlHeader, build_control
+from l2tpns.proto.header import CONTROL, ControlHeader, build_control
 
 SEQUENCE_MASK = 0xFFFF
 HALF = 0x8000  # 5.8: the 32768 numbers up to the last received one are old, the others are ahead
 MAX_WINDOW = HALF - 1  # more than this in flight, and old could not be told from new
 LEAST_CAP = 8.0  # 5.8: a cap of the interval must not be less than 8 seconds
+MOST_AMPLIFIED = 3  # octets sent for each octet received, and datagrams, while the peer may be a forged address
 RESYNC_REACH = 1024  # how far the peer's numbers may be beyond a record that a crash has cut short
 
 
@@ -47,6 +48,25 @@ class ReliableChange:
     nr: int
     sent: int
     queued: tuple[tuple[int, bytes], ...]
+
+
+@dataclass(slots=True)
+class Allowance:
+    """What may be sent to a peer that has not shown yet that it hears us: its address may be forged."""
+
+    octets: int = 0
+    datagrams: int = 0
+
+    def earn(self, octets: int) -> None:
+        self.octets += MOST_AMPLIFIED * octets
+        self.datagrams += MOST_AMPLIFIED
+
+    def covers(self, octets: int) -> bool:
+        return octets <= self.octets and self.datagrams > 0
+
+    def spend(self, octets: int) -> None:
+        self.octets -= octets
+        self.datagrams -= 1
 
 
 class Reliable:
@@ -89,6 +109,7 @@ class Reliable:
         self._timeouts = 0  # in a row
         self._timer: float | None = None
         self._now = 0.0
+        self._allowance: Allowance | None = None
         self._congestion_window = 1.0  # CWND
         self.peer_window = peer_window
 
@@ -132,6 +153,23 @@ class Reliable:
             return self._now
         return self._timer
 
+    @property
+    def proven(self) -> bool:
+        """The peer is where its messages come from."""
+        return self._allowance is None
+
+    def await_proof(self) -> None:
+        """Send no more than MOST_AMPLIFIED times what is received, until proved() is called.
+
+        While something is unacknowledged it is what answers a repeat: a bare acknowledgement would silence a peer
+        whose repeats are what the next retransmission is paid with.
+        """
+        self._allowance = Allowance()
+
+    def proved(self) -> None:
+        """The peer has sent what only a receiver of our messages can know."""
+        self._allowance = None
+
     def send(self, session_id: int, body: bytes, now: float) -> None:
         """Queue a message for the peer's session (0: for the tunnel); outgoing() sends it."""
         self._now = now
@@ -141,6 +179,8 @@ class Reliable:
     def receive(self, header: ControlHeader, now: float) -> list[ControlHeader]:
         """Take in a message; what is returned may be processed now, in this order."""
         self._now = now
+        if self._allowance is not None:
+            self._allowance.earn(CONTROL.size + len(header.body))
         self._acknowledged(header.nr, now)
         if not header.body:
             return []  # a ZLB has an Ns, but does not use it up, and is never acknowledged
@@ -148,6 +188,8 @@ class Reliable:
         distance = (header.ns - self.nr) & SEQUENCE_MASK
         if distance >= HALF:
             self.duplicates += 1  # our acknowledgement was lost: it is sent again
+            if self._allowance is not None:
+                self._flight = 0
             return []
         if distance:
             self.out_of_order += 1
@@ -209,18 +251,34 @@ class Reliable:
             session_id, body = self._unacked[self._flight]
             # A retransmission keeps its Ns, but always carries the Nr of now.
             ns = (self.ns - len(self._unacked) + self._flight) & SEQUENCE_MASK
-            datagrams.append(build_control(self.peer_tunnel_id, session_id, ns, self.nr, body))
+            datagrams.append(self._spend(build_control(self.peer_tunnel_id, session_id, ns, self.nr, body)))
             self._flight += 1
             if self._timer is None:
                 self._timer = now + self._interval(0)
-        if self._ack_owed and not datagrams:
-            datagrams.append(build_control(self.peer_tunnel_id, 0, self.ns, self.nr))
+        if self._ack_owed and not datagrams and self._may_acknowledge():
+            datagrams.append(self._spend(build_control(self.peer_tunnel_id, 0, self.ns, self.nr)))
         self._ack_owed = False
         return datagrams
 
     def _can_send(self) -> bool:
         waiting = self._flight < len(self._unacked) or self._queue
-        return bool(waiting) and self._flight < int(self._congestion_window)
+        return bool(waiting) and self._flight < int(self._congestion_window) and self._can_afford()
+
+    def _can_afford(self) -> bool:
+        """The next message may be sent, as far as the allowance goes."""
+        if self._allowance is None:
+            return True
+        _, body = self._unacked[self._flight] if self._flight < len(self._unacked) else self._queue[0]
+        return self._allowance.covers(CONTROL.size + len(body))
+
+    def _may_acknowledge(self) -> bool:
+        allowance = self._allowance
+        return allowance is None or (not self._unacked and not self._queue and allowance.covers(CONTROL.size))
+
+    def _spend(self, datagram: bytes) -> bytes:
+        if self._allowance is not None:
+            self._allowance.spend(len(datagram))
+        return datagram
 
     def _interval(self, timeouts: int) -> float:
         return min(self._first_interval * 2.0**timeouts, max(self._max_interval, self._first_interval))

@@ -9,7 +9,7 @@ from itertools import count, pairwise
 import gevent
 import pytest
 
-from l2tpns import halfopen, lns
+from l2tpns import halfopen, lns, strangers
 from l2tpns.proto import messages
 from l2tpns.proto.header import ControlHeader
 from l2tpns.proto.messages import CDN, ICCN, ICRP, ICRQ, SCCCN, SCCRP, ResultCode, StopCCN
@@ -26,6 +26,12 @@ def ask(server: InProcess, tunnel_id: int = 1) -> tuple[int, int] | None:
     peer.say(peer.sccrq())
     answer = peer.expect((SCCRP, StopCCN))
     return None if isinstance(answer, SCCRP) else (answer.result_code.result, answer.result_code.error)
+
+
+@pytest.fixture(autouse=True)
+def time_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What strangers may cost is not the question here, but in test_control_budget.py."""
+    monkeypatch.setattr(strangers, "BURST", 3600.0)
 
 
 @pytest.fixture
@@ -113,8 +119,8 @@ def test_a_tunnel_that_was_closed_leaves_its_place_to_the_next(serve: Serve, mon
 
 @pytest.mark.usefixtures("nobody_makes_room")
 def test_a_flood_of_sccrqs_costs_no_memory_and_few_answers(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lns, "REFUSALS_PER_SECOND", 20)
-    monkeypatch.setattr(lns, "monotonic", lambda: 1000.0)  # all within one second
+    monkeypatch.setattr(strangers, "REFUSALS_PER_SECOND", 20)
+    monkeypatch.setattr(strangers, "monotonic", lambda: 1000.0)  # all within one second
     server = serve(max_tunnels_per_lac=4)
     peer = server.peer()
     for number in range(1, 301):

@@ -74,9 +74,8 @@ def test_an_icrq_is_answered_by_an_icrp_to_the_lacs_session_id_with_an_id_of_our
 @pytest.mark.parametrize(
     "body",
     [
-        without(messages.encode(ICRQ_1), 15),  # no Call Serial Number
         messages.encode(ICRQ_1) + UNKNOWN_AVP,
-        without(messages.encode(ICRQ_1), 15) + avps("800c 0000 000f 0000 0001 0001"),  # 6 octets of it
+        messages.encode(ICRQ_1) + avps("8008 0000 000c 0010"),  # a Q.931 Cause Code of two octets
     ],
 )
 def test_a_bad_icrq_is_answered_by_cdn_only(server: InProcess, body: bytes) -> None:
@@ -110,9 +109,8 @@ def test_without_a_call_an_icrp_is_answered_by_cdn_and_an_iccn_by_nothing(server
 @pytest.mark.parametrize(
     "body",
     [
-        without(messages.encode(CONNECTED), 24),  # no Tx Connect Speed
-        without(messages.encode(CONNECTED), 19),  # no Framing Type
         messages.encode(CONNECTED) + UNKNOWN_AVP,
+        messages.encode(CONNECTED) + avps("8007 0000 0027 01"),  # Sequencing Required with a value
     ],
 )
 def test_a_bad_iccn_ends_the_call_and_only_it(server: InProcess, body: bytes) -> None:
@@ -122,6 +120,82 @@ def test_a_bad_iccn_ends_the_call_and_only_it(server: InProcess, body: bytes) ->
     assert refused(peer)[:2] == (1, 2)
     assert session_id not in server.lns.sessions
     assert still_there(server, peer)
+
+
+@pytest.mark.statement(71, 81)
+@pytest.mark.parametrize(
+    ("more", "serial", "why"),
+    [
+        ("", "0", "Call Serial Number (AVP 15) is missing, taken as 0"),
+        ("8008 0000 000f 0007", "7", "Call Serial Number (AVP 15) has the wrong length (2, expected 4), read as 7"),
+        ("000e 0000 000f 00000000 00000007", "7", "Call Serial Number (AVP 15) has the wrong length (8, expected 4)"),
+        (
+            "800a 0000 000f 00000007 8008 0000 0012 0001",
+            "7",
+            "Bearer Type (AVP 18) has the wrong length (2, expected 4), read as 1",
+        ),
+    ],
+)
+def test_an_icrq_is_not_refused_for_what_nothing_depends_on(
+    server: InProcess, more: str, serial: str, why: str
+) -> None:
+    peer = server.peer().open()
+    peer.say(without(messages.encode(ICRQ_1), 15) + bytes.fromhex(more))
+    session = server.lns.sessions[peer.expect(ICRP).assigned_session_id]
+    (line,) = server.events("avp_ignored")
+    assert (line["message"], line["level"]) == ("ICRQ", "warning")
+    assert why in line["why"]
+    assert session.usage().tunnel_connection == serial
+    assert still_there(server, peer)
+
+
+@pytest.mark.statement(71, 82)
+@pytest.mark.parametrize("attributes", [(24,), (19,), (24, 19)], ids=["Tx Connect Speed", "Framing Type", "both"])
+def test_an_iccn_without_the_figures_of_the_line_connects_the_call(
+    server: InProcess, attributes: tuple[int, ...]
+) -> None:
+    peer = server.peer().open()
+    session = server.lns.sessions[peer.ring()]
+    body = messages.encode(CONNECTED)
+    for attribute in attributes:
+        body = without(body, attribute)
+    peer.say(body, session.id)
+    server.wait(lambda: session.phase == "lcp")
+    (line,) = server.events("avp_ignored")  # one, whatever is missing
+    assert [f"(AVP {n}) is missing" in line["why"] for n in (24, 19)] == [n in attributes for n in (24, 19)]
+    assert session.tx_speed == (0 if 24 in attributes else CONNECTED.tx_connect_speed)
+
+
+def test_a_lac_that_leaves_out_the_same_at_each_call_is_reported_once(server: InProcess) -> None:
+    peer = server.peer().open()
+    for number in range(1, 6):
+        peer.say(without(messages.encode(ICRQ(assigned_session_id=number, call_serial_number=number)), 15))
+        session_id = peer.expect(ICRP).assigned_session_id
+        peer.say(without(messages.encode(CONNECTED), 24), session_id)
+    server.wait(lambda: all(session.phase == "lcp" for session in server.lns.sessions.values()))
+    assert [line["message"] for line in server.events("avp_ignored")] == ["ICRQ", "ICCN"]
+
+
+@pytest.mark.statement(74, 75)
+@pytest.mark.parametrize(
+    "body",
+    [
+        avps("8008 0000 0000 000f"),  # a WEN without Call Errors
+        avps("8008 0000 0000 000f", "801e 0000 0022" + "00000001" * 6),  # the reserved field is left out
+        avps("8008 0000 0000 0010"),  # an SLI without ACCM
+        avps("8008 0000 0000 0010", "800e 0000 0023 ffffffff ffffffff"),
+    ],
+)
+def test_statistics_that_cannot_be_read_do_not_end_the_call(server: InProcess, body: bytes) -> None:
+    peer = server.peer().open()
+    session_id = peer.call()
+    known = WEN(call_errors=CallErrors(1, 2, 3, 4, 5, 6))
+    peer.say(known, session_id)
+    peer.say(body, session_id)
+    peer.acknowledged()
+    peer.expect_nothing()
+    assert server.lns.sessions[session_id].wide_errors == known
+    assert len(server.events("avp_ignored")) == 1
 
 
 @pytest.mark.statement(34, 82)

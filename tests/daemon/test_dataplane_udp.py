@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from itertools import pairwise
+from math import inf
 
 import gevent
 import gevent.socket
@@ -15,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2tpns.counters import Counters
+from l2tpns.dataplane import udp
 from l2tpns.dataplane.loop import DRAIN, Clock, DeviceGone, drain_forever
 from l2tpns.dataplane.path import Path, key_of
 from l2tpns.dataplane.udp import Endpoint, LacSide, open_socket, split_ppp
@@ -42,13 +45,15 @@ class Rig:
         self.posted: list[tuple[int, bytes]] = []
         self.control: list[tuple[bytes, tuple[str, int], str]] = []
         self.follow = False
+        self.on_full: Callable[[float], None] = lambda full_at: None
+        self.up = False  # each control message is taken to bring a tunnel up
         self.side = LacSide(
             addresses,
             self.counters,
             self.clock,
             Log.in_memory().get(),
             uplink=lambda path, packet: self.carried.append(packet),
-            on_control=lambda datagram, peer, endpoint: self.control.append((datagram, peer, endpoint.address)),
+            on_control=self.on_control,
             on_foreign_source=self.on_foreign_source,
             port=port,
         )
@@ -59,6 +64,18 @@ class Rig:
         self.peer: tuple[str, int] = self.lac.getsockname()
         self.endpoint = self.side.endpoint("127.0.0.1")
         self.path = self.attach(8)
+
+    def on_control(self, datagram: bytes, peer: tuple[str, int], endpoint: Endpoint) -> None:
+        self.control.append((datagram, peer, endpoint.address))
+        self.on_full(endpoint.full_at)
+        self.asked = self.side.dedicate(endpoint) if self.up else endpoint
+
+    def open(self, address: str) -> Endpoint:
+        """A tunnel comes up at this address."""
+        self.send(SCCRQ, to=address)
+        endpoint = self.side.dedicate(self.asked)
+        endpoint.hold()
+        return endpoint
 
     def attach(self, session_id: int) -> Path:
         path = Path(
@@ -299,28 +316,109 @@ def test_data_for_an_unknown_session_is_dropped_and_counted(rig: Rig) -> None:
 
 
 @pytest.mark.statement(10, 11)
-def test_the_reply_leaves_from_the_address_the_sccrq_was_sent_to(rig: Rig) -> None:
+@pytest.mark.parametrize("up", [False, True])
+def test_the_reply_leaves_from_the_address_the_sccrq_was_sent_to(rig: Rig, up: bool) -> None:
     rig.send(SCCRQ, to="127.0.0.2")
     ((datagram, peer, address),) = rig.control
     assert (datagram, peer, address) == (SCCRQ, rig.peer, "127.0.0.2")
-    rig.side.endpoints[address].send(ZLB, peer)
-    assert rig.lac.recvfrom(100) == (ZLB, ("127.0.0.2", rig.side.port))
+    endpoint = rig.side.dedicate(rig.asked) if up else rig.asked
+    assert endpoint.send(ZLB, peer) and endpoint.send_data(b"data", peer)
+    assert [rig.lac.recvfrom(100) for _ in range(2)] == [
+        (each, ("127.0.0.2", rig.side.port)) for each in (ZLB, b"data")
+    ]
+    assert (rig.counters.tunnel_tx_packets, rig.counters.tunnel_tx_octets) == (2, len(ZLB) + 4)
 
 
 @pytest.mark.statement(8)
-def test_only_an_sccrq_opens_a_socket_for_an_address(rig: Rig) -> None:
-    rig.send(ZLB, to="127.0.0.2")
-    rig.send(data(b"\x21" + PACKET), to="127.0.0.2")
-    assert rig.control == [] and rig.carried == []
-    assert list(rig.side.endpoints) == ["127.0.0.1"] and rig.counters.drop_unknown_tunnel == 2
+def test_nothing_opens_a_socket_but_a_tunnel_that_is_up(rig: Rig) -> None:
+    for number in range(40):
+        for datagram in (SCCRQ, ZLB, data(b"\x21" + PACKET)):
+            rig.send(datagram, to=f"127.0.9.{number}")
+    assert list(rig.side.endpoints) == ["127.0.0.1"]
+    assert len(rig.control) == 80 and len(rig.carried) == 40  # what came was heard all the same
+    assert rig.open("127.0.9.7").address == "127.0.9.7"
+    assert list(rig.side.endpoints) == ["127.0.0.1", "127.0.9.7"]
+
+
+def test_a_broadcast_is_not_for_us(rig: Rig) -> None:
+    with gevent.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        rig.send(SCCRQ, to="127.255.255.255", lac=sender)
+    assert rig.control == [] and rig.counters.drop_unknown_tunnel == 1
+
+
+def test_a_socket_that_no_tunnel_uses_is_closed_after_a_while_and_its_address_is_heard_further_on(rig: Rig) -> None:
+    rig.endpoint.hold()
+    used, unused = rig.open("127.0.0.2"), rig.open("127.0.0.3")
+    unused.release()
+    now = unused.idle_since
+    rig.side.sweep(now + udp.IDLE_ENDPOINT - 1)
+    assert "127.0.0.3" in rig.side.endpoints
+    rig.side.sweep(now + udp.IDLE_ENDPOINT)
+    assert list(rig.side.endpoints) == ["127.0.0.1", "127.0.0.2"]
+    until(lambda: unused.socket.fileno() < 0)
+    for address in ("127.0.0.2", "127.0.0.3"):
+        rig.send(ZLB, to=address)
+        assert rig.control[-1] == (ZLB, rig.peer, address)
+    again = rig.open("127.0.0.3")
+    assert again.socket is not unused.socket and used.socket.fileno() >= 0
+
+
+def test_what_is_in_a_socket_when_it_is_closed_is_not_lost(rig: Rig) -> None:
+    rig.endpoint.hold()
+    endpoint = rig.open("127.0.0.2")
+    endpoint.release()
+    before = len(rig.control)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as lac:
+        lac.bind(("127.0.0.1", 0))
+        for number in range(5 * DRAIN):
+            lac.sendto(ZLB + number.to_bytes(2, "big"), ("127.0.0.2", rig.side.port))
+        rig.side.sweep(endpoint.idle_since + udp.IDLE_ENDPOINT)  # before its reader had a turn
+        until(lambda: endpoint.socket.fileno() < 0)
+        lac.sendto(ZLB, ("127.0.0.2", rig.side.port))
+        until(lambda: len(rig.control) == before + 5 * DRAIN + 1)
+    assert rig.asked is not endpoint  # a tunnel that begins now does not get a socket that is closed
+
+
+def test_when_sockets_run_out_one_without_a_tunnel_makes_room_and_else_the_wildcard_one_serves(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(udp, "MOST_ENDPOINTS", 4)
+    rig.endpoint.hold()
+    first, second, third = (rig.open(f"127.0.0.{number}") for number in (2, 3, 4))
+    second.release()
+    first.release()
+    assert rig.open("127.0.0.5").address == "127.0.0.5"
+    assert list(rig.side.endpoints) == ["127.0.0.1", "127.0.0.2", "127.0.0.4", "127.0.0.5"]  # the longest idle one left
+    first.hold()
+    full = rig.open("127.0.0.6")
+    assert isinstance(full, udp.WildcardEndpoint) and "127.0.0.6" not in rig.side.endpoints
+    assert full.send(ZLB, rig.peer)
+    assert rig.lac.recvfrom(100) == (ZLB, ("127.0.0.6", rig.side.port))
+    assert third.socket.fileno() >= 0
+
+
+def test_an_address_that_cannot_have_a_socket_is_served_by_the_wildcard_one(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    rig.send(SCCRQ, to="127.0.0.2")
+    monkeypatch.setattr(udp, "open_socket", refuse)
+    assert rig.side.dedicate(rig.asked) is rig.asked
+    assert rig.asked.send(ZLB, rig.peer)
+    assert rig.lac.recvfrom(100)[1][0] == "127.0.0.2"
 
 
 def test_a_burst_before_the_socket_is_open_arrives_in_full() -> None:
     rig = Rig()
+    rig.up = True
     for number in range(3 * DRAIN):
         rig.lac.sendto(SCCRQ + number.to_bytes(2, "big"), ("127.0.0.4", rig.side.port))
     until(lambda: len(rig.control) == 3 * DRAIN)
     assert {address for _, _, address in rig.control} == {"127.0.0.4"}
+    assert rig.asked is rig.side.endpoints["127.0.0.4"]
     rig.close()
 
 
@@ -374,6 +472,22 @@ def test_a_full_queue_is_drained_in_small_bites_with_everybody_elses_turn_betwee
         gevent.sleep(1e-6)
         seen.append(len(rig.control))
     assert max(after - before for before, after in pairwise(seen)) <= DRAIN
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_a_socket_tells_when_there_was_more_to_read_than_is_read_at_once(rig: Rig, up: bool) -> None:
+    address = rig.open("127.0.0.2").address if up else "127.0.0.2"
+    for _ in range(3):
+        rig.send(SCCRQ, to=address)
+    assert rig.asked.full_at == -inf
+    full_at: list[float] = []
+    rig.on_full = full_at.append
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
+        for _ in range(2 * DRAIN + 1):
+            flood.sendto(SCCRQ, (address, rig.side.port))
+    until(lambda: len(full_at) == 2 * DRAIN + 1)
+    assert full_at[:DRAIN] == [-inf] * DRAIN and -inf not in full_at[DRAIN:]
+    assert full_at[-1] <= rig.clock.now
 
 
 def test_a_handler_that_fails_costs_its_packet_and_not_the_loop() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 
 import gevent
 import pytest
@@ -10,13 +11,14 @@ from gevent.event import Event
 
 from l2tpns import halfopen, lns, session, tunnel
 from l2tpns.proto import messages
-from l2tpns.proto.header import build_control
-from l2tpns.proto.messages import CDN, ICRQ, OCRQ, SCCRP, SCCRQ, ResultCode, StopCCN
+from l2tpns.proto.header import build_control, parse_control
+from l2tpns.proto.messages import CDN, ICRQ, OCRQ, SCCCN, SCCRP, SCCRQ, ResultCode, StopCCN
 from l2tpns.proto.ppp import Protocol
+from l2tpns.proto.reliable import Reliable
 from l2tpns.radius.types import AuthRequest
 from tests.daemon.conftest import QUICK, Serve
 from tests.lab import PATIENCE
-from tests.lab.inprocess import InProcess, Peer
+from tests.lab.inprocess import InProcess, Peer, avps
 from tests.lab.lac import Refused
 
 
@@ -51,6 +53,70 @@ def test_a_forged_sccrq_acknowledges_nothing_in_the_lacs_name(server: InProcess)
     peer.say(peer.sccrq(), tunnel_id=0, ns=0, nr=1)
     server.wait(lambda: server.counters.drop_malformed == 1)
     assert ours.reliable.unacked == 1
+
+
+# Reflection: a victim that has asked for nothing
+
+
+def hears_until_forgotten(server: InProcess, victim: Peer) -> list[bytes]:
+    """What comes to a host that never answers."""
+    server.wait(lambda: not server.lns.tunnels)
+    datagrams = []
+    while True:
+        try:
+            datagrams.append(victim.hear_raw(0.1))
+        except TimeoutError:
+            return datagrams
+
+
+@pytest.mark.parametrize("hide", [False, True])
+@pytest.mark.parametrize("challenge", [None, b"c", b"c" * 400])
+@pytest.mark.parametrize("name", ["lns", "n" * 64])
+def test_a_forged_sccrq_brings_its_victim_three_times_its_octets_at_most(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, hide: bool, challenge: bytes | None, name: str
+) -> None:
+    monkeypatch.setattr(tunnel, "Reliable", partial(Reliable, first_interval=0.02))
+    monkeypatch.setattr(tunnel, "ESTABLISH_TIMEOUT", 0.6)  # for an SCCRP that is larger than what may be sent
+    server = serve(hostname=name, l2tp_secret="s", l2tp_challenge=True, l2tp_hide_avps=hide)
+    victim = server.peer()
+    forged = victim.say(victim.sccrq(host_name=b"x", challenge=challenge))
+    server.wait(lambda: len(server.lns.tunnels) == 1)
+    datagrams = hears_until_forgotten(server, victim)
+    assert len(datagrams) <= 3
+    assert sum(map(len, datagrams)) <= 3 * len(forged)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        avps("8008 0000 0000 0001"),  # an SCCRQ of nothing: Protocol Version is missing
+        avps("8008 0000 0000 0001", "8008 0000 0309 0001"),
+        avps("8008 0000 0000 0001", "8007 0000 0007 78", "8008 0000 0009 0007", "8007 0000 000b 63"),
+        avps("8008 0000 0000 0002", "8008 0000 0009 0007"),  # an SCCRP to nobody
+    ],
+)
+def test_a_refusal_is_not_larger_than_three_times_what_it_refuses(server: InProcess, body: bytes) -> None:
+    peer = server.peer()
+    forged = peer.say(body)
+    answer = peer.hear_raw()
+    assert len(answer) <= 3 * len(forged)
+    assert isinstance(messages.decode(parse_control(answer).body), StopCCN)
+    assert server.counters.tunnel_tx_packets == 1
+
+
+@pytest.mark.parametrize("lost", [1, 3])
+def test_a_lac_whose_sccrq_is_small_comes_up_though_sccrps_are_lost(serve: Serve, lost: int) -> None:
+    server = serve(hostname="n" * 64, l2tp_secret="s", l2tp_challenge=True)
+    peer = server.peer()
+    sccrq = peer.say(peer.sccrq(host_name=b"x"))
+    for _ in range(lost):
+        peer.send(sccrq)  # it has heard nothing
+        gevent.sleep(0.02)
+    sccrp = peer.expect(SCCRP)
+    peer.peer_tunnel_id = sccrp.assigned_tunnel_id
+    assert sccrp.challenge is not None
+    peer.say(SCCCN(challenge_response=messages.tunnel_auth_response(3, b"s", sccrp.challenge)))
+    server.wait(lambda: server.counters.tunnels_opened == 1)
 
 
 # Tunnels

@@ -96,6 +96,38 @@ def test_an_unknown_mandatory_avp_in_an_sccrq_is_named_in_the_refusal(server: In
     assert "777" in code.text
 
 
+@pytest.mark.statement(20, 22)
+def test_all_avps_of_an_sccrq_that_were_ignored_are_in_one_line_of_the_log(server: InProcess) -> None:
+    peer = server.peer()
+    odd = (
+        "0007 0000 0004 00",
+        "0007 0000 0006 01",
+        "0008 0000 0309 0001",
+        "0008 0009 0001 0001",
+        "8009 0000 0007 782d79",
+    )
+    peer.say(messages.encode(peer.sccrq()) + avps(*odd))
+    assert peer.expect(SCCRP)
+    (line,) = server.events("avp_ignored")
+    assert line["message"] == "SCCRQ" and line["peer"].startswith("127.0.0.1:")
+    assert line["why"].split("; ") == [
+        "Bearer Capabilities (AVP 4) has the wrong length (1, expected 4), read as 0",
+        "Firmware Revision (AVP 6) has the wrong length (1, expected 2), read as 1",
+        "unknown AVP 777, ignored",
+        "unknown AVP 1 of vendor 9, ignored",
+        "second Host Name ignored",
+    ]
+
+
+@pytest.mark.statement(67)
+def test_framing_capabilities_of_another_size_do_not_cost_the_tunnel(server: InProcess) -> None:
+    peer = server.peer()
+    peer.say(without(messages.encode(peer.sccrq()), 3) + avps("8008 0000 0003 0003"))
+    assert peer.expect(SCCRP)
+    (line,) = server.events("avp_ignored")
+    assert line["why"] == "Framing Capabilities (AVP 3) has the wrong length (2, expected 4), read as 3"
+
+
 @pytest.mark.statement(39)
 def test_a_receive_window_of_zero_works_as_one_and_is_counted(server: InProcess) -> None:
     peer = server.peer().open(receive_window_size=0)

@@ -11,13 +11,14 @@ import pytest
 
 from l2tpns import ends, tunnel
 from l2tpns.config import Config
+from l2tpns.dataplane import udp
 from l2tpns.proto.header import build_control
 from l2tpns.proto.messages import CDN, HELLO, SCCCN, SCCRP, ResultCode, StopCCN
 from l2tpns.proto.reliable import Reliable
 from tests.daemon.clocks import TunnelClock
 from tests.daemon.conftest import CLOSED_LINGER, QUICK, Serve
 from tests.lab import PATIENCE
-from tests.lab.inprocess import InProcess, until
+from tests.lab.inprocess import InProcess, Peer, until
 from tests.lab.lac import Why
 
 CLEAR = ResultCode(1, 0, "")
@@ -296,6 +297,56 @@ def test_the_answer_leaves_from_the_address_that_was_asked_under_its_own_name(se
         peer.say(peer.sccrq())
         assert peer.expect(SCCRP).host_name == name
         assert peer.source == (str(address), port)
+
+
+def at(server: InProcess, address: str) -> Peer:
+    """A LAC of a server that listens everywhere, which it calls at this address."""
+    peer = server.peer()
+    peer.lns = (address, server.address[1])
+    return peer
+
+
+@pytest.mark.statement(11)
+def test_half_open_tunnels_take_no_sockets_and_no_lac_is_locked_out_by_them(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(udp, "MOST_ENDPOINTS", 4)
+    server = serve(bind_multi_address=(IPv4Address(0),))
+    lacs = server.plane.lacs
+    for number in range(20):
+        peer = at(server, f"127.0.9.{number}")
+        peer.say(peer.sccrq())
+        assert peer.expect(SCCRP) and peer.source == peer.lns
+    assert not lacs.endpoints
+    up = [at(server, f"127.0.8.{number}").open() for number in range(6)]  # more than there are sockets
+    assert sorted(lacs.endpoints) == [f"127.0.8.{number}" for number in range(4)]
+    for peer in up:
+        assert peer.call() and peer.source == peer.lns
+
+
+@pytest.mark.statement(11)
+@pytest.mark.parametrize("sockets", [0, 4])
+def test_a_tunnel_lives_with_and_without_a_socket_of_its_address(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, sockets: int
+) -> None:
+    monkeypatch.setattr(udp, "MOST_ENDPOINTS", sockets)
+    server = serve(bind_multi_address=(IPv4Address(0),))
+    lacs = server.plane.lacs
+    lac = server.lac(to=("127.0.0.3", server.address[1]), defaults=QUICK).connect()
+    fred = lac.call("fred", "pw").wait_online()
+    fred.send_udp("198.51.100.2", 9, b"x")
+    server.wait(lambda: len(server.plane.delivered) == 1)
+    assert list(lacs.endpoints) == ["127.0.0.3"][:sockets]
+    now = time.monotonic() + 10 * udp.IDLE_ENDPOINT
+    lacs.sweep(now)
+    assert list(lacs.endpoints) == ["127.0.0.3"][:sockets]
+    lac.stop()
+    lac.wait_acked()
+    server.wait(lambda: not server.lns.tunnels)
+    lacs.sweep(now)
+    assert not lacs.endpoints
+    peer = at(server, "127.0.0.3").open()
+    assert peer.call()
 
 
 @pytest.mark.statement(54, 58)

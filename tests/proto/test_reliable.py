@@ -34,6 +34,70 @@ def with_messages(number: int, **options: int | float) -> Reliable:
     return end
 
 
+# -- a peer whose address may be forged -------------------------------------------------------------------------------
+
+
+def unproven(size: int, request: int) -> Reliable:
+    """An end that has had one message of `request` octets and has one of `size` octets to say, headers included."""
+    end = Reliable()
+    end.await_proof()
+    end.receive(ControlHeader(0, 0, 0, 0, bytes(request - 12)), 0.0)
+    end.send(0, bytes(size - 12), 0.0)
+    return end
+
+
+def cycle(end: Reliable, now: float = 0.0) -> list[bytes]:
+    """Everything it sends until it gives up, if nothing more comes."""
+    datagrams = end.outgoing(now)
+    while (due := end.deadline) is not None:
+        datagrams += end.outgoing(due)
+    return datagrams
+
+
+@pytest.mark.statement(57)
+@pytest.mark.parametrize("size", [20, 70, 100, 159, 160, 300, 1000])
+@pytest.mark.parametrize("request_size", [53, 100, 220, 700])
+def test_until_the_peer_has_proved_its_address_it_gets_three_times_what_it_sent_at_most(
+    size: int, request_size: int
+) -> None:
+    datagrams = cycle(unproven(size, request_size))
+    assert sum(map(len, datagrams)) <= 3 * request_size
+    assert len(datagrams) == min(3, 3 * request_size // size)
+
+
+@pytest.mark.statement(54)
+def test_a_repeat_of_the_peers_pays_for_a_retransmission_and_is_answered_by_it() -> None:
+    end = unproven(150, 53)
+    assert [ns for ns, _, _ in sent(end, 0.0)] == [0]
+    assert end.outgoing(1.0) == []  # nothing is left of 159 octets
+    for repeat in range(1, 4):
+        assert end.receive(ControlHeader(0, 0, 0, 0, bytes(41)), 1.0 + repeat) == []
+        assert [(ns, nr, len(body)) for ns, nr, body in sent(end, 1.0 + repeat)] == [(0, 1, 138)]
+
+
+def test_what_is_larger_than_the_allowance_waits_for_the_peer_to_ask_again_and_nothing_silences_it() -> None:
+    end = unproven(300, 53)
+    assert cycle(end) == []  # no bare acknowledgement, either
+    end.receive(ControlHeader(0, 0, 0, 0, bytes(41)), 1.0)
+    assert [len(body) for _, _, body in sent(end, 1.0)] == [288]
+
+
+@pytest.mark.statement(57)
+def test_once_it_is_proved_retransmission_is_as_ever() -> None:
+    end = unproven(150, 53)
+    end.outgoing(0.0)
+    end.proved()
+    assert len(cycle(end)) == 5
+    assert end.dead
+
+
+def test_a_peer_without_proof_is_acknowledged_when_there_is_nothing_else_to_say() -> None:
+    end = unproven(100, 53)
+    end.outgoing(0.0)
+    assert len(end.receive(ControlHeader(0, 0, 1, 1, bytes(20)), 0.5)) == 1
+    assert sent(end, 0.5) == [(1, 2, b"")]
+
+
 # -- sending ----------------------------------------------------------------------------------------------------------
 
 
