@@ -13,9 +13,10 @@ from __future__ import annotations
 import errno
 import struct
 from _socket import socket as RawSocket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import IPv4Address
-from socket import AF_INET, IPPROTO_IP, SO_RCVBUF, SO_REUSEADDR, SO_SNDBUF, SOCK_DGRAM, SOL_SOCKET, inet_ntoa
+from socket import AF_INET, IPPROTO_IP, SO_RCVBUF, SO_REUSEPORT, SO_SNDBUF, SOCK_DGRAM, SOL_SOCKET, inet_ntoa
 from time import monotonic
 
 import gevent
@@ -115,9 +116,11 @@ def open_socket(address: str, port: int, *, share: bool = False) -> RawSocket:
                 sock.setsockopt(SOL_SOCKET, force, _BUFFER)
             except PermissionError:
                 sock.setsockopt(SOL_SOCKET, plain, _BUFFER)  # as much as net.core.rmem_max allows
-        if share:
-            sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        # Unlike SO_REUSEADDR, this option lets sockets of one user id share a port and no others. Once it is cleared
+        # no socket can be bound beside this one, whatever its owner and options.
+        sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, share)
         sock.bind((address, port))
+        sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, 0)
     except OSError:
         sock.close()
         raise
@@ -180,13 +183,14 @@ class LacSide:
         """The socket on this address, opened if need be. Raises OSError."""
         endpoint = self.endpoints.get(address)
         if endpoint is None:
-            endpoint = Endpoint(
-                address,
-                self.port,
-                self._counters,
-                beside_wildcard=self._wildcard is not None,
-                data_checksums=self._data_checksums,
-            )
+            with self._wildcard_shared():
+                endpoint = Endpoint(
+                    address,
+                    self.port,
+                    self._counters,
+                    beside_wildcard=self._wildcard is not None,
+                    data_checksums=self._data_checksums,
+                )
             self.port = endpoint.port
             self.endpoints[address] = endpoint
             self._read(endpoint.socket, lambda: self._drain(endpoint))
@@ -196,12 +200,22 @@ class LacSide:
     def _listen_everywhere(self) -> None:
         sock = open_socket("0.0.0.0", self.port)
         sock.setsockopt(IPPROTO_IP, _IP_PKTINFO, 1)
-        # Only now, so that a second server still fails to bind, but our sockets on single addresses may stand beside.
-        sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
         self.port = sock.getsockname()[1]
         self._wildcard = sock
         self._read(sock, lambda: self._drain_wildcard(sock))
         self._log.info("listening", address="0.0.0.0", port=self.port)
+
+    @contextmanager
+    def _wildcard_shared(self) -> Iterator[None]:
+        """Let a socket of this process be bound beside the wildcard one."""
+        if self._wildcard is None:
+            yield
+            return
+        self._wildcard.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1)
+        try:
+            yield
+        finally:
+            self._wildcard.setsockopt(SOL_SOCKET, SO_REUSEPORT, 0)
 
     def _read(self, sock: RawSocket, drain: Callable[[], None]) -> None:
         self._greenlets.append(gevent.spawn(drain_forever, sock.fileno(), drain, self._log))

@@ -22,6 +22,8 @@ from l2tpns.errors import ConfigError, WireError
 from l2tpns.log import Log
 from tests.daemon.packets import ip
 from tests.lab import PATIENCE
+from tests.lab.netns import is_root
+from tests.lab.portthief import PortThief
 
 EVERYWHERE = (IPv4Address(0),)
 PACKET = ip("10.0.0.5", "198.51.100.2", b"data")
@@ -337,6 +339,37 @@ def test_with_addresses_given_only_they_are_listened_on() -> None:
 def test_a_second_server_on_the_port_fails_and_says_where(rig: Rig, second: tuple[IPv4Address, ...]) -> None:
     with pytest.raises(ConfigError, match=f"UDP port {rig.side.port}.*in use"):
         Rig(second, rig.side.port)
+
+
+@pytest.mark.skipif(not is_root(), reason="needs root to be another user as well")
+def test_no_other_user_binds_the_port_beside_us_also_while_sockets_for_new_addresses_are_made(rig: Rig) -> None:
+    addresses = ["0.0.0.0", "127.0.0.1", "127.9.0.1", "127.9.0.77", "::", "::ffff:127.0.0.1", "::ffff:127.9.0.99"]
+    with PortThief([("udp", address, rig.side.port) for address in addresses]) as thief:
+        thief.wait_for_a_round()  # with the wildcard socket and one beside it
+        for number in range(1, 100):
+            rig.side.endpoint(f"127.9.0.{number}")
+            gevent.sleep(0.001)
+        thief.wait_for_a_round()
+        assert thief.loot() == []
+    assert thief.tries >= 2 * 4 * len(addresses)
+    rig.send(SCCRQ, to="127.9.0.50")
+    rig.send(SCCRQ, to="127.9.0.150")
+    assert [address for _, _, address in rig.control] == ["127.9.0.50", "127.9.0.150"]
+
+
+def test_no_socket_of_ours_stays_open_to_sharing_its_port(rig: Rig) -> None:
+    rig.side.endpoint("127.9.0.1")
+    assert rig.side._wildcard is not None
+    for sock in (rig.side._wildcard, *(endpoint.socket for endpoint in rig.side.endpoints.values())):
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 0
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0
+
+
+def test_an_address_that_is_not_ours_leaves_the_wildcard_socket_as_it_was(rig: Rig) -> None:
+    assert rig.side._wildcard is not None
+    with pytest.raises(OSError, match="assign requested address"):
+        rig.side.endpoint("192.0.2.77")
+    assert rig.side._wildcard.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0
 
 
 @pytest.mark.statement(12)
