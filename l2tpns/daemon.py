@@ -164,7 +164,6 @@ class Daemon:
             self.counters,
             self.logger,
             self.lns.on_control,
-            on_foreign_source=self.lns.on_foreign_source,
             on_lost=lambda: self.signals.put(signal.SIGQUIT),
         )
         self.lns.plane = self.plane

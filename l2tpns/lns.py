@@ -17,9 +17,9 @@ from typing import Any
 import gevent
 
 from l2tpns import ends
+from l2tpns.addresschange import ProbeBudget
 from l2tpns.config import Config
 from l2tpns.counters import Counters
-from l2tpns.dataplane.path import Path
 from l2tpns.dataplane.plane import DataPlane
 from l2tpns.dataplane.udp import Endpoint
 from l2tpns.errors import ProtocolError, WireError
@@ -94,6 +94,7 @@ class Lns:
         self.half_open = HalfOpen()  # tunnels without SCCCN
         self.starting: Counter[str] = Counter()  # calls not online yet, by the LAC's address
         self.lingering = 0
+        self.probe_budget = ProbeBudget()
         self.history: deque[Ending] = deque(maxlen=HISTORY_LENGTH)
         self.usage_files = UsageFiles(self)
         self.shutting_down = False
@@ -145,10 +146,10 @@ class Lns:
             return
         if tunnel.peer != peer:
             # 8.1: both ends' addresses are static for the life of the tunnel, unless the operator knows better.
-            if not self.config.auth_tunnel_change_addr_src:
-                self.counters.drop_wrong_peer += 1
-                return
-            tunnel.move(peer)
+            self.counters.drop_wrong_peer += 1
+            if self.config.auth_tunnel_change_addr_src:
+                tunnel.post_foreign(header, peer)
+            return
         if not tunnel.mailbox.post(header):
             self.counters.drop_mailbox_full += 1
 
@@ -259,14 +260,6 @@ class Lns:
             result_code=ResultCode(error.result_code, error.error_code, error.text),
         )
         endpoint.send(build_control(peer_tunnel_id, 0, 0, 1, messages.encode(stop)), peer)
-
-    def on_foreign_source(self, path: Path, peer: Peer) -> bool:
-        """A data message came from an address that is not the LAC's: follow it only if the operator wants that."""
-        tunnel = self.tunnels.get(path.key >> 16)
-        if tunnel is None or not self.config.auth_tunnel_change_addr_src:
-            return False
-        tunnel.move(peer)
-        return True
 
     # Tunnels' lives
 

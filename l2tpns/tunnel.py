@@ -14,6 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from l2tpns import ends
+from l2tpns.addresschange import AddressChange, Foreign
 from l2tpns.ends import Reason, SessionEnded, TunnelEnded
 from l2tpns.errors import ProtocolError
 from l2tpns.mailbox import Mailbox
@@ -101,6 +102,8 @@ class Tunnel:
             retries=config.control_retries,
         )
         self.reliable.peer_tunnel_id = self.peer_id
+        self.address_change = AddressChange()
+        self._foreign_posted = False
         self._sccrq = sccrq
         self._challenge = b""
         self._retransmissions_counted = 0
@@ -256,14 +259,30 @@ class Tunnel:
         if self.by_peer_id.get(session.peer_id) is session:
             del self.by_peer_id[session.peer_id]
 
+    def post_foreign(self, header: ControlHeader, peer: tuple[str, int]) -> None:
+        """Hand over a control message from another address. One at a time: strangers must not fill the mailbox."""
+        if self.state is TunnelState.ESTABLISHED and not self._foreign_posted and self.reliable.fits(header):
+            self._foreign_posted = self.mailbox.post(Foreign(header, peer))
+
+    def on_foreign(self, foreign: Foreign) -> None:
+        """Ask whether the LAC has moved; once that is certain, go there and take what it has sent."""
+        self._foreign_posted = False
+        if self.state is TunnelState.ESTABLISHED and self.address_change.on_foreign(self, foreign, monotonic()):
+            self.move(foreign.peer)
+            self.handle(foreign.header)
+
     def move(self, peer: tuple[str, int]) -> None:
-        """The LAC's address has changed (auth_tunnel_change_addr_src)."""
-        self.log.provoked("tunnel_moved", new_peer=f"{peer[0]}:{peer[1]}")
+        """Send everything to another address from now on, and accept nothing from the old one."""
+        self.log.warning("tunnel_moved", new_peer=f"{peer[0]}:{peer[1]}")
+        self.address_change.moved()
         self.lns.tunnel_moved(self, peer)
         self.peer = peer
+        self.log = self.log.bind(peer=f"{peer[0]}:{peer[1]}")
         for session in self.sessions.values():
+            session.log = session.log.bind(peer=f"{peer[0]}:{peer[1]}")
             session.path.peer = peer
             self.lns.plane.changed(session.path)
+        self.lns.journal.tunnel(self)
 
     # The mailbox
 
@@ -279,21 +298,23 @@ class Tunnel:
             self.flush(now)
             if self.reliable.dead:
                 raise TunnelEnded(ends.TUNNEL_LOST, None)
+            self.address_change.look(self, now)
             if condition():
                 break
-            wake = self.reliable.deadline
-            if deadline is not None:
-                if now >= deadline:
-                    return False
-                wake = deadline if wake is None else min(wake, deadline)
-            self.mailbox.wait(None if wake is None else max(0.0, wake - now))
+            if deadline is not None and now >= deadline:
+                return False
+            dues = [due for due in (deadline, self.reliable.deadline, self.address_change.deadline) if due is not None]
+            self.mailbox.wait(max(0.0, min(dues) - now) if dues else None)
         return True
 
     def handle(self, item: Any) -> None:
         if isinstance(item, ControlHeader):
             self.last_heard = monotonic()
+            self.address_change.on_answer(self, self.last_heard)
             for header in self.reliable.receive(item, self.last_heard):
                 self.on_message(header)
+        elif isinstance(item, Foreign):
+            self.on_foreign(item)
         elif isinstance(item, TunnelEnded):
             if self.state is not TunnelState.CLOSING or self.crowded_out:
                 raise item

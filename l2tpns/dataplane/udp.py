@@ -139,7 +139,6 @@ class LacSide:
         *,
         uplink: Callable[[Path, bytes], None],
         on_control: Callable[[bytes, Peer, Endpoint], None],
-        on_foreign_source: Callable[[Path, Peer], bool] | None = None,
         port: int = L2TP_PORT,
         data_checksums: bool = True,
     ) -> None:
@@ -154,7 +153,6 @@ class LacSide:
         self._log = log
         self._uplink = uplink
         self._on_control = on_control
-        self._on_foreign_source = on_foreign_source
         self._greenlets: list[gevent.Greenlet[..., None]] = []
 
     # Sockets
@@ -318,7 +316,7 @@ class LacSide:
         if path is None:
             counters.drop_unknown_session += 1
             return
-        if path.peer != peer and not self._follows(path, peer):
+        if path.peer != peer:  # 8.1; data never shows that a LAC has moved, since no answer to us is in it
             counters.drop_wrong_peer += 1
             path.dropped_wrong_peer += 1
             return
@@ -340,10 +338,6 @@ class LacSide:
         else:
             counters.drop_not_online += 1
             path.dropped_not_online += 1
-
-    def _follows(self, path: Path, peer: Peer) -> bool:
-        """8.1 lets us insist on the LAC's address; the owner of the tunnel may decide to relearn it."""
-        return self._on_foreign_source is not None and self._on_foreign_source(path, peer)
 
 
 def _refusal(address: IPv4Address, port: int, error: OSError) -> str:

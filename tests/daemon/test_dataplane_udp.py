@@ -43,7 +43,6 @@ class Rig:
         self.carried: list[bytes] = []
         self.posted: list[tuple[int, bytes]] = []
         self.control: list[tuple[bytes, tuple[str, int], str]] = []
-        self.follow = False
         self.side = LacSide(
             addresses,
             self.counters,
@@ -51,7 +50,6 @@ class Rig:
             Log.in_memory().get(),
             uplink=lambda path, packet: self.carried.append(packet),
             on_control=lambda datagram, peer, endpoint: self.control.append((datagram, peer, endpoint.address)),
-            on_foreign_source=self.on_foreign_source,
             port=port,
         )
         self.side.start()
@@ -69,11 +67,6 @@ class Rig:
         path.online = True
         self.side.paths[path.key] = path
         return path
-
-    def on_foreign_source(self, path: Path, peer: tuple[str, int]) -> bool:
-        if self.follow:
-            path.peer = peer
-        return self.follow
 
     def send(self, datagram: bytes, to: str = "127.0.0.1", lac: socket.socket | None = None) -> None:
         """Send, and let the reader take it."""
@@ -259,16 +252,6 @@ def test_data_from_another_address_or_port_is_neither_carried_nor_posted(rig: Ri
     assert rig.carried == rig.posted == []
     assert rig.counters.drop_wrong_peer == rig.path.dropped_wrong_peer == 2
     assert rig.path.last_rx == 0.0
-
-
-@pytest.mark.statement(10)
-def test_a_tunnel_that_may_move_follows_its_lac(rig: Rig) -> None:
-    rig.follow = True
-    with gevent.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as moved:
-        moved.bind(("127.0.0.1", 0))
-        rig.send(data(b"\xff\x03\x00\x21" + PACKET), lac=moved)
-        assert rig.path.peer == moved.getsockname()
-    assert rig.carried == [PACKET] and rig.counters.drop_wrong_peer == 0
 
 
 @pytest.mark.statement(13)

@@ -262,28 +262,6 @@ def test_control_and_data_from_another_address_are_dropped(server: InProcess) ->
     assert fred.online and len(server.lns.sessions) == 1
 
 
-@pytest.mark.statement(10, 13)
-@pytest.mark.parametrize("by", ["control", "data"])
-@pytest.mark.shows("set auth_tunnel_change_addr_src")
-def test_a_lac_that_moved_is_followed_if_that_is_allowed(serve: Serve, by: str) -> None:
-    server = serve(auth_tunnel_change_addr_src=True)
-    peer = server.peer().open()
-    session_id = peer.call()
-    peer.acknowledged()
-    old, moved = peer.socket, server.peer()
-    peer.socket = moved.socket
-    if by == "control":
-        peer.say(HELLO())
-        assert peer.hear().nr == peer.ns
-    else:
-        peer.send_frame(session_id, bytes.fromhex("ff03 c021 0901 0008 0000 0000"))
-        until(lambda: server.lns.tunnels[peer.peer_tunnel_id].peer == moved.address)
-    (path,) = server.plane.lacs.paths.values()
-    assert path.peer == moved.address
-    assert list(server.lns.by_peer) == [(moved.address, peer.tunnel_id)]
-    old.close()
-
-
 @pytest.mark.statement(11)
 @pytest.mark.shows("set bind_multi_address", "set multi_hostname")
 def test_the_answer_leaves_from_the_address_that_was_asked_under_its_own_name(serve: Serve) -> None:

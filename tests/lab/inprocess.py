@@ -121,7 +121,6 @@ class LoopbackPlane(UserPlane):
             server.counters,
             server.log,
             server.on_control,
-            on_foreign_source=server.on_foreign_source,
             port=0,
         )
         self.delivered: list[bytes] = []

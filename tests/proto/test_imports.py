@@ -53,6 +53,7 @@ LAYERS = (
         "gardens",
         "outlet",
         "halfopen",
+        "addresschange",
         "snoop",
         "taps",
         "housekeeping",
