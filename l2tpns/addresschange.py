@@ -115,7 +115,8 @@ class AddressChange:
 
     def _still_silent(self, tunnel: Tunnel, now: float) -> bool:
         """Return False, and end the probe, if subscribers' packets come from the address in use."""
-        if any(session.path.last_rx > self._started for session in tunnel.sessions.values()):
+        awake = tunnel.lns.awake
+        if any(awake.at(session.path.last_rx) > self._started for session in tunnel.sessions.values()):
             self._refuse(tunnel, now, "data comes from the old address")
             return False
         return True
@@ -140,6 +141,10 @@ class AddressChange:
         tunnel.log.provoked("tunnel_move_refused", new_peer=f"{self.candidate[0]}:{self.candidate[1]}", why=why)
         self.candidate, self._until = None, None
         self._silent, self._not_before = silent, now + REST
+
+    def give_up(self) -> None:
+        """End the probe after a pause of this process: what the old address has answered may be lost."""
+        self.candidate, self._until = None, None
 
     def moved(self) -> None:
         """Begin anew: the tunnel is at the new address."""

@@ -21,6 +21,7 @@ import gevent
 from gevent.queue import Queue
 
 from l2tpns import __version__, configfile, filtering, process
+from l2tpns.awake import AwakeClock
 from l2tpns.config import Config
 from l2tpns.configurator import Configurator, Options, read
 from l2tpns.console.office import Office
@@ -71,6 +72,7 @@ class Daemon:
         self.logger = self.log.get()
         self.configurator = Configurator(options, reading, self.log, self.apply, self.read_pool, self.take_pool)
         self.counters = Counters()
+        self.awake = AwakeClock()
         self.signals: Queue[int] = Queue()
         self.greenlets: WeakSet[Any] = WeakSet()  # all that were begun; the collector knows none of the frozen ones
         gevent.Greenlet.add_spawn_callback(self.greenlets.add)
@@ -135,7 +137,7 @@ class Daemon:
         """RADIUS where a server is named, else the secrets file beside the configuration."""
         if self.radius_settings.servers:
             if self.radius is None:
-                self.radius = RadiusBackend(self.radius_settings, self.logger)
+                self.radius = RadiusBackend(self.radius_settings, self.logger, awake=self.awake)
             else:
                 self.radius.configure(self.radius_settings)
             return self.radius
@@ -156,9 +158,12 @@ class Daemon:
                 "ip_forward_off", why=f"{process.IP_FORWARD} is 0: subscribers reach nobody but this machine"
             )
         self.accounting = Accounting(
-            self.radius_settings, config.spool_dir or process.state_directory() / "spool", self.logger
+            self.radius_settings,
+            config.spool_dir or process.state_directory() / "spool",
+            self.logger,
+            awake=self.awake,
         )
-        self.lns = Lns(config, self.counters, self.logger, self.pool, self.backend, self.accounting)
+        self.lns = Lns(config, self.counters, self.logger, self.pool, self.backend, self.accounting, awake=self.awake)
         self.plane = UserPlane(
             config,
             self.counters,
@@ -169,7 +174,7 @@ class Daemon:
         self.lns.plane = self.plane
         self.lns.deaf = True  # to what comes before the saved state is taken up: a new tunnel might get an old one's id
         self.console = Console(self.office(), self.logger)
-        self.nsctl = NsctlServer(config, self.counters, self.lns.plugins, self.logger)
+        self.nsctl = NsctlServer(config, self.counters, self.lns.plugins, self.logger, awake=self.awake)
         self.open_ports()
         gc.disable()  # much is made now, and nothing of it is garbage
         saved = self.load_state()

@@ -16,8 +16,9 @@ from typing import Any
 
 import gevent
 
-from l2tpns import ends
+from l2tpns import ends, housekeeping
 from l2tpns.addresschange import ProbeBudget
+from l2tpns.awake import AwakeClock
 from l2tpns.config import Config
 from l2tpns.counters import Counters
 from l2tpns.dataplane.plane import DataPlane
@@ -49,6 +50,7 @@ from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import Backend
 from l2tpns.radius.usage import SessionIds
 from l2tpns.session import Session
+from l2tpns.slices import in_slices
 from l2tpns.snoop import Snoop
 from l2tpns.taps import Taps
 from l2tpns.throttle import Throttle
@@ -75,8 +77,10 @@ class Lns:
         backend: Backend,
         accounting: Accounting,
         random: Callable[[int], bytes] = os.urandom,
+        awake: AwakeClock | None = None,
     ) -> None:
         self.config = config
+        self.awake = awake or AwakeClock()
         self.counters = counters
         self.log = log
         self.pool = pool
@@ -117,14 +121,27 @@ class Lns:
 
     def _turn_wheel(self) -> None:
         """The clock of everything that is due while a session is online."""
+        self.awake.beat()
         while True:
             gevent.sleep(WHEEL_TICK)
+            self._beat()
             now = monotonic()
             for session in self.wheel.advance(now):
                 try:
                     session.on_timer(now)
                 except Exception:  # one session's mistake: the others' clocks must go on
                     session.log.exception("session_failed")
+
+    def _beat(self) -> None:
+        """Note that this process is awake; after a pause have all subscribers asked whether they are there."""
+        paused = self.awake.beat()
+        if paused:
+            self.log.warning("process_paused", seconds=round(paused, 1))
+            gevent.spawn(self._ask_again)
+
+    def _ask_again(self) -> None:
+        for session in in_slices(list(self.sessions.values())):
+            housekeeping.ask_again(session, monotonic())
 
     # Control datagrams
 
@@ -211,7 +228,8 @@ class Lns:
         A repeat of the first SCCRQ cannot come long after the SCCCN. The old tunnel stays until the new one has its
         SCCCN, which nobody can send who does not see our SCCRP: a forged SCCRQ does no harm.
         """
-        established = known.state is TunnelState.ESTABLISHED and monotonic() - known.opened_at > 5.0
+        age = monotonic() - known.opened_at - self.awake.paused_since(known.opened_at)
+        established = known.state is TunnelState.ESTABLISHED and age > 5.0
         return established or known.state is TunnelState.CLOSING
 
     def make_room(self, lac: str) -> bool:
@@ -442,16 +460,16 @@ class Lns:
     def shutdown(self, patience: float) -> None:
         """CDN and StopCCN to everybody, and wait until they are acknowledged or `patience` seconds are over."""
         self.shutting_down = True
-        until = monotonic() + patience
+        until = self.awake.now() + patience
         sessions = list(self.sessions.values())
         for session in sessions:
             session.end(ends.SHUTDOWN)
-        gevent.joinall([session.greenlet for session in sessions], max(0.0, until - monotonic()))
-        while monotonic() < until and any(not tunnel.quiet for tunnel in self.tunnels.values()):
+        self.awake.join([session.greenlet for session in sessions], patience)
+        while self.awake.now() < until and any(not tunnel.quiet for tunnel in self.tunnels.values()):
             gevent.sleep(0.05)
         for tunnel in list(self.tunnels.values()):
             tunnel.end(ends.SHUTDOWN, StopCcnResult.SHUTTING_DOWN)
-        while monotonic() < until and any(
+        while self.awake.now() < until and any(
             t.state is not TunnelState.CLOSING or not t.reliable.idle for t in self.tunnels.values()
         ):
             gevent.sleep(0.05)

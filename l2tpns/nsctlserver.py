@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import gevent
 from gevent import socket
 
+from l2tpns.awake import AwakeClock
 from l2tpns.config import Config
 from l2tpns.counters import Counters
 from l2tpns.errors import ConfigError, L2tpnsError
@@ -128,7 +129,9 @@ class NsctlServer:
         plugins: Plugins,
         log: Logger,
         clock: Callable[[], float] = time.time,
+        awake: AwakeClock | None = None,
     ) -> None:
+        self._awake = awake or AwakeClock()
         self._config = config
         self._counters = counters
         self._plugins = plugins
@@ -318,7 +321,7 @@ class NsctlServer:
     def _control(self, packet: AnyPacket, request: Request, exchange: Exchange) -> tuple[bool, str] | None:
         octets, words = packet.encode(), list(request.words)
         try:
-            with gevent.Timeout(CONTROL_SECONDS):
+            with self._awake.timeout(CONTROL_SECONDS):
                 return self._plugins.control(words, exchange.source, packet=octets, kind=packet.type, id=packet.id)
         except gevent.Timeout:
             return False, f"given up after {CONTROL_SECONDS:.0f} s"

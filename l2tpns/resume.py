@@ -176,7 +176,7 @@ def _resume_tunnel(lns: Lns, record: TunnelRecord, probe: bytes) -> None:
     tunnel.state = TunnelState.ESTABLISHED
     tunnel.opened_at, tunnel.last_used = record.opened - shift, record.last_used - shift
     tunnel.reliable = Reliable(receive_window=record.receive_window, retries=lns.config.control_retries)
-    tunnel.reliable.restore(record.control, now, probe)
+    tunnel.reliable.restore(record.control, tunnel.now(), probe)
     lns.tunnels[tunnel.id] = tunnel
     lns.by_peer[tunnel.peer, tunnel.peer_id] = tunnel
     tunnel.log.info("tunnel_resumed", ns=record.control.ns, nr=record.control.nr, pending=len(record.control.pending))

@@ -123,7 +123,7 @@ class Session(Link):
                     self.log.info("lcp_renegotiated", user=self.user)
                     consult.kill_session(self, ends.USER_REQUEST.name)
                     self.go_offline(ends.USER_REQUEST)
-                    self.begin_again(monotonic())
+                    self.begin_again(self.now())
         except SessionEnded as end:
             ended = end.detached()
         except ProtocolError as error:
@@ -155,14 +155,14 @@ class Session(Link):
         self.path.sequenced = self.connected.sequencing_required
         self.tx_speed = self.connected.tx_connect_speed
         self.rx_speed = self.connected.rx_speed
-        self.login_deadline = monotonic() + self.lns.config.login_timeout
+        self.login_deadline = self.now() + self.lns.config.login_timeout
         self.take_early_frames()
         self.log.debug("call_connected", calling=self.calling, called=self.called)
 
     def open_link(self) -> None:
         """LCP, both ways; with what the LAC has negotiated already if that is complete and allowed (4.4.5)."""
         self.phase = "lcp"
-        now = monotonic()
+        now = self.now()
         if self.lcp.state is State.INITIAL:
             iccn, config = self.connected, self.lns.config
             assert iccn is not None
@@ -182,7 +182,7 @@ class Session(Link):
         self.credentials = self.proxied_credentials(self.authenticator)
         if self.credentials is None:
             if isinstance(self.authenticator, ChapServer):
-                self.authenticator.start(monotonic())
+                self.authenticator.start(self.now())
             self.wait(lambda: self.credentials is not None)
         first = self.credentials
         assert first is not None
@@ -251,7 +251,7 @@ class Session(Link):
         self.lns.counters.sessions_replaced += len(older)
         for session in older:
             session.end(reason)
-        gevent.joinall([session.greenlet for session in older], RELEASE_PATIENCE)
+        self.lns.awake.join([session.greenlet for session in older], RELEASE_PATIENCE)
 
     def open_networks(self) -> None:
         """IPCP with the address that RADIUS or the pool gives."""
@@ -261,7 +261,7 @@ class Session(Link):
         if not peer_chooses:
             self.choose_address(self.profile)
         self.ipcp = self.new_ipcp(self.profile, self.address)
-        now = monotonic()
+        now = self.now()
         self.ipcp.open(now)
         self.ipcp.lower_up(now)
         self.wait(lambda: self.ipcp is not None and self.ipcp.opened)
@@ -435,7 +435,7 @@ class Session(Link):
         if not end.tell:
             return
         if self.lcp.opened:
-            self.lcp.close(monotonic(), end.text.encode())
+            self.lcp.close(self.now(), end.text.encode())
         self.tell_lac(
             CDN(
                 result_code=ResultCode(end.result, end.error, end.text),

@@ -107,7 +107,8 @@ class Tunnel:
         self._sccrq = sccrq
         self._challenge = b""
         self._retransmissions_counted = 0
-        self.reliable.receive(header, monotonic())
+        self._pauses = lns.awake.pauses
+        self.reliable.receive(header, self.now())
 
     # The life
 
@@ -171,7 +172,7 @@ class Tunnel:
             config = self.lns.config
             self.wait(lambda: False, self.next_look(monotonic()))
             now = monotonic()
-            if config.tunnel_idle_timeout and not self.sessions and now - self.last_used >= config.tunnel_idle_timeout:
+            if config.tunnel_idle_timeout and not self.sessions and self.unused(now) >= config.tunnel_idle_timeout:
                 raise TunnelEnded(ends.IDLE_TIMEOUT, StopCcnResult.CLEAR, text="no session for too long")
             self.heard_data()
             silence = config.hello_seconds
@@ -186,10 +187,13 @@ class Tunnel:
             look = min(look, self.last_heard + config.hello_seconds - now)
         if config.tunnel_idle_timeout:
             # The last session may end while we wait: looking this often is often enough.
-            since = now if self.sessions else self.last_used
-            look = min(look, since + config.tunnel_idle_timeout - now)
+            look = min(look, config.tunnel_idle_timeout - (0.0 if self.sessions else self.unused(now)))
         # After a HELLO the answer moves last_heard; until then look again soon, not at once.
         return max(look, SHORTEST_LOOK)
+
+    def unused(self, now: float) -> float:
+        """Return for how long there has been no session, leaving out pauses, in which the LAC could begin none."""
+        return now - self.last_used - self.lns.awake.paused_since(self.last_used)
 
     def heard_data(self) -> None:
         """5.5: data counts as life as much as control does."""
@@ -225,7 +229,11 @@ class Tunnel:
         except TunnelEnded:
             pass  # the peer is gone as well
         if not (self.lns.left or self.crowded_out):
-            self.flush(monotonic())
+            self.flush(self.now())
+
+    def now(self) -> float:
+        """Return the time by which the LAC is judged; it stands still while this process does."""
+        return self.lns.awake.at(monotonic())
 
     @property
     def quiet(self) -> bool:
@@ -267,7 +275,7 @@ class Tunnel:
     def on_foreign(self, foreign: Foreign) -> None:
         """Ask whether the LAC has moved; once that is certain, go there and take what it has sent."""
         self._foreign_posted = False
-        if self.state is TunnelState.ESTABLISHED and self.address_change.on_foreign(self, foreign, monotonic()):
+        if self.state is TunnelState.ESTABLISHED and self.address_change.on_foreign(self, foreign, self.now()):
             self.move(foreign.peer)
             self.handle(foreign.header)
 
@@ -288,13 +296,13 @@ class Tunnel:
 
     def wait(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
         """Serve the mailbox until `condition()` holds; False after `timeout` seconds. Raises when the tunnel ends."""
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = None if timeout is None else self.now() + timeout
         while not condition():
             item = self.mailbox.take()
             if item is not None:
                 self.handle(item)
                 continue
-            now = monotonic()
+            now = self.now()
             self.flush(now)
             if self.reliable.dead:
                 raise TunnelEnded(ends.TUNNEL_LOST, None)
@@ -304,14 +312,15 @@ class Tunnel:
             if deadline is not None and now >= deadline:
                 return False
             dues = [due for due in (deadline, self.reliable.deadline, self.address_change.deadline) if due is not None]
-            self.mailbox.wait(max(0.0, min(dues) - now) if dues else None)
+            self.mailbox.wait(self.lns.awake.real(min(dues) - now) if dues else None)
         return True
 
     def handle(self, item: Any) -> None:
         if isinstance(item, ControlHeader):
             self.last_heard = monotonic()
-            self.address_change.on_answer(self, self.last_heard)
-            for header in self.reliable.receive(item, self.last_heard):
+            now = self.now()
+            self.address_change.on_answer(self, now)
+            for header in self.reliable.receive(item, now):
                 self.on_message(header)
         elif isinstance(item, Foreign):
             self.on_foreign(item)
@@ -328,12 +337,16 @@ class Tunnel:
             )
             self.log.debug("control_sent", message=type(message).__name__, lac_session=session_id)
             self.log.data("control_sent_fields", fields=message)
-            self.reliable.send(session_id, body, monotonic())
+            self.reliable.send(session_id, body, self.now())
 
     def flush(self, now: float) -> None:
         """Put on the wire what is due: new messages, retransmissions, acknowledgements."""
         if self.lns.left:
             raise TunnelEnded(ends.SHUTDOWN, None)  # the next process goes on from here
+        if self._pauses != self.lns.awake.pauses:
+            self._pauses = self.lns.awake.pauses
+            self.reliable.ask_again()
+            self.address_change.give_up()
         datagrams = self.reliable.outgoing(now)
         self.lns.journal.control(self)  # a successor must not know less than what the LAC is about to see
         for datagram in datagrams:

@@ -266,6 +266,10 @@ class Reliable:
         self._flight = 0
         self._timer = now + self._interval(self._timeouts)
 
+    def ask_again(self) -> None:
+        """Send what is unanswered once more at least: an answer may be lost that came while nothing was read."""
+        self._timeouts = min(self._timeouts, max(self._retries - 1, 0))
+
     def record(self) -> ReliableRecord:
         """The state as data. Messages held ahead of sequence are left out: the peer sends them again."""
         ns, nr, sent = self._tell()

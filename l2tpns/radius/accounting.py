@@ -20,6 +20,7 @@ import gevent
 from gevent.event import Event
 from pyrad.packet import Packet
 
+from l2tpns.awake import AwakeClock
 from l2tpns.errors import NoAnswer
 from l2tpns.log import Logger
 from l2tpns.radius import packets
@@ -79,12 +80,14 @@ class Accounting:
         log: Logger,
         *,
         random: Callable[[int], bytes] = os.urandom,
+        awake: AwakeClock | None = None,
         clock: Callable[[], float] = time.time,
         spool_octets: int = SPOOL_OCTETS,
     ) -> None:
         self.settings = settings
         self._dictionary = packets.load_dictionary()
-        self.transport = Transport(settings, self._dictionary, log, accounting=True, random=random)
+        self.transport = Transport(settings, self._dictionary, log, accounting=True, random=random, awake=awake)
+        self._awake = self.transport.awake
         self.stats = AccountingStats()
         self.undelivered = 0
         self._log = log
@@ -188,7 +191,7 @@ class Accounting:
             return
         account = self._gate = self._accounts[ON] = Account(ON, stopped=True)
         self._record(account, ON, None)
-        gevent.spawn_later(GATE, self._open_gate, account)
+        gevent.spawn(self._give_up_gate, account)
 
     def off(self) -> None:
         """Accounting-Off, when everything else is delivered."""
@@ -393,6 +396,11 @@ class Accounting:
         while len(account.pending) > 1 and account.pending[0].kind == account.pending[1].kind == INTERIM:
             self._drop(account, account.pending[0])
         self._make_ready(account)
+
+    def _give_up_gate(self, account: Account) -> None:
+        """Wait for the server's answer to an Accounting-On, but no longer than GATE."""
+        self._awake.sleep(GATE)
+        self._open_gate(account)
 
     def _open_gate(self, account: Account) -> None:
         if self._gate is not account:

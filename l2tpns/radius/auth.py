@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 
 from pyrad.packet import Packet
 
+from l2tpns.awake import AwakeClock
 from l2tpns.errors import NoAnswer, WireError
 from l2tpns.log import Logger
 from l2tpns.radius import packets
@@ -38,11 +39,18 @@ VENDORS = (9, 311, 529)
 class RadiusBackend:
     """Asks the RADIUS servers; one for the whole daemon, used by every session's greenlet."""
 
-    def __init__(self, settings: RadiusSettings, log: Logger, *, random: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(
+        self,
+        settings: RadiusSettings,
+        log: Logger,
+        *,
+        random: Callable[[int], bytes] = os.urandom,
+        awake: AwakeClock | None = None,
+    ) -> None:
         self._log = log
         self._dictionary = packets.load_dictionary()
         self._random = random
-        self.transport = Transport(settings, self._dictionary, log, random=random)
+        self.transport = Transport(settings, self._dictionary, log, random=random, awake=awake)
 
     def configure(self, settings: RadiusSettings) -> None:
         self.transport.configure(settings)

@@ -270,3 +270,15 @@ def test_any_octets_give_credentials_or_nothing(packets: list[bytes]):
     for packet in packets:
         credentials = peer.server.receive(packet, 1.0)
         assert credentials is None or (packet[0], packet[1]) == (2, challenge.identifier)
+
+
+def test_asked_again_after_a_pause_of_the_server_a_client_gets_one_challenge_more():
+    peer, _ = started(Timers(restart=1.0, max_configure=2))
+    peer.server.timeout(1.0)
+    peer.challenge()
+    peer.server.ask_again()
+    peer.server.timeout(2.0)
+    peer.challenge()
+    assert not peer.server.exhausted
+    peer.server.timeout(3.0)
+    assert peer.server.exhausted

@@ -38,6 +38,7 @@ LAYERS = (
         "pool",
         "wheel",
         "mailbox",
+        "awake",
         "nsctl",
         "process",
         "capture",

@@ -631,3 +631,15 @@ def test_timeouts_in_a_row_are_told_and_the_last_retry_counts_as_many(retries: i
     assert seen == told
     end.receive(zlb(1), 8.0)
     assert end.silent_timeouts == 0
+
+
+@pytest.mark.parametrize("retries", [1, 2])
+def test_asked_again_after_a_pause_of_ours_the_last_message_is_sent_once_more(retries: int) -> None:
+    end = with_messages(1, retries=retries)
+    now = 0.0
+    for _ in range(retries + 1):
+        assert sent(end, now) == [(0, 0, b"0")]
+        now = end.deadline or now
+    end.ask_again()
+    assert sent(end, now) == [(0, 0, b"0")]
+    assert end.deadline is not None and sent(end, end.deadline) == [] and end.dead
