@@ -317,9 +317,10 @@ class Tunnel:
 
     def handle(self, item: Any) -> None:
         if isinstance(item, ControlHeader):
-            self.last_heard = monotonic()
             now = self.now()
-            self.address_change.on_answer(self, now)
+            if self.reliable.fits(item):  # else it may be forged: no sign of life, no answer
+                self.last_heard = monotonic()
+                self.address_change.on_answer(self, now)
             for header in self.reliable.receive(item, now):
                 self.on_message(header)
         elif isinstance(item, Foreign):

@@ -234,6 +234,23 @@ def test_packets_of_subscribers_from_the_old_address_show_that_the_lac_is_there(
 
 
 @pytest.mark.statement(10)
+def test_a_message_in_the_name_of_the_old_address_whose_numbers_do_not_fit_is_no_answer(serve: Serve) -> None:
+    server = cautious(serve)
+    peer = server.peer().open()
+    there = Peer(server.address)
+    there.socket, there.peer_tunnel_id = peer.socket, peer.peer_tunnel_id
+    moved = Elsewhere(server, peer)
+    hello = peer.say(HELLO())
+    server.wait(lambda: server.events("tunnel_move_probed"))
+    there.say(b"", ns=40000, nr=40000)
+    moved.repeat(hello)
+    peer.acknowledge()
+    until(lambda: the_tunnel(server, peer).peer == moved.address)
+    assert not server.events("tunnel_move_refused")
+    moved.old.close()
+
+
+@pytest.mark.statement(10)
 def test_a_new_address_that_does_not_acknowledge_gets_no_more_than_it_sent_and_no_tunnel(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:

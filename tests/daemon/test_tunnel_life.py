@@ -55,6 +55,20 @@ def test_a_silent_lac_gets_a_hello_of_session_0_and_a_talking_one_gets_none(
 
 
 @pytest.mark.statement(62)
+def test_a_message_whose_numbers_do_not_fit_is_no_sign_of_life(tunnel_clock: TunnelClock, serve: Serve) -> None:
+    server = serve(hello_interval=600)
+    peer = server.peer().open()
+    (ours,) = server.lns.tunnels.values()
+    tunnel_clock.ahead += 300
+    for ns, nr in ((40000, 1), (2, 40000)):
+        peer.say(b"", ns=ns, nr=nr)
+    peer.send(build_control(0, 0, 0, 0, b"junk"))  # read after them
+    server.wait(lambda: server.counters.control_malformed == 1 and not len(ours.mailbox))
+    tunnel_clock.ahead += 300
+    peer.expect(HELLO)
+
+
+@pytest.mark.statement(62)
 @pytest.mark.parametrize("settings", [{"hello_interval": 0}, {"hello_interval": 0.2, "disable_sending_hello": True}])
 @pytest.mark.shows("set disable_sending_hello")
 def test_hello_can_be_switched_off(serve: Serve, settings: dict[str, int]) -> None:
