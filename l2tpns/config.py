@@ -193,7 +193,10 @@ class Config:
         32, "control messages a LAC may have on the way (RFC 2661 4.4.3)", Integer(1, 1024), NEW_SESSIONS
     )
     auth_tunnel_change_addr_src: bool = setting(
-        False, "follow a known tunnel to a new address or port of its LAC, as NAT may change it", _BOOL
+        False,
+        "follow a known tunnel to a new address or port of its LAC, as NAT may change it, "
+        "once the old one does not answer and the new one does",
+        _BOOL,
     )
     tunnel_idle_timeout: int = setting(
         0, "how long a tunnel without sessions is kept; 0: for ever", _seconds(0, 2_592_000)

@@ -23,6 +23,7 @@ from gevent.exceptions import LoopExit
 from gevent.queue import Queue
 
 from l2tpns import __version__, configfile, filtering, process
+from l2tpns.awake import AwakeClock
 from l2tpns.clock import elapsed, moment
 from l2tpns.config import Config
 from l2tpns.configurator import Configurator, Options, read
@@ -78,6 +79,7 @@ class Daemon:
         self.logger = self.log.get()
         self.configurator = Configurator(options, reading, self.log, self.apply, self.read_pool, self.take_pool)
         self.counters = Counters()
+        self.awake = AwakeClock()
         self.signals: Queue[int | ConfigError | ReportError] = Queue()  # or why the server cannot go on
         self.greenlets: WeakSet[Any] = WeakSet()  # all that were begun; the collector knows none of the frozen ones
         gevent.Greenlet.add_spawn_callback(self.greenlets.add)
@@ -155,7 +157,9 @@ class Daemon:
         """RADIUS where a server is named, else the secrets file beside the configuration."""
         if self.radius_settings.servers:
             if self.radius is None:
-                self.radius = RadiusBackend(self.radius_settings, self.logger, supervisor=self.supervisor)
+                self.radius = RadiusBackend(
+                    self.radius_settings, self.logger, awake=self.awake, supervisor=self.supervisor
+                )
             else:
                 self.radius.configure(self.radius_settings)
             return self.radius
@@ -179,17 +183,24 @@ class Daemon:
             self.radius_settings,
             config.spool_dir or process.state_directory() / "spool",
             self.logger,
+            awake=self.awake,
             supervisor=self.supervisor,
         )
         self.lns = lns = Lns(
-            config, self.counters, self.logger, self.pool, self.backend, accounting, supervisor=self.supervisor
+            config,
+            self.counters,
+            self.logger,
+            self.pool,
+            self.backend,
+            accounting,
+            awake=self.awake,
+            supervisor=self.supervisor,
         )
         self.plane = UserPlane(
             config,
             self.counters,
             self.logger,
             lns.on_control,
-            on_foreign_source=lns.on_foreign_source,
             on_lost=lambda: self.signals.put(WaitError(f"{config.tundevicename} was deleted and cannot be made again")),
             on_surroundings=lns.guard.follow,
             supervisor=self.supervisor,
@@ -198,7 +209,9 @@ class Daemon:
         self.plane.on_device = lns.throttle.move
         lns.deaf = True  # to what comes before the saved state is taken up: a new tunnel might get an old one's id
         self.console = Console(self.office(), self.logger)
-        self.nsctl = NsctlServer(config, self.counters, lns.plugins, self.logger, supervisor=self.supervisor)
+        self.nsctl = NsctlServer(
+            config, self.counters, lns.plugins, self.logger, awake=self.awake, supervisor=self.supervisor
+        )
         self.open_ports()
         gc.disable()  # much is made now, and nothing of it is garbage
         saved = self.load_state()

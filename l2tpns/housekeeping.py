@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MINIMUM_INTERIM = 60  # RFC 2869 5.16
 LONGEST_SLEEP = 3600.0  # between two looks at a session for which nothing is due
+ECHO_ANSWER_TIME = 5.0  # seconds for the answer to the Echo that follows a pause of this process
+ECHO_SPREAD = 1.0  # seconds over which the Echoes of all sessions are spread then
 
 
 def begin(session: Session, now: float) -> None:
@@ -80,6 +82,27 @@ def time_is_over(session: Session, profile: AuthReply, now: float) -> None:
     session.lns.journal.session(session)
 
 
+def ask_again(session: Session, now: float) -> None:
+    """Ask whether the subscriber is there, soon: this process has stood still, and what was said to it may be lost."""
+    if session.online_since:
+        share = (session.id & 0xFF) / 0x100
+        session.next_echo = min(session.next_echo, now + ECHO_SPREAD * share)
+        session.set_timer(now)
+
+
+def given_up(session: Session) -> float:
+    """Return when a silent subscriber is given up: not for a silence that was this process's own."""
+    awake, last_rx = session.lns.awake, session.path.last_rx
+    silent = last_rx + session.lns.config.idle_echo_timeout + awake.paused_since(last_rx)
+    return max(silent, awake.resumed + ECHO_ANSWER_TIME)
+
+
+def idle_too_long(session: Session, idle_timeout: int) -> float:
+    """Return when Idle-Timeout has passed, without the pauses, in which nothing could be carried."""
+    last = last_traffic(session)
+    return last + idle_timeout + session.lns.awake.paused_since(last)
+
+
 def next_due(session: Session) -> float:
     """When `keep_house` must look next (monotonic)."""
     config, profile = session.lns.config, session.profile
@@ -88,11 +111,11 @@ def next_due(session: Session) -> float:
     if config.ppp_keepalive:
         due = max(due, session.path.last_rx + config.echo_timeout)
     if config.idle_echo_timeout:
-        due = min(due, session.path.last_rx + config.idle_echo_timeout)
+        due = min(due, given_up(session))
     if profile.session_timeout:  # 0 ends a session at its start, or (kill_timedout_sessions) never
         due = min(due, session.time_from + profile.session_timeout)
     if profile.idle_timeout:
-        due = min(due, last_traffic(session) + profile.idle_timeout)
+        due = min(due, idle_too_long(session, profile.idle_timeout))
     if session.next_interim:
         due = min(due, session.next_interim)
     if session.next_challenge:
@@ -110,9 +133,9 @@ def keep_house(session: Session, now: float) -> None:
     assert profile is not None
     if profile.session_timeout and now >= session.time_from + profile.session_timeout:
         time_is_over(session, profile, now)
-    if profile.idle_timeout and now >= last_traffic(session) + profile.idle_timeout:
+    if profile.idle_timeout and now >= idle_too_long(session, profile.idle_timeout):
         raise SessionEnded(ends.IDLE_TIMEOUT)
-    if config.idle_echo_timeout and now >= session.path.last_rx + config.idle_echo_timeout:
+    if config.idle_echo_timeout and now >= given_up(session):
         raise SessionEnded(ends.ECHO_TIMEOUT)
     if session.next_interim and now >= session.next_interim:
         interval = interim_interval(session)
@@ -120,8 +143,8 @@ def keep_house(session: Session, now: float) -> None:
         session.lns.accounting.interim(session.accounted("interim"))
     if session.next_challenge and now >= session.next_challenge and isinstance(session.authenticator, ChapServer):
         session.next_challenge = now + config.chap_rechallenge
-        session.authenticator.rechallenge(now)
+        session.authenticator.rechallenge(session.now())
     if now >= session.next_echo:
         if not config.ppp_keepalive or now >= session.path.last_rx + config.echo_timeout:
-            session.lcp.send_echo(now)
+            session.lcp.send_echo(session.now())
         session.next_echo = now + (config.echo_timeout or inf)

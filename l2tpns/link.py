@@ -57,6 +57,7 @@ class Link:
         "_iccn_came",
         "_lcp_down",
         "_lcp_heard",
+        "_pauses",
         "authenticator",
         "connected",
         "credentials",
@@ -110,7 +111,12 @@ class Link:
         self.protocols_rejected: tuple[int, ...] = ()  # the last ones
         self._lcp_down = self._lcp_heard = False
         self._ending = self._iccn_came = False
+        self._pauses = lns.awake.pauses
         self._early: list[tuple[int, bytes]] = []
+
+    def now(self) -> float:
+        """Return the time by which peers are judged; it stands still while this process does."""
+        return self.lns.awake.at(monotonic())
 
     def timers(self) -> Timers:
         config = self.lns.config
@@ -171,14 +177,14 @@ class Link:
 
     def wait(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
         """Serve the mailbox until `condition()` holds; False after `timeout` seconds. Raises when the session ends."""
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = None if timeout is None else self.now() + timeout
         while not condition():
             item = self.mailbox.take()
             if item is not None:
                 self.handle(item)
                 self.check_link()
                 continue
-            now = monotonic()
+            now = self.now()
             wake = self.run_timers(now)
             self.check_link()
             if condition():
@@ -187,7 +193,7 @@ class Link:
                 if now >= deadline:
                     return False
                 wake = deadline if wake is None else min(wake, deadline)
-            self.mailbox.wait(None if wake is None else max(0.0, wake - now))
+            self.mailbox.wait(None if wake is None else self.lns.awake.real(wake - now))
         return True
 
     def aside(self, work: Callable[[], T]) -> T:
@@ -220,9 +226,13 @@ class Link:
         wake = self.login_deadline
         if wake is not None and now >= wake:
             raise SessionEnded(ends.LOGIN_TIMEOUT if self.phase != "authenticate" else ends.AUTH_TIMEOUT)
+        after_pause = self._pauses != self.lns.awake.pauses
+        self._pauses = self.lns.awake.pauses
         for automaton in (self.lcp, self.authenticator, self.ipcp):
             if automaton is None:
                 continue
+            if after_pause:
+                automaton.ask_again()
             due = automaton.deadline
             if due is not None and due <= now:
                 automaton.timeout(now)
@@ -313,7 +323,7 @@ class Link:
             return
         if self.log.enabled(DATA):
             self.log.data("ppp_received", protocol=f"{protocol:04x}", octets=ppp_octets(protocol, information))
-        now = monotonic()
+        now = self.now()
         if protocol == Protocol.LCP:
             self._lcp_heard = True
             self.lcp.receive(information, now)

@@ -16,11 +16,12 @@ from typing import Any
 
 import gevent
 
-from l2tpns import consult, ends
+from l2tpns import consult, ends, housekeeping
+from l2tpns.addresschange import ProbeBudget
 from l2tpns.addressguard import AddressGuard
+from l2tpns.awake import AwakeClock
 from l2tpns.config import Config
 from l2tpns.counters import Counters
-from l2tpns.dataplane.path import Path
 from l2tpns.dataplane.plane import DataPlane
 from l2tpns.dataplane.udp import Endpoint
 from l2tpns.errors import ProtocolError, WireError
@@ -40,6 +41,7 @@ from l2tpns.radius.types import Backend
 from l2tpns.radius.usage import SessionIds
 from l2tpns.reminders import Reminders
 from l2tpns.session import Session
+from l2tpns.slices import in_slices
 from l2tpns.snoop import Snoop
 from l2tpns.strangers import Strangers
 from l2tpns.supervisor import Part as Loop
@@ -70,8 +72,10 @@ class Lns:
         accounting: Accounting,
         random: Callable[[int], bytes] = os.urandom,
         supervisor: Supervisor | None = None,
+        awake: AwakeClock | None = None,
     ) -> None:
         self.config = config
+        self.awake = awake or AwakeClock()
         self.counters = counters
         self.log = log
         self.supervisor = supervisor or Supervisor(log)
@@ -92,6 +96,7 @@ class Lns:
         self.turns = Turns()  # of tunnels with more mail than they can read at once
         self.starting: Counter[str] = Counter()  # calls not online yet, by the LAC's address
         self.lingering = 0
+        self.probe_budget = ProbeBudget()
         self.history: deque[Ending] = deque(maxlen=HISTORY_LENGTH)
         self.username_case = config.username_case  # as by_user and the pool go by it
         pool.compare_names(config.user_key)
@@ -116,14 +121,27 @@ class Lns:
 
     def _turn_wheel(self) -> None:
         """The clock of everything that is due while a session is online."""
+        self.awake.beat()
         while True:
             gevent.sleep(WHEEL_TICK)
+            self._beat()
             now = monotonic()
             for session in self.wheel.advance(now):
                 try:
                     session.on_timer(now)
                 except Exception:  # one session's mistake: the others' clocks must go on
                     session.log.exception("session_failed")
+
+    def _beat(self) -> None:
+        """Note that this process is awake; after a pause have all subscribers asked whether they are there."""
+        paused = self.awake.beat()
+        if paused:
+            self.log.warning("process_paused", seconds=round(paused, 1))
+            gevent.spawn(self._ask_again)
+
+    def _ask_again(self) -> None:
+        for session in in_slices(list(self.sessions.values())):
+            housekeeping.ask_again(session, monotonic())
 
     # Control datagrams
 
@@ -145,10 +163,10 @@ class Lns:
             return
         if tunnel.peer != peer:
             # 8.1: both ends' addresses are static for the life of the tunnel, unless the operator knows better.
-            if not self.config.auth_tunnel_change_addr_src:
-                self.counters.drop_wrong_peer += 1
-                return
-            tunnel.move(peer)
+            self.counters.drop_wrong_peer += 1
+            if self.config.auth_tunnel_change_addr_src:
+                tunnel.post_foreign(header, peer)
+            return
         if not tunnel.mailbox.post(header):
             self.counters.drop_mailbox_full += 1
 
@@ -158,7 +176,8 @@ class Lns:
         A repeat of the first SCCRQ cannot come long after the SCCCN. The old tunnel stays until the new one has its
         SCCCN, which nobody can send who does not see our SCCRP: a forged SCCRQ does no harm.
         """
-        established = known.state is TunnelState.ESTABLISHED and monotonic() - known.opened_at > 5.0
+        age = monotonic() - known.opened_at - self.awake.paused_since(known.opened_at)
+        established = known.state is TunnelState.ESTABLISHED and age > 5.0
         return established or known.state is TunnelState.CLOSING
 
     def find_room(self, lac: str) -> tuple[bool, Tunnel | None]:
@@ -202,14 +221,6 @@ class Lns:
         self.by_peer[tunnel.peer, tunnel.peer_id] = tunnel
         self.half_open.add(tunnel)
         self.tunnels_of[tunnel.lac] += 1
-
-    def on_foreign_source(self, path: Path, peer: Peer) -> bool:
-        """A data message came from an address that is not the LAC's: follow it only if the operator wants that."""
-        tunnel = self.tunnels.get(path.key >> 16)
-        if tunnel is None or not self.config.auth_tunnel_change_addr_src:
-            return False
-        tunnel.move(peer)
-        return True
 
     # Tunnels' lives
 
@@ -419,16 +430,16 @@ class Lns:
     def shutdown(self, patience: float) -> None:
         """CDN and StopCCN to everybody, and wait until they are acknowledged or `patience` seconds are over."""
         self.shutting_down = True
-        until = monotonic() + patience
+        until = self.awake.now() + patience
         sessions = list(self.sessions.values())
         for session in sessions:
             session.end(ends.SHUTDOWN)
-        gevent.joinall([session.greenlet for session in sessions], max(0.0, until - monotonic()))
-        while monotonic() < until and any(not tunnel.quiet for tunnel in self.tunnels.values()):
+        self.awake.join([session.greenlet for session in sessions], patience)
+        while self.awake.now() < until and any(not tunnel.quiet for tunnel in self.tunnels.values()):
             gevent.sleep(0.05)
         for tunnel in list(self.tunnels.values()):
             tunnel.end(ends.SHUTDOWN, StopCcnResult.SHUTTING_DOWN)
-        while monotonic() < until and any(
+        while self.awake.now() < until and any(
             t.state is not TunnelState.CLOSING or not t.reliable.idle for t in self.tunnels.values()
         ):
             gevent.sleep(0.05)

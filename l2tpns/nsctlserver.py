@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import gevent
 from gevent import socket
 
+from l2tpns.awake import AwakeClock
 from l2tpns.config import Config
 from l2tpns.counters import Counters
 from l2tpns.errors import L2tpnsError, refused
@@ -130,8 +131,10 @@ class NsctlServer:
         log: Logger,
         clock: Callable[[], float] = time.time,
         supervisor: Supervisor | None = None,
+        awake: AwakeClock | None = None,
     ) -> None:
         self._supervisor = supervisor or Supervisor(log)
+        self._awake = awake or AwakeClock()
         self._config = config
         self._counters = counters
         self._plugins = plugins
@@ -324,9 +327,9 @@ class NsctlServer:
 
     def _control(self, packet: AnyPacket, request: Request, exchange: Exchange) -> tuple[bool, str] | None:
         octets, words = packet.encode(), list(request.words)
-        patience = gevent.Timeout(CONTROL_SECONDS)
+        patience: gevent.Timeout | None = None
         try:
-            with patience:
+            with self._awake.timeout(CONTROL_SECONDS) as patience:
                 return self._plugins.control(words, exchange.source, packet=octets, kind=packet.type, id=packet.id)
         except gevent.Timeout as over:
             if over is not patience:  # a plugin's own, which it has let go

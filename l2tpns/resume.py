@@ -202,7 +202,7 @@ def _resume_tunnel(lns: Lns, record: TunnelRecord, outage: Outage, probe: bytes)
     tunnel.opened_at = outage.monotonic(record.opened, record.written)
     tunnel.last_used = outage.monotonic(record.last_used, record.written)
     tunnel.reliable = Reliable(receive_window=record.receive_window, retries=lns.config.control_retries)
-    tunnel.reliable.restore(record.control, outage.over, probe)
+    tunnel.reliable.restore(record.control, lns.awake.at(outage.over), probe)
     lns.tunnels[tunnel.id] = tunnel
     lns.by_peer[tunnel.peer, tunnel.peer_id] = tunnel
     lns.guard.lac_established(tunnel.peer[0], tunnel.host)

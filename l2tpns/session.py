@@ -127,7 +127,7 @@ class Session(Link):
                     self.log.info("lcp_renegotiated", user=self.user)
                     consult.kill_session(self, ends.USER_REQUEST.name)
                     self.go_offline(ends.USER_REQUEST)
-                    self.begin_again(monotonic())
+                    self.begin_again(self.now())
         except SessionEnded as end:
             ended = end.detached()
         except ProtocolError as error:
@@ -159,14 +159,14 @@ class Session(Link):
         self.path.sequenced = self.connected.sequencing_required
         self.tx_speed = self.connected.tx_connect_speed
         self.rx_speed = self.connected.rx_speed
-        self.login_deadline = monotonic() + self.lns.config.login_timeout
+        self.login_deadline = self.now() + self.lns.config.login_timeout
         self.take_early_frames()
         self.log.debug("call_connected", calling=self.calling, called=self.called)
 
     def open_link(self) -> None:
         """LCP, both ways; with what the LAC has negotiated already if that is complete and allowed (4.4.5)."""
         self.phase = "lcp"
-        now = monotonic()
+        now = self.now()
         self.proxied = None  # a subscriber that begins again with LCP is asked again, too
         if self.lcp.state is State.INITIAL:
             iccn, self.connected = self.connected, None
@@ -189,7 +189,7 @@ class Session(Link):
         self.credentials = self.proxied_credentials(self.authenticator)
         if self.credentials is None:
             if isinstance(self.authenticator, ChapServer):
-                self.authenticator.start(monotonic())
+                self.authenticator.start(self.now())
             self.wait(lambda: self.credentials is not None)
         first = self.credentials
         assert first is not None
@@ -254,7 +254,7 @@ class Session(Link):
         self.lns.counters.sessions_replaced += len(older)
         for session in older:
             session.end(reason)
-        gevent.joinall([session.greenlet for session in older], RELEASE_PATIENCE)
+        self.lns.awake.join([session.greenlet for session in older], RELEASE_PATIENCE)
 
     def open_networks(self) -> None:
         """IPCP with the address that RADIUS or the pool gives."""
@@ -264,7 +264,7 @@ class Session(Link):
         if not peer_chooses:
             self.choose_address(self.profile)
         self.ipcp = self.new_ipcp(self.profile, self.address)
-        now = monotonic()
+        now = self.now()
         self.ipcp.open(now)
         self.ipcp.lower_up(now)
         self.wait(lambda: self.ipcp is not None and self.ipcp.opened)
@@ -452,7 +452,7 @@ class Session(Link):
         if not end.tell:
             return
         if self.lcp.opened:
-            self.lcp.close(monotonic(), end.text.encode())
+            self.lcp.close(self.now(), end.text.encode())
         self.tell_lac(
             CDN(
                 result_code=ResultCode(end.result, end.error, end.text),

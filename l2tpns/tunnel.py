@@ -14,6 +14,7 @@ from time import monotonic, thread_time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from l2tpns import ends
+from l2tpns.addresschange import AddressChange, Foreign
 from l2tpns.ends import Reason, SessionEnded, TunnelEnded
 from l2tpns.errors import ProtocolError
 from l2tpns.mailbox import Mailbox
@@ -104,13 +105,16 @@ class Tunnel:
             retries=config.control_retries,
         )
         self.reliable.peer_tunnel_id = self.peer_id
+        self.address_change = AddressChange()
+        self._foreign_posted = False
         self._sccrq = sccrq
         self._challenge = b""
         self._retransmissions_counted = 0
         self._work_began = 0.0  # CPU seconds of this process when the last pause was over
         self._reported: set[tuple[str, str]] = set()  # messages whose ignored AVPs are in the log, and which they were
+        self._pauses = lns.awake.pauses
         self.reliable.await_proof()  # the SCCRQ may bear any address
-        self.reliable.receive(header, monotonic())
+        self.reliable.receive(header, self.now())
 
     # The life
 
@@ -177,7 +181,7 @@ class Tunnel:
             config = self.lns.config
             self.wait(lambda: False, self.next_look(monotonic()))
             now = monotonic()
-            if config.tunnel_idle_timeout and not self.sessions and now - self.last_used >= config.tunnel_idle_timeout:
+            if config.tunnel_idle_timeout and not self.sessions and self.unused(now) >= config.tunnel_idle_timeout:
                 raise TunnelEnded(ends.IDLE_TIMEOUT, StopCcnResult.CLEAR, text="no session for too long")
             self.heard_data()
             silence = config.hello_seconds
@@ -192,10 +196,13 @@ class Tunnel:
             look = min(look, self.last_heard + config.hello_seconds - now)
         if config.tunnel_idle_timeout:
             # The last session may end while we wait: looking this often is often enough.
-            since = now if self.sessions else self.last_used
-            look = min(look, since + config.tunnel_idle_timeout - now)
+            look = min(look, config.tunnel_idle_timeout - (0.0 if self.sessions else self.unused(now)))
         # After a HELLO the answer moves last_heard; until then look again soon, not at once.
         return max(look, SHORTEST_LOOK)
+
+    def unused(self, now: float) -> float:
+        """Return for how long there has been no session, leaving out pauses, in which the LAC could begin none."""
+        return now - self.last_used - self.lns.awake.paused_since(self.last_used)
 
     def heard_data(self) -> None:
         """5.5: data counts as life as much as control does."""
@@ -233,7 +240,11 @@ class Tunnel:
         except TunnelEnded:
             pass  # the peer is gone as well
         if not (self.lns.left or self.crowded_out):
-            self.flush(monotonic())
+            self.flush(self.now())
+
+    def now(self) -> float:
+        """Return the time by which the LAC is judged; it stands still while this process does."""
+        return self.lns.awake.at(monotonic())
 
     @property
     def quiet(self) -> bool:
@@ -274,14 +285,30 @@ class Tunnel:
         if self.by_peer_id.get(session.peer_id) is session:
             del self.by_peer_id[session.peer_id]
 
+    def post_foreign(self, header: ControlHeader, peer: tuple[str, int]) -> None:
+        """Hand over a control message from another address. One at a time: strangers must not fill the mailbox."""
+        if self.state is TunnelState.ESTABLISHED and not self._foreign_posted and self.reliable.fits(header):
+            self._foreign_posted = self.mailbox.post(Foreign(header, peer))
+
+    def on_foreign(self, foreign: Foreign) -> None:
+        """Ask whether the LAC has moved; once that is certain, go there and take what it has sent."""
+        self._foreign_posted = False
+        if self.state is TunnelState.ESTABLISHED and self.address_change.on_foreign(self, foreign, self.now()):
+            self.move(foreign.peer)
+            self.handle(foreign.header)
+
     def move(self, peer: tuple[str, int]) -> None:
-        """The LAC's address has changed (auth_tunnel_change_addr_src)."""
-        self.log.provoked("tunnel_moved", new_peer=f"{peer[0]}:{peer[1]}")
+        """Send everything to another address from now on, and accept nothing from the old one."""
+        self.log.warning("tunnel_moved", new_peer=f"{peer[0]}:{peer[1]}")
+        self.address_change.moved()
         self.lns.tunnel_moved(self, peer)
         self.peer = peer
+        self.log = self.log.bind(peer=f"{peer[0]}:{peer[1]}")
         for session in self.sessions.values():
+            session.log = session.log.bind(peer=f"{peer[0]}:{peer[1]}")
             session.path.peer = peer
             self.lns.plane.changed(session.path)
+        self.lns.journal.tunnel(self)
 
     # The mailbox
 
@@ -290,27 +317,25 @@ class Tunnel:
 
         Yields to others after a SLICE of work, however much there is to read.
         """
-        now = monotonic()
-        deadline = None if timeout is None else now + timeout
-        slice_end = now + SLICE
+        deadline = None if timeout is None else self.now() + timeout
+        slice_end = monotonic() + SLICE
         while not condition():
             item = self.mailbox.take()
             if item is not None:
                 self.handle(item)
                 if monotonic() < slice_end:
                     continue
-            now = monotonic()
+            now = self.now()
             self.flush(now)
             if self.reliable.dead:
                 raise TunnelEnded(ends.TUNNEL_LOST, None)
+            self.address_change.look(self, now)
             if condition():
                 break
-            wake = self.reliable.deadline
-            if deadline is not None:
-                if now >= deadline and not len(self.mailbox):
-                    return False
-                wake = deadline if wake is None else min(wake, deadline)
-            self.pause(None if wake is None else max(0.0, wake - now))
+            if deadline is not None and now >= deadline and not len(self.mailbox):
+                return False
+            dues = [due for due in (deadline, self.reliable.deadline, self.address_change.deadline) if due is not None]
+            self.pause(self.lns.awake.real(min(dues) - now) if dues else None)
             slice_end = monotonic() + SLICE
         return True
 
@@ -331,11 +356,16 @@ class Tunnel:
 
     def handle(self, item: Any) -> None:
         if isinstance(item, ControlHeader):
-            self.last_heard = monotonic()
-            if item.tunnel_id:
-                self.reliable.proved()  # our id stands in nothing but our SCCRP
-            for header in self.reliable.receive(item, self.last_heard):
+            now = self.now()
+            if self.reliable.fits(item):  # else it may be forged: no sign of life, no answer
+                self.last_heard = monotonic()
+                self.address_change.on_answer(self, now)
+                if item.tunnel_id:
+                    self.reliable.proved()  # our id stands in nothing but our SCCRP
+            for header in self.reliable.receive(item, now):
                 self.on_message(header)
+        elif isinstance(item, Foreign):
+            self.on_foreign(item)
         elif isinstance(item, TunnelEnded):
             if self.state is not TunnelState.CLOSING or self.crowded_out:
                 raise item
@@ -349,12 +379,16 @@ class Tunnel:
             )
             self.log.debug("control_sent", message=type(message).__name__, lac_session=session_id)
             self.log.data("control_sent_fields", fields=message)
-            self.reliable.send(session_id, body, monotonic())
+            self.reliable.send(session_id, body, self.now())
 
     def flush(self, now: float) -> None:
         """Put on the wire what is due: new messages, retransmissions, acknowledgements."""
         if self.lns.left:
             raise TunnelEnded(ends.SHUTDOWN, None)  # the next process goes on from here
+        if self._pauses != self.lns.awake.pauses:
+            self._pauses = self.lns.awake.pauses
+            self.reliable.ask_again()
+            self.address_change.give_up()
         datagrams = self.reliable.outgoing(now)
         self.lns.journal.control(self)  # a successor must not know less than what the LAC is about to see
         for datagram in datagrams:

@@ -128,7 +128,7 @@ class Console:
             self._log.warning("console_refused_connection", peer=peer, why="cli_max_connections")
             refuse(sock)
             return
-        terminal = Terminal(sock, self._turns, lambda: self._office.config.cli_idle_timeout)
+        terminal = Terminal(sock, self._turns, lambda: self._office.config.cli_idle_timeout, self._office.lns.awake)
         shell = Shell(self._office, self._commands.grammar, self.users, terminal, peer, self._log)
         self._shells[shell] = gevent.getcurrent()
         self._log.debug("console_connected", peer=peer)

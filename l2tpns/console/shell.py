@@ -79,11 +79,12 @@ class Shell:
         if users.open:
             self.inside = True
             return True
-        until = monotonic() + LOGIN_TIMEOUT
+        awake = self.office.lns.awake
+        until = awake.now() + LOGIN_TIMEOUT
         for _ in range(LOGIN_TRIES):
             try:
-                name = self.terminal.ask("Username: ", timeout=max(until - monotonic(), 0.01)).strip()
-                password = self.terminal.ask("Password: ", hidden=True, timeout=max(until - monotonic(), 0.01))
+                name = self.terminal.ask("Username: ", timeout=max(until - awake.now(), 0.01)).strip()
+                password = self.terminal.ask("Password: ", hidden=True, timeout=max(until - awake.now(), 0.01))
             except Interrupted:
                 continue
             if self._users.check(name, password):

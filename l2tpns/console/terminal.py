@@ -19,6 +19,7 @@ from gevent.event import Event
 from gevent.lock import Semaphore
 from gevent.queue import Full, Queue
 
+from l2tpns.awake import AwakeClock
 from l2tpns.console.editor import BELL, Editor, History
 from l2tpns.console.editor import Event as Key
 from l2tpns.console.telnet import GREETING, Telnet, escape
@@ -91,7 +92,8 @@ class Turns:
 class Terminal:
     """A screen and a keyboard, on a socket."""
 
-    def __init__(self, sock: Any, turns: Turns, idle_timeout: Callable[[], int]) -> None:
+    def __init__(self, sock: Any, turns: Turns, idle_timeout: Callable[[], int], awake: AwakeClock) -> None:
+        self._awake = awake
         self._sock = sock
         self._turns = turns
         self._idle_timeout = idle_timeout
@@ -240,7 +242,7 @@ class Terminal:
             raise Closed("hung up")
         limit = self._idle_timeout() if timeout is None else timeout
         try:
-            piece = self._input.get(timeout=None if self.keep_awake or not limit else limit)
+            piece = self._input.get() if self.keep_awake or not limit else self._get_within(limit)
         except gevent.queue.Empty:
             raise Closed("idle for too long") from None
         if piece is None:
@@ -250,6 +252,17 @@ class Terminal:
             return WAKE
         self._typed.extend(piece)
         return self._typed.popleft()
+
+    def _get_within(self, limit: float) -> str | None:
+        """Return what was typed within so many awake seconds; raises Empty."""
+        deadline = self._awake.now() + limit
+        while True:
+            try:
+                piece: str | None = self._input.get(timeout=self._awake.real(deadline - self._awake.now()))
+                return piece
+            except gevent.queue.Empty:
+                if self._awake.now() >= deadline:
+                    raise
 
     def key(self) -> str:
         """One key, for --More--; news waits."""

@@ -16,8 +16,6 @@ from l2tpns.dataplane.udp import Endpoint
 
 Peer = tuple[str, int]
 OnControl = Callable[[bytes, Peer, Endpoint], None]
-# A data message of the path's session came from another address; True: path.peer is that address now, carry it.
-OnForeignSource = Callable[[Path, Peer], bool]
 
 
 class DataPlane(Protocol):

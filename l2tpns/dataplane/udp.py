@@ -14,15 +14,15 @@ from __future__ import annotations
 import errno
 import struct
 from _socket import socket as RawSocket
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address
 from math import inf
 from socket import (
     AF_INET,
     IPPROTO_IP,
     SO_RCVBUF,
-    SO_REUSEADDR,
+    SO_REUSEPORT,
     SO_SNDBUF,
     SOCK_DGRAM,
     SOL_SOCKET,
@@ -183,9 +183,11 @@ def open_socket(address: str, port: int, *, share: bool = False) -> RawSocket:
                 sock.setsockopt(SOL_SOCKET, force, _BUFFER)
             except PermissionError:
                 sock.setsockopt(SOL_SOCKET, plain, _BUFFER)  # as much as net.core.rmem_max allows
-        if share:
-            sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+        # Unlike SO_REUSEADDR, this option lets sockets of one user id share a port and no others. Once it is cleared
+        # no socket can be bound beside this one, whatever its owner and options.
+        sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, share)
         sock.bind((address, port))
+        sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, 0)
     except OSError:
         sock.close()
         raise
@@ -204,7 +206,6 @@ class LacSide:
         *,
         uplink: Callable[[Path, bytes], None],
         on_control: Callable[[bytes, Peer, Endpoint], None],
-        on_foreign_source: Callable[[Path, Peer], bool] | None = None,
         port: int = L2TP_PORT,
         data_checksums: bool = True,
         supervisor: Supervisor | None = None,
@@ -222,7 +223,6 @@ class LacSide:
         self._log = log
         self._uplink = uplink
         self._on_control = on_control
-        self._on_foreign_source = on_foreign_source
         self._supervisor = supervisor or Supervisor(log)
         self._parts: list[Part] = []  # readers of sockets, and the sweep
         self._readers: dict[str, Part] = {}  # by address
@@ -260,13 +260,14 @@ class LacSide:
         if endpoint is None:
             if self._wildcard is not None and not self._has_room():
                 return self._at(address)
-            endpoint = Endpoint(
-                address,
-                self.port,
-                self._counters,
-                beside_wildcard=self._wildcard is not None,
-                data_checksums=self._data_checksums,
-            )
+            with self._wildcard_shared():
+                endpoint = Endpoint(
+                    address,
+                    self.port,
+                    self._counters,
+                    beside_wildcard=self._wildcard is not None,
+                    data_checksums=self._data_checksums,
+                )
             self.port = endpoint.port
             self.endpoints[address] = endpoint
             self.sources.add(inet_aton(address))
@@ -341,13 +342,23 @@ class LacSide:
     def _listen_everywhere(self) -> None:
         sock = open_socket("0.0.0.0", self.port)
         sock.setsockopt(IPPROTO_IP, _IP_PKTINFO, 1)
-        # Only now, so that a second server still fails to bind, but our sockets on single addresses may stand beside.
-        sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
         self.port = sock.getsockname()[1]
         self._wildcard = sock
         self._read(sock, lambda: self._drain_wildcard(sock))
         self._parts.append(self._supervisor.spawn("LAC sockets", self._sweep_forever))
         self._log.info("listening", address="0.0.0.0", port=self.port)
+
+    @contextmanager
+    def _wildcard_shared(self) -> Iterator[None]:
+        """Let a socket of this process be bound beside the wildcard one."""
+        if self._wildcard is None:
+            yield
+            return
+        self._wildcard.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1)
+        try:
+            yield
+        finally:
+            self._wildcard.setsockopt(SOL_SOCKET, SO_REUSEPORT, 0)
 
     def _read(self, sock: RawSocket, drain: Callable[[], object]) -> Part:
         spawn = self._supervisor.spawn
@@ -443,7 +454,7 @@ class LacSide:
         if path is None:
             counters.drop_unknown_session += 1
             return
-        if path.peer != peer and not self._follows(path, peer):
+        if path.peer != peer:  # 8.1; data never shows that a LAC has moved, since no answer to us is in it
             counters.drop_wrong_peer += 1
             path.dropped_wrong_peer += 1
             return
@@ -465,10 +476,6 @@ class LacSide:
         else:
             counters.drop_not_online += 1
             path.dropped_not_online += 1
-
-    def _follows(self, path: Path, peer: Peer) -> bool:
-        """8.1 lets us insist on the LAC's address; the owner of the tunnel may decide to relearn it."""
-        return self._on_foreign_source is not None and self._on_foreign_source(path, peer)
 
 
 def _refusal(address: IPv4Address, port: int, error: OSError) -> str:

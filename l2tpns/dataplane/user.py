@@ -18,7 +18,7 @@ from l2tpns.counters import Counters
 from l2tpns.dataplane.forward import Forwarder, mss_for
 from l2tpns.dataplane.loop import Clock, drain_forever
 from l2tpns.dataplane.path import MINIMUM_MTU, Path
-from l2tpns.dataplane.plane import OnControl, OnForeignSource
+from l2tpns.dataplane.plane import OnControl
 from l2tpns.dataplane.tun import QUEUE_LENGTH, Tun, tun_drain
 from l2tpns.dataplane.tun_watch import Device, TunWatch
 from l2tpns.dataplane.udp import L2TP_PORT, Endpoint, LacSide
@@ -47,7 +47,6 @@ class UserPlane:
         log: Logger,
         on_control: OnControl,
         *,
-        on_foreign_source: OnForeignSource | None = None,
         on_lost: Callable[[], None] | None = None,
         on_surroundings: Callable[[Surroundings], None] | None = None,
         port: int = L2TP_PORT,
@@ -70,7 +69,6 @@ class UserPlane:
             log,
             uplink=self._forwarder.uplink,
             on_control=on_control,
-            on_foreign_source=on_foreign_source,
             port=port,
             data_checksums=config.data_checksums,
             supervisor=self._supervisor,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -70,6 +71,7 @@ class Application:
 
     def __init__(self, sources: Sources, samples: Samples, log: Logger, *, loopback: bool) -> None:
         self._sources = sources
+        self.awake = sources.lns.awake
         self._last_hour = LastHour(samples)
         self._log = log
         self._loopback = loopback
@@ -206,7 +208,7 @@ class OneRequest(WSGIHandler):  # type: ignore[misc]
         super().__init__(sock, address, server, Head(sock.makefile("rb", -1)))
 
     def handle(self) -> None:
-        with gevent.Timeout(CONNECTION_SECONDS, False):
+        with suppress(gevent.Timeout), self.server.awake.timeout(CONNECTION_SECONDS):
             super().handle()
 
     def read_request(self, raw_requestline: str) -> bool:
@@ -236,6 +238,7 @@ class BoundedServer(WSGIServer):  # type: ignore[misc]
             handler_class=OneRequest,
             environ={"SERVER_NAME": address[0]},  # else it would ask the DNS for a name, and wait for it
         )
+        self.awake = application.awake
         self.connections: dict[Any, None] = {}  # greenlets, the oldest first
 
     def _admit(self, handle: Callable[..., None], *arguments: Any) -> None:

@@ -155,6 +155,10 @@ class ChapServer:
             self._phase = _Phase.EXHAUSTED
             self.deadline = None
 
+    def ask_again(self) -> None:
+        """Send one challenge more at least: a response may be lost that came while this process could not read it."""
+        self._count = min(self._count, self.timers.max_configure - 1)
+
     def receive(self, packet: bytes, now: float) -> Credentials | None:
         """The credentials to be checked, once a challenge; whatever the octets are, nothing is raised."""
         try:

@@ -164,6 +164,11 @@ class Automaton(ABC):
         if self.deadline is not None and now >= self.deadline:
             self.step(Event.TO_PLUS if self.restart_count > 0 else Event.TO_MINUS, now)
 
+    def ask_again(self) -> None:
+        """Send one request more at least: an answer may be lost that came while this process could not read it."""
+        if self.state in ASKING:
+            self.restart_count = max(self.restart_count, 1)
+
     def step(self, event: Event, now: float, identifier: int = 0, data: bytes = b"") -> None:
         """Do what the table says. `identifier` and `data` are the received packet's, for the answer to it."""
         transition = TABLE[event][self.state]

@@ -91,6 +91,9 @@ class PapServer:
             self._asked = credentials
         return credentials if first else None
 
+    def ask_again(self) -> None:
+        """Do nothing: the client is the one who repeats."""
+
     def adopt(self, credentials: Credentials) -> None:
         """Proxy authentication (RFC 2661 4.4.5): the LAC has taken the request, `verdict` will answer it."""
         self._asked = credentials

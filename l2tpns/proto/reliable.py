@@ -140,6 +140,11 @@ class Reliable:
         return not self._queue and not self._unacked and not self._held
 
     @property
+    def silent_timeouts(self) -> int:
+        """Return how often in a row the oldest message went unanswered; with few retries the last one counts more."""
+        return self._timeouts if self._timeouts < self._retries else MAX_WINDOW
+
+    @property
     def cycle(self) -> float:
         """Seconds of a full retransmission cycle, for which a closed tunnel must still answer (5.7): 31 by default."""
         return sum(self._interval(timeouts) for timeouts in range(self._retries + 1))
@@ -210,6 +215,30 @@ class Reliable:
             self.nr = (self.nr + 1) & SEQUENCE_MASK
             following = self._ahead.pop(self.nr, None)
         return ready
+
+    def fits(self, header: ControlHeader) -> bool:
+        """Return whether the peer may have sent this now, by its Ns and Nr: what is old or far ahead does not fit."""
+        reach = RESYNC_REACH if self._gap_is_ours else self.receive_window
+        repeats = (header.ns - self.nr + self.receive_window) & SEQUENCE_MASK
+        return repeats <= self.receive_window + reach and self._newly_acknowledged(header.nr) is not None
+
+    def acknowledges(self, header: ControlHeader) -> bool:
+        """Return whether this acknowledges the oldest message that is under way. Changes nothing."""
+        return bool(self._newly_acknowledged(header.nr))
+
+    def _newly_acknowledged(self, nr: int) -> int | None:
+        """Return how many messages an Nr would acknowledge, None if the peer cannot have sent it now."""
+        count = (nr - self.ns + len(self._unacked)) & SEQUENCE_MASK
+        beyond = 0 if self._held is None else RESYNC_REACH
+        return count if count <= len(self._unacked) + beyond else None
+
+    def oldest(self) -> bytes | None:
+        """Return a copy of the oldest unacknowledged message, to ask at another address."""
+        if not self._unacked:
+            return None
+        session_id, body = self._unacked[0]
+        ns = (self.ns - len(self._unacked)) & SEQUENCE_MASK
+        return build_control(self.peer_tunnel_id, session_id, ns, self.nr, body)
 
     def _acknowledged(self, nr: int, now: float) -> None:
         """Forget what the peer has; an Nr of the past, or beyond what we sent, changes nothing."""
@@ -294,6 +323,10 @@ class Reliable:
         self._congestion_window = 1.0
         self._flight = 0
         self._timer = now + self._interval(self._timeouts)
+
+    def ask_again(self) -> None:
+        """Send what is unanswered once more at least: an answer may be lost that came while nothing was read."""
+        self._timeouts = min(self._timeouts, max(self._retries - 1, 0))
 
     def record(self) -> ReliableRecord:
         """The state as data. Messages held ahead of sequence are left out: the peer sends them again."""

@@ -23,6 +23,7 @@ import gevent
 from gevent.event import Event
 from pyrad.packet import Packet
 
+from l2tpns.awake import AwakeClock
 from l2tpns.clock import Moment, date, elapsed, moment
 from l2tpns.errors import NoAnswer, PassedOver
 from l2tpns.log import Logger
@@ -77,6 +78,7 @@ class Accounting:
         log: Logger,
         *,
         random: Callable[[int], bytes] = os.urandom,
+        awake: AwakeClock | None = None,
         clock: Callable[[], Moment] = moment,
         spool_octets: int = SPOOL_OCTETS,
         supervisor: Supervisor | None = None,
@@ -85,8 +87,15 @@ class Accounting:
         self.settings = settings
         self._dictionary = packets.load_dictionary()
         self.transport = Transport(
-            settings, self._dictionary, log, accounting=True, random=random, supervisor=self._supervisor
+            settings,
+            self._dictionary,
+            log,
+            accounting=True,
+            random=random,
+            awake=awake,
+            supervisor=self._supervisor,
         )
+        self._awake = self.transport.awake
         self.stats = AccountingStats()
         self.undelivered = 0
         self._log = log
@@ -205,7 +214,7 @@ class Accounting:
             return
         account = self._gate = self._accounts[ON] = Account(ON, stopped=True)
         self._record(account, ON, None)
-        gevent.spawn_later(GATE, self._open_gate, account)
+        gevent.spawn(self._give_up_gate, account)
 
     def off(self) -> None:
         """Accounting-Off, when everything else is delivered."""
@@ -531,6 +540,11 @@ class Accounting:
             self._set_aside(account, NOT_TAKEN)
         else:
             self._make_ready(account)
+
+    def _give_up_gate(self, account: Account) -> None:
+        """Wait for the server's answer to an Accounting-On, but no longer than GATE."""
+        self._awake.sleep(GATE)
+        self._open_gate(account)
 
     def _open_gate(self, account: Account) -> None:
         if self._gate is not account:

@@ -13,6 +13,7 @@ from ipaddress import AddressValueError, IPv4Address
 
 from pyrad.packet import Packet
 
+from l2tpns.awake import AwakeClock
 from l2tpns.errors import NoAnswer, WireError
 from l2tpns.log import Logger
 from l2tpns.radius import ignored, packets, service
@@ -56,12 +57,13 @@ class RadiusBackend:
         *,
         random: Callable[[int], bytes] = os.urandom,
         supervisor: Supervisor | None = None,
+        awake: AwakeClock | None = None,
     ) -> None:
         self._log = log
         self._dictionary = packets.load_dictionary()
         self._random = random
         self._ignored = Reminders(IGNORED_INTERVAL)
-        self.transport = Transport(settings, self._dictionary, log, random=random, supervisor=supervisor)
+        self.transport = Transport(settings, self._dictionary, log, random=random, awake=awake, supervisor=supervisor)
 
     def configure(self, settings: RadiusSettings) -> None:
         self.transport.configure(settings)

@@ -16,6 +16,7 @@ from typing import Any
 import gevent
 from pyrad.packet import Packet
 
+from l2tpns.awake import AwakeClock
 from l2tpns.errors import NoAnswer, PassedOver
 from l2tpns.log import Logger
 from l2tpns.radius import packets
@@ -99,8 +100,10 @@ class Transport:
         accounting: bool = False,
         random: Callable[[int], bytes] = os.urandom,
         supervisor: Supervisor | None = None,
+        awake: AwakeClock | None = None,
     ) -> None:
         self._supervisor = supervisor or Supervisor(log)
+        self.awake = awake or AwakeClock()
         self._accounting = accounting
         self._dictionary = dictionary
         self._log = log
@@ -169,8 +172,8 @@ class Transport:
         raise PassedOver(text, tally.passed_over, tally.unsure)
 
     def _try(self, request: Request, server: Server, interval: float) -> Packet | None:
-        deadline = time.monotonic() + interval
-        request.next_try = deadline
+        deadline = self.awake.now() + interval
+        request.next_try = time.monotonic() + interval
         leg = request.legs.get(server)
         if leg is None:
             leg = server.open_leg(request, interval)
@@ -199,7 +202,7 @@ class Transport:
         held = False
         while all(other.dead for other in order) and time.monotonic() < server.last_sent + quiet:
             held = True
-            answer = self._answer(request, time.monotonic() + LOOK_AGAIN)
+            answer = self._answer(request, self.awake.now() + LOOK_AGAIN)
             if answer is not None:
                 return answer
         if leg is None:
@@ -208,17 +211,20 @@ class Transport:
             raise NoAnswer(f"no RADIUS server answered {request.label} in time")
         elif held and not server.dead:
             # It lives again, and may be about to answer what it was told before.
-            return self._answer(request, time.monotonic() + self.settings.timeout)
+            return self._answer(request, self.awake.now() + self.settings.timeout)
         return None
 
     def _answer(self, request: Request, deadline: float) -> Packet | None:
-        try:
-            _, leg, reply = request.result.get(timeout=max(0.0, deadline - time.monotonic()))
-        except gevent.Timeout:
+        """Wait for an answer until the awake clock shows `deadline`: the server is not blamed for a pause of ours."""
+        while not request.result.ready():
+            left = deadline - self.awake.now()
+            if left > 0.0:
+                request.result.wait(self.awake.real(left))
+                continue
             gevent.sleep(0)  # who was held up finds the end of the time and the answer at once: the answer counts
             if not request.result.ready():
                 return None
-            _, leg, reply = request.result.get()
+        _, leg, reply = request.result.get()
         # RFC 2868 3.5: salted attributes of a reply are read with the authenticator of its request.
         reply.request_authenticator = leg.packet.authenticator
         return reply

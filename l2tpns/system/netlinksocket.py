@@ -70,15 +70,18 @@ class NetlinkSocket:
 
     def _receive(self) -> Iterator[tuple[int, int, bytes, bool]]:
         """(type, sequence number, whole message, whether more follow) for each message of one datagram."""
+        timed_out = False
         while True:
             try:
                 octets = self._socket.recv(_LARGEST)
                 break
             except BlockingIOError:
+                if timed_out:
+                    raise NetlinkError(ETIMEDOUT) from None
                 try:
                     wait_read(self._socket.fileno(), timeout=TIMEOUT)
                 except TimeoutError:
-                    raise NetlinkError(ETIMEDOUT) from None
+                    timed_out = True  # but if this process stood still, the answer is there
             except OSError as error:  # ENOBUFS: an answer is lost
                 raise NetlinkError(error.errno or EIO) from error
         position = 0

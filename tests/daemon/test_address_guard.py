@@ -185,7 +185,9 @@ def test_a_saved_session_whose_address_is_needed_by_now_is_not_resumed_and_loses
 def leave_without_a_word(server: InProcess) -> None:
     """What the end of a process ends: the greenlets of its tunnels and sessions."""
     server.plane.stop()
-    gevent.killall([server.lns._wheel_greenlet, *(session.greenlet for session in server.lns.sessions.values())])
+    assert server.lns.clock is not None
+    server.lns.clock.stop()
+    gevent.killall([session.greenlet for session in server.lns.sessions.values()])
     for tunnel in server.lns.tunnels.values():
         tunnel.mailbox.post_urgent(TunnelEnded(ends.SHUTDOWN, None))
     gevent.sleep(0)

@@ -25,6 +25,8 @@ from l2tpns.errors import ConfigError, WireError
 from l2tpns.log import Log
 from tests.daemon.packets import ip
 from tests.lab import PATIENCE
+from tests.lab.netns import is_root
+from tests.lab.portthief import PortThief
 
 EVERYWHERE = (IPv4Address(0),)
 PACKET = ip("10.0.0.5", "198.51.100.2", b"data")
@@ -44,7 +46,6 @@ class Rig:
         self.carried: list[bytes] = []
         self.posted: list[tuple[int, bytes]] = []
         self.control: list[tuple[bytes, tuple[str, int], str]] = []
-        self.follow = False
         self.on_full: Callable[[float], None] = lambda full_at: None
         self.up = False  # each control message is taken to bring a tunnel up
         self.side = LacSide(
@@ -54,7 +55,6 @@ class Rig:
             Log.in_memory().get(),
             uplink=lambda path, packet: self.carried.append(packet),
             on_control=self.on_control,
-            on_foreign_source=self.on_foreign_source,
             port=port,
         )
         self.side.start()
@@ -84,11 +84,6 @@ class Rig:
         path.online = True
         self.side.paths[path.key] = path
         return path
-
-    def on_foreign_source(self, path: Path, peer: tuple[str, int]) -> bool:
-        if self.follow:
-            path.peer = peer
-        return self.follow
 
     def send(self, datagram: bytes, to: str = "127.0.0.1", lac: socket.socket | None = None) -> None:
         """Send, and let the reader take it."""
@@ -276,16 +271,6 @@ def test_data_from_another_address_or_port_is_neither_carried_nor_posted(rig: Ri
     assert rig.path.last_rx == 0.0
 
 
-@pytest.mark.statement(10)
-def test_a_tunnel_that_may_move_follows_its_lac(rig: Rig) -> None:
-    rig.follow = True
-    with gevent.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as moved:
-        moved.bind(("127.0.0.1", 0))
-        rig.send(data(b"\xff\x03\x00\x21" + PACKET), lac=moved)
-        assert rig.path.peer == moved.getsockname()
-    assert rig.carried == [PACKET] and rig.counters.drop_wrong_peer == 0
-
-
 @pytest.mark.statement(13)
 def test_two_lacs_behind_one_address_are_told_apart_by_their_ports(rig: Rig) -> None:
     with gevent.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as second:
@@ -435,6 +420,37 @@ def test_with_addresses_given_only_they_are_listened_on() -> None:
 def test_a_second_server_on_the_port_fails_and_says_where(rig: Rig, second: tuple[IPv4Address, ...]) -> None:
     with pytest.raises(ConfigError, match=f"UDP port {rig.side.port}.*in use"):
         Rig(second, rig.side.port)
+
+
+@pytest.mark.skipif(not is_root(), reason="needs root to be another user as well")
+def test_no_other_user_binds_the_port_beside_us_also_while_sockets_for_new_addresses_are_made(rig: Rig) -> None:
+    addresses = ["0.0.0.0", "127.0.0.1", "127.9.0.1", "127.9.0.77", "::", "::ffff:127.0.0.1", "::ffff:127.9.0.99"]
+    with PortThief([("udp", address, rig.side.port) for address in addresses]) as thief:
+        thief.wait_for_a_round()  # with the wildcard socket and one beside it
+        for number in range(1, 100):
+            rig.side.endpoint(f"127.9.0.{number}")
+            gevent.sleep(0.001)
+        thief.wait_for_a_round()
+        assert thief.loot() == []
+    assert thief.tries >= 2 * 4 * len(addresses)
+    rig.send(SCCRQ, to="127.9.0.50")
+    rig.send(SCCRQ, to="127.9.0.150")
+    assert [address for _, _, address in rig.control] == ["127.9.0.50", "127.9.0.150"]
+
+
+def test_no_socket_of_ours_stays_open_to_sharing_its_port(rig: Rig) -> None:
+    rig.side.endpoint("127.9.0.1")
+    assert rig.side._wildcard is not None
+    for sock in (rig.side._wildcard, *(endpoint.socket for endpoint in rig.side.endpoints.values())):
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 0
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0
+
+
+def test_an_address_that_is_not_ours_leaves_the_wildcard_socket_as_it_was(rig: Rig) -> None:
+    assert rig.side._wildcard is not None
+    with pytest.raises(OSError, match="assign requested address"):
+        rig.side.endpoint("192.0.2.77")
+    assert rig.side._wildcard.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0
 
 
 @pytest.mark.statement(12)

@@ -79,3 +79,23 @@ def test_rtnetlink_does_so_too(deaf: Any) -> None:
         it.add_routes([Route(NETWORK, 1, 4)])
     with pytest.raises(NetlinkError):
         it.link_index("lo")
+
+
+@pytest.mark.usefixtures("patient")
+def test_an_answer_that_came_while_this_process_stood_still_is_read_after_the_time() -> None:
+    class Late(Deaf):
+        """It becomes readable for nobody, as when the timer comes first, but the answer is there."""
+
+        reads = 0
+
+        def recv(self, _: int) -> bytes:
+            self.reads += 1
+            if self.reads == 1:
+                raise BlockingIOError
+            return b"answer"
+
+    it = NfNetlink()
+    it.close()
+    it._socket = late = Late()
+    assert list(it._receive()) == [] and late.reads == 2
+    late.close()

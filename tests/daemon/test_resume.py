@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from ipaddress import IPv4Network
 from time import monotonic
 
@@ -15,10 +16,12 @@ import pytest
 from l2tpns import ends
 from l2tpns.ends import SessionEnded
 from l2tpns.proto.ppp import Protocol
+from l2tpns.proto.reliable import Reliable
 from l2tpns.radius.types import AuthReply, FramedRoute
 from tests.daemon.lives import Lives, beat, connect, works
 from tests.daemon.subscribers import Ear
 from tests.lab import PATIENCE
+from tests.lab.endpoint import Endpoint
 from tests.lab.inprocess import until
 from tests.lab.lac import Why
 
@@ -308,3 +311,29 @@ def test_a_chap_challenge_that_was_not_answered_is_put_again(lives: Lives) -> No
     until(lambda: ear.of("in", Protocol.CHAP, 3))  # Success
     assert len(server.lns.sessions) == 1
     lac.close()
+
+
+@pytest.mark.parametrize("how", ["leave", "die"])
+def test_a_lac_that_moves_while_the_server_is_away_is_followed(
+    lives: Lives, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("l2tpns.resume.Reliable", partial(Reliable, first_interval=0.05))
+    lives.settings["auth_tunnel_change_addr_src"] = True
+    getattr(lives, how)()
+    lac = connect(lives)
+    fred = lac.call("fred", "pw").wait_online()
+    lac.wait_acked()
+    beat(lives)
+    old, lac.endpoint = lac.endpoint, Endpoint()
+    lac.endpoint.lacs, old.lacs = old.lacs, {}
+    server = getattr(lives, how)()
+    (ours,) = server.lns.tunnels.values()
+    assert ours.peer == old.local
+    lac.hello()
+    until(lambda: ours.peer == lac.endpoint.local)
+    assert works(lives, fred)
+    beat(lives)
+    server = lives.die()  # where it is now is known to the next life, too
+    (ours,) = server.lns.tunnels.values()
+    assert ours.peer == lac.endpoint.local and works(lives, fred)
+    old.close()

@@ -128,7 +128,6 @@ class LoopbackPlane(UserPlane):
             server.counters,
             server.log,
             server.on_control,
-            on_foreign_source=server.on_foreign_source,
             port=0,
             supervisor=server.supervisor,
         )

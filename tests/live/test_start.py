@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.lab.netns import Lab, Namespace, is_root, wait_until
+from tests.lab.portthief import PortThief
 from tests.lab.server import CHECKOUT, Server, ServerDied
 
 pytestmark = pytest.mark.live
+SCCRQ = bytes.fromhex("c802 0014 0000 0000 0000 0000 8008 0000 0000 0001")
 UNIT = CHECKOUT / "etc/systemd/l2tpns.service.in"
 
 
@@ -70,6 +72,51 @@ def test_a_start_that_fails_says_nothing_to_the_radius_server_and_does_not_wait_
         with pytest.raises(ServerDied, match="1701"):
             second.start()
     assert not second.log("accounting_left_in_spool")  # an Accounting-Off would wait there
+
+
+def test_no_other_user_of_the_machine_can_bind_a_port_that_the_daemon_holds(machine: Namespace, tmp_path: Path) -> None:
+    machine.ip("addr", "add", "192.0.2.1/24", "dev", "lo")
+    settings = {
+        "metrics_bind_address": "192.0.2.1",
+        "metrics_port": 9101,
+        "nsctl_bind_address": "192.0.2.1",
+        "nsctl_secret": "sixteen octets!!",
+        "primary_radius": "192.0.2.9",
+        "radius_secret": "not-told",
+        "radius_accounting": "yes",  # its Accounting-On goes to nobody, from a socket that stays
+        "radius_bind_min": 21701,
+        "radius_bind_max": 21710,
+    }
+    with Server(machine, tmp_path, settings=settings) as server:
+        lac = machine.socket()
+        lac.sendto(SCCRQ, ("192.0.2.1", 1701))  # has a socket beside the wildcard one made
+        server.wait_for("listening", address="192.0.2.1")
+        lac.close()
+        wait_until(lambda: any(port == 21701 for _, _, port in held(server)), what="a RADIUS socket")
+        sockets = held(server)
+        assert {port for _, _, port in sockets} == {23, 1701, 1702, 9101, 21701}
+        targets = {(kind, each, port) for kind, address, port in sockets for each in overlapping(address)}
+        with PortThief(sorted(targets), machine) as thief:
+            assert thief.loot() == []
+
+
+def held(server: Server) -> set[tuple[str, str, int]]:
+    """Sockets of the namespace: UDP ones that are bound, TCP ones that listen."""
+    found = set()
+    for kind, states in (("udp", ("07", "01")), ("tcp", ("0A",))):
+        for line in Path(f"/proc/{server.pid}/net/{kind}").read_text().splitlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            if state in states:
+                address, port = local.split(":")
+                octets = int(address, 16).to_bytes(4, sys.byteorder)
+                found.add((kind, socket.inet_ntoa(octets), int(port, 16)))
+    return found
+
+
+def overlapping(address: str) -> list[str]:
+    """Addresses of a socket that would get some of what is for a socket on this one."""
+    specific = ["127.0.0.1", "127.0.0.9", "192.0.2.1"] if address == "0.0.0.0" else [address]
+    return ["0.0.0.0", "::", *specific, *(f"::ffff:{each}" for each in specific)]
 
 
 @pytest.mark.shows("set log_file")

@@ -286,3 +286,15 @@ def test_nothing_a_server_says_is_longer_than_the_peers_mru(mru: int):
     server.receive(build_value(response), 0.2)
     assert [len(packet) for packet in sent] == [mru] * 3
     assert parse_reply(sent[2]) == ChapReply(challenge.identifier, True, b"x" * (mru - 4))
+
+
+def test_asked_again_after_a_pause_of_the_server_a_client_gets_one_challenge_more():
+    peer, _ = started(Timers(restart=1.0, max_configure=2))
+    peer.server.timeout(1.0)
+    peer.challenge()
+    peer.server.ask_again()
+    peer.server.timeout(2.0)
+    peer.challenge()
+    assert not peer.server.exhausted
+    peer.server.timeout(3.0)
+    assert peer.server.exhausted

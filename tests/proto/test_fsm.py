@@ -225,6 +225,21 @@ def test_a_silent_peer_gets_max_configure_requests_one_a_restart_period(timers: 
         assert (end.it.state, end.it.deadline) == (State.STOPPED, None)
 
 
+def test_asked_again_after_a_pause_of_ours_a_silent_peer_gets_one_request_more():
+    end = lcp_end(timers=Timers(restart=1.0, max_configure=2))
+    first = end.start()
+    end.it.ask_again()  # there is a try left: nothing is added
+    end.it.timeout(1.0)
+    assert end.take() == [first] and end.it.restart_count == 0
+    end.it.ask_again()
+    end.it.timeout(2.0)
+    assert end.take() == [first] and end.told() == []
+    end.it.timeout(3.0)
+    assert end.take() == [] and end.told() == [Notice.FINISHED]
+    end.it.ask_again()
+    assert end.it.deadline is None
+
+
 @pytest.mark.statement(88)
 @pytest.mark.parametrize(("timers", "times"), [(Timers(), 2), (Timers(restart=0.5, max_terminate=4), 4)])
 def test_a_silent_peer_gets_max_terminate_requests(timers: Timers, times: int):

@@ -627,3 +627,83 @@ def test_without_a_crash_a_gap_stays_a_gap() -> None:
     assert end.receive(arrived(8), 100.1) == end.receive(arrived(8), 101.1) == []
     assert end.outgoing(101.2) != []  # a ZLB
     assert end.nr == 5
+
+
+# -- where the peer is ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.statement(10)
+@pytest.mark.parametrize(
+    ("ns", "nr", "fits"),
+    [
+        (100, 50, True),  # new, and nothing acknowledged
+        (100, 52, True),  # both of ours acknowledged
+        (100, 49, False),  # says less than it has said before
+        (100, 53, False),  # acknowledges what was never sent
+        (96, 51, True),  # a repeat
+        (95, 51, False),  # older than its window
+        (104, 51, True),
+        (105, 51, False),  # beyond its window
+        (0, 0, False),
+    ],
+)
+def test_a_message_fits_if_its_ns_and_nr_are_in_the_windows(ns: int, nr: int, fits: bool) -> None:
+    end = with_messages(2, receive_window=4, peer_window=4)
+    end.ns, end.nr = 50, 100
+    end._congestion_window = 4.0
+    assert len(sent(end, 0.0)) == 2
+    before = end.record()
+    for body in (b"x", b""):
+        assert end.fits(arrived(ns, nr, body)) is fits
+    assert end.record() == before
+
+
+@pytest.mark.statement(10)
+def test_the_windows_wrap_at_65536() -> None:
+    end = with_messages(1, receive_window=4)
+    end.ns = end.nr = 0xFFFF
+    sent(end, 0.0)
+    assert end.fits(arrived(1, 0)) and end.fits(arrived(0xFFFD, 0xFFFF)) and not end.fits(arrived(1, 1))
+
+
+def test_a_copy_of_the_oldest_message_changes_nothing_and_its_acknowledgement_is_told() -> None:
+    end = with_messages(2, peer_window=4)
+    assert end.oldest() is None and not end.acknowledges(zlb(0))
+    assert sent(end, 0.0) == [(0, 0, b"0")]
+    copy = end.oldest()
+    assert copy is not None
+    header = parse_control(copy)
+    assert (header.ns, header.nr, header.body) == (0, 0, b"0")
+    assert end.acknowledges(zlb(1)) and not end.acknowledges(zlb(0)) and not end.acknowledges(zlb(2))
+    assert end.unacked == 1 and sent(end, 1.0) == [(0, 0, b"0")]
+
+
+def test_after_a_crash_a_message_fits_though_the_peer_is_further_than_we_remember() -> None:
+    end = Reliable(receive_window=4)
+    end.restore(ReliableRecord(7, 4, ns=10, nr=20, sent=0, pending=()), 0.0, probe=b"hello")
+    sent(end, 0.0)
+    assert end.fits(arrived(500, 300)) and end.acknowledges(zlb(300)) and not end.fits(arrived(20, 9))
+
+
+@pytest.mark.parametrize(("retries", "told"), [(5, [0, 1, 2, 3]), (1, [0, 32767])])
+def test_timeouts_in_a_row_are_told_and_the_last_retry_counts_as_many(retries: int, told: list[int]) -> None:
+    end = with_messages(1, retries=retries)
+    seen = []
+    for now in (0.0, 1.0, 3.0, 7.0)[: len(told)]:
+        end.outgoing(now)
+        seen.append(end.silent_timeouts)
+    assert seen == told
+    end.receive(zlb(1), 8.0)
+    assert end.silent_timeouts == 0
+
+
+@pytest.mark.parametrize("retries", [1, 2])
+def test_asked_again_after_a_pause_of_ours_the_last_message_is_sent_once_more(retries: int) -> None:
+    end = with_messages(1, retries=retries)
+    now = 0.0
+    for _ in range(retries + 1):
+        assert sent(end, now) == [(0, 0, b"0")]
+        now = end.deadline or now
+    end.ask_again()
+    assert sent(end, now) == [(0, 0, b"0")]
+    assert end.deadline is not None and sent(end, end.deadline) == [] and end.dead
