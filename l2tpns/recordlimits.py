@@ -141,10 +141,3 @@ LIMITS: dict[str, Limit] = {
 
 
 DEFAULTS: dict[type, Limit] = {int: COUNT, float: WHEN, str: TEXT, bytes: OCTETS}
-
-
-def check(record: str, name: str, value: Any) -> None:
-    """ValueError when a field of this kind of record cannot hold this."""
-    limit = LIMITS.get(f"{record}.{name}") or DEFAULTS.get(type(value), anything)
-    if not limit(value):
-        raise ValueError(f"{str(value)[:60]} is out of range")

@@ -35,7 +35,7 @@ from l2tpns.proto.ipcp import IpcpRecord
 from l2tpns.proto.lcp import LcpRecord
 from l2tpns.proto.reliable import ReliableChange, ReliableRecord
 from l2tpns.radius.types import AuthReply
-from l2tpns.recordlimits import COUNT, ID, LONGEST_IDLE, WHEN, WORD, Limit, check
+from l2tpns.recordlimits import COUNT, DEFAULTS, ID, LIMITS, LONGEST_IDLE, WHEN, WORD, Limit
 
 SCHEMA = 2  # 1: without `written`, `since boot`, `boot`
 
@@ -144,13 +144,16 @@ def decode(cls: type[T], data: Any, unknown: set[str]) -> T:
     values = {}
     fields = _fields(typing.cast(Hashable, cls))
     for name, value in data.items():
-        convert = fields.get(name)
-        if convert is None:
+        known = fields.get(name)
+        if known is None:
             unknown.add(f"{cls.__name__}.{name}")
             continue
+        convert, limit = known
         try:
-            values[name] = convert(value, unknown)
-            check(cls.__name__, name, values[name])
+            values[name] = found = convert(value, unknown)
+            limit = limit or DEFAULTS.get(type(found))
+            if limit is not None and not limit(found):
+                raise ValueError(f"{str(found)[:60]} is out of range")
         except ValueError as error:
             why = "its value cannot be used" if name in SECRETS else str(error)
             raise ValueError(f"{cls.__name__}.{name}: {why}") from None
@@ -164,9 +167,9 @@ Convert = Callable[[Any, set[str]], Any]
 
 
 @cache
-def _fields(cls: Any) -> dict[str, Convert]:
-    hints = typing.get_type_hints(cls)
-    return {f.name: _converter(hints[f.name]) for f in dataclasses.fields(cls)}
+def _fields(cls: Any) -> dict[str, tuple[Convert, Limit | None]]:
+    hints, names = typing.get_type_hints(cls), [f.name for f in dataclasses.fields(cls)]
+    return {name: (_converter(hints[name]), LIMITS.get(f"{cls.__name__}.{name}")) for name in names}
 
 
 def _converter(hint: Any) -> Convert:
@@ -302,7 +305,7 @@ class Replay:
         added = tuple((_within(WORD, session), _octets(body)) for session, body in queued)
         change = ReliableChange(_within(WORD, ns), _within(WORD, nr), _within(WORD, sent), added)
         control = record.control.after(change)
-        check("ReliableRecord", "pending", control.pending)
+        _within(LIMITS["ReliableRecord.pending"], control.pending, tuple)
         _consistent(control)
         self.tunnels[number] = dataclasses.replace(record, control=control)
 

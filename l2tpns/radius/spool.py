@@ -114,6 +114,7 @@ class Spool:
         self._unwritten: dict[int, Entry] = {}  # live records that the disk did not take
         self._owed: dict[int, bytes] = {}  # lines that say what became of records, which it did not take either
         self._reserved = False  # the file RESERVE is there
+        self._sync_error = ""  # of the last fsync
         self._room: int | None = None  # octets left in the reserve, while that is what we write into
         self._copying = False  # copies of the oldest segment's records are not on disk yet: it must stay
         self._closing = False
@@ -448,9 +449,11 @@ class Spool:
         self._copying = False
         if error:
             self.stats.write_errors += 1
-            self._log.error("spool_sync_failed", path=str(self._directory), why=error)
+            if error != self._sync_error:  # else it has been told: this comes back each second
+                self._log.error("spool_sync_failed", path=str(self._directory), why=error)
         elif overgrown and not self._broken:
             self._trim()
+        self._sync_error = error
 
     def close(self) -> None:
         """Everything safe; a spool without a live record leaves no segment behind."""

@@ -331,3 +331,15 @@ def test_what_is_no_plain_file_is_not_read_and_stays(opened, tmp_path):
     assert files(tmp_path)[-2].name == "0000000010.records"
     for name in ("7", "8", "9"):
         assert os.path.lexists(tmp_path / "spool" / f"000000000{name}.records")
+
+
+def test_a_disk_that_fails_for_long_is_told_once(opened, disk, monkeypatch):
+    monkeypatch.setattr(spool_module, "TRY_AGAIN", 0.01)
+    monkeypatch.setattr(spool_module, "fsync_all", lambda *_: "Input/output error")
+    log = Log.in_memory()
+    spool, _ = opened(log=log)
+    disk.failed = True
+    spool.append("stop", "x", Moment(1.0), b"{}")
+    until(lambda: spool.stats.write_errors > 10)
+    assert len(log.records("spool_sync_failed")) == len(log.records("spool_write_failed")) == 1
+    disk.failed = False
