@@ -144,7 +144,11 @@ class Config:
         _ADDRESS,
         RESTART,
     )
-    cli_max_connections: int = setting(64, "consoles at the same time", Integer(1, 1000))
+    cli_max_connections: int = setting(
+        64,
+        "consoles at the same time; to admit one more, the source that has the most loses one that has not logged in",
+        Integer(1, 1000),
+    )
     cli_idle_timeout: int = setting(
         600, "how long a console may be left alone before it is closed; 0: for ever", _seconds(0, 86400)
     )

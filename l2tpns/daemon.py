@@ -170,7 +170,7 @@ class Daemon:
         self.lns.plane = self.plane
         self.lns.deaf = True  # to what comes before the saved state is taken up: a new tunnel might get an old one's id
         self.console = Console(self.office(), self.logger)
-        self.nsctl = NsctlServer(config, self.counters, self.lns.plugins, self.logger)
+        self.nsctl = NsctlServer(config, self.counters, self.lns.plugins, self.logger, share=self.lns.share)
         self.open_ports()
         gc.disable()  # much is made now, and nothing of it is garbage
         saved = self.load_state()

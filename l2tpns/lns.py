@@ -49,6 +49,7 @@ from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import Backend
 from l2tpns.radius.usage import SessionIds
 from l2tpns.session import Session
+from l2tpns.share import Share
 from l2tpns.snoop import Snoop
 from l2tpns.taps import Taps
 from l2tpns.throttle import Throttle
@@ -93,6 +94,7 @@ class Lns:
         self.tunnels_of: Counter[str] = Counter()  # tunnels that are not closing, by the LAC's address
         self.half_open = HalfOpen()  # tunnels without SCCCN
         self.starting: Counter[str] = Counter()  # calls not online yet, by the LAC's address
+        self.share = Share()  # of the time, for what strangers feed
         self.lingering = 0
         self.history: deque[Ending] = deque(maxlen=HISTORY_LENGTH)
         self.usage_files = UsageFiles(self)

@@ -69,7 +69,8 @@ class Figures:
             self._wanted, self._retry_at = wanted, 0.0
         if wanted is None or address is None or self._server is not None or monotonic() < self._retry_at:
             return
-        server = BoundedServer(wanted, Application(self.sources, self.samples, self._log, loopback=address.is_loopback))
+        application = Application(self.sources, self.samples, self._log, loopback=address.is_loopback)
+        server = BoundedServer(wanted, application, self.sources.lns.share, self._log)
         try:
             server.start()
         except OSError as error:
@@ -84,6 +85,6 @@ class Figures:
 
     def _close(self) -> None:
         if self._server is not None:
-            self._server.close_all()
-            self._server = None
+            server, self._server = self._server, None
+            server.close_all()
             self._log.info("figures_no_longer_served")
