@@ -69,7 +69,7 @@ class Figures:
             self._wanted, self._retry_at = wanted, 0.0
         if wanted is None or address is None or self._server is not None or monotonic() < self._retry_at:
             return
-        application = Application(self.sources, self.samples, self._log, loopback=address.is_loopback)
+        application = Application(self.sources, self.samples, self._log)
         server = BoundedServer(wanted, application, self.sources.lns.share, self._log)
         try:
             server.start()

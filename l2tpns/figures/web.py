@@ -4,12 +4,12 @@ One request a connection, read and answered within CONNECTION_SECONDS, in turns 
 made one at a time, in slices: many visitors cost no more of the data path's time than one. When there are CONNECTIONS,
 the source (an address, a local user) that has the most loses its oldest.
 
-There is nothing to change here, and no login: what reaches the address sees everything.
+There is nothing to change here, and no login: what reaches the address sees everything. So a browser must not be led
+here by a foreign page: see `RequestCheck`.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from l2tpns import __version__
 from l2tpns.door import Door
+from l2tpns.figures.hosts import RequestCheck
 from l2tpns.figures.metrics import Metrics
 from l2tpns.figures.page import LONGEST_QUERY, LastHour, Query, render
 from l2tpns.figures.samples import Samples
@@ -39,6 +40,7 @@ REQUEST_OCTETS = 16_384  # of a request's line and headers
 REQUEST_LINES = 128
 OWNER = "l2tpns.owner"  # in the environment of a request: the source that it is counted to
 LAST_PAGE = 100_000
+LONGEST_NAME = 253  # of a host, in the log
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
@@ -66,18 +68,17 @@ class Response:
 
 NOT_FOUND = Response(b"not found\n", status="404 Not Found")
 NOT_ALLOWED = Response(b"there is nothing to change here\n", status="405 Method Not Allowed")
-MISDIRECTED = Response(b"ask by address or as localhost\n", status="421 Misdirected Request")
 FAILED = Response(b"a mistake of the server's: see its log\n", status="500 Internal Server Error")
 
 
 class Application:
     """WSGI: what is answered to which path."""
 
-    def __init__(self, sources: Sources, samples: Samples, log: Logger, *, loopback: bool) -> None:
+    def __init__(self, sources: Sources, samples: Samples, log: Logger) -> None:
         self._sources = sources
         self._last_hour = LastHour(samples)
         self._log = log
-        self._loopback = loopback
+        self._check = RequestCheck(sources.lns.config)
         self._metrics = Metrics(sources)
         self._turn = OneAtATime()
         self._paths: dict[str, Callable[[Environ], Response]] = {
@@ -101,21 +102,16 @@ class Application:
     def respond(self, environ: Environ) -> Response:
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return NOT_ALLOWED
-        if self._loopback and not self.known_host(environ.get("HTTP_HOST", "")):
-            return MISDIRECTED
+        refusal = self._check.refusal(environ)
+        if refusal is not None:
+            status, why = refusal
+            host, origin = (environ.get(name, "")[:LONGEST_NAME] for name in ("HTTP_HOST", "HTTP_ORIGIN"))
+            self._log.provoked(
+                "figures_refused", peer=environ.get("REMOTE_ADDR", ""), host=host, origin=origin, why=why
+            )
+            return Response(f"{why}\n".encode(), status=status)
         answer = self._paths.get(environ["PATH_INFO"])
         return NOT_FOUND if answer is None else answer(environ)
-
-    def known_host(self, host: str) -> bool:
-        """A foreign web page in an operator's browser reaches loopback by a name of its own that it lets point here."""
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        if name.lower() in ("", "localhost", self._sources.lns.config.hostname.lower()):
-            return True
-        try:
-            ipaddress.ip_address(name.strip("[]"))
-        except ValueError:
-            return False
-        return True
 
     def page(self, environ: Environ) -> Response:
         with self._turn.hold(environ.get(OWNER, "")):

@@ -147,8 +147,14 @@ def metrics() -> str:
 
 `set metrics_bind_address 127.0.0.1` serves three things by HTTP, on TCP port `metrics_port`. There is nothing to change
 there and no login: whoever reaches the address sees the names and addresses of all subscribers, so let it be loopback,
-or a network of your own. On loopback a request must name an address, `localhost` or our `hostname` in its Host header,
-lest foreign web pages in your browser read it.
+or a network of your own.
+
+A request must come to an address, to `localhost`, to our `hostname` or the machine's, or to a name that is listed, for
+example `set metrics_allowed_hosts "lns1.example.net,status.example.net"`. Any other name in its Host header is answered
+by 421, and the log says which (`figures_refused`): otherwise a foreign web page in your browser could let its own name
+point here and read everything. A request that a foreign page makes (Origin, Sec-Fetch-Site) is answered by 403; links
+work. So Prometheus may scrape an address as it is, and a name once it is listed. A proxy in front passes on a Host
+header that is allowed.
 
 At most {CONNECTIONS} connections are open at the same time. For one more, the source that has the most loses its
 oldest. A source is a local user, an address, or its network (/24).
