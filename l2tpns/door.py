@@ -60,7 +60,7 @@ class Door:
         if self._acceptor is not None:
             self._acceptor.kill()
         self._listener.close()
-        gevent.killall(list(self._greenlets), block=False)
+        gevent.killall(list(self._greenlets))
 
     def _accept_forever(self) -> None:
         while True:
@@ -70,8 +70,11 @@ class Door:
                 self._accept()
             except OSError as error:
                 if error.errno != errno.ECONNABORTED:
-                    self._log.provoked("connection_not_accepted", port=self.address[1], why=error.strerror)
+                    self._log.provoked("connection_not_accepted", why=error.strerror)
                     gevent.sleep(REST)
+            except Exception:  # our mistake: the next connection may be another
+                self._log.exception("door_failed")
+                gevent.sleep(REST)
 
     def _accept(self) -> None:
         for _ in range(AT_ONCE):
@@ -79,7 +82,11 @@ class Door:
                 sock, peer = self._listener.accept()
             except BlockingIOError:
                 return
-            self._admit(sock, peer)
+            try:
+                self._admit(sock, peer)
+            except BaseException:
+                sock.close()
+                raise
             if not self._share.open:
                 return
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
@@ -12,7 +15,7 @@ import gevent
 import pytest
 from gevent import socket, subprocess
 
-from l2tpns import nsctlserver, share
+from l2tpns import nsctlserver, places, share
 from l2tpns.console import terminal
 from l2tpns.console.editor import Editor
 from l2tpns.figures import web
@@ -151,6 +154,52 @@ def test_one_who_types_a_letter_now_and_then_has_no_more_time_to_log_in(
     typist = gevent.spawn(type_for_ever)
     slow.expect_end()
     gevent.kill(typist)
+
+
+@pytest.mark.parametrize("typed", [b"", b"fred\n", b"fred\nhush\nshow version\nquit\n"], ids=["nothing", "name", "all"])
+def test_a_console_that_is_over_leaves_nothing_for_the_collector(
+    open_desk: OpenDesk, monkeypatch: pytest.MonkeyPatch, typed: bytes
+) -> None:
+    """What a flood leaves would have to be gone through, for 20 ms in which no packet is carried."""
+    made: list[weakref.ref[Any]] = []
+
+    def make(*arguments: Any) -> terminal.Terminal:
+        made.append(weakref.ref(found := terminal.Terminal(*arguments)))
+        return found
+
+    monkeypatch.setattr("l2tpns.console.server.Terminal", make)
+    desk = open_desk("fred:hush\n")
+    gc.disable()
+    try:
+        peer = desk.operator(TELNET)
+        peer.expect("Username: ")
+        peer.type(typed)
+        until(lambda: made)
+        peer.close()
+        until(lambda: len(desk.console) == 0)
+        until(lambda: made[0]() is None)
+    finally:
+        gc.enable()
+
+
+def test_a_descriptor_that_is_missing_for_a_while_ends_no_listener(
+    open_desk: OpenDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = open_desk()
+    real, failures = places.Places.take, iter((OSError(errno.EMFILE, "Too many open files"), ZeroDivisionError()))
+
+    def take(crowd: places.Places, owner: str) -> places.Place | None:
+        for failure in failures:
+            raise failure
+        return real(crowd, owner)
+
+    monkeypatch.setattr(places.Places, "take", take)
+    for _ in range(2):
+        desk.operator().expect_end()
+    desk.plain()
+    assert len(desk.server.events("connection_not_accepted")) == 1
+    assert len(desk.server.events("door_failed")) == 1
+    desk.server.meant = ("door_failed",)
 
 
 def test_requests_by_http_are_answered_in_turns(serve: Serve, meter: Meter) -> None:
