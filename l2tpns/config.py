@@ -51,6 +51,11 @@ _LOG_FILE = Text(
     pattern=r"(file:)?/.*|syslog:(kern|user|mail|daemon|auth|syslog|lpr|news|uucp|cron|authpriv|ftp|local[0-7])",
     example='a path from the root, "file:/PATH", "syslog:FACILITY" (local0 to local7, daemon, ...), or nothing',
 )
+_HOST_NAMES = Text(
+    1024,
+    pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]*( *, *[A-Za-z0-9_][A-Za-z0-9_.-]*)*",
+    example='names of hosts without a port, separated by commas, such as "lns1.example.net,status.example.net"',
+)
 _NAME = Text(64, pattern=r"[A-Za-z0-9._-]+", example="letters, digits, dots and dashes")
 
 
@@ -146,7 +151,11 @@ class Config:
         _ADDRESS,
         RESTART,
     )
-    cli_max_connections: int = setting(64, "consoles at the same time", Integer(1, 1000))
+    cli_max_connections: int = setting(
+        64,
+        "consoles at the same time; to admit one more, the source that has the most loses one that has not logged in",
+        Integer(1, 1000),
+    )
     cli_idle_timeout: int = setting(
         600, "how long a console may be left alone before it is closed; 0: for ever", _seconds(0, 86400)
     )
@@ -168,6 +177,9 @@ class Config:
         None, "address for metrics, health and the status page, such as 127.0.0.1; none: they are off", _ADDRESS
     )
     metrics_port: int = setting(9701, "and their TCP port", Integer(1, 65535))
+    metrics_allowed_hosts: str = setting(
+        "", "names that may stand in the URL besides addresses, `localhost` and our own name", _HOST_NAMES
+    )
 
     # L2TP
     l2tp_secret: str = setting("", "secret shared with the LACs (RFC 2661 5.1.1)", _SECRET, NEW_SESSIONS, secret=True)
@@ -455,6 +467,11 @@ class Config:
     def radius_servers(self) -> tuple[RadiusServer, ...]:
         both = ((self.primary_radius, self.primary_radius_port), (self.secondary_radius, self.secondary_radius_port))
         return tuple(RadiusServer(address, port, port + 1) for address, port in both if address is not None)
+
+    @property
+    def metrics_hosts(self) -> tuple[str, ...]:
+        """The names of metrics_allowed_hosts."""
+        return tuple(name.strip() for name in self.metrics_allowed_hosts.split(",") if name)
 
     @property
     def radius_ports(self) -> range:

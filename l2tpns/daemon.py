@@ -210,7 +210,13 @@ class Daemon:
         lns.deaf = True  # to what comes before the saved state is taken up: a new tunnel might get an old one's id
         self.console = Console(self.office(), self.logger)
         self.nsctl = NsctlServer(
-            config, self.counters, lns.plugins, self.logger, awake=self.awake, supervisor=self.supervisor
+            config,
+            self.counters,
+            lns.plugins,
+            self.logger,
+            awake=self.awake,
+            share=lns.share,
+            supervisor=self.supervisor,
         )
         self.open_ports()
         gc.disable()  # much is made now, and nothing of it is garbage

@@ -41,6 +41,7 @@ from l2tpns.radius.types import Backend
 from l2tpns.radius.usage import SessionIds
 from l2tpns.reminders import Reminders
 from l2tpns.session import Session
+from l2tpns.share import Share
 from l2tpns.slices import in_slices
 from l2tpns.snoop import Snoop
 from l2tpns.strangers import Strangers
@@ -95,6 +96,7 @@ class Lns:
         self.strangers = Strangers(self)
         self.turns = Turns()  # of tunnels with more mail than they can read at once
         self.starting: Counter[str] = Counter()  # calls not online yet, by the LAC's address
+        self.share = Share()  # of the time, for what strangers feed
         self.lingering = 0
         self.probe_budget = ProbeBudget()
         self.history: deque[Ending] = deque(maxlen=HISTORY_LENGTH)

@@ -4,13 +4,14 @@ Who is on this machine may ask. A datagram from 127.0.0.0/8 cannot have come fro
 martians, unless route_localnet was switched on. Who is elsewhere needs nsctl_secret; without it nothing is answered.
 
 It knows load_plugin, unload_plugin and help; everything else is the plugins'. Each request has a greenlet of its own,
-since a plugin may wait, and none is obeyed twice because its answer was late or lost.
+since a plugin may wait, and none is obeyed twice because its answer was late or lost. Beyond the usual numbers there is
+room for a local user, or another host, that has not taken a quarter of them already: none locks out the others.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import islice
 from math import inf
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 
 import gevent
 from gevent import socket
+from gevent.socket import wait_read
 
 from l2tpns.awake import AwakeClock
 from l2tpns.config import Config
@@ -28,19 +30,22 @@ from l2tpns.log import Logger
 from l2tpns.proto.nsctl import NOT_AUTHORISED, UNKNOWN_COMMAND, AnyPacket, Malformed, Request, Verb, decode
 from l2tpns.proto.seal import LONGEST_SEALED, WINDOW, Direction, Forged, Sealed, is_sealed, unseal
 from l2tpns.settings import printable
+from l2tpns.share import Share
 from l2tpns.supervisor import Part, Supervisor
+from l2tpns.system.socketowner import owner_of
 
 Peer = tuple[str, int]
 
 LOOPBACK = "127.0.0.1"
-BATCH = 16  # datagrams; then a pause, so that no flood takes more than a few percent of our time
-PAUSE = 0.01
+BATCH = 16  # datagrams in one turn
+REST = 1.0  # seconds after an error of the socket
 MOST_AT_ONCE = 32  # requests that run
 REPEATED = 2.0  # seconds that an answer is repeated to who asks again: the client's patience
 MOST_KEPT = 1024  # exchanges of the last REPEATED seconds
 NONCES_KEPT = 2 * WINDOW + 1.0  # seconds: a request from the edge of the window comes back at its other edge
 MOST_NONCES = 10_000  # 160 requests a second from other hosts
 CONTROL_SECONDS = 60.0  # for a plugin's answer
+SHARE_OWNER = "nsctl"
 PRIVATE = frozenset({"snoop", "unsnoop"})  # commands that say who is intercepted: only the audit log may tell
 FAILED = "an error of this server; its log has the details"
 HELP = (
@@ -75,6 +80,7 @@ class Exchange:
     nonce: bytes = b""  # if it came sealed
     answer: bytes = b""
     until: float = inf  # when it may be forgotten
+    owner: str = ""  # where it comes from, once half of the places are taken
 
     @property
     def peer(self) -> str:
@@ -106,9 +112,12 @@ class Exchanges:
             del self._latest[stale]
         return self._latest.get(name)
 
+    def full_for(self, exchange: Exchange) -> bool:
+        return full_for(exchange, self._latest.values(), self._most)
+
     @property
-    def full(self) -> bool:
-        return len(self._latest) >= self._most
+    def crowded(self) -> bool:
+        return 2 * len(self._latest) >= self._most
 
     def begin(self, name: Peer | bytes, exchange: Exchange) -> None:
         self._latest.pop(name, None)
@@ -118,6 +127,13 @@ class Exchanges:
         if self._latest.get(name) is exchange:
             exchange.until = monotonic() + self._keep
             self.begin(name, exchange)
+
+
+def full_for(exchange: Exchange, held: Collection[Exchange], most: int) -> bool:
+    """Whether there is no place for this one among `held`."""
+    if len(held) < most:
+        return False
+    return len(held) >= 2 * most or sum(other.owner == exchange.owner for other in held) >= most // 4
 
 
 class NsctlServer:
@@ -130,9 +146,11 @@ class NsctlServer:
         plugins: Plugins,
         log: Logger,
         clock: Callable[[], float] = time.time,
+        share: Share | None = None,
         supervisor: Supervisor | None = None,
         awake: AwakeClock | None = None,
     ) -> None:
+        self._share = share or Share()
         self._supervisor = supervisor or Supervisor(log)
         self._awake = awake or AwakeClock()
         self._config = config
@@ -142,7 +160,7 @@ class NsctlServer:
         self._clock = clock
         self._sockets: dict[Peer, Any] = {}  # by what the configuration says
         self._readers: dict[Peer, Part] = {}
-        self._running: set[Any] = set()
+        self._running: dict[Any, Exchange] = {}  # by greenlet
         self._recent = Exchanges(REPEATED, MOST_KEPT)
         self._nonces = Exchanges(NONCES_KEPT, MOST_NONCES)
         # Nonces do not outlive the process: what was sealed before it began could be a replay.
@@ -198,17 +216,27 @@ class NsctlServer:
         self._sockets.pop(address).close()
 
     def _read(self, sock: Any) -> None:
+        sock.setblocking(False)
         while True:
-            for _ in range(BATCH):
-                try:
-                    octets, source = sock.recvfrom(LONGEST_SEALED + 1)
-                    self.on_datagram(sock, octets, source)
-                except OSError as error:
-                    self._log.provoked("nsctl_read_failed", why=error.strerror)
-                    gevent.sleep(1.0)
-                except Exception:  # our mistake: the next request may be another
-                    self._log.exception("nsctl_failed")
-            gevent.sleep(PAUSE)
+            wait_read(sock.fileno())
+            self._share.turn(SHARE_OWNER)
+            try:
+                self._drain(sock)
+            except OSError as error:
+                self._log.provoked("nsctl_read_failed", why=error.strerror)
+                gevent.sleep(REST)
+            except Exception:  # our mistake: the next request may be another
+                self._log.exception("nsctl_failed")
+
+    def _drain(self, sock: Any) -> None:
+        for _ in range(BATCH):
+            try:
+                octets, source = sock.recvfrom(LONGEST_SEALED + 1)
+            except BlockingIOError:
+                return
+            self.on_datagram(sock, octets, source)
+            if not self._share.open:
+                return
 
     # Who may ask
 
@@ -277,7 +305,10 @@ class NsctlServer:
         except Malformed as malformed:
             self._malformed(exchange, malformed)
             return
-        if not refusal and (len(self._running) >= MOST_AT_ONCE or exchanges.full):
+        if 2 * len(self._running) >= MOST_AT_ONCE or exchanges.crowded:
+            exchange.owner = self._owner(exchange)
+        full = full_for(exchange, self._running.values(), MOST_AT_ONCE) or exchanges.full_for(exchange)
+        if not refusal and full:
             refusal = "too many requests: try again later"
         if refusal:
             self._refuse(exchange, refusal)
@@ -285,8 +316,13 @@ class NsctlServer:
             return
         exchanges.begin(name, exchange)
         greenlet = gevent.spawn(self._serve, exchange, packet, request, exchanges, name)
-        self._running.add(greenlet)
-        greenlet.rawlink(self._running.discard)
+        self._running[greenlet] = exchange
+        greenlet.rawlink(lambda ended: self._running.pop(ended, None))
+
+    def _owner(self, exchange: Exchange) -> str:
+        """The local user, or the other host."""
+        ours = [sock.getsockname() for sock in self._sockets.values() if sock is exchange.sock]
+        return owner_of(exchange.source, ours[0], socket.IPPROTO_UDP) if ours else exchange.source[0]
 
     def _serve(
         self, exchange: Exchange, packet: AnyPacket, request: Request, exchanges: Exchanges, name: Peer | bytes

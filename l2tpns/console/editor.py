@@ -7,7 +7,7 @@ key as it is. A line longer than the window scrolls sideways.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 
 LONGEST_LINE = 1024  # characters
@@ -42,13 +42,16 @@ class History:
 class Editor:
     """One line being typed."""
 
-    def __init__(self, history: History | None = None, *, hidden: bool = False, width: int = 80) -> None:
-        """`hidden`: a password, neither shown nor remembered."""
+    def __init__(
+        self, history: History | None = None, *, hidden: bool = False, plain: bool = False, width: int = 80
+    ) -> None:
+        """`hidden`: a password, neither shown nor remembered. `plain`: a stranger's; no key costs much."""
         self.prompt = ""
         self.width = width or 80
         self.cursor = 0
         self.too_long = False
         self._hidden = hidden
+        self._helps = not hidden and not plain
         self._history = history or History()
         self._place = len(self._history.lines)  # in the history
         self._unfinished = ""
@@ -56,30 +59,8 @@ class Editor:
         self._offset = 0  # first character shown
         self._sequence = ""  # an escape sequence being received
         self._verbatim = False
-        self._keys: dict[str, Callable[[], str]] = {
-            "\x01": lambda: self._move(0),
-            "\x02": lambda: self._move(self.cursor - 1),
-            "\x05": lambda: self._move(len(self._chars)),
-            "\x06": lambda: self._move(self.cursor + 1),
-            "\x04": self._delete,
-            "\x08": self._backspace,
-            "\x7f": self._backspace,
-            "\x0b": lambda: self._cut(self.cursor, len(self._chars)),
-            "\x0c": self.draw_screen,
-            "\x0e": lambda: self._recall(self._place + 1),
-            "\x10": lambda: self._recall(self._place - 1),
-            "\x15": lambda: self._cut(0, self.cursor),
-            "\x17": self._cut_word,
-        }
-        self._sequences: dict[str, Callable[[], str]] = {
-            **dict.fromkeys(("[A", "OA"), self._keys["\x10"]),
-            **dict.fromkeys(("[B", "OB"), self._keys["\x0e"]),
-            **dict.fromkeys(("[C", "OC"), self._keys["\x06"]),
-            **dict.fromkeys(("[D", "OD"), self._keys["\x02"]),
-            **dict.fromkeys(("[H", "OH", "[1~", "[7~"), self._keys["\x01"]),
-            **dict.fromkeys(("[F", "OF", "[4~", "[8~"), self._keys["\x05"]),
-            "[3~": self._delete,
-        }
+        self._keys: Keys = PLAIN_KEYS if plain else KEYS
+        self._sequences: Keys = {} if plain else SEQUENCES
 
     @property
     def text(self) -> str:
@@ -102,9 +83,9 @@ class Editor:
             return "", Event.INTERRUPT
         if char == "\x04" and not self._chars:
             return "", Event.END
-        if char == "\t" and not self._hidden:
+        if char == "\t" and self._helps:
             return "", Event.COMPLETE
-        if char == "?" and not self._hidden and not in_quotes(self.before_cursor):
+        if char == "?" and self._helps and not in_quotes(self.before_cursor):
             return "", Event.HELP
         if char == "\x1b":
             self._sequence = char
@@ -114,7 +95,7 @@ class Editor:
             return "", None
         handler = self._keys.get(char)
         if handler is not None:
-            return handler(), None
+            return handler(self), None
         return self._insert(char), None
 
     def insert(self, text: str) -> str:
@@ -213,7 +194,39 @@ class Editor:
             return ""
         self._sequence = ""
         handler = self._sequences.get(body)
-        return handler() if handler is not None else ""
+        return handler(self) if handler is not None else ""
+
+
+Keys = Mapping[str, Callable[[Editor], str]]
+
+# Of a name or a password.
+PLAIN_KEYS: Keys = {
+    "\x08": Editor._backspace,
+    "\x7f": Editor._backspace,
+    "\x15": lambda editor: editor._cut(0, editor.cursor),
+    "\x17": Editor._cut_word,
+}
+KEYS: Keys = {
+    **PLAIN_KEYS,
+    "\x01": lambda editor: editor._move(0),
+    "\x02": lambda editor: editor._move(editor.cursor - 1),
+    "\x05": lambda editor: editor._move(len(editor._chars)),
+    "\x06": lambda editor: editor._move(editor.cursor + 1),
+    "\x04": Editor._delete,
+    "\x0b": lambda editor: editor._cut(editor.cursor, len(editor._chars)),
+    "\x0c": Editor.draw_screen,
+    "\x0e": lambda editor: editor._recall(editor._place + 1),
+    "\x10": lambda editor: editor._recall(editor._place - 1),
+}
+SEQUENCES: Keys = {
+    **dict.fromkeys(("[A", "OA"), KEYS["\x10"]),
+    **dict.fromkeys(("[B", "OB"), KEYS["\x0e"]),
+    **dict.fromkeys(("[C", "OC"), KEYS["\x06"]),
+    **dict.fromkeys(("[D", "OD"), KEYS["\x02"]),
+    **dict.fromkeys(("[H", "OH", "[1~", "[7~"), KEYS["\x01"]),
+    **dict.fromkeys(("[F", "OF", "[4~", "[8~"), KEYS["\x05"]),
+    "[3~": Editor._delete,
+}
 
 
 def in_quotes(text: str) -> bool:

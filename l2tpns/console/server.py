@@ -8,22 +8,22 @@ from typing import Any
 
 import gevent
 from gevent import socket
-from gevent.server import StreamServer
 
 from l2tpns.console import commands, plugins
 from l2tpns.console.office import Office
 from l2tpns.console.shell import Shell
-from l2tpns.console.terminal import Terminal, Turns
+from l2tpns.console.terminal import Terminal
 from l2tpns.console.users import Users
+from l2tpns.door import Door
 from l2tpns.errors import ConfigError, refused
 from l2tpns.log import Logger
+from l2tpns.places import Place, Places
 from l2tpns.supervisor import Part
 
 TELNET_PORT = 23
-BACKLOG = 64
+BACKLOG = 256
 SEND_BUFFER = 65536  # octets that the kernel keeps for a reader that is slow
 RETRY = 10.0  # seconds between two attempts to have it again
-LOOK = 1.0  # seconds between two looks whether the port is still served
 FAREWELL = 2.0  # seconds in which a console that is refused may read why
 
 
@@ -35,10 +35,10 @@ class Console:
         self._log = log
         self._port = port
         self._commands = plugins.Commands(office, commands.COMMANDS, commands.WORDS)
-        self._turns = Turns()
-        self._shells: dict[Shell, Any] = {}  # with their greenlets
+        self._share = office.lns.share
+        self._places = Places(lambda: office.config.cli_max_connections)
         self._listener: Any = None
-        self._server: StreamServer | None = None
+        self._door: Door | None = None
         self._part: Part | None = None
         self.users = Users(office.files.users, log)
 
@@ -68,26 +68,29 @@ class Console:
         """Serve. Raises ConfigError as `open` does, if that was not called."""
         if self._listener is None:
             self.open()
-        self._accept()
+        self._let_in()
         self._warn(self._address)
-        self._part = self._office.lns.supervisor.spawn("console", self._mind)
+        self._part = self._office.lns.supervisor.spawn("console", self._keep_served)
 
-    def _accept(self) -> None:
-        self._server = StreamServer(self._listener, self._serve)
-        self._server.start()
+    def _let_in(self) -> None:
+        self._door = Door(self._listener, self._places, self._share, self._log, self._serve, self._turn_away)
+        self._door.open()
 
-    def _mind(self) -> None:
-        """gevent gives up a server whose socket fails: then there is to be another one."""
-        while self._server is None or self._server.closed:
-            try:
-                self.open()
-            except ConfigError as error:  # no reason to do without the rest of the server
-                self._log.provoked("console_not_served", why=str(error))
-                gevent.sleep(RETRY)
-            else:
-                self._accept()
-        while self._server is not None and not self._server.closed:
-            gevent.sleep(LOOK)
+    def _keep_served(self) -> None:
+        """Make the listening socket again when it has failed."""
+        while True:
+            if self._door is None:
+                try:
+                    self.open()
+                except ConfigError as error:  # no reason to do without the rest of the server
+                    self._log.provoked("console_not_served", why=str(error))
+                    gevent.sleep(RETRY)
+                    continue
+                self._let_in()
+            assert self._door is not None
+            self._door.wait()
+            self._door.close()
+            self._door = None
 
     def _warn(self, address: IPv4Address) -> None:
         users = self.users.read()
@@ -102,35 +105,33 @@ class Console:
 
     @property
     def port(self) -> int:
-        assert self._server is not None
-        return int(self._server.server_port)
+        assert self._door is not None
+        return self._door.address[1]
 
     def stop(self) -> None:
         """Close the port and all consoles."""
         if self._part is not None:
             self._part.stop()
             self._part = None
-        if self._server is not None:
-            self._server.stop()
+        if self._door is not None:
+            self._door.close()
         elif self._listener is not None:
             self._listener.close()
-        gevent.killall(list(self._shells.values()))
 
     def __len__(self) -> int:
-        return len(self._shells)
+        return len(self._places)
 
-    def _serve(self, sock: Any, address: tuple[str, int]) -> None:
+    def _serve(self, sock: Any, address: tuple[str, int], place: Place) -> None:
         peer = f"{address[0]}:{address[1]}"
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        if not self._make_room():
-            self._log.warning("console_refused_connection", peer=peer, why="cli_max_connections")
-            refuse(sock)
-            return
-        terminal = Terminal(sock, self._turns, lambda: self._office.config.cli_idle_timeout, self._office.lns.awake)
-        shell = Shell(self._office, self._commands.grammar, self.users, terminal, peer, self._log)
-        self._shells[shell] = gevent.getcurrent()
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        except OSError:
+            return  # it has been reset
+        office = self._office
+        terminal = Terminal(sock, self._share, lambda: office.config.cli_idle_timeout, office.lns.awake, place.owner)
+        shell = Shell(office, self._commands.grammar, self.users, terminal, peer, self._log, place)
         self._log.debug("console_connected", peer=peer)
         why = "an error of this server"
         try:
@@ -138,20 +139,13 @@ class Console:
         except Exception:
             self._log.exception("console_failed", peer=peer)
         finally:
-            del self._shells[shell]
             terminal.close()
             self._log.debug("console_closed", peer=peer, user=shell.user, why=why)
 
-    def _make_room(self) -> bool:
-        """Is there room for one more? Who has not logged in makes way: a stranger locks no operator out."""
-        if len(self._shells) < self._office.config.cli_max_connections:
-            return True
-        strangers = [shell for shell in self._shells if not shell.inside]
-        if not strangers:
-            return False
-        oldest = min(strangers, key=lambda shell: shell.since)
-        gevent.kill(self._shells[oldest])
-        return True
+    def _turn_away(self, sock: Any, address: tuple[str, int]) -> None:
+        peer = f"{address[0]}:{address[1]}"
+        self._log.provoked("console_refused_connection", peer=peer, why="cli_max_connections")
+        refuse(sock)
 
 
 def refuse(sock: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
 
 import gevent
 import orjson
@@ -12,10 +11,11 @@ from l2tpns.console.grammar import Grammar, Mode, Privilege, Standing
 from l2tpns.console.logtext import log_line
 from l2tpns.console.office import Office
 from l2tpns.console.output import Output, Refused, text
-from l2tpns.console.terminal import Closed, Interrupted, Terminal
+from l2tpns.console.terminal import Closed, Flooded, Interrupted, Terminal
 from l2tpns.console.users import Users
 from l2tpns.errors import ConfigError, PluginError
 from l2tpns.log import Listener, Logger
+from l2tpns.places import Place
 from l2tpns.policy import PolicyError
 
 LOGIN_TRIES = 3
@@ -28,7 +28,14 @@ class Shell:
     """One operator."""
 
     def __init__(
-        self, office: Office, grammar: Callable[[], Grammar], users: Users, terminal: Terminal, peer: str, log: Logger
+        self,
+        office: Office,
+        grammar: Callable[[], Grammar],
+        users: Users,
+        terminal: Terminal,
+        peer: str,
+        log: Logger,
+        place: Place,
     ) -> None:
         self.office = office
         self._grammar = grammar  # it changes with the plugins
@@ -38,8 +45,7 @@ class Shell:
         self.mode = Mode.EXEC
         self.access_list = ""  # whose rules are typed, in Mode.ACL
         self.privilege = Privilege.LOOK
-        self.since = monotonic()
-        self.inside = False  # logged in
+        self._place = place
         self.streams: frozenset[int] = frozenset()  # levels that `debug` shows
         self._users = users
         self._log = log
@@ -58,6 +64,9 @@ class Shell:
                 line = self.terminal.read_line(self.prompt, self.complete, self.help)
                 self.obey(line)
             return "left"
+        except Flooded as flooded:
+            self._log.provoked("console_flooded", peer=self.peer, why=str(flooded))
+            return str(flooded)
         except Closed as closed:
             return str(closed)
         finally:
@@ -77,26 +86,28 @@ class Shell:
         """Name and password, unless nobody is asked for them."""
         users = self._users.read()
         if users.open:
-            self.inside = True
+            self.terminal.trust("")
             return True
         awake = self.office.lns.awake
         until = awake.now() + LOGIN_TIMEOUT
         for _ in range(LOGIN_TRIES):
             try:
-                name = self.terminal.ask("Username: ", timeout=max(until - awake.now(), 0.01)).strip()
-                password = self.terminal.ask("Password: ", hidden=True, timeout=max(until - awake.now(), 0.01))
+                name = self.terminal.ask("Username: ", until=until).strip()
+                self._place.heard = True
+                password = self.terminal.ask("Password: ", hidden=True, until=until)
             except Interrupted:
                 continue
-            if self._users.check(name, password):
+            if self._users.check(name, password, self._place.owner):
                 self.user = name
-                self.inside = True
+                self._place.kept = True
+                self.terminal.trust(name)
                 # Manual: everybody on the list has full control; with an enable password (2.x) that comes first.
                 self.privilege = Privilege.ENABLED if users.enable is None else Privilege.LOOK
                 self._log.info("console_login", user=name, peer=self.peer)
                 return True
             # A name that nobody has may be a password, typed a line too early.
             known = name if name in users.passwords else "?"
-            self._log.warning("console_login_refused", user=known, peer=self.peer)
+            self._log.provoked("console_login_refused", user=known, peer=self.peer)
             gevent.sleep(FAILURE_DELAY)
             self.terminal.say("Access denied")
         return False
@@ -107,11 +118,11 @@ class Shell:
         if users.enable is not None or users.broken:
             for _ in range(LOGIN_TRIES):
                 try:
-                    if self._users.check_enable(self.terminal.ask("Password: ", hidden=True)):
+                    if self._users.check_enable(self.terminal.ask("Password: ", hidden=True), self._place.owner):
                         break
                 except Interrupted:
                     raise Refused("Access denied") from None
-                self._log.warning("console_enable_refused", user=self.user, peer=self.peer)
+                self._log.provoked("console_enable_refused", user=self.user, peer=self.peer)
                 gevent.sleep(FAILURE_DELAY)
             else:
                 raise Refused("Access denied")
@@ -148,6 +159,7 @@ class Shell:
         line = line.strip()
         if not line or line[0] in "#!":
             return
+        self._place.kept = True  # where no user is named, a command is what tells an operator from a stranger
         if line.endswith("?"):  # typed where no key could be seen: nc, a script
             self.terminal.say("\n".join(self.help(line[:-1])))
             return

@@ -36,6 +36,10 @@ class Telnet:
         self.echo = False  # the peer wants us to echo: it is a terminal in character mode
         self.width = self.height = 0  # 0: unknown
 
+    def let_go(self) -> None:
+        """Cut the circles of references: a connection's memory is free when it ends, not when the collector comes."""
+        self._reply = self._state = _nothing
+
     def feed(self, octets: bytes) -> bytes:
         """What was typed; each end of a line is one `\\n`, whatever the peer makes of it."""
         self._data = bytearray()
@@ -110,6 +114,10 @@ class Telnet:
         sub = self._sub
         if octet == SE and len(sub) == 5 and sub[0] == NAWS:
             self.width, self.height = sub[1] << 8 | sub[2], sub[3] << 8 | sub[4]
+
+
+def _nothing(_: object) -> None:
+    pass
 
 
 def escape(octets: bytes) -> bytes:

@@ -1,8 +1,9 @@
 """One connection's screen: keys come in through a reader greenlet, lines go out in slices.
 
-Nothing here can hold up the server: what is shown is made a millisecond at a time, one console at a time (`Turns`),
-and sent to the end before more is made, so that a slow reader waits alone and costs no memory. What the log has to
-say meanwhile is kept in a short queue; what does not fit is counted.
+Nothing here can hold up the server: octets are read, keys obeyed and lines made in turns of a millisecond that all
+consoles share with what else strangers feed (`Share`). What was made is sent to the end before more is made, so that a
+slow reader waits alone and costs no memory. What the log has to say meanwhile is kept in a short queue; what does not
+fit is counted. A peer that has not logged in may send a name and a password a few times, and no more.
 """
 
 from __future__ import annotations
@@ -11,11 +12,9 @@ import codecs
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from time import monotonic
 from typing import Any
 
 import gevent
-from gevent.event import Event
 from gevent.lock import Semaphore
 from gevent.queue import Full, Queue
 
@@ -23,12 +22,15 @@ from l2tpns.awake import AwakeClock
 from l2tpns.console.editor import BELL, Editor, History
 from l2tpns.console.editor import Event as Key
 from l2tpns.console.telnet import GREETING, Telnet, escape
+from l2tpns.share import Share
 
-SLICE = 0.001  # seconds of making output before the others get their turn
 CHUNK = 8192  # characters sent at once
 SEND_TIMEOUT = 60.0  # for a reader that takes nothing
 READ_SIZE = 1024
 INPUT_QUEUE = 16  # pieces of READ_SIZE typed ahead
+LOGIN_CHARACTERS = 4096  # that may be typed before the login has succeeded
+LOGIN_TELNET = 16_384  # octets before it that are no characters: what telnet negotiates
+ECHO_PIECES = 64  # answers to keys that are kept for one packet
 NEWS_QUEUE = 500  # log lines that wait to be shown
 MORE = "--More--"
 WAKE = ""  # in the input queue: there is news
@@ -38,70 +40,34 @@ class Closed(Exception):
     """The connection is over; the text says why."""
 
 
+class Flooded(Closed):
+    """The peer has sent more than a login takes."""
+
+
 class Interrupted(Exception):
     """^C."""
-
-
-class Turns:
-    """Makes output for one console at a time, in the order of asking, and for all together half the time at most."""
-
-    def __init__(self) -> None:
-        self._busy = False
-        self._waiting: deque[Event] = deque()
-
-    def make(self, pieces: Iterator[str | None], room: int) -> tuple[list[str], bool]:
-        """Pieces of some characters in all, made in one slice; and whether there are more."""
-        self._take()
-        try:
-            gevent.sleep(SLICE)
-            made: list[str] = []
-            until = monotonic() + SLICE
-            for piece in pieces:
-                if piece is not None:
-                    made.append(piece)
-                    room -= len(piece)
-                if room <= 0 or monotonic() >= until:
-                    return made, True
-            return made, False
-        finally:
-            self._pass_on()
-
-    def _take(self) -> None:
-        """gevent's Semaphore would let whoever gave it back have it again before those who wait."""
-        if not self._busy:
-            self._busy = True
-            return
-        mine = Event()
-        self._waiting.append(mine)
-        try:
-            mine.wait()
-        except BaseException:
-            if mine.is_set():
-                self._pass_on()
-            else:
-                self._waiting.remove(mine)
-            raise
-
-    def _pass_on(self) -> None:
-        if self._waiting:
-            self._waiting.popleft().set()
-        else:
-            self._busy = False
 
 
 class Terminal:
     """A screen and a keyboard, on a socket."""
 
-    def __init__(self, sock: Any, turns: Turns, idle_timeout: Callable[[], int], awake: AwakeClock) -> None:
+    def __init__(
+        self, sock: Any, share: Share, idle_timeout: Callable[[], int], awake: AwakeClock, owner: str = ""
+    ) -> None:
         self._awake = awake
         self._sock = sock
-        self._turns = turns
+        self._share = share
+        self._owner = owner  # of the turns
         self._idle_timeout = idle_timeout
         self._sending = Semaphore(1)
         self._telnet = Telnet(self._send)
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
         self._input: Queue[str | None] = Queue(INPUT_QUEUE)
         self._typed: deque[str] = deque()  # characters taken out of the queue
+        self._echoed: list[str] = []  # what keys have shown and is not sent yet
+        self._trusted = False  # logged in
+        self._characters = 0  # typed before that
+        self._flooded = ""  # why the peer is sent away
         self._over = False
         self._interrupted = False
         self._news: deque[str] = deque()
@@ -114,9 +80,16 @@ class Terminal:
     def start(self) -> None:
         self._send(GREETING)
 
+    def trust(self, user: str) -> None:
+        """The peer has logged in: it may send what it likes, and has its turns as this user."""
+        self._trusted = True
+        if user:
+            self._owner = f"operator {user}"
+
     def close(self) -> None:
         self._reader.kill(block=False)
         self._sock.close()
+        self._telnet.let_go()
 
     @property
     def echo(self) -> bool:
@@ -144,18 +117,40 @@ class Terminal:
         pieces = iter(lines)
         more = True
         while more:
-            made, more = self._turns.make(pieces, CHUNK)
+            made, more = self._make(pieces)
             if self._interrupted:
                 raise Interrupted
             for portion in page.portions(made):
                 self._send_text(portion)
 
+    def _make(self, pieces: Iterator[str | None]) -> tuple[list[str], bool]:
+        """Pieces of about CHUNK characters in all, made in one turn; and whether there are more."""
+        self._share.turn(self._owner)
+        made: list[str] = []
+        room = CHUNK
+        for piece in pieces:
+            if piece is not None:
+                made.append(piece)
+                room -= len(piece)
+            if room <= 0 or not self._share.open:
+                return made, True
+        return made, False
+
     def put(self, words: str) -> None:
-        """Text as it is: prompts, echo."""
+        """Text as it is, such as a prompt."""
         if words:
             self._send_text(words)
 
+    def _put_later(self, words: str) -> None:
+        """Text that goes with what comes next, or before the next key is waited for: one packet for many keys."""
+        self._echoed.append(words)
+        if len(self._echoed) >= ECHO_PIECES:
+            self._send_text("")
+
     def _send_text(self, words: str) -> None:
+        if self._echoed:
+            words = "".join(self._echoed) + words
+            self._echoed.clear()
         self._send(escape(words.encode("utf-8", "surrogateescape")))
 
     def _send(self, octets: bytes) -> None:
@@ -210,7 +205,7 @@ class Terminal:
             while True:
                 pieces, more = chain(lines(), self._take_news()), True
                 while more:
-                    made, more = self._turns.make(pieces, CHUNK)
+                    made, more = self._make(pieces)
                     self._send_text("".join(f"{printable(line)}\r\n" for line in made))
                 if over():
                     return
@@ -222,10 +217,17 @@ class Terminal:
     # In
 
     def _read(self) -> None:
-        """Octets to characters; waits where nobody takes them, so that the peer waits too."""
+        """Octets to characters, a piece at a turn; waits where nobody takes them, so that the peer waits too."""
+        silent = 0  # octets that were no characters
         try:
             while octets := self._sock.recv(READ_SIZE):
-                typed = self._decode(self._telnet.feed(octets))
+                self._share.turn(self._owner)
+                data = self._telnet.feed(octets)
+                typed = self._decode(data)
+                silent += len(octets) - len(data)
+                if silent > LOGIN_TELNET and not self._trusted:
+                    self._flooded = f"more than {LOGIN_TELNET} octets of telnet before the login"
+                    break
                 if "\x03" in typed:
                     self._interrupted = True
                 if typed:
@@ -236,8 +238,21 @@ class Terminal:
 
     def _next(self, timeout: float | None = None) -> str:
         """The next character, or WAKE. Closed at the end, or when nothing was typed for too long."""
-        if self._typed:
-            return self._typed.popleft()
+        if not self._typed:
+            self._refill(timeout)
+            if not self._typed:
+                return WAKE
+        self._share.turn(self._owner)
+        if not self._trusted:
+            self._characters += 1
+            if self._characters > LOGIN_CHARACTERS:
+                raise Flooded(f"more than {LOGIN_CHARACTERS} characters before the login")
+        return self._typed.popleft()
+
+    def _refill(self, timeout: float | None) -> None:
+        """Wait for what is typed; nothing was if it was for news."""
+        if self._echoed:
+            self._send_text("")
         if self._over:
             raise Closed("hung up")
         limit = self._idle_timeout() if timeout is None else timeout
@@ -247,11 +262,8 @@ class Terminal:
             raise Closed("idle for too long") from None
         if piece is None:
             self._over = True
-            raise Closed("hung up")
-        if piece == WAKE:
-            return WAKE
+            raise Flooded(self._flooded) if self._flooded else Closed("hung up")
         self._typed.extend(piece)
-        return self._typed.popleft()
 
     def _get_within(self, limit: float) -> str | None:
         """Return what was typed within so many awake seconds; raises Empty."""
@@ -270,12 +282,13 @@ class Terminal:
             pass
         return char
 
-    def ask(self, prompt: str, *, hidden: bool = False, timeout: float | None = None) -> str:
-        """A line without history or help: a name, a password. Interrupted by ^C, Closed by ^D."""
-        editor = Editor(hidden=hidden, width=self.width)
+    def ask(self, prompt: str, *, hidden: bool = False, until: float | None = None) -> str:
+        """A line without history or help: a name, a password. Interrupted by ^C, Closed by ^D or at `until`."""
+        editor = Editor(hidden=hidden, plain=True, width=self.width)
         editor.prompt = prompt
         self.put(prompt)
         while True:
+            timeout = None if until is None else max(until - self._awake.now(), 0.001)
             shown, event = editor.key(self._next(timeout) or "\0")
             if event is Key.LINE:
                 self.put("\r\n" if self.echo or hidden else "")
@@ -288,10 +301,8 @@ class Terminal:
                 raise Interrupted
             if event is Key.END:
                 raise Closed("hung up")
-            if event is Key.HELP:
-                shown = editor.insert("?")
             if self.echo and not hidden:
-                self.put(shown)
+                self._put_later(shown)
 
     def read_line(
         self,
@@ -314,7 +325,7 @@ class Terminal:
                 continue
             shown, event = editor.key(char)
             if self.echo and shown:
-                self.put(shown)
+                self._put_later(shown)
             if event is None:
                 continue
             if event is Key.COMPLETE:
@@ -338,14 +349,14 @@ class Terminal:
     def _complete(self, editor: Editor, complete: Callable[[str], tuple[str, list[str]]]) -> None:
         begun, words = complete(editor.before_cursor)
         if not words:
-            self.put(BELL if self.echo else "")
+            self._put_later(BELL if self.echo else "")
             return
         common = _common_beginning(words)
         if len(words) == 1:
             common += " "
         shown = editor.insert(common[len(begun) :])
         if self.echo:
-            self.put(shown)
+            self._put_later(shown)
             if len(words) > 1 and len(common) == len(begun):
                 self.put("\r\n")
                 self.show(_in_columns(words, self.width))

@@ -5,7 +5,8 @@ The thirteen characters of traditional crypt could be either, so both are tried.
 change needs no reload. Without the file everybody may come in; one that cannot be read lets nobody in.
 
 Hashing costs up to 20 ms in which nothing else runs (crypt_r keeps the interpreter's lock), so it is done for one
-login at a time, and a wrong password makes the next one wait.
+login at a time, and a wrong password makes the next one wait. Those who wait are served owner by owner: an address or
+a local user that tries passwords all the time delays an operator elsewhere by one try.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from pathlib import Path
 
 import crypt_r
 import gevent
-from gevent.lock import Semaphore
 
 from l2tpns.errors import ConfigError
 from l2tpns.log import Logger
+from l2tpns.share import OneAtATime
 from l2tpns.textfile import oddity, read_lines
 
 ENABLE = "enable"
@@ -53,7 +54,7 @@ class Users:
     def __init__(self, path: Path, log: Logger) -> None:
         self._path = path
         self._log = log
-        self._turn = Semaphore(1)
+        self._turn = OneAtATime()
 
     def read(self) -> UserFile:
         try:
@@ -89,25 +90,25 @@ class Users:
                 passwords[name] = password
         return UserFile(True, passwords, enable, warnings=tuple(warnings))
 
-    def check(self, name: str, password: str) -> bool:
+    def check(self, name: str, password: str, owner: str = "") -> bool:
         """Whether this is the password of this user. An unknown name takes as long as a known one."""
         users = self.read()
         if users.broken:
             self._log.error("console_users_unreadable", why=users.broken)
             return False
         known = users.passwords.get(name)
-        right = self._matches(password, known or next(iter(users.passwords.values()), ""))
+        right = self._matches(password, known or next(iter(users.passwords.values()), ""), owner)
         return right and known is not None
 
-    def check_enable(self, password: str) -> bool:
+    def check_enable(self, password: str, owner: str = "") -> bool:
         users = self.read()
         if users.broken:
             self._log.error("console_users_unreadable", why=users.broken)
             return False
-        return users.enable is not None and self._matches(password, users.enable)
+        return users.enable is not None and self._matches(password, users.enable, owner)
 
-    def _matches(self, password: str, wanted: str) -> bool:
-        with self._turn:
+    def _matches(self, password: str, wanted: str, owner: str) -> bool:
+        with self._turn.hold(owner):
             right = matches(password, wanted)
             if not right:
                 gevent.sleep(PAUSE)

@@ -67,15 +67,16 @@ class Figures:
         config = self.sources.lns.config
         address = config.metrics_bind_address
         wanted = None if address is None else (str(address), config.metrics_port)
-        if self._server is not None and self._server.closed:  # gevent gives one up whose socket fails
-            self._server = None
+        if self._server is not None and self._server.broken:
+            self._close()
             self._log.error("figures_not_served", address=f"{address}:{config.metrics_port}", why="the socket failed")
         if wanted != self._wanted:
             self._close()
             self._wanted, self._retry_at = wanted, 0.0
         if wanted is None or address is None or self._server is not None or monotonic() < self._retry_at:
             return
-        server = BoundedServer(wanted, Application(self.sources, self.samples, self._log, loopback=address.is_loopback))
+        application = Application(self.sources, self.samples, self._log)
+        server = BoundedServer(wanted, application, self.sources.lns.share, self._log)
         try:
             server.start()
         except OSError as error:
@@ -90,6 +91,6 @@ class Figures:
 
     def _close(self) -> None:
         if self._server is not None:
-            self._server.close_all()
-            self._server = None
+            server, self._server = self._server, None
+            server.close_all()
             self._log.info("figures_no_longer_served")

@@ -1,13 +1,15 @@
 """HTTP for the figures: metrics, health, status page; and a server that nobody can hold up.
 
-One request a connection, read and answered within CONNECTION_SECONDS; when there are CONNECTIONS, the oldest goes for
-the newest. Pages are made one at a time, in slices: many visitors cost no more of the data path's time than one. There
-is nothing to change here, and no login: who reaches the address sees everything.
+One request a connection, read and answered within CONNECTION_SECONDS, in turns of a millisecond (`Share`). Pages are
+made one at a time, in slices: many visitors cost no more of the data path's time than one. When there are CONNECTIONS,
+the source (an address, a local user) that has the most loses its oldest.
+
+There is nothing to change here, and no login: what reaches the address sees everything. So a browser must not be led
+here by a foreign page: see `RequestCheck`.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,22 +21,30 @@ from urllib.parse import parse_qs
 
 import gevent
 import orjson
-from gevent.lock import BoundedSemaphore
+from gevent import socket
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from l2tpns import __version__
 from l2tpns.clock import moment
+from l2tpns.door import Door
+from l2tpns.figures.hosts import RequestCheck
 from l2tpns.figures.metrics import Metrics
 from l2tpns.figures.page import LONGEST_QUERY, LastHour, Query, render
 from l2tpns.figures.problems import Problem
 from l2tpns.figures.samples import Samples
 from l2tpns.figures.sources import Sources
 from l2tpns.log import Logger
+from l2tpns.places import Place, Places
+from l2tpns.share import OneAtATime, Share
 
 CONNECTIONS = 64
+BACKLOG = 256
 CONNECTION_SECONDS = 20.0
 REQUEST_OCTETS = 16_384  # of a request's line and headers
+REQUEST_LINES = 128
+OWNER = "l2tpns.owner"  # in the environment of a request: the source that it is counted to
 LAST_PAGE = 100_000
+LONGEST_NAME = 253  # of a host, in the log
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
@@ -62,21 +72,20 @@ class Response:
 
 NOT_FOUND = Response(b"not found\n", status="404 Not Found")
 NOT_ALLOWED = Response(b"there is nothing to change here\n", status="405 Method Not Allowed")
-MISDIRECTED = Response(b"ask by address or as localhost\n", status="421 Misdirected Request")
 FAILED = Response(b"a mistake of the server's: see its log\n", status="500 Internal Server Error")
 
 
 class Application:
     """WSGI: what is answered to which path."""
 
-    def __init__(self, sources: Sources, samples: Samples, log: Logger, *, loopback: bool) -> None:
+    def __init__(self, sources: Sources, samples: Samples, log: Logger) -> None:
         self._sources = sources
         self.awake = sources.lns.awake
         self._last_hour = LastHour(samples)
         self._log = log
-        self._loopback = loopback
+        self._check = RequestCheck(sources.lns.config)
         self._metrics = Metrics(sources)
-        self._turn = BoundedSemaphore(1)
+        self._turn = OneAtATime()
         self._paths: dict[str, Callable[[Environ], Response]] = {
             "/": self.page,
             "/metrics": self.metrics,
@@ -98,29 +107,24 @@ class Application:
     def respond(self, environ: Environ) -> Response:
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return NOT_ALLOWED
-        if self._loopback and not self.known_host(environ.get("HTTP_HOST", "")):
-            return MISDIRECTED
+        refusal = self._check.refusal(environ)
+        if refusal is not None:
+            status, why = refusal
+            host, origin = (environ.get(name, "")[:LONGEST_NAME] for name in ("HTTP_HOST", "HTTP_ORIGIN"))
+            self._log.provoked(
+                "figures_refused", peer=environ.get("REMOTE_ADDR", ""), host=host, origin=origin, why=why
+            )
+            return Response(f"{why}\n".encode(), status=status)
         answer = self._paths.get(environ["PATH_INFO"])
         return NOT_FOUND if answer is None else answer(environ)
 
-    def known_host(self, host: str) -> bool:
-        """A foreign web page in an operator's browser reaches loopback by a name of its own that it lets point here."""
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        if name.lower() in ("", "localhost", self._sources.lns.config.hostname.lower()):
-            return True
-        try:
-            ipaddress.ip_address(name.strip("[]"))
-        except ValueError:
-            return False
-        return True
-
     def page(self, environ: Environ) -> Response:
-        with self._turn:
+        with self._turn.hold(environ.get(OWNER, "")):
             text = "".join(render(self._sources, self._last_hour, parse_query(environ.get("QUERY_STRING", ""))))
         return Response(text.encode("utf-8", "replace"), "text/html; charset=utf-8")
 
     def metrics(self, environ: Environ) -> Response:
-        with self._turn:
+        with self._turn.hold(environ.get(OWNER, "")):
             body, content_type = self._metrics.text(environ.get("HTTP_ACCEPT", ""))
         return Response(body, content_type)
 
@@ -177,13 +181,17 @@ def parse_query(text: str) -> Query:
 
 
 class Head:
-    """A connection's file that ends after REQUEST_OCTETS: a head without end is no request."""
+    """A connection's file that ends after REQUEST_OCTETS or REQUEST_LINES: a head without end is no request."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
         self._left = REQUEST_OCTETS
+        self._lines = REQUEST_LINES
 
     def readline(self, size: int = -1) -> bytes:
+        self._lines -= 1
+        if self._lines < 0:
+            return b""
         line: bytes = self._file.readline(min(size, self._left) if size >= 0 else self._left)
         self._left -= len(line)
         return line
@@ -204,8 +212,9 @@ class Head:
 class OneRequest(WSGIHandler):  # type: ignore[misc]
     """One request of one connection, within its time."""
 
-    def __init__(self, sock: Any, address: Any, server: Any) -> None:
+    def __init__(self, sock: Any, address: Any, server: Any, place: Place) -> None:
         super().__init__(sock, address, server, Head(sock.makefile("rb", -1)))
+        self._place = place
 
     def handle(self) -> None:
         with suppress(gevent.Timeout), self.server.awake.timeout(CONNECTION_SECONDS):
@@ -213,8 +222,18 @@ class OneRequest(WSGIHandler):  # type: ignore[misc]
 
     def read_request(self, raw_requestline: str) -> bool:
         readable: bool = super().read_request(raw_requestline)
+        self._place.heard = readable
         self.close_connection = True
         return readable
+
+    def handle_one_response(self) -> None:
+        self.server.share.turn(self._place.owner)
+        super().handle_one_response()
+
+    def get_environ(self) -> Environ:
+        environ: Environ = super().get_environ()
+        environ[OWNER] = self._place.owner
+        return environ
 
     def handle_error(self, kind: Any, error: Any, trace: Any) -> None:
         """Its time is over, or it has made room for another: nothing more is sent. The application has no errors."""
@@ -228,29 +247,56 @@ class OneRequest(WSGIHandler):  # type: ignore[misc]
 class BoundedServer(WSGIServer):  # type: ignore[misc]
     """CONNECTIONS at most. `start` raises OSError."""
 
-    def __init__(self, address: tuple[str, int], application: Application) -> None:
+    def __init__(self, address: tuple[str, int], application: Application, share: Share, log: Logger) -> None:
         super().__init__(
             address,
             application,
-            spawn=self._admit,
             log=None,
             error_log=None,
-            handler_class=OneRequest,
             environ={"SERVER_NAME": address[0]},  # else it would ask the DNS for a name, and wait for it
         )
         self.awake = application.awake
-        self.connections: dict[Any, None] = {}  # greenlets, the oldest first
+        self._wanted = address
+        self.share = share
+        self._log = log
+        self._door: Door | None = None
+        self.connections = Places(lambda: CONNECTIONS)
 
-    def _admit(self, handle: Callable[..., None], *arguments: Any) -> None:
-        while len(self.connections) >= CONNECTIONS:
-            oldest = next(iter(self.connections))
-            del self.connections[oldest]
-            oldest.kill(block=False)
-        greenlet = gevent.spawn(handle, *arguments)
-        self.connections[greenlet] = None
-        greenlet.rawlink(lambda ended: self.connections.pop(ended, None))
+    def init_socket(self) -> None:
+        """gevent would make a socket that it accepts from in its own way."""
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(self._wanted)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+        self.socket = listener
+        self.address = listener.getsockname()
+        self.update_environ()
+
+    def start_accepting(self) -> None:
+        """gevent's own way of accepting knows no limits."""
+        self._door = Door(self.socket, self.connections, self.share, self._log, self._serve, _hang_up)
+        self._door.open()
+
+    @property
+    def broken(self) -> bool:
+        """Return True when the listening socket has failed."""
+        return self._door is not None and self._door.broken
+
+    def stop_accepting(self) -> None:
+        if self._door is not None:
+            self._door.close()
+
+    def _serve(self, sock: Any, peer: tuple[str, int], place: Place) -> None:
+        OneRequest(sock, peer, self, place).handle()
 
     def close_all(self) -> None:
         """Listen no more and end what is open."""
         self.stop(timeout=0)
-        gevent.killall(list(self.connections), block=False)
+
+
+def _hang_up(sock: Any, peer: tuple[str, int]) -> None:
+    """Never called: no place is kept here, so that there is always one for a newcomer."""

@@ -10,13 +10,11 @@ import struct
 from collections.abc import Collection
 from ipaddress import IPv4Address, IPv4Network
 
-import gevent
-
+from l2tpns.slices import in_slices
 from l2tpns.system.netlinksocket import NetlinkError
-from l2tpns.system.nfnetlink import NfNetlink, attribute, attributes, nested
+from l2tpns.system.nfnetlink import BATCH, NfNetlink, attribute, attributes, nested
 
 FEW = 8  # addresses, each looked for by the kernel; for more, one list of everything is cheaper
-AT_ONCE = 256  # entries looked at before somebody else has a turn
 
 _SUBSYSTEM = 1 << 8
 _GET, _DELETE = 1, 2
@@ -43,8 +41,9 @@ class Conntrack:
         else:
             wide = [network for network in networks if network.prefixlen < 32]
             found = self._entries({int(host) for host in hosts}, wide, None)
-        errors = self._netlink.request(_SUBSYSTEM | _DELETE, found)
-        return errors.count(0)  # the others had ended by themselves
+        batches = [found[start : start + BATCH] for start in range(0, len(found), BATCH)]
+        errors = (self._netlink.request(_SUBSYSTEM | _DELETE, batch) for batch in in_slices(batches, clock=1))
+        return sum(found.count(0) for found in errors)  # the others had ended by themselves
 
     def _entries(self, hosts: set[int], networks: list[IPv4Network], host: IPv4Address | None) -> list[bytes]:
         """What names each of their connections. With `host` the kernel selects (since 5.8; it may also give all)."""
@@ -55,7 +54,7 @@ class Conntrack:
             body = source + nested(_FILTER, flags)
         found = []
         try:
-            for number, (_, octets) in enumerate(self._netlink.dump(_SUBSYSTEM | _GET, body)):
+            for _, octets in in_slices(self._netlink.dump(_SUBSYSTEM | _GET, body)):
                 entry = dict(attributes(octets))
                 original = entry[_TUPLE_ORIGINAL]
                 source_address = _source(original)
@@ -64,8 +63,6 @@ class Conntrack:
                 ):
                     zone = attribute(_ZONE, entry[_ZONE]) if _ZONE in entry else b""
                     found.append(nested(_TUPLE_ORIGINAL, original) + zone)
-                if number % AT_ONCE == AT_ONCE - 1:
-                    gevent.sleep(0)
         except NetlinkError:
             pass  # this kernel keeps no connections in mind
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,6 +18,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from l2tpns import __version__
 from l2tpns.config import SETTINGS, Config
 from l2tpns.counters import DECLARED, PRIVATE, Histogram
+from l2tpns.errors import ConfigError
 from l2tpns.figures import service, web
 from l2tpns.figures.metrics import COUNTED, FAMILIES
 from l2tpns.figures.problems import Board, Finding
@@ -30,7 +32,7 @@ from tests.daemon.conftest import Serve
 from tests.daemon.radius_parts import SECRET, settings_for, usage
 from tests.daemon.visitors import SERVED, Visitor, figures_of
 from tests.lab import PATIENCE
-from tests.lab.inprocess import InProcess, until
+from tests.lab.inprocess import LOOPBACK, InProcess, until
 from tests.lab.lac import Dial, Refused
 from tests.lab.pppclient import Phase
 from tests.lab.radius_server import RadiusServer, User
@@ -329,27 +331,85 @@ def test_an_address_that_others_reach_is_worth_a_warning(serve: Serve) -> None:
     server = serve(metrics_bind_address=IPv4Address("0.0.0.0"), metrics_port=0)
     with figures_of(server) as visitor:
         assert len(server.events("figures_unprotected")) == 1
-        assert visitor.ask("/health", host="status.example").status == 200
+        assert visitor.ask("/health").status == 200
 
 
 # Bad visitors
 
 
+@pytest.fixture(params=[LOOPBACK, IPv4Address("0.0.0.0")], ids=["loopback", "every address"])
+def anywhere(request: pytest.FixtureRequest, serve: Serve) -> Iterator[tuple[InProcess, Visitor]]:
+    server = serve(metrics_bind_address=request.param, metrics_port=0, metrics_allowed_hosts="status.example")
+    with figures_of(server) as visitor:
+        yield server, visitor
+
+
+@pytest.mark.shows("set metrics_allowed_hosts")
 @pytest.mark.parametrize(
     ("host", "status"),
     [
         ("localhost:9701", 200),
+        ("localhost.", 200),
         ("127.0.0.1:9701", 200),
+        ("192.0.2.1:9701", 200),  # an address is never rebound
         ("[::1]:9701", 200),
         ("LNS.example", 200),
+        (socket.gethostname(), 200),
+        ("status.example", 200),
+        ("Status.Example.:80", 200),
+        ("", 200),  # no browser: they always send a name
         ("attacker.example", 421),
         ("attacker.example:9701", 421),
         ("localhost.attacker.example", 421),
+        ("status.example.attacker.example", 421),
         ("127.0.0.1.attacker.example", 421),
+        ("status.example, attacker.example", 421),
+        ("x.status.example", 421),
+        (":9701", 421),
     ],
 )
-def test_on_loopback_a_page_of_a_foreign_name_is_refused(visitor: Visitor, host: str, status: int) -> None:
-    assert visitor.ask("/health", host=host).status == status
+def test_a_page_of_a_foreign_name_is_refused_wherever_it_is_served(
+    anywhere: tuple[InProcess, Visitor], host: str, status: int
+) -> None:
+    server, visitor = anywhere
+    for path in ("/", "/metrics", "/health", "/status.js"):
+        answer = visitor.ask(path, host=host)
+        assert answer.status == status
+    if status == 421:
+        assert "metrics_allowed_hosts" in answer.body and "l2tpns_" not in answer.body
+        assert {event["host"] for event in server.events("figures_refused")} == {host}
+
+
+def test_names_may_be_allowed_while_it_is_served(server: InProcess, visitor: Visitor) -> None:
+    assert visitor.ask("/metrics", host="new.example").status == 421
+    server.config.assign("metrics_allowed_hosts", "New.example, other.example")
+    assert visitor.ask("/metrics", host="new.example").status == 200
+    for wrong in ("new.example:9701", "http://new.example", "new example", "*", "new.example,,x"):
+        with pytest.raises(ConfigError, match=r"metrics_allowed_hosts: .* without a port"):
+            server.config.assign("metrics_allowed_hosts", wrong)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "http://attacker.example"}, 403),
+        ({"Origin": "http://localhost.attacker.example"}, 403),
+        ({"Origin": "http://127.0.0.1:8080"}, 403),  # another server of this machine
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://localhost"}, 200),
+        ({"Origin": "https://status.example"}, 200),  # a proxy before us
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),  # a link
+        ({"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}, 200),
+        ({"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}, 200),
+    ],
+)
+def test_a_request_that_a_foreign_page_makes_is_refused(
+    server: InProcess, visitor: Visitor, headers: dict[str, str], status: int
+) -> None:
+    server.config.metrics_allowed_hosts = "status.example"
+    assert visitor.ask("/metrics", **headers).status == status
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "BREW"])
@@ -463,11 +523,11 @@ def test_a_mistake_of_ours_is_a_line_in_the_log_and_an_answer(
     assert capfd.readouterr().err == ""
 
 
-def test_a_server_that_gevent_gives_up_is_served_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_whose_socket_fails_is_served_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "LOOK", 0.01)
     server = serve(**SERVED)
     with figures_of(server, running=True) as visitor:
-        visitor.figures._server.close()  # as on EBADF, EINVAL
+        visitor.figures._server._door._listener.close()  # as on EBADF, EINVAL
         until(lambda: len(server.events("figures_served")) == 2)
         assert visitor.ask("/health").json["status"] == "ok"
     assert len(server.events("figures_not_served")) == 1

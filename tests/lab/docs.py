@@ -20,8 +20,10 @@ from l2tpns.configfile import IGNORED
 from l2tpns.console import pipes
 from l2tpns.console.commands import COMMANDS, WORDS
 from l2tpns.console.grammar import Command, Grammar, Mode, Privilege
+from l2tpns.console.terminal import LOGIN_CHARACTERS
 from l2tpns.counters import DECLARED
 from l2tpns.figures.metrics import COUNTED, FAMILIES, Counted
+from l2tpns.figures.web import CONNECTIONS
 from l2tpns.settings import Setting
 from tests.lab import pluginpage, reference
 from tests.lab.marks import tests_by_mark
@@ -97,6 +99,11 @@ stands in `l2tpns.users` beside the configuration, `NAME:PASSWORD` a line, the p
 crypt(3) (`$6$`, `$y$`, ...); without the file everybody may, so keep the console on 127.0.0.1. A line `enable:PASSWORD`
 sets what `enable` asks for; without it whoever has logged in may change things.
 
+At most `cli_max_connections` consoles are open. To admit one more, the server closes one that has not logged in, of the
+source that has the most of them: a local user (on this machine), an address, or its network (/24). A console that has
+logged in is never closed for another. Before the login a peer may send {LOGIN_CHARACTERS:,} characters; more ends the
+connection, and the log says so (`console_flooded`).
+
 Words may be shortened as long as they stay unambiguous (`sh ses 12`). `?` shows what may follow, Tab completes, the
 arrows bring older lines back; ^A ^E ^B ^F move, ^K ^U ^W delete, ^L draws the screen anew, ^C breaks off, ^D leaves.
 A page is as long as the window, `terminal length 0` ends paging; a script that tells no window has none.
@@ -144,8 +151,17 @@ def metrics() -> str:
 
 `set metrics_bind_address 127.0.0.1` serves three things by HTTP, on TCP port `metrics_port`. There is nothing to change
 there and no login: whoever reaches the address sees the names and addresses of all subscribers, so let it be loopback,
-or a network of your own. On loopback a request must name an address, `localhost` or our `hostname` in its Host header,
-lest foreign web pages in your browser read it.
+or a network of your own.
+
+A request must come to an address, to `localhost`, to our `hostname` or the machine's, or to a name that is listed, for
+example `set metrics_allowed_hosts "lns1.example.net,status.example.net"`. Any other name in its Host header is answered
+by 421, and the log says which (`figures_refused`): otherwise a foreign web page in your browser could let its own name
+point here and read everything. A request that a foreign page makes (Origin, Sec-Fetch-Site) is answered by 403; links
+work. So Prometheus may scrape an address as it is, and a name once it is listed. A proxy in front passes on a Host
+header that is allowed.
+
+At most {CONNECTIONS} connections are open at the same time. For one more, the source that has the most loses its
+oldest. A source is a local user, an address, or its network (/24).
 
 | Path | What it gives |
 | --- | --- |

@@ -55,6 +55,9 @@ LAYERS = (
     ("policy",),
     (
         "slices",
+        "share",
+        "places",
+        "door",
         "speed",
         "recordlimits",
         "records",

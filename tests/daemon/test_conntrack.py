@@ -1,0 +1,57 @@
+"""Forgetting connections of the kernel's table, however many there are (the kernel is played)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Network
+from itertools import count
+
+import gevent
+import pytest
+
+from l2tpns import slices
+from l2tpns.system import conntrack
+from l2tpns.system.nfnetlink import attribute, nested
+
+ENTRIES = 20_000
+
+
+class Table:
+    """A table full of one subscriber's connections. It answers at once, as the kernel does."""
+
+    def __init__(self) -> None:
+        self.deleted = 0
+
+    def dump(self, kind: int, body: bytes) -> Iterator[tuple[int, bytes]]:
+        original = nested(1, nested(1, attribute(1, bytes((10, 5, 0, 1))), attribute(2, bytes(4))))
+        for number in range(ENTRIES):
+            yield 0, original + attribute(12, struct.pack("!I", number))
+
+    def request(self, kind: int, bodies: Sequence[bytes]) -> list[int]:
+        self.deleted += len(bodies)
+        return [0] * len(bodies)
+
+
+def test_a_full_table_is_gone_through_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which a slice is over at every tenth look."""
+    looks = count()
+    table = Table()
+    turns = 0
+    monkeypatch.setattr(slices, "monotonic", lambda: next(looks) * slices.SLICE / 9)
+    monkeypatch.setattr(conntrack, "NfNetlink", lambda: table)
+
+    def others() -> None:
+        nonlocal turns
+        while True:
+            gevent.sleep(slices.PAUSE)
+            turns += 1
+
+    greenlet = gevent.spawn(others)
+    try:
+        assert conntrack.Conntrack().forget([IPv4Network("10.5.0.1/32")]) == ENTRIES
+    finally:
+        gevent.kill(greenlet)
+    assert table.deleted == ENTRIES
+    # Both the list and the batches of deletions; a timer may be late where the machine is busy.
+    assert turns > (ENTRIES / slices.CLOCK + ENTRIES / conntrack.BATCH) / 10 / 4
