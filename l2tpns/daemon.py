@@ -42,9 +42,9 @@ from l2tpns.records import Replay
 from l2tpns.resume import resume
 from l2tpns.speed import bandwidth_line, sample
 from l2tpns.state import StateStore
-from l2tpns.system import leftovers
+from l2tpns.system import leftovers, privileges
 from l2tpns.system.cage import Cage
-from l2tpns.system.firewall import Firewall
+from l2tpns.system.firewall import LOCK, Firewall
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.netlink import Netlink
 from l2tpns.system.netlinksocket import NetlinkError
@@ -87,6 +87,8 @@ class Daemon:
         self.build()
         starter, status = self.detach() if self.options.detach else process.Starter(), 0
         try:
+            process.raise_descriptor_limit()
+            self.give_up_root()
             self.start()
             starter.release(status)
             self.serve()
@@ -105,6 +107,38 @@ class Daemon:
             nobody = "" if os.path.exists(SYSLOG_SOCKET) else f"; nobody listens at {SYSLOG_SOCKET} yet"
             print(f"no log_file is set: the log goes to syslog:{DAEMON_FACILITY}{nobody}", file=sys.stderr)
         return process.detach()
+
+    def give_up_root(self) -> None:
+        """Become the user of `setuid`, if it names one. Raises ConfigError when that user could not serve."""
+        config = self.config
+        identity = privileges.find_identity(config.setuid)
+        if identity is None or identity.uid == os.geteuid():
+            return
+        own = process.state_directory()
+        directories = {
+            Path(config.state_dir or own): config.save_state,
+            Path(config.spool_dir or own): bool(config.radius_accounting),
+        }
+        files = (config.log_file.removeprefix("file:"), config.audit_file, config.pid_file)
+        privileges.hand_over(
+            identity,
+            [directory for directory, used in directories.items() if used or directory.is_dir()],
+            [Path(name) for name in files if name.startswith("/")],
+        )
+        privileges.share_lock(identity, Path(LOCK))
+        if config.pid_file:
+            process.reserve_pid_file(Path(config.pid_file), identity.uid, identity.gid)
+        privileges.become(identity)
+        closed = privileges.unreadable(self.files.all())
+        if closed:
+            raise ConfigError(
+                f"setuid: {identity.name} may not read {', '.join(map(str, closed))}, and could not reload the "
+                f"configuration: chgrp {identity.gid} it and its directory, with modes 0640 and 0750"
+            )
+        self.logger.info("root_given_up", user=identity.name, kept=sorted(privileges.KEPT))
+        directory = config.accounting_dir
+        if directory and not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+            self.logger.warning("directory_not_writable", setting="accounting_dir", path=directory, user=identity.name)
 
     def build(self) -> None:
         """Everything that can be refused without touching the network."""
@@ -131,6 +165,10 @@ class Daemon:
             if self.pool.contains(address):
                 self.pool.claim(address, "")
 
+    def spool_directory(self) -> Path:
+        """Where accounting records wait for a server."""
+        return Path(self.config.spool_dir or process.state_directory() / "spool")
+
     def choose_backend(self) -> Backend:
         """RADIUS where a server is named, else the secrets file beside the configuration."""
         if self.radius_settings.servers:
@@ -148,16 +186,13 @@ class Daemon:
     def start(self) -> None:
         """Open what is outside: spool, sockets, tun device, routes. Raises ConfigError."""
         config = self.config
-        process.raise_descriptor_limit()
         self.logger.info("starting", version=__version__, config=str(self.options.config), pid=os.getpid())
         self.configurator.doubts()
         if not process.kernel_forwards():
             self.logger.warning(
                 "ip_forward_off", why=f"{process.IP_FORWARD} is 0: subscribers reach nobody but this machine"
             )
-        self.accounting = Accounting(
-            self.radius_settings, config.spool_dir or process.state_directory() / "spool", self.logger
-        )
+        self.accounting = Accounting(self.radius_settings, self.spool_directory(), self.logger)
         self.lns = Lns(config, self.counters, self.logger, self.pool, self.backend, self.accounting)
         self.plane = UserPlane(
             config,

@@ -69,7 +69,8 @@ def _open(name: str) -> int:
         ) from None
     except OSError as error:
         raise ConfigError(
-            f"{CLONE_DEVICE} cannot be opened: {error.strerror}; l2tpns must be started by root"
+            f"{CLONE_DEVICE} cannot be opened: {error.strerror}; l2tpns must be started by root, "
+            "and the user of setuid needs the mode 0666 that udev gives the device"
         ) from None
     try:
         # IFF_TUN_EXCL: never share a device that somebody else has made.
