@@ -27,6 +27,7 @@ from l2tpns.settings import (
     Networks,
     Setting,
     Text,
+    User,
     Words,
     declared,
     printable,
@@ -95,13 +96,7 @@ class Config:
         "", "our name, in the prompt and in SCCRP; nothing: the machine's name", _NAME, NEW_SESSIONS
     )
     pid_file: str = setting("", "file that gets the process id at the start", _PATH, RESTART)
-    setuid: int = setting(
-        0,
-        "user id to run with after the start",
-        Integer(0, 2**31 - 1),
-        RESTART,
-        pending="privileges are kept until a later release",
-    )
+    setuid: str = setting("0", "user to run as, by name or number; 0: stay root (docs/privileges.md)", User(), RESTART)
     save_state: bool = setting(
         False,
         "keep tunnels and sessions on disk, leave without a word at SIGTERM, and take them up at the start",

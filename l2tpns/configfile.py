@@ -94,6 +94,10 @@ class Files:
     users: Path
     secrets: Path
 
+    def all(self) -> tuple[Path, ...]:
+        """Return the directory of the files and each of them."""
+        return self.config.parent, self.config, self.pool, self.users, self.secrets
+
 
 def parse_file(path: str | Path) -> Parsed:
     """Read a file; ConfigError tells of each line that is wrong, by file, line and variable."""

@@ -50,9 +50,9 @@ from l2tpns.resume import resume
 from l2tpns.speed import bandwidth_line, sample
 from l2tpns.state import StateStore
 from l2tpns.supervisor import Part, Supervisor
-from l2tpns.system import leftovers
+from l2tpns.system import leftovers, privileges
 from l2tpns.system.cage import Cage
-from l2tpns.system.firewall import Firewall
+from l2tpns.system.firewall import LOCK, Firewall
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.netlink import Netlink
 from l2tpns.system.netlinksocket import NetlinkError
@@ -106,6 +106,7 @@ class Daemon:
         try:
             for signum in SIGNALS:  # what comes before there is a server to obey it waits
                 gevent.signal_handler(signum, self.signals.put, signum)
+            self.give_up_root()
             self.start()
             starter.release(0)
             status = self.serve()
@@ -135,6 +136,38 @@ class Daemon:
             print(f"no log_file is set: the log goes to syslog:{DAEMON_FACILITY}{nobody}", file=sys.stderr)
         return process.detach()
 
+    def give_up_root(self) -> None:
+        """Become the user of `setuid`, if it names one. Raises ConfigError when that user could not serve."""
+        config = self.config
+        identity = privileges.find_identity(config.setuid)
+        if identity is None or identity.uid == os.geteuid():
+            return
+        own = process.state_directory()
+        directories = {
+            Path(config.state_dir or own): config.save_state,
+            Path(config.spool_dir or own): bool(config.radius_accounting),
+        }
+        files = (config.log_file.removeprefix("file:"), config.audit_file, config.pid_file)
+        privileges.hand_over(
+            identity,
+            [directory for directory, used in directories.items() if used or directory.is_dir()],
+            [Path(name) for name in files if name.startswith("/")],
+        )
+        privileges.share_lock(identity, Path(LOCK))
+        if config.pid_file:
+            process.reserve_pid_file(Path(config.pid_file), identity.uid, identity.gid)
+        privileges.become(identity)
+        closed = privileges.unreadable(self.files.all())
+        if closed:
+            raise ConfigError(
+                f"setuid: {identity.name} may not read {', '.join(map(str, closed))}, and could not reload the "
+                f"configuration: chgrp {identity.gid} it and its directory, with modes 0640 and 0750"
+            )
+        self.logger.info("root_given_up", user=identity.name, kept=sorted(privileges.KEPT))
+        directory = config.accounting_dir
+        if directory and not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+            self.logger.warning("directory_not_writable", setting="accounting_dir", path=directory, user=identity.name)
+
     def build(self) -> None:
         """Everything that can be refused without touching the network."""
         config = self.config
@@ -152,6 +185,10 @@ class Daemon:
         if config.main_address is not None:
             own.add(config.main_address)
         return read_layout(self.files.pool, own)
+
+    def spool_directory(self) -> Path:
+        """Return where accounting records wait for a server."""
+        return Path(self.config.spool_dir or process.state_directory() / "spool")
 
     def choose_backend(self) -> Backend:
         """RADIUS where a server is named, else the secrets file beside the configuration."""
@@ -172,7 +209,6 @@ class Daemon:
     def start(self) -> None:
         """Open what is outside: spool, sockets, tun device, routes. Raises ConfigError."""
         config = self.config
-        process.raise_descriptor_limit()
         self.logger.info("starting", version=__version__, config=str(self.options.config), pid=os.getpid())
         self.configurator.doubts()
         if not process.kernel_forwards():
@@ -181,7 +217,7 @@ class Daemon:
             )
         self.accounting = accounting = Accounting(
             self.radius_settings,
-            config.spool_dir or process.state_directory() / "spool",
+            self.spool_directory(),
             self.logger,
             awake=self.awake,
             supervisor=self.supervisor,

@@ -180,10 +180,27 @@ def write_pid_file(path: Path) -> None:
         raise refused(error.errno, f"pid_file {path}: {error.strerror}") from None
 
 
-def remove_pid_file(path: Path) -> None:
+def reserve_pid_file(path: Path, uid: int, gid: int) -> None:
+    """Make an empty pid file that another user can fill, where that user may not make files. Raises ConfigError."""
     try:
-        if files.read_file(path, 100).strip() == b"%d" % os.getpid():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise refused(error.errno, f"pid_file {path}: {error.strerror}") from None
+    os.fchown(descriptor, uid, gid)
+    os.close(descriptor)
+
+
+def remove_pid_file(path: Path) -> None:
+    """Remove the file if it is ours; empty it where its directory is not ours to change."""
+    try:
+        if files.read_file(path, 100).strip() != b"%d" % os.getpid():
+            return
+        try:
             path.unlink()
+        except PermissionError:
+            os.close(files.open_file(path, os.O_WRONLY | os.O_TRUNC))
     except OSError:
         pass  # never written, or gone already
 

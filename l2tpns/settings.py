@@ -165,6 +165,20 @@ class Text(Kind[str]):
         return f"{what} (at most {self.maximum} octets)"
 
 
+class User(Kind[str]):
+    """A user of this machine: a number, or a name as useradd(8) takes it. Whether there is one is seen at the start."""
+
+    def parse(self, text: str) -> str:
+        if not re.fullmatch(r"[0-9]{1,10}|[a-z_][a-z0-9_-]{0,31}", text, re.ASCII):
+            raise ValueError
+        if text.isdigit() and int(text) >= 2**32 - 1:  # (uid_t)-1 means "unchanged" in setresuid(2)
+            raise ValueError
+        return str(int(text)) if text.isdigit() else text
+
+    def expected(self) -> str:
+        return "a user id or the name of a user"
+
+
 class Words(Kind[tuple[str, ...]]):
     """Names, separated by commas."""
 

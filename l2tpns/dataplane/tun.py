@@ -69,8 +69,13 @@ def _open(name: str) -> int:
             f"{CLONE_DEVICE} is missing: load the module tun, or give this container the device"
         ) from None
     except OSError as error:
-        root = "; l2tpns must be started by root" if error.errno in (errno.EACCES, errno.EPERM) else ""
-        raise refused(error.errno, f"{CLONE_DEVICE} cannot be opened: {error.strerror}{root}") from None
+        root = error.errno in (errno.EACCES, errno.EPERM)
+        hint = (
+            "; l2tpns must be started by root, and the user of setuid needs the device's mode to be 0666"
+            if root
+            else ""
+        )
+        raise refused(error.errno, f"{CLONE_DEVICE} cannot be opened: {error.strerror}{hint}") from None
     try:
         # IFF_TUN_EXCL: never share a device that somebody else has made.
         fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(octets, _IFF_TUN | _IFF_NO_PI | _IFF_TUN_EXCL))

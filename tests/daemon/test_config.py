@@ -15,7 +15,7 @@ from l2tpns.config import SETTINGS, Config, RadiusServer
 from l2tpns.configfile import IGNORED, default_config, find_files, make_config, parse_file, parse_text, running_config
 from l2tpns.daemon import Options
 from l2tpns.errors import ConfigError
-from l2tpns.settings import Address, Addresses, Bool, Choice, Effect, Integer, Kind, Networks, Text, Words
+from l2tpns.settings import Address, Addresses, Bool, Choice, Effect, Integer, Kind, Networks, Text, User, Words
 
 SHIPPED = Path(__file__).parents[2] / "etc/l2tpns"
 
@@ -57,6 +57,8 @@ def _values(kind: Kind[Any]) -> st.SearchStrategy[Any]:
         case Networks():
             networks = st.tuples(st.ip_addresses(v=4), st.integers(0, 32))
             return st.lists(networks.map(lambda it: IPv4Network(it, strict=False)), max_size=4).map(tuple)
+        case User():
+            return st.integers(0, 2**32 - 2).map(str) | st.from_regex(r"[a-z_][a-z0-9_-]{0,31}", fullmatch=True)
         case Words(choices=()):
             return st.lists(words, unique=True, max_size=4).map(tuple)
         case Words():
@@ -398,8 +400,8 @@ def test_variables_that_do_not_go_together_are_an_error_that_names_both() -> Non
 
 def test_a_variable_that_moves_nothing_yet_is_told_when_it_is_set() -> None:
     assert Config().without_effect() == ()
-    told = dict(read("set cluster_master 192.0.2.1\nset setuid 7\nset debug 3").without_effect())
-    assert set(told) == {"cluster_master", "setuid"}
+    told = dict(read("set cluster_master 192.0.2.1\nset account_all_origin yes\nset debug 3").without_effect())
+    assert set(told) == {"cluster_master", "account_all_origin"}
     assert all(told.values())
 
 

@@ -89,6 +89,7 @@ class Server:
             self.errors.open("ab") as errors,
         ):
             listener.bind(str(notify))
+            notify.chmod(0o777)  # as systemd's is: the daemon may be another user
             argv = [*self.command, "-c", str(self.config), *self.arguments]
             self.process = subprocess.Popen(
                 argv if self.namespace is None else self.namespace.command(*argv),

@@ -1,0 +1,146 @@
+"""`setuid`: the daemon as an unprivileged user with three capabilities does what it does as root."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+
+from l2tpns.system.privileges import KEPT
+from tests.lab.console import Console
+from tests.lab.lac import Dial, Lac
+from tests.lab.netns import Lab, is_root, three_hosts, wait_until
+from tests.lab.server import CHECKOUT, Server, ServerDied
+
+pytestmark = pytest.mark.live
+LNS, HOST = "192.0.2.1", "198.51.100.2"
+UID = 31701  # of no user of any machine; the group has the same number
+PYTHON = "/usr/bin/python3"  # any user may read it; the interpreter of a virtual environment may be somebody's own
+# `ip netns exec` gives each program mounts of its own; udev makes the device with this mode, containers often do not.
+OPEN_TUN = 'mount --bind "$0" /dev/net/tun && exec "$@"'
+NEEDED = (Path(PYTHON), CHECKOUT, Path(sysconfig.get_path("purelib")))
+
+
+def reachable(path: Path) -> bool:
+    """Return True if every user may read the path."""
+    return all(there.stat().st_mode & 0o005 == 0o005 for there in (path, *path.parents) if there.exists())
+
+
+class Stage:
+    """Three hosts, and a daemon that gives up root between them."""
+
+    def __init__(self, lab: Lab, **settings: Any) -> None:
+        self.lac_space, self.space, self.host = three_hosts(lab)
+        lab.directory.chmod(0o711)
+        self.home = lab.directory / "lns"
+        tun = lab.directory / "tun"
+        os.mknod(tun, stat.S_IFCHR, os.stat("/dev/net/tun").st_rdev)
+        tun.chmod(0o666)
+        everything = {"setuid": str(UID), "save_state": True, "pid_file": "/run/l2tpns-test.pid", **settings}
+        plugins = ['load plugin "garden"', 'load plugin "throttlectl"']
+        self.server = Server(
+            self.space,
+            self.home,
+            settings=everything,
+            lines=plugins,
+            secrets="fred * secret *\nmary * secret *\n",
+            command=("sh", "-c", OPEN_TUN, str(tun), PYTHON, "-m", "l2tpns"),
+        )
+        self.readable()
+
+    def readable(self) -> None:
+        """Let the user read its configuration, and write none of it."""
+        for path in (self.home, *self.home.glob("l2tpns.*")):
+            os.chown(path, 0, UID)
+            path.chmod(0o750 if path.is_dir() else 0o640)
+
+    def start(self) -> None:
+        gevent.get_hub().threadpool.apply(self.server.start)
+        self.lac = Lac(("0.0.0.0", 0), (LNS, 1701), sock=self.lac_space.socket(), defaults=Dial(auth="pap"))
+
+    def status(self) -> dict[str, str]:
+        lines = Path(f"/proc/{self.server.pid}/status").read_text().splitlines()
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+    def console(self, line: str) -> str:
+        with Console(self.space) as console:
+            return console.do(line)
+
+
+@pytest.fixture
+def stage(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    if not is_root():
+        pytest.skip("needs root for namespaces")
+    if not all(map(reachable, NEEDED)) or sys.version_info[:2] != _version(PYTHON):
+        pytest.skip(f"no other user may read {', '.join(map(str, NEEDED))}, or {PYTHON} is another version than ours")
+    monkeypatch.setenv("PYTHONPATH", f"{CHECKOUT}:{sysconfig.get_path('purelib')}")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    yield Stage(lab)
+
+
+def _version(python: str) -> tuple[int, ...]:
+    said = subprocess.run([python, "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True)
+    return tuple(map(int, said.stdout.split()))
+
+
+@pytest.mark.shows("set setuid")
+def test_it_is_the_user_with_three_capabilities_and_serves_throttles_gardens_reloads_and_restarts(stage: Stage) -> None:
+    stage.start()
+    server = stage.server
+    status = stage.status()
+    assert set(status["Uid"].split()) == {str(UID)} and set(status["Gid"].split()) == {str(UID)}
+    assert status["Groups"] == "" and status["NoNewPrivs"] == "1"
+    mask = f"{sum(1 << number for number in KEPT.values()):016x}"
+    assert {status[name] for name in ("CapPrm", "CapEff", "CapInh", "CapBnd", "CapAmb")} == {mask}
+
+    stage.lac.connect()
+    fred = stage.lac.call("fred", "secret").wait_online()
+    mary = stage.lac.call("mary", "secret").wait_online()
+    assert fred.ping(HOST) is not None
+    assert "fred" in stage.console("throttle fred 512")
+    assert "htb" in stage.space.run("tc", "qdisc", "show", "dev", "tun0")
+    wait_until(lambda: f"{fred.address}" in stage.space.run("ipset", "save", "l2tpns_throttle"))
+    stage.console("garden mary")
+    wait_until(lambda: f"{mary.address}" in stage.space.run("ipset", "save", "garden_users"))
+    assert mary.ping(HOST, timeout=0.5) is None
+
+    with (stage.home / "l2tpns.cfg").open("a") as file:
+        file.write("set primary_dns 192.0.2.53\nset cli_bind_address 192.0.2.1\n")
+    server.signal(signal.SIGHUP)
+    server.wait_for("reloaded")
+    server.signal(signal.SIGUSR1)
+    server.wait_for("status")
+    assert Path("/run/l2tpns-test.pid").read_text() == f"{server.pid}\n"
+
+    assert gevent.get_hub().threadpool.apply(lambda: server.stop(signal.SIGTERM)) == 0
+    gevent.get_hub().threadpool.apply(server.start)
+    assert server.log("state_resumed")[-1]["sessions"] == 2
+    assert fred.ping(HOST) is not None
+    assert mary.ping(HOST, timeout=0.5) is None
+    for path in (stage.home / "state").rglob("*"):
+        assert path.stat().st_uid == UID
+    assert server.stop() == 0
+    assert server.tracebacks() == ""
+
+
+def test_a_configuration_that_the_user_could_not_reload_stops_the_start_and_names_the_file(stage: Stage) -> None:
+    secrets = stage.home / "l2tpns.secrets"
+    secrets.chmod(0o600)
+    with pytest.raises(ServerDied, match=rf"setuid: {UID} may not read {secrets}"):
+        stage.server.start()
+
+
+def test_a_user_that_the_machine_does_not_have_stops_the_start(stage: Stage) -> None:
+    stage.server.configure({"setuid": "no-such-user"})
+    stage.readable()
+    with pytest.raises(ServerDied, match="setuid: this machine has no user no-such-user"):
+        stage.server.start()
