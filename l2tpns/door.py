@@ -45,6 +45,7 @@ class Door:
         self._refuse = refuse
         self._greenlets: dict[Any, None] = {}
         self._acceptor: Any = None
+        self._refused = False  # the last accept failed
 
     @property
     def address(self) -> Peer:
@@ -84,11 +85,18 @@ class Door:
                     self._log.error("listener_failed", why=error.strerror)
                     return
                 if error.errno != errno.ECONNABORTED:
-                    self._log.provoked("connection_not_accepted", why=error.strerror)
+                    self._report(error)
                     gevent.sleep(REST)
             except Exception:  # our mistake: the next connection may be another
                 self._log.exception("door_failed")
                 gevent.sleep(REST)
+
+    def _report(self, error: OSError) -> None:
+        """Log that nothing is accepted, once for as long as that lasts."""
+        if not self._refused:
+            self._refused = True
+            host, port = self.address
+            self._log.warning("accept_failed", address=f"{host}:{port}", why=error.strerror)
 
     def _accept(self) -> None:
         for _ in range(AT_ONCE):
@@ -96,6 +104,7 @@ class Door:
                 sock, peer = self._listener.accept()
             except BlockingIOError:
                 return
+            self._refused = False
             try:
                 self._admit(sock, peer)
             except BaseException:

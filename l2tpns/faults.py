@@ -11,7 +11,6 @@ import traceback
 from typing import Any
 
 from gevent import GreenletExit, threadpool
-from gevent.baseserver import BaseServer
 
 from l2tpns.log import Logger
 
@@ -78,11 +77,6 @@ def contain_strays(hub: Any, log: Logger) -> None:
         error.__traceback__ = error.__traceback__ or trace
         if isinstance(context, tuple) and context and isinstance(context[0], _POOL_WORKER):
             return  # of a thread of gevent's pool: it is raised where its result is waited for
-        server = context[-1] if isinstance(context, tuple) and context else context
-        if isinstance(server, BaseServer) and isinstance(error, OSError):
-            address = f"{server.server_host}:{server.server_port}"
-            log.provoked("accept_failed", address=address, why=error.strerror or str(error))
-            return
         log.error("greenlet_failed", greenlet=shown(context), why=describe(error), traceback=words(error))
 
     hub.handle_error = handle_error

@@ -124,7 +124,7 @@ LIMITS: dict[str, Limit] = {
     "Policy.rate_in": LONG,
     "Policy.rate_out": LONG,
     "Policy.garden": _garden,
-    "Sink.port": ID,
+    "Sink.port": WORD,  # 0: the sink that snoop_host and snoop_port name
     "AuthReply.routes": each(anything),
     "AuthReply.dns": each(anything),
     "AuthReply.session_timeout": optional(LONG),

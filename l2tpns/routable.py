@@ -84,10 +84,11 @@ class Routable:
         hosts.update((lac, "a LAC that is connecting") for lac in self._candidates)
         hosts.update((IPv4Network(server), "a RADIUS server") for server in servers)
         hosts.update(self._surroundings.gateways)
+        # The kernel looks its own addresses up before any route: no route of ours leads them away.
+        kept_free = {host: name for host, name in hosts.items() if host not in self._surroundings.own}
         hosts.update(self._surroundings.own)
         hosts[IPv4Network(config.tun_address)] = "the address of the tun device"
         hosts[IPv4Network(config.ppp_local_address)] = "our address in PPP"
-        kept_free = dict(hosts)
         if config.snoop_host is not None:
             hosts.setdefault(IPv4Network(config.snoop_host), "needed by this server")  # what for is not for the log
         self._needed = Needed(

@@ -197,7 +197,7 @@ def test_a_descriptor_that_is_missing_for_a_while_ends_no_listener(
     for _ in range(2):
         desk.operator().expect_end()
     desk.plain()
-    assert len(desk.server.events("connection_not_accepted")) == 1
+    assert len(desk.server.events("accept_failed")) == 1
     assert len(desk.server.events("door_failed")) == 1
     desk.server.meant = ("door_failed",)
 

@@ -76,6 +76,7 @@ class Server:
         }
         text = [f"set {name} {_word(value)}" for name, value in everything.items()]
         self.config.write_text("\n".join([*text, *lines]) + "\n")
+        self.config.chmod(0o600)  # it may hold secrets
 
     # A life
 

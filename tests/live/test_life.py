@@ -375,6 +375,7 @@ def test_a_plugin_that_ends_greenlets_costs_no_lac_its_reader(stage: Stage) -> N
 
 PARTS = {
     "LAC reader",
+    "LAC sockets",
     "accounting spool",
     "bandwidth meter",
     "console",
@@ -388,6 +389,7 @@ PARTS = {
     "throttle watcher",
     "timer wheel",
     "tun reader",
+    "tun watcher",
     "usage files",
 }
 

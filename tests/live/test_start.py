@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.lac import Lac
 from tests.lab.netns import Lab, Namespace, is_root, wait_until
 from tests.lab.portthief import PortThief
 from tests.lab.server import CHECKOUT, Server, ServerDied
@@ -88,16 +89,17 @@ def test_no_other_user_of_the_machine_can_bind_a_port_that_the_daemon_holds(mach
         "radius_bind_max": 21710,
     }
     with Server(machine, tmp_path, settings=settings) as server:
-        lac = machine.socket()
-        lac.sendto(SCCRQ, ("192.0.2.1", 1701))  # has a socket beside the wildcard one made
+        theirs = machine.socket()
+        lac = Lac(("0.0.0.0", 0), ("192.0.2.1", 1701), sock=theirs)
+        lac.connect()  # has a socket beside the wildcard one made
         server.wait_for("listening", address="192.0.2.1")
-        lac.close()
         wait_until(lambda: any(port == 21701 for _, _, port in held(server)), what="a RADIUS socket")
-        sockets = held(server)
+        sockets = {each for each in held(server) if each[2] != theirs.getsockname()[1]}
         assert {port for _, _, port in sockets} == {23, 1701, 1702, 9101, 21701}
         targets = {(kind, each, port) for kind, address, port in sockets for each in overlapping(address)}
         with PortThief(sorted(targets), machine) as thief:
             assert thief.loot() == []
+        lac.close()
 
 
 def held(server: Server) -> set[tuple[str, str, int]]:
