@@ -147,7 +147,7 @@ class Config:
         RESTART,
     )
     cli_max_connections: int = setting(
-        64,
+        512,
         "consoles at the same time; to admit one more, the source that has the most loses one that has not logged in",
         Integer(1, 1000),
     )

@@ -37,7 +37,7 @@ from l2tpns.log import Logger
 from l2tpns.places import Place, Places
 from l2tpns.share import OneAtATime, Share
 
-CONNECTIONS = 64
+CONNECTIONS = 512  # more than a flood of 1,000 a second opens while a scraper thinks for half a second
 BACKLOG = 256
 CONNECTION_SECONDS = 20.0
 REQUEST_OCTETS = 16_384  # of a request's line and headers
