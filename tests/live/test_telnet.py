@@ -159,7 +159,7 @@ def test_a_configuration_that_was_written_is_there_after_a_restart(
     assert 'set tundevicename "tun7"\n' in before
     assert "Writing configuration\n" in telnet.do("write memory")
     assert server.config.read_text().replace("\r", "") == before
-    assert server.config.stat().st_mode & 0o777 == 0o644
+    assert server.config.stat().st_mode & 0o777 == 0o600
     assert "% " not in telnet.do("reload")
     server.stop()
     telnet.expect(pexpect.EOF)
