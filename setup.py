@@ -11,7 +11,7 @@ assert VERSION is not None
 
 SCRIPTS = [
     "l2tpns = l2tpns.__main__:main",
-    "nsctl = l2tpns.nsctl:main",
+    "nsctl = l2tpns.nsctl.__main__:main",
     "l2tpns-capture = l2tpns.capture.__main__:main",
 ]
 
@@ -22,7 +22,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["l2tpns", "l2tpns.*"]),
-    package_data={"l2tpns": ["py.typed", "radius/dictionary*", "dataplane/fastpath/*.o", "figures/status.*"]},
+    package_data={"l2tpns": ["py.typed", "radius/dictionary*", "dataplane/fastpath/*.o", "monitoring/status.*"]},
     entry_points={"console_scripts": SCRIPTS},
     # Each range starts at the release that was measured and ends before the one that may break its interface.
     install_requires=[

@@ -15,8 +15,8 @@ from typing import Any
 import gevent
 
 from bench.common import Bench, bring_up, ours, say, settle
+from l2tpns.l2tp.tunnel import CLOSED_LINGER
 from l2tpns.system.routes import PROTOCOL
-from l2tpns.tunnel import CLOSED_LINGER
 from tests.lab.lac import Lac
 from tests.lab.server import Server
 from tests.lab.subscriber import Subscriber

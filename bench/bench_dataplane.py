@@ -20,11 +20,11 @@ monkey.patch_all()
 
 import gevent  # noqa: E402
 
-from l2tpns.config import Config  # noqa: E402
-from l2tpns.counters import Counters  # noqa: E402
-from l2tpns.dataplane.path import Path, key_of  # noqa: E402
-from l2tpns.dataplane.user import UserPlane  # noqa: E402
-from l2tpns.log import Log  # noqa: E402
+from l2tpns.config.settings import Config  # noqa: E402
+from l2tpns.dataplane.session_path import Path, key_of  # noqa: E402
+from l2tpns.dataplane.userspace import UserPlane  # noqa: E402
+from l2tpns.runtime.counters import Counters  # noqa: E402
+from l2tpns.runtime.log import Log  # noqa: E402
 from tests.lab.netns import Lab, Namespace, three_hosts  # noqa: E402
 
 TUNNEL = 7

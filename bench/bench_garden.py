@@ -15,9 +15,9 @@ from functools import partial
 from ipaddress import IPv4Network
 
 from bench.common import bring_up, middle, ours, ratio, say
-from l2tpns.log import Log
-from l2tpns.system.cage import Cage
+from l2tpns.runtime.log import Log
 from l2tpns.system.firewall import Firewall
+from l2tpns.system.garden_rules import Cage
 from l2tpns.system.ipset import IpSets
 from tests.lab.console import Console
 from tests.lab.netns import Lab

@@ -21,10 +21,10 @@ import gevent
 
 from bench.bench_forward import PORT, Traffic, run
 from bench.common import HOST, LAC, LNS, Bench, bring_up, compile_blast, middle, ours, ratio, say
-from l2tpns.log import Log
+from l2tpns.runtime.log import Log
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.ipset import IpSets
-from l2tpns.system.netlink import Netlink
+from l2tpns.system.rtnetlink import Netlink
 from l2tpns.system.shaping import KernelShaper, Shaped
 from tests.lab.console import Console
 from tests.lab.netns import Lab, Namespace

@@ -12,12 +12,12 @@ from pathlib import Path  # noqa: E402
 from typing import NoReturn  # noqa: E402
 
 from l2tpns import __version__  # noqa: E402
-from l2tpns.configfile import default_config  # noqa: E402
-from l2tpns.configurator import Options  # noqa: E402
+from l2tpns.config.file import default_config  # noqa: E402
+from l2tpns.config.live import Options  # noqa: E402
 from l2tpns.daemon import MACHINE, Daemon  # noqa: E402
 from l2tpns.errors import ConfigError, L2tpnsError, RepairError  # noqa: E402
-from l2tpns.faults import describe  # noqa: E402
-from l2tpns.system import leftovers  # noqa: E402
+from l2tpns.runtime.faults import describe  # noqa: E402
+from l2tpns.system import cleanup  # noqa: E402
 
 
 class CleanKernel(argparse.Action):
@@ -25,7 +25,7 @@ class CleanKernel(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         try:
-            removed = leftovers.remove_everything()
+            removed = cleanup.remove_everything()
         except L2tpnsError as error:
             parser.exit(1, f"{error}\n")
         parser.exit(0, f"{removed} rules, chains and sets removed\n")

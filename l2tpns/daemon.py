@@ -22,40 +22,43 @@ import gevent
 from gevent.exceptions import LoopExit
 from gevent.queue import Queue
 
-from l2tpns import __version__, configfile, filtering, process
-from l2tpns.awake import AwakeClock
-from l2tpns.clock import elapsed, moment
-from l2tpns.config import Config
-from l2tpns.configurator import Configurator, Options, read
-from l2tpns.console.office import Office
+from l2tpns import __version__
+from l2tpns.config import file as configfile
+from l2tpns.config.live import Configurator, Options, read
+from l2tpns.config.settings import Config
+from l2tpns.console.context import Office
 from l2tpns.console.server import Console
-from l2tpns.counters import PRIVATE, Counters
-from l2tpns.dataplane.user import UserPlane
+from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.errors import ConfigError, RepairError, ReportError, WaitError
-from l2tpns.faults import contain_strays, describe, words
-from l2tpns.figures.problems import Finding
-from l2tpns.figures.service import Figures
-from l2tpns.keeper import Keeper, Steps
 from l2tpns.lns import Lns
-from l2tpns.log import Log
-from l2tpns.logsink import DAEMON_FACILITY, SYSLOG_SOCKET
-from l2tpns.nsctlserver import NsctlServer
-from l2tpns.pool import Layout, Pool, read_layout
+from l2tpns.monitoring.bandwidth import bandwidth_line, sample
+from l2tpns.monitoring.problems import Finding
+from l2tpns.monitoring.service import Figures
+from l2tpns.nsctl.server import NsctlServer
+from l2tpns.policy import filters
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
-from l2tpns.radius.secrets import SecretsBackend
+from l2tpns.radius.secrets_file import SecretsBackend
 from l2tpns.radius.types import Backend, RadiusSettings
-from l2tpns.records import Replay
-from l2tpns.resume import resume
-from l2tpns.speed import bandwidth_line, sample
-from l2tpns.state import StateStore
-from l2tpns.supervisor import Part, Supervisor
-from l2tpns.system import leftovers, privileges
-from l2tpns.system.cage import Cage
+from l2tpns.runtime import process
+from l2tpns.runtime.awake import AwakeClock
+from l2tpns.runtime.clock import elapsed, moment
+from l2tpns.runtime.counters import PRIVATE, Counters
+from l2tpns.runtime.faults import contain_strays, describe, words
+from l2tpns.runtime.keeper import Keeper, Steps
+from l2tpns.runtime.log import Log
+from l2tpns.runtime.log_sinks import DAEMON_FACILITY, SYSLOG_SOCKET
+from l2tpns.runtime.supervisor import Part, Supervisor
+from l2tpns.state.records import Replay
+from l2tpns.state.restore import resume
+from l2tpns.state.store import StateStore
+from l2tpns.subscriber.pool import Layout, Pool, read_layout
+from l2tpns.system import cleanup, privileges
 from l2tpns.system.firewall import LOCK, Firewall
+from l2tpns.system.garden_rules import Cage
 from l2tpns.system.ipset import IpSets
-from l2tpns.system.netlink import Netlink
-from l2tpns.system.netlinksocket import NetlinkError
+from l2tpns.system.netlink_socket import NetlinkError
+from l2tpns.system.rtnetlink import Netlink
 from l2tpns.system.shaping import KernelShaper
 
 SIGNALS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -258,7 +261,7 @@ class Daemon:
         gc.disable()  # much is made now, and nothing of it is garbage
         saved = self.load_state()
         self.firewall = Firewall(self.logger)
-        leftovers.begin(self.firewall, self.logger)
+        cleanup.begin(self.firewall, self.logger)
         firewall = self.firewall
         lns.gardens.start(lambda: Cage(firewall, IpSets()), saved.sessions.values())
         lns.plugins.on_change = self.hide_secrets
@@ -436,7 +439,7 @@ class Daemon:
         if self.plane is not None:
             steps.take("data path", self.plane.stop)
         if self.firewall is not None:
-            steps.take("firewall", leftovers.remove_rules, self.firewall, self.logger)
+            steps.take("firewall", cleanup.remove_rules, self.firewall, self.logger)
             steps.take("gardens", lns.gardens.stop)
         if not lns.left:
             steps.take("usage file", lns.usage_files.stop)
@@ -499,7 +502,7 @@ class Daemon:
         self.lns.plugins.check(config.plugin_settings, config.plugins)
         self.radius_settings = RadiusSettings.from_config(config)
         self.accounting.configure(self.radius_settings)
-        filtering.rebind(self.lns)
+        filters.rebind(self.lns)
         self.lns.backend = self.choose_backend()
 
     def hide_secrets(self) -> None:

@@ -16,43 +16,44 @@ from typing import Any
 
 import gevent
 
-from l2tpns import consult, ends, housekeeping
-from l2tpns.addresschange import ProbeBudget
-from l2tpns.addressguard import AddressGuard
-from l2tpns.awake import AwakeClock
-from l2tpns.config import Config
-from l2tpns.counters import Counters
+from l2tpns import causes
+from l2tpns.config.settings import Config
 from l2tpns.dataplane.plane import DataPlane
 from l2tpns.dataplane.udp import Endpoint
 from l2tpns.errors import ProtocolError, WireError
-from l2tpns.gardens import Gardens
-from l2tpns.halfopen import HalfOpen
-from l2tpns.history import LENGTH as HISTORY_LENGTH
-from l2tpns.history import Ending
-from l2tpns.journal import Journal
-from l2tpns.log import Logger
-from l2tpns.plugins.core import Plugins
-from l2tpns.policy import Part
-from l2tpns.pool import Layout, Pool
-from l2tpns.proto.header import parse_control
-from l2tpns.proto.messages import ICRQ, CdnResult, ErrorCode, StopCcnResult
+from l2tpns.l2tp.address_change import ProbeBudget
+from l2tpns.l2tp.half_open import HalfOpen
+from l2tpns.l2tp.strangers import Strangers
+from l2tpns.l2tp.tunnel import Tunnel, TunnelState
+from l2tpns.plugins.manager import Plugins
+from l2tpns.policy.garden import Gardens
+from l2tpns.policy.model import Part
+from l2tpns.policy.snoop import Snoop
+from l2tpns.policy.taps import Taps
+from l2tpns.policy.throttle import Throttle
+from l2tpns.proto.l2tp.header import parse_control
+from l2tpns.proto.l2tp.messages import ICRQ, CdnResult, ErrorCode, StopCcnResult
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import Backend
 from l2tpns.radius.usage import SessionIds
-from l2tpns.reminders import Reminders
-from l2tpns.session import Session
-from l2tpns.share import Share
-from l2tpns.slices import in_slices
-from l2tpns.snoop import Snoop
-from l2tpns.strangers import Strangers
-from l2tpns.supervisor import Part as Loop
-from l2tpns.supervisor import Supervisor
-from l2tpns.taps import Taps
-from l2tpns.throttle import Throttle
-from l2tpns.tunnel import Tunnel, TunnelState
-from l2tpns.turns import Turns
-from l2tpns.usagefiles import UsageFiles
-from l2tpns.wheel import Wheel
+from l2tpns.runtime.awake import AwakeClock
+from l2tpns.runtime.cooperative import in_slices
+from l2tpns.runtime.counters import Counters
+from l2tpns.runtime.log import Logger
+from l2tpns.runtime.reminders import Reminders
+from l2tpns.runtime.share import Share
+from l2tpns.runtime.supervisor import Part as Loop
+from l2tpns.runtime.supervisor import Supervisor
+from l2tpns.runtime.timer_wheel import Wheel
+from l2tpns.runtime.turns import Turns
+from l2tpns.state.journal import Journal
+from l2tpns.subscriber import plugin_hooks, timers
+from l2tpns.subscriber.address_guard import AddressGuard
+from l2tpns.subscriber.history import LENGTH as HISTORY_LENGTH
+from l2tpns.subscriber.history import Ending
+from l2tpns.subscriber.pool import Layout, Pool
+from l2tpns.subscriber.session import Session
+from l2tpns.subscriber.usage_files import UsageFiles
 
 Peer = tuple[str, int]
 WHEEL_TICK = 0.1  # seconds
@@ -113,7 +114,7 @@ class Lns:
         self.snoop = Snoop(self)
         self.taps = Taps(self)
         self.plugins = Plugins(self)
-        self.unread_avpairs = Reminders(consult.UNREAD_INTERVAL)
+        self.unread_avpairs = Reminders(plugin_hooks.UNREAD_INTERVAL)
         self.policies: tuple[Part, ...] = (self.gardens, self.throttle, self.snoop, self.taps)
         self.acct_session_ids = SessionIds(random)
         self.clock: Loop | None = None
@@ -143,7 +144,7 @@ class Lns:
 
     def _ask_again(self) -> None:
         for session in in_slices(list(self.sessions.values())):
-            housekeeping.ask_again(session, monotonic())
+            timers.ask_again(session, monotonic())
 
     # Control datagrams
 
@@ -235,7 +236,7 @@ class Lns:
         self.journal.tunnel(tunnel)
         for older in list(self.tunnels.values()):
             if older is not tunnel and older.peer == tunnel.peer and older.peer_id == tunnel.peer_id:
-                older.end(ends.TUNNEL_LOST, None, "the LAC has begun anew")
+                older.end(causes.TUNNEL_LOST, None, "the LAC has begun anew")
 
     def tunnel_closing(self, tunnel: Tunnel, *, says_goodbye: bool) -> None:
         """One that never came up stays in the limit of half-open ones until its LAC has acknowledged our StopCCN."""
@@ -252,8 +253,8 @@ class Lns:
         """Manual, drop tunnel: a CDN to each of its sessions now, the StopCCN drop_tunnel_delay seconds later."""
         tunnel.dropping = True
         for session in list(tunnel.sessions.values()):
-            session.end(ends.ADMIN_DROP)
-        gevent.spawn_later(self.config.drop_tunnel_delay, tunnel.end, ends.ADMIN_DROP)
+            session.end(causes.ADMIN_DROP)
+        gevent.spawn_later(self.config.drop_tunnel_delay, tunnel.end, causes.ADMIN_DROP)
 
     def may_linger(self) -> bool:
         return self.lingering <= LINGERING_LIMIT
@@ -435,12 +436,12 @@ class Lns:
         until = self.awake.now() + patience
         sessions = list(self.sessions.values())
         for session in sessions:
-            session.end(ends.SHUTDOWN)
+            session.end(causes.SHUTDOWN)
         self.awake.join([session.greenlet for session in sessions], patience)
         while self.awake.now() < until and any(not tunnel.quiet for tunnel in self.tunnels.values()):
             gevent.sleep(0.05)
         for tunnel in list(self.tunnels.values()):
-            tunnel.end(ends.SHUTDOWN, StopCcnResult.SHUTTING_DOWN)
+            tunnel.end(causes.SHUTDOWN, StopCcnResult.SHUTTING_DOWN)
         while self.awake.now() < until and any(
             t.state is not TunnelState.CLOSING or not t.reliable.idle for t in self.tunnels.values()
         ):

@@ -12,14 +12,14 @@ from enum import Enum, IntEnum
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from l2tpns.configfile import split_words
-from l2tpns.console import pipes
+from l2tpns.config.file import split_words
+from l2tpns.config.value_types import printable, quote
+from l2tpns.console import output_filters
 from l2tpns.console.output import Output, Refused
 from l2tpns.errors import ConfigError
-from l2tpns.settings import printable, quote
 
 if TYPE_CHECKING:
-    from l2tpns.console.office import Office
+    from l2tpns.console.context import Office
 
 MOST_PROPOSED = 200  # words shown for Tab or `?`
 ENTER = "<cr>"
@@ -104,7 +104,7 @@ class Call:
 
     command: Command
     values: tuple[Any, ...]
-    pipe: pipes.Pipe
+    pipe: output_filters.Pipe
     line: str  # as it goes into the log: the whole words, no secret
 
 
@@ -156,7 +156,7 @@ class Grammar:
 
     def parse(self, line: str, standing: Standing) -> Call:
         """What to do; Refused says what was not understood."""
-        typed, after = pipes.split(line)
+        typed, after = output_filters.split(line)
         words = _words(typed)
         node, used, path = self._descend(words, standing)
         if node.command is None or not standing.may_see(node.command):
@@ -166,7 +166,7 @@ class Grammar:
         if not command.runnable(len(rest)) or (rest and command.argument(len(rest) - 1) is None):
             raise Refused(f"Usage: {command.usage}")
         values = [self._value(command, place, word, standing) for place, word in enumerate(rest)]
-        pipe = pipes.Pipe() if after is None else pipes.parse(after)
+        pipe = output_filters.Pipe() if after is None else output_filters.parse(after)
         told = "***" if command.secret is not None and command.secret(rest) else " ".join(map(_quoted, rest[1:]))
         logged = " ".join([*path, *map(_quoted, rest[:1]), told]).rstrip()
         return Call(command, tuple(values), pipe, logged)
@@ -230,7 +230,7 @@ class Grammar:
         return begun, found
 
     def _proposals(self, line: str, standing: Standing, *, helping: bool) -> Iterator[tuple[str, str]]:
-        typed, after = pipes.split(line)
+        typed, after = output_filters.split(line)
         if after is not None:
             yield from _pipe_proposals(after, helping)
             return
@@ -267,7 +267,7 @@ def _argument_proposals(argument: Argument, begun: str, standing: Standing, help
 def _pipe_proposals(after: str, helping: bool) -> Iterator[tuple[str, str]]:
     words, begun = _split_begun(after)
     if not words:
-        for name, help in pipes.FILTERS.items():
+        for name, help in output_filters.FILTERS.items():
             if name.startswith(begun):
                 yield name, help
     elif helping and not "json".startswith(words[0]):

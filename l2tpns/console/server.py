@@ -9,16 +9,17 @@ from typing import Any
 import gevent
 from gevent import socket
 
-from l2tpns.console import commands, plugins
-from l2tpns.console.office import Office
+from l2tpns.console import commands
+from l2tpns.console.commands import plugins
+from l2tpns.console.context import Office
+from l2tpns.console.operators import Users
 from l2tpns.console.shell import Shell
 from l2tpns.console.terminal import Terminal
-from l2tpns.console.users import Users
-from l2tpns.door import Door
 from l2tpns.errors import ConfigError, refused
-from l2tpns.log import Logger
-from l2tpns.places import Place, Places
-from l2tpns.supervisor import Part
+from l2tpns.runtime.door import Door
+from l2tpns.runtime.log import Logger
+from l2tpns.runtime.places import Place, Places
+from l2tpns.runtime.supervisor import Part
 
 TELNET_PORT = 23
 BACKLOG = 256

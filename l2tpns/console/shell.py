@@ -7,16 +7,16 @@ from collections.abc import Callable
 import gevent
 import orjson
 
+from l2tpns.console.context import Office
 from l2tpns.console.grammar import Grammar, Mode, Privilege, Standing
-from l2tpns.console.logtext import log_line
-from l2tpns.console.office import Office
+from l2tpns.console.log_line import log_line
+from l2tpns.console.operators import Users
 from l2tpns.console.output import Output, Refused, text
 from l2tpns.console.terminal import Closed, Flooded, Interrupted, Terminal
-from l2tpns.console.users import Users
 from l2tpns.errors import ConfigError, PluginError
-from l2tpns.log import Listener, Logger
-from l2tpns.places import Place
-from l2tpns.policy import PolicyError
+from l2tpns.policy.model import PolicyError
+from l2tpns.runtime.log import Listener, Logger
+from l2tpns.runtime.places import Place
 
 LOGIN_TRIES = 3
 LOGIN_TIMEOUT = 60.0  # seconds for all of it

@@ -18,11 +18,11 @@ import gevent
 from gevent.lock import Semaphore
 from gevent.queue import Full, Queue
 
-from l2tpns.awake import AwakeClock
 from l2tpns.console.editor import BELL, Editor, History
 from l2tpns.console.editor import Event as Key
 from l2tpns.console.telnet import GREETING, Telnet, escape
-from l2tpns.share import Share
+from l2tpns.runtime.awake import AwakeClock
+from l2tpns.runtime.share import Share
 
 CHUNK = 8192  # characters sent at once
 SEND_TIMEOUT = 60.0  # for a reader that takes nothing

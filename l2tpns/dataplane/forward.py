@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 
-from l2tpns.config import Config
-from l2tpns.counters import Counters
-from l2tpns.dataplane import icmp, ipv4
-from l2tpns.dataplane.ipv4 import HEADER, ICMP, TCP, UDP, clamp_mss
-from l2tpns.dataplane.loop import Clock
-from l2tpns.dataplane.path import DOWN, PPP_IP, UP, Path
-from l2tpns.dataplane.police import DROP, PASS
+from l2tpns.config.settings import Config
+from l2tpns.dataplane.policer import DROP, PASS
+from l2tpns.dataplane.session_path import DOWN, PPP_IP, UP, Path
 from l2tpns.dataplane.table import AddressTable
+from l2tpns.proto.ip import icmp, ipv4
+from l2tpns.proto.ip.ipv4 import HEADER, ICMP, TCP, UDP, clamp_mss
+from l2tpns.runtime.counters import Counters
+from l2tpns.runtime.drain import Clock
 
 ERRORS_PER_SECOND = 1000  # "fragmentation needed", and `host unreachable` where icmp_rate is 0
 LIMIT_WINDOW = 10  # packet_limit counts in tenths of a second

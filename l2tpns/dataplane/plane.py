@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv4Network
 from time import monotonic
 from typing import Protocol
 
-from l2tpns.dataplane.path import Path
+from l2tpns.dataplane.session_path import Path
 from l2tpns.dataplane.udp import Endpoint
 
 Peer = tuple[str, int]

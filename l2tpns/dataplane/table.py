@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network
 from typing import Generic, TypeVar
 
-from l2tpns.dataplane.path import Path
+from l2tpns.dataplane.session_path import Path
 
 K = TypeVar("K", bytes, int)
 

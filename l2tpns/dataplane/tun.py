@@ -11,11 +11,11 @@ from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Interface
 
-from l2tpns.counters import Counters
-from l2tpns.dataplane.loop import DRAIN, DeviceGone
 from l2tpns.errors import ConfigError, RepairError, WaitError, refused
-from l2tpns.system.netlink import Netlink
-from l2tpns.system.netlinksocket import NetlinkError
+from l2tpns.runtime.counters import Counters
+from l2tpns.runtime.drain import DRAIN, DeviceGone
+from l2tpns.system.netlink_socket import NetlinkError
+from l2tpns.system.rtnetlink import Netlink
 
 CLONE_DEVICE = "/dev/net/tun"
 LARGEST = 4096  # octets read at once; the device's MTU stays below 2600

@@ -18,12 +18,12 @@ from time import monotonic
 import gevent
 
 from l2tpns.errors import L2tpnsError
-from l2tpns.log import Logger
-from l2tpns.supervisor import Part, Supervisor
-from l2tpns.system.netlink import Netlink, parse_route
-from l2tpns.system.netlinkevents import NetlinkEvents
-from l2tpns.system.netlinksocket import HEADER
+from l2tpns.runtime.log import Logger
+from l2tpns.runtime.supervisor import Part, Supervisor
+from l2tpns.system.netlink_events import NetlinkEvents
+from l2tpns.system.netlink_socket import HEADER
 from l2tpns.system.routes import PROTOCOL, Routes
+from l2tpns.system.rtnetlink import Netlink, parse_route
 from l2tpns.system.surroundings import Surroundings, look
 from l2tpns.system.sysctls import Sysctls
 

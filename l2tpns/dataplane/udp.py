@@ -33,13 +33,13 @@ from time import monotonic
 
 import gevent
 
-from l2tpns.counters import Counters
-from l2tpns.dataplane.loop import DRAIN, Clock, drain_forever
-from l2tpns.dataplane.path import PPP_IP, Path
+from l2tpns.dataplane.session_path import PPP_IP, Path
 from l2tpns.errors import WireError, refused
-from l2tpns.log import Logger
-from l2tpns.proto.header import parse_data
-from l2tpns.supervisor import Part, Supervisor
+from l2tpns.proto.l2tp.header import parse_data
+from l2tpns.runtime.counters import Counters
+from l2tpns.runtime.drain import DRAIN, Clock, drain_forever
+from l2tpns.runtime.log import Logger
+from l2tpns.runtime.supervisor import Part, Supervisor
 
 L2TP_PORT = 1701
 LARGEST = 4096  # octets of a datagram; l2tp_mtu ends at 2600, and control messages of real LACs are far shorter

@@ -4,7 +4,7 @@ from l2tpns.plugins import PLUGIN_RET_OK, PLUGIN_RET_STOP, PLUGIN_RET_ERROR, Plu
 """
 
 from l2tpns.errors import PluginError
-from l2tpns.plugins.events import (
+from l2tpns.plugins.hooks import (
     PLUGIN_API_VERSION,
     PLUGIN_RET_ERROR,
     PLUGIN_RET_OK,
@@ -21,8 +21,8 @@ from l2tpns.plugins.events import (
     param_radius_response,
     param_timer,
 )
-from l2tpns.plugins.server import Count, Login, Server, Variable
-from l2tpns.plugins.subscriber import Session
+from l2tpns.plugins.server_api import Count, Login, Server, Variable
+from l2tpns.plugins.session_api import Session
 
 __all__ = [
     "PLUGIN_API_VERSION",

@@ -23,11 +23,8 @@ import gevent
 from gevent.event import Event
 from pyrad.packet import Packet
 
-from l2tpns.awake import AwakeClock
-from l2tpns.clock import Moment, date, elapsed, moment
 from l2tpns.errors import NoAnswer, PassedOver
-from l2tpns.log import Logger
-from l2tpns.radius import packets, setaside
+from l2tpns.radius import packets, set_aside
 from l2tpns.radius.account import (
     A_ROUND,
     Account,
@@ -54,7 +51,10 @@ from l2tpns.radius.usage import (
     never_less,
     unusable,
 )
-from l2tpns.supervisor import Supervisor
+from l2tpns.runtime.awake import AwakeClock
+from l2tpns.runtime.clock import Moment, date, elapsed, moment
+from l2tpns.runtime.log import Logger
+from l2tpns.runtime.supervisor import Supervisor
 
 WORKERS = 256  # records in flight
 # One round: 1 + 2 + 4 + 8 + 8 ... seconds, a little over a minute per server.
@@ -495,8 +495,8 @@ class Accounting:
         self._finish(account)
 
     def _keep_aside(self, entry: Entry, why: str) -> None:
-        lost = setaside.keep(self._spool_dir, entry, why, self._clock().wall)
-        path = str(self._spool_dir / setaside.NAME)
+        lost = set_aside.keep(self._spool_dir, entry, why, self._clock().wall)
+        path = str(self._spool_dir / set_aside.NAME)
         self._log.error("accounting_set_aside", acct=entry.session, kind=entry.kind, why=why, path=path, lost=lost)
 
     def _forget_stale_on(self, delivered: Entry) -> None:

@@ -13,15 +13,15 @@ from ipaddress import AddressValueError, IPv4Address
 
 from pyrad.packet import Packet
 
-from l2tpns.awake import AwakeClock
 from l2tpns.errors import NoAnswer, WireError
-from l2tpns.log import Logger
 from l2tpns.radius import ignored, packets, service
-from l2tpns.radius.routes import parse_framed_route
+from l2tpns.radius.framed_route import parse_framed_route
 from l2tpns.radius.transport import Transport
 from l2tpns.radius.types import Assign, AuthReply, AuthRequest, FramedRoute, RadiusSettings
-from l2tpns.reminders import Reminders
-from l2tpns.supervisor import Supervisor
+from l2tpns.runtime.awake import AwakeClock
+from l2tpns.runtime.log import Logger
+from l2tpns.runtime.reminders import Reminders
+from l2tpns.runtime.supervisor import Supervisor
 
 PAP, CHAP = 0xC023, 0xC223
 MAX_PASSWORD = 128  # RFC 2865 5.2

@@ -17,7 +17,7 @@ import gevent
 from l2tpns.radius import packets
 
 if TYPE_CHECKING:
-    from l2tpns.radius.server import Channel
+    from l2tpns.radius.remote_server import Channel
 
 READ = 1  # libev's EV_READ
 PAUSE = 0.1  # seconds between two datagrams; more are dropped by the kernel when their room is full

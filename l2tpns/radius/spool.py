@@ -31,13 +31,13 @@ import gevent
 import orjson
 from gevent.event import Event
 
-from l2tpns import files
-from l2tpns.clock import Moment
 from l2tpns.errors import RepairError, WaitError, refused
-from l2tpns.lines import close_quietly, fsync_all, make_line, read_line, write_all
-from l2tpns.log import Logger
-from l2tpns.recordlimits import WHEN
-from l2tpns.supervisor import Part, Supervisor
+from l2tpns.runtime import files
+from l2tpns.runtime.clock import Moment
+from l2tpns.runtime.durable import close_quietly, fsync_all, make_line, read_line, write_all
+from l2tpns.runtime.log import Logger
+from l2tpns.runtime.record_limits import WHEN
+from l2tpns.runtime.supervisor import Part, Supervisor
 
 SEGMENT_OCTETS = 1 << 20
 SUFFIX = ".records"

@@ -16,13 +16,13 @@ from typing import Any
 import gevent
 from pyrad.packet import Packet
 
-from l2tpns.awake import AwakeClock
 from l2tpns.errors import NoAnswer, PassedOver
-from l2tpns.log import Logger
 from l2tpns.radius import packets
-from l2tpns.radius.server import Request, Server, ServerStats
+from l2tpns.radius.remote_server import Request, Server, ServerStats
 from l2tpns.radius.types import RadiusSettings, ServerAddress
-from l2tpns.supervisor import Supervisor
+from l2tpns.runtime.awake import AwakeClock
+from l2tpns.runtime.log import Logger
+from l2tpns.runtime.supervisor import Supervisor
 
 MAX_INTERVAL = 32.0
 JITTER = 0.1  # RFC 5080 2.2.1: each interval plus or minus a tenth

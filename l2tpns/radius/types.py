@@ -10,10 +10,10 @@ from enum import Enum, IntEnum
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, Protocol
 
-from l2tpns.config import Config
+from l2tpns.config.settings import Config
 
 if TYPE_CHECKING:
-    from l2tpns.proto.credentials import Credentials
+    from l2tpns.proto.ppp.credentials import Credentials
 
 PORT_TYPE_VIRTUAL = 5  # RFC 2865 5.41
 

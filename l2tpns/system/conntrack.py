@@ -10,8 +10,8 @@ import struct
 from collections.abc import Collection
 from ipaddress import IPv4Address, IPv4Network
 
-from l2tpns.slices import in_slices
-from l2tpns.system.netlinksocket import NetlinkError
+from l2tpns.runtime.cooperative import in_slices
+from l2tpns.system.netlink_socket import NetlinkError
 from l2tpns.system.nfnetlink import BATCH, NfNetlink, attribute, attributes, nested
 
 FEW = 8  # addresses, each looked for by the kernel; for more, one list of everything is cheaper

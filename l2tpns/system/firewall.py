@@ -17,8 +17,8 @@ from typing import Any
 
 import gevent
 
-from l2tpns import files
-from l2tpns.log import Logger
+from l2tpns.runtime import files
+from l2tpns.runtime.log import Logger
 from l2tpns.system import iptables
 from l2tpns.system.iptables import FILLED, MADE, FirewallError
 

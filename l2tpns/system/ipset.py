@@ -13,7 +13,7 @@ from errno import EEXIST, ENOENT
 from ipaddress import IPv4Network
 
 from l2tpns.errors import L2tpnsError
-from l2tpns.system.netlinksocket import NetlinkError
+from l2tpns.system.netlink_socket import NetlinkError
 from l2tpns.system.nfnetlink import NfNetlink, attribute, attributes, nested, text
 
 _SUBSYSTEM = 6 << 8

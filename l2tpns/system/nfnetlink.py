@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
-from l2tpns.system.netlinksocket import (
+from l2tpns.system.netlink_socket import (
     HEADER,
     NLM_F_ACK,
     NLM_F_DUMP,

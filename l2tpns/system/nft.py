@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from l2tpns.system.netlinksocket import NetlinkError
+from l2tpns.system.netlink_socket import NetlinkError
 from l2tpns.system.nfnetlink import NfNetlink, attributes
 
 _SUBSYSTEM = 10 << 8

@@ -18,9 +18,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 
-from l2tpns.log import Logger
-from l2tpns.prefixes import subtract
-from l2tpns.system.netlink import Netlink, Route
+from l2tpns.proto.ip.prefixes import subtract
+from l2tpns.runtime.log import Logger
+from l2tpns.system.rtnetlink import Netlink, Route
 
 # 0 to 4 are the kernel's own, other daemons' are in iproute2's rt_protos; 115 is L2TP's number among IP's protocols.
 PROTOCOL = 115

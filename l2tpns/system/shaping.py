@@ -6,7 +6,7 @@ which destinations belong to which class, one rule in chain `throttle` of table 
 upper half of the packet's mark, and one filter of HTB reads it there: the cost of a packet and of a change is the same
 with one throttled session and with ten thousand (docs/decisions/0010-throttling-by-set-and-mark.md).
 
-What comes from subscribers is not shaped here: see dataplane/police.py.
+What comes from subscribers is not shaped here: see dataplane/policer.py.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from pyroute2.netlink import nlmsg
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 from l2tpns.errors import L2tpnsError
-from l2tpns.log import Logger
-from l2tpns.supervisor import Part, Supervisor
+from l2tpns.runtime.log import Logger
+from l2tpns.runtime.supervisor import Part, Supervisor
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.ipset import IpSets
-from l2tpns.system.netlink import Message, Netlink
-from l2tpns.system.netlinksocket import NLM_F_DUMP, NetlinkError
+from l2tpns.system.netlink_socket import NLM_F_DUMP, NetlinkError
 from l2tpns.system.nfnetlink import attribute
+from l2tpns.system.rtnetlink import Message, Netlink
 
 SET = "l2tpns_throttle"
 LARGEST_SET = 1 << 20

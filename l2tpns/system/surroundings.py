@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
-from l2tpns.system.netlink import KernelRoute, Netlink
-from l2tpns.system.netlinkevents import PROTOCOLS
+from l2tpns.system.netlink_events import PROTOCOLS
+from l2tpns.system.rtnetlink import KernelRoute, Netlink
 
 _RTN_UNICAST, _RTN_LOCAL, _RTN_BROADCAST, _RTN_ANYCAST = 1, 2, 3, 4
 _KERNEL = 2  # rtm_protocol of what follows from an address of an interface

@@ -8,15 +8,18 @@ from time import monotonic
 
 import pytest
 
-from l2tpns import link, lns, particulars, session, tunnel
-from l2tpns.dataplane import path, plane, udp, user
+from l2tpns import lns
+from l2tpns.dataplane import plane, udp, userspace
+from l2tpns.dataplane import session_path as path
+from l2tpns.l2tp import tunnel
+from l2tpns.subscriber import accounting, link, session
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Subscriber
 
 LOOKS = 1 / 16  # real seconds between two looks of the timer wheel at its clock; whole seconds are whole slots of it
 
 
-DATA_PATH = (path, plane, udp, user)
+DATA_PATH = (path, plane, udp, userspace)
 
 
 class Clock:
@@ -31,7 +34,7 @@ class Clock:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Before the server is made."""
         monkeypatch.setattr(lns, "WHEEL_TICK", LOOKS)
-        for module in (lns, session, particulars, link, *DATA_PATH):
+        for module in (lns, session, accounting, link, *DATA_PATH):
             monkeypatch.setattr(module, "monotonic", self)
 
     def forward(self, server: InProcess, seconds: int) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from l2tpns import journal, session, tunnel
-from l2tpns.proto.reliable import Reliable
+from l2tpns.l2tp import tunnel
+from l2tpns.proto.l2tp.reliable import Reliable
+from l2tpns.state import journal
+from l2tpns.subscriber import session
 from tests.daemon.clocks import Clock, TunnelClock
 from tests.daemon.lives import Lives
 from tests.daemon.operators import Desk

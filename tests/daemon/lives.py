@@ -11,12 +11,12 @@ from typing import Any
 
 import gevent
 
-from l2tpns import ends
-from l2tpns.ends import TunnelEnded
+from l2tpns import causes
+from l2tpns.causes import TunnelEnded
 from l2tpns.radius.types import AuthReply
-from l2tpns.records import Replay
-from l2tpns.resume import Resumed, resume
-from l2tpns.state import StateStore
+from l2tpns.state.records import Replay
+from l2tpns.state.restore import Resumed, resume
+from l2tpns.state.store import StateStore
 from tests.lab import traffic
 from tests.lab.inprocess import InProcess, until
 from tests.lab.lac import Dial, Lac, Subscriber
@@ -59,7 +59,7 @@ class Lives:
         server.lns.clock.stop()
         gevent.killall([session.greenlet for session in server.lns.sessions.values()])
         for each in server.lns.tunnels.values():
-            each.mailbox.post_urgent(TunnelEnded(ends.SHUTDOWN, None))
+            each.mailbox.post_urgent(TunnelEnded(causes.SHUTDOWN, None))
         gevent.sleep(0)
         gevent.Greenlet.remove_spawn_callback(server.greenlets.append)
         self.store.close()

@@ -17,12 +17,13 @@ import pytest
 from gevent import socket, subprocess
 from gevent.event import Event
 
-from l2tpns import nsctl, nsctlserver
-from l2tpns.config import Config
-from l2tpns.counters import Counters
+from l2tpns.config.settings import Config
 from l2tpns.errors import L2tpnsError
-from l2tpns.log import Log
-from l2tpns.nsctlserver import NsctlServer
+from l2tpns.nsctl import __main__ as nsctl
+from l2tpns.nsctl import server as nsctlserver
+from l2tpns.nsctl.server import NsctlServer
+from l2tpns.runtime.counters import Counters
+from l2tpns.runtime.log import Log
 from tests.lab import PATIENCE
 
 SECRET = "a key that is long enough"

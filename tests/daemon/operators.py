@@ -11,13 +11,13 @@ from typing import Any, Self
 import gevent
 from gevent import socket
 
-from l2tpns.config import Config
-from l2tpns.configfile import find_files
-from l2tpns.configurator import Configurator, Options, Reading
-from l2tpns.console.office import Office
+from l2tpns.config.file import find_files
+from l2tpns.config.live import Configurator, Options, Reading
+from l2tpns.config.settings import Config
+from l2tpns.console.context import Office
 from l2tpns.console.server import Console
 from l2tpns.errors import ConfigError
-from l2tpns.pool import Layout
+from l2tpns.subscriber.pool import Layout
 from tests.lab import PATIENCE
 from tests.lab.inprocess import InProcess, until
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any
 
-from l2tpns.proto.credentials import Credentials
+from l2tpns.proto.ppp.credentials import Credentials
 from l2tpns.radius.types import AuthRequest, RadiusSettings, ServerAddress, Usage
 from tests.lab.radius_server import RadiusServer
 

@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from l2tpns.session import Session
+from l2tpns.subscriber.session import Session
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Dial, Lac, Subscriber
 

@@ -11,13 +11,14 @@ from typing import Any
 import gevent
 import pytest
 
-from l2tpns import addresschange, ends, tunnel
-from l2tpns.proto import messages
-from l2tpns.proto.header import ControlHeader, build_control
-from l2tpns.proto.messages import CDN, HELLO, StopCCN
-from l2tpns.proto.reliable import Reliable
-from l2tpns.records import TunnelRecord
-from l2tpns.resume import tunnel_record
+from l2tpns import causes
+from l2tpns.l2tp import address_change, tunnel
+from l2tpns.proto.l2tp import messages
+from l2tpns.proto.l2tp.header import ControlHeader, build_control
+from l2tpns.proto.l2tp.messages import CDN, HELLO, StopCCN
+from l2tpns.proto.l2tp.reliable import Reliable
+from l2tpns.state.records import TunnelRecord
+from l2tpns.state.restore import tunnel_record
 from tests.daemon.conftest import QUICK, Serve
 from tests.lab.endpoint import Endpoint
 from tests.lab.inprocess import InProcess, Peer, until
@@ -30,7 +31,7 @@ CLEAR = messages.ResultCode(1, 0, "")
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tunnel, "Reliable", partial(Reliable, first_interval=0.05))
-    monkeypatch.setattr(addresschange, "COPY_INTERVAL", 0.05)
+    monkeypatch.setattr(address_change, "COPY_INTERVAL", 0.05)
 
 
 def cautious(serve: Serve, **settings: Any) -> InProcess:
@@ -254,7 +255,7 @@ def test_a_message_in_the_name_of_the_old_address_whose_numbers_do_not_fit_is_no
 def test_a_new_address_that_does_not_acknowledge_gets_no_more_than_it_sent_and_no_tunnel(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(addresschange, "ANSWER_TIME", 0.3)
+    monkeypatch.setattr(address_change, "ANSWER_TIME", 0.3)
     server = cautious(serve)
     peer = server.peer().open()
     ours, home = the_tunnel(server, peer), peer.address
@@ -297,7 +298,7 @@ def test_what_was_on_its_way_when_the_lac_moved_reaches_it_at_the_new_address(se
     session_id = peer.call()
     peer.acknowledged()
     moved = Elsewhere(server, peer)
-    server.lns.sessions[session_id].end(ends.ADMIN_DROP)
+    server.lns.sessions[session_id].end(causes.ADMIN_DROP)
     gevent.sleep(0.05)
     header = moved.repeat(peer.say(HELLO()))
     assert isinstance(messages.decode(header.body), CDN) and header.session_id == 1
@@ -322,10 +323,10 @@ def test_a_tunnel_does_not_move_to_where_another_with_the_same_id_is(serve: Serv
 
 
 def test_probes_of_all_tunnels_together_are_limited(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    budget = addresschange.ProbeBudget()
+    budget = address_change.ProbeBudget()
     assert [budget.take(7.5) for _ in range(101)] == [True] * 100 + [False]
     assert budget.take(8.0)
-    monkeypatch.setattr(addresschange, "PROBES_PER_SECOND", 0)
+    monkeypatch.setattr(address_change, "PROBES_PER_SECOND", 0)
     server = cautious(serve)
     peer = server.peer().open()
     ours = the_tunnel(server, peer)

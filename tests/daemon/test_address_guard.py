@@ -8,12 +8,12 @@ from pathlib import Path
 import gevent
 import pytest
 
-from l2tpns import ends
-from l2tpns.dataplane.path import Path as SessionPath
-from l2tpns.ends import TunnelEnded
+from l2tpns import causes
+from l2tpns.causes import TunnelEnded
+from l2tpns.dataplane.session_path import Path as SessionPath
 from l2tpns.radius.types import Assign, AuthReply, FramedRoute
-from l2tpns.resume import resume
-from l2tpns.state import StateStore
+from l2tpns.state.restore import resume
+from l2tpns.state.store import StateStore
 from l2tpns.system.surroundings import Surroundings
 from tests.daemon.conftest import QUICK, Serve
 from tests.daemon.packets import ip
@@ -113,7 +113,7 @@ def test_a_lac_keeps_its_address_after_its_tunnel_is_gone(server: InProcess) -> 
     address = IPv4Address(peer.address[0])
     server.wait(lambda: server.lns.guard.routable.is_lac(address))
     for tunnel in list(server.lns.tunnels.values()):
-        tunnel.end(ends.ADMIN_DROP, None)
+        tunnel.end(causes.ADMIN_DROP, None)
     server.wait(lambda: not server.lns.tunnels)
     assert server.lns.guard.routable.is_lac(address)
 
@@ -189,7 +189,7 @@ def leave_without_a_word(server: InProcess) -> None:
     server.lns.clock.stop()
     gevent.killall([session.greenlet for session in server.lns.sessions.values()])
     for tunnel in server.lns.tunnels.values():
-        tunnel.mailbox.post_urgent(TunnelEnded(ends.SHUTDOWN, None))
+        tunnel.mailbox.post_urgent(TunnelEnded(causes.SHUTDOWN, None))
     gevent.sleep(0)
     gevent.Greenlet.remove_spawn_callback(server.greenlets.append)
 

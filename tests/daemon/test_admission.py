@@ -9,10 +9,11 @@ from itertools import count, pairwise
 import gevent
 import pytest
 
-from l2tpns import halfopen, lns, strangers
-from l2tpns.proto import messages
-from l2tpns.proto.header import ControlHeader
-from l2tpns.proto.messages import CDN, ICCN, ICRP, ICRQ, SCCCN, SCCRP, ResultCode, StopCCN
+from l2tpns import lns
+from l2tpns.l2tp import half_open, strangers
+from l2tpns.proto.l2tp import messages
+from l2tpns.proto.l2tp.header import ControlHeader
+from l2tpns.proto.l2tp.messages import CDN, ICCN, ICRP, ICRQ, SCCCN, SCCRP, ResultCode, StopCCN
 from tests.daemon.conftest import QUICK, Serve
 from tests.daemon.subscribers import refused
 from tests.lab import PATIENCE
@@ -37,7 +38,7 @@ def time_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def nobody_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every half-open tunnel is so young that it may keep its place."""
-    monkeypatch.setattr(halfopen, "ANSWER_TIME", 3600.0)
+    monkeypatch.setattr(half_open, "ANSWER_TIME", 3600.0)
 
 
 def ring(peer: Peer, session_id: int) -> tuple[int, int] | None:
@@ -107,7 +108,7 @@ def test_what_is_said_before_the_server_is_ready_is_not_acknowledged_and_counts_
 
 
 def test_a_tunnel_that_was_closed_leaves_its_place_to_the_next(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2tpns.tunnel.CLOSED_LINGER", 0.5)
+    monkeypatch.setattr("l2tpns.l2tp.tunnel.CLOSED_LINGER", 0.5)
     server = serve(max_tunnels=1)
     peer = server.peer().open()
     assert ask(server) == (2, 4)
@@ -154,7 +155,7 @@ def may_go_on(server: InProcess, peer: Peer) -> bool:
 def test_the_oldest_half_open_tunnel_makes_room_and_hears_nothing_of_it(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(halfopen, "ANSWER_TIME", 0.0)
+    monkeypatch.setattr(half_open, "ANSWER_TIME", 0.0)
     server = serve(max_half_open_tunnels=3)
     good = server.lac(defaults=QUICK).connect()
     peers = [half_open_at(server, f"127.0.0.{number}") for number in range(2, 6)]
@@ -169,7 +170,7 @@ def test_the_oldest_half_open_tunnel_makes_room_and_hears_nothing_of_it(
 def test_an_address_that_has_most_half_open_tunnels_makes_room_first(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(halfopen, "ANSWER_TIME", 0.0)
+    monkeypatch.setattr(half_open, "ANSWER_TIME", 0.0)
     server = serve(max_half_open_tunnels=3)
     single = half_open_at(server, "127.0.0.2")
     many = [half_open_at(server, "127.0.0.3", tunnel_id) for tunnel_id in (1, 2)]
@@ -181,7 +182,7 @@ def test_an_address_that_has_most_half_open_tunnels_makes_room_first(
 def test_other_limits_that_half_open_tunnels_reach_keep_nobody_out_either(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(halfopen, "ANSWER_TIME", 0.0)
+    monkeypatch.setattr(half_open, "ANSWER_TIME", 0.0)
     server = serve(**{limit: 2})
     elsewhere = half_open_at(server, "127.0.0.9") if limit == "max_half_open_per_lac" else None
     peers = [half_open_at(server, "127.0.0.2", tunnel_id) for tunnel_id in (1, 2, 3)]
@@ -190,7 +191,7 @@ def test_other_limits_that_half_open_tunnels_reach_keep_nobody_out_either(
 
 
 def test_a_tunnel_whose_scccn_has_come_does_not_make_room(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(halfopen, "ANSWER_TIME", 0.0)
+    monkeypatch.setattr(half_open, "ANSWER_TIME", 0.0)
     server = serve(max_half_open_tunnels=1)
     first = half_open_at(server, "127.0.0.2")
     (tunnel,) = server.lns.tunnels.values()
@@ -202,7 +203,7 @@ def test_a_tunnel_whose_scccn_has_come_does_not_make_room(serve: Serve, monkeypa
 def test_a_lac_comes_up_while_sccrqs_from_everywhere_fill_all_places(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(halfopen, "ANSWER_TIME", 0.0)
+    monkeypatch.setattr(half_open, "ANSWER_TIME", 0.0)
     server = serve(max_half_open_tunnels=64, max_half_open_per_lac=4)
     floods = [server.peer(local=(f"127.0.1.{number}", 0)) for number in range(1, 65)]
     numbers = count(1)

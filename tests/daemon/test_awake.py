@@ -12,8 +12,8 @@ import gevent
 import gevent.socket
 import pytest
 
-from l2tpns import awake
-from l2tpns.awake import DRAIN, LATE, AwakeClock
+from l2tpns.runtime import awake
+from l2tpns.runtime.awake import DRAIN, LATE, AwakeClock
 
 
 class World:

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from gevent.event import Event
 
-from l2tpns import ends
-from l2tpns.proto import messages
-from l2tpns.proto.avp import DisconnectCause
-from l2tpns.proto.messages import (
+from l2tpns import causes
+from l2tpns.proto.l2tp import messages
+from l2tpns.proto.l2tp.avp import DisconnectCause
+from l2tpns.proto.l2tp.messages import (
     CDN,
     ICCN,
     ICRP,
@@ -256,7 +256,7 @@ def test_a_call_that_is_never_connected_ends(serve: Serve) -> None:
 @pytest.mark.statement(82)
 def test_a_call_that_we_end_in_wait_connect_is_told_by_cdn(server: InProcess) -> None:
     peer = server.peer().open()
-    server.lns.sessions[peer.ring()].end(ends.ADMIN_DROP)
+    server.lns.sessions[peer.ring()].end(causes.ADMIN_DROP)
     assert refused(peer) == (1, 3, 0)
 
 
@@ -375,7 +375,7 @@ def test_our_cdn_names_the_disconnect_cause_without_the_m_bit(server: InProcess)
     peer = server.peer().open()
     session_id = peer.call()
     peer.acknowledged()
-    server.lns.sessions[session_id].end(ends.AUTH_REFUSED)
+    server.lns.sessions[session_id].end(causes.AUTH_REFUSED)
     header, cdn = peer.expect_header(CDN)
     assert cdn.disconnect_cause is not None and cdn.disconnect_cause.code == 16
     at = header.body.index(bytes.fromhex("0000 002e"))  # vendor and number of the AVP

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2tpns import clock
-from l2tpns.clock import MOST, Moment, date, elapsed, moment
+from l2tpns.runtime import clock
+from l2tpns.runtime.clock import MOST, Moment, date, elapsed, moment
 
 TODAY = 1_790_000_000.0
 HOUR = 3600.0

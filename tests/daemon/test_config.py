@@ -11,11 +11,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2tpns.config import SETTINGS, Config, RadiusServer
-from l2tpns.configfile import IGNORED, default_config, find_files, make_config, parse_file, parse_text, running_config
+from l2tpns.config.file import (
+    IGNORED,
+    default_config,
+    find_files,
+    make_config,
+    parse_file,
+    parse_text,
+    running_config,
+)
+from l2tpns.config.settings import SETTINGS, Config, RadiusServer
+from l2tpns.config.value_types import (
+    Address,
+    Addresses,
+    Bool,
+    Choice,
+    Effect,
+    Integer,
+    Kind,
+    Networks,
+    Text,
+    User,
+    Words,
+)
 from l2tpns.daemon import Options
 from l2tpns.errors import ConfigError
-from l2tpns.settings import Address, Addresses, Bool, Choice, Effect, Integer, Kind, Networks, Text, User, Words
 
 SHIPPED = Path(__file__).parents[2] / "etc/l2tpns"
 

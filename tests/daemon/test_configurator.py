@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from l2tpns.configurator import Configurator, Options, read
+from l2tpns.config.live import Configurator, Options, read
 from l2tpns.errors import ConfigError
-from l2tpns.log import Log
-from l2tpns.pool import Layout
+from l2tpns.runtime.log import Log
+from l2tpns.subscriber.pool import Layout
 
 NO_SERVER = "radius_accounting moves nothing: no RADIUS server is named: records wait on disk"
 

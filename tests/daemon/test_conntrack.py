@@ -10,7 +10,7 @@ from itertools import count
 import gevent
 import pytest
 
-from l2tpns import slices
+from l2tpns.runtime import cooperative
 from l2tpns.system import conntrack
 from l2tpns.system.nfnetlink import attribute, nested
 
@@ -38,13 +38,13 @@ def test_a_full_table_is_gone_through_in_slices(monkeypatch: pytest.MonkeyPatch)
     looks = count()
     table = Table()
     turns = 0
-    monkeypatch.setattr(slices, "monotonic", lambda: next(looks) * slices.SLICE / 9)
+    monkeypatch.setattr(cooperative, "monotonic", lambda: next(looks) * cooperative.SLICE / 9)
     monkeypatch.setattr(conntrack, "NfNetlink", lambda: table)
 
     def others() -> None:
         nonlocal turns
         while True:
-            gevent.sleep(slices.PAUSE)
+            gevent.sleep(cooperative.PAUSE)
             turns += 1
 
     greenlet = gevent.spawn(others)
@@ -54,4 +54,4 @@ def test_a_full_table_is_gone_through_in_slices(monkeypatch: pytest.MonkeyPatch)
         gevent.kill(greenlet)
     assert table.deleted == ENTRIES
     # Both the list and the batches of deletions; a timer may be late where the machine is busy.
-    assert turns > (ENTRIES / slices.CLOCK + ENTRIES / conntrack.BATCH) / 10 / 4
+    assert turns > (ENTRIES / cooperative.CLOCK + ENTRIES / conntrack.BATCH) / 10 / 4

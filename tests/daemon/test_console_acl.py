@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from l2tpns.configfile import make_config, parse_file
-from l2tpns.filters import AccessList, parse_rule
+from l2tpns.config.access_list import AccessList, parse_rule
+from l2tpns.config.file import make_config, parse_file
 from tests.daemon.operators import Desk, Operator
 from tests.daemon.test_filtering import HOST, reaches
 

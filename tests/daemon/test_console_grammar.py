@@ -12,13 +12,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from l2tpns.console import pipes
+from l2tpns.console import output_filters
 from l2tpns.console.commands import COMMANDS, WORDS
+from l2tpns.console.context import Office
 from l2tpns.console.grammar import Argument, Command, Grammar, Mode, Privilege, Standing
-from l2tpns.console.office import Office
 from l2tpns.console.output import Column, Output, Refused, Table
 from l2tpns.console.regexp import Regexp
-from l2tpns.files import replace_file
+from l2tpns.runtime.files import replace_file
 from tests.lab import PATIENCE
 
 NOBODY = cast(Office, None)
@@ -196,13 +196,13 @@ LINES = Output(lambda: ["one", "two", "three"], lambda: iter([{"n": 1}, {"n": 2}
     ],
 )
 def test_filters(pipe: str, lines: list[str]) -> None:
-    assert [line for line in pipes.parse(pipe).lines(LINES) if line is not None] == lines
+    assert [line for line in output_filters.parse(pipe).lines(LINES) if line is not None] == lines
 
 
 def test_only_a_bar_between_words_and_outside_quotation_marks_begins_a_filter() -> None:
-    assert pipes.split("show x | include a|b") == ("show x ", " include a|b")
-    assert pipes.split('set x "a | b"') == ('set x "a | b"', None)
-    assert pipes.split("set x a|b") == ("set x a|b", None)
+    assert output_filters.split("show x | include a|b") == ("show x ", " include a|b")
+    assert output_filters.split('set x "a | b"') == ('set x "a | b"', None)
+    assert output_filters.split("set x a|b") == ("set x a|b", None)
 
 
 def test_a_word_too_long_for_its_column_moves_those_behind_it_no_further_than_need_be() -> None:

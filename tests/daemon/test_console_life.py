@@ -11,13 +11,15 @@ from typing import Any
 import gevent
 import pytest
 
-from l2tpns import ends, share
-from l2tpns.config import SETTINGS
-from l2tpns.configfile import make_config, parse_file
-from l2tpns.console import showsystem, terminal
+from l2tpns import causes
+from l2tpns.config.file import make_config, parse_file
+from l2tpns.config.settings import SETTINGS
+from l2tpns.console import terminal
+from l2tpns.console.commands import system
 from l2tpns.console.server import Console
 from l2tpns.errors import ConfigError
-from l2tpns.pool import parse_layout
+from l2tpns.runtime import share
+from l2tpns.subscriber.pool import parse_layout
 from tests.daemon.operators import Desk, OpenDesk
 from tests.lab.inprocess import until
 
@@ -123,7 +125,7 @@ def test_a_tunnel_is_dropped_after_its_sessions_had_their_cdn(
     open_desk: OpenDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk = open_desk(drop_tunnel_delay=1)
-    waits: list[tuple[float, Callable[..., None], ends.Reason]] = []
+    waits: list[tuple[float, Callable[..., None], causes.Reason]] = []
     monkeypatch.setattr("l2tpns.lns.gevent.spawn_later", lambda *facts: waits.append(facts))
     lac = desk.server.lac("lac1").connect()
     operator = desk.plain()
@@ -350,7 +352,7 @@ def test_a_reader_that_takes_nothing_is_given_up(desk: Desk, monkeypatch: pytest
 def test_fifty_consoles_leave_the_others_their_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of them list 65,000 addresses, by a clock on which a row takes a twentieth of a slice."""
     rows = 0
-    make_rows = showsystem.pool_rows
+    make_rows = system.pool_rows
 
     def counted(*arguments: Any) -> Iterator[Any]:
         nonlocal rows
@@ -358,7 +360,7 @@ def test_fifty_consoles_leave_the_others_their_time(desk: Desk, monkeypatch: pyt
             rows += 1
             yield row
 
-    monkeypatch.setattr(showsystem, "pool_rows", counted)
+    monkeypatch.setattr(system, "pool_rows", counted)
     monkeypatch.setattr(share, "monotonic", lambda: 1.0 + rows * share.SLICE / 20)
     desk.server.pool.change(parse_layout("10.5.0.0/16\n"))
     consoles = [desk.operator() for _ in range(50)]

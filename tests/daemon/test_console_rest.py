@@ -7,7 +7,7 @@ import re
 import pytest
 
 from l2tpns import __version__
-from l2tpns.console.showsystem import BANANA
+from l2tpns.console.commands.system import BANANA
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.types import RadiusSettings, ServerAddress
 from tests.daemon.operators import Desk

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from l2tpns.config import SETTINGS
-from l2tpns.configfile import make_config, parse_text
+from l2tpns.config.file import make_config, parse_text
+from l2tpns.config.settings import SETTINGS
 from l2tpns.console.commands import COMMANDS
 from tests.daemon.operators import Desk, Operator
 from tests.lab.lac import Lac

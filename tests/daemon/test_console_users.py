@@ -8,9 +8,9 @@ import crypt_r
 import gevent
 import pytest
 
-from l2tpns.console import shell, users
-from l2tpns.console.users import Users, matches
-from l2tpns.log import Log
+from l2tpns.console import operators, shell
+from l2tpns.console.operators import Users, matches
+from l2tpns.runtime.log import Log
 from tests.daemon.operators import TELNET, Desk, OpenDesk
 
 SHA512 = crypt_r.crypt("hush", "$6$abcdefgh")
@@ -21,7 +21,7 @@ TRADITIONAL = crypt_r.crypt("hush", "ab")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shell, "FAILURE_DELAY", 0.02)
-    monkeypatch.setattr(users, "PAUSE", 0.01)
+    monkeypatch.setattr(operators, "PAUSE", 0.01)
 
 
 # Passwords

@@ -7,13 +7,13 @@ from itertools import count
 import gevent
 import pytest
 
-from l2tpns import halfopen, strangers, tunnel
-from l2tpns.log import MOST_PROVOKED
-from l2tpns.proto import messages
-from l2tpns.proto.header import ControlHeader, build_control
-from l2tpns.proto.messages import HELLO, SCCCN, SCCRP, SCCRQ, StopCCN
-from l2tpns.strangers import ANY, BURST, BUSY, BUSY_SHARE, FAIR, HEAVY, MAX_ADDRESSES, SHARE, Budget
-from l2tpns.turns import Turns
+from l2tpns.l2tp import half_open, strangers, tunnel
+from l2tpns.l2tp.strangers import ANY, BURST, BUSY, BUSY_SHARE, FAIR, HEAVY, MAX_ADDRESSES, SHARE, Budget
+from l2tpns.proto.l2tp import messages
+from l2tpns.proto.l2tp.header import ControlHeader, build_control
+from l2tpns.proto.l2tp.messages import HELLO, SCCCN, SCCRP, SCCRQ, StopCCN
+from l2tpns.runtime.log import MOST_PROVOKED
+from l2tpns.runtime.turns import Turns
 from tests.daemon.conftest import QUICK, Serve
 from tests.lab.inprocess import InProcess, avps
 
@@ -161,7 +161,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 def test_avps_are_read_only_of_an_sccrq_that_may_have_a_tunnel(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, decoded: list[bytes]
 ) -> None:
-    monkeypatch.setattr(halfopen, "ANSWER_TIME", 3600.0)
+    monkeypatch.setattr(half_open, "ANSWER_TIME", 3600.0)
     server = serve(max_half_open_tunnels=1)
     first, second = server.peer(), server.peer()
     sccrq = first.say(first.sccrq())
@@ -189,7 +189,7 @@ def test_a_refusal_by_limits_needs_no_more_than_the_assigned_tunnel_id(serve: Se
 
 
 def test_an_sccrq_that_is_refused_evicts_nobody(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(halfopen, "ANSWER_TIME", 0.0)
+    monkeypatch.setattr(half_open, "ANSWER_TIME", 0.0)
     server = serve(max_half_open_tunnels=1)
     first, second = server.peer(tunnel_id=1), server.peer(tunnel_id=2)
     first.say(first.sccrq())

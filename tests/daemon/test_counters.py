@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from l2tpns.counters import DECLARED, Counters
+from l2tpns.runtime.counters import DECLARED, Counters
 
 PACKAGE = Path(__file__).parents[2] / "l2tpns"
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from l2tpns.config import Config
-from l2tpns.counters import Counters
+from l2tpns.config.access_list import AccessList, parse_rule
+from l2tpns.config.settings import Config
 from l2tpns.dataplane.forward import ERRORS_PER_SECOND, Forwarder
-from l2tpns.dataplane.loop import Clock
-from l2tpns.dataplane.path import DOWN, UP, Path, key_of
-from l2tpns.filters import AccessList, parse_rule
+from l2tpns.dataplane.session_path import DOWN, UP, Path, key_of
+from l2tpns.runtime.counters import Counters
+from l2tpns.runtime.drain import Clock
 from tests.daemon.packets import ip, tcp_checksum_is_right, tcp_syn
 
 CLIENT, HOST = "10.0.0.5", "198.51.100.2"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2tpns.dataplane import icmp, ipv4
+from l2tpns.proto.ip import icmp, ipv4
 from tests.daemon.packets import ip, ones_sum, tcp_checksum_is_right, tcp_syn
 
 A, B = "10.0.0.1", "198.51.100.2"

@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2tpns.counters import Counters
 from l2tpns.dataplane import udp
-from l2tpns.dataplane.loop import DRAIN, Clock, DeviceGone, drain_forever
-from l2tpns.dataplane.path import Path, key_of
+from l2tpns.dataplane.session_path import Path, key_of
 from l2tpns.dataplane.udp import Endpoint, LacSide, open_socket, split_ppp
 from l2tpns.errors import ConfigError, WireError
-from l2tpns.log import Log
+from l2tpns.runtime.counters import Counters
+from l2tpns.runtime.drain import DRAIN, Clock, DeviceGone, drain_forever
+from l2tpns.runtime.log import Log
 from tests.daemon.packets import ip
 from tests.lab import PATIENCE
 from tests.lab.netns import is_root

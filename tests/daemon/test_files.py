@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from l2tpns import process
 from l2tpns.errors import ConfigError
-from l2tpns.files import displaced, foreign, open_file, open_to_others, read_file, replace_file
-from l2tpns.logsink import Descriptor, open_audit, open_sink
 from l2tpns.radius.spool import Spool
-from l2tpns.state import StateStore
+from l2tpns.runtime import process
+from l2tpns.runtime.files import displaced, foreign, open_file, open_to_others, read_file, replace_file
+from l2tpns.runtime.log_sinks import Descriptor, open_audit, open_sink
+from l2tpns.state.store import StateStore
+from l2tpns.subscriber.usage_files import write_file
 from l2tpns.system.firewall import Firewall, FirewallError
-from l2tpns.usagefiles import write_file
 from tests.daemon.conftest import Serve
 
 ANOTHER = 65534
@@ -99,7 +99,7 @@ def test_what_stands_in_place_of_a_file_is_refused_in_words(
 def test_a_lock_of_state_or_spool_that_is_none_is_refused(
     trap: Callable[[Path, Path], None], tmp_path: Path, victim: Path
 ) -> None:
-    from l2tpns.log import Log
+    from l2tpns.runtime.log import Log
 
     folder = tmp_path / "ours"
     folder.mkdir(mode=0o700)
@@ -176,7 +176,7 @@ def test_usage_files_are_not_written_to_a_directory_that_another_may_have_put_th
 
 
 def test_usage_files_give_up_when_all_names_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2tpns.usagefiles.MOST_NAMES_TAKEN", 3)
+    monkeypatch.setattr("l2tpns.subscriber.usage_files.MOST_NAMES_TAKEN", 3)
     for _ in range(3):
         write_file(tmp_path, 1_790_000_000.0, b"one")
     with pytest.raises(OSError, match="taken"):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from l2tpns.config.access_list import AccessList, Flags, Hosts, Ports, Rule, parse_head, parse_rule
 from l2tpns.errors import ConfigError
-from l2tpns.filters import AccessList, Flags, Hosts, Ports, Rule, parse_head, parse_rule
 from tests.daemon.packets import ip
 
 CLIENT, HOST = "10.0.0.5", "198.51.100.2"

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from l2tpns import records
-from l2tpns.gardens import MOST, NullKernel, networks_of
-from l2tpns.lines import make_line
-from l2tpns.policy import PolicyError
+from l2tpns.policy.garden import MOST, NullKernel, networks_of
+from l2tpns.policy.model import PolicyError
 from l2tpns.radius.types import Assign, AuthReply, FramedRoute
-from l2tpns.resume import session_record
-from l2tpns.session import Session
+from l2tpns.runtime.durable import make_line
+from l2tpns.state import records
+from l2tpns.state.restore import session_record
+from l2tpns.subscriber.session import Session
 from l2tpns.system import iptables
 from l2tpns.system.firewall import Table
 from l2tpns.system.iptables import Entry
@@ -241,7 +241,7 @@ def test_framed_routes_are_caged_with_the_address_and_shared_ones_until_the_last
 def test_who_goes_leaves_no_connection_that_the_next_one_with_the_address_would_have(
     server: InProcess, lac: Lac, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("l2tpns.gardens.SWEEP", 0.01)
+    monkeypatch.setattr("l2tpns.policy.garden.SWEEP", 0.01)
     call = lac.call("fred", "wrong").wait_online()
     network = IPv4Network(f"{call.address}/32")
     call.hangup()
@@ -251,7 +251,7 @@ def test_who_goes_leaves_no_connection_that_the_next_one_with_the_address_would_
 
 
 def test_what_somebody_has_flushed_comes_back(server: InProcess, lac: Lac, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2tpns.gardens.CHECK", 0.02)
+    monkeypatch.setattr("l2tpns.policy.garden.CHECK", 0.02)
     call = lac.call("fred", "wrong").wait_online()
     server.lns.gardens.settle()
     kernel = server.lns.gardens.kernel
@@ -268,7 +268,7 @@ def test_members_of_a_garden_that_another_program_flushed_come_back_though_no_ru
     server: InProcess, lac: Lac, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else they are let out, and no rule shows it."""
-    monkeypatch.setattr("l2tpns.gardens.CHECK", 0.01)
+    monkeypatch.setattr("l2tpns.policy.garden.CHECK", 0.01)
     server.lns.gardens.settle()
     lac.call("fred", "wrong").wait_online()
     kernel = server.lns.gardens.kernel

@@ -9,13 +9,15 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from l2tpns import halfopen, lns, session, tunnel
-from l2tpns.proto import messages
-from l2tpns.proto.header import build_control, parse_control
-from l2tpns.proto.messages import CDN, ICRQ, OCRQ, SCCCN, SCCRP, SCCRQ, ResultCode, StopCCN
-from l2tpns.proto.ppp import Protocol
-from l2tpns.proto.reliable import Reliable
+from l2tpns import lns
+from l2tpns.l2tp import half_open, tunnel
+from l2tpns.proto.l2tp import messages
+from l2tpns.proto.l2tp.header import build_control, parse_control
+from l2tpns.proto.l2tp.messages import CDN, ICRQ, OCRQ, SCCCN, SCCRP, SCCRQ, ResultCode, StopCCN
+from l2tpns.proto.l2tp.reliable import Reliable
+from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius.types import AuthRequest
+from l2tpns.subscriber import session
 from tests.daemon.conftest import QUICK, Serve
 from tests.lab import PATIENCE
 from tests.lab.inprocess import InProcess, Peer, avps
@@ -125,7 +127,7 @@ def test_a_lac_whose_sccrq_is_small_comes_up_though_sccrps_are_lost(serve: Serve
 def test_a_tunnel_refused_before_it_came_up_counts_until_its_lac_has_acknowledged_that(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(halfopen, "ANSWER_TIME", 3600.0)  # nobody makes room
+    monkeypatch.setattr(half_open, "ANSWER_TIME", 3600.0)  # nobody makes room
     monkeypatch.setattr(tunnel, "CLOSED_LINGER", PATIENCE)
     server = serve(max_half_open_per_lac=2)
     peers = [server.peer(tunnel_id=number) for number in range(1, 4)]
@@ -201,7 +203,7 @@ def test_a_lac_that_acknowledges_nothing_does_not_fill_the_memory(
     assert ours.reliable.queue_length <= 100  # those that were read at once
     assert fred.online
     server.wait(lambda: not ours.sessions or what == "calls")
-    server.lns.tunnels[peer.peer_tunnel_id].end(session.ends.ADMIN_DROP, None)
+    server.lns.tunnels[peer.peer_tunnel_id].end(session.causes.ADMIN_DROP, None)
 
 
 def ocrq(session_id: int) -> OCRQ:
@@ -225,7 +227,7 @@ def test_the_end_of_a_call_is_taken_to_heart_once(server: InProcess) -> None:
     session_id = peer.ring()
     call = server.lns.sessions[session_id]
     for _ in range(50):
-        call.tunnel.end_call(session_id, 1, session.SessionEnded(session.ends.LAC_CDN, tell=False))
+        call.tunnel.end_call(session_id, 1, session.SessionEnded(session.causes.LAC_CDN, tell=False))
         call.tunnel.refuse_call(session_id, 1, session.ProtocolError(2, 6, "malformed"))
     assert len(call.mailbox) == 1
 

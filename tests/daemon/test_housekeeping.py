@@ -10,9 +10,9 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from l2tpns import housekeeping
-from l2tpns.gardens import networks_of
+from l2tpns.policy.garden import networks_of
 from l2tpns.radius.types import AuthReply, FramedRoute
+from l2tpns.subscriber import timers
 from tests.daemon.clocks import Clock
 from tests.daemon.conftest import QUICK, Serve
 from tests.daemon.subscribers import Ear, say
@@ -265,7 +265,7 @@ def test_no_interval_is_shorter_than_a_minute(server: InProcess) -> None:
     server.backend.replies["fred"] = AuthReply(accepted=True, interim=1)
     dial(server)
     (session,) = server.lns.sessions.values()
-    assert housekeeping.interim_interval(session) == 60
+    assert timers.interim_interval(session) == 60
 
 
 @pytest.mark.statement(151)

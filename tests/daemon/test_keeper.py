@@ -12,12 +12,12 @@ from pathlib import Path
 import gevent
 import pytest
 
-from l2tpns import process
 from l2tpns.errors import ConfigError, RepairError, WaitError, refused
-from l2tpns.keeper import Keeper, Steps
-from l2tpns.log import Log
-from l2tpns.process import ServiceManager, Spare
-from l2tpns.supervisor import Supervisor
+from l2tpns.runtime import process
+from l2tpns.runtime.keeper import Keeper, Steps
+from l2tpns.runtime.log import Log
+from l2tpns.runtime.process import ServiceManager, Spare
+from l2tpns.runtime.supervisor import Supervisor
 from tests.lab.inprocess import until
 
 

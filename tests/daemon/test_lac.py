@@ -8,8 +8,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from l2tpns.proto.lcp import AuthChoice
-from l2tpns.proto.messages import CDN, HELLO, ICCN, SCCCN, ResultCode, StopCCN
+from l2tpns.proto.l2tp.messages import CDN, HELLO, ICCN, SCCCN, ResultCode, StopCCN
+from l2tpns.proto.ppp.lcp import AuthChoice
 from tests.daemon.tiny_lns import DNS, OURS, TinyLns
 from tests.lab import traffic
 from tests.lab.lac import Dial, Endpoint, Impairment, Lac, Refused, Why

@@ -15,11 +15,11 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2tpns import log as logs
-from l2tpns import logsink
 from l2tpns.errors import ConfigError
-from l2tpns.log import Log, ppp_octets
-from l2tpns.logsink import Descriptor, Syslog
+from l2tpns.runtime import log as logs
+from l2tpns.runtime import log_sinks
+from l2tpns.runtime.log import Log, ppp_octets
+from l2tpns.runtime.log_sinks import Descriptor, Syslog
 
 
 class Result(IntEnum):
@@ -239,7 +239,7 @@ def test_without_syslog_the_error_names_its_socket_and_a_detached_daemon_waits_f
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = str(tmp_path / "dev-log")
-    monkeypatch.setattr(logsink, "SYSLOG_SOCKET", path)
+    monkeypatch.setattr(log_sinks, "SYSLOG_SOCKET", path)
     with pytest.raises(ConfigError, match="dev-log: No such file"):
         Log("syslog:daemon")
     log = Log(level=3, detached=True)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from l2tpns import session
+from l2tpns.subscriber import session
 from tests.daemon.conftest import QUICK, REFUSAL_GRACE, Serve
 from tests.daemon.subscribers import Ear, refused, say
 from tests.lab.inprocess import InProcess

@@ -6,7 +6,7 @@ from time import monotonic
 
 import gevent
 
-from l2tpns.mailbox import Mailbox
+from l2tpns.runtime.mailbox import Mailbox
 from tests.lab import PATIENCE
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from l2tpns.ends import ADMIN_DROP
-from l2tpns.session import Session
-from l2tpns.tunnel import Tunnel
+from l2tpns.causes import ADMIN_DROP
+from l2tpns.l2tp.tunnel import Tunnel
+from l2tpns.subscriber.session import Session
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Lac, Refused
 

@@ -16,18 +16,19 @@ from gevent import socket as sockets
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 
 from l2tpns import __version__
-from l2tpns.config import SETTINGS, Config
-from l2tpns.counters import DECLARED, PRIVATE, Histogram
+from l2tpns.config.settings import SETTINGS, Config
 from l2tpns.errors import ConfigError
-from l2tpns.figures import service, web
-from l2tpns.figures.metrics import COUNTED, FAMILIES
-from l2tpns.figures.problems import Board, Finding
-from l2tpns.figures.sources import SESSION_STATES, LagMeter
-from l2tpns.log import Log
+from l2tpns.monitoring import http as web
+from l2tpns.monitoring import service
+from l2tpns.monitoring.problems import Board, Finding
+from l2tpns.monitoring.prometheus import COUNTED, FAMILIES
+from l2tpns.monitoring.sources import SESSION_STATES, LagMeter
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.types import RadiusSettings
-from l2tpns.state import StateStore
+from l2tpns.runtime.counters import DECLARED, PRIVATE, Histogram
+from l2tpns.runtime.log import Log
+from l2tpns.state.store import StateStore
 from tests.daemon.conftest import Serve
 from tests.daemon.radius_parts import SECRET, settings_for, usage
 from tests.daemon.visitors import SERVED, Visitor, figures_of

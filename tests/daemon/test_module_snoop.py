@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 import pytest
 
-from l2tpns.nsctlserver import NsctlServer
+from l2tpns.nsctl.server import NsctlServer
 from l2tpns.plugins import Session as View
 from l2tpns.radius.types import AuthReply
-from l2tpns.session import Session
+from l2tpns.subscriber.session import Session
 from tests.daemon.test_snoop import Receiver, talk
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Lac, Subscriber

@@ -10,9 +10,9 @@ import gevent
 import orjson
 import pytest
 
-from l2tpns.console.monitor import MOST_WAITING, Waiting
-from l2tpns.console.packetline import SNAP, packet_line
-from l2tpns.session import Session
+from l2tpns.console.commands.monitor import MOST_WAITING, Waiting
+from l2tpns.console.packet_line import SNAP, packet_line
+from l2tpns.subscriber.session import Session
 from tests.daemon.operators import Desk, Operator
 from tests.daemon.packets import ip, tcp_syn
 from tests.lab.lac import Lac, Subscriber

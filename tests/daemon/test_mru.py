@@ -7,9 +7,10 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from l2tpns import consult, ends
-from l2tpns.proto.ppp import Protocol
+from l2tpns import causes
+from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius.types import AuthReply
+from l2tpns.subscriber import plugin_hooks
 from tests.daemon.conftest import QUICK, Serve
 from tests.daemon.subscribers import Ear, refused, say
 from tests.lab import traffic
@@ -93,7 +94,7 @@ def test_the_words_of_an_end_are_cut_to_the_mru(server: InProcess) -> None:
     fred.wait_online()
     ear = Ear(fred)
     (session,) = server.lns.sessions.values()
-    session.end(ends.ADMIN_DROP, text="the operator has much to say " * 20)
+    session.end(causes.ADMIN_DROP, text="the operator has much to say " * 20)
     fred.wait_ended()
     (request,) = ear.of("in", LCP, TERM_REQ)
     assert len(request) == SMALLEST and within_mru(server, fred, ear)
@@ -120,7 +121,7 @@ def test_a_subscriber_that_begins_again_gets_no_packet_of_the_old_size_while_plu
 ) -> None:
     fred = server.lac(defaults=QUICK).connect().call("fred", "pw").wait_online()
     carried: list[bool] = []
-    monkeypatch.setattr(consult, "kill_session", lambda session, cause: carried.append(session.path.online))
+    monkeypatch.setattr(plugin_hooks, "kill_session", lambda session, cause: carried.append(session.path.online))
     fred.restart()
     fred.wait(lambda: len(server.backend.asked) == 2 and fred.online, what="online again")
     assert carried == [False]

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from l2tpns.errors import L2tpnsError
-from l2tpns.system import netlinksocket
+from l2tpns.system import netlink_socket
 from l2tpns.system.ipset import IpSets
-from l2tpns.system.netlink import Netlink, Route
-from l2tpns.system.netlinksocket import NetlinkError
+from l2tpns.system.netlink_socket import NetlinkError
 from l2tpns.system.nfnetlink import NfNetlink
+from l2tpns.system.rtnetlink import Netlink, Route
 
 NETWORK = IPv4Network("10.0.0.1/32")
 
@@ -46,7 +46,7 @@ class Deaf:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(netlinksocket, "TIMEOUT", 0.01)
+    monkeypatch.setattr(netlink_socket, "TIMEOUT", 0.01)
 
 
 @pytest.fixture(params=[(0, 0), (ENOBUFS, 0), (0, ENOBUFS)], ids=["silence", "send fails", "answers lost"])

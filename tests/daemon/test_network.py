@@ -6,8 +6,8 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from l2tpns.pool import parse_layout
 from l2tpns.radius.types import Assign, AuthReply, FramedRoute
+from l2tpns.subscriber.pool import parse_layout
 from tests.daemon.conftest import QUICK, Serve
 from tests.daemon.subscribers import Ear, refused, say
 from tests.lab import traffic

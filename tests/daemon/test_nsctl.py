@@ -7,9 +7,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from l2tpns import nsctlserver
-from l2tpns.config import Config
+from l2tpns.config.settings import Config
 from l2tpns.errors import ConfigError
+from l2tpns.nsctl import server as nsctlserver
 from tests.daemon.nsctl_stage import HELP, NOTE, OK, SECRET, SLOW, Stage
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from gevent import socket, subprocess
 
-from l2tpns import nsctl
+from l2tpns.nsctl import __main__ as nsctl
 from tests.daemon.nsctl_stage import HELP, NOTE, OK, SECRET, Stage, sealed
 
 

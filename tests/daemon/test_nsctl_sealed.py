@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from l2tpns import nsctl
-from l2tpns.proto.seal import unseal
+from l2tpns.nsctl import __main__ as nsctl
+from l2tpns.proto.nsctl.seal import unseal
 from tests.daemon.nsctl_stage import NOTE, NOW, OK, OTHER_HOST, SECRET, Stage, sealed
 
 

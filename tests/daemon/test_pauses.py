@@ -13,12 +13,13 @@ from functools import partial
 import gevent
 import pytest
 
-from l2tpns import awake, tunnel
-from l2tpns.awake import DRAIN, AwakeClock
-from l2tpns.housekeeping import ECHO_ANSWER_TIME
-from l2tpns.proto.messages import HELLO, ICCN, SCCCN, SCCRP
-from l2tpns.proto.reliable import Reliable
+from l2tpns.l2tp import tunnel
+from l2tpns.proto.l2tp.messages import HELLO, ICCN, SCCCN, SCCRP
+from l2tpns.proto.l2tp.reliable import Reliable
 from l2tpns.radius.types import AuthReply
+from l2tpns.runtime import awake
+from l2tpns.runtime.awake import DRAIN, AwakeClock
+from l2tpns.subscriber.timers import ECHO_ANSWER_TIME
 from tests.daemon.clocks import Clock
 from tests.daemon.conftest import QUICK, Serve
 from tests.daemon.operators import Desk
@@ -246,8 +247,8 @@ def test_a_console_is_not_closed_for_a_pause_of_the_server(
 
 
 def test_a_radius_server_is_not_called_silent_for_a_pause_of_ours(stand_still: Callable[[float], None]) -> None:
-    from l2tpns.log import Log
     from l2tpns.radius.auth import RadiusBackend
+    from l2tpns.runtime.log import Log
 
     clock = AwakeClock()
     beat = gevent.spawn(keep_beating, clock)

@@ -10,10 +10,10 @@ import gevent
 import pytest
 
 from l2tpns.errors import PluginError
-from l2tpns.faults import contain_strays
-from l2tpns.nsctlserver import NsctlServer
-from l2tpns.plugins import calls, core
-from l2tpns.proto.nsctl import Packet, Request
+from l2tpns.nsctl.server import NsctlServer
+from l2tpns.plugins import calls, manager
+from l2tpns.proto.nsctl.packet import Packet, Request
+from l2tpns.runtime.faults import contain_strays
 from tests.daemon.conftest import Serve
 from tests.daemon.packets import ip
 from tests.daemon.shelf import Shelf
@@ -130,7 +130,7 @@ def test_one_that_sleeps_blocks_its_own_session_only(crowd: Shelf, hook: str) ->
 def test_one_that_sleeps_where_a_session_cannot_wait_is_given_up(
     crowd: Shelf, hook: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(core, "PATIENCE", 0.05)
+    monkeypatch.setattr(manager, "PATIENCE", 0.05)
     crowd.load("sleeps", f"import gevent\ndef plugin_{hook}(event): gevent.sleep(3600)")
     crowd.online("fred").hangup()
     until(lambda: "fred" not in crowd.server.lns.by_user)
@@ -139,8 +139,8 @@ def test_one_that_sleeps_where_a_session_cannot_wait_is_given_up(
 
 
 def test_one_that_sleeps_where_it_begins_or_ends_is_given_up(crowd: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "PATIENCE", 0.05)
-    monkeypatch.setattr(core, "INIT_PATIENCE", 0.05)
+    monkeypatch.setattr(manager, "PATIENCE", 0.05)
+    monkeypatch.setattr(manager, "INIT_PATIENCE", 0.05)
     with pytest.raises(PluginError, match=r"it had not returned after 0\.05 seconds"):
         crowd.load("begins", "import gevent\ndef plugin_init(server): gevent.sleep(3600)", head="")
     crowd.load("ends", "import gevent\ndef plugin_done(): gevent.sleep(3600)")

@@ -9,8 +9,8 @@ from time import monotonic
 
 import pytest
 
-from l2tpns.plugins.events import HOOKS, PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP
-from l2tpns.proto.ppp import Protocol
+from l2tpns.plugins.hooks import HOOKS, PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP
+from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius import usage
 from l2tpns.radius.types import AuthReply, Usage
 from tests.daemon.conftest import Serve

@@ -9,8 +9,8 @@ from pathlib import Path
 import gevent
 import pytest
 
-from l2tpns.config import Config
-from l2tpns.configfile import make_config, parse_text, running_config
+from l2tpns.config.file import make_config, parse_text, running_config
+from l2tpns.config.settings import Config
 from l2tpns.errors import ConfigError, PluginError
 from l2tpns.plugins.loader import CHECKOUT, INSTALLED, directory
 from tests.daemon.operators import Desk, Operator

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from l2tpns.plugins.events import HOOKS
+from l2tpns.plugins.hooks import HOOKS
 from tests.daemon.operators import Desk
 from tests.daemon.shelf import QUICK
 from tests.daemon.subscribers import refused

@@ -12,9 +12,9 @@ from pathlib import Path
 import gevent
 import pytest
 
-from l2tpns import ends
-from l2tpns.gardens import NullKernel
-from l2tpns.session import Session
+from l2tpns import causes
+from l2tpns.policy.garden import NullKernel
+from l2tpns.subscriber.session import Session
 from l2tpns.system.shaping import NullShaper
 from tests.daemon.conftest import Serve
 from tests.daemon.shelf import Shelf
@@ -85,7 +85,7 @@ def test_what_is_asked_of_a_session_that_is_ending_does_not_stay_with_its_addres
     go_on(shelf, "start")
     shelf.online()
     session = of_fred(shelf)
-    session.end(ends.ADMIN_DROP)
+    session.end(causes.ADMIN_DROP)
     asked(shelf, "stop")
     ask(session)
     go_on(shelf, "stop")
@@ -97,7 +97,7 @@ def test_what_is_asked_of_a_session_that_is_ending_does_not_stay_with_its_addres
 def test_the_state_can_be_written_while_a_session_that_ends_waits_for_a_plugin(shelf: Shelf) -> None:
     go_on(shelf, "start")
     shelf.online()
-    of_fred(shelf).end(ends.ADMIN_DROP)
+    of_fred(shelf).end(causes.ADMIN_DROP)
     asked(shelf, "stop")
     assert [line[0] for line in shelf.server.lns.journal._alive()] == ["tun", "call"]
     go_on(shelf, "stop")
@@ -111,7 +111,7 @@ def test_who_goes_into_a_garden_before_its_start_is_written_has_none(shelf: Shel
     going = gevent.spawn(session.lns.gardens.enter, session, by="test")
     go_on(shelf, "start", "stop")
     going.get()
-    session.end(ends.ADMIN_DROP)
+    session.end(causes.ADMIN_DROP)
     gone(shelf)
     assert balance(shelf.server) == {} and leftovers(shelf.server) == []
 
@@ -125,7 +125,7 @@ def test_who_ends_before_the_start_of_leaving_a_garden_is_written_has_none(shelf
     shelf.seen("waiting").clear()
     leaving = gevent.spawn(session.lns.gardens.leave, session, by="test")
     asked(shelf, "start")
-    session.end(ends.ADMIN_DROP)
+    session.end(causes.ADMIN_DROP)
     gone(shelf)
     go_on(shelf, "start")
     leaving.get()
@@ -144,7 +144,7 @@ def test_a_part_that_fails_costs_neither_the_stop_nor_the_address(
         raise TimeoutError("timed out")
 
     monkeypatch.setattr(session.lns.snoop, "finish", fail)
-    session.end(ends.ADMIN_DROP)
+    session.end(causes.ADMIN_DROP)
     gone(shelf)
     assert leftovers(shelf.server) == [] and list(balance(shelf.server).values()) == [(1, 1)]
     (failed,) = shelf.server.events("release_failed")
@@ -158,7 +158,7 @@ def test_the_stop_tells_how_long_the_session_was_online(shelf: Shelf) -> None:
     session = of_fred(shelf)
     opened = session.opened_wall
     session.online_since -= 100.0
-    session.end(ends.ADMIN_DROP)
+    session.end(causes.ADMIN_DROP)
     gone(shelf)
     (stop,) = shelf.server.accounting.of("stop")
     assert stop.session_time >= 100 and stop.opened == opened

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from l2tpns.errors import ConfigError, NoAddress
-from l2tpns.pool import Layout, Pool, parse_layout, read_layout
+from l2tpns.subscriber.pool import Layout, Pool, parse_layout, read_layout
 
 SHIPPED = Path(__file__).parents[2] / "etc/l2tpns/l2tpns.ip_pool"
 
@@ -291,7 +291,7 @@ def test_a_range_of_16_million_addresses_costs_no_memory_and_no_time() -> None:
 
 
 def test_the_memory_of_who_had_what_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2tpns.pool._MOST_REMEMBERED", 3)
+    monkeypatch.setattr("l2tpns.subscriber.pool._MOST_REMEMBERED", 3)
     pool = pool_of("10.0.0.0/8")
     for number in range(100):
         pool.release(pool.allocate(f"user{number}"))

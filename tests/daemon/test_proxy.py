@@ -7,11 +7,11 @@ from itertools import product
 
 import pytest
 
-from l2tpns import proxy
-from l2tpns.config import Config
-from l2tpns.proto.fsm import Timers
-from l2tpns.proto.lcp import AuthChoice, Lcp, LcpWishes
-from l2tpns.proto.messages import ICCN, ProxyAuthenType
+from l2tpns.config.settings import Config
+from l2tpns.proto.l2tp.messages import ICCN, ProxyAuthenType
+from l2tpns.proto.ppp.automaton import Timers
+from l2tpns.proto.ppp.lcp import AuthChoice, Lcp, LcpWishes
+from l2tpns.subscriber import proxy
 from tests.daemon.conftest import QUICK, Serve
 from tests.daemon.subscribers import Ear, refused, say
 from tests.lab.inprocess import InProcess

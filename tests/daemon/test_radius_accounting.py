@@ -16,19 +16,19 @@ import gevent
 import orjson
 import pytest
 
-from l2tpns import lines
-from l2tpns.clock import Moment, moment
 from l2tpns.errors import ConfigError
-from l2tpns.lines import make_line
-from l2tpns.log import Log
 from l2tpns.radius import account as patience
 from l2tpns.radius import accounting as module
-from l2tpns.radius import server as remote
+from l2tpns.radius import remote_server as remote
 from l2tpns.radius import spool as spool_module
 from l2tpns.radius import transport
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import FramedRoute, TerminateCause
 from l2tpns.radius.usage import SessionIds, dump_usage, load_usage, never_less
+from l2tpns.runtime import durable as lines
+from l2tpns.runtime.clock import Moment, moment
+from l2tpns.runtime.durable import make_line
+from l2tpns.runtime.log import Log
 from tests.daemon.radius_parts import SECRET, settings_for, usage
 from tests.daemon.test_radius_packets import accounting_request
 from tests.lab import PATIENCE
@@ -399,8 +399,8 @@ def test_two_daemons_do_not_share_a_spool(server, account):
 VICTIM = """
 import sys, gevent
 from pathlib import Path
-from l2tpns.lines import make_line
-from l2tpns.log import Log
+from l2tpns.runtime.durable import make_line
+from l2tpns.runtime.log import Log
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import RadiusSettings, ServerAddress
 from tests.daemon.radius_parts import usage

@@ -7,10 +7,10 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from l2tpns.errors import WireError
-from l2tpns.log import Log
 from l2tpns.radius import packets
 from l2tpns.radius.auth import RadiusBackend, parse_reply, split_avpair
 from l2tpns.radius.types import Assign, FramedRoute
+from l2tpns.runtime.log import Log
 from tests.daemon.radius_parts import SECRET, login, settings_for
 from tests.lab.radius_server import ACCEPT, REJECT, RadiusServer, User, ip, join, u32, vsa
 

@@ -11,10 +11,10 @@ import pytest
 from gevent.pool import Pool
 
 from l2tpns.errors import NoAnswer
-from l2tpns.log import Log
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.types import Assign, FramedRoute, RadiusSettings, ServerAddress
+from l2tpns.runtime.log import Log
 from tests.daemon.radius_parts import SECRET, chap, login, pap, usage
 from tests.lab import PATIENCE, freeradius
 from tests.lab.freeradius import FreeRadius

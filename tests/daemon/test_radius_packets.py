@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2tpns.errors import WireError
-from l2tpns.log import Log
 from l2tpns.radius import packets
 from l2tpns.radius.auth import fill_access_request, parse_reply, unaskable
-from l2tpns.radius.routes import parse_framed_route
+from l2tpns.radius.framed_route import parse_framed_route
 from l2tpns.radius.types import FramedRoute, RadiusSettings
 from l2tpns.radius.usage import START, fill_accounting_request
+from l2tpns.runtime.log import Log
 from tests.daemon.radius_parts import SECRET, chap, login, pap, usage
 from tests.lab.radius_server import Request, split
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2tpns.errors import ConfigError
-from l2tpns.log import Log
-from l2tpns.radius.secrets import SecretsBackend, split_words
+from l2tpns.radius.secrets_file import SecretsBackend, split_words
 from l2tpns.radius.types import Assign
+from l2tpns.runtime.log import Log
 from tests.daemon.radius_parts import chap, login, pap
 
 FILE = r"""

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2tpns.clock import Moment
 from l2tpns.errors import ConfigError
-from l2tpns.log import Log
 from l2tpns.radius import spool as spool_module
 from l2tpns.radius.spool import Spool, make_line, read_line
+from l2tpns.runtime.clock import Moment
+from l2tpns.runtime.log import Log
 from tests.lab.inprocess import until
 
 
@@ -308,7 +308,7 @@ def test_a_disk_that_can_neither_write_nor_remove_ends_nothing(opened, disk, mon
     spool, _ = opened(segment_octets=200)
     entries = [spool.append("start", f"s{number}", Moment(1.0), b"{}") for number in range(20)]
     disk.failed = True
-    monkeypatch.setattr("l2tpns.files.remove", lambda path: False)
+    monkeypatch.setattr("l2tpns.runtime.files.remove", lambda path: False)
     for entry in entries:
         spool.release(entry)
     spool.append("stop", "x", Moment(1.0), b"{}")

@@ -16,11 +16,11 @@ from gevent.event import Event
 from gevent.pool import Pool
 
 from l2tpns.errors import NoAnswer
-from l2tpns.log import Log
-from l2tpns.radius import server as server_module
+from l2tpns.radius import remote_server as server_module
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.types import MessageAuthenticator
+from l2tpns.runtime.log import Log
 from tests.daemon.radius_parts import SECRET, chap, login, pap, settings_for, usage
 from tests.lab import PATIENCE
 from tests.lab.inprocess import until
@@ -243,7 +243,7 @@ def test_a_silent_primary_costs_the_first_logins_a_try_and_later_ones_nothing(se
 
 def test_after_its_dead_time_the_primary_is_asked_by_one_request_and_then_by_all(server, second, ask, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr("l2tpns.radius.server.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("l2tpns.radius.remote_server.time", SimpleNamespace(monotonic=lambda: now[0]))
     server.silent = True
     backend = ask(server, second, timeout=0.1, dead_time=30.0, retries=10)
     for _ in range(3):

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2tpns.lines import make_line, read_line
-from l2tpns.proto.credentials import Credentials
-from l2tpns.proto.ipcp import IpcpRecord
-from l2tpns.proto.lcp import AuthChoice, LcpRecord
-from l2tpns.proto.reliable import ReliableRecord
+from l2tpns.proto.l2tp.reliable import ReliableRecord
+from l2tpns.proto.ppp.credentials import Credentials
+from l2tpns.proto.ppp.ipcp import IpcpRecord
+from l2tpns.proto.ppp.lcp import AuthChoice, LcpRecord
 from l2tpns.radius.types import Assign, AuthReply, FramedRoute
-from l2tpns.records import (
+from l2tpns.runtime.durable import make_line, read_line
+from l2tpns.state.records import (
     SCHEMA,
     CallRecord,
     Replay,

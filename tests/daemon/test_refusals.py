@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from l2tpns.log import Log
-from l2tpns.proto.credentials import Credentials
-from l2tpns.radius.secrets import SecretsBackend
+from l2tpns.proto.ppp.credentials import Credentials
+from l2tpns.radius.secrets_file import SecretsBackend
 from l2tpns.radius.types import AuthRequest
+from l2tpns.runtime.log import Log
 
 PAP = 0xC023
 

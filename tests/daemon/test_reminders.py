@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from l2tpns.reminders import Reminders
+from l2tpns.runtime.reminders import Reminders
 
 
 def test_a_thing_is_due_once_an_interval() -> None:

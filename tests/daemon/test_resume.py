@@ -13,10 +13,10 @@ from time import monotonic
 import gevent
 import pytest
 
-from l2tpns import ends
-from l2tpns.ends import SessionEnded
-from l2tpns.proto.ppp import Protocol
-from l2tpns.proto.reliable import Reliable
+from l2tpns import causes
+from l2tpns.causes import SessionEnded
+from l2tpns.proto.l2tp.reliable import Reliable
+from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius.types import AuthReply, FramedRoute
 from tests.daemon.lives import Lives, beat, connect, works
 from tests.daemon.subscribers import Ear
@@ -143,7 +143,7 @@ def test_what_we_had_said_and_nobody_has_acknowledged_is_said_again(lives: Lives
     lac.wait_acked()
     lac.alive = False  # deaf
     (session,) = lives.server.lns.sessions.values()
-    session.mailbox.post_urgent(SessionEnded(ends.ADMIN_DROP))
+    session.mailbox.post_urgent(SessionEnded(causes.ADMIN_DROP))
     until(lambda: not lives.server.lns.sessions)
     gevent.sleep(0.05)
     server = lives.leave()
@@ -282,7 +282,7 @@ def test_save_state_can_be_switched_on_and_off_while_we_run(lives: Lives) -> Non
 
 
 def test_the_journal_is_written_anew_before_it_grows_without_end(lives: Lives, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2tpns.state.GROWTH", 2000)
+    monkeypatch.setattr("l2tpns.state.store.GROWTH", 2000)
     lac = connect(lives)
     lac.call("mary", "pw").wait_online()
     for _ in range(10):
@@ -317,7 +317,7 @@ def test_a_chap_challenge_that_was_not_answered_is_put_again(lives: Lives) -> No
 def test_a_lac_that_moves_while_the_server_is_away_is_followed(
     lives: Lives, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr("l2tpns.resume.Reliable", partial(Reliable, first_interval=0.05))
+    monkeypatch.setattr("l2tpns.state.restore.Reliable", partial(Reliable, first_interval=0.05))
     lives.settings["auth_tunnel_change_addr_src"] = True
     getattr(lives, how)()
     lac = connect(lives)

@@ -13,17 +13,17 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from l2tpns import journal
-from l2tpns.clock import Moment
-from l2tpns.lines import make_line
-from l2tpns.proto.messages import ICCN
-from l2tpns.proto.ppp import Protocol
+from l2tpns.policy.snoop import Snoop
+from l2tpns.proto.l2tp.messages import ICCN
+from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius.types import Assign, AuthReply
-from l2tpns.records import Replay
-from l2tpns.resume import Outage, session_record, tunnel_record
-from l2tpns.session import Session
-from l2tpns.snoop import Snoop
-from l2tpns.state import StateStore
+from l2tpns.runtime.clock import Moment
+from l2tpns.runtime.durable import make_line
+from l2tpns.state import journal
+from l2tpns.state.records import Replay
+from l2tpns.state.restore import Outage, session_record, tunnel_record
+from l2tpns.state.store import StateStore
+from l2tpns.subscriber.session import Session
 from tests.daemon.lives import Lives, beat, connect, works
 from tests.daemon.subscribers import Ear, say
 from tests.daemon.test_records import altered, written
@@ -39,7 +39,7 @@ class SlowPlugin:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.answer = Event()
         self.asked = 0
-        monkeypatch.setattr("l2tpns.consult.new_session", self.new_session)
+        monkeypatch.setattr("l2tpns.subscriber.plugin_hooks.new_session", self.new_session)
 
     def new_session(self, session: Session, resumed: bool = False) -> None:
         session.introduced = True
@@ -110,7 +110,7 @@ def test_a_subscriber_that_chooses_another_address_meanwhile_does_not_keep_the_s
     say(fred, "ff03 8021", "02", ear.of("in", Protocol.IPCP, 1)[-1][1:].hex())  # what the server asks is granted
     (session,) = server.lns.sessions.values()
     until(lambda: session.ipcp.opened and session.ipcp.peer_address == IPv4Address("198.18.0.8"))
-    monkeypatch.setattr("l2tpns.session.NCP_RESTART_PATIENCE", 0.1)
+    monkeypatch.setattr("l2tpns.subscriber.session.NCP_RESTART_PATIENCE", 0.1)
     plugin.answer.set()
     until(lambda: server.events("session_down"))
     assert server.events("session_down")[0]["cause"] == "no_common_address"

@@ -7,14 +7,14 @@ from typing import Any, cast
 
 import pytest
 
-from l2tpns.config import Config
+from l2tpns.config.settings import Config
 from l2tpns.errors import NoAddress
-from l2tpns.log import Log
-from l2tpns.pool import Pool, parse_layout
-from l2tpns.prefixes import subtract
-from l2tpns.routable import LAC_MEMORY, MAX_CANDIDATES, Routable
-from l2tpns.system.netlink import Netlink
+from l2tpns.proto.ip.prefixes import subtract
+from l2tpns.runtime.log import Log
+from l2tpns.subscriber.pool import Pool, parse_layout
+from l2tpns.subscriber.routable import LAC_MEMORY, MAX_CANDIDATES, Routable
 from l2tpns.system.routes import Routes
+from l2tpns.system.rtnetlink import Netlink
 from l2tpns.system.surroundings import Surroundings
 from tests.lab.inprocess import Kernel
 

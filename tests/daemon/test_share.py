@@ -8,9 +8,9 @@ from typing import Any
 import gevent
 import pytest
 
-from l2tpns import share
-from l2tpns.places import Place, Places
-from l2tpns.share import OneAtATime, Share
+from l2tpns.runtime import share
+from l2tpns.runtime.places import Place, Places
+from l2tpns.runtime.share import OneAtATime, Share
 from tests.lab.inprocess import until
 
 

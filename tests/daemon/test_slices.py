@@ -7,13 +7,13 @@ from itertools import count
 import gevent
 import pytest
 
-from l2tpns import slices
-from l2tpns.slices import CLOCK, SLICE, in_slices
+from l2tpns.runtime import cooperative
+from l2tpns.runtime.cooperative import CLOCK, SLICE, in_slices
 
 
 def test_everything_comes_in_order_and_others_have_their_turn_after_each_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = count()
-    monkeypatch.setattr(slices, "monotonic", lambda: next(looks) * SLICE / 2)
+    monkeypatch.setattr(cooperative, "monotonic", lambda: next(looks) * SLICE / 2)
     seen: list[int] = []
     turns: list[int] = []
 

@@ -14,11 +14,11 @@ import gevent
 import orjson
 import pytest
 
-from l2tpns import outlet
 from l2tpns.capture.frame import DOWN, UP, parse
-from l2tpns.policy import PolicyError, Sink
+from l2tpns.policy import snoop_sink
+from l2tpns.policy.model import PolicyError, Sink
 from l2tpns.radius.types import AuthReply, AuthRequest, FramedRoute
-from l2tpns.session import Session
+from l2tpns.subscriber.session import Session
 from tests.daemon.operators import Desk
 from tests.daemon.packets import ip
 from tests.lab import PATIENCE
@@ -432,15 +432,15 @@ def test_a_sink_without_a_route_is_not_tried_for_each_packet_and_found_when_ther
 ) -> None:
     tries: list[object] = []
 
-    class NoRoute(outlet.RawSocket):
+    class NoRoute(snoop_sink.RawSocket):
         def connect(self, address: Any) -> None:
             tries.append(address)
             raise OSError(errno.ENETUNREACH, "Network is unreachable")
 
     subscriber, session = online(server, lac)
     with monkeypatch.context() as broken:
-        broken.setattr(outlet, "RawSocket", NoRoute)
-        broken.setattr(outlet, "REST", 3600.0)
+        broken.setattr(snoop_sink, "RawSocket", NoRoute)
+        broken.setattr(snoop_sink, "REST", 3600.0)
         server.lns.snoop.start(session, receiver.sink, by="test")
         for _ in range(10):
             talk(server, subscriber, session)
@@ -460,7 +460,7 @@ def test_without_a_free_descriptor_copies_are_lost_and_packets_pass(
 
     subscriber, session = online(server, lac)
     with monkeypatch.context() as broken:
-        broken.setattr(outlet, "RawSocket", none_is_free)
+        broken.setattr(snoop_sink, "RawSocket", none_is_free)
         server.lns.snoop.start(session, receiver.sink, by="test")
         talk(server, subscriber, session)  # it waits until both packets have passed
         assert server.counters.snoop_errors == 2

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from l2tpns import files, state
-from l2tpns.clock import Moment
 from l2tpns.errors import ConfigError
-from l2tpns.lines import make_line
-from l2tpns.log import Log
-from l2tpns.records import SCHEMA, Replay, default
-from l2tpns.state import StateStore
+from l2tpns.runtime import files
+from l2tpns.runtime.clock import Moment
+from l2tpns.runtime.durable import make_line
+from l2tpns.runtime.log import Log
+from l2tpns.state import store as state
+from l2tpns.state.records import SCHEMA, Replay, default
+from l2tpns.state.store import StateStore
 from tests.daemon.test_records import SESSION, TUNNEL, written
 
 NOW = 1_000_000.0
@@ -294,9 +295,9 @@ class Disk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full = self.read_only = False
         self._write, self._remove, self._open = state.write_all, files.remove, files.open_file
-        monkeypatch.setattr("l2tpns.state.write_all", self.write_all)
-        monkeypatch.setattr("l2tpns.files.remove", self.remove)
-        monkeypatch.setattr("l2tpns.files.open_file", self.open_file)
+        monkeypatch.setattr("l2tpns.state.store.write_all", self.write_all)
+        monkeypatch.setattr("l2tpns.runtime.files.remove", self.remove)
+        monkeypatch.setattr("l2tpns.runtime.files.open_file", self.open_file)
 
     def write_all(self, descriptor: int, octets: bytes) -> None:
         if self.full or self.read_only:
@@ -401,7 +402,7 @@ def test_a_disk_that_fails_to_make_safe_what_it_took_is_no_longer_believed(
 ) -> None:
     store = shelf.open()
     assert store.begin() and store.write(*alive()) and store.settle(block=True)
-    monkeypatch.setattr("l2tpns.state.fsync_all", lambda *_: "Input/output error")
+    monkeypatch.setattr("l2tpns.state.store.fsync_all", lambda *_: "Input/output error")
     assert not store.sync() and store.broken
     shelf.close()
     assert shelf.load().empty

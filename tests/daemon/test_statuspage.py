@@ -10,10 +10,11 @@ from itertools import count
 import gevent
 import pytest
 
-from l2tpns import slices
-from l2tpns.figures import graphs, page, web
-from l2tpns.figures.markup import duration, e, octets
-from l2tpns.figures.samples import GRAPHS, HOUR, PERIOD, Samples
+from l2tpns.monitoring import graphs, status_page
+from l2tpns.monitoring import http as web
+from l2tpns.monitoring.html import duration, e, octets
+from l2tpns.monitoring.samples import GRAPHS, HOUR, PERIOD, Samples
+from l2tpns.runtime import cooperative
 from tests.daemon.conftest import Serve
 from tests.daemon.visitors import SERVED, Visitor, figures_of
 from tests.lab.inprocess import InProcess
@@ -145,7 +146,7 @@ def test_nothing_comes_from_elsewhere_and_nothing_stands_inline(visitor: Visitor
 @pytest.fixture
 def crowd(server: InProcess, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Five users at two LACs, three rows on a page."""
-    monkeypatch.setattr(page, "ROWS", 3)
+    monkeypatch.setattr(status_page, "ROWS", 3)
     users = ["fred", "mary", "guest", "anna", "annabel"]
     lacs = [server.lac(f"lac{number}", defaults=Dial(restart=0.3)).connect() for number in (1, 2)]
     for number, user in enumerate(users):
@@ -198,7 +199,7 @@ def test_a_query_that_makes_no_sense_is_a_page_all_the_same(visitor: Visitor, qu
 def test_60_000_sessions_hold_up_nobody(server: InProcess, visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock on which a slice of work is over at every tenth look: the others have their turn between."""
     looks = count()
-    monkeypatch.setattr(slices, "monotonic", lambda: next(looks) * slices.SLICE / 9)
+    monkeypatch.setattr(cooperative, "monotonic", lambda: next(looks) * cooperative.SLICE / 9)
     fred = server.lac(defaults=Dial(restart=0.3)).connect().call("fred", "pw").wait_online()
     (session,) = server.lns.sessions.values()
     real, server.lns.sessions = server.lns.sessions, dict.fromkeys(range(60_000), session)
@@ -207,7 +208,7 @@ def test_60_000_sessions_hold_up_nobody(server: InProcess, visitor: Visitor, mon
     def others() -> None:
         nonlocal turns
         while True:
-            gevent.sleep(slices.PAUSE)
+            gevent.sleep(cooperative.PAUSE)
             turns += 1
 
     greenlet = gevent.spawn(others)
@@ -223,7 +224,7 @@ def test_60_000_sessions_hold_up_nobody(server: InProcess, visitor: Visitor, mon
     assert "0 of 60,000 sessions" in bodies[1]
     assert 'l2tpns_sessions{state="online"} 60000.0' in bodies[2]
     assert max(map(len, bodies)) < 150_000
-    assert turns > 60_000 / (10 * slices.CLOCK)
+    assert turns > 60_000 / (10 * cooperative.CLOCK)
     fred.terminate()
 
 

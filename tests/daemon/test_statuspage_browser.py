@@ -10,9 +10,9 @@ from time import monotonic
 
 import pytest
 
-from l2tpns.figures import graphs
-from l2tpns.figures import page as pages
-from l2tpns.figures.samples import GRAPHS, HOUR, PERIOD, Sample
+from l2tpns.monitoring import graphs
+from l2tpns.monitoring import status_page as pages
+from l2tpns.monitoring.samples import GRAPHS, HOUR, PERIOD, Sample
 from tests.daemon.conftest import Serve
 from tests.daemon.visitors import SERVED, Visitor, figures_of
 from tests.lab.browser import Browser, Page, installed

@@ -15,11 +15,12 @@ import gevent
 import pytest
 from gevent import socket, subprocess
 
-from l2tpns import nsctlserver, places, share
 from l2tpns.console import terminal
 from l2tpns.console.editor import Editor
-from l2tpns.figures import web
-from l2tpns.system.socketowner import owner_of, owner_of_connection
+from l2tpns.monitoring import http as web
+from l2tpns.nsctl import server as nsctlserver
+from l2tpns.runtime import places, share
+from l2tpns.system.socket_owner import owner_of, owner_of_connection
 from tests.daemon.conftest import Serve
 from tests.daemon.nsctl_stage import NOTE, OK, SLOW, Stage
 from tests.daemon.operators import TELNET, OpenDesk
@@ -378,5 +379,5 @@ def test_the_owner_of_a_datagram_from_this_machine_is_its_user() -> None:
 
 
 def test_without_sock_diag_the_owner_is_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2tpns.system.socketowner._SOCK_DIAG_BY_FAMILY", 99)
+    monkeypatch.setattr("l2tpns.system.socket_owner._SOCK_DIAG_BY_FAMILY", 99)
     assert owner_of(("127.0.0.1", 5), ("127.0.0.1", 6)) == "127.0.0.1"

@@ -9,10 +9,10 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from l2tpns import supervisor
-from l2tpns.faults import contain_strays
-from l2tpns.log import Log
-from l2tpns.supervisor import Part, Supervisor
+from l2tpns.runtime import supervisor
+from l2tpns.runtime.faults import contain_strays
+from l2tpns.runtime.log import Log
+from l2tpns.runtime.supervisor import Part, Supervisor
 from tests.lab.inprocess import until
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from l2tpns.dataplane.path import DOWN, UP, Tap
-from l2tpns.session import Session
+from l2tpns.dataplane.session_path import DOWN, UP, Tap
+from l2tpns.subscriber.session import Session
 from tests.daemon.packets import ip, tcp_syn
 from tests.daemon.test_dataplane_forward import CLIENT, HEADER, HOST, Rig, acl
 from tests.lab.inprocess import InProcess

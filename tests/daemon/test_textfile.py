@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2tpns import nsctl
-from l2tpns.configfile import make_config, parse_file
-from l2tpns.console.users import Users
+from l2tpns.config.file import make_config, parse_file
+from l2tpns.console.operators import Users
 from l2tpns.errors import ConfigError, PluginError
-from l2tpns.log import Log
+from l2tpns.nsctl import __main__ as nsctl
 from l2tpns.plugins import loader
-from l2tpns.pool import read_layout
-from l2tpns.radius.secrets import SecretsBackend
-from l2tpns.textfile import Line, is_wide, oddity, split_lines
+from l2tpns.radius.secrets_file import SecretsBackend
+from l2tpns.runtime.log import Log
+from l2tpns.runtime.text_file import Line, is_wide, oddity, split_lines
+from l2tpns.subscriber.pool import read_layout
 from tests.daemon.radius_parts import login, pap
 
 KEY = "0123456789abcdef"

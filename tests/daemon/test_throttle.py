@@ -11,13 +11,13 @@ from typing import Any, cast
 
 import pytest
 
-from l2tpns.dataplane import path
-from l2tpns.dataplane.police import BURST_OCTETS, DROP, PASS, WAIT, Police
-from l2tpns.policy import Policy, PolicyError
+from l2tpns.dataplane import session_path
+from l2tpns.dataplane.policer import BURST_OCTETS, DROP, PASS, WAIT, Police
+from l2tpns.policy.model import Policy, PolicyError
+from l2tpns.policy.throttle import parse_rates
 from l2tpns.radius.types import AuthReply, FramedRoute
-from l2tpns.session import Session
+from l2tpns.subscriber.session import Session
 from l2tpns.system.shaping import FIRST, NullShaper, Shaped
-from l2tpns.throttle import parse_rates
 from tests.daemon.conftest import QUICK, Serve
 from tests.daemon.operators import Desk
 from tests.lab.inprocess import InProcess
@@ -212,7 +212,7 @@ class Line:
         self.due: list[tuple[float, Callable[[], None]]] = []
         self.passed: list[bytes] = []
         self.police = Police(rate, self.now, self.schedule)
-        self.path = cast(path.Path, None)
+        self.path = cast(session_path.Path, None)
 
     def schedule(self, seconds: float, call: Callable[[], None]) -> Line:
         self.due.append((self.now + seconds, call))
@@ -228,7 +228,7 @@ class Line:
             self.passed.append(packet)
         return verdict
 
-    def forward(self, _: path.Path, packet: bytes) -> None:
+    def forward(self, _: session_path.Path, packet: bytes) -> None:
         self.passed.append(packet)
 
     def advance(self, seconds: float) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from l2tpns.policy import Policy
+from l2tpns.policy.model import Policy
 from l2tpns.radius.types import AuthReply
-from l2tpns.session import Session
+from l2tpns.subscriber.session import Session
 from l2tpns.system.shaping import NullShaper
 from tests.daemon.conftest import QUICK, Serve
 from tests.lab.inprocess import InProcess

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from l2tpns.proto import messages
-from l2tpns.proto.messages import (
+from l2tpns.proto.l2tp import messages
+from l2tpns.proto.l2tp.messages import (
     CDN,
     HELLO,
     ICRP,

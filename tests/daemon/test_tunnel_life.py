@@ -9,12 +9,13 @@ from ipaddress import IPv4Address
 import gevent
 import pytest
 
-from l2tpns import ends, tunnel
-from l2tpns.config import Config
+from l2tpns import causes
+from l2tpns.config.settings import Config
 from l2tpns.dataplane import udp
-from l2tpns.proto.header import build_control
-from l2tpns.proto.messages import CDN, HELLO, SCCCN, SCCRP, ResultCode, StopCCN
-from l2tpns.proto.reliable import Reliable
+from l2tpns.l2tp import tunnel
+from l2tpns.proto.l2tp.header import build_control
+from l2tpns.proto.l2tp.messages import CDN, HELLO, SCCCN, SCCRP, ResultCode, StopCCN
+from l2tpns.proto.l2tp.reliable import Reliable
 from tests.daemon.clocks import TunnelClock
 from tests.daemon.conftest import CLOSED_LINGER, QUICK, Serve
 from tests.lab import PATIENCE
@@ -201,7 +202,7 @@ def test_our_stopccn_is_sent_again_until_it_is_acknowledged(server: InProcess, m
     monkeypatch.setattr(tunnel, "CLOSED_LINGER", PATIENCE)
     peer = server.peer().open()
     (ours,) = server.lns.tunnels.values()
-    ours.end(ends.ADMIN_DROP, text="good night")
+    ours.end(causes.ADMIN_DROP, text="good night")
     first, stop = peer.expect_header(StopCCN)
     assert (stop.assigned_tunnel_id, stop.result_code) == (ours.id, ResultCode(1, 0, "good night"))
     assert peer.hear().ns == first.ns
@@ -218,7 +219,7 @@ def test_a_stopccn_that_is_never_acknowledged_is_given_up_with_its_tunnel(
     monkeypatch.setattr(tunnel, "CLOSED_LINGER", PATIENCE)
     server = serve(control_retries=2)
     peer = server.peer().open()
-    server.lns.tunnels[peer.peer_tunnel_id].end(ends.ADMIN_DROP)
+    server.lns.tunnels[peer.peer_tunnel_id].end(causes.ADMIN_DROP)
     for _ in range(3):
         peer.expect(StopCCN)
     server.wait(lambda: not server.lns.tunnels)
@@ -370,7 +371,7 @@ def test_a_failure_of_our_own_while_closing_leaves_no_session_behind(
 
     end = tunnel.Session.end
 
-    def fail_while_closing(self: tunnel.Session, reason: ends.Reason, *, tell: bool = True, text: str = "") -> None:
+    def fail_while_closing(self: tunnel.Session, reason: causes.Reason, *, tell: bool = True, text: str = "") -> None:
         if text:
             raise RuntimeError("planted")
         end(self, reason, tell=tell)

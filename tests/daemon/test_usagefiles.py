@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from l2tpns.session import Session
-from l2tpns.usagefiles import UsageFiles, one_word, write_file
+from l2tpns.subscriber.session import Session
+from l2tpns.subscriber.usage_files import UsageFiles, one_word, write_file
 from tests.daemon.conftest import Serve
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Dial, Lac

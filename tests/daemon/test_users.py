@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from l2tpns.plugins.server import Server as PluginServer
+from l2tpns.plugins.server_api import Server as PluginServer
 from l2tpns.radius.types import Assign, AuthReply
 from tests.daemon.conftest import QUICK, Serve
 from tests.daemon.operators import Desk

@@ -7,7 +7,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2tpns.wheel import Wheel
+from l2tpns.runtime.timer_wheel import Wheel
 
 
 def test_a_timer_fires_once_at_its_time_and_not_before() -> None:

@@ -12,16 +12,16 @@ from ipaddress import IPv4Address
 import gevent
 from gevent import socket
 
-from l2tpns.proto import messages
-from l2tpns.proto.chap import ChapServer, check_md5
-from l2tpns.proto.control import Notice
-from l2tpns.proto.credentials import Credentials
-from l2tpns.proto.fsm import Timers
-from l2tpns.proto.header import data_header, parse_control, parse_data
-from l2tpns.proto.ipcp import Ipcp, IpcpPolicy
-from l2tpns.proto.lcp import AuthChoice, Lcp, LcpWishes
-from l2tpns.proto.pap import PapServer
-from l2tpns.proto.reliable import Reliable
+from l2tpns.proto.l2tp import messages
+from l2tpns.proto.l2tp.header import data_header, parse_control, parse_data
+from l2tpns.proto.l2tp.reliable import Reliable
+from l2tpns.proto.ppp.automaton import Timers
+from l2tpns.proto.ppp.chap import ChapServer, check_md5
+from l2tpns.proto.ppp.credentials import Credentials
+from l2tpns.proto.ppp.ipcp import Ipcp, IpcpPolicy
+from l2tpns.proto.ppp.lcp import AuthChoice, Lcp, LcpWishes
+from l2tpns.proto.ppp.negotiation import Notice
+from l2tpns.proto.ppp.pap import PapServer
 from tests.lab import traffic
 
 OURS = IPv4Address("10.255.0.1")

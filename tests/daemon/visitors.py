@@ -14,8 +14,8 @@ import gevent
 from gevent import socket as sockets
 from prometheus_client.parser import text_string_to_metric_families
 
-from l2tpns.config import Config
-from l2tpns.figures.service import Figures
+from l2tpns.config.settings import Config
+from l2tpns.monitoring.service import Figures
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import RadiusSettings
 from tests.lab import PATIENCE

@@ -13,18 +13,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from l2tpns import log as logs
-from l2tpns import usagefiles
-from l2tpns.config import SETTINGS
-from l2tpns.configfile import IGNORED
-from l2tpns.console import pipes
+from l2tpns.config.file import IGNORED
+from l2tpns.config.settings import SETTINGS
+from l2tpns.config.value_types import Setting
+from l2tpns.console import output_filters
 from l2tpns.console.commands import COMMANDS, WORDS
 from l2tpns.console.grammar import Command, Grammar, Mode, Privilege
 from l2tpns.console.terminal import LOGIN_CHARACTERS
-from l2tpns.counters import DECLARED
-from l2tpns.figures.metrics import COUNTED, FAMILIES, Counted
-from l2tpns.figures.web import CONNECTIONS
-from l2tpns.settings import Setting
+from l2tpns.monitoring.http import CONNECTIONS
+from l2tpns.monitoring.prometheus import COUNTED, FAMILIES, Counted
+from l2tpns.runtime import log as logs
+from l2tpns.runtime.counters import DECLARED
+from l2tpns.subscriber import usage_files
 from tests.lab import pluginpage, reference
 from tests.lab.marks import tests_by_mark
 
@@ -43,7 +43,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def configuration() -> str:
-    """docs/configuration.md, from l2tpns/config.py."""
+    """docs/configuration.md, from l2tpns/config/settings.py."""
     text = f"""{NOTE}
 # Configuration
 
@@ -89,7 +89,7 @@ def _row(setting: Setting) -> tuple[str, ...]:
 
 
 def commands() -> str:
-    """docs/commands.md, from l2tpns/console/commands.py and what it collects."""
+    """docs/commands.md, from l2tpns/console/commands/__init__.py and what it collects."""
     grammar = Grammar(COMMANDS, WORDS)
     text = f"""{NOTE}
 # Commands
@@ -108,7 +108,7 @@ Words may be shortened as long as they stay unambiguous (`sh ses 12`). `?` shows
 arrows bring older lines back; ^A ^E ^B ^F move, ^K ^U ^W delete, ^L draws the screen anew, ^C breaks off, ^D leaves.
 A page is as long as the window, `terminal length 0` ends paging; a script that tells no window has none.
 
-After a command, behind `|`: {", ".join(f"`{name}` {help}" for name, help in pipes.FILTERS.items())}.
+After a command, behind `|`: {", ".join(f"`{name}` {help}" for name, help in output_filters.FILTERS.items())}.
 A regular expression knows `.` `[a-z]` `[^a-z]` `^` `$` `*` `+` `?` `|` `( )` `\\d` `\\w` `\\s`. Every `show` has a form
 in JSON whose keys do not change.
 
@@ -129,7 +129,7 @@ def _command_row(command: Command) -> tuple[str, ...]:
 
 
 def counters() -> str:
-    """docs/counters.md, from l2tpns/counters.py."""
+    """docs/counters.md, from l2tpns/runtime/counters.py."""
     text = f"""{NOTE}
 # Counters
 
@@ -144,8 +144,8 @@ we received it. Octets are those of the IP packet on the tun side, of the UDP pa
 
 
 def metrics() -> str:
-    """docs/metrics.md, from l2tpns/figures/metrics.py and l2tpns/usagefiles.py."""
-    assert usagefiles.__doc__ is not None
+    """docs/metrics.md, from l2tpns/monitoring/prometheus.py and l2tpns/subscriber/usage_files.py."""
+    assert usage_files.__doc__ is not None
     text = f"""{NOTE}
 # Metrics, health, status page, usage files
 
@@ -192,7 +192,7 @@ those that are counters back to zero, which Prometheus takes for a restart.
         if counted.group is not None
     ]
     text += table(("Metric", "Labels", "Meaning"), labelled)
-    title, *paragraphs = usagefiles.__doc__.strip().split("\n\n")
+    title, *paragraphs = usage_files.__doc__.strip().split("\n\n")
     return text + "\n## Usage files\n\n" + "\n\n".join([title.partition(": ")[2].capitalize(), *paragraphs]) + "\n"
 
 

@@ -19,7 +19,7 @@ import gevent
 from gevent import get_hub, monkey
 
 from l2tpns.errors import WireError
-from l2tpns.proto.header import parse_control, parse_data
+from l2tpns.proto.l2tp.header import parse_control, parse_data
 
 if TYPE_CHECKING:
     from tests.lab.lac import Lac

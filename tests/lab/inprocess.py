@@ -23,22 +23,22 @@ import gevent
 import gevent.socket
 from gevent.event import Event
 
-from l2tpns import ends, lns
-from l2tpns.config import Config
-from l2tpns.counters import Counters
-from l2tpns.dataplane.user import UserPlane
+from l2tpns import causes, lns
+from l2tpns.config.settings import Config
+from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.errors import NoAnswer
-from l2tpns.log import Log
-from l2tpns.pool import Pool, parse_layout
-from l2tpns.proto import messages
-from l2tpns.proto.chap import check_md5
-from l2tpns.proto.header import ControlHeader, build_control, data_header, parse_control
-from l2tpns.proto.messages import ICCN, ICRP, ICRQ, SCCCN, SCCRP, SCCRQ, Message
-from l2tpns.proto.ppp import Protocol
+from l2tpns.proto.l2tp import messages
+from l2tpns.proto.l2tp.header import ControlHeader, build_control, data_header, parse_control
+from l2tpns.proto.l2tp.messages import ICCN, ICRP, ICRQ, SCCCN, SCCRP, SCCRQ, Message
+from l2tpns.proto.ppp.chap import check_md5
+from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import AuthReply, AuthRequest, Usage
-from l2tpns.system.netlink import Netlink, Route
+from l2tpns.runtime.counters import Counters
+from l2tpns.runtime.log import Log
+from l2tpns.subscriber.pool import Pool, parse_layout
 from l2tpns.system.routes import Routes
+from l2tpns.system.rtnetlink import Netlink, Route
 from tests.lab import PATIENCE
 from tests.lab.lac import Lac, Subscriber
 
@@ -209,7 +209,7 @@ class InProcess:
         for close in self._closers:
             close()
         for each in list(self.lns.tunnels.values()):
-            each.end(ends.ADMIN_DROP, None)
+            each.end(causes.ADMIN_DROP, None)
         until(lambda: not self.lns.tunnels and not self.lns.sessions, strict=False)
         self.lns.plugins.stop()
         failed = [part.name for part in self.lns.supervisor.unwell()]

@@ -21,9 +21,9 @@ from typing import Any, Self, TypeVar
 
 from gevent.event import Event
 
-from l2tpns.proto import messages
-from l2tpns.proto.header import ControlHeader, build_control
-from l2tpns.proto.messages import (
+from l2tpns.proto.l2tp import messages
+from l2tpns.proto.l2tp.header import ControlHeader, build_control
+from l2tpns.proto.l2tp.messages import (
     CDN,
     HELLO,
     ICCN,
@@ -43,7 +43,7 @@ from l2tpns.proto.messages import (
     StopCCN,
     StopCcnResult,
 )
-from l2tpns.proto.reliable import Reliable
+from l2tpns.proto.l2tp.reliable import Reliable
 from tests.lab import PATIENCE
 from tests.lab.endpoint import Address, Endpoint, Impairment
 from tests.lab.subscriber import Dial, Ended, Refused, Subscriber, Why, wait_for

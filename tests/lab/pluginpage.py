@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from l2tpns.plugins import calls, core
-from l2tpns.plugins.events import HOOKS, NAMES, PLUGIN_API_VERSION, Event, Hook, param_radius_account
-from l2tpns.plugins.server import Count, Login, Server, Variable
-from l2tpns.plugins.subscriber import Session
+from l2tpns.plugins import calls, manager
+from l2tpns.plugins.hooks import HOOKS, NAMES, PLUGIN_API_VERSION, Event, Hook, param_radius_account
+from l2tpns.plugins.server_api import Count, Login, Server, Variable
+from l2tpns.plugins.session_api import Session
 
 MODULES = Path(__file__).parents[2] / "modules"
 Table = Callable[..., str]
@@ -114,8 +114,8 @@ Now `set threestrikes_most 5` works at the console and in the configuration, the
   the server: nothing can catch them.
 - **Waiting** (network, `time.sleep`) is allowed, but for packet hooks: only the session concerned waits, and it can
   still hang up or be dropped. Where a session cannot wait (`kill_session`, `radius_account`), and in `plugin_done`,
-  a plugin that is not done after {core.PATIENCE:g} seconds is given up, in `plugin_init` after
-  {core.INIT_PATIENCE:g}. All `plugin_timer` run one after the other. What is to run beside all of this:
+  a plugin that is not done after {manager.PATIENCE:g} seconds is given up, in `plugin_init` after
+  {manager.INIT_PATIENCE:g}. All `plugin_timer` run one after the other. What is to run beside all of this:
   `server.spawn`.
 - **Working** without waiting keeps everybody from being served. A call that uses {calls.SLOW * 1000:g} ms of CPU or
   more is reported (`plugin_slow`); `show plugins` has the sum and the slowest call of each function. A loop without
@@ -123,7 +123,7 @@ Now `set threestrikes_most 5` works at the console and in the configuration, the
 - **Packet hooks** are called for every packet of every session as soon as one plugin has one ([what that
   costs](performance.md)). They may not wait: what would wait raises in them. Their time is that of the wall clock.
   Put your packet into `event.buf`, octets that begin with an IP header; what comes out is sent as it is. What was
-  intercepted, and in which order, says l2tpns/taps.py.
+  intercepted, and in which order, says l2tpns/policy/taps.py.
 - **Reload.** `plugin_init` of the new code runs before `plugin_done` of the old: if it fails the old one goes on.
   Order, values of variables and counters are kept.
 - **Start.** Plugins are loaded before anybody is served; one that cannot be loaded is named in the log and in `show

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from l2tpns.config import SETTINGS
-from l2tpns.configfile import IGNORED
+from l2tpns.config.file import IGNORED
+from l2tpns.config.settings import SETTINGS
 from l2tpns.console.commands import COMMANDS
 from tests.lab.marks import tests_by_mark
 

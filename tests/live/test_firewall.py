@@ -12,7 +12,7 @@ from pathlib import Path
 import gevent
 import pytest
 
-from l2tpns.log import Log
+from l2tpns.runtime.log import Log
 from l2tpns.system import firewall as firewall_module
 from l2tpns.system.firewall import FILLED, Firewall, FirewallError
 from l2tpns.system.ipset import IpSetError, IpSets

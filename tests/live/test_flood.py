@@ -14,9 +14,9 @@ from typing import Any
 import gevent
 import pytest
 
-from l2tpns.proto import messages
-from l2tpns.proto.header import build_control, data_header
-from l2tpns.proto.messages import CDN, ICRP, ICRQ, SCCRQ, ResultCode, StopCCN
+from l2tpns.proto.l2tp import messages
+from l2tpns.proto.l2tp.header import build_control, data_header
+from l2tpns.proto.l2tp.messages import CDN, ICRP, ICRQ, SCCRQ, ResultCode, StopCCN
 from tests.lab import PATIENCE
 from tests.lab.fuzz import Campaign
 from tests.lab.lac import Lac

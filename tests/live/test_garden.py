@@ -19,10 +19,10 @@ import gevent
 import gevent.socket
 import pytest
 
-from l2tpns.log import Log
-from l2tpns.system.cage import Cage
+from l2tpns.runtime.log import Log
 from l2tpns.system.conntrack import Conntrack
 from l2tpns.system.firewall import Firewall
+from l2tpns.system.garden_rules import Cage
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.nft import dropping_chains
 from tests.lab import PATIENCE

@@ -10,7 +10,7 @@ from pathlib import Path
 import gevent
 import pytest
 
-from l2tpns.proto.ppp import Protocol
+from l2tpns.proto.ppp.frame import Protocol
 from tests.lab import PATIENCE
 from tests.lab.lac import Lac, Refused, Subscriber, Why
 from tests.lab.netns import Lab, Namespace, is_root, three_hosts

@@ -19,7 +19,7 @@ import gevent
 import gevent.socket
 import pytest
 
-from l2tpns.proto.messages import HELLO
+from l2tpns.proto.l2tp.messages import HELLO
 from tests.lab import traffic
 from tests.lab.endpoint import Endpoint
 from tests.lab.inprocess import until

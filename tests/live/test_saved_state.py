@@ -15,7 +15,7 @@ from typing import Any
 import gevent
 import pytest
 
-from l2tpns.lines import make_line, read_line
+from l2tpns.runtime.durable import make_line, read_line
 from tests.lab.lac import Lac
 from tests.lab.netns import Lab, is_root, three_hosts
 from tests.lab.server import Server, Setting

@@ -175,7 +175,7 @@ def test_a_detached_start_that_fails_has_the_exit_status_and_the_reason(machine:
 
 
 def test_a_detached_daemon_that_is_killed_before_it_is_ready_does_not_leave_its_starter_waiting() -> None:
-    code = "import os, signal; from l2tpns.process import detach; detach(); os.kill(os.getpid(), signal.SIGKILL)"
+    code = "import os; from l2tpns.runtime.process import detach; detach(); os.kill(os.getpid(), 9)"
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False
     )

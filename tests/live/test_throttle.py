@@ -11,11 +11,11 @@ from typing import Any
 import gevent
 import pytest
 
-from l2tpns.log import Log
+from l2tpns.runtime.log import Log
 from l2tpns.system import shaping
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.ipset import IpSets
-from l2tpns.system.netlink import Netlink
+from l2tpns.system.rtnetlink import Netlink
 from tests.lab import PATIENCE
 from tests.lab.console import Console
 from tests.lab.inprocess import until

@@ -10,8 +10,8 @@ import gevent
 import pytest
 
 from l2tpns.dataplane import tun_watch
-from l2tpns.system.netlink import Netlink
 from l2tpns.system.routes import PROTOCOL
+from l2tpns.system.rtnetlink import Netlink
 from l2tpns.system.surroundings import Surroundings, look
 from l2tpns.system.sysctls import WANTED
 from tests.lab import PATIENCE

@@ -13,17 +13,17 @@ import gevent
 import gevent.socket
 import pytest
 
-from l2tpns.config import Config
-from l2tpns.counters import Counters
+from l2tpns.config.settings import Config
 from l2tpns.dataplane import tun as tun_module
-from l2tpns.dataplane import user
-from l2tpns.dataplane.path import Path, key_of
-from l2tpns.dataplane.user import UserPlane
+from l2tpns.dataplane import userspace
+from l2tpns.dataplane.session_path import Path, key_of
+from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.errors import ConfigError
-from l2tpns.log import Log
-from l2tpns.proto.header import build_control
-from l2tpns.system.netlink import Netlink, Route
+from l2tpns.proto.l2tp.header import build_control
+from l2tpns.runtime.counters import Counters
+from l2tpns.runtime.log import Log
 from l2tpns.system.routes import PROTOCOL, Routes
+from l2tpns.system.rtnetlink import Netlink, Route
 from tests.daemon.packets import ip, ones_sum
 from tests.lab import PATIENCE
 from tests.lab.netns import Lab, Namespace, is_root, three_hosts
@@ -296,7 +296,7 @@ def test_a_missing_dev_net_tun_is_an_error_in_plain_words(rig: Rig, monkeypatch:
 def test_a_deleted_device_that_cannot_be_made_again_is_reported_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.start()
     monkeypatch.setattr(tun_module, "CLONE_DEVICE", "/dev/net/no-such-thing")
-    monkeypatch.setattr(user, "PAUSES", (0.0, 0.01))
+    monkeypatch.setattr(userspace, "PAUSES", (0.0, 0.01))
     rig.server.ip("link", "delete", "tun0")
     until(lambda: rig.lost == ["tun"])
     assert [line["level"] for line in rig.log.records("data_path_lost")] == ["error"]

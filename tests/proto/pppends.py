@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection
 from ipaddress import IPv4Address
 from typing import Generic, TypeVar
 
-from l2tpns.proto.control import ControlProtocol, Notice
-from l2tpns.proto.fsm import Timers
-from l2tpns.proto.ipcp import Ipcp, IpcpPolicy
-from l2tpns.proto.lcp import Lcp, LcpWishes
+from l2tpns.proto.ppp.automaton import Timers
+from l2tpns.proto.ppp.ipcp import Ipcp, IpcpPolicy
+from l2tpns.proto.ppp.lcp import Lcp, LcpWishes
+from l2tpns.proto.ppp.negotiation import ControlProtocol, Notice
 
 Protocol = TypeVar("Protocol", bound=ControlProtocol)
 

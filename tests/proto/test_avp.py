@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2tpns.errors import ProtocolError, WireError
-from l2tpns.proto import avp
-from l2tpns.proto.avp import (
+from l2tpns.proto.l2tp import avp
+from l2tpns.proto.l2tp.avp import (
     MAX_WARNINGS,
     TABLE,
     Accm,
@@ -25,7 +25,7 @@ from l2tpns.proto.avp import (
     encode_avp,
     name_of,
 )
-from l2tpns.proto.hiding import MAX_HIDDEN_VALUE, hide, unhide
+from l2tpns.proto.l2tp.hiding import MAX_HIDDEN_VALUE, hide, unhide
 
 SECRET = b"tunnel secret"
 VECTOR = bytes.fromhex("00112233445566778899aabbccddeeff")

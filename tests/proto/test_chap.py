@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2tpns.errors import WireError
-from l2tpns.proto.chap import (
+from l2tpns.proto.ppp.automaton import Timers
+from l2tpns.proto.ppp.chap import (
     ChapCode,
     ChapReply,
     ChapServer,
@@ -22,8 +23,7 @@ from l2tpns.proto.chap import (
     parse_reply,
     parse_value,
 )
-from l2tpns.proto.fsm import Timers
-from l2tpns.proto.ppp import Protocol
+from l2tpns.proto.ppp.frame import Protocol
 from tests.proto.pppends import chance, octets
 
 

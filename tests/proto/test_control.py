@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2tpns.proto.control import ControlProtocol, Notice
-from l2tpns.proto.fsm import TIMED, State, Timers
-from l2tpns.proto.lcp import AuthChoice, LcpWishes
+from l2tpns.proto.ppp.automaton import TIMED, State, Timers
+from l2tpns.proto.ppp.lcp import AuthChoice, LcpWishes
+from l2tpns.proto.ppp.negotiation import ControlProtocol, Notice
 from tests.proto.pppends import (
     CLIENT_POLICY,
     SERVER_POLICY,

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from l2tpns.proto.fsm import TABLE, TIMED, Action, Automaton, Event, Notice, State, Timers
+from l2tpns.proto.ppp.automaton import TABLE, TIMED, Action, Automaton, Event, Notice, State, Timers
 from tests.proto.pppends import CLIENT_POLICY, SERVER_POLICY, ipcp_end, lcp_end
 
 # RFC 1661 section 4.1, character by character.

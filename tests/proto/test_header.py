@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from l2tpns.errors import WireError
-from l2tpns.proto.header import (
+from l2tpns.proto.l2tp.header import (
     ControlHeader,
     DataHeader,
     build_control,

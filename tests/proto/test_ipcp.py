@@ -7,9 +7,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from l2tpns.proto.control import Notice
-from l2tpns.proto.fsm import State
-from l2tpns.proto.ipcp import Ipcp, IpcpPolicy
+from l2tpns.proto.ppp.automaton import State
+from l2tpns.proto.ppp.ipcp import Ipcp, IpcpPolicy
+from l2tpns.proto.ppp.negotiation import Notice
 from tests.proto.pppends import CLIENT_POLICY, SERVER_POLICY, End, ipcp_end, negotiate, octets
 
 OURS = IPv4Address("10.0.0.1")

@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import pytest
 
-from l2tpns.proto.control import Notice
-from l2tpns.proto.fsm import State, Timers
-from l2tpns.proto.lcp import REJECTS_PER_SECOND, AuthChoice, Lcp, LcpWishes
-from l2tpns.proto.ppp import Protocol
+from l2tpns.proto.ppp.automaton import State, Timers
+from l2tpns.proto.ppp.frame import Protocol
+from l2tpns.proto.ppp.lcp import REJECTS_PER_SECOND, AuthChoice, Lcp, LcpWishes
+from l2tpns.proto.ppp.negotiation import Notice
 from tests.proto.pppends import End, chance, lcp_end, negotiate, octets, opened_lcp
 
 PAP, CHAP = AuthChoice.PAP, AuthChoice.CHAP_MD5

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2tpns.errors import ProtocolError
-from l2tpns.proto import avp
-from l2tpns.proto.codes import Bearer, DisconnectCode, DisconnectDirection, Framing
-from l2tpns.proto.header import parse_control
-from l2tpns.proto.messages import (
+from l2tpns.proto.l2tp import avp
+from l2tpns.proto.l2tp.codes import Bearer, DisconnectCode, DisconnectDirection, Framing
+from l2tpns.proto.l2tp.header import parse_control
+from l2tpns.proto.l2tp.messages import (
     CDN,
     HELLO,
     ICCN,

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2tpns.proto.ipcp import IpcpOption
-from l2tpns.proto.lcp import LcpOption
-from l2tpns.proto.names import IPCP_OPTIONS, LCP_OPTIONS, PROTOCOLS, option_name, option_names, protocol_name
-from l2tpns.proto.options import Option
-from l2tpns.proto.ppp import Protocol
+from l2tpns.proto.ppp.frame import Protocol
+from l2tpns.proto.ppp.ipcp import IpcpOption
+from l2tpns.proto.ppp.lcp import LcpOption
+from l2tpns.proto.ppp.names import IPCP_OPTIONS, LCP_OPTIONS, PROTOCOLS, option_name, option_names, protocol_name
+from l2tpns.proto.ppp.options import Option
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2tpns.errors import WireError
-from l2tpns.proto.nsctl import LONGEST, LONGEST_OLD, Malformed, OldPacket, OldType, Packet, Request, Type, Verb, decode
-from l2tpns.proto.seal import LONGEST_SEALED, Direction, Forged, Sealed, is_sealed, unseal
+from l2tpns.proto.nsctl.packet import (
+    LONGEST,
+    LONGEST_OLD,
+    Malformed,
+    OldPacket,
+    OldType,
+    Packet,
+    Request,
+    Type,
+    Verb,
+    decode,
+)
+from l2tpns.proto.nsctl.seal import LONGEST_SEALED, Direction, Forged, Sealed, is_sealed, unseal
 
 KEY = b"what both of the ends know"
 

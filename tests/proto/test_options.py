@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2tpns.errors import WireError
-from l2tpns.proto.options import MAX_VALUE, Option, build_options, parse_options
+from l2tpns.proto.ppp.options import MAX_VALUE, Option, build_options, parse_options
 from tests.proto.pppends import octets
 
 

@@ -7,8 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2tpns.errors import WireError
-from l2tpns.proto.pap import Credentials, PapReply, PapServer, build_reply, build_request, parse_reply, parse_request
-from l2tpns.proto.ppp import Protocol
+from l2tpns.proto.ppp.frame import Protocol
+from l2tpns.proto.ppp.pap import (
+    Credentials,
+    PapReply,
+    PapServer,
+    build_reply,
+    build_request,
+    parse_reply,
+    parse_request,
+)
 from tests.proto.pppends import octets
 
 REQUEST = octets("""

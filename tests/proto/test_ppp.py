@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2tpns.errors import WireError
-from l2tpns.proto.ppp import Protocol, build_frame, build_packet, cut_text, parse_frame, parse_packet
+from l2tpns.proto.ppp.frame import Protocol, build_frame, build_packet, cut_text, parse_frame, parse_packet
 from tests.proto.pppends import octets
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2tpns.proto.header import ControlHeader, build_control, parse_control
-from l2tpns.proto.reliable import Reliable, ReliableRecord
+from l2tpns.proto.l2tp.header import ControlHeader, build_control, parse_control
+from l2tpns.proto.l2tp.reliable import Reliable, ReliableRecord
 
 
 def arrived(ns: int, nr: int = 0, body: bytes = b"x") -> ControlHeader:

@@ -1,0 +1,1 @@
+"""The operator's configuration: settings, access lists, files, and changes to a running server."""

@@ -1,0 +1,335 @@
+"""The configuration file: a list of commands of the console, read whole and checked whole before anything is used.
+
+`set VARIABLE VALUE`, `load plugin "NAME"` and `ip access-list` with the rules below it; lines that begin with `#` or
+`!` are comments. What l2tpns 2.4.1 has and we do not is named in a warning and passed over, so that an operator's
+startup-config loads; any other word is an error. config/settings.py declares the variables, config/access_list.py the
+rules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from l2tpns.config.access_list import AccessList, parse_head, parse_rule
+from l2tpns.config.settings import SETTINGS, Config, find_setting, unknown_word
+from l2tpns.config.value_types import printable, quote
+from l2tpns.errors import ConfigError, refused
+from l2tpns.runtime.text_file import is_utf_8, oddity, read_lines
+
+_MOST_ERRORS = 20  # of one file, that are told at once
+
+_IPV6 = "IPv6 for subscribers comes with a later release"
+_DAE = "CoA and Disconnect come with a later release"
+_CLUSTER = "clustering comes with a later release, in another form"
+_ROUTING = "routes are announced by a routing daemon, from the kernel's table"
+_LAC = "subscribers are not passed on to other servers yet"
+_PPPOE = "there is no PPPoE server here: let the LAC do it"
+_NEEDLESS = "it is not needed here"
+
+# Variables of 2.4.1 that mean nothing here, and what to tell the operator of each.
+IGNORED: Mapping[str, str] = {
+    "bind_address_remotelns": _LAC,
+    "bind_portremotelns": _LAC,
+    "cluster_address": _CLUSTER,
+    "cluster_hb_interval": _CLUSTER,
+    "cluster_hb_timeout": _CLUSTER,
+    "cluster_interface": _CLUSTER,
+    "cluster_master_min_adv": _CLUSTER,
+    "cluster_mcast_ttl": _CLUSTER,
+    "cluster_port": _CLUSTER,
+    "default_ipv6_domain_list": _IPV6,
+    "dhcp6_preferred_lifetime": _IPV6,
+    "dhcp6_server_duid": _IPV6,
+    "dhcp6_valid_lifetime": _IPV6,
+    "disable_lac_func": _LAC,
+    "dns6_lifetime": _IPV6,
+    "ipv6_prefix": _IPV6,
+    "lock_pages": "use the service manager to lock memory",
+    "multi_read_count": _NEEDLESS,
+    "nexthop6_address": _ROUTING,
+    "nexthop_address": _ROUTING,
+    "pppoe_ac_name": _PPPOE,
+    "pppoe_if_to_bind": _PPPOE,
+    "pppoe_only_equal_svc_name": _PPPOE,
+    "pppoe_service_name": _PPPOE,
+    "primary_ipv6_dns": _IPV6,
+    "radius_dae_port": _DAE,
+    "random_device": "random numbers are always the kernel's",
+    "scheduler_fifo": "use the service manager to set the scheduling class",
+    "secondary_ipv6_dns": _IPV6,
+    "send_garp": _CLUSTER,
+}
+
+# Commands of 2.4.1 that open a block or stand alone, the words that lines of their block begin with, and what to tell.
+_IGNORED_COMMANDS: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
+    (("router", "bgp"), ("neighbour", "neighbor", "no", "exit"), _ROUTING),
+    (("setforward",), (), _LAC),
+)
+_COMMANDS = ("set", "load", "ip", "no", "router", "setforward")
+_PLUGIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What a file says: the variables it sets, plugins in order and the variables that are theirs to check, filters by
+    name, and what was passed over."""
+
+    path: str
+    values: Mapping[str, Any]
+    plugins: tuple[str, ...]
+    plugin_settings: Mapping[str, str]
+    filters: Mapping[str, AccessList]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files that belong to a configuration. They need not exist."""
+
+    config: Path
+    pool: Path
+    users: Path
+    secrets: Path
+
+    def all(self) -> tuple[Path, ...]:
+        """Return the directory of the files and each of them."""
+        return self.config.parent, self.config, self.pool, self.users, self.secrets
+
+
+def parse_file(path: str | Path) -> Parsed:
+    """Read a file; ConfigError tells of each line that is wrong, by file, line and variable."""
+    try:
+        lines = read_lines(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except OSError as error:
+        raise refused(error.errno, f"{path}: {error.strerror}") from None
+    # A secret may hold octets that are no UTF-8; they come back as they were.
+    return _parse((line.text for line in lines), str(path))
+
+
+def parse_text(text: str, path: str = "configuration") -> Parsed:
+    """As parse_file, of a file's text."""
+    # Only a newline ends a line: str.splitlines would also split at characters that a secret may hold.
+    return _parse((line.removesuffix("\r") for line in text.split("\n")), path)
+
+
+def _parse(lines: Iterable[str], path: str) -> Parsed:
+    reader = _Reader()
+    errors: list[str] = []
+    for number, line in enumerate(lines, 1):
+        odd = oddity(line)
+        try:
+            reader.line(line)
+        except ConfigError as error:
+            errors.append(f"{path}:{number}: {error}" + (f"; the line {odd}" if odd else ""))
+        else:
+            reader.told += [f"the line {odd}"] if odd else []
+        for warning in reader.told:
+            reader.warnings.append(f"{path}:{number}: {warning}")
+        reader.told.clear()
+    if errors:
+        more = [f"{path}: and {len(errors) - _MOST_ERRORS} more"] if len(errors) > _MOST_ERRORS else []
+        raise ConfigError("\n".join(errors[:_MOST_ERRORS] + more))
+    return Parsed(
+        path, reader.values, tuple(reader.plugins), reader.plugin_settings, reader.filters, tuple(reader.warnings)
+    )
+
+
+def make_config(parsed: Parsed, overrides: Mapping[str, Any] | None = None) -> Config:
+    """The configuration that a file makes, `overrides` (the command line's) going before it. Checked as a whole.
+
+    A variable that the file does not name has its default: for a reload, `running.take(make_config(...))`.
+    """
+    blocks = {"plugins": parsed.plugins, "plugin_settings": parsed.plugin_settings, "filters": parsed.filters}
+    config = Config(**{**parsed.values, **blocks, **(overrides or {})})
+    try:
+        config.check()
+    except ConfigError as error:
+        raise ConfigError(f"{parsed.path}: {error}") from None
+    return config
+
+
+def running_config(config: Config) -> str:
+    """The configuration as a file that reads back to the same: `show running-config`, `write memory`."""
+    lines = ["# Current configuration:"]
+    lines += [SETTINGS[f.name].line(getattr(config, f.name)) for f in fields(config) if f.name in SETTINGS]
+    lines += ["# Plugins", *(f"load plugin {quote(name)}" for name in config.plugins)]
+    settings = config.plugin_settings.items()  # of a plugin that was removed they would be read as a mistake
+    lines += [f"set {name} {quote(text)}" for name, text in settings if owner(name, config.plugins)]
+    if config.filters:
+        lines += ["# Packet filters", *(line for filter in config.filters.values() for line in filter.lines())]
+    return "\n".join([*lines, "# end"]) + "\n"
+
+
+def owner(variable: str, plugins: Iterable[str]) -> str:
+    """Which plugin's variable this can be: its name begins with the plugin's and an underscore. Empty: nobody's."""
+    return max((plugin for plugin in plugins if variable.startswith(f"{plugin}_")), key=len, default="")
+
+
+def default_config(directory: str | Path) -> Path:
+    """The configuration of a directory: ours, else that of 2.4.1."""
+    return _first(Path(directory), "l2tpns.cfg", "startup-config")
+
+
+def find_files(config_path: str | Path) -> Files:
+    """The files beside a configuration: by our name, else by that of 2.4.1."""
+    path = Path(config_path)
+    return Files(
+        config=path,
+        pool=_first(path.parent, "l2tpns.ip_pool", "ip_pool"),
+        users=_first(path.parent, "l2tpns.users", "users"),
+        secrets=path.parent / "l2tpns.secrets",
+    )
+
+
+def split_words(line: str) -> list[str]:
+    """The words of a line; one between quotation marks may hold spaces, and `\\"` and `\\\\`."""
+    words: list[str] = []
+    position = 0
+    while match := _WORD.match(line, position):
+        position = match.end()
+        if match["double"] is not None:
+            words.append(re.sub(r"\\([\\\"])", r"\1", match["double"]))
+        elif match["single"] is not None:
+            words.append(match["single"])
+        else:
+            words.append(match["plain"])
+    if line[position:].strip(" \t"):
+        raise ConfigError("a quotation mark has no partner, or is followed by more than a space")
+    return words
+
+
+_WORD = re.compile(
+    r"""[ \t]*(?: "(?P<double>(?:[^"\\]|\\.)*)"    # a backslash before anything but \ and " means itself
+                | '(?P<single>[^']*)'
+                | (?P<plain>[^"' \t][^ \t]*)
+              )(?=[ \t]|$)""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+class _Reader:
+    """Takes a file line by line."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.plugins: list[str] = []
+        self.plugin_settings: dict[str, str] = {}
+        self.filters: dict[str, AccessList] = {}
+        self.warnings: list[str] = []
+        self.told: list[str] = []  # warnings of the line at hand
+        self._block: tuple[str, ...] = ()  # how lines of the ignored block we are in begin
+        self._filter: AccessList | None = None  # whose block we are in
+
+    def line(self, line: str) -> None:
+        if not line.strip() or line.lstrip()[0] in "#!":
+            return
+        words = split_words(line)
+        if words[0] in self._block:
+            return
+        self._block = ()
+        if words[0] in ("permit", "deny"):
+            self._rule(words)
+            return
+        if words[0] == "no" and words[1:2] in (["permit"], ["deny"]):
+            self._no_rule(words[1:])
+            return
+        inside, self._filter = self._filter, None
+        if words[0] == "set":
+            self._set(words[1:])
+        elif words[0] == "load":
+            self._load(words[1:])
+        elif words[:2] == ["ip", "access-list"]:
+            self._access_list(words[2:])
+        elif words[:3] == ["no", "ip", "access-list"]:
+            self._no_access_list(words[3:])
+        elif words != ["exit"] or inside is None:
+            self._ignore(words)
+
+    def _set(self, words: list[str]) -> None:
+        if len(words) != 2:
+            name = printable(words[0]) if words else ""
+            hint = f"; quote a value of {name} that has spaces" if len(words) > 2 else ""
+            raise ConfigError(f"Usage: set <variable> <value>{hint}")
+        name, value = words
+        if name in IGNORED:
+            self.told.append(f"{name} is ignored: {IGNORED[name]}")
+            return
+        if name not in SETTINGS and owner(name, self.plugins):
+            self.plugin_settings[name] = value  # it is the plugin's to say what will do
+            if not is_utf_8(value) and not name.endswith(("password", "secret")):
+                self.told.append(f"{name} is not UTF-8: the plugin gets octets")
+            return
+        if name not in SETTINGS:
+            raise ConfigError(unknown_word("variable", name, (*SETTINGS, *IGNORED)))
+        try:
+            self.values[name] = find_setting(name).parse(value)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+    def _load(self, words: list[str]) -> None:
+        if len(words) != 2 or words[0] != "plugin":
+            raise ConfigError('Usage: load plugin "NAME"')
+        name = words[1]
+        if not _PLUGIN_NAME.fullmatch(name):
+            raise ConfigError(
+                f'load plugin: "{printable(name)}" is no name of a plugin: give it without path and ending'
+            )
+        if name in self.plugins:
+            self.told.append(f"plugin {name} is loaded already")
+        else:
+            self.plugins.append(name)
+
+    def _access_list(self, words: list[str]) -> None:
+        """The lines that follow are its rules; a name that is known already goes on where it ended."""
+        self._block = ("permit", "deny", "no", "exit")  # if the head is refused, its rules are not refused one by one
+        name, extended = parse_head(words)
+        known = self.filters.setdefault(name, AccessList(name, extended))
+        if known.extended != extended:
+            raise ConfigError(f"ip access-list: {name} is an access-list of the other kind already")
+        self._block, self._filter = (), known
+
+    def _no_access_list(self, words: list[str]) -> None:
+        name, _ = parse_head(words)
+        if self.filters.pop(name, None) is None:
+            self.told.append(f"no ip access-list: there is no {name} so far")
+
+    def _rule(self, words: list[str]) -> None:
+        inside = self._inside(words[0])
+        rule = parse_rule(words, inside.extended)
+        self._filter = self.filters[inside.name] = inside.plus(rule)
+
+    def _no_rule(self, words: list[str]) -> None:
+        inside = self._inside(f"no {words[0]}")
+        rule = parse_rule(words, inside.extended)
+        fewer = inside.minus(rule)
+        if fewer == inside:
+            self.told.append(f"no {words[0]}: {inside.name} has no such rule so far")
+        self._filter = self.filters[inside.name] = fewer
+
+    def _inside(self, word: str) -> AccessList:
+        if self._filter is None:
+            raise ConfigError(f"`{word}` belongs below a line `ip access-list standard|extended NAME`")
+        return self._filter
+
+    def _ignore(self, words: list[str]) -> None:
+        for command, block, why in _IGNORED_COMMANDS:
+            if tuple(words[: len(command)]) == command:
+                self.told.append(f"{' '.join(command)} is ignored: {why}")
+                self._block = block
+                return
+        raise ConfigError(
+            unknown_word("command", words[0], _COMMANDS) + "; a line is `set`, `load plugin` or `ip access-list`"
+        )
+
+
+def _first(directory: Path, ours: str, theirs: str) -> Path:
+    """The file by our name, unless only the other is there."""
+    if not (directory / ours).exists() and (directory / theirs).exists():
+        return directory / theirs
+    return directory / ours

@@ -1,0 +1,140 @@
+"""`ip access-list` at the console: packet filters are changed rule by rule, as 2.4.1's configuration mode does it.
+
+    HOST(config)# ip access-list extended web
+    HOST(config-acl)# permit tcp any any eq 80
+
+Each line takes effect at once, also for sessions that have the filter; what a rule may say is config/access_list.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from l2tpns.config.access_list import AccessList, parse_head, parse_rule
+from l2tpns.console.context import Office
+from l2tpns.console.grammar import Argument, Mode, change
+from l2tpns.console.output import Refused
+
+if TYPE_CHECKING:
+    from l2tpns.console.shell import Shell
+
+CONFIGURING = (Mode.CONFIG, Mode.ACL)
+
+
+def access_list(shell: Shell, kind: str, name: str) -> str | None:
+    """What follows are its rules. A new list is made, and drops everything until something is permitted."""
+    name, extended = parse_head((kind, name))
+    filters = shell.office.config.filters
+    known = filters.get(name)
+    if known is not None and known.extended != extended:
+        raise Refused(f"ip access-list: {name} is an access-list of the other kind already")
+    shell.mode, shell.access_list = Mode.ACL, name
+    if known is not None:
+        return None
+    shell.office.change_filters({**filters, name: AccessList(name, extended)})
+    return f"{name} is new: until it permits something it drops everything"
+
+
+def no_access_list(shell: Shell, kind: str, name: str) -> str | None:
+    name, _ = parse_head((kind, name))
+    filters = dict(shell.office.config.filters)
+    if filters.pop(name, None) is None:
+        raise Refused(f"There is no access-list {name}")
+    shell.office.change_filters(filters)
+    if shell.mode is Mode.ACL and shell.access_list == name:
+        shell.mode = Mode.CONFIG
+    users = sum(
+        name in {f.name for f in (session.path.filter_in, session.path.filter_out) if f is not None}
+        for session in shell.office.lns.sessions.values()
+    )
+    return f"{users} sessions have it, and keep the rules that it had" if users else None
+
+
+def permit(shell: Shell, *words: str) -> str | None:
+    return _add(shell, ("permit", *words))
+
+
+def deny(shell: Shell, *words: str) -> str | None:
+    return _add(shell, ("deny", *words))
+
+
+def no_permit(shell: Shell, *words: str) -> None:
+    _take_away(shell, ("permit", *words))
+
+
+def no_deny(shell: Shell, *words: str) -> None:
+    _take_away(shell, ("deny", *words))
+
+
+def _add(shell: Shell, words: tuple[str, ...]) -> str | None:
+    """At its end; a second rule that says the same would never be reached."""
+    inside = _inside(shell)
+    rule = parse_rule(words, inside.extended)
+    if rule in inside.rules:
+        return f"{inside.name} has this rule already"
+    _put(shell, inside.plus(rule))
+    return None
+
+
+def _take_away(shell: Shell, words: tuple[str, ...]) -> None:
+    inside = _inside(shell)
+    fewer = inside.minus(parse_rule(words, inside.extended))
+    if fewer == inside:
+        raise Refused(f"{inside.name} has no such rule")
+    _put(shell, fewer)
+
+
+def _inside(shell: Shell) -> AccessList:
+    """The list whose rules are typed; another console may have taken it away."""
+    found = shell.office.config.filters.get(shell.access_list)
+    if found is None:
+        raise Refused(f"There is no access-list {shell.access_list} any more")
+    return found
+
+
+def _put(shell: Shell, changed: AccessList) -> None:
+    shell.office.change_filters({**shell.office.config.filters, changed.name: changed})
+
+
+# Arguments
+
+
+def _kinds(office: Office) -> Iterator[tuple[str, str]]:
+    yield "standard", "rules of addresses"
+    yield "extended", "rules of protocols, addresses, ports and flags"
+
+
+def _names(office: Office) -> Iterator[tuple[str, str]]:
+    for filter in office.config.filters.values():
+        yield filter.name, f"{'extended' if filter.extended else 'standard'}, {len(filter.rules)} rules"
+
+
+def _words(office: Office) -> Iterator[tuple[str, str]]:
+    """What rules are made of."""
+    yield "any", "every address"
+    yield "host", "and one address"
+    for protocol in ("ip", "tcp", "udp", "icmp"):
+        yield protocol, "first of all in an extended list"
+    for operator in ("eq", "neq", "lt", "gt"):
+        yield operator, "and a port, behind an address"
+    yield "range", "and the first and last port, behind an address"
+    yield "established", "TCP with ACK or RST and without SYN"
+    yield "match-any", "and TCP flags: +syn -ack ..."
+    yield "match-all", "and TCP flags: +syn -ack ..."
+    yield "fragments", "only fragments but the first"
+
+
+KIND = Argument("KIND", "standard or extended", _kinds, closed=True)
+NAME = Argument("NAME", "name of an access-list", _names)
+RULE = Argument("RULE", "[ip|tcp|udp|icmp] SOURCE [PORTS] [DESTINATION [PORTS] [FLAGS]]", _words, many=True)
+
+
+COMMANDS = (
+    change("deny", "drop packets like this", deny, RULE, modes=(Mode.ACL,)),
+    change("ip access-list", "the rules of a packet filter", access_list, KIND, NAME, modes=CONFIGURING),
+    change("no deny", "take such a rule away", no_deny, RULE, modes=(Mode.ACL,)),
+    change("no ip access-list", "remove a packet filter", no_access_list, KIND, NAME, modes=CONFIGURING),
+    change("no permit", "take such a rule away", no_permit, RULE, modes=(Mode.ACL,)),
+    change("permit", "let packets like this pass", permit, RULE, modes=(Mode.ACL,)),
+)

@@ -1,0 +1,73 @@
+"""Arguments that several commands share, with what Tab proposes, and how what was typed is found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from l2tpns.config.value_types import printable
+from l2tpns.console.context import Office
+from l2tpns.console.grammar import Argument
+from l2tpns.console.output import Refused
+from l2tpns.l2tp.tunnel import Tunnel
+from l2tpns.subscriber.session import Session
+
+Choice = tuple[str, str]
+
+
+def sessions(office: Office) -> Iterator[Choice]:
+    for session_id in sorted(office.lns.sessions):
+        session = office.lns.sessions[session_id]
+        yield str(session_id), session.user or f"calling from {session.calling or '?'}"
+
+
+def tunnels(office: Office) -> Iterator[Choice]:
+    for tunnel_id in sorted(office.lns.tunnels):
+        yield str(tunnel_id), office.lns.tunnels[tunnel_id].host
+
+
+def users(office: Office) -> Iterator[Choice]:
+    for name in sorted(office.lns.by_user):
+        for session in office.lns.by_user[name]:
+            yield session.user, f"session {session.id}"
+
+
+def ended_users(office: Office) -> Iterator[Choice]:
+    for name in sorted({ending.user for ending in office.lns.history if ending.user}):
+        yield name, ""
+
+
+def find_session(office: Office, word: str) -> Session:
+    """Refused in the words of the manual's server."""
+    session = office.lns.sessions.get(_number(word))
+    if session is None:
+        raise Refused(f'Invalid session id "{printable(word)}"')
+    return session
+
+
+def find_tunnel(office: Office, word: str) -> Tunnel:
+    tunnel = office.lns.tunnels.get(_number(word))
+    if tunnel is None:
+        raise Refused(f'Invalid tunnel id "{printable(word)}"')
+    return tunnel
+
+
+def find_user(office: Office, word: str) -> list[Session]:
+    """All sessions of a user; `username_case` says which names are one user's."""
+    found = sorted(office.lns.sessions_of(word), key=lambda session: session.id)
+    if not found:
+        raise Refused(f"User {printable(word)} is not connected")
+    return found
+
+
+def _number(word: str) -> int:
+    return int(word) if word.isascii() and word.isdigit() and len(word) <= 5 else -1
+
+
+SESSION = Argument("SID", "id of a session", sessions, optional=True, many=True)
+TUNNEL = Argument("TID", "id of a tunnel", tunnels, optional=True, many=True)
+USER = Argument("USER", "name of a user", users, optional=True)
+ENDED_USER = Argument("USER", "name of a user", ended_users, optional=True)
+SOME_SESSIONS = Argument("SID", "id of a session", sessions, many=True)
+SOME_TUNNELS = Argument("TID", "id of a tunnel", tunnels, many=True)
+SOME_USERS = Argument("USER", "name of a user", users, many=True)
+ONE_USER = Argument("USER", "name of a user", users)

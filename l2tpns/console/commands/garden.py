@@ -1,0 +1,91 @@
+"""`garden`, `ungarden`, `show gardens`: walled gardens (manual: Walled Garden; docs/garden.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from l2tpns.config.value_types import printable
+from l2tpns.console.commands.arguments import find_user, sessions, users
+from l2tpns.console.grammar import Argument, Command, change
+from l2tpns.console.output import Column, Output, Refused, Row, Table
+from l2tpns.system.garden_rules import DEFAULT, chain_of
+
+if TYPE_CHECKING:
+    from l2tpns.console.context import Office
+    from l2tpns.console.shell import Shell
+    from l2tpns.subscriber.session import Session
+
+
+def enter(shell: Shell, word: str, name: str = DEFAULT) -> str:
+    """A session, or all of a user that are not there already."""
+    gardens = shell.office.lns.gardens
+    found = _find(shell.office, word)
+    outside = [session for session in found if session.policy.garden != name] or found
+    for session in outside:
+        gardens.enter(session, name, by=shell.who)
+    return "\n".join(f"Session {session.id} ({session.user}) is in walled garden {name}" for session in outside)
+
+
+def leave(shell: Shell, word: str) -> str:
+    """One session: letting out a second one of the same user would end the first."""
+    found = _find(shell.office, word)
+    inside = [session for session in found if session.policy.garden] or found
+    if len(inside) > 1:
+        ids = ", ".join(str(session.id) for session in inside)
+        raise Refused(f"{printable(word)} has sessions {ids} in a walled garden: name one")
+    (session,) = inside
+    shell.office.lns.gardens.leave(session, by=shell.who)
+    return f"Session {session.id} ({session.user}) is out of the walled garden"
+
+
+def _find(office: Office, word: str) -> list[Session]:
+    """By id, else by name."""
+    if word.isascii() and word.isdigit() and int(word[:6]) in office.lns.sessions:
+        return [office.lns.sessions[int(word)]]
+    return find_user(office, word)
+
+
+GARDENS = Table(
+    (
+        Column("garden", "Garden", -16),
+        Column("sessions", "Sessions", 8),
+        Column("networks", "Networks", 8),
+        Column("chain", "Chain", 0),
+    )
+)
+
+
+def show_gardens(shell: Shell) -> Output:
+    """Those that have been built since the start, or were taken up."""
+    gardens = shell.office.lns.gardens
+
+    def rows() -> Iterator[Row]:
+        for name, count in gardens.members().items():
+            yield {
+                "garden": name,
+                "sessions": count,
+                "networks": gardens.networks(name),
+                "chain": chain_of(name),
+            }
+
+    return GARDENS.output(rows)
+
+
+def _gardens(office: Office) -> Iterator[tuple[str, str]]:
+    yield from ((name, f"{count} sessions") for name, count in office.lns.gardens.members().items())
+
+
+def _users_and_sessions(office: Office) -> Iterator[tuple[str, str]]:
+    yield from users(office)
+    yield from sessions(office)
+
+
+WHO = Argument("USER|SID", "name of a user, or id of a session", _users_and_sessions)
+NAME = Argument("NAME", f"name of a walled garden; nothing: {DEFAULT}", _gardens, optional=True)
+
+COMMANDS = (
+    change("garden", "put sessions into a walled garden", enter, WHO, NAME),
+    change("ungarden", "let a session out of its walled garden, as if it had just logged in", leave, WHO),
+    Command("show gardens", "walled gardens, and how many are in each", show_gardens),
+)

@@ -1,0 +1,143 @@
+"""Plugins at the console: loaded, removed, reloaded, shown; and the commands that plugins bring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from l2tpns.config.value_types import printable
+from l2tpns.console.context import Office
+from l2tpns.console.grammar import Argument, Command, Grammar, Privilege
+from l2tpns.console.output import Output, Row
+from l2tpns.plugins.loader import available
+from l2tpns.plugins.manager import Plugin
+from l2tpns.plugins.server_api import ConsoleCommand
+
+if TYPE_CHECKING:
+    from l2tpns.console.shell import Shell
+
+
+def load_plugin(shell: Shell, name: str) -> str:
+    shell.office.lns.plugins.load(name)
+    return f"Loading plugin {name}"
+
+
+def remove_plugin(shell: Shell, name: str) -> str:
+    shell.office.lns.plugins.remove(name)
+    return f"Removing plugin {name}"
+
+
+def reload_plugin(shell: Shell, name: str) -> str:
+    """A broken edit leaves the plugin as it was."""
+    shell.office.lns.plugins.reload(name)
+    return f"Reloading plugin {name}"
+
+
+def show_plugins(shell: Shell) -> Output:
+    plugins = shell.office.lns.plugins
+
+    def rows() -> Iterator[Row]:
+        yield from map(_row, plugins.loaded)
+        for name, why in plugins.refused.items():
+            yield {"name": name, "loaded": False, "why": why}
+
+    def lines() -> Iterator[str]:
+        yield "Plugins currently loaded:"
+        for plugin in plugins.loaded:
+            row = _row(plugin)
+            version = f" {row['version']}" if row["version"] else ""
+            yield f"  {plugin.name}{version}"
+            for hook, figures in row["hooks"].items():
+                failed = f", {figures['failures']} failed" if figures["failures"] else ""
+                yield (
+                    f"      {hook:<16}{figures['calls']:>10} calls {figures['milliseconds']:>10} ms,"
+                    f" slowest {figures['slowest']} ms{failed}"
+                )
+        if plugins.refused:
+            yield "Not loaded:"
+            yield from (f"  {name}: {printable(why)}" for name, why in plugins.refused.items())
+
+    return Output(lines, rows)
+
+
+def _row(plugin: Plugin) -> dict[str, Any]:
+    return {
+        "name": plugin.name,
+        "loaded": True,
+        "version": plugin.code.version,
+        "file": str(plugin.code.path),
+        "hooks": {
+            hook: {
+                "calls": function.calls,
+                "milliseconds": round(function.seconds * 1000, 1),
+                "slowest": round(function.slowest * 1000, 1),
+                "failures": function.failures,
+            }
+            for hook, function in plugin.functions.items()
+        },
+    }
+
+
+# What plugins bring
+
+
+class Commands:
+    """The console's grammar with the commands of the plugins that are loaded now."""
+
+    def __init__(self, office: Office, own: tuple[Command, ...], words: dict[str, str]) -> None:
+        self._plugins = office.lns.plugins
+        self._own = own
+        self._words = words
+        self._grammar = Grammar(own, words)
+        self._version = 0
+        self._plugins.reserved = frozenset(command.words for command in own)
+
+    def grammar(self) -> Grammar:
+        if self._version != self._plugins.version:
+            self._version = self._plugins.version
+            brought = (_command(declared) for declared in self._plugins.commands)
+            self._grammar = Grammar((*self._own, *brought), self._words)
+        return self._grammar
+
+
+def _command(declared: ConsoleCommand) -> Command:
+    def run(shell: Shell, *words: str) -> str | None:
+        return shell.office.lns.plugins.run_command(declared, list(words))
+
+    arguments = Argument(declared.usage or "WORDS", f"of plugin {declared.plugin}", optional=True, many=True)
+    return Command(
+        declared.words,
+        f"{declared.help} (plugin {declared.plugin})",
+        run,
+        (arguments,),
+        privilege=Privilege.ENABLED if declared.privileged else Privilege.LOOK,
+        changes=declared.privileged,
+    )
+
+
+def _available(office: Office) -> Iterator[tuple[str, str]]:
+    loaded = {plugin.name for plugin in office.lns.plugins.loaded}
+    yield from ((name, "") for name in available(office.lns.plugins.folder) if name not in loaded)
+
+
+def _loaded(office: Office) -> Iterator[tuple[str, str]]:
+    yield from ((plugin.name, plugin.code.version) for plugin in office.lns.plugins.loaded)
+    yield from ((name, "not loaded") for name in office.lns.plugins.refused)
+
+
+_NEW = Argument("NAME", "name of a plugin: its file without .py", _available)
+_KNOWN = Argument("NAME", "name of a plugin that is loaded", _loaded)
+
+COMMANDS = (
+    Command("load plugin", "load a plugin", load_plugin, (_NEW,), privilege=Privilege.ENABLED, changes=True),
+    Command(
+        "reload plugin",
+        "take up a plugin's file as it is now; if that fails the plugin goes on as it was",
+        reload_plugin,
+        (_KNOWN,),
+        privilege=Privilege.ENABLED,
+        changes=True,
+    ),
+    Command("remove plugin", "remove a plugin", remove_plugin, (_KNOWN,), privilege=Privilege.ENABLED, changes=True),
+    Command("show plugins", "plugins that are loaded, with what their hooks have cost", show_plugins),
+)

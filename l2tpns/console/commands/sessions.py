@@ -1,0 +1,371 @@
+"""`show session`, `show tunnels`, `show users`, `show session history`: subscribers and LACs.
+
+Labels and columns are those of the manual's server (reference sections 4 and 5). JSON keys are declared beside them.
+"downloaded" and Bytes Out are what went to the subscriber, "uploaded" and Bytes In what came from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from l2tpns.console.commands.arguments import ENDED_USER, SESSION, TUNNEL, USER, find_session, find_tunnel, find_user
+from l2tpns.console.grammar import Command, Privilege
+from l2tpns.console.output import Column, Output, Row, Table, sheet, shown
+from l2tpns.dataplane.session_path import Path
+from l2tpns.l2tp.tunnel import Tunnel, TunnelState
+from l2tpns.subscriber.history import Ending
+from l2tpns.subscriber.session import Session
+
+if TYPE_CHECKING:
+    from l2tpns.console.shell import Shell
+
+
+def yes_no(value: bool | None) -> str:
+    return "-" if value is None else "Y" if value else "N"
+
+
+def or_star(value: str) -> str:
+    return value or "*"
+
+
+def duration(seconds: float | None) -> str:
+    return "-" if seconds is None else str(int(seconds))
+
+
+SESSIONS = Table(
+    (
+        Column("session", "SID", 5),
+        Column("linked_session", "LkToSID", 7, lambda session: str(session or 0)),
+        Column("tunnel", "TID", 5),
+        Column("user", "Username", -32, or_star),
+        Column("address", "IP", -15, lambda address: address or "0.0.0.0"),
+        Column("intercepted", "I", 1, yes_no),
+        Column("throttled", "T", 1, yes_no),
+        Column("walled_garden", "G", 1, yes_no),
+        Column("ipv6", "6", 1, yes_no),
+        Column("opened", "opened", 10, duration),
+        Column("out_octets", "downloaded", 12),
+        Column("in_octets", "uploaded", 12),
+        Column("idle", "idle", 5, duration),
+        Column("remaining", "Rem.Time", 8, duration),
+        Column("lac", "LAC", -15),
+        Column("calling", "CLI", 0, or_star),
+    )
+)
+
+SESSION_LABELS = {
+    "user": "User",
+    "calling": "Calling Num",
+    "called": "Called Num",
+    "tunnel": "Tunnel ID",
+    "address": "IP address",
+    "routes": "Routes",
+    "lac_session": "HSD sid",
+    "phase": "PPP Phase",
+    "lcp": "LCP state",
+    "ipcp": "IPCP state",
+    "opened": "Opened",
+    "idle_seconds": "Idle time",
+    "session_timeout": "Sess Timeout",
+    "idle_timeout": "Idle Timeout",
+    "remaining": "Remaining time",
+    "mru": "MRU",
+    "next_recv": "Next Recv",
+    "next_send": "Next Send",
+    "bytes": "Bytes In/Out",
+    "packets": "Pkts In/Out",
+    "dropped": "Dropped",
+    "acct_session_id": "Radius Session",
+    "rx_speed": "Rx Speed",
+    "tx_speed": "Tx Speed",
+    "filters": "Filter in/out",
+    "intercepted": "Intercepted",
+    "throttled": "Throttled",
+    "walled_garden": "Walled Garden",
+    "filter_bucket": "Filter Bucket",
+}
+
+
+def session_row(session: Session, now: float, enabled: bool) -> Row:
+    """A session, in short. Who is intercepted is only the enabled's to know: others get None."""
+    path, policy = session.path, session.policy
+    session.lns.plane.refresh(path)
+    return {
+        "session": session.id,
+        "linked_session": None,  # nobody is passed on to other servers, and there is no multilink
+        "tunnel": session.tunnel.id,
+        "user": session.user,
+        "address": str(session.address) if session.address is not None else None,
+        "intercepted": policy.sink is not None if enabled else None,
+        "throttled": bool(policy.rate_in or policy.rate_out),
+        "walled_garden": bool(policy.garden),
+        "ipv6": False,
+        "opened": int(now - session.online_since) if session.online_since else None,
+        "out_octets": path.out_octets,
+        "in_octets": path.in_octets,
+        "idle": max(int(now - last_packet(session)), 0),
+        "remaining": remaining(session, now),
+        "lac": session.tunnel.peer[0],
+        "calling": session.calling,
+    }
+
+
+def remaining(session: Session, now: float) -> int | None:
+    """Seconds until its Session-Timeout."""
+    timeout = session.profile.session_timeout if session.profile is not None else None
+    return max(int(session.time_from + timeout - now), 0) if timeout and session.online_since else None
+
+
+def last_packet(session: Session) -> float:
+    path: Path = session.path
+    return max(path.last_rx, path.last_ip_tx)
+
+
+def session_detail(session: Session, now: float, enabled: bool) -> Row:
+    """All that is known of a session."""
+    path, profile, policy = session.path, session.profile, session.policy
+    filters = (path.filter_in, path.filter_out)
+    return {
+        **session_row(session, now, enabled),
+        "called": session.called,
+        "lac_session": session.peer_id,
+        "lac_host": session.tunnel.host,
+        "routes": [str(route) for route in path.routes],
+        "phase": session.phase,
+        "lcp": session.lcp.state.name.title(),
+        "ipcp": session.ipcp.state.name.title() if session.ipcp is not None else None,
+        "session_timeout": profile.session_timeout if profile is not None else None,
+        "idle_timeout": profile.idle_timeout if profile is not None else None,
+        "mru": path.mru if session.online_since else session.lcp.peer_mru,
+        "next_recv": path.next_ns if path.next_ns >= 0 else None,
+        "next_send": path.ns if path.sequenced else None,
+        "in_packets": path.in_packets,
+        "out_packets": path.out_packets,
+        "dropped": {reason: count for reason, count in path.dropped.items() if count},
+        "acct_session_id": session.acct_session_id,
+        "rx_speed": session.rx_speed,
+        "tx_speed": session.tx_speed,
+        "filter_in": filters[0].name if filters[0] is not None else None,
+        "filter_out": filters[1].name if filters[1] is not None else None,
+        "sink": session.lns.snoop.place(session) if enabled else None,
+        "rate_in": policy.rate_in or None,
+        "rate_out": policy.rate_out or None,
+        "garden": policy.garden or None,
+        "filter_bucket": session.lns.throttle.bucket(session),
+    }
+
+
+def session_sheet(row: Row) -> Iterator[str]:
+    dropped = ", ".join(f"{reason} {count}" for reason, count in row["dropped"].items())
+    words = {
+        **row,
+        "idle_seconds": f"{row['idle']} seconds",
+        "opened": f"{row['opened']} seconds" if row["opened"] is not None else None,
+        "bytes": f"{row['in_octets']}/{row['out_octets']}",
+        "packets": f"{row['in_packets']}/{row['out_packets']}",
+        "dropped": dropped,
+        "filters": f"{shown(row['filter_in'])}/{shown(row['filter_out'])}",
+        "intercepted": "-" if row["intercepted"] is None else with_facts(row["intercepted"], row["sink"]),
+        "throttled": with_facts(row["throttled"], rates(row)),
+        "walled_garden": with_facts(row["walled_garden"], row["garden"]),
+    }
+    yield from sheet(f"Session {row['session']}", SESSION_LABELS, words)
+
+
+def with_facts(value: bool, facts: str | None) -> str:
+    return f"{shown(value)} ({facts})" if value else shown(value)
+
+
+def rates(row: Row) -> str:
+    """`in 64 out 512 kbit/s`, of what is limited."""
+    limited = [f"{way} {row[f'rate_{way}']}" for way in ("in", "out") if row[f"rate_{way}"]]
+    return f"{' '.join(limited)} kbit/s"
+
+
+def show_sessions(shell: Shell, *ids: str) -> Output:
+    """All in short, or some in full."""
+    lns = shell.office.lns
+    if ids:
+        return session_details(shell, [find_session(shell.office, word) for word in ids])
+
+    enabled = is_enabled(shell)
+
+    def rows() -> Iterator[Row]:
+        for session_id in sorted(lns.sessions):
+            session = lns.sessions.get(session_id)  # it may have gone while we were writing
+            if session is not None:
+                yield session_row(session, monotonic(), enabled)
+
+    return SESSIONS.output(rows)
+
+
+def is_enabled(shell: Shell) -> bool:
+    return shell.privilege >= Privilege.ENABLED
+
+
+def session_details(shell: Shell, sessions: list[Session]) -> Output:
+    enabled = is_enabled(shell)
+
+    def rows() -> Iterator[Row]:
+        return (session_detail(session, monotonic(), enabled) for session in sessions)
+
+    return Output(lambda: (line for row in rows() for line in session_sheet(row)), rows)
+
+
+# Tunnels
+
+TUNNELS = Table(
+    (
+        Column("tunnel", "TID", 5),
+        Column("hostname", "Hostname", -20),
+        Column("address", "IP", -15),
+        Column("state", "State", -7),
+        Column("sessions", "Sessions", 8, lambda sessions: str(len(sessions))),
+    )
+)
+TUNNEL_LABELS = {
+    "state": "State",
+    "hostname": "Hostname",
+    "address": "Remote IP",
+    "port": "Remote Port",
+    "lac_tunnel": "Remote Tunnel",
+    "rx_window": "Rx Window",
+    "next_recv": "Next Recv",
+    "next_send": "Next Send",
+    "queue": "Queue Len",
+    "last_packet_age": "Last Packet Age",
+    "retransmissions": "Retransmissions",
+    "sessions": "Sessions",
+}
+
+
+def tunnel_row(tunnel: Tunnel) -> Row:
+    reliable = tunnel.reliable
+    tunnel.heard_data()
+    return {
+        "tunnel": tunnel.id,
+        "hostname": tunnel.host or "(none)",
+        "address": tunnel.peer[0],
+        "port": tunnel.peer[1],
+        "lac_tunnel": tunnel.peer_id,
+        "state": TunnelState.CLOSING.value if tunnel.dropping else tunnel.state.value,
+        "rx_window": reliable.peer_window,
+        "next_recv": reliable.nr,
+        "next_send": reliable.ns,
+        "queue": reliable.unacked + reliable.queue_length,
+        "last_packet_age": max(int(monotonic() - tunnel.last_heard), 0),
+        "retransmissions": reliable.retransmissions,
+        "sessions": sorted(tunnel.sessions),
+    }
+
+
+def show_tunnels(shell: Shell, *ids: str) -> Output:
+    """Those that live, or some in full."""
+    if not ids:
+        return tunnels(shell, closing=False)
+    found = [find_tunnel(shell.office, word) for word in ids]
+
+    def lines() -> Iterator[str]:
+        for tunnel in found:
+            yield from sheet(f"Tunnel {tunnel.id}", TUNNEL_LABELS, tunnel_row(tunnel))
+
+    return Output(lines, lambda: map(tunnel_row, found))
+
+
+def show_all_tunnels(shell: Shell) -> Output:
+    return tunnels(shell, closing=True)
+
+
+def tunnels(shell: Shell, *, closing: bool) -> Output:
+    lns = shell.office.lns
+
+    def rows() -> Iterator[Row]:
+        for tunnel_id in sorted(lns.tunnels):
+            tunnel = lns.tunnels.get(tunnel_id)
+            if tunnel is not None and (closing or tunnel.state is not TunnelState.CLOSING):
+                yield tunnel_row(tunnel)
+
+    return TUNNELS.output(rows)
+
+
+# Users
+
+
+def show_users(shell: Shell, user: str | None = None) -> Output:
+    """Everybody's name, or one user's sessions in full."""
+    lns = shell.office.lns
+    if user is not None:
+        return session_details(shell, find_user(shell.office, user))
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for name in sorted(lns.by_user):
+            for session in list(lns.by_user.get(name, ())):
+                yield {"user": session.user, "session": session.id}
+
+    return Output(lambda: (row["user"] for row in rows()), rows)
+
+
+# What has ended
+
+HISTORY = Table(
+    (
+        Column("ended", "Ended", -19),
+        Column("session", "SID", 5),
+        Column("tunnel", "TID", 5),
+        Column("user", "Username", -32, or_star),
+        Column("address", "IP", -15, lambda address: address or "0.0.0.0"),
+        Column("lac", "LAC", -15),
+        Column("seconds", "opened", 10, duration),
+        Column("out_octets", "downloaded", 12),
+        Column("in_octets", "uploaded", 12),
+        Column("lac_code", "LAC", 5, lambda code: code or "-"),
+        Column("our_code", "We", 5, lambda code: code or "-"),
+        Column("cause", "Cause", -21),
+        Column("why", "Why", 0),
+    )
+)
+
+
+def ending_row(ending: Ending) -> Row:
+    return {
+        "ended": datetime.fromtimestamp(ending.ended).isoformat(sep=" ", timespec="seconds"),
+        "session": ending.session,
+        "tunnel": ending.tunnel,
+        "user": ending.user,
+        "address": str(ending.address) if ending.address is not None else None,
+        "lac": ending.lac,
+        "calling": ending.calling,
+        "phase": ending.phase,
+        "seconds": ending.seconds,
+        "in_octets": ending.in_octets,
+        "out_octets": ending.out_octets,
+        "lac_code": _code(ending.lac_result, ending.lac_error),
+        "our_code": _code(ending.our_result, ending.our_error),
+        "cause": ending.cause,
+        "why": ending.why,
+    }
+
+
+def _code(result: int | None, error: int | None) -> str | None:
+    """Result and error code of a CDN, `RESULT/ERROR`."""
+    return None if result is None else f"{result}/{error or 0}"
+
+
+def show_history(shell: Shell, user: str | None = None) -> Output:
+    """The newest last."""
+    endings = list(shell.office.lns.history)
+    if user is not None:
+        endings = [ending for ending in endings if shell.office.lns.same_user(ending.user, user)]
+    return HISTORY.output(lambda: map(ending_row, endings))
+
+
+COMMANDS = (
+    Command("show session", "subscribers: all in short, or some in full", show_sessions, (SESSION,)),
+    Command("show session history", "the last thousand sessions that ended, and why", show_history, (ENDED_USER,)),
+    Command("show tunnels", "LACs: all in short, or some in full", show_tunnels, (TUNNEL,)),
+    Command("show tunnels all", "LACs, also those whose tunnel is closing", show_all_tunnels),
+    Command("show users", "who is logged in, or one user in full", show_users, (USER,)),
+)

@@ -1,0 +1,105 @@
+"""`throttle`, `no throttle`, `show throttle` (reference sections 4 and 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from l2tpns.config.value_types import printable
+from l2tpns.console.commands.arguments import ONE_USER, SOME_USERS, find_user
+from l2tpns.console.grammar import Argument, Command, Privilege
+from l2tpns.console.output import Column, Output, Row, Table
+from l2tpns.policy.throttle import is_throttled, parse_rates
+from l2tpns.subscriber.session import Session
+
+if TYPE_CHECKING:
+    from l2tpns.console.context import Office
+    from l2tpns.console.shell import Shell
+
+
+def throttle_user(shell: Shell, name: str, *words: str) -> str:
+    """All sessions of a user, both ways or as the words say."""
+    throttle = shell.office.lns.throttle
+    rate_in, rate_out = parse_rates(words)
+    for session in find_user(shell.office, name):
+        throttle.set(session, rate_in, rate_out, by=shell.who)
+    return f"throttling user {name}"
+
+
+def unthrottle_users(shell: Shell, *names: str) -> str:
+    said = []
+    for name in names:
+        sessions = shell.office.lns.sessions_of(name)
+        for session in sessions:
+            shell.office.lns.throttle.clear(session, by=shell.who)
+        said.append(f"unthrottling user {name}" if sessions else f"User {printable(name)} is not connected")
+    return "\n".join(said)
+
+
+THROTTLED = Table(
+    (
+        Column("session", "SID", 5),
+        Column("tunnel", "TID", 5),
+        Column("user", "Username", -32, lambda user: user or "*"),
+        Column("rate_in", "In", 8, lambda rate: str(rate or "-")),
+        Column("rate_out", "Out", 8, lambda rate: str(rate or "-")),
+        Column("filter_bucket", "Bucket", -7, lambda bucket: bucket or "none"),
+        Column("dropped_in", "Dropped In", 10),
+    )
+)
+
+
+def throttled_row(session: Session) -> Row:
+    path = session.path
+    session.lns.plane.refresh(path)
+    return {
+        "session": session.id,
+        "tunnel": session.tunnel.id,
+        "user": session.user,
+        "rate_in": session.policy.rate_in,
+        "rate_out": session.policy.rate_out,
+        "filter_bucket": session.lns.throttle.bucket(session),
+        "dropped_in": path.dropped_policed,
+    }
+
+
+def show_throttle(shell: Shell) -> Output:
+    """Who is throttled; what waits and what was dropped on the way out is `tc -s class`'s to say."""
+    lns = shell.office.lns
+
+    def rows() -> Iterator[Row]:
+        for session_id in sorted(lns.sessions):
+            session = lns.sessions.get(session_id)
+            if session is not None and is_throttled(session):
+                yield throttled_row(session)
+
+    return THROTTLED.output(rows)
+
+
+def _rates(office: Office) -> Sequence[tuple[str, str]]:
+    return (("in", "what the user sends"), ("out", "what is sent to the user"))
+
+
+RATES = Argument(
+    "RATE", "kbit/s, both ways; or in RATE, out RATE, or both; none: throttle_speed", _rates, optional=True, many=True
+)
+
+COMMANDS = (
+    Command("show throttle", "who is throttled, how much, and in which HTB class", show_throttle),
+    Command(
+        "throttle",
+        "slow a user's sessions down",
+        throttle_user,
+        (ONE_USER, RATES),
+        privilege=Privilege.ENABLED,
+        changes=True,
+    ),
+    Command(
+        "no throttle",
+        "let users' sessions be as fast as they can",
+        unthrottle_users,
+        (SOME_USERS,),
+        privilege=Privilege.ENABLED,
+        changes=True,
+    ),
+)

@@ -1,0 +1,66 @@
+"""What the console may see and do: the parts of the running server, and what only the daemon can do for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from l2tpns.config import file as configfile
+from l2tpns.config.access_list import AccessList
+from l2tpns.config.settings import Config
+from l2tpns.config.value_types import Setting
+from l2tpns.errors import ConfigError
+from l2tpns.lns import Lns
+from l2tpns.policy import filters as filtering
+from l2tpns.runtime.files import replace_file
+from l2tpns.runtime.log import Log
+
+
+@dataclass(slots=True)
+class Office:
+    """One for the daemon."""
+
+    lns: Lns
+    log: Log
+    files: configfile.Files
+    started: float  # monotonic
+    intended: Callable[[], Config]  # as `write memory` writes it: with what waits for a restart
+    # Set a variable and let it take effect; the variable, and what there is to say. ConfigError.
+    assign: Callable[[str, str], tuple[Setting, tuple[str, ...]]]
+    reload: Callable[[], tuple[str, ...]]  # as SIGHUP: what there is to say; ConfigError when nothing was changed
+    leave: Callable[[], None]  # as SIGTERM
+    bandwidth: Callable[[], str]  # the line of the last second
+    counters_cleared: float = 0.0  # monotonic; 0: never
+
+    @property
+    def config(self) -> Config:
+        return self.lns.config
+
+    def running_config(self) -> str:
+        return configfile.running_config(self.intended())
+
+    def write_memory(self) -> Path:
+        """Put the running configuration in the place of the file; ConfigError when that cannot be."""
+        path = self.files.config.resolve()
+        try:
+            replace_file(path, self.running_config().encode("utf-8", "surrogateescape"))
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from None
+        return path
+
+    def set_variable(self, name: str, text: str) -> tuple[Setting, tuple[str, ...]]:
+        """As assign, also of a plugin's variable."""
+        plugins = self.lns.plugins
+        return (plugins.assign(name, text), ()) if plugins.owns(name) else self.assign(name, text)
+
+    def change_filters(self, filters: Mapping[str, AccessList]) -> None:
+        """The packet filters are these from now on, also those that sessions have."""
+        self.config.filters = filters
+        filtering.rebind(self.lns)
+
+    def clear_counters(self) -> None:
+        self.lns.counters.clear()
+        self.lns.plugins.clear_counts()
+        self.counters_cleared = monotonic()

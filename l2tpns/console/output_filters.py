@@ -1,0 +1,97 @@
+"""`COMMAND | include RE`, `| exclude RE`, `| begin RE`, `| json`: what happens to a command's lines on their way out.
+
+The expression is the rest of the line, so that it may hold `|` and spaces; it may stand between quotation marks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from l2tpns.config.settings import unknown_word
+from l2tpns.console.editor import quoting
+from l2tpns.console.output import Output, Refused
+from l2tpns.console.regexp import Regexp
+
+LONGEST_LOOK = 4096  # characters of a line that an expression is tried on
+FILTERS = {
+    "include": "only lines that contain a regular expression",
+    "exclude": "only lines that do not contain a regular expression",
+    "begin": "all lines from the first one that contains a regular expression",
+    "json": "as data for programs",
+}
+
+Lines = Iterable[str | None]  # None: no line yet, but time for a pause
+Filter = Callable[[Lines], Iterator[str | None]]
+PACE = 8  # lines made between two pauses
+
+
+@dataclass(frozen=True, slots=True)
+class Pipe:
+    """What follows the first `|` of a line."""
+
+    json: bool = False
+    filter: Filter | None = None
+
+    def lines(self, output: Output) -> Lines:
+        """What is left of the output. A filter that lets nothing through must not keep the server busy unseen."""
+        lines = output.json_lines() if self.json else output.lines()
+        return self.filter(_paced(lines)) if self.filter is not None else lines
+
+
+def split(line: str) -> tuple[str, str | None]:
+    """The command, and what follows the first `|` that begins a word outside quotation marks; None: no `|`."""
+    for position, (char, inside) in enumerate(zip(line, quoting(line), strict=True)):
+        if char == "|" and not inside and line[:position].endswith((" ", "\t")):
+            return line[:position], line[position + 1 :]
+    return line, None
+
+
+def parse(text: str) -> Pipe:
+    """Refused when it is no filter of ours."""
+    word, _, rest = text.strip().partition(" ")
+    rest = rest.strip()
+    found = [name for name in FILTERS if word and name.startswith(word)]
+    if len(found) != 1:
+        raise Refused(unknown_word("filter", word, tuple(FILTERS)) + f": {', '.join(FILTERS)}")
+    name = found[0]
+    if name == "json":
+        if not rest:
+            return Pipe(json=True)
+        if not rest.startswith("|"):
+            raise Refused("json takes no argument")
+        return Pipe(True, parse(rest[1:]).filter)
+    if len(rest) > 1 and rest[0] == rest[-1] and rest[0] in "\"'":
+        rest = rest[1:-1]
+    try:
+        matches = matcher(rest)
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    if name == "include":
+        return Pipe(filter=lambda lines: (line for line in lines if line is None or matches(line)))
+    if name == "exclude":
+        return Pipe(filter=lambda lines: (line for line in lines if line is None or not matches(line)))
+    return Pipe(filter=lambda lines: _begin(matches, lines))
+
+
+def matcher(pattern: str) -> Callable[[str], bool]:
+    """Whether a line contains the expression; plain text takes no walking. ValueError says what is wrong with it."""
+    if pattern and not set(pattern) & set(r"\.[]()*+?|^$"):
+        return lambda line: pattern in line
+    expression = Regexp(pattern)
+    return lambda line: expression.search(line[:LONGEST_LOOK])
+
+
+def _begin(matches: Callable[[str], bool], lines: Lines) -> Iterator[str | None]:
+    begun = False
+    for line in lines:
+        begun = begun or (line is not None and matches(line))
+        if begun or line is None:
+            yield line
+
+
+def _paced(lines: Iterable[str]) -> Iterator[str | None]:
+    for number, line in enumerate(lines):
+        yield line
+        if number % PACE == 0:
+            yield None

@@ -1,0 +1,310 @@
+"""The data plane in user space: the sockets, the tun device and the two loops put together."""
+
+from __future__ import annotations
+
+import errno
+from _socket import socket as RawSocket
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from socket import AF_INET, IPPROTO_RAW, SOCK_RAW, inet_ntoa
+from time import monotonic
+
+import gevent
+from gevent.event import Event
+
+from l2tpns.config.settings import Config
+from l2tpns.dataplane.forward import Forwarder, mss_for
+from l2tpns.dataplane.plane import OnControl
+from l2tpns.dataplane.session_path import MINIMUM_MTU, Path
+from l2tpns.dataplane.tun import QUEUE_LENGTH, Tun, tun_drain
+from l2tpns.dataplane.tun_watch import Device, TunWatch
+from l2tpns.dataplane.udp import L2TP_PORT, Endpoint, LacSide
+from l2tpns.errors import L2tpnsError, refused
+from l2tpns.runtime.counters import Counters
+from l2tpns.runtime.drain import Clock, drain_forever
+from l2tpns.runtime.log import Logger
+from l2tpns.runtime.supervisor import Part, Supervisor
+from l2tpns.system.routes import Routes
+from l2tpns.system.rtnetlink import Netlink
+from l2tpns.system.surroundings import Surroundings
+
+PAUSES = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before each attempt to make a device that was deleted
+
+
+class UserPlane:
+    """DataPlane by two kinds of greenlets: a reader for each UDP socket, one for the tun device.
+
+    A tun device that was deleted is made again, with its address and routes; sessions do not notice. `on_device` is
+    then told its new index. `on_lost` is called by the reader when it cannot be made: nothing can be carried any more,
+    and the server has to leave. It must not stop the plane itself, only have it stopped.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        counters: Counters,
+        log: Logger,
+        on_control: OnControl,
+        *,
+        on_lost: Callable[[], None] | None = None,
+        on_surroundings: Callable[[Surroundings], None] | None = None,
+        port: int = L2TP_PORT,
+        supervisor: Supervisor | None = None,
+    ) -> None:
+        self.config = config
+        self.counters = counters
+        self.clock = Clock(monotonic())
+        self._log = log
+        self._on_lost = on_lost
+        self.on_device: Callable[[int], None] = lambda index: None
+        self._supervisor = supervisor or Supervisor(log)
+        self._on_surroundings = on_surroundings
+        self.restore_queues: Callable[[], list[str]] = list  # set when there is a shaper
+        self._forwarder = Forwarder(config, counters, self.clock, self._write, self._send_error)
+        self.lacs = LacSide(
+            config.listen_addresses,
+            counters,
+            self.clock,
+            log,
+            uplink=self._forwarder.uplink,
+            on_control=on_control,
+            port=port,
+            data_checksums=config.data_checksums,
+            supervisor=self._supervisor,
+        )
+        self._forwarder.l2tp_addresses = self.lacs.sources
+        self._forwarder.on_own_l2tp = self._report_own_l2tp
+        self._tun: Tun | None = None
+        self._errors: RawSocket | None = None
+        self._netlink: Netlink | None = None
+        self._routes: Routes | None = None
+        self._tun_watch: TunWatch | None = None
+        self._reader: Part | None = None
+        self._installed: dict[int, tuple[IPv4Network, ...]] = {}  # kernel routes by path.key
+
+    @property
+    def now(self) -> float:
+        """Monotonic time as of the last packets; what path.last_rx and its like are stamped with."""
+        return self.clock.now
+
+    # Life
+
+    def start(self) -> None:
+        """Raises ConfigError when a socket or the device cannot be had; then nothing is left open."""
+        try:
+            self.lacs.start()
+            self._forwarder.l2tp_port = self.lacs.port.to_bytes(2, "big")
+            self._netlink = netlink = Netlink()
+            self._tun = tun = self._make_tun(netlink)
+            self._errors = _error_socket()
+            self._routes = Routes(self._netlink, tun.index, self._log)
+            self._routes.start()
+            self._keep(tun, self._routes)
+            self._forwarder.write = tun.write
+        except BaseException:
+            self.stop()
+            raise
+        self._reader = self._supervisor.spawn("tun reader", self._read_tun, essential=True)
+        self._log.info("tun_up", device=tun.name, address=str(self.config.tun_address), mtu=self.config.mru)
+
+    def stop(self) -> None:
+        """Close everything; kernel routes go first, the device's others with it."""
+        if self._reader is not None:
+            self._reader.stop()
+            self._reader = None
+        if self._tun_watch is not None:
+            self._tun_watch.stop()
+            self._tun_watch = None
+        self.lacs.stop()
+        if self._routes is not None:
+            self._routes.stop()
+            self._routes = None
+        if self._tun is not None:
+            self._forwarder.write = self._write
+            self._tun.close()
+            self._tun = None
+        if self._netlink is not None:
+            self._netlink.close()
+            self._netlink = None
+        if self._errors is not None:
+            self._errors.close()
+            self._errors = None
+
+    def _make_tun(self, netlink: Netlink) -> Tun:
+        tun = Tun(self.config.tundevicename)
+        try:
+            tun.set_up(netlink, IPv4Interface(self.config.tun_address), self.config.mru)
+        except BaseException:
+            tun.close()
+            raise
+        return tun
+
+    def _keep(self, tun: Tun, routes: Routes) -> None:
+        """Watch over this device, and no longer over the one before it."""
+        if self._tun_watch is not None:
+            self._tun_watch.stop()
+        self._tun_watch = TunWatch(
+            Device(tun.index, tun.name, IPv4Interface(self.config.tun_address), self.config.mru, QUEUE_LENGTH),
+            routes,
+            self._log,
+            on_surroundings=self._on_surroundings or (lambda _: None),
+            restore_queues=lambda: self.restore_queues(),
+            supervisor=self._supervisor,
+        )
+        self._tun_watch.start()
+
+    def _read_tun(self) -> None:
+        while self._tun is not None or self._make_again():
+            tun = self._tun
+            assert tun is not None
+            drain = partial(tun_drain, tun, self.counters, self._tick, self._forwarder.downlink)
+            drain_forever(tun.fd, drain, self._log)
+            self._forwarder.write = self._write  # before the descriptor's number is another file's
+            self._tun = None
+            tun.close()
+        if self._on_lost is not None:
+            self._on_lost()
+        Event().wait()  # to be stopped with the server
+
+    def _make_again(self) -> bool:
+        """Have the device that was deleted, as it was; False when it cannot be had for some seconds."""
+        assert self._netlink is not None and self._routes is not None
+        for pause in PAUSES:
+            gevent.sleep(pause)
+            try:
+                tun = self._make_tun(self._netlink)
+            except (OSError, L2tpnsError) as error:
+                self._log.error("tun_not_made", device=self.config.tundevicename, why=str(error))
+                continue
+            try:
+                self._keep(tun, self._routes)
+            except L2tpnsError as error:
+                self._log.error("tun_not_restored", device=tun.name, why=str(error))
+            self._tun = tun
+            self._forwarder.write = tun.write
+            routes = self._routes.move(tun.index)
+            self._log.warning("tun_made_again", device=tun.name, routes=routes, why="it was deleted")
+            self.on_device(tun.index)
+            return True
+        return False
+
+    def _tick(self) -> None:
+        self.clock.now = monotonic()
+
+    def _write(self, packet: bytes) -> int:
+        """Before there is a device and after it: nobody should ask, and no other descriptor gets the packet."""
+        raise OSError(errno.ENODEV, "no tun device")
+
+    def _report_own_l2tp(self, packet: bytes) -> None:
+        """The kernel routed one of our own L2TP packets here: sent on, it would come back, and so for ever."""
+        lac = inet_ntoa(packet[16:20])
+        self._log.provoked("own_l2tp_dropped", lac=lac, why="the kernel routes the LAC's address into the tun device")
+
+    def _send_error(self, packet: bytes) -> bool:
+        """An ICMP packet of ours, by a raw socket: from the tun device the kernel would not take our own address."""
+        assert self._errors is not None
+        try:
+            self._errors.sendto(packet, (inet_ntoa(packet[16:20]), 0))
+        except OSError:
+            return False
+        return True
+
+    # Sessions
+
+    def endpoint(self, address: str) -> Endpoint:
+        """The socket on this address of ours, for a tunnel that is taken up again. Raises OSError."""
+        return self.lacs.endpoint(address)
+
+    def dedicate(self, endpoint: Endpoint) -> Endpoint:
+        """A tunnel is up at this address of ours: return the socket that it shall use from now on."""
+        return self.lacs.dedicate(endpoint)
+
+    def serve(self, prefixes: Iterable[IPv4Network]) -> None:
+        """Route the pool's prefixes to the tun device; who has an address of a former one gets a route of its own."""
+        routes = self._routes
+        if routes is None:
+            return
+        gone = routes.take_pool(prefixes)
+        if gone:
+            self._route_singly(routes)
+            routes.remove(gone)
+
+    def _route_singly(self, routes: Routes) -> None:
+        """Sessions whose addresses the pool's prefixes do not lead to any more get routes of their own."""
+        for path in self.lacs.paths.values():
+            if path.online and not routes.covers(address := IPv4Address(path.address)):
+                single = IPv4Network(address)
+                installed = self._installed.get(path.key, ())
+                if single not in installed:
+                    self._installed[path.key] = (single, *installed)
+                    routes.add((single,))
+
+    def avoid(self, needed: Mapping[IPv4Network, str], connected: Collection[IPv4Network]) -> None:
+        if self._routes is not None and self._routes.avoid(needed, connected):
+            self._route_singly(self._routes)
+
+    def leads_into_tun(self, address: IPv4Address) -> bool:
+        routes = self._routes
+        if routes is None or (not routes.covers(address) and self.subscriber_at(address) is None):
+            return False
+        if self._netlink is None or self._tun is None:
+            return True
+        return self._netlink.device_to(address) == self._tun.index  # the operator may have a route that is longer
+
+    def subscriber_at(self, address: IPv4Address) -> Path | None:
+        table, packed = self._forwarder.table, address.packed
+        return table.addresses.get(packed) or table.by_route(packed)
+
+    def attach(self, path: Path) -> None:
+        self.lacs.paths[path.key] = path
+
+    def detach(self, path: Path) -> None:
+        self.offline(path)
+        if self.lacs.paths.get(path.key) is path:
+            del self.lacs.paths[path.key]
+
+    def online(self, path: Path, address: IPv4Address, routes: Iterable[IPv4Network], mru: int) -> None:
+        """Carry IP. A path that is online already gets the new address, routes and MRU."""
+        self.offline(path)
+        path.address = address.packed
+        path.routes = tuple(routes)
+        path.networks = tuple((int(route.netmask), int(route.network_address)) for route in path.routes)
+        path.mru = max(min(mru, self.config.mru), MINIMUM_MTU)
+        path.mss = mss_for(path.mru)
+        path.online = True
+        self._forwarder.table.add(path, path.address, path.routes)
+        if self._routes is not None:
+            single = () if self._routes.covers(address) else (IPv4Network(address),)
+            self._installed[path.key] = wanted = (*single, *path.routes)
+            self._routes.add(wanted)
+
+    def offline(self, path: Path) -> None:
+        """No more IP; what is on its way to the address becomes `host unreachable`."""
+        if not path.online:
+            return
+        path.online = False
+        self._forwarder.table.remove(path, path.address, path.routes)
+        installed = self._installed.pop(path.key, ())
+        if self._routes is not None:
+            self._routes.remove(installed)
+
+    def changed(self, path: Path) -> None:
+        path.changed()
+
+    def refresh(self, path: Path) -> None:
+        """The counters are kept in the path itself."""
+
+    def send_frame(self, path: Path, protocol: int, information: bytes) -> None:
+        path.endpoint.send(path.frame(protocol, information), path.peer)
+
+
+def _error_socket() -> RawSocket:
+    """For ICMP with a header of our own; IPPROTO_RAW never receives."""
+    try:
+        sock = RawSocket(AF_INET, SOCK_RAW, IPPROTO_RAW)
+    except OSError as error:
+        why = f"a raw socket cannot be had: {error.strerror}; CAP_NET_RAW is needed"
+        raise refused(error.errno, why) from None
+    sock.setblocking(False)
+    return sock

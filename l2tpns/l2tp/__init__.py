@@ -1,0 +1,1 @@
+"""The control connection with a LAC (RFC 2661)."""

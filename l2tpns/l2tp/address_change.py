@@ -1,0 +1,153 @@
+"""Find out whether a LAC has moved to another address or port (RFC 2661 8.1; auth_tunnel_change_addr_src).
+
+A NAT on the way, or a new lease, may change where a LAC's datagrams come from. But a datagram from elsewhere shows
+nothing: its tunnel id can be guessed, its source address forged. So it is a reason to ask, and no more:
+
+1. A control message from another address whose Ns and Nr fit starts a probe. The address in use gets a HELLO, unless
+   something else there waits for its acknowledgement already.
+2. Anything that comes from the address in use ends the probe: the LAC is still there.
+3. When the message there has stayed unanswered with its first retransmissions, a copy of it goes to the new address.
+4. Once that is acknowledged from the new address, the tunnel moves. Until then all that is sent goes to the old one.
+
+The new address gets no datagram before step 3, and then no more datagrams than have come from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from l2tpns.proto.l2tp.header import ControlHeader
+from l2tpns.proto.l2tp.messages import HELLO
+
+if TYPE_CHECKING:
+    from l2tpns.l2tp.tunnel import Tunnel
+
+Peer = tuple[str, int]
+
+SILENT_TIMEOUTS = 3  # of the oldest message in a row: 1 + 2 + 4 seconds without an answer from the address in use
+MOST_COPIES = 3  # datagrams to the new address
+COPY_INTERVAL = 1.0  # seconds between two of them
+ANSWER_TIME = 5.0  # seconds from the first copy to the answer
+REST = 10.0  # seconds between two probes of a tunnel whose LAC has not moved
+PROBES_PER_SECOND = 100  # of all tunnels
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A control message of this tunnel that came from an address which is not the LAC's."""
+
+    header: ControlHeader
+    peer: Peer
+
+
+class ProbeBudget:
+    """How many probes may begin: each costs some LAC a HELLO."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._begun = 0
+
+    def take(self, now: float) -> bool:
+        second = int(now)
+        if second != self._second:
+            self._second, self._begun = second, 0
+        self._begun += 1
+        return self._begun <= PROBES_PER_SECOND
+
+
+class AddressChange:
+    """What is known of a tunnel's new address. Used by the tunnel's greenlet only; does not yield."""
+
+    __slots__ = ("_copies", "_next_copy", "_not_before", "_received", "_silent", "_started", "_until", "candidate")
+
+    def __init__(self) -> None:
+        self.candidate: Peer | None = None  # where the LAC may be; None: no probe is running
+        self._silent: Peer | None = None  # a candidate that did not answer
+        self._not_before = 0.0  # for the next probe; of the silent candidate if there is one
+        self._started = 0.0
+        self._received = 0  # fitting messages from the candidate
+        self._copies = 0  # datagrams to it
+        self._next_copy = 0.0
+        self._until: float | None = None  # when the candidate must have answered
+
+    @property
+    def deadline(self) -> float | None:
+        """Return when `look` must be called next, None if only after a datagram or a retransmission."""
+        if self.candidate is None or self._until is None:
+            return None
+        return self._next_copy if self._may_copy else self._until
+
+    @property
+    def _may_copy(self) -> bool:
+        return self._copies < min(self._received, MOST_COPIES)
+
+    def on_foreign(self, tunnel: Tunnel, foreign: Foreign, now: float) -> bool:
+        """Take in a control message from elsewhere. Return True if the tunnel is to move to its sender."""
+        if not tunnel.reliable.fits(foreign.header):
+            return False  # it did when it came
+        if self.candidate is None:
+            self._begin(tunnel, foreign.peer, now)
+        elif foreign.peer == self.candidate:
+            self._received += 1
+            if self._copies and tunnel.reliable.acknowledges(foreign.header):
+                return self._still_silent(tunnel, now)
+        return False
+
+    def _begin(self, tunnel: Tunnel, peer: Peer, now: float) -> None:
+        if now < self._not_before and self._silent in (None, peer):
+            return
+        lns, idle = tunnel.lns, tunnel.reliable.idle
+        if (peer, tunnel.peer_id) in lns.by_peer or (idle and lns.config.disable_sending_hello):
+            return  # another tunnel is there; or there is nothing to ask with
+        if lns.guard.lac_refusal(peer[0]):
+            return  # an answer there would go to a subscriber
+        if not lns.probe_budget.take(now):
+            return
+        self.candidate, self._started = peer, now
+        self._received, self._copies, self._until = 1, 0, None
+        tunnel.log.provoked("tunnel_move_probed", new_peer=f"{peer[0]}:{peer[1]}")
+        if idle:
+            tunnel.send(HELLO())
+
+    def on_answer(self, tunnel: Tunnel, now: float) -> None:
+        """End the probe: a control message has come from the address in use."""
+        if self.candidate is not None:
+            self._refuse(tunnel, now, "the old address answers")
+
+    def _still_silent(self, tunnel: Tunnel, now: float) -> bool:
+        """Return False, and end the probe, if subscribers' packets come from the address in use."""
+        awake = tunnel.lns.awake
+        if any(awake.at(session.path.last_rx) > self._started for session in tunnel.sessions.values()):
+            self._refuse(tunnel, now, "data comes from the old address")
+            return False
+        return True
+
+    def look(self, tunnel: Tunnel, now: float) -> None:
+        """Do what is due: copies to the candidate, the end of its time. Call it after the retransmissions."""
+        if self.candidate is None or tunnel.reliable.silent_timeouts < SILENT_TIMEOUTS:
+            return
+        if self._until is None:
+            self._until, self._next_copy = now + ANSWER_TIME, now
+        if now >= self._until:
+            self._refuse(tunnel, now, "the new address does not answer", self.candidate)
+        elif self._may_copy and now >= self._next_copy and self._still_silent(tunnel, now):
+            datagram = tunnel.reliable.oldest()
+            if datagram is not None:
+                tunnel.endpoint.send(datagram, self.candidate)
+            self._copies += 1
+            self._next_copy = now + COPY_INTERVAL
+
+    def _refuse(self, tunnel: Tunnel, now: float, why: str, silent: Peer | None = None) -> None:
+        assert self.candidate is not None
+        tunnel.log.provoked("tunnel_move_refused", new_peer=f"{self.candidate[0]}:{self.candidate[1]}", why=why)
+        self.candidate, self._until = None, None
+        self._silent, self._not_before = silent, now + REST
+
+    def give_up(self) -> None:
+        """End the probe after a pause of this process: what the old address has answered may be lost."""
+        self.candidate, self._until = None, None
+
+    def moved(self) -> None:
+        """Begin anew: the tunnel is at the new address."""
+        self.candidate, self._until, self._silent, self._not_before = None, None, None, 0.0

@@ -1,0 +1,302 @@
+"""HTTP for the figures: metrics, health, status page; and a server that nobody can hold up.
+
+One request a connection, read and answered within CONNECTION_SECONDS, in turns of a millisecond (`Share`). Pages are
+made one at a time, in slices: many visitors cost no more of the data path's time than one. When there are CONNECTIONS,
+the source (an address, a local user) that has the most loses its oldest.
+
+There is nothing to change here, and no login: what reaches the address sees everything. So a browser must not be led
+here by a foreign page: see `RequestCheck`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from time import monotonic
+from typing import Any
+from urllib.parse import parse_qs
+
+import gevent
+import orjson
+from gevent import socket
+from gevent.pywsgi import WSGIHandler, WSGIServer
+
+from l2tpns import __version__
+from l2tpns.monitoring.hosts import RequestCheck
+from l2tpns.monitoring.problems import Problem
+from l2tpns.monitoring.prometheus import Metrics
+from l2tpns.monitoring.samples import Samples
+from l2tpns.monitoring.sources import Sources
+from l2tpns.monitoring.status_page import LONGEST_QUERY, LastHour, Query, render
+from l2tpns.runtime.clock import moment
+from l2tpns.runtime.door import Door
+from l2tpns.runtime.log import Logger
+from l2tpns.runtime.places import Place, Places
+from l2tpns.runtime.share import OneAtATime, Share
+
+CONNECTIONS = 512  # more than a flood of 1,000 a second opens while a scraper thinks for half a second
+BACKLOG = 256
+CONNECTION_SECONDS = 20.0
+REQUEST_OCTETS = 16_384  # of a request's line and headers
+REQUEST_LINES = 128
+OWNER = "l2tpns.owner"  # in the environment of a request: the source that it is counted to
+LAST_PAGE = 100_000
+LONGEST_NAME = 253  # of a host, in the log
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = (
+    ("Content-Security-Policy", CONTENT_SECURITY_POLICY),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cache-Control", "no-store"),
+    ("Connection", "close"),
+)
+TEXT = "text/plain; charset=utf-8"
+
+Environ = dict[str, Any]
+StartResponse = Callable[[str, list[tuple[str, str]]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    body: bytes
+    content_type: str = TEXT
+    status: str = "200 OK"
+
+
+NOT_FOUND = Response(b"not found\n", status="404 Not Found")
+NOT_ALLOWED = Response(b"there is nothing to change here\n", status="405 Method Not Allowed")
+FAILED = Response(b"a mistake of the server's: see its log\n", status="500 Internal Server Error")
+
+
+class Application:
+    """WSGI: what is answered to which path."""
+
+    def __init__(self, sources: Sources, samples: Samples, log: Logger) -> None:
+        self._sources = sources
+        self.awake = sources.lns.awake
+        self._last_hour = LastHour(samples)
+        self._log = log
+        self._check = RequestCheck(sources.lns.config)
+        self._metrics = Metrics(sources)
+        self._turn = OneAtATime()
+        self._paths: dict[str, Callable[[Environ], Response]] = {
+            "/": self.page,
+            "/metrics": self.metrics,
+            "/health": self.health,
+            "/status.css": static("status.css", "text/css; charset=utf-8"),
+            "/status.js": static("status.js", "text/javascript; charset=utf-8"),
+            "/favicon.ico": lambda _: Response(b"", "image/x-icon"),
+        }
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            response = self.respond(environ)
+        except Exception:
+            self._log.exception("figures_failed", path=environ.get("PATH_INFO"))
+            response = FAILED
+        start_response(response.status, [("Content-Type", response.content_type), *HEADERS])
+        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else response.body]
+
+    def respond(self, environ: Environ) -> Response:
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return NOT_ALLOWED
+        refusal = self._check.refusal(environ)
+        if refusal is not None:
+            status, why = refusal
+            host, origin = (environ.get(name, "")[:LONGEST_NAME] for name in ("HTTP_HOST", "HTTP_ORIGIN"))
+            self._log.provoked(
+                "figures_refused", peer=environ.get("REMOTE_ADDR", ""), host=host, origin=origin, why=why
+            )
+            return Response(f"{why}\n".encode(), status=status)
+        answer = self._paths.get(environ["PATH_INFO"])
+        return NOT_FOUND if answer is None else answer(environ)
+
+    def page(self, environ: Environ) -> Response:
+        with self._turn.hold(environ.get(OWNER, "")):
+            text = "".join(render(self._sources, self._last_hour, parse_query(environ.get("QUERY_STRING", ""))))
+        return Response(text.encode("utf-8", "replace"), "text/html; charset=utf-8")
+
+    def metrics(self, environ: Environ) -> Response:
+        with self._turn.hold(environ.get(OWNER, "")):
+            body, content_type = self._metrics.text(environ.get("HTTP_ACCEPT", ""))
+        return Response(body, content_type)
+
+    def health(self, environ: Environ) -> Response:
+        """503 when the server takes no subscribers any more, or a part of it does not run. What else is wrong, a
+        restart would not mend."""
+        lns = self._sources.lns
+        problems = self._sources.problems()
+        down = lns.supervisor.down()
+        facts = {
+            "status": "leaving" if lns.shutting_down else "failing" if down else "degraded" if problems else "ok",
+            "problems": [problem.text for problem in problems],
+            "standing": [standing(problem) for problem in problems],
+            "down": down,
+            "version": __version__,
+            "uptime": int(monotonic() - self._sources.started),
+            "tunnels": len(lns.tunnels),
+            "sessions": len(lns.sessions),
+            "online": len(lns.by_address),
+        }
+        status = "503 Service Unavailable" if lns.shutting_down or down else "200 OK"
+        return Response(orjson.dumps(facts) + b"\n", "application/json", status)
+
+
+def standing(problem: Problem) -> dict[str, str]:
+    """One of the standing problems, for programs; `since` as a date."""
+    since = datetime.fromtimestamp(moment().wall - (monotonic() - problem.since), UTC)
+    return {
+        "name": problem.name,
+        "subject": problem.subject,
+        "text": problem.text,
+        "remedy": problem.remedy,
+        "since": since.isoformat(timespec="seconds").replace("+00:00", "Z"),
+    }
+
+
+def static(name: str, content_type: str) -> Callable[[Environ], Response]:
+    response = Response((files(__package__) / name).read_bytes(), content_type)
+    return lambda _: response
+
+
+def parse_query(text: str) -> Query:
+    """Whatever stands in the URL; what makes no sense is as if it were not there."""
+    try:
+        fields = parse_qs(text, max_num_fields=10)
+    except ValueError:
+        return Query()
+    page = fields.get("page", ["1"])[0]
+    number = int(page) if page.isascii() and page.isdigit() and len(page) < 8 else 1
+    return Query(fields.get("q", [""])[0][:LONGEST_QUERY].strip(), min(max(number, 1), LAST_PAGE))
+
+
+# The server
+
+
+class Head:
+    """A connection's file that ends after REQUEST_OCTETS or REQUEST_LINES: a head without end is no request."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._left = REQUEST_OCTETS
+        self._lines = REQUEST_LINES
+
+    def readline(self, size: int = -1) -> bytes:
+        self._lines -= 1
+        if self._lines < 0:
+            return b""
+        line: bytes = self._file.readline(min(size, self._left) if size >= 0 else self._left)
+        self._left -= len(line)
+        return line
+
+    def read(self, size: int = -1) -> bytes:
+        octets: bytes = self._file.read(min(size, self._left) if size >= 0 else self._left)
+        self._left -= len(octets)
+        return octets
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._file.closed)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class OneRequest(WSGIHandler):  # type: ignore[misc]
+    """One request of one connection, within its time."""
+
+    def __init__(self, sock: Any, address: Any, server: Any, place: Place) -> None:
+        super().__init__(sock, address, server, Head(sock.makefile("rb", -1)))
+        self._place = place
+
+    def handle(self) -> None:
+        with suppress(gevent.Timeout), self.server.awake.timeout(CONNECTION_SECONDS):
+            super().handle()
+
+    def read_request(self, raw_requestline: str) -> bool:
+        readable: bool = super().read_request(raw_requestline)
+        self._place.heard = readable
+        self.close_connection = True
+        return readable
+
+    def handle_one_response(self) -> None:
+        self.server.share.turn(self._place.owner)
+        super().handle_one_response()
+
+    def get_environ(self) -> Environ:
+        environ: Environ = super().get_environ()
+        environ[OWNER] = self._place.owner
+        return environ
+
+    def handle_error(self, kind: Any, error: Any, trace: Any) -> None:
+        """Its time is over, or it has made room for another: nothing more is sent. The application has no errors."""
+        self.close_connection = True
+
+    def _handle_client_error(self, error: Exception) -> tuple[str, bytes]:
+        """No request: the default would write a traceback to standard error."""
+        return "400", b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class BoundedServer(WSGIServer):  # type: ignore[misc]
+    """CONNECTIONS at most. `start` raises OSError."""
+
+    def __init__(self, address: tuple[str, int], application: Application, share: Share, log: Logger) -> None:
+        super().__init__(
+            address,
+            application,
+            log=None,
+            error_log=None,
+            environ={"SERVER_NAME": address[0]},  # else it would ask the DNS for a name, and wait for it
+        )
+        self.awake = application.awake
+        self._wanted = address
+        self.share = share
+        self._log = log
+        self._door: Door | None = None
+        self.connections = Places(lambda: CONNECTIONS)
+
+    def init_socket(self) -> None:
+        """gevent would make a socket that it accepts from in its own way."""
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(self._wanted)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+        self.socket = listener
+        self.address = listener.getsockname()
+        self.update_environ()
+
+    def start_accepting(self) -> None:
+        """gevent's own way of accepting knows no limits."""
+        self._door = Door(self.socket, self.connections, self.share, self._log, self._serve, _hang_up)
+        self._door.open()
+
+    @property
+    def broken(self) -> bool:
+        """Return True when the listening socket has failed."""
+        return self._door is not None and self._door.broken
+
+    def stop_accepting(self) -> None:
+        if self._door is not None:
+            self._door.close()
+
+    def _serve(self, sock: Any, peer: tuple[str, int], place: Place) -> None:
+        OneRequest(sock, peer, self, place).handle()
+
+    def close_all(self) -> None:
+        """Listen no more and end what is open."""
+        self.stop(timeout=0)
+
+
+def _hang_up(sock: Any, peer: tuple[str, int]) -> None:
+    """Never called: no place is kept here, so that there is always one for a newcomer."""

@@ -1,0 +1,301 @@
+"""Metrics for Prometheus: each family declared once, with its help, its labels and where its values come from.
+
+Most follow from the counters (counters.py), so that a counter more is a metric more; docs/metrics.md is a loop over
+the declarations. The text formats are prometheus_client's.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import gevent
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+
+from l2tpns import __version__
+from l2tpns.monitoring.sources import Census, Sources
+from l2tpns.runtime.cooperative import in_slices
+from l2tpns.runtime.counters import DECLARED, PRIVATE, Histogram
+
+PREFIX = "l2tpns_"
+GAUGE, COUNTER, HISTOGRAM = "gauge", "counter", "histogram"
+
+Value = float | Histogram
+Rows = Iterable[tuple[tuple[str, ...], Value]]  # label values, value
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Metrics of one name; `name` is without the prefix, and a counter's without `_total`."""
+
+    name: str
+    kind: str
+    help: str
+    labels: tuple[str, ...]
+    read: Callable[[Sources, Census], Rows]
+
+    @property
+    def full_name(self) -> str:
+        return PREFIX + self.name + ("_total" if self.kind == COUNTER else "")
+
+
+# From the counters
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Counters that are one family: the groups of the pattern are the labels' values."""
+
+    pattern: str
+    name: str
+    help: str
+    labels: tuple[str, ...]
+
+
+_SIDE = "side tunnel: the LACs; tun: the tun device; rx: we received it"
+GROUPS = (
+    Group(r"(tunnel|tun)_(rx|tx)_packets", "packets", f"datagrams and packets carried; {_SIDE}", ("side", "direction")),
+    Group(r"(tunnel|tun)_(rx|tx)_octets", "octets", f"octets of them; {_SIDE}", ("side", "direction")),
+    Group(r"(tunnel|tun)_(rx|tx)_errors", "errors", f"errors of sockets and device; {_SIDE}", ("side", "direction")),
+    Group(r"drop_(.+)", "drops", "datagrams and packets dropped, by reason", ("reason",)),
+    Group(r"logins_(.+)", "logins", "logins, by result", ("result",)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Where a counter is found among the metrics."""
+
+    counter: str
+    help: str
+    group: Group | None
+    values: tuple[str, ...]  # of the group's labels
+
+
+def _place(counter: str, help: str) -> Counted:
+    for group in GROUPS:
+        match = re.fullmatch(group.pattern, counter)
+        if match:
+            return Counted(counter, help, group, match.groups())
+    return Counted(counter, help, None, ())
+
+
+# Anybody may read these: a subscriber who did would see the copies of its own packets counted.
+COUNTED = tuple(_place(name, help) for name, help in DECLARED if name not in PRIVATE)
+
+
+def _counter_family(name: str, help: str, labels: tuple[str, ...], members: tuple[Counted, ...]) -> Family:
+    def read(sources: Sources, _: Census) -> Rows:
+        return ((member.values, getattr(sources.lns.counters, member.counter)) for member in members)
+
+    return Family(name, COUNTER, help, labels, read)
+
+
+def _counter_families() -> Iterator[Family]:
+    for group in GROUPS:
+        members = tuple(counted for counted in COUNTED if counted.group is group)
+        yield _counter_family(group.name, group.help, group.labels, members)
+    for counted in COUNTED:
+        if counted.group is None:
+            yield _counter_family(counted.counter, counted.help, (), (counted,))
+
+
+# Measured otherwise
+
+
+def _build(sources: Sources, census: Census) -> Rows:
+    yield (__version__, platform.python_version(), gevent.__version__), 1
+
+
+def _tunnels(sources: Sources, census: Census) -> Rows:
+    return (((state,), count) for state, count in census.tunnels.items())
+
+
+def _sessions(sources: Sources, census: Census) -> Rows:
+    return (((state,), count) for state, count in census.sessions.items())
+
+
+def _pool(sources: Sources, census: Census) -> Rows:
+    yield ("used",), sources.lns.pool.used
+    yield ("free",), sources.lns.pool.free
+
+
+def _throttled(sources: Sources, census: Census) -> Rows:
+    yield ("used",), sources.lns.throttle.buckets
+    yield ("limit",), sources.lns.config.throttle_buckets
+
+
+def _users(sources: Sources, census: Census) -> Rows:
+    yield (), len(sources.lns.by_user)
+
+
+def _parts(sources: Sources, census: Census) -> Rows:
+    return (((name,), int(running)) for name, running in sources.lns.supervisor.up().items())
+
+
+def _lag(sources: Sources, census: Census) -> Rows:
+    yield (), sources.lag.histogram
+
+
+def _undelivered(sources: Sources, census: Census) -> Rows:
+    yield (), sources.accounting.undelivered
+
+
+def _records(sources: Sources, census: Census) -> Rows:
+    stats = sources.accounting.stats
+    return (((event,), getattr(stats, event)) for event in ("spooled", "delivered", "replaced", "lost"))
+
+
+def _spool_octets(sources: Sources, census: Census) -> Rows:
+    spool = sources.accounting.spool
+    yield (), spool.octets if spool is not None else 0
+
+
+def _plugin_counters(sources: Sources, census: Census) -> Rows:
+    return (((count.name,), count.value) for count in sources.lns.plugins.counts)
+
+
+def _plugin_hooks(name: str) -> Callable[[Sources, Census], Rows]:
+    """A figure of each function of each plugin."""
+
+    def read(sources: Sources, _: Census) -> Rows:
+        for plugin in sources.lns.plugins.loaded:
+            for hook, function in plugin.functions.items():
+                yield (plugin.name, hook), getattr(function, name)
+
+    return read
+
+
+def _spool_errors(sources: Sources, census: Census) -> Rows:
+    spool = sources.accounting.spool
+    yield (), spool.stats.write_errors if spool is not None else 0
+
+
+SERVER = ("server", "use")
+PLUGIN = ("plugin", "hook")
+REPLIES = {"accept": "accepts", "reject": "rejects", "challenge": "challenges", "accounting": "responses"}
+FAILURES = {
+    "timeout": "timeouts",
+    "bad_authenticator": "bad_authenticators",
+    "malformed": "malformed",
+    "unexpected": "unexpected",
+    "refused": "refused",
+    "send_error": "send_errors",
+}
+
+
+def _radius(name: str) -> Callable[[Sources, Census], Rows]:
+    """A field of ServerReport or of its ServerStats."""
+
+    def read(sources: Sources, _: Census) -> Rows:
+        for use, report in sources.radius():
+            yield (str(report.address), use), getattr(report if hasattr(report, name) else report.stats, name)
+
+    return read
+
+
+def _radius_by(fields: dict[str, str]) -> Callable[[Sources, Census], Rows]:
+    def read(sources: Sources, _: Census) -> Rows:
+        for use, report in sources.radius():
+            for label, name in fields.items():
+                yield (str(report.address), use, label), getattr(report.stats, name)
+
+    return read
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family("build_info", GAUGE, "always 1", ("version", "python", "gevent"), _build),
+    Family("tunnels", GAUGE, "tunnels, by state", ("state",), _tunnels),
+    Family("sessions", GAUGE, "sessions, by what they are doing", ("state",), _sessions),
+    Family("users", GAUGE, "different names that are logged in", (), _users),
+    Family(
+        "throttle_buckets", GAUGE, "sessions whose downstream is throttled, and how many may be", ("state",), _throttled
+    ),
+    Family("pool_addresses", GAUGE, "addresses of the pool", ("state",), _pool),
+    *_counter_families(),
+    Family("radius_requests", COUNTER, "requests sent to a RADIUS server", SERVER, _radius("requests")),
+    Family("radius_retransmissions", COUNTER, "requests sent again", SERVER, _radius("retransmissions")),
+    Family("radius_replies", COUNTER, "authentic replies, by outcome", (*SERVER, "outcome"), _radius_by(REPLIES)),
+    Family(
+        "radius_failures",
+        COUNTER,
+        "tries without an answer, and answers that were discarded",
+        (*SERVER, "reason"),
+        _radius_by(FAILURES),
+    ),
+    Family("radius_latency_seconds", HISTOGRAM, "from the request to its reply", SERVER, _radius("latency")),
+    Family("radius_in_flight", GAUGE, "requests that wait for their reply", SERVER, _radius("in_flight")),
+    Family("radius_silent", GAUGE, "1 while a server is left alone because it kept silent", SERVER, _radius("dead")),
+    Family("accounting_undelivered", GAUGE, "accounting records that no server has yet", (), _undelivered),
+    Family(
+        "accounting_records",
+        COUNTER,
+        "accounting records: written to the spool, delivered, made needless by a newer one, lost because it was full",
+        ("event",),
+        _records,
+    ),
+    Family("accounting_spool_octets", GAUGE, "size of the accounting spool on disk", (), _spool_octets),
+    Family("accounting_spool_errors", COUNTER, "writes to the spool that failed", (), _spool_errors),
+    Family(
+        "plugin_counter",
+        COUNTER,
+        "counters of plugins, by the name that `show counters` has",
+        ("counter",),
+        _plugin_counters,
+    ),
+    Family("plugin_calls", COUNTER, "calls of a plugin's hook", PLUGIN, _plugin_hooks("calls")),
+    Family("plugin_failures", COUNTER, "calls that raised or returned nonsense", PLUGIN, _plugin_hooks("failures")),
+    Family("plugin_seconds", COUNTER, "CPU time of a plugin's hook", PLUGIN, _plugin_hooks("seconds")),
+    Family("part_up", GAUGE, "1 while a part of the server runs, 0 while it waits for another try", ("part",), _parts),
+    Family("loop_lag_seconds", HISTOGRAM, "how late the event loop is, measured ten times a second", (), _lag),
+)
+
+
+# The text
+
+
+class Metrics:
+    """What /metrics answers: our families, and prometheus_client's about process and interpreter."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        self._census = Census({}, {})
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+        self._registry.register(self)
+
+    def describe(self) -> list[Metric]:
+        """For the registry, which would collect at once to learn the names."""
+        return []
+
+    def text(self, accept: str = "") -> tuple[bytes, str]:
+        """The exposition in the format that suits the Accept header, and its content type."""
+        self._census = self._sources.census()
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self._registry), content_type
+
+    def collect(self) -> Iterator[Metric]:
+        for family in in_slices(FAMILIES, clock=1):
+            yield self._metric(family)
+
+    def _metric(self, family: Family) -> Metric:
+        rows = family.read(self._sources, self._census)
+        name = PREFIX + family.name
+        if family.kind == HISTOGRAM:
+            histogram = HistogramMetricFamily(name, family.help, labels=family.labels)
+            for labels, value in rows:
+                assert isinstance(value, Histogram)
+                histogram.add_metric(labels, value.cumulative(), value.sum)
+            return histogram
+        kind = CounterMetricFamily if family.kind == COUNTER else GaugeMetricFamily
+        metric = kind(name, family.help, labels=family.labels)
+        for labels, value in rows:
+            assert not isinstance(value, Histogram)
+            metric.add_metric(labels, value)
+        return metric

@@ -1,0 +1,96 @@
+"""The figures' life: measures all the time, serves while metrics_bind_address is set.
+
+A change of the address or the port is felt within a second. An address that cannot be had is no reason for the server
+to leave: it says so in its log and tries again.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+
+import gevent
+
+from l2tpns.lns import Lns
+from l2tpns.monitoring.http import Application, BoundedServer
+from l2tpns.monitoring.samples import PERIOD, Samples
+from l2tpns.monitoring.sources import Sources
+from l2tpns.radius.accounting import Accounting
+from l2tpns.runtime.log import Logger
+from l2tpns.runtime.supervisor import Part
+
+LOOK = 1.0  # seconds between two looks at the configuration
+RETRY = 10.0
+
+
+class Figures:
+    """Owns the meter of the loop's lag, the hour of samples, and the HTTP server."""
+
+    def __init__(self, lns: Lns, accounting: Accounting, log: Logger) -> None:
+        self.sources = Sources(lns, accounting)
+        self.samples = Samples(self.sources)
+        self._log = log
+        self._server: BoundedServer | None = None
+        self._wanted: tuple[str, int] | None = None
+        self._retry_at = 0.0
+        self._parts: list[Part] = []
+
+    def start(self) -> None:
+        self.follow()
+        spawn = self.sources.lns.supervisor.spawn
+        self._parts = [spawn("loop meter", self.sources.lag.run), spawn("figures", self._run)]
+
+    def stop(self) -> None:
+        for part in self._parts:
+            part.stop()
+        self._close()
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Where it is served; None: nowhere."""
+        return None if self._server is None else (self._server.server_host, self._server.server_port)
+
+    def _run(self) -> None:
+        due = monotonic() + PERIOD
+        while True:
+            gevent.sleep(LOOK)
+            try:
+                self.follow()
+                self.sources.problems()
+                if monotonic() >= due:
+                    due += PERIOD * max(1, int((monotonic() - due) / PERIOD) + 1)
+                    self.samples.take()
+            except Exception:  # a mistake here must not end what measures
+                self._log.exception("figures_failed")
+
+    def follow(self) -> None:
+        """Serve where the configuration says, now."""
+        config = self.sources.lns.config
+        address = config.metrics_bind_address
+        wanted = None if address is None else (str(address), config.metrics_port)
+        if self._server is not None and self._server.broken:
+            self._close()
+            self._log.error("figures_not_served", address=f"{address}:{config.metrics_port}", why="the socket failed")
+        if wanted != self._wanted:
+            self._close()
+            self._wanted, self._retry_at = wanted, 0.0
+        if wanted is None or address is None or self._server is not None or monotonic() < self._retry_at:
+            return
+        application = Application(self.sources, self.samples, self._log)
+        server = BoundedServer(wanted, application, self.sources.lns.share, self._log)
+        try:
+            server.start()
+        except OSError as error:
+            if not self._retry_at:
+                self._log.error("figures_not_served", address=f"{wanted[0]}:{wanted[1]}", why=error.strerror)
+            self._retry_at = monotonic() + RETRY
+            return
+        self._server = server
+        self._log.info("figures_served", address=f"{wanted[0]}:{wanted[1]}")
+        if not address.is_loopback:
+            self._log.warning("figures_unprotected", why="whoever reaches metrics_bind_address sees all subscribers")
+
+    def _close(self) -> None:
+        if self._server is not None:
+            server, self._server = self._server, None
+            server.close_all()
+            self._log.info("figures_no_longer_served")

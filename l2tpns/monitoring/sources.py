@@ -1,0 +1,116 @@
+"""What the figures are read from, and what is measured for them only: the census and the event loop's lag."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+
+import gevent
+
+from l2tpns.l2tp.tunnel import TunnelState
+from l2tpns.lns import Lns
+from l2tpns.monitoring.problems import Board, Find, Finding, Problem, failing_parts
+from l2tpns.radius.accounting import Accounting
+from l2tpns.radius.auth import RadiusBackend
+from l2tpns.radius.transport import ServerReport
+from l2tpns.runtime.cooperative import in_slices
+from l2tpns.runtime.counters import Histogram
+
+TUNNEL_STATES = tuple(state.value.lower() for state in TunnelState)
+SESSION_STATES = ("call", "lcp", "authenticate", "network", "online")  # Link.phase
+LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # seconds
+
+
+class LagMeter:
+    """How late the event loop is: what a packet that has arrived waits until somebody can take it."""
+
+    PERIOD = 0.1
+
+    def __init__(self) -> None:
+        self.histogram = Histogram(LAGS)
+        self._worst = 0.0
+
+    def run(self) -> None:
+        """In a greenlet of its own."""
+        loop = gevent.get_hub().loop
+        while True:
+            loop.update_now()  # else the sleep counts from when the loop last looked at the clock
+            before = monotonic()
+            gevent.sleep(self.PERIOD)
+            self.take(max(0.0, monotonic() - before - self.PERIOD))
+
+    def take(self, lag: float) -> None:
+        self.histogram.observe(lag)
+        self._worst = max(self._worst, lag)
+
+    def take_worst(self) -> float:
+        """The worst since the last call."""
+        worst, self._worst = self._worst, 0.0
+        return worst
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """How many tunnels and sessions there are, by state."""
+
+    tunnels: Mapping[str, int]
+    sessions: Mapping[str, int]
+
+
+@dataclass(slots=True)
+class Sources:
+    """Everything that has figures."""
+
+    lns: Lns
+    accounting: Accounting
+    lag: LagMeter = field(default_factory=LagMeter)
+    started: float = field(default_factory=monotonic)
+    board: Board = field(default_factory=Board)
+    finders: list[Find] = field(default_factory=list)  # what else may find that something is wrong
+
+    def census(self) -> Census:
+        """Gives way between slices: 60,000 sessions are not counted at one go."""
+        tunnels = dict.fromkeys(TUNNEL_STATES, 0)
+        tunnels.update(Counter(tunnel.state.value.lower() for tunnel in in_slices(list(self.lns.tunnels.values()))))
+        sessions = dict.fromkeys(SESSION_STATES, 0)
+        sessions.update(Counter(session.phase for session in in_slices(list(self.lns.sessions.values()))))
+        return Census(tunnels, sessions)
+
+    def radius(self) -> Iterator[tuple[str, ServerReport]]:
+        """("auth" or "acct", a server), for each server that is configured now."""
+        backend = self.lns.backend
+        if isinstance(backend, RadiusBackend):
+            yield from (("auth", report) for report in backend.transport.report())
+        yield from (("acct", report) for report in self.accounting.transport.report())
+
+    def problems(self) -> list[Problem]:
+        """What an operator should look at. To be asked often, that it be known since when each stands."""
+        return self.board.look(self._find(), monotonic())
+
+    def _find(self) -> Iterator[Finding]:
+        yield from failing_parts(self.lns.supervisor)
+        for use, report in self.radius():
+            if report.dead:
+                text = f"RADIUS server {report.address} ({use}) is silent"
+                yield Finding("radius_silent", f"{report.address} {use}", text, "see that it runs and may be reached")
+        if self.lns.pool.size and not self.lns.pool.free:
+            text, remedy = "no address of the pool is free", "add addresses to l2tpns.ip_pool, then send SIGHUP"
+            yield Finding("pool_empty", "", text, remedy)
+        if self.accounting.stats.lost:
+            text = "accounting records were lost: the spool was full"
+            yield Finding("accounting_lost", "", text, "mend the RADIUS server: records wait for it on disk")
+        if self.accounting.stats.set_aside:
+            text = "accounting records were set aside, for no server takes them"
+            yield Finding("accounting_set_aside", "", text, "look at the file that the log names, and bill by it")
+        if self.accounting.spool is not None and self.accounting.spool.behind:
+            text = "the disk does not take accounting records: they wait in memory"
+            yield Finding("spool_not_written", "", text, "make room in spool_dir, or mend its disk")
+        if self.lns.journal.failing:
+            text = "the disk does not take the saved state: a crash would cost every session"
+            yield Finding("state_not_written", "", text, "make room in state_dir, or mend its disk")
+        for find in self.finders:
+            yield from find()
+        if self.lns.shutting_down:
+            yield Finding("leaving", "", "the server is shutting down", "wait for the next one")

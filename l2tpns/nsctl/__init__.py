@@ -1,0 +1,1 @@
+"""nsctl: the command line client and the server's side of its packets."""

@@ -1,0 +1,233 @@
+"""nsctl: sends one command to a running l2tpns and says what came back (manual: nsctl; docs/nsctl.md).
+
+It speaks 0x9013, which is UDP: what is not answered is asked again until the time is over, and the server sees to it
+that nothing is done twice. Imports little, so that a script may call it often.
+"""
+
+from __future__ import annotations
+
+import getopt
+import os
+import secrets
+import socket
+import stat
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from l2tpns import __version__
+from l2tpns.errors import ConfigError, L2tpnsError, NoAnswer, WireError
+from l2tpns.proto.nsctl.packet import NOT_AUTHORISED, PORT, UNKNOWN_COMMAND, Packet, Request, Type, decode
+from l2tpns.proto.nsctl.seal import LONGEST_SEALED, NONCE_OCTETS, Direction, Sealed, unseal
+from l2tpns.runtime.text_file import split_lines
+
+USAGE = """\
+usage: nsctl [-d] [-h HOST[:PORT]] [-t SECONDS] [-k FILE] COMMAND [ARGUMENT...]
+       nsctl HOST garden|ungarden SESSION
+
+  -d             show the octets that are sent and received
+  -h HOST[:PORT] the server; 127.0.0.1, port 1702, unless named
+  -t SECONDS     how long to wait for an answer; 2 unless named
+  -k FILE        file with the server's nsctl_secret, which other hosts need; mode 0600
+                 (or the environment's NSCTL_KEY_FILE)
+  --help, --version
+
+Commands are help, load_plugin NAME, unload_plugin NAME, and those of plugins: "nsctl help" lists them.
+
+The exit status is 0 when it was done, 1 when it failed, 2 for a mistake on the command line, 3 when there was no
+answer, 4 when the server refused to listen, 5 when it does not know the command."""
+
+DONE, FAILED, MISTAKE, UNANSWERED, REFUSED, UNKNOWN = range(6)
+KEY_FILE = "NSCTL_KEY_FILE"
+LONGEST_KEY_FILE = 4096  # octets; what follows is not looked at
+SHORTEST_KEY = 16  # octets, as of nsctl_secret
+LONGEST_PATIENCE = 3600.0
+AGAIN = 0.5  # seconds until it is asked again; then 1, and so on
+
+
+class Mistake(L2tpnsError):
+    """Of who has typed the command."""
+
+
+class Refused(L2tpnsError):
+    """The server, or its host, does not want to hear us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line."""
+
+    words: tuple[str, ...]
+    host: str = "127.0.0.1"
+    port: int = PORT
+    patience: float = 2.0
+    key_file: str = ""
+    show_octets: bool = False
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    if "--help" in argv[:1] or "--version" in argv[:1]:
+        print(USAGE if argv[0] == "--help" else f"nsctl {__version__}")
+        return DONE
+    try:
+        options = parse_arguments(argv)
+        answer = ask(options, read_key(options.key_file) if options.key_file else b"")
+    except Mistake as mistake:
+        return complain(str(mistake), MISTAKE)
+    except NoAnswer as silence:
+        return complain(str(silence), UNANSWERED)
+    except Refused as refused:
+        return complain(str(refused), REFUSED)
+    if answer.type == Type.OK:
+        if answer.arguments:
+            print(printable(answer.text))
+        return DONE
+    if answer.text.startswith(UNKNOWN_COMMAND):
+        return complain(answer.text, UNKNOWN)
+    return complain(answer.text, REFUSED if answer.text.startswith(NOT_AUTHORISED) else FAILED)
+
+
+def complain(text: str, status: int) -> int:
+    print(f"nsctl: {printable(text)}", file=sys.stderr)
+    return status
+
+
+# The command line
+
+
+def parse_arguments(argv: Sequence[str]) -> Options:
+    """Raises Mistake."""
+    try:
+        found, words = getopt.getopt(list(argv), "dh:t:k:")
+    except getopt.GetoptError as error:
+        raise Mistake(f"{error}\n{USAGE}") from None
+    options = dict(found)
+    host = options.get("-h", "127.0.0.1")
+    # The manual's form. No server of ours has a command that is followed by one of these words, so it is never another.
+    if len(words) == 3 and words[1] in ("garden", "ungarden") and "-h" not in options:
+        host, *words = words
+    if not words:
+        raise Mistake(f"no command\n{USAGE}")
+    name, colon, port = host.partition(":")
+    if not name or (colon and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) <= 65535)):
+        raise Mistake(f'"{host}" is no HOST or HOST:PORT')
+    return Options(
+        words=tuple(words),
+        host=name,
+        port=int(port) if colon else PORT,
+        patience=_seconds(options.get("-t", "2")),
+        key_file=options.get("-k") or os.environ.get(KEY_FILE, ""),
+        show_octets="-d" in options,
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= LONGEST_PATIENCE:
+        raise Mistake(f'-t: "{text}" is no number of seconds, at most {LONGEST_PATIENCE:.0f}')
+    return seconds
+
+
+def read_key(path: str) -> bytes:
+    """The first line of a file that is its owner's alone. Raises Mistake."""
+    try:
+        with open(path, "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise Mistake(f"{path} is no file")
+            if found.st_mode & 0o077:
+                raise Mistake(f"{path} is open to others: its mode must be 0600")
+            lines = split_lines(file.read(LONGEST_KEY_FILE), path)
+    except OSError as error:
+        raise Mistake(f"{path}: {error.strerror}") from None
+    except ConfigError as error:
+        raise Mistake(str(error)) from None
+    key = lines[0].octets if lines else b""
+    if len(key) < SHORTEST_KEY:
+        raise Mistake(f"{path}: the key is the first line, and has {SHORTEST_KEY} octets at least")
+    return key
+
+
+# Asking
+
+
+def ask(options: Options, key: bytes) -> Packet:
+    """Send the command until there is an answer. Raises Mistake, NoAnswer, Refused."""
+    try:
+        octets = Packet.asking(Request.of(options.words)).encode()
+    except WireError as error:
+        raise Mistake(f"the command is too long: {error}") from None
+    nonce = secrets.token_bytes(NONCE_OCTETS)
+    if key:
+        octets = Sealed(Direction.REQUEST, time.time(), nonce, octets).encode(key)
+    where = f"{options.host}:{options.port}"
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect((options.host, options.port))
+            for heard in _exchange(sock, octets, options):
+                answer = _read(heard, key, nonce)
+                if answer is not None:
+                    return answer
+    except ConnectionRefusedError:
+        raise Refused(f"{where} refuses: nothing listens there") from None
+    except OSError as error:
+        raise NoAnswer(f"{where}: {error.strerror}") from None
+    hint = "; is the key the server's nsctl_secret?" if key else ""
+    if not key and not options.host.startswith(("127.", "localhost")):
+        hint = "; other hosts need its nsctl_secret, see -k"
+    raise NoAnswer(f"no answer from {where} within {options.patience:g} s{hint}")
+
+
+def _exchange(sock: socket.socket, octets: bytes, options: Options) -> Iterator[bytes]:
+    """Whatever comes back, until the time is over."""
+    now = time.monotonic()
+    until, again, wait = now + options.patience, now, AGAIN
+    while now < until:
+        if now >= again:
+            _show(options, "sent", octets)
+            sock.send(octets)
+            again, wait = now + wait, 1.0
+        sock.settimeout(max(min(again, until) - now, 0.001))
+        try:
+            heard = sock.recv(LONGEST_SEALED + 1)
+        except TimeoutError:
+            pass
+        else:
+            _show(options, "received", heard)
+            yield heard
+        now = time.monotonic()
+
+
+def _read(octets: bytes, key: bytes, nonce: bytes) -> Packet | None:
+    """The answer to us, if it is one: the true one may still come after a forged one."""
+    try:
+        if key:
+            sealed = unseal(octets, key)
+            if sealed.direction is not Direction.ANSWER or sealed.nonce != nonce:
+                return None
+            octets = sealed.packet
+        packet = decode(octets)
+    except WireError:
+        return None
+    return packet if isinstance(packet, Packet) and packet.is_answer else None
+
+
+def _show(options: Options, what: str, octets: bytes) -> None:
+    if options.show_octets:
+        print(f"{what} {len(octets)} octets: {octets.hex()}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """A plugin's text may hold names that subscribers chose; none of them steers this terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,407 @@
+"""nsctl's end in the daemon: UDP 1702, where programs ask what operators type elsewhere (manual: nsctl; docs/nsctl.md).
+
+Who is on this machine may ask. A datagram from 127.0.0.0/8 cannot have come from outside: the kernel drops such as
+martians, unless route_localnet was switched on. Who is elsewhere needs nsctl_secret; without it nothing is answered.
+
+It knows load_plugin, unload_plugin and help; everything else is the plugins'. Each request has a greenlet of its own,
+since a plugin may wait, and none is obeyed twice because its answer was late or lost. Beyond the usual numbers there is
+room for a local user, or another host, that has not taken a quarter of them already: none locks out the others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from itertools import islice
+from math import inf
+from time import monotonic
+from typing import Any, Protocol
+
+import gevent
+from gevent import socket
+from gevent.socket import wait_read
+
+from l2tpns.config.settings import Config
+from l2tpns.config.value_types import printable
+from l2tpns.errors import L2tpnsError, refused
+from l2tpns.proto.nsctl.packet import NOT_AUTHORISED, UNKNOWN_COMMAND, AnyPacket, Malformed, Request, Verb, decode
+from l2tpns.proto.nsctl.seal import LONGEST_SEALED, WINDOW, Direction, Forged, Sealed, is_sealed, unseal
+from l2tpns.runtime.awake import AwakeClock
+from l2tpns.runtime.counters import Counters
+from l2tpns.runtime.log import Logger
+from l2tpns.runtime.share import Share
+from l2tpns.runtime.supervisor import Part, Supervisor
+from l2tpns.system.socket_owner import owner_of
+
+Peer = tuple[str, int]
+
+LOOPBACK = "127.0.0.1"
+BATCH = 16  # datagrams in one turn
+REST = 1.0  # seconds after an error of the socket
+MOST_AT_ONCE = 32  # requests that run
+REPEATED = 2.0  # seconds that an answer is repeated to who asks again: the client's patience
+MOST_KEPT = 1024  # exchanges of the last REPEATED seconds
+NONCES_KEPT = 2 * WINDOW + 1.0  # seconds: a request from the edge of the window comes back at its other edge
+MOST_NONCES = 10_000  # 160 requests a second from other hosts
+CONTROL_SECONDS = 60.0  # for a plugin's answer
+SHARE_OWNER = "nsctl"
+PRIVATE = frozenset({"snoop", "unsnoop"})  # commands that say who is intercepted: only the audit log may tell
+FAILED = "an error of this server; its log has the details"
+HELP = (
+    "help - what there is",
+    "load_plugin NAME - load a plugin",
+    "unload_plugin NAME - remove a plugin",
+)
+
+
+class Plugins(Protocol):
+    """What l2tpns/plugins/manager.py offers here. load and remove raise PluginError with a message for the operator."""
+
+    def load(self, name: str) -> None: ...
+
+    def remove(self, name: str) -> None: ...
+
+    def control(
+        self, words: list[str], source: Peer, *, packet: bytes, kind: int, id: int
+    ) -> tuple[bool, str] | None: ...
+
+    def control_help(self) -> list[str]: ...
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request, where its answer goes, and the answer, once there is one."""
+
+    sock: Any
+    source: Peer
+    octets: bytes
+    key: bytes = b""  # and
+    nonce: bytes = b""  # if it came sealed
+    answer: bytes = b""
+    until: float = inf  # when it may be forgotten
+    owner: str = ""  # where it comes from, once half of the places are taken
+
+    @property
+    def peer(self) -> str:
+        return f"{self.source[0]}:{self.source[1]}"
+
+    def send(self) -> None:
+        try:
+            self.sock.sendto(self.answer, self.source)
+        except OSError:
+            pass  # the client asks again, or has gone
+
+
+class Exchanges:
+    """Those that run and those of late, by who asked or by nonce."""
+
+    def __init__(self, keep: float, most: int) -> None:
+        self._keep = keep
+        self._most = most
+        self._latest: dict[Peer | bytes, Exchange] = {}
+
+    def __len__(self) -> int:
+        return len(self._latest)
+
+    def find(self, name: Peer | bytes) -> Exchange | None:
+        # In the order of their ends, but for those that run: not more than MOST_AT_ONCE stand before the oldest.
+        now = monotonic()
+        first = islice(self._latest.items(), 2 * MOST_AT_ONCE)
+        for stale in [name for name, exchange in first if exchange.until <= now]:
+            del self._latest[stale]
+        return self._latest.get(name)
+
+    def full_for(self, exchange: Exchange) -> bool:
+        return full_for(exchange, self._latest.values(), self._most)
+
+    @property
+    def crowded(self) -> bool:
+        return 2 * len(self._latest) >= self._most
+
+    def begin(self, name: Peer | bytes, exchange: Exchange) -> None:
+        self._latest.pop(name, None)
+        self._latest[name] = exchange
+
+    def end(self, name: Peer | bytes, exchange: Exchange) -> None:
+        if self._latest.get(name) is exchange:
+            exchange.until = monotonic() + self._keep
+            self.begin(name, exchange)
+
+
+def full_for(exchange: Exchange, held: Collection[Exchange], most: int) -> bool:
+    """Whether there is no place for this one among `held`."""
+    if len(held) < most:
+        return False
+    return len(held) >= 2 * most or sum(other.owner == exchange.owner for other in held) >= most // 4
+
+
+class NsctlServer:
+    """One for the daemon. Follows nsctl_bind_address and nsctl_port."""
+
+    def __init__(
+        self,
+        config: Config,
+        counters: Counters,
+        plugins: Plugins,
+        log: Logger,
+        clock: Callable[[], float] = time.time,
+        share: Share | None = None,
+        supervisor: Supervisor | None = None,
+        awake: AwakeClock | None = None,
+    ) -> None:
+        self._share = share or Share()
+        self._supervisor = supervisor or Supervisor(log)
+        self._awake = awake or AwakeClock()
+        self._config = config
+        self._counters = counters
+        self._plugins = plugins
+        self._log = log
+        self._clock = clock
+        self._sockets: dict[Peer, Any] = {}  # by what the configuration says
+        self._readers: dict[Peer, Part] = {}
+        self._running: dict[Any, Exchange] = {}  # by greenlet
+        self._recent = Exchanges(REPEATED, MOST_KEPT)
+        self._nonces = Exchanges(NONCES_KEPT, MOST_NONCES)
+        # Nonces do not outlive the process: what was sealed before it began could be a replay.
+        self._not_before = clock()
+        self._reading = False
+
+    # Sockets
+
+    def follow(self) -> None:
+        """Have the ports that the configuration names, loopback's besides. ConfigError leaves all as it was."""
+        address, port = self._config.nsctl_bind_address, self._config.nsctl_port
+        hosts = () if address is None else (str(address),) if address.is_loopback else (str(address), LOOPBACK)
+        wanted = [(host, port) for host in hosts]
+        fresh: dict[Peer, Any] = {}
+        try:
+            for each in wanted:
+                if each not in self._sockets:
+                    fresh[each] = sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                    sock.bind(each)
+        except OSError as error:
+            for sock in fresh.values():
+                sock.close()
+            why = f"nsctl cannot listen on {each[0]}:{port}: {error.strerror}"
+            raise refused(error.errno, why) from None
+        for each in set(self._sockets) - set(wanted):
+            self._close(each)
+        for each, sock in fresh.items():
+            self._sockets[each] = sock
+            self._log.info("nsctl_listens", address=f"{each[0]}:{port}")
+        if self._reading:
+            self.start()
+
+    def start(self) -> None:
+        """Obey, from now on."""
+        self._reading = True
+        for address, sock in self._sockets.items():
+            if address not in self._readers:
+                self._readers[address] = self._supervisor.spawn("nsctl reader", self._read, sock)
+
+    @property
+    def addresses(self) -> list[Peer]:
+        return [sock.getsockname() for sock in self._sockets.values()]
+
+    def stop(self) -> None:
+        """Close the port. What still runs is broken off."""
+        for each in list(self._sockets):
+            self._close(each)
+        gevent.killall(list(self._running))
+
+    def _close(self, address: Peer) -> None:
+        if address in self._readers:
+            self._readers.pop(address).stop()
+        self._sockets.pop(address).close()
+
+    def _read(self, sock: Any) -> None:
+        sock.setblocking(False)
+        while True:
+            wait_read(sock.fileno())
+            self._share.turn(SHARE_OWNER)
+            try:
+                self._drain(sock)
+            except OSError as error:
+                self._log.provoked("nsctl_read_failed", why=error.strerror)
+                gevent.sleep(REST)
+            except Exception:  # our mistake: the next request may be another
+                self._log.exception("nsctl_failed")
+
+    def _drain(self, sock: Any) -> None:
+        for _ in range(BATCH):
+            try:
+                octets, source = sock.recvfrom(LONGEST_SEALED + 1)
+            except BlockingIOError:
+                return
+            self.on_datagram(sock, octets, source)
+            if not self._share.open:
+                return
+
+    # Who may ask
+
+    def on_datagram(self, sock: Any, octets: bytes, source: Peer) -> None:
+        """Does not wait."""
+        exchange = Exchange(sock, source, octets)
+        if is_sealed(octets):
+            self._on_sealed(exchange)
+        elif not source[0].startswith("127."):
+            self._refuse(exchange, "from another host, and not sealed with nsctl_secret")
+        else:
+            earlier = self._recent.find(source)
+            if earlier is None or earlier.octets != octets:
+                self._take(exchange, octets, self._recent, source)
+            elif earlier.answer:
+                earlier.send()
+
+    def _on_sealed(self, exchange: Exchange) -> None:
+        key = self._config.nsctl_secret_octets
+        if not key:
+            self._refuse(exchange, "sealed, and there is no nsctl_secret")
+            return
+        try:
+            sealed = unseal(exchange.octets, key)
+        except Forged as forged:
+            self._refuse(exchange, str(forged))
+            return
+        except Malformed as malformed:
+            self._malformed(exchange, malformed)
+            return
+        if sealed.direction is not Direction.REQUEST:
+            self._refuse(exchange, "an answer, sent as a request")
+            return
+        exchange.key, exchange.nonce = key, sealed.nonce
+        earlier = self._nonces.find(sealed.nonce)
+        if earlier is None:
+            self._take(exchange, sealed.packet, self._nonces, sealed.nonce, self._out_of_time(sealed.time))
+        elif (earlier.source, earlier.octets) != (exchange.source, exchange.octets):
+            self._refuse(exchange, "replayed")
+        elif earlier.answer:  # the client that asked again: the answer goes to nobody else
+            earlier.send()
+
+    def _out_of_time(self, sealed_at: float) -> str:
+        """Why a request with the right key is not obeyed; else nothing."""
+        late = self._clock() - sealed_at
+        if abs(late) > WINDOW:
+            return f"{NOT_AUTHORISED}: the clocks differ by {abs(late):.0f} s, {WINDOW:.0f} are allowed"
+        if sealed_at < self._not_before:
+            return f"{NOT_AUTHORISED}: sealed before the server started, or before its clock was set back"
+        # Should our clock be set back, what was accepted before must not come into the window again.
+        self._not_before = max(self._not_before, sealed_at - 2 * WINDOW)
+        return ""
+
+    # Requests
+
+    def _take(
+        self, exchange: Exchange, octets: bytes, exchanges: Exchanges, name: Peer | bytes, refusal: str = ""
+    ) -> None:
+        """Somebody who may ask has sent this."""
+        self._counters.nsctl_requests += 1
+        try:
+            packet = decode(octets)
+            if packet.is_answer:
+                raise Malformed("an answer, sent as a request")  # never answered: two servers would go on for ever
+            request = packet.request()
+        except Malformed as malformed:
+            self._malformed(exchange, malformed)
+            return
+        if 2 * len(self._running) >= MOST_AT_ONCE or exchanges.crowded:
+            exchange.owner = self._owner(exchange)
+        full = full_for(exchange, self._running.values(), MOST_AT_ONCE) or exchanges.full_for(exchange)
+        if not refusal and full:
+            refusal = "too many requests: try again later"
+        if refusal:
+            self._refuse(exchange, refusal)
+            self._answer(exchange, packet, False, refusal)
+            return
+        exchanges.begin(name, exchange)
+        greenlet = gevent.spawn(self._serve, exchange, packet, request, exchanges, name)
+        self._running[greenlet] = exchange
+        greenlet.rawlink(lambda ended: self._running.pop(ended, None))
+
+    def _owner(self, exchange: Exchange) -> str:
+        """The local user, or the other host."""
+        ours = [sock.getsockname() for sock in self._sockets.values() if sock is exchange.sock]
+        return owner_of(exchange.source, ours[0], socket.IPPROTO_UDP) if ours else exchange.source[0]
+
+    def _serve(
+        self, exchange: Exchange, packet: AnyPacket, request: Request, exchanges: Exchanges, name: Peer | bytes
+    ) -> None:
+        try:
+            ok, text = self._obey(packet, request, exchange)
+        except Exception:
+            self._log.exception("nsctl_failed", peer=exchange.peer, command=request.name)
+            ok, text = False, FAILED
+        except BaseException:  # it is broken off: the client may ask again
+            exchanges.end(name, exchange)
+            raise
+        self._answer(exchange, packet, ok, text)
+        exchanges.end(name, exchange)
+
+    def _obey(self, packet: AnyPacket, request: Request, exchange: Exchange) -> tuple[bool, str]:
+        match request.verb:
+            case Verb.HELP:
+                return True, "\n".join((*HELP, *self._plugins.control_help()))
+            case Verb.CONTROL if not request.words:
+                return False, "no command given"
+            case Verb.CONTROL:
+                answer = self._control(packet, request, exchange)
+            case _:
+                answer = self._load_or_remove(request)
+        if answer is None:
+            command = request.name if request.name in PRIVATE else str(request)
+            self._log.provoked("nsctl_unknown_command", peer=exchange.peer, command=command)
+            return False, f'{UNKNOWN_COMMAND} "{printable(request.name)}": no plugin that is loaded knows it'
+        ok, text = answer
+        text = text or ("" if ok else "the command failed")
+        result, why = ("ok", "") if ok else ("failed", text)
+        if request.name in PRIVATE:
+            self._log.secret_audit("nsctl_command", peer=exchange.peer, command=str(request), result=result, why=why)
+        else:
+            self._log.audit("nsctl_command", peer=exchange.peer, command=str(request), result=result, why=why)
+        return ok, text
+
+    def _control(self, packet: AnyPacket, request: Request, exchange: Exchange) -> tuple[bool, str] | None:
+        octets, words = packet.encode(), list(request.words)
+        patience: gevent.Timeout | None = None
+        try:
+            with self._awake.timeout(CONTROL_SECONDS) as patience:
+                return self._plugins.control(words, exchange.source, packet=octets, kind=packet.type, id=packet.id)
+        except gevent.Timeout as over:
+            if over is not patience:  # a plugin's own, which it has let go
+                self._log.exception("nsctl_failed", peer=exchange.peer, command=request.name)
+                return False, FAILED
+            return False, f"given up after {CONTROL_SECONDS:.0f} s"
+
+    def _load_or_remove(self, request: Request) -> tuple[bool, str]:
+        if len(request.words) != 1:
+            return False, f"{request.verb.value} needs the name of one plugin"
+        (name,) = request.words
+        try:
+            if request.verb is Verb.LOAD:
+                self._plugins.load(name)
+                return True, f"plugin {name} loaded"
+            self._plugins.remove(name)
+            return True, f"plugin {name} removed"
+        except L2tpnsError as error:
+            return False, str(error)
+
+    # Answers
+
+    def _answer(self, exchange: Exchange, packet: AnyPacket, ok: bool, text: str) -> None:
+        octets = packet.answer(ok, text).encode()
+        if exchange.key:
+            octets = Sealed(Direction.ANSWER, self._clock(), exchange.nonce, octets).encode(exchange.key)
+        exchange.answer = octets
+        exchange.send()
+
+    def _refuse(self, exchange: Exchange, why: str) -> None:
+        self._counters.nsctl_refused += 1
+        self._log.provoked("nsctl_refused", peer=exchange.peer, why=why)
+
+    def _malformed(self, exchange: Exchange, malformed: Malformed) -> None:
+        """Said to who may ask, unless it is an answer itself."""
+        self._counters.nsctl_malformed += 1
+        self._log.provoked("nsctl_malformed", peer=exchange.peer, why=str(malformed))
+        if malformed.packet is not None and not malformed.packet.is_answer:
+            self._answer(exchange, malformed.packet, False, str(malformed))

@@ -1,0 +1,257 @@
+"""What a plugin sees of a session, and may do with it: a view, made for one plugin, that owns nothing.
+
+A view stays true as long as the session lives (`alive`); what is asked of one that has ended is a PluginError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from typing import TYPE_CHECKING
+
+from l2tpns import causes
+from l2tpns.causes import SessionEnded
+from l2tpns.errors import PluginError
+from l2tpns.policy.model import PolicyError, Sink
+
+if TYPE_CHECKING:
+    from l2tpns.subscriber.session import Session as CoreSession
+
+LONGEST_REASON = 200
+
+
+class Session:
+    """One session, as one plugin may use it."""
+
+    __slots__ = ("_by", "_session")
+
+    def __init__(self, session: CoreSession, by: str) -> None:
+        self._session = session
+        self._by = by
+
+    def __repr__(self) -> str:
+        return f"<session {self.id} of {self.user!r}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Session) and other._session is self._session
+
+    def __hash__(self) -> int:
+        return hash(self._session)
+
+    # What it is
+
+    @property
+    def id(self) -> int:
+        """Our id."""
+        return self._session.id
+
+    @property
+    def tunnel(self) -> int:
+        """Our id of its tunnel."""
+        return self._session.tunnel.id
+
+    @property
+    def lac(self) -> str:
+        """The LAC's address."""
+        return self._session.tunnel.peer[0]
+
+    @property
+    def lac_name(self) -> str:
+        """The LAC's host name."""
+        return self._session.tunnel.host
+
+    @property
+    def user(self) -> str:
+        """The subscriber's name; empty before it has told it."""
+        return self._session.user
+
+    @property
+    def calling(self) -> str:
+        """Calling number."""
+        return self._session.calling
+
+    @property
+    def called(self) -> str:
+        """Called number."""
+        return self._session.called
+
+    @property
+    def address(self) -> IPv4Address | None:
+        """The subscriber's address, None before it has one."""
+        return self._session.address
+
+    @property
+    def routes(self) -> tuple[IPv4Network, ...]:
+        """Framed routes."""
+        profile = self._session.profile
+        return tuple(route.prefix for route in profile.routes) if profile is not None else ()
+
+    @property
+    def acct_session_id(self) -> str:
+        """Acct-Session-Id."""
+        return self._session.acct_session_id
+
+    @property
+    def alive(self) -> bool:
+        """It has not ended."""
+        return self._session.lns.sessions.get(self._session.id) is self._session
+
+    @property
+    def online(self) -> bool:
+        """It carries traffic."""
+        return bool(self._session.online_since)
+
+    @property
+    def opened(self) -> float:
+        """Unix time when it came online; 0.0 before."""
+        return self._session.opened_wall
+
+    @property
+    def rx_speed(self) -> int:
+        """bit/s from the subscriber, as the LAC says or a plugin has set it; 0: unknown. May be set."""
+        return self._session.rx_speed
+
+    @rx_speed.setter
+    def rx_speed(self, speed: int) -> None:
+        self._living().rx_speed = _speed(speed)
+
+    @property
+    def tx_speed(self) -> int:
+        """bit/s to the subscriber. May be set."""
+        return self._session.tx_speed
+
+    @tx_speed.setter
+    def tx_speed(self, speed: int) -> None:
+        self._living().tx_speed = _speed(speed)
+
+    @property
+    def traffic(self) -> tuple[int, int, int, int]:
+        """Octets and packets from the subscriber, octets and packets to the subscriber."""
+        session = self._session
+        session.lns.plane.refresh(session.path)
+        path = session.path
+        return path.in_octets, path.in_packets, path.out_octets, path.out_packets
+
+    # Its policy
+
+    @property
+    def rate_in(self) -> int:
+        """kbit/s from the subscriber that throttling lets pass; 0: not throttled."""
+        return self._session.policy.rate_in
+
+    @property
+    def rate_out(self) -> int:
+        """kbit/s to the subscriber that throttling lets pass; 0: not throttled."""
+        return self._session.policy.rate_out
+
+    @property
+    def garden(self) -> str:
+        """Name of the walled garden that it is in; empty: none."""
+        return self._session.policy.garden
+
+    @property
+    def sink(self) -> tuple[IPv4Address, int] | None:
+        """Where copies of its packets go; None: nowhere."""
+        sink = self._session.lns.snoop.where(self._session.policy.sink)
+        return None if sink is None else (sink.address, sink.port)
+
+    def throttle(self, rate_in: int | None = None, rate_out: int | None = None) -> None:
+        """Slow it down, kbit/s; None keeps what there is, two of them mean throttle_speed."""
+        for rate in (rate_in, rate_out):
+            if rate is not None and type(rate) is not int:
+                raise TypeError(f"{rate!r:.40} is no rate: a whole number of kbit/s, or None")
+        with self._asking() as session:
+            session.lns.throttle.set(session, rate_in, rate_out, by=self._by)
+
+    def unthrottle(self) -> None:
+        """Full speed again, both ways."""
+        with self._asking() as session:
+            session.lns.throttle.clear(session, by=self._by)
+
+    def enter_garden(self, name: str = "garden") -> None:
+        """Into a walled garden. The first one of a name is built for it, which may wait."""
+        _text(name)
+        with self._asking() as session:
+            session.lns.gardens.enter(session, name, by=self._by)
+
+    def leave_garden(self, user: str = "") -> None:
+        """Out of the walled garden, as if it had just logged in, perhaps under another name. May wait."""
+        _text(user)
+        with self._asking() as session:
+            session.lns.gardens.leave(session, user=user, by=self._by)
+
+    def snoop(self, address: IPv4Address | str | None = None, port: int = 0, *, by: str = "") -> None:
+        """Copy its packets there; without an address to snoop_host and snoop_port. `by`: who wants that, for the
+        audit log, the only one that may tell."""
+        by = by or self._by
+        with self._asking() as session:
+            try:
+                sink = None if address is None else _sink(address, port)
+            except PluginError as error:
+                session.lns.snoop.refuse(session, str(error), by=by)
+            session.lns.snoop.start(session, sink, by=by)
+
+    def unsnoop(self, *, by: str = "") -> None:
+        """Copy nothing any more."""
+        with self._asking() as session:
+            session.lns.snoop.stop(session, by=by or self._by)
+
+    # Its end, its accounting
+
+    def drop(self, reason: str = "") -> None:
+        """End it in good order: as soon as it has done what it is doing. `reason` is for the LAC and the log."""
+        self._living().end(causes.ADMIN_DROP, text=_reason(reason))
+
+    def kill(self, reason: str = "") -> None:
+        """End it now, whatever it is doing, even if it waits for a plugin."""
+        session = self._living()
+        if session.phase == "call" or session.greenlet is None:
+            session.end(causes.ADMIN_DROP, text=_reason(reason))  # it has hardly begun
+        elif not session.releasing:
+            session.greenlet.kill(SessionEnded(causes.ADMIN_DROP, text=_reason(reason)), block=False)
+
+    def account(self) -> None:
+        """Write an interim accounting record."""
+        session = self._living()
+        if not session.online_since:
+            raise PluginError(f"session {session.id} is not online")
+        session.lns.accounting.interim(session.accounted("interim"))
+
+    def _living(self) -> CoreSession:
+        if not self.alive:
+            raise PluginError(f"session {self._session.id} has ended")
+        return self._session
+
+    @contextmanager
+    def _asking(self) -> Iterator[CoreSession]:
+        """What a part of the server refuses is told as a PluginError."""
+        try:
+            yield self._living()
+        except PolicyError as error:
+            raise PluginError(str(error)) from error
+
+
+def _speed(speed: int) -> int:
+    if type(speed) is not int or not 0 <= speed < 2**32:
+        raise ValueError(f"{speed!r} is no speed in bit/s")
+    return speed
+
+
+def _text(text: str) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r:.40} is no text")
+
+
+def _reason(text: str) -> str:
+    return str(text)[:LONGEST_REASON]
+
+
+def _sink(address: IPv4Address | str, port: int) -> Sink:
+    try:
+        sink = Sink(IPv4Address(address), int(port))
+    except (AddressValueError, ValueError):
+        raise PluginError(f"{address!s:.40} {port!s:.10} is no address and port") from None
+    if not 0 < sink.port < 65536:
+        raise PluginError(f"{sink.port} is no port")
+    return sink

@@ -1,0 +1,1 @@
+"""What is imposed on a session from outside: rates, walled gardens, filters, interception."""

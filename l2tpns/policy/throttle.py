@@ -1,0 +1,235 @@
+"""Throttling: how fast a session may be, each way (manual: Throttling; docs/throttling.md).
+
+What goes to the subscriber waits in a class of the kernel's HTB (system/shaping.py), its framed routes' packets with
+its own; what comes from it is policed in the data path (dataplane/policer.py). Rates are in kbit/s, of IP packets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from ipaddress import IPv4Network
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import gevent
+from gevent.lock import RLock
+
+from l2tpns.config.value_types import printable
+from l2tpns.dataplane.policer import Police
+from l2tpns.policy.model import PolicyError
+from l2tpns.system.shaping import Shaped, Shaper, ShapingError, handle
+
+if TYPE_CHECKING:
+    from l2tpns.lns import Lns
+    from l2tpns.subscriber.session import Session
+
+FASTEST = 10_000_000  # kbit/s
+CHUNK = 20  # buckets made before others get their turn
+
+
+class Throttle:
+    """One for the Lns."""
+
+    def __init__(self, lns: Lns) -> None:
+        self._lns = lns
+        self._shaper: Shaper | None = None
+        self._buckets: dict[Session, tuple[int, tuple[IPv4Network, ...]]] = {}
+        self._lock = RLock()  # the kernel may make us wait: meanwhile a session may end, or be throttled by another
+
+    # What operators, RADIUS and plugins want
+
+    def set(self, session: Session, rate_in: int | None = None, rate_out: int | None = None, *, by: str) -> None:
+        """Rates in kbit/s, 0 for no limit that way; None keeps what there is, two of them mean throttle_speed."""
+        if rate_in is None and rate_out is None:
+            rate_in = rate_out = self.default()
+        policy = session.policy
+        rates = (
+            policy.rate_in if rate_in is None else rate_in,
+            policy.rate_out if rate_out is None else rate_out,
+        )
+        if not all(0 <= rate <= FASTEST for rate in rates):
+            raise PolicyError(f"a rate is a number of kbit/s, {FASTEST} at most")
+        self._become(session, *rates)
+        if any(rates):
+            session.log.info("throttled", user=session.user, by=by, **self._facts(session))
+
+    def clear(self, session: Session, *, by: str) -> None:
+        """At full speed again; nothing happens to one who is."""
+        if is_throttled(session):
+            self._become(session, 0, 0)
+            session.log.info("unthrottled", user=session.user, by=by)
+
+    def default(self) -> int:
+        """The rate where nobody names one."""
+        if not self._lns.config.throttle_speed:
+            raise PolicyError("throttle_speed is 0: set it first, or name a rate")
+        return self._lns.config.throttle_speed
+
+    def bucket(self, session: Session) -> str | None:
+        """The HTB class of a session, as tc writes it (manual: Filter Bucket)."""
+        held = self._buckets.get(session)
+        return None if held is None else handle(held[0])
+
+    @property
+    def buckets(self) -> int:
+        """How many are in use."""
+        return len(self._buckets)
+
+    # The life of sessions
+
+    def begin(self, session: Session) -> None:
+        if is_throttled(session):
+            self._enforce(session)
+            if self._shaper is not None:  # else it was taken up again, and nothing is new
+                session.log.info("throttled", user=session.user, by="login", **self._facts(session))
+
+    def finish(self, session: Session) -> None:
+        with self._lock:
+            self._unpolice(session)
+            self._release(session)
+
+    # The kernel
+
+    def start(self, shaper: Shaper) -> None:
+        """From now on there is one who shapes; sessions that were taken up again get their buckets one by one."""
+        waiting = [session for session in self._lns.sessions.values() if session.policy.rate_out]
+        try:
+            shaper.start(bool(self._lns.config.throttle_speed or waiting))
+        except ShapingError as error:
+            self._lns.log.error("throttling_impaired", why=str(error))
+        self._shaper = shaper
+        if waiting:
+            gevent.spawn(self._catch_up, waiting)
+
+    def move(self, device: int) -> None:
+        """The tun device was deleted, and this is the new one: who was throttled is throttled there."""
+        if self._shaper is None:
+            return
+        rates = [(bucket, session.policy.rate_out) for session, (bucket, _) in self._buckets.items()]
+        try:
+            self._shaper.move(device, rates)
+        except ShapingError as error:
+            self._lns.log.error("throttling_impaired", why=str(error))
+
+    def stop(self) -> None:
+        """Leave nothing in the kernel."""
+        if self._shaper is None:
+            return
+        shaper, self._shaper = self._shaper, None
+        self._buckets.clear()
+        try:
+            shaper.stop()
+        except ShapingError as error:
+            self._lns.log.error("throttling_impaired", why=str(error))
+
+    def restore_queues(self) -> list[str]:
+        """Put back the queues of the tun device if they are gone. Return what was missing, in words."""
+        return [] if self._shaper is None else self._shaper.restore_queues()
+
+    def _catch_up(self, sessions: list[Session]) -> None:
+        for number, session in enumerate(sessions):
+            if session.online_since:
+                self._enforce(session)
+            if number % CHUNK == CHUNK - 1:
+                gevent.sleep(0.001)
+
+    def _become(self, session: Session, rate_in: int, rate_out: int) -> None:
+        """Have these rates, or PolicyError and those of before."""
+        with self._lock:
+            if session.online_since:
+                self._shape(session, rate_out)
+                self._police(session, rate_in)
+            session.policy = replace(session.policy, rate_in=rate_in, rate_out=rate_out)
+            if session.online_since:
+                self._lns.journal.session(session)
+
+    def _enforce(self, session: Session) -> None:
+        """Make it so, as far as it can be had."""
+        with self._lock:
+            if not session.online_since:
+                return  # it has ended while we waited
+            policy = session.policy
+            self._police(session, policy.rate_in)
+            try:
+                self._shape(session, policy.rate_out)
+            except PolicyError as error:
+                session.log.error("throttle_refused", user=session.user, rate_out=policy.rate_out, why=str(error))
+
+    def _police(self, session: Session, rate: int) -> None:
+        path = session.path
+        if rate == (path.police.rate if path.police is not None else 0):
+            return
+        if not rate:
+            self._unpolice(session)
+        elif path.police is not None:
+            path.police.change(rate)
+        else:
+            path.police = Police(rate, monotonic())
+        self._lns.plane.changed(path)
+
+    def _unpolice(self, session: Session) -> None:
+        police, session.path.police = session.path.police, None
+        if police is not None:
+            police.end(carried=session.path.online)
+
+    def _shape(self, session: Session, rate: int) -> None:
+        shaper, held = self._shaper, self._buckets.get(session)
+        if shaper is None:
+            return
+        if not rate:
+            self._release(session)
+            return
+        try:
+            if held is not None:
+                if rate != session.policy.rate_out:
+                    shaper.change(held[0], rate)
+                return
+            most = self._lns.config.throttle_buckets
+            if len(self._buckets) >= most:
+                raise PolicyError(f"all throttle_buckets are in use ({most})")
+            assert session.address is not None
+            networks = tuple(dict.fromkeys((IPv4Network(session.address), *session.path.routes)))
+            bucket = shaper.shape(Shaped(rate, networks))
+        except ShapingError as error:
+            raise PolicyError(f"throttling cannot be had: {error}") from None
+        self._buckets[session] = bucket, networks
+
+    def _release(self, session: Session) -> None:
+        held = self._buckets.pop(session, None)
+        if held is None or self._shaper is None:
+            return
+        try:
+            self._shaper.release(*held)
+        except ShapingError as error:
+            session.log.error("throttling_impaired", user=session.user, why=str(error))
+
+    def _facts(self, session: Session) -> dict[str, object]:
+        policy = session.policy
+        return {"rate_in": policy.rate_in, "rate_out": policy.rate_out, "bucket": self.bucket(session)}
+
+
+def parse_rates(words: Sequence[str]) -> tuple[int | None, int | None]:
+    """`RATE`, `in RATE`, `out RATE`, several of them, or nothing: rates in and out for Throttle.set. PolicyError."""
+    if len(words) == 1:
+        rate = parse_rate(words[0])
+        return rate, rate
+    rates: dict[str, int | None] = {"in": None, "out": None}
+    if len(words) % 2:
+        raise PolicyError("rates are RATE, in RATE, out RATE, or in RATE out RATE")
+    for direction, rate_word in zip(words[::2], words[1::2], strict=True):
+        if direction not in rates:
+            raise PolicyError(f'"{printable(direction)}" is neither in nor out')
+        rates[direction] = parse_rate(rate_word)
+    return rates["in"], rates["out"]
+
+
+def parse_rate(word: str) -> int:
+    """kbit/s, not 0. PolicyError."""
+    if not (word.isascii() and word.isdigit() and len(word) <= 8 and 0 < int(word) <= FASTEST):
+        raise PolicyError(f'"{printable(word)}" is no rate: 1 to {FASTEST} kbit/s')
+    return int(word)
+
+
+def is_throttled(session: Session) -> bool:
+    return bool(session.policy.rate_in or session.policy.rate_out)

@@ -1,0 +1,1 @@
+"""RFC 2661: headers, AVPs, messages and their reliable delivery. Pure."""

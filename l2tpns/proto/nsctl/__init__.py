@@ -1,0 +1,1 @@
+"""The nsctl packet formats and their authentication. Pure."""

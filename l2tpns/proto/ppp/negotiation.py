@@ -1,0 +1,437 @@
+"""What LCP and every NCP have in common: the packets of RFC 1661 section 5 around the automaton of section 4.
+
+A protocol of its own says which options it wants and what it thinks of the peer's. Works alike for both ends. Does not
+add the PPP protocol field. `send` and `notify` must not call back into `receive` of the same object; `open` and `close`
+are welcome from `notify`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from l2tpns.errors import WireError
+from l2tpns.proto.ppp.automaton import ASKING, Automaton, Event, Notice, State, Timers
+from l2tpns.proto.ppp.frame import DEFAULT_MRU, PACKET_HEADER, build_packet, cut_text, parse_packet
+from l2tpns.proto.ppp.names import option_name, option_names
+from l2tpns.proto.ppp.options import HEADER_SIZE, Option, build_options, parse_options
+
+Random = Callable[[int], bytes]
+PATIENCE = 3  # times Max-Failure: how many objections there may be before the negotiation is given up
+MOST_WISHES = 16  # of the peer's that are remembered
+
+__all__ = ["Code", "ControlProtocol", "Impasse", "Notice", "Random", "State", "Timers"]
+
+
+class Code(IntEnum):
+    """RFC 1661 section 5; 12 and 13 from RFC 1570."""
+
+    CONFIGURE_REQUEST = 1
+    CONFIGURE_ACK = 2
+    CONFIGURE_NAK = 3
+    CONFIGURE_REJECT = 4
+    TERMINATE_REQUEST = 5
+    TERMINATE_ACK = 6
+    CODE_REJECT = 7
+    PROTOCOL_REJECT = 8
+    ECHO_REQUEST = 9
+    ECHO_REPLY = 10
+    DISCARD_REQUEST = 11
+    IDENTIFICATION = 12
+    TIME_REMAINING = 13
+
+
+@dataclass(frozen=True, slots=True)
+class Impasse:
+    """Why a negotiation cannot come to an agreement: what the peer insists on, and what it was offered."""
+
+    types: frozenset[int]  # of the options that are in dispute
+    insists: tuple[str, ...]
+    offered: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()  # what the peer has to name and never did
+
+    def words(self, peer: str) -> str:
+        parts = []
+        if self.insists:
+            parts.append(f"insists on {', '.join(self.insists)}")
+        elif self.missing:
+            parts.append(f"asks for no {', '.join(self.missing)}")
+        if self.offered:
+            parts.append(f"was offered {', '.join(self.offered)}")
+        return f"{peer} " + " and ".join(parts)
+
+
+class ControlProtocol(Automaton):
+    """One side of one negotiation."""
+
+    __slots__ = (
+        "_awaiting",
+        "_identifier",
+        "_last_identifier",
+        "_naks_received",
+        "_naks_sent",
+        "_objected",
+        "_objections_heard",
+        "_reason",
+        "_rejected",
+        "_rejects_sent",
+        "_request",
+        "_terminate_identifier",
+        "dropped",
+        "impasse",
+        "notify",
+        "peer_mru",
+        "proposed",
+        "random",
+        "refused",
+        "send",
+    )
+
+    protocol: int  # the PPP protocol number, of the class
+
+    def __init__(
+        self,
+        send: Callable[[bytes], None],
+        notify: Callable[[Notice], None],
+        random: Random,
+        timers: Timers,
+    ) -> None:
+        super().__init__(timers)
+        self.send = send
+        self.notify = notify
+        self.random = random
+        self.peer_mru = DEFAULT_MRU  # no packet of ours is longer
+        self.dropped = 0  # packets that were silently discarded
+        self._last_identifier = 0  # of any packet that we began
+        self._identifier = 0  # of our last Configure-Request
+        self._request = b""  # its options
+        self._awaiting = False  # it has had no valid answer
+        self._terminate_identifier = 0
+        self._reason = b""  # what our Terminate-Request says
+        self._rejected = 0  # bit set: types of option that the peer does not want to see
+        self._naks_received = 0
+        self._naks_sent = 0
+        self._rejects_sent = 0
+        self._objected: tuple[int, bytes] | None = None  # the peer's last request that we objected to
+        self._objections_heard = 0  # requests of the peer's that we objected to, not counting repetitions
+        self.impasse: Impasse | None = None  # the negotiation was given up; the owner may say why
+        self.refused: dict[int, Option] = {}  # by type: what the peer asked for and did not get
+        self.proposed: tuple[Option, ...] = ()  # what the peer wanted of us by Configure-Nak and did not get
+
+    # What the owner does
+
+    def open(self, now: float) -> None:
+        self.step(Event.OPEN, now)
+
+    def close(self, now: float, reason: bytes = b"") -> None:
+        if self.state not in (State.CLOSING, State.STOPPING):
+            self._reason = reason
+        self.step(Event.CLOSE, now)
+
+    def lower_up(self, now: float) -> None:
+        self.step(Event.UP, now)
+
+    def lower_down(self, now: float) -> None:
+        self.step(Event.DOWN, now)
+
+    def protocol_rejected(self, now: float) -> None:
+        """The peer does not speak this protocol: LCP had a Protocol-Reject for it (5.7)."""
+        self.step(Event.RXJ_MINUS, now)
+
+    def receive(self, packet: bytes, now: float) -> None:
+        """Take a packet of this protocol. Whatever its octets are, nothing is raised: `dropped` counts."""
+        if self.state in (State.INITIAL, State.STARTING):  # the layer below is down (RFC 1332 2: silently discarded)
+            self.dropped += 1
+            return
+        try:
+            code, identifier, data = parse_packet(packet)
+            self._receive(code, identifier, data, now)
+        except WireError:
+            self.dropped += 1
+
+    def refusals(self) -> list[str]:
+        """What the peer wanted in this negotiation and did not get, by the standard's names."""
+        of_us = [f"{name} (of this side)" for name in option_names(self.protocol, self.proposed)]
+        return option_names(self.protocol, self.refused.values()) + of_us
+
+    # What a protocol declares
+
+    @abstractmethod
+    def _restart(self) -> None:
+        """A new negotiation begins: forget what the last one has led to on our side."""
+
+    @abstractmethod
+    def _wanted(self) -> list[Option]:
+        """The options that we would ask for now; those that the peer has rejected are left out by the caller."""
+
+    @abstractmethod
+    def _take_nak(self, option: Option) -> None:
+        """The peer would rather have this value. The option is one that we asked for."""
+
+    @abstractmethod
+    def _consider(self, option: Option) -> Option | None:
+        """Judge an option of the peer's: itself when good, another value when we want that, None to reject it."""
+
+    @abstractmethod
+    def _accept(self, options: list[Option]) -> None:
+        """The peer's request is acknowledged: all its options are good."""
+
+    def _missing(self, options: list[Option]) -> list[Option]:
+        """Options that the peer should have asked for (RFC 1661 5.3: appended to a Configure-Nak)."""
+        return []
+
+    def _needed(self) -> Collection[int]:
+        """Types of option that the peer's request must name before it can be acknowledged, whatever was tried."""
+        return ()
+
+    def _is_wish(self, option: Option) -> bool:
+        """Does this value say what the peer wants? A request to be told a value does not."""
+        return True
+
+    def _take_reject(self, option_type: int) -> None:
+        """The peer will not hear of this option; it is not sent again in this negotiation."""
+        self._rejected |= 1 << option_type
+
+    def _objection(self) -> bytes:
+        """Why there is no sense in going on, for the Terminate-Request; empty when there is."""
+        return self.impasse.words("the peer").encode() if self.impasse else b""
+
+    def _extra(self, code: int, identifier: int, data: bytes, now: float) -> bool:
+        """A code above 7. False when the protocol does not know it."""
+        return False
+
+    def _code_rejected(self, code: int) -> bool:
+        """May we live on without the code? Those that every control protocol has are needed (section 4.3, RXJ)."""
+        return code not in range(Code.CONFIGURE_REQUEST, Code.CODE_REJECT + 1)
+
+    # Receiving
+
+    def _receive(self, code: int, identifier: int, data: bytes, now: float) -> None:
+        match code:
+            case Code.CONFIGURE_REQUEST:
+                self._receive_request(identifier, data, now)
+            case Code.CONFIGURE_ACK:
+                self._receive_ack(identifier, data, now)
+            case Code.CONFIGURE_NAK | Code.CONFIGURE_REJECT:
+                self._receive_objections(code, identifier, data, now)
+            case Code.TERMINATE_REQUEST:
+                self.step(Event.RTR, now, identifier)
+            case Code.TERMINATE_ACK:
+                self.step(Event.RTA, now)
+            case Code.CODE_REJECT:
+                if not data:
+                    raise WireError("Code-Reject of nothing")
+                self.step(Event.RXJ_PLUS if self._code_rejected(data[0]) else Event.RXJ_MINUS, now)
+            case _:
+                if not self._extra(code, identifier, data, now):
+                    self.step(Event.RUC, now, identifier, build_packet(code, identifier, data))
+
+    def _receive_request(self, identifier: int, data: bytes, now: float) -> None:
+        options = parse_options(data)
+        if self.state in (State.CLOSED, State.CLOSING, State.STOPPING):  # judged by nobody: the link is going
+            self.step(Event.RCR_PLUS, now, identifier)
+            return
+        code, answer = self._judge(options, self._objected == (identifier, data))
+        if self.impasse is not None:
+            self._give_up_if_hopeless(now)
+            return
+        if code is Code.CONFIGURE_ACK:
+            self._naks_sent = self._rejects_sent = self._objections_heard = 0
+            self._objected = None
+            self._accept(options)
+            self.step(Event.RCR_PLUS, now, identifier, data)
+            for option in options:
+                self.refused.pop(option.type, None)
+        else:
+            if answer:  # else the peer's option is larger than what the peer can receive
+                self.step(Event.RCR_MINUS, now, identifier, build_packet(code, identifier, build_options(answer)))
+            self._note_objection(code, identifier, data)
+            self._note_wishes(options, {option.type for option in answer})
+        self._give_up_if_hopeless(now)
+
+    def _judge(self, options: list[Option], repeated: bool) -> tuple[Code, list[Option]]:
+        """Reject before Nak before Ack (sections 5.2 to 5.4). Sets `impasse` where no answer leads any further."""
+        opinions: list[tuple[Option, Option | None]] = []
+        seen: set[int] = set()
+        for option in options:
+            # Section 6: no option may be listed more than once; which of two values would count?
+            opinions.append((option, None if option.type in seen else self._consider(option)))
+            seen.add(option.type)
+        needed = self._needed()
+        # Section 4.6: after Max-Failure it does not converge, so Naks turn into Rejects, and nothing is appended. But a
+        # Reject of what has to be agreed on would say that it need not be.
+        naked = needed if self._naks_sent >= self.timers.max_failure else range(256)
+        naks = [better for option, better in opinions if better not in (None, option) and option.type in naked]
+        naks += [option for option in self._missing(options) if option.type in naked]
+        rejects = [
+            option for option, better in opinions if better != option and (better is None or option.type not in naked)
+        ]
+        self.impasse = self._find_impasse(options, rejects, naks, repeated)
+        if rejects:
+            return Code.CONFIGURE_REJECT, self._fitting(rejects)
+        if naks:
+            return Code.CONFIGURE_NAK, self._fitting(naks)
+        return Code.CONFIGURE_ACK, options
+
+    def _find_impasse(
+        self, options: list[Option], rejects: list[Option], naks: list[Option], repeated: bool
+    ) -> Impasse | None:
+        """Max-Failure Naks have not led to what is needed, or there were too many objections of any kind."""
+        most = self.timers.max_failure
+        objectionable = {option.type for option in (*rejects, *naks)}
+        lacking = [kind for kind in self._needed() if kind in objectionable]
+        # A request that is repeated as it was says that our answer was lost, not that the peer insists.
+        stubborn = lacking and self._naks_sent >= most and self._objections_heard >= most and not repeated
+        endless = objectionable and self._naks_sent + self._rejects_sent >= PATIENCE * most
+        if not stubborn and not endless:
+            return None
+        # What is rejected is answered first: the peer has not been offered anything for the rest.
+        disputed = frozenset(lacking if stubborn else {option.type for option in rejects or naks})
+        insists = {kind: option for kind, option in self.refused.items() if kind in disputed}
+        insists |= {option.type: option for option in options if option.type in disputed}
+        return Impasse(
+            types=disputed,
+            insists=tuple(option_names(self.protocol, insists.values())),
+            offered=tuple(
+                option_names(self.protocol, (nak for nak in naks if nak.type in disputed and self._is_wish(nak)))
+            ),
+            missing=tuple(option_name(self.protocol, Option(kind)) for kind in disputed if kind not in insists),
+        )
+
+    def _note_objection(self, code: Code, identifier: int, data: bytes) -> None:
+        if code is Code.CONFIGURE_NAK:
+            self._naks_sent += 1
+        else:
+            self._rejects_sent += 1
+        if self._objected != (identifier, data):
+            self._objected = identifier, data
+            self._objections_heard += 1
+
+    def _note_wishes(self, options: list[Option], objected: set[int]) -> None:
+        """What of the peer's request it does not get."""
+        for option in options:
+            room = option.type in self.refused or len(self.refused) < MOST_WISHES
+            if option.type in objected and room and self._is_wish(option):
+                self.refused[option.type] = option
+
+    def _receive_ack(self, identifier: int, data: bytes, now: float) -> None:
+        if self._expects_answer():
+            self._check_identifier(identifier)
+            if data != self._request:
+                raise WireError("Configure-Ack of something else")
+            self._awaiting = False
+            agreed = parse_options(data)
+            self.proposed = tuple(option for option in self.proposed if option not in agreed)
+        self.step(Event.RCA, now, identifier)
+
+    def _receive_objections(self, code: int, identifier: int, data: bytes, now: float) -> None:
+        if self._expects_answer():
+            self._check_identifier(identifier)
+            options = parse_options(data)
+            asked = parse_options(self._request)
+            if not options:
+                raise WireError("nothing is objected to")
+            if code == Code.CONFIGURE_REJECT and not all(option in asked for option in options):
+                raise WireError("Configure-Reject of something else")  # section 5.4: options as they were
+            # Section 5: the Identifier changes whenever a valid reply has been received.
+            self._awaiting = False
+            self._yield_to(options, {option.type for option in asked}, code)
+            if self._give_up_if_hopeless(now):
+                return
+            if self._naks_received > PATIENCE * self.timers.max_failure:
+                # A peer that objects for ever would keep the restart counter full: leave the rest to the timer.
+                raise WireError("no end of objections")
+        self.step(Event.RCN, now, identifier)
+
+    def _yield_to(self, options: Iterable[Option], asked: set[int], code: int) -> None:
+        self._naks_received += 1
+        stubborn = self._naks_received > self.timers.max_failure
+        for option in options:
+            wish = code == Code.CONFIGURE_NAK and self._is_wish(option) and option not in self.proposed
+            if wish and len(self.proposed) < MOST_WISHES:
+                self.proposed += (option,)
+            if option.type not in asked:  # what a Nak adds of its own we have no use for
+                continue
+            if code == Code.CONFIGURE_NAK:
+                self._take_nak(option)
+            if code == Code.CONFIGURE_REJECT or stubborn:
+                self._take_reject(option.type)
+
+    def _expects_answer(self) -> bool:
+        """Outside these states no request of ours is out, and the table alone says what an answer to it means."""
+        return self.state in ASKING or self.state is State.OPENED
+
+    def _check_identifier(self, identifier: int) -> None:
+        # A second copy of a valid answer has no request any more: without this a datagram doubled by the network
+        # would take an opened link down.
+        if not self._awaiting or identifier != self._identifier:
+            raise WireError("answer to no request of ours")
+
+    def _give_up_if_hopeless(self, now: float) -> bool:
+        reason = self._objection()
+        if reason:
+            self.close(now, reason)
+        return bool(reason)
+
+    # Sending
+
+    def _next_identifier(self) -> int:
+        self._last_identifier = (self._last_identifier + 1) & 0xFF
+        return self._last_identifier
+
+    def _send_configure_request(self) -> None:
+        if self.state not in ASKING:
+            self._rejected = 0
+            self._naks_received = 0
+            self._naks_sent = self._rejects_sent = self._objections_heard = 0
+            self._objected = self.impasse = None
+            self.refused = {}
+            self.proposed = ()
+            self._awaiting = False
+            self._restart()
+        request = build_options(option for option in self._wanted() if not self._rejected >> option.type & 1)
+        if not self._awaiting or request != self._request:  # else a retransmission, whose late answer is welcome
+            self._identifier = self._next_identifier()
+        self._request = request
+        self._awaiting = True
+        self.send(build_packet(Code.CONFIGURE_REQUEST, self._identifier, request))
+
+    def _send_configure_ack(self, identifier: int, options: bytes) -> None:
+        self.send(build_packet(Code.CONFIGURE_ACK, identifier, options))
+
+    def _send_configure_nak(self, packet: bytes) -> None:
+        self.send(packet)
+
+    def _send_terminate_request(self) -> None:
+        if self.state not in (State.CLOSING, State.STOPPING):  # else it is a retransmission
+            self._terminate_identifier = self._next_identifier()
+        reason = cut_text(self._reason, self.peer_mru - PACKET_HEADER.size)
+        self.send(build_packet(Code.TERMINATE_REQUEST, self._terminate_identifier, reason))
+
+    def _send_terminate_ack(self, identifier: int) -> None:
+        self.send(build_packet(Code.TERMINATE_ACK, identifier))
+
+    def _send_code_reject(self, packet: bytes) -> None:
+        self.send(build_packet(Code.CODE_REJECT, self._next_identifier(), self._fit(packet)))
+
+    def _send_echo_reply(self, identifier: int, data: bytes) -> None:
+        self.send(build_packet(Code.ECHO_REPLY, identifier, self._fit(data)))
+
+    def _fit(self, data: bytes) -> bytes:
+        return data[: self.peer_mru - PACKET_HEADER.size]
+
+    def _fitting(self, options: Iterable[Option]) -> list[Option]:
+        """The first options that the peer can receive in one packet; the others are objected to the next time."""
+        fitting = []
+        room = self.peer_mru - PACKET_HEADER.size
+        for option in options:
+            size = HEADER_SIZE + len(option.value)
+            if size <= room:
+                fitting.append(option)
+                room -= size
+        return fitting
+
+    def _tell(self, notice: Notice) -> None:
+        self.notify(notice)

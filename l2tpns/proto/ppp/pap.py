@@ -1,0 +1,130 @@
+"""The Password Authentication Protocol (RFC 1334 section 2): packets of both sides, and the server.
+
+Does not check passwords: whoever can says `verdict`. The client's retransmission is the client's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar
+
+from l2tpns.errors import WireError
+from l2tpns.proto.ppp.credentials import Credentials as Credentials
+from l2tpns.proto.ppp.frame import DEFAULT_MRU, PACKET_HEADER, Protocol, build_packet, cut_text, parse_packet
+
+MAX_FIELD = 255  # Peer-ID-Length, Passwd-Length and Msg-Length are one octet each
+
+
+class PapCode(IntEnum):
+    REQUEST = 1
+    ACK = 2
+    NAK = 3
+
+
+@dataclass(frozen=True, slots=True)
+class PapReply:
+    identifier: int
+    accepted: bool
+    message: bytes = b""
+
+
+def build_request(identifier: int, name: bytes, password: bytes) -> bytes:
+    return build_packet(PapCode.REQUEST, identifier, _counted(name) + _counted(password))
+
+
+def parse_request(packet: bytes) -> Credentials:
+    """Section 2.2.1; WireError when it is something else or its lengths do not fit."""
+    code, identifier, data = parse_packet(packet)
+    if code != PapCode.REQUEST:
+        raise WireError(f"PAP code {code} to a server")
+    name, rest = _take(data)
+    password, _ = _take(rest)
+    return Credentials(Protocol.PAP, name, password, identifier)
+
+
+def build_reply(reply: PapReply) -> bytes:
+    code = PapCode.ACK if reply.accepted else PapCode.NAK
+    return build_packet(code, reply.identifier, _counted(cut_text(reply.message, MAX_FIELD)))
+
+
+def parse_reply(packet: bytes) -> PapReply:
+    """Section 2.2.2; some servers leave out Msg-Length with the message."""
+    code, identifier, data = parse_packet(packet)
+    if code not in (PapCode.ACK, PapCode.NAK):
+        raise WireError(f"PAP code {code} to a client")
+    message = _take(data)[0] if data else b""
+    return PapReply(identifier, code == PapCode.ACK, message)
+
+
+class PapServer:
+    """One authentication. Made when LCP has opened with PAP, so that requests in other phases find nobody."""
+
+    __slots__ = ("_asked", "_reply", "dropped", "mru", "send")
+
+    deadline: float | None = None  # the client is the one who repeats (2.2.1): the server has no timer
+
+    protocol: ClassVar[int] = Protocol.PAP
+
+    def __init__(self, send: Callable[[bytes], None], mru: int = DEFAULT_MRU) -> None:
+        self.send = send
+        self.mru = mru  # no packet of ours is longer: a message that does not fit is cut
+        self.dropped = 0
+        self._asked: Credentials | None = None
+        self._reply: PapReply | None = None
+
+    def receive(self, packet: bytes, now: float) -> Credentials | None:
+        """The credentials to be checked, once; whatever the octets are, nothing is raised."""
+        try:
+            credentials = parse_request(packet)
+        except WireError:
+            self.dropped += 1
+            return None
+        if self._reply is not None:
+            # 2.2.1: the answer may have been lost; the same code, and nobody is asked again.
+            self._send_reply(PapReply(credentials.identifier, self._reply.accepted, self._reply.message))
+            return None
+        first = self._asked is None
+        if self._asked is None or (credentials.name, credentials.password) == (self._asked.name, self._asked.password):
+            # Each repeat has a new Identifier, and the answer copies the one that the client knows best (2.2.2).
+            self._asked = credentials
+        return credentials if first else None
+
+    def ask_again(self) -> None:
+        """Do nothing: the client is the one who repeats."""
+
+    def adopt(self, credentials: Credentials) -> None:
+        """Proxy authentication (RFC 2661 4.4.5): the LAC has taken the request, `verdict` will answer it."""
+        self._asked = credentials
+
+    def verdict(self, ok: bool, message: bytes = b"") -> None:
+        """Answer the request that is open; without one there is nothing to answer."""
+        if self._asked is not None and self._reply is None:
+            self._reply = PapReply(self._asked.identifier, ok, message)
+            self._asked = Credentials(Protocol.PAP, self._asked.name)  # no password is kept longer than needed
+            self._send_reply(self._reply)
+
+    def record(self) -> PapReply:
+        """The answer that was given, for a successor who may be asked again."""
+        return self._reply or PapReply(0, True)
+
+    def restore(self, reply: PapReply) -> None:
+        self._reply = reply
+
+    def _send_reply(self, reply: PapReply) -> None:
+        message = cut_text(reply.message, self.mru - PACKET_HEADER.size - 1)
+        self.send(build_reply(PapReply(reply.identifier, reply.accepted, message)))
+
+    def timeout(self, now: float) -> None:
+        """There is no timer; the session calls all authenticators alike."""
+
+
+def _counted(value: bytes) -> bytes:
+    return bytes((len(value),)) + value
+
+
+def _take(data: bytes) -> tuple[bytes, bytes]:
+    if not data or len(data) < 1 + data[0]:
+        raise WireError("PAP field beyond the packet")
+    return data[1 : 1 + data[0]], data[1 + data[0] :]

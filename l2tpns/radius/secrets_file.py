@@ -1,0 +1,162 @@
+"""Authentication from a file when no RADIUS server is configured: l2tpns.secrets, in pppd's chap-secrets format.
+
+    # user     server   secret        address
+    alice      *        "open sesame" 10.0.0.5
+    bob        lns1     hunter2       *
+
+Serves PAP and CHAP-MD5 (RFC 1334, RFC 1994). Of pppd's address column it takes one address, `*` or nothing (an address
+of the pool) and `-` (this user may not come in); it has no networks and no `@file` secrets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from errno import ENOENT
+from ipaddress import AddressValueError, IPv4Address
+from pathlib import Path
+
+from l2tpns.errors import ConfigError, refused
+from l2tpns.radius.types import Assign, AuthReply, AuthRequest
+from l2tpns.runtime.log import Logger
+from l2tpns.runtime.text_file import oddity, read_lines
+
+PAP, CHAP = 0xC023, 0xC223
+ANY = b"*"
+NOBODY = "-"
+REFUSAL = b"wrong name or password"
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """One line of the file."""
+
+    user: bytes
+    server: bytes
+    secret: bytes
+    address: IPv4Address | None = None
+    barred: bool = False
+
+
+class SecretsBackend:
+    """Knows every user of one file; reload() reads it again and keeps the old contents when it cannot."""
+
+    def __init__(self, path: str | Path, hostname: str, log: Logger) -> None:
+        self._log = log
+        self._path = Path(path)
+        self._hostname = hostname.encode()
+        self._secrets: dict[bytes, list[Secret]] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        """ConfigError names the file and the line."""
+        try:
+            lines = read_lines(self._path)
+            mode = self._path.stat().st_mode
+        except OSError as error:
+            why = f"{self._path}: {error.strerror}; it says who may log in while primary_radius is not set"
+            raise (ConfigError(why) if error.errno == ENOENT else refused(error.errno, why)) from error
+        secrets: dict[bytes, list[Secret]] = {}
+        doubts: list[tuple[int, str]] = []
+        for line in lines:
+            odd = oddity(line.text)
+            try:
+                secret = parse_line(line.octets)
+            except ValueError as error:
+                hint = f"; the line {odd}" if odd else ""
+                raise ConfigError(f"{self._path}, line {line.number}: {error}{hint}") from None
+            if secret is not None:
+                secrets.setdefault(secret.user, []).append(secret)
+                doubts += [(line.number, odd)] if odd else []
+        for number, odd in doubts:  # once the file is taken
+            self._log.warning("secrets_line_doubtful", path=str(self._path), line=number, why=odd)
+        if mode & 0o077:
+            self._log.warning("secrets_file_open_to_others", path=str(self._path), mode=f"{mode & 0o777:o}")
+        self._secrets = secrets
+        self._log.info("secrets_read", path=str(self._path), users=len(secrets))
+
+    def authenticate(self, request: AuthRequest) -> AuthReply:
+        credentials = request.credentials
+        entry = self._find(credentials.name)
+        # A user we do not know costs as much time as a wrong password.
+        secret = entry.secret if entry else b"\0"
+        if credentials.protocol == PAP:
+            right = hmac.compare_digest(credentials.password, secret)
+        elif credentials.protocol == CHAP:
+            # RFC 1994 4.1: identifier, secret, challenge
+            octets = bytes([credentials.identifier & 0xFF]) + secret + credentials.challenge
+            right = hmac.compare_digest(credentials.response, hashlib.md5(octets, usedforsecurity=False).digest())
+        else:
+            right = False
+        if entry is None or not right or entry.barred:
+            why = "unknown user" if entry is None else "wrong password" if not right else "barred in the secrets file"
+            return AuthReply(accepted=False, message=REFUSAL, why=why)
+        if entry.address is None:
+            return AuthReply(accepted=True)
+        return AuthReply(accepted=True, assign=Assign.FIXED, address=entry.address)
+
+    def _find(self, user: bytes) -> Secret | None:
+        """An exact name goes before `*`, an exact server before `*`; an empty secret opens no door."""
+        for name in (user, ANY):
+            entries = self._secrets.get(name, [])
+            for server in (self._hostname, ANY):
+                for entry in entries:
+                    if entry.server == server and entry.secret:
+                        return entry
+        return None
+
+
+def parse_line(line: bytes) -> Secret | None:
+    """One line, or None when it holds nothing; ValueError says what is wrong."""
+    words = split_words(line)
+    if not words:
+        return None
+    if len(words) < 3:
+        raise ValueError("needs user, server and secret")
+    user, server, secret = words[:3]
+    if secret.startswith(b"@"):
+        raise ValueError("a secret in a file of its own (@file) is not supported")
+    if len(words) > 4:
+        raise ValueError("only one address may follow the secret")
+    address = words[3].decode("utf-8", "replace") if len(words) == 4 else "*"
+    if address == "*":
+        return Secret(user, server, secret)
+    if address == NOBODY:
+        return Secret(user, server, secret, barred=True)
+    try:
+        return Secret(user, server, secret, IPv4Address(address))
+    except AddressValueError:
+        raise ValueError(f"{address} is neither an IPv4 address nor * nor -") from None
+
+
+def split_words(line: bytes) -> list[bytes]:
+    """pppd's words: blanks part them; quotes and backslash keep what they hold; # begins a comment between words."""
+    words: list[bytes] = []
+    at = 0
+    while at < len(line):
+        if line[at] in b" \t\r":
+            at += 1
+            continue
+        if line[at : at + 1] == b"#":
+            break
+        word = bytearray()
+        quote = 0
+        while at < len(line) and (quote or line[at] not in b" \t\r"):
+            octet = line[at]
+            if octet == 0x5C:  # backslash
+                at += 1
+                if at == len(line):
+                    raise ValueError("ends with a backslash")
+                word.append(line[at])
+            elif quote and octet == quote:
+                quote = 0
+            elif not quote and octet in b"\"'":
+                quote = octet
+            else:
+                word.append(octet)
+            at += 1
+        if quote:
+            raise ValueError(f"a {chr(quote)} is not closed")
+        words.append(bytes(word))
+    return words

@@ -1,0 +1,43 @@
+"""Accounting records that no server takes, kept in a file for the operator: `set-aside` in the spool's directory.
+
+A line of JSON a record: when it was set aside and why, when it happened, kind, session, usage. The file
+is for people: its records were never delivered and are not sent any more. It grows to LIMIT octets; later records are
+named in the log and not kept.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import orjson
+
+from l2tpns.radius.spool import Entry
+from l2tpns.runtime import files
+from l2tpns.runtime.durable import write_all
+
+NAME = "set-aside"
+LIMIT = 64 << 20
+
+
+def keep(directory: Path, entry: Entry, why: str, now: float) -> str:
+    """Append a record to the file. Return why that was impossible, or an empty string."""
+    record = {
+        "set_aside": now,
+        "why": why,
+        "time": entry.time.wall,
+        "kind": entry.kind,
+        "session": entry.session,
+        "usage": orjson.Fragment(entry.body),
+    }
+    try:
+        descriptor = files.open_file(directory / NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        try:
+            if os.fstat(descriptor).st_size >= LIMIT:
+                return f"{NAME} has {LIMIT >> 20} MB already"
+            write_all(descriptor, orjson.dumps(record) + b"\n")
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

@@ -1,0 +1,416 @@
+"""What a tunnel and a session are on disk, and how the lines of saved state become records again.
+
+A line is a list: its kind, then what the kind needs. The last word on a thing counts:
+
+    ["head", schema, version, time, since boot, boot]     begins each file
+    ["tun", TunnelRecord]                  a tunnel as it is now         ["tun-", id]   it is gone
+    ["ctl", id, ns, nr, sent, [[session, octets], ...]]   its numbers, and the messages added since the line before
+    ["call", tunnel, id, peer's id]        a call that is not online     ["ses-", id]   call or session is gone
+    ["ses", SessionRecord]                 a session as it is now
+    ["use", time, [[id, UsageRecord's fields], ...], since boot]   what has been used; also a sign of life
+    ["left", time, since boot]             ends the state of a process that left in good order
+
+Reading is tolerant: fields and kinds that this release does not know are left out and told, missing fields have their
+defaults, a line that makes no sense costs what it tells and nothing else. runtime/record_limits.py says what a field
+may hold.
+Times on disk are by the wall clock as it was when the line was written, which the record's `written` tells together
+with a clock that nobody can set (clock.py); schema 1 had the wall clock only. Pure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cache
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any, TypeVar
+
+from l2tpns.policy.model import Policy
+from l2tpns.proto.l2tp.reliable import ReliableChange, ReliableRecord
+from l2tpns.proto.ppp.credentials import Credentials
+from l2tpns.proto.ppp.ipcp import IpcpRecord
+from l2tpns.proto.ppp.lcp import LcpRecord
+from l2tpns.radius.types import AuthReply
+from l2tpns.runtime.clock import NEVER, Moment
+from l2tpns.runtime.record_limits import COUNT, DEFAULTS, ID, LIMITS, LONGEST_IDLE, WHEN, WORD, Limit
+
+SCHEMA = 2  # 1: without `written`, `since boot`, `boot`
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelRecord:
+    """An established tunnel. The secret is not written: the configuration has it."""
+
+    id: int
+    peer_id: int
+    peer: tuple[str, int]
+    local: str  # our address
+    control: ReliableRecord
+    host: str = ""
+    lac: str = ""
+    receive_window: int = 4  # as our SCCRP told it
+    opened: float = 0.0
+    last_used: float = 0.0
+    written: Moment = NEVER
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """A call that was on its way to be online: nobody can take it up, the LAC is told that it is over."""
+
+    tunnel: int
+    id: int
+    peer_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """What changes with every packet."""
+
+    in_octets: int = 0
+    in_packets: int = 0
+    out_octets: int = 0
+    out_packets: int = 0
+    idle_rx: float = 0.0  # seconds without an IP packet from the subscriber, and to it
+    idle_tx: float = 0.0
+    ns: int = 0  # of the next data message, where they are numbered
+    told_in: int = 0  # octets that usage files have told of
+    told_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A session that is online. `credentials` hold a secret only where RADIUS is to be asked again with it."""
+
+    id: int
+    tunnel: int
+    peer_id: int
+    user: str
+    acct_session_id: str
+    address: IPv4Address
+    credentials: Credentials
+    lcp: LcpRecord
+    ipcp: IpcpRecord
+    opened: float
+    online_since: float
+    time_from: float
+    profile: Any = field(default_factory=dict)  # an AuthReply; an empty one of a release that did not write it
+    answer_identifier: int = 0  # of the PAP or CHAP answer, which may be asked for again
+    answer_message: bytes = b""
+    next_interim: float = 0.0
+    next_challenge: float = 0.0
+    called: str = ""
+    calling: str = ""
+    call_serial: int = 0
+    tx_speed: int = 0
+    rx_speed: int = 0
+    sequenced: bool = False
+    filter_in: str = ""
+    filter_out: str = ""
+    policy: Policy = field(default_factory=Policy)
+    usage: UsageRecord = UsageRecord()
+    accounted: bool = False  # its Start was on the disk of the accounting spool
+    written: Moment = NEVER
+
+
+SECRETS = ("password", "challenge", "response")  # fields whose value no reason tells
+USAGE_FIELDS = tuple(f.name for f in dataclasses.fields(UsageRecord))
+
+
+# To and from JSON
+
+
+def default(value: Any) -> Any:
+    """For orjson: what JSON does not have. Octets as latin-1, which loses none of them."""
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if isinstance(value, (IPv4Address, IPv4Network)):
+        return str(value)
+    raise TypeError(type(value).__name__)
+
+
+def decode(cls: type[T], data: Any, unknown: set[str]) -> T:
+    """A dataclass from the JSON of one. The names of fields that we do not have are added to `unknown`.
+
+    ValueError names what is missing or of a wrong type.
+    """
+    if not isinstance(data, dict):
+        raise ValueError(f"{cls.__name__} is no object")
+    values = {}
+    fields = _fields(typing.cast(Hashable, cls))
+    for name, value in data.items():
+        known = fields.get(name)
+        if known is None:
+            unknown.add(f"{cls.__name__}.{name}")
+            continue
+        convert, limit = known
+        try:
+            values[name] = found = convert(value, unknown)
+            limit = limit or DEFAULTS.get(type(found))
+            if limit is not None and not limit(found):
+                raise ValueError(f"{str(found)[:60]} is out of range")
+        except ValueError as error:
+            why = "its value cannot be used" if name in SECRETS else str(error)
+            raise ValueError(f"{cls.__name__}.{name}: {why}") from None
+    try:
+        return cls(**values)
+    except TypeError as error:  # a field without a default is missing
+        raise ValueError(f"{cls.__name__}: {str(error).partition(' ')[2]}") from None
+
+
+Convert = Callable[[Any, set[str]], Any]
+
+
+@cache
+def _fields(cls: Any) -> dict[str, tuple[Convert, Limit | None]]:
+    hints, names = typing.get_type_hints(cls), [f.name for f in dataclasses.fields(cls)]
+    return {name: (_converter(hints[name]), LIMITS.get(f"{cls.__name__}.{name}")) for name in names}
+
+
+def _converter(hint: Any) -> Convert:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        inner = _converter(next(a for a in arguments if a is not types.NoneType))
+        return lambda value, unknown: None if value is None else inner(value, unknown)
+    if origin is tuple and arguments[-1] is Ellipsis:
+        item = _converter(arguments[0])
+        return lambda value, unknown: tuple(item(one, unknown) for one in _list(value))
+    if origin is tuple:
+        items = tuple(map(_converter, arguments))
+        return lambda value, unknown: tuple(
+            convert(one, unknown) for convert, one in zip(items, _list(value), strict=True)
+        )
+    if hint is Any:
+        return lambda value, unknown: value
+    if hint is float:
+        return lambda value, unknown: float(_of(value, (int, float)))
+    if hint is bytes:
+        return lambda value, unknown: _octets(value)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return lambda value, unknown: decode(hint, value, unknown)
+    if issubclass(hint, Enum):
+        octets = isinstance(next(iter(hint)).value, bytes)
+        return lambda value, unknown: hint(_of(value, str).encode("latin-1") if octets else value)
+    if issubclass(hint, (IPv4Address, IPv4Network)):
+        return lambda value, unknown: hint(_of(value, str))
+    return _plain(hint)
+
+
+def _plain(kind: type) -> Convert:
+    return lambda value, unknown: _of(value, kind)
+
+
+def _of(value: Any, kind: Any) -> Any:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{str(value)[:60]!r} is of a wrong type")
+    return value
+
+
+def _octets(value: Any) -> bytes:
+    return bytes(_of(value, str).encode("latin-1"))
+
+
+def _within(limit: Limit, value: Any, kind: Any = int) -> Any:
+    if not limit(_of(value, kind)):
+        raise ValueError(f"{str(value)[:60]} is out of range")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    found: list[Any] = _of(value, list)
+    return found
+
+
+# Lines
+
+
+def _consistent(control: ReliableRecord) -> None:
+    if control.sent > len(control.pending):
+        raise ValueError(f"ReliableRecord.sent: {control.sent} of {len(control.pending)} messages cannot be sent")
+
+
+def _usage_row(values: list[Any]) -> list[Any]:
+    """UsageRecord's fields, in order. Looked at without ceremony: there are hundreds of thousands in a file."""
+    for name, value in zip(USAGE_FIELDS, values, strict=False):
+        largest = WORD if name == "ns" else COUNT
+        if name in ("idle_rx", "idle_tx"):
+            if type(value) not in (int, float) or not 0 <= value <= LONGEST_IDLE:
+                raise ValueError(f"{name}: {str(value)[:60]} is out of range")
+        elif type(value) is not int or not largest(value):
+            raise ValueError(f"{name}: {str(value)[:60]} is out of range")
+    return values
+
+
+class Replay:
+    """Reads lines in the order in which they were written; `finish` makes records of what is left."""
+
+    def __init__(self) -> None:
+        self.tunnels: dict[int, TunnelRecord] = {}
+        self.sessions: dict[int, SessionRecord] = {}
+        self.calls: dict[int, CallRecord] = {}
+        self.last = NEVER  # of the last sign of life
+        self.clean = False  # left in good order: the numbers are the last ones
+        self.schemas: set[int] = set()
+        self.unknown: set[str] = set()  # fields and kinds that we do not know
+        self.refused: list[str] = []  # why something could not be read
+        self._boot = ""  # of the generation that is being read
+        self._raw: dict[int, dict[str, Any]] = {}
+        self._usage: dict[int, list[Any]] = {}
+        self._holders: dict[tuple[str, Any], int] = {}  # sessions by what only one can have
+
+    @property
+    def time(self) -> float:
+        """The date of the last sign of life."""
+        return self.last.wall
+
+    @property
+    def empty(self) -> bool:
+        return not (self.tunnels or self.sessions or self.calls)
+
+    def feed(self, fields: list[Any]) -> None:
+        """One line. Whatever it holds, nothing is raised."""
+        try:
+            kind, *rest = fields
+            reader = self.READERS.get(kind)
+            if reader is None:
+                self.unknown.add(f"line {str(kind)[:20]!r}")
+                return
+            self.clean = kind == "left"
+            reader(self, *rest)
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+            self.refused.append(f"{str(fields[:1])[:40]}: {error}")
+
+    def head(self, schema: int, version: str, time: float, since_boot: float = 0.0, boot: str = "", *_: Any) -> None:
+        self.schemas.add(_of(schema, int))
+        self._boot = _of(boot, str)
+        self._alive_at(time, since_boot)
+
+    def _alive_at(self, time: float, since_boot: float) -> None:
+        wall = float(_within(WHEN, time, (int, float)))
+        monotonic = float(_within(WHEN, since_boot, (int, float)))
+        self.last = Moment(wall, monotonic, self._boot if monotonic else "")
+
+    def tunnel(self, data: dict[str, Any], *_: Any) -> None:
+        record = decode(TunnelRecord, data, self.unknown)
+        _consistent(record.control)
+        self.tunnels[record.id] = record
+
+    def control(self, number: int, ns: int, nr: int, sent: int, queued: list[Any], *_: Any) -> None:
+        record = self.tunnels[number]
+        added = tuple((_within(WORD, session), _octets(body)) for session, body in queued)
+        change = ReliableChange(_within(WORD, ns), _within(WORD, nr), _within(WORD, sent), added)
+        control = record.control.after(change)
+        _within(LIMITS["ReliableRecord.pending"], control.pending, tuple)
+        _consistent(control)
+        self.tunnels[number] = dataclasses.replace(record, control=control)
+
+    def tunnel_gone(self, number: int, *_: Any) -> None:
+        self.tunnels.pop(number, None)
+
+    def call(self, tunnel: int, number: int, peer_id: int, *_: Any) -> None:
+        call = CallRecord(_within(ID, tunnel), _within(ID, number), _within(ID, peer_id))
+        self._forget(number)
+        self.calls[number] = call
+
+    def session(self, data: dict[str, Any], *_: Any) -> None:
+        number = _within(ID, data["id"])
+        self._forget(number)
+        self._raw[number] = data
+
+    def session_gone(self, number: int, *_: Any) -> None:
+        self._forget(number)
+
+    def used(self, time: float, rows: list[list[Any]], since_boot: float = 0.0, *_: Any) -> None:
+        self._alive_at(time, since_boot)
+        for row in rows:
+            try:
+                number, *values = row
+                self._usage[_within(ID, number)] = _usage_row(values)
+            except (ValueError, TypeError) as error:
+                self.refused.append(f"usage {str(row)[:40]}: {error}")
+
+    def left(self, time: float, since_boot: float = 0.0, *_: Any) -> None:
+        self._alive_at(time, since_boot)
+
+    def _forget(self, number: int) -> None:
+        self.calls.pop(number, None)
+        self._raw.pop(number, None)
+        self._usage.pop(number, None)
+
+    def finish(self) -> None:
+        for number, data in self._raw.items():
+            try:
+                self._take(number, data)
+            except (ValueError, TypeError) as error:
+                self.refused.append(f"session {number}: {error}")
+                self._keep_as_call(number, data)
+        self._raw.clear()
+        self._usage.clear()
+        self._refuse_older_tunnels()
+        # What was refused may have told the last numbers of a tunnel.
+        self.clean = self.clean and not self.refused
+
+    def _take(self, number: int, data: dict[str, Any]) -> None:
+        values = self._usage.get(number)
+        if values is not None:
+            data["usage"] = dict(zip(USAGE_FIELDS, values, strict=False))
+        record = decode(SessionRecord, data, self.unknown)
+        if record.profile:
+            try:
+                record = dataclasses.replace(record, profile=decode(AuthReply, record.profile, self.unknown))
+            except ValueError as error:
+                raise ValueError(f"SessionRecord.profile: {error}") from None
+        online = (record.written.wall or self.last.wall) - min(record.online_since, record.time_from)
+        if online > LONGEST_IDLE:
+            raise ValueError(f"SessionRecord.online_since: {online / 86400:.0f} days before it was written")
+        for name, value in (("address", record.address), ("acct_session_id", record.acct_session_id)):
+            holder = self._holders.setdefault((name, value), number)
+            if holder != number:
+                raise ValueError(f"{name} {value} is that of session {holder}")
+        self.sessions[number] = record
+
+    def _refuse_older_tunnels(self) -> None:
+        """Two of one LAC's id: it has begun anew, and the older one was about to end."""
+        newest: dict[tuple[tuple[str, int], int], TunnelRecord] = {}
+        for record in list(self.tunnels.values()):
+            other = newest.setdefault((record.peer, record.peer_id), record)
+            if other is record:
+                continue
+            older, newer = (record, other) if record.opened < other.opened else (other, record)
+            newest[record.peer, record.peer_id] = newer
+            del self.tunnels[older.id]
+            self.refused.append(f"tunnel {older.id}: its LAC has the same id for tunnel {newer.id}, which is newer")
+
+    def _keep_as_call(self, number: int, data: dict[str, Any]) -> None:
+        """It cannot be taken up, but its LAC can be told."""
+        try:
+            self.calls[number] = CallRecord(_within(ID, data.get("tunnel")), number, _within(ID, data.get("peer_id")))
+        except ValueError:
+            pass  # whose LAC it is the record does not say either
+
+    READERS: typing.ClassVar[dict[str, Callable[..., None]]] = {
+        "head": head,
+        "tun": tunnel,
+        "tun-": tunnel_gone,
+        "ctl": control,
+        "call": call,
+        "ses": session,
+        "ses-": session_gone,
+        "use": used,
+        "left": left,
+    }
+
+
+def replay(lines: Iterable[list[Any]]) -> Replay:
+    """What these lines leave."""
+    found = Replay()
+    for fields in lines:
+        found.feed(fields)
+    found.finish()
+    return found

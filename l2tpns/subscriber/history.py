@@ -1,0 +1,64 @@
+"""Sessions that have ended: the last thousand, for the operator who asks why somebody dropped."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
+
+from l2tpns import causes
+from l2tpns.causes import SessionEnded
+from l2tpns.radius.types import Usage
+
+if TYPE_CHECKING:
+    from l2tpns.subscriber.session import Session
+
+LENGTH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How one session ended. The codes are those of RFC 2661 4.4.2; None where no CDN went that way."""
+
+    ended: float  # wall clock
+    session: int
+    tunnel: int
+    user: str
+    address: IPv4Address | None
+    lac: str
+    calling: str
+    cause: str
+    why: str
+    phase: str
+    lac_result: int | None
+    lac_error: int | None
+    our_result: int | None
+    our_error: int | None
+    seconds: float  # online
+    in_octets: int  # from the subscriber
+    out_octets: int
+
+
+def ending(session: Session, end: SessionEnded, usage: Usage, seconds: float) -> Ending:
+    """What the operator is told of it afterwards."""
+    by_lac = end.reason in (causes.LAC_CDN, causes.LAC_LOST_CARRIER) and end.result  # 0: its CDN had none to read
+    return Ending(
+        ended=time.time(),
+        session=session.id,
+        tunnel=session.tunnel.id,
+        user=session.user,
+        address=usage.address,
+        lac=session.tunnel.peer[0],
+        calling=session.calling,
+        cause=end.reason.name,
+        why=end.text,
+        phase=session.phase,
+        lac_result=int(end.result) if by_lac else None,
+        lac_error=int(end.error) if by_lac else None,
+        our_result=int(end.result) if end.tell else None,
+        our_error=int(end.error) if end.tell else None,
+        seconds=seconds,
+        in_octets=usage.in_octets,
+        out_octets=usage.out_octets,
+    )

@@ -1,0 +1,72 @@
+"""What a LAC has begun in our name: the subscriber's LCP, and its answer to an authenticator (RFC 2661 4.4.5).
+
+A link is taken over only where the login can go on from there. A Challenge can be sent at any time; a PAP request is
+the subscriber's to send, and it has been sent: to the LAC. Where the LAC does not pass it on, LCP begins anew, which
+makes the subscriber send it again at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from l2tpns.config.settings import Config
+from l2tpns.proto.l2tp.messages import ICCN, ProxyAuthenType
+from l2tpns.proto.ppp import chap, pap
+from l2tpns.proto.ppp.credentials import Credentials
+from l2tpns.proto.ppp.frame import Protocol
+from l2tpns.proto.ppp.lcp import AuthChoice, Lcp
+from l2tpns.proto.ppp.options import build_options
+
+LONGEST_CHALLENGE = 253  # octets that a RADIUS server can be told
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """What is taken over: nothing of LCP when `why_not` says something, and no login without credentials."""
+
+    why_not: str = ""
+    credentials: Credentials | None = None
+
+
+def take_over(lcp: Lcp, iccn: ICCN, config: Config, now: float) -> Takeover:
+    """Take over the LAC's LCP, which is Opened then, with the subscriber's credentials where they are of use."""
+    sent, received = iccn.last_sent_lcp_confreq, iccn.last_received_lcp_confreq
+    if sent is None and received is None:
+        return Takeover("the LAC has not negotiated LCP")
+    if not config.proxy_lcp:
+        return Takeover("proxy_lcp is no")
+    if sent is None or received is None:
+        return Takeover("one of the LAC's LCP AVPs is missing")
+    credentials = usable_credentials(iccn) if config.proxy_authentication else None
+    by_pap = credentials is not None and credentials.protocol == Protocol.PAP
+    choices = tuple(choice for choice in lcp.wishes.auth if choice is not AuthChoice.PAP or by_pap)
+    if not lcp.adopt(sent, received, now, choices):
+        pap_alone = build_options([AuthChoice.PAP.option]) in sent and AuthChoice.PAP not in choices
+        return Takeover(
+            "PAP was begun at the LAC, and its request is not to be used"
+            if pap_alone
+            else "it is not what is wanted here"
+        )
+    if credentials is not None and (lcp.auth is None or lcp.auth.protocol != credentials.protocol):
+        credentials = None
+    return Takeover(credentials=credentials)
+
+
+def usable_credentials(iccn: ICCN) -> Credentials | None:
+    """What the subscriber told the LAC, if all of it came and could have come to us."""
+    if not iccn.proxy_authen_usable:
+        return None
+    name, response = iccn.proxy_authen_name or b"", iccn.proxy_authen_response or b""
+    identifier = (iccn.proxy_authen_id or 0) & 0xFF
+    if not 0 < len(name) <= pap.MAX_FIELD:
+        return None
+    if iccn.proxy_authen_type == ProxyAuthenType.PAP and 0 < len(response) <= pap.MAX_FIELD:
+        return Credentials(Protocol.PAP, name, password=response, identifier=identifier)
+    challenge = iccn.proxy_authen_challenge or b""
+    if (
+        iccn.proxy_authen_type == ProxyAuthenType.CHAP
+        and 0 < len(challenge) <= LONGEST_CHALLENGE
+        and len(response) == chap.MD5_SIZE
+    ):
+        return Credentials(Protocol.CHAP, name, identifier=identifier, challenge=challenge, response=response)
+    return None

@@ -1,0 +1,65 @@
+"""What of ours is in the kernel's tables, and its removal: at the start, after a crash, and at the end.
+
+Only what carries our mark: see firewall.py. Routes and classes go with the tun device, which goes with its process.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import structlog
+
+from l2tpns.errors import L2tpnsError
+from l2tpns.runtime.log import Logger
+from l2tpns.system import nft
+from l2tpns.system.firewall import Firewall, FirewallError
+from l2tpns.system.garden_rules import remove_sets
+from l2tpns.system.ipset import IpSets
+
+L2TP = 1701
+PREFIX = "l2tpns_"  # of the names of sets that no manual names
+
+
+def remove_rules(firewall: Firewall, log: Logger) -> int:
+    """Rules and chains; sets may be filled anew then. How many."""
+    try:
+        return firewall.remove_all_ours()
+    except FirewallError as error:
+        log.error("firewall_not_cleaned", why=str(error))
+        return 0
+
+
+def remove_everything() -> int:
+    """Rules, chains and sets, while no server runs; how many. Raises L2tpnsError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("0.0.0.0", L2TP))
+        except OSError as error:
+            raise L2tpnsError(f"a server runs here: UDP {L2TP}: {error.strerror}") from None
+    removed = Firewall(structlog.get_logger()).remove_all_ours()
+    sets = IpSets()
+    try:
+        before = len(sets.names())
+        remove_sets(sets, ())
+        for name in sets.names():
+            if name.startswith(PREFIX):
+                sets.destroy(name)
+        return removed + before - len(sets.names())
+    finally:
+        sets.close()
+
+
+def begin(firewall: Firewall, log: Logger) -> None:
+    """At the start: say which tables are used and what stands in the way; remove what an earlier process left."""
+    log.info("firewall_used", tables="iptables-legacy", why="iptables-nft, Debian's iptables, does not show our rules")
+    for chain in nft.dropping_chains() if _has_nft() else ():
+        log.warning("nft_in_the_way", chain=chain, why="it drops forwarded packets that none of its rules accepts")
+    removed = remove_rules(firewall, log)
+    if removed:
+        log.warning("firewall_cleaned", rules=removed, why="an earlier process left them")
+
+
+def _has_nft() -> bool:
+    """Asking would load it."""
+    return Path("/sys/module/nf_tables").exists() or not Path("/proc/modules").exists()
