@@ -15,8 +15,6 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.ready
 CODE := setup.py l2tpns modules tests bench
 KEEP ?=
-# Tests without a socket: what `make check` has time for.
-PURE := tests/proto $(patsubst %,tests/daemon/test_%.py,config console_grammar console_keys counters log pool wheel)
 
 # Most live tests wait for most of their time: twice as many workers as cores, each in a network of its own. A file stays
 # together, for its tests share what takes long to build.
@@ -45,7 +43,7 @@ check: $(STAMP)
 	$(VENV)/bin/ruff format --quiet --check $(CODE)
 	$(VENV)/bin/ruff check --quiet $(CODE)
 	$(VENV)/bin/mypy --no-error-summary
-	$(PY) -m pytest $(PURE)
+	$(PY) -m pytest tests/unit
 	$(PY) -m tests.lab.docs --check
 
 venv: $(STAMP)

@@ -24,9 +24,9 @@ from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.log import Log
 from l2tpns.system.routes import PROTOCOL, Routes
 from l2tpns.system.rtnetlink import Netlink, Route
-from tests.daemon.packets import ip, ones_sum
 from tests.lab import PATIENCE
 from tests.lab.netns import Lab, Namespace, is_root, three_hosts
+from tests.lab.packets import ip, ones_sum
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(not is_root(), reason="needs root for namespaces")]
 

@@ -1,0 +1,119 @@
+"""A server in the test's own process, which must leave nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from l2tpns.l2tp import tunnel
+from l2tpns.proto.l2tp.reliable import Reliable
+from l2tpns.state import journal
+from l2tpns.subscriber import session
+from tests.lab import PATIENCE
+from tests.lab.inprocess import InProcess
+from tests.lab.lac import Dial, Lac
+from tests.server.clocks import Clock, TunnelClock
+from tests.server.lives import Lives
+from tests.server.operators import Desk
+from tests.server.shelf import Shelf
+
+Serve = Callable[..., InProcess]
+QUICK = Dial(restart=0.3)
+CLOSED_LINGER, REFUSAL_GRACE = tunnel.CLOSED_LINGER, session.REFUSAL_GRACE  # which `serve` shortens
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    """Starts servers with the settings given; afterwards no tunnel, session, address, route or greenlet may be left.
+
+    They do not repeat a control message only because the machine was busy: a test that wants that sets the interval.
+    """
+    if tunnel.Reliable is Reliable:
+        monkeypatch.setattr(tunnel, "Reliable", partial(Reliable, first_interval=PATIENCE))
+    monkeypatch.setattr(tunnel, "CLOSED_LINGER", 0.01)
+    monkeypatch.setattr(tunnel, "SHORTEST_LOOK", 0.05)
+    monkeypatch.setattr(session, "REFUSAL_GRACE", 0.05)
+    servers: list[InProcess] = []
+
+    def start(*args: Any, **settings: Any) -> InProcess:
+        server = InProcess(*args, **settings).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        assert server.stop() == {}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    clock.install(monkeypatch)
+    return clock
+
+
+@pytest.fixture
+def tunnel_clock(monkeypatch: pytest.MonkeyPatch) -> TunnelClock:
+    clock = TunnelClock()
+    clock.install(monkeypatch)
+    return clock
+
+
+@pytest.fixture
+def server(serve: Serve) -> InProcess:
+    """One with the defaults."""
+    return serve()
+
+
+@pytest.fixture
+def lac(server: InProcess) -> Lac:
+    """Its LAC, with a tunnel; its subscribers repeat themselves quickly."""
+    return server.lac(defaults=QUICK).connect()
+
+
+@pytest.fixture
+def shelf(serve: Serve, tmp_path: Path) -> Shelf:
+    """A server and a directory for its plugins."""
+    return Shelf(serve(plugin_dir=str(tmp_path)), tmp_path)
+
+
+@pytest.fixture
+def open_desk(serve: Serve, tmp_path: Path) -> Iterator[Callable[..., Desk]]:
+    """Starts servers with a console; `users` is the text of l2tpns.users, if there shall be one."""
+    desks: list[Desk] = []
+
+    def start(users: str | None = None, **settings: Any) -> Desk:
+        desk = Desk(serve(**settings), tmp_path, users).start()
+        desks.append(desk)
+        return desk
+
+    yield start
+    for desk in desks:
+        desk.stop()
+
+
+@pytest.fixture
+def desk(open_desk: Callable[..., Desk]) -> Desk:
+    """One without users: everybody may come in."""
+    return open_desk()
+
+
+@pytest.fixture
+def lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lives]:
+    """The first of them has begun."""
+    monkeypatch.setattr(tunnel, "CLOSED_LINGER", 0.01)
+    monkeypatch.setattr(tunnel, "SHORTEST_LOOK", 0.05)
+    monkeypatch.setattr(journal, "BEAT", 0.05)
+    monkeypatch.setenv("L2TPNS_RUN", str(tmp_path / "run"))
+    lives = Lives(tmp_path / "state")
+    lives.begin()
+    yield lives
+    lives.server.lns.journal.halt()
+    assert lives.server.stop() == {}
+    lives.store.close()
+    for lac in lives.lacs:
+        lac.leave()
