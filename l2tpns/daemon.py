@@ -109,6 +109,7 @@ class Daemon:
         try:
             for signum in SIGNALS:  # what comes before there is a server to obey it waits
                 gevent.signal_handler(signum, self.signals.put, signum)
+            process.raise_descriptor_limit()
             self.give_up_root()
             self.start()
             starter.release(0)

@@ -66,9 +66,3 @@ def close_quietly(descriptor: int) -> None:
     """Close it. A disk that fails may say so only now, and there is nothing that we could do better."""
     with suppress(OSError):
         os.close(descriptor)
-
-
-def remove_quietly(path: Path) -> None:
-    """Remove the file. What stays on a disk that has become read-only is read again by the next process, to no harm."""
-    with suppress(OSError):
-        path.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -40,6 +41,13 @@ def test_the_operator_is_warned_when_the_kernel_does_not_forward(
         warnings = server.log("ip_forward_off")
         assert [warning["level"] for warning in warnings] == ([] if forwards else ["warning"])
     assert all("/proc/sys/net/ipv4/ip_forward" in warning["why"] for warning in warnings)
+
+
+def test_the_small_limit_of_a_shell_on_open_files_is_raised(machine: Namespace, tmp_path: Path) -> None:
+    command = ("sh", "-c", 'ulimit -S -n 256 && exec "$@"', "sh", sys.executable, "-m", "l2tpns")
+    with Server(machine, tmp_path, secrets="", command=command) as server:
+        soft, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+        assert soft == (65536 if hard == resource.RLIM_INFINITY else min(hard, 65536))
 
 
 def test_a_refused_configuration_is_an_exit_status_after_which_systemd_does_not_start_again(tmp_path: Path) -> None:
