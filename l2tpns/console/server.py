@@ -36,7 +36,7 @@ class Console:
         self._log = log
         self._port = port
         self._commands = plugins.Commands(office, commands.COMMANDS, commands.WORDS)
-        self._share = office.lns.share
+        self._share = office.lns.services.share
         self._places = Places(lambda: office.config.cli_max_connections)
         self._listener: Any = None
         self._door: Door | None = None
@@ -71,7 +71,7 @@ class Console:
             self.open()
         self._let_in()
         self._warn(self._address)
-        self._part = self._office.lns.supervisor.spawn("console", self._keep_served)
+        self._part = self._office.lns.services.supervisor.spawn("console", self._keep_served)
 
     def _let_in(self) -> None:
         self._door = Door(self._listener, self._places, self._share, self._log, self._serve, self._turn_away)
@@ -131,7 +131,9 @@ class Console:
         except OSError:
             return  # it has been reset
         office = self._office
-        terminal = Terminal(sock, self._share, lambda: office.config.cli_idle_timeout, office.lns.awake, place.owner)
+        terminal = Terminal(
+            sock, self._share, lambda: office.config.cli_idle_timeout, office.lns.services.awake, place.owner
+        )
         shell = Shell(office, self._commands.grammar, self.users, terminal, peer, self._log, place)
         self._log.debug("console_connected", peer=peer)
         why = "an error of this server"

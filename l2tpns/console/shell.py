@@ -88,7 +88,7 @@ class Shell:
         if users.open:
             self.terminal.trust("")
             return True
-        awake = self.office.lns.awake
+        awake = self.office.lns.services.awake
         until = awake.now() + LOGIN_TIMEOUT
         for _ in range(LOGIN_TRIES):
             try:

@@ -10,13 +10,13 @@ from time import monotonic
 
 import gevent
 
-from l2tpns.lns import Lns
 from l2tpns.monitoring.http import Application, BoundedServer
 from l2tpns.monitoring.samples import PERIOD, Samples
 from l2tpns.monitoring.sources import Sources
 from l2tpns.radius.accounting import Accounting
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.supervisor import Part
+from l2tpns.server import Server
 
 LOOK = 1.0  # seconds between two looks at the configuration
 RETRY = 10.0
@@ -25,8 +25,8 @@ RETRY = 10.0
 class Figures:
     """Owns the meter of the loop's lag, the hour of samples, and the HTTP server."""
 
-    def __init__(self, lns: Lns, accounting: Accounting, log: Logger) -> None:
-        self.sources = Sources(lns, accounting)
+    def __init__(self, server: Server, accounting: Accounting, log: Logger) -> None:
+        self.sources = Sources(server, accounting)
         self.samples = Samples(self.sources)
         self._log = log
         self._server: BoundedServer | None = None
@@ -36,7 +36,7 @@ class Figures:
 
     def start(self) -> None:
         self.follow()
-        spawn = self.sources.lns.supervisor.spawn
+        spawn = self.sources.lns.services.supervisor.spawn
         self._parts = [spawn("loop meter", self.sources.lag.run), spawn("figures", self._run)]
 
     def stop(self) -> None:
@@ -76,7 +76,7 @@ class Figures:
         if wanted is None or address is None or self._server is not None or monotonic() < self._retry_at:
             return
         application = Application(self.sources, self.samples, self._log)
-        server = BoundedServer(wanted, application, self.sources.lns.share, self._log)
+        server = BoundedServer(wanted, application, self.sources.lns.services.share, self._log)
         try:
             server.start()
         except OSError as error:

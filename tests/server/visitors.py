@@ -80,7 +80,7 @@ class Visitor:
 def figures_of(server: InProcess, accounting: Accounting | None = None, *, running: bool = False) -> Iterator[Visitor]:
     """Served; with `running` also measured, as in the daemon."""
     log = server.log.get()
-    figures = Figures(server.lns, accounting or unused_accounting(server.config, server), log)
+    figures = Figures(server.core, accounting or unused_accounting(server.config, server), log)
     if running:
         figures.start()
     else:

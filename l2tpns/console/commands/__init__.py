@@ -36,7 +36,7 @@ def drop_users(shell: Shell, *names: str) -> str:
     """As the manual's server: only who has an address."""
     said = []
     for name in names:
-        online = [s for s in shell.office.lns.sessions_of(name) if s.address is not None]
+        online = [s for s in shell.office.lns.services.registry.sessions_of(name) if s.address is not None]
         for session in online:
             session.end(causes.ADMIN_DROP)
         said.append(f"Dropping user {name}" if online else f"User {name} is not connected")
@@ -93,7 +93,7 @@ def no_filter_user(shell: Shell, name: str) -> str:
 
 
 def _give(session: Session, filters: tuple[AccessList | None, AccessList | None]) -> None:
-    filtering.give(session, *filters)
+    filtering.set_filters(session.services.plane, session, *filters)
 
 
 # Configuration
@@ -215,7 +215,7 @@ def help_all(shell: Shell) -> Output:
 
 
 def _variables(office: Office) -> Iterator[tuple[str, str]]:
-    for setting in (*SETTINGS.values(), *office.lns.plugins.settings.values()):
+    for setting in (*SETTINGS.values(), *office.plugins.settings.values()):
         yield setting.name, setting.help
 
 

@@ -51,10 +51,10 @@ def _histogram(shell: Shell, step: int, age: Callable[[Session, float], float]) 
 
     def rows() -> Iterator[Row]:
         now = monotonic()
-        online = list(lns.by_address.values())
+        online = list(lns.services.registry.by_address.values())
         counts: Counter[int] = Counter()
         for session in online:
-            lns.plane.refresh(session.path)
+            lns.services.plane.refresh(session.path)
             counts[min(int(max(age(session, now), 0) // step), ROWS)] += 1
         for number in range(ROWS + 1):
             yield {
@@ -63,7 +63,7 @@ def _histogram(shell: Shell, step: int, age: Callable[[Session, float], float]) 
                 "sessions": counts[number],
             }
 
-    return HISTOGRAM.output(rows, lambda: (f"{len(lns.by_address)} sessions are open",))
+    return HISTOGRAM.output(rows, lambda: (f"{len(lns.services.registry.by_address)} sessions are open",))
 
 
 def show_ipcache(shell: Shell) -> Output:
@@ -71,17 +71,17 @@ def show_ipcache(shell: Shell) -> Output:
     lns = shell.office.lns
 
     def rows() -> Iterator[Row]:
-        for address in sorted(lns.by_address):
-            session = lns.by_address.get(address)
+        for address in sorted(lns.services.registry.by_address):
+            session = lns.services.registry.by_address.get(address)
             if session is not None:
                 yield {"session": session.id, "address": str(address), "routes": list(map(str, session.path.routes))}
 
-    return IPCACHE.output(rows, lambda: (f"{len(lns.by_address)} entries",))
+    return IPCACHE.output(rows, lambda: (f"{len(lns.services.registry.by_address)} entries",))
 
 
 def show_parts(shell: Shell) -> Output:
     """The loops that the server consists of."""
-    supervisor = shell.office.lns.supervisor
+    supervisor = shell.office.lns.services.supervisor
 
     def rows() -> Iterator[Row]:
         unwell = {part.name: part for part in supervisor.unwell()}

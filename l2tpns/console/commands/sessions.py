@@ -16,6 +16,7 @@ from l2tpns.console.grammar import Command, Privilege
 from l2tpns.console.output import Column, Output, Row, Table, sheet, shown
 from l2tpns.dataplane.session_path import Path
 from l2tpns.l2tp.tunnel import Tunnel, TunnelState
+from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.subscriber.history import Ending
 from l2tpns.subscriber.session import Session
 
@@ -92,7 +93,7 @@ SESSION_LABELS = {
 def session_row(session: Session, now: float, enabled: bool) -> Row:
     """A session, in short. Who is intercepted is only the enabled's to know: others get None."""
     path, policy = session.path, session.policy
-    session.lns.plane.refresh(path)
+    session.services.plane.refresh(path)
     return {
         "session": session.id,
         "linked_session": None,  # nobody is passed on to other servers, and there is no multilink
@@ -116,7 +117,7 @@ def session_row(session: Session, now: float, enabled: bool) -> Row:
 def remaining(session: Session, now: float) -> int | None:
     """Seconds until its Session-Timeout."""
     timeout = session.profile.session_timeout if session.profile is not None else None
-    return max(int(session.time_from + timeout - now), 0) if timeout and session.online_since else None
+    return max(int(session.timeout_started_at + timeout - now), 0) if timeout and session.online_since else None
 
 
 def last_packet(session: Session) -> float:
@@ -128,18 +129,19 @@ def session_detail(session: Session, now: float, enabled: bool) -> Row:
     """All that is known of a session."""
     path, profile, policy = session.path, session.profile, session.policy
     filters = (path.filter_in, path.filter_out)
+    ipcp = session.link.layers.get(Protocol.IPCP)
     return {
         **session_row(session, now, enabled),
         "called": session.called,
         "lac_session": session.peer_id,
         "lac_host": session.tunnel.host,
         "routes": [str(route) for route in path.routes],
-        "phase": session.phase,
-        "lcp": session.lcp.state.name.title(),
-        "ipcp": session.ipcp.state.name.title() if session.ipcp is not None else None,
+        "phase": session.phase.value,
+        "lcp": session.link.lcp.state.name.title(),
+        "ipcp": ipcp.state if ipcp is not None else None,
         "session_timeout": profile.session_timeout if profile is not None else None,
         "idle_timeout": profile.idle_timeout if profile is not None else None,
-        "mru": path.mru if session.online_since else session.lcp.peer_mru,
+        "mru": path.mru if session.online_since else session.link.lcp.peer_mru,
         "next_recv": path.next_ns if path.next_ns >= 0 else None,
         "next_send": path.ns if path.sequenced else None,
         "in_packets": path.in_packets,
@@ -150,11 +152,11 @@ def session_detail(session: Session, now: float, enabled: bool) -> Row:
         "tx_speed": session.tx_speed,
         "filter_in": filters[0].name if filters[0] is not None else None,
         "filter_out": filters[1].name if filters[1] is not None else None,
-        "sink": session.lns.snoop.place(session) if enabled else None,
+        "sink": session.services.snoop.place(session) if enabled else None,
         "rate_in": policy.rate_in or None,
         "rate_out": policy.rate_out or None,
         "garden": policy.garden or None,
-        "filter_bucket": session.lns.throttle.bucket(session),
+        "filter_bucket": session.services.throttle.bucket(session),
     }
 
 
@@ -301,8 +303,8 @@ def show_users(shell: Shell, user: str | None = None) -> Output:
         return session_details(shell, find_user(shell.office, user))
 
     def rows() -> Iterator[dict[str, Any]]:
-        for name in sorted(lns.by_user):
-            for session in list(lns.by_user.get(name, ())):
+        for name in sorted(lns.services.registry.by_user):
+            for session in list(lns.services.registry.by_user.get(name, ())):
                 yield {"user": session.user, "session": session.id}
 
     return Output(lambda: (row["user"] for row in rows()), rows)
@@ -356,9 +358,9 @@ def _code(result: int | None, error: int | None) -> str | None:
 
 def show_history(shell: Shell, user: str | None = None) -> Output:
     """The newest last."""
-    endings = list(shell.office.lns.history)
+    endings = list(shell.office.lns.services.history)
     if user is not None:
-        endings = [ending for ending in endings if shell.office.lns.same_user(ending.user, user)]
+        endings = [ending for ending in endings if shell.office.lns.services.registry.same_user(ending.user, user)]
     return HISTORY.output(lambda: map(ending_row, endings))
 
 

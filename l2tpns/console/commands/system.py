@@ -59,8 +59,8 @@ POOL = Table(
 def pool_rows(office: Office, everything: bool) -> Iterator[Row]:
     """Addresses in use, those kept for who had them, and with `everything` those that nobody ever had."""
     lns = office.lns
-    for holding in lns.pool.holdings():
-        holder = lns.by_address.get(holding.address) if holding.used else None
+    for holding in lns.services.pool.holdings():
+        holder = lns.services.registry.by_address.get(holding.address) if holding.used else None
         seconds = None if holding.used else int(holding.seconds)
         kept = f"[{holding.user}] {seconds}s" if holding.user else f"{seconds}s"
         yield {
@@ -72,7 +72,7 @@ def pool_rows(office: Office, everything: bool) -> Iterator[Row]:
             "note": holding.user if holding.used else kept,
         }
     if everything:
-        for address in lns.pool.never_used():
+        for address in lns.services.pool.never_used():
             yield {
                 "address": str(address),
                 "used": False,
@@ -92,7 +92,7 @@ def show_all_pool(shell: Shell) -> Output:
 
 
 def _pool(office: Office, everything: bool) -> Output:
-    pool = office.lns.pool
+    pool = office.lns.services.pool
 
     def after() -> Iterator[str]:
         if not everything:
@@ -134,9 +134,9 @@ SERVERS = Table(
 
 def transports(office: Office) -> list[tuple[str, Transport]]:
     found = []
-    if isinstance(office.lns.backend, RadiusBackend):
-        found.append(("auth", office.lns.backend.transport))
-    accounting = getattr(office.lns.accounting, "transport", None)
+    if isinstance(office.lns.services.backend, RadiusBackend):
+        found.append(("auth", office.lns.services.backend.transport))
+    accounting = getattr(office.lns.services.accounting, "transport", None)
     if accounting is not None:
         found.append(("acct", accounting))
     return found
@@ -214,7 +214,7 @@ SIDES = (("Ethernet", "tun"), ("Tunnel", "tunnel"))
 
 def counter_values(office: Office, hidden: frozenset[str]) -> dict[str, Any]:
     values: dict[str, Any] = {name: value for name, _, value in office.lns.counters.items() if name not in hidden}
-    values |= {count.name: count.value for count in office.lns.plugins.counts}
+    values |= {count.name: count.value for count in office.plugins.counts}
     cleared = office.counters_cleared
     values["seconds_since_reset"] = round(monotonic() - (cleared or office.started))
     return values
@@ -240,7 +240,7 @@ def show_counters(shell: Shell) -> Output:
         for name, help, value in office.lns.counters.items():
             if name not in shown and name not in hidden:
                 yield f"{name:<26}{value:>14}  {help}"
-        for count in office.lns.plugins.counts:
+        for count in office.plugins.counts:
             yield f"{count.name:<26}{count.value:>14}  {count.help}"
         yield ""
         yield f"Last counter reset {values['seconds_since_reset']} seconds ago"
@@ -311,7 +311,7 @@ def uptime(shell: Shell) -> Output:
     office = shell.office
     now = time.strftime("%H:%M:%S")
     up = monotonic() - office.started
-    users = len(office.lns.by_address)
+    users = len(office.lns.services.registry.by_address)
     load = os.getloadavg()
     first = f"{now} up {span(up)}, {users} users, load average: {load[0]:.2f}, {load[1]:.2f}, {load[2]:.2f}"
     return Output(
