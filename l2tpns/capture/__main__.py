@@ -21,11 +21,11 @@ from typing import Any, BinaryIO, Self
 from l2tpns import __version__
 from l2tpns.capture.frame import UP, Copied, parse
 from l2tpns.capture.pcapng import INBOUND, OUTBOUND, Writer
+from l2tpns.runtime.sockets import set_buffers
 
 LARGEST = 65535
 LATEST = 1000  # copies by which one may be late; a number further behind begins a new count
 BUFFER = 32 << 20  # octets that the kernel keeps while the disk is busy
-_SO_RCVBUFFORCE = 33  # Linux's number, which the socket module does not name
 
 
 @dataclass(slots=True)
@@ -171,10 +171,7 @@ def _port(text: str) -> int:
 def listen(address: IPv4Address, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER)
-        except PermissionError:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        set_buffers(sock, receive=BUFFER)
         sock.bind((str(address), port))
     except OSError:
         sock.close()

@@ -19,15 +19,9 @@ from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address
 from math import inf
 from socket import (
-    AF_INET,
-    IPPROTO_IP,
-    SO_RCVBUF,
     SO_REUSEPORT,
-    SO_SNDBUF,
-    SOCK_DGRAM,
     SOL_SOCKET,
     inet_aton,
-    inet_ntoa,
 )
 from time import monotonic
 
@@ -39,6 +33,15 @@ from l2tpns.proto.l2tp.header import parse_data
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.drain import DRAIN, Clock, drain_forever
 from l2tpns.runtime.log import Logger
+from l2tpns.runtime.sockets import (
+    allow_fragments,
+    destination,
+    report_destinations,
+    set_buffers,
+    set_checksums,
+    source,
+    udp_socket,
+)
 from l2tpns.runtime.supervisor import Part, Supervisor
 
 L2TP_PORT = 1701
@@ -50,12 +53,8 @@ SWEEP = 30.0  # seconds between two looks for such sockets
 
 Peer = tuple[str, int]
 
-# Linux's numbers, which the socket module does not name.
-_IP_PKTINFO, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT = 8, 10, 0
-_SO_NO_CHECK, _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 11, 32, 33
 _BUFFER = 8 << 20
 _NO_PORT = 1  # tcpmux: nothing of UDP comes from there
-_PKTINFO = struct.Struct("=i4s4s")  # interface, our address, destination in the header
 
 # 3.1, the two forms that nearly every data message has: no option, or Length only. The last two fields are the first
 # four octets of PPP. Our two ids together are the key of a path.
@@ -119,7 +118,7 @@ class Endpoint:
         self.idle_since = monotonic()
 
     def _without_checksum(self, off: bool) -> None:
-        self.socket.setsockopt(SOL_SOCKET, _SO_NO_CHECK, off)
+        set_checksums(self.socket, not off)
 
     def send(self, datagram: bytes, peer: Peer) -> bool:
         """Send a control message or a control frame of PPP, with a UDP checksum; as send_data."""
@@ -153,7 +152,7 @@ class WildcardEndpoint(Endpoint):
 
     def __init__(self, sock: RawSocket, address: str, port: int, counters: Counters, full_at: float) -> None:
         self._counters = counters
-        self._source = [(IPPROTO_IP, _IP_PKTINFO, _PKTINFO.pack(0, inet_aton(address), bytes(4)))]
+        self._source = [source(address)]
         self.socket = sock
         self.address = address
         self.port = port
@@ -173,16 +172,10 @@ class WildcardEndpoint(Endpoint):
 
 def open_socket(address: str, port: int, *, share: bool = False) -> RawSocket:
     """A bound non-blocking socket of the C type, which gevent does not touch. Raises OSError."""
-    sock = RawSocket(AF_INET, SOCK_DGRAM)
+    sock = udp_socket()
     try:
-        sock.setblocking(False)
-        # The outer packet may be fragmented on its way to the LAC.
-        sock.setsockopt(IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
-        for force, plain in ((_SO_RCVBUFFORCE, SO_RCVBUF), (_SO_SNDBUFFORCE, SO_SNDBUF)):
-            try:
-                sock.setsockopt(SOL_SOCKET, force, _BUFFER)
-            except PermissionError:
-                sock.setsockopt(SOL_SOCKET, plain, _BUFFER)  # as much as net.core.rmem_max allows
+        allow_fragments(sock)  # the outer packet, on its way to the LAC
+        set_buffers(sock, receive=_BUFFER, send=_BUFFER)
         # Unlike SO_REUSEADDR, this option lets sockets of one user id share a port and no others. Once it is cleared
         # no socket can be bound beside this one, whatever its owner and options.
         sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, share)
@@ -341,7 +334,7 @@ class LacSide:
 
     def _listen_everywhere(self) -> None:
         sock = open_socket("0.0.0.0", self.port)
-        sock.setsockopt(IPPROTO_IP, _IP_PKTINFO, 1)
+        report_destinations(sock)
         self.port = sock.getsockname()[1]
         self._wildcard = sock
         self._read(sock, lambda: self._drain_wildcard(sock))
@@ -401,7 +394,7 @@ class LacSide:
             except OSError:
                 self._counters.tunnel_rx_errors += 1
                 return
-            address = _destination(ancillary)
+            address = destination(ancillary)
             if address:
                 self.receive(datagram, peer, self._at(address))
             else:
@@ -501,12 +494,3 @@ def split_ppp(frame: bytes) -> tuple[int, bytes]:
     if len(frame) < start + 2 or not frame[start + 1] & 1:
         raise WireError("no PPP protocol")
     return frame[start] << 8 | frame[start + 1], frame[start + 2 :]
-
-
-def _destination(ancillary: list[tuple[int, int, bytes]]) -> str:
-    """The address of ours that a datagram was sent to; empty for a broadcast or multicast."""
-    for level, kind, octets in ancillary:
-        if level == IPPROTO_IP and kind == _IP_PKTINFO and len(octets) >= _PKTINFO.size:
-            _, ours, destination = _PKTINFO.unpack_from(octets)
-            return inet_ntoa(ours) if ours == destination else ""
-    return ""
