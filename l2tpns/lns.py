@@ -18,8 +18,8 @@ import gevent
 
 from l2tpns import causes
 from l2tpns.config.settings import Config
+from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.dataplane.plane import DataPlane
-from l2tpns.dataplane.udp import Endpoint
 from l2tpns.errors import ProtocolError, WireError
 from l2tpns.l2tp.address_change import ProbeBudget
 from l2tpns.l2tp.half_open import HalfOpen

@@ -7,6 +7,7 @@ device, `send_error` sends an ICMP packet, a Path says the rest. IPv4 only.
 from __future__ import annotations
 
 from collections.abc import Callable, Container
+from functools import partial
 
 from l2tpns.config.settings import Config
 from l2tpns.dataplane.policer import DROP, PASS
@@ -93,7 +94,7 @@ class Forwarder:
         if protocol == TCP and not fragment & ipv4.OFFSET:
             packet = self._clamped(path, packet)
         if path.police is not None:
-            verdict = path.police.take(path, packet, path.last_rx, self._deliver)
+            verdict = path.police.submit(packet, path.last_rx, partial(self._deliver, path))
             if verdict == DROP:
                 self._counters.drop_policed += 1
                 path.dropped_policed += 1

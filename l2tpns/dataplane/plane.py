@@ -1,20 +1,17 @@
 """The seam between sessions and whatever carries their packets.
 
-UserPlane (user.py) carries them in this process; another implementation may leave them in the kernel. NullPlane
-carries nothing and remembers what it was told, so that lives of tunnels and sessions are tested without root.
+`UserPlane` (userspace.py) carries them in this process; another implementation may leave them in the kernel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
-from time import monotonic
 from typing import Protocol
 
+from l2tpns.dataplane.endpoint import Endpoint, Peer
 from l2tpns.dataplane.session_path import Path
-from l2tpns.dataplane.udp import Endpoint
 
-Peer = tuple[str, int]
 OnControl = Callable[[bytes, Peer, Endpoint], None]
 
 
@@ -69,69 +66,3 @@ class DataPlane(Protocol):
 
     def send_frame(self, path: Path, protocol: int, information: bytes) -> None:
         """Send one PPP frame to the peer, with address, control and two octets of protocol."""
-
-
-class NullPlane:
-    """A data plane that carries nothing: `frames` is what sessions sent, `paths` and `carried` what they asked for."""
-
-    def __init__(self) -> None:
-        self.paths: dict[int, Path] = {}
-        self.carried: dict[int, tuple[IPv4Address, tuple[IPv4Network, ...], int]] = {}
-        self.prefixes: list[IPv4Network] = []
-        self.frames: list[tuple[Path, int, bytes]] = []
-        self.endpoints: dict[str, Endpoint] = {}
-        self.running = False
-
-    def start(self) -> None:
-        self.running = True
-
-    def stop(self) -> None:
-        self.running = False
-
-    def endpoint(self, address: str) -> Endpoint:
-        return self.endpoints[address]
-
-    def dedicate(self, endpoint: Endpoint) -> Endpoint:
-        return endpoint
-
-    def serve(self, prefixes: Iterable[IPv4Network]) -> None:
-        self.prefixes.extend(prefixes)
-
-    def avoid(self, needed: Mapping[IPv4Network, str], connected: Collection[IPv4Network]) -> None:
-        """Nothing is routed."""
-
-    def leads_into_tun(self, address: IPv4Address) -> bool:
-        return False
-
-    def subscriber_at(self, address: IPv4Address) -> Path | None:
-        return None
-
-    def attach(self, path: Path) -> None:
-        self.paths[path.key] = path
-
-    def detach(self, path: Path) -> None:
-        self.offline(path)
-        if self.paths.get(path.key) is path:
-            del self.paths[path.key]
-
-    def online(self, path: Path, address: IPv4Address, routes: Iterable[IPv4Network], mru: int) -> None:
-        self.carried[path.key] = (address, tuple(routes), mru)
-        path.address, path.mru, path.online = address.packed, mru, True
-
-    def offline(self, path: Path) -> None:
-        self.carried.pop(path.key, None)
-        path.online = False
-
-    def changed(self, path: Path) -> None:
-        path.changed()
-
-    def refresh(self, path: Path) -> None:
-        """Nothing is kept elsewhere."""
-
-    def send_frame(self, path: Path, protocol: int, information: bytes) -> None:
-        self.frames.append((path, protocol, information))
-
-    def receive(self, path: Path, protocol: int, information: bytes) -> None:
-        """For tests: a frame of the peer's."""
-        path.last_rx = monotonic()
-        path.post(protocol, information)

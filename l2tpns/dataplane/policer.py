@@ -9,19 +9,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gevent import get_hub
-
-if TYPE_CHECKING:
-    from l2tpns.dataplane.session_path import Path
 
 BURST_OCTETS, BURST_SECONDS = 1600, 0.1  # after a pause; a timer that comes late must not cost rate
 QUEUE_OCTETS, QUEUE_SECONDS = 5200, 0.2  # bounded in octets: small packets find room where large ones do not
 
 PASS, WAIT, DROP = range(3)  # what becomes of a packet
 
-Forward = Callable[["Path", bytes], None]
+Forward = Callable[[bytes], None]
 
 
 def call_later(seconds: float, call: Callable[[], None]) -> Any:
@@ -52,7 +49,7 @@ class Police:
     ) -> None:
         self._at = now
         self._tokens = float("inf")
-        self._queue: deque[tuple[Path, bytes, Forward]] = deque()
+        self._queue: deque[tuple[bytes, Forward]] = deque()
         self._queued = 0
         self._timer: Any = None
         self._schedule = schedule
@@ -66,7 +63,7 @@ class Police:
         self._limit = max(QUEUE_OCTETS, self._octets * QUEUE_SECONDS)
         self._tokens = min(self._tokens, self._burst)
 
-    def take(self, path: Path, packet: bytes, now: float, forward: Forward) -> int:
+    def submit(self, packet: bytes, now: float, forward: Forward) -> int:
         """PASS: it may go on now. WAIT: `forward` is called with it later. DROP: there is no room for it."""
         octets = len(packet)
         if not self._queue:
@@ -76,7 +73,7 @@ class Police:
                 return PASS
         if self._queued + octets > self._limit:
             return DROP
-        self._queue.append((path, packet, forward))
+        self._queue.append((packet, forward))
         self._queued += octets
         if self._timer is None:
             self._wait()
@@ -90,18 +87,18 @@ class Police:
         if not carried:
             self._queue.clear()
         while self._queue:
-            path, packet, forward = self._queue.popleft()
-            forward(path, packet)
+            packet, forward = self._queue.popleft()
+            forward(packet)
         self._queued = 0
 
     def release(self, now: float) -> None:
         """Send on what there are tokens for by now."""
         self._fill(now)
-        while self._queue and self._tokens >= len(self._queue[0][1]):
-            path, packet, forward = self._queue.popleft()
+        while self._queue and self._tokens >= len(self._queue[0][0]):
+            packet, forward = self._queue.popleft()
             self._tokens -= len(packet)
             self._queued -= len(packet)
-            forward(path, packet)
+            forward(packet)
         if self._queue:
             self._wait()
 
@@ -110,7 +107,7 @@ class Police:
         self._at = now
 
     def _wait(self) -> None:
-        missing = len(self._queue[0][1]) - self._tokens
+        missing = len(self._queue[0][0]) - self._tokens
         self._timer = self._schedule(max(missing / self._octets, 0.001), self._on_timer)
 
     def _on_timer(self) -> None:

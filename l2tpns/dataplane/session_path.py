@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import IPv4Network
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from l2tpns.config.access_list import AccessList
+from l2tpns.dataplane.endpoint import Endpoint, Peer
+from l2tpns.dataplane.policer import Police
 from l2tpns.proto.l2tp.header import data_header
-
-if TYPE_CHECKING:
-    from l2tpns.dataplane.policer import Police
-    from l2tpns.dataplane.udp import Endpoint
 
 UP, DOWN = 0, 1  # directions for taps: from the subscriber, to the subscriber
 PPP_IP = 0x0021
@@ -85,7 +82,7 @@ class Path:
         self,
         key: int,
         endpoint: Endpoint,
-        peer: tuple[str, int],
+        peer: Peer,
         peer_tunnel_id: int,
         peer_session_id: int,
         post: Post,

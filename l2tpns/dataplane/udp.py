@@ -27,6 +27,7 @@ from time import monotonic
 
 import gevent
 
+from l2tpns.dataplane.endpoint import Endpoint, Peer, WildcardEndpoint, open_socket
 from l2tpns.dataplane.session_path import PPP_IP, Path
 from l2tpns.errors import WireError, refused
 from l2tpns.proto.l2tp.header import parse_data
@@ -34,13 +35,8 @@ from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.drain import DRAIN, Clock, drain_forever
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.sockets import (
-    allow_fragments,
     destination,
     report_destinations,
-    set_buffers,
-    set_checksums,
-    source,
-    udp_socket,
 )
 from l2tpns.runtime.supervisor import Part, Supervisor
 
@@ -51,9 +47,6 @@ MOST_ENDPOINTS = 256  # sockets for single addresses of ours beside the wildcard
 IDLE_ENDPOINT = 120.0  # seconds that such a socket stays open without a tunnel
 SWEEP = 30.0  # seconds between two looks for such sockets
 
-Peer = tuple[str, int]
-
-_BUFFER = 8 << 20
 _NO_PORT = 1  # tcpmux: nothing of UDP comes from there
 
 # 3.1, the two forms that nearly every data message has: no option, or Length only. The last two fields are the first
@@ -63,128 +56,6 @@ _WITH_LENGTH, _WITH_LENGTH_FLAGS = struct.Struct("!HIHH"), 0x4002
 _PPP_ADDRESS_CONTROL = 0xFF03
 _SHORTEST_IP = 6 + 2 + 20  # with less than this the quick way may not look at the octets
 _CONTROL_BIT = 0x80
-
-
-class Endpoint:
-    """A UDP socket on one address of ours. Never raises because of the network; never blocks.
-
-    RFC 2661 8.1: the UDP checksum must be on for control, and may be off for data. Without `data_checksums` the socket
-    sends none; `send` turns it on for its own datagram, which costs two system calls and is rare.
-    """
-
-    __slots__ = (
-        "_counters",
-        "address",
-        "data_checksums",
-        "full_at",
-        "idle_since",
-        "on_demand",
-        "port",
-        "retired",
-        "sendto",
-        "socket",
-        "tunnels",
-    )
-
-    def __init__(
-        self,
-        address: str,
-        port: int,
-        counters: Counters,
-        *,
-        beside_wildcard: bool = False,
-        data_checksums: bool = True,
-    ) -> None:
-        self._counters = counters
-        self.socket = open_socket(address, port, share=beside_wildcard)
-        self.address: str = address
-        self.port: int = self.socket.getsockname()[1]
-        self.sendto: Callable[[bytes, Peer], int] = self.socket.sendto
-        self.data_checksums = data_checksums
-        self.on_demand = beside_wildcard
-        self.full_at = -inf  # when there was last more to read than is read at once
-        self.retired = False  # about to be closed: no tunnel may use it
-        self.tunnels = 0  # that use it, whatever their state
-        self.idle_since = monotonic()  # while there are none
-        self._without_checksum(not data_checksums)
-
-    def hold(self) -> None:
-        """Note that one more tunnel uses it."""
-        self.tunnels += 1
-
-    def release(self) -> None:
-        """Note that one of its tunnels is gone."""
-        self.tunnels -= 1
-        self.idle_since = monotonic()
-
-    def _without_checksum(self, off: bool) -> None:
-        set_checksums(self.socket, not off)
-
-    def send(self, datagram: bytes, peer: Peer) -> bool:
-        """Send a control message or a control frame of PPP, with a UDP checksum; as send_data."""
-        if self.data_checksums:
-            return self.send_data(datagram, peer)
-        self._without_checksum(False)
-        try:
-            return self.send_data(datagram, peer)
-        finally:
-            self._without_checksum(True)
-
-    def send_data(self, datagram: bytes, peer: Peer) -> bool:
-        """Send, count; False when the kernel refused (full queue, no route, firewall)."""
-        try:
-            self.sendto(datagram, peer)
-        except OSError:
-            self._counters.tunnel_tx_errors += 1
-            return False
-        self._counters.tunnel_tx_packets += 1
-        self._counters.tunnel_tx_octets += len(datagram)
-        return True
-
-    def close(self) -> None:
-        self.socket.close()
-
-
-class WildcardEndpoint(Endpoint):
-    """An address of ours without a socket of its own: the wildcard socket sends from it, by ancillary data."""
-
-    __slots__ = ("_source",)
-
-    def __init__(self, sock: RawSocket, address: str, port: int, counters: Counters, full_at: float) -> None:
-        self._counters = counters
-        self._source = [source(address)]
-        self.socket = sock
-        self.address = address
-        self.port = port
-        self.sendto = self._sendto
-        self.full_at = full_at
-        self.data_checksums = True  # as the socket has them
-        self.on_demand = self.retired = False
-        self.tunnels = 0
-        self.idle_since = 0.0
-
-    def _sendto(self, datagram: bytes, peer: Peer) -> int:
-        return self.socket.sendmsg([datagram], self._source, 0, peer)
-
-    def close(self) -> None:
-        """The socket is everybody's."""
-
-
-def open_socket(address: str, port: int, *, share: bool = False) -> RawSocket:
-    """A bound non-blocking socket of the C type, which gevent does not touch. Raises OSError."""
-    sock = udp_socket()
-    try:
-        allow_fragments(sock)  # the outer packet, on its way to the LAC
-        set_buffers(sock, receive=_BUFFER, send=_BUFFER)
-        # Unlike SO_REUSEADDR, this option lets sockets of one user id share a port and no others. Once it is cleared
-        # no socket can be bound beside this one, whatever its owner and options.
-        sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, share)
-        sock.bind((address, port))
-        sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, 0)
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 class LacSide:

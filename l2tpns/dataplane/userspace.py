@@ -14,12 +14,12 @@ import gevent
 from gevent.event import Event
 
 from l2tpns.config.settings import Config
+from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.dataplane.forward import Forwarder, mss_for
 from l2tpns.dataplane.plane import OnControl
 from l2tpns.dataplane.session_path import MINIMUM_MTU, Path
-from l2tpns.dataplane.tun import QUEUE_LENGTH, Tun, tun_drain
-from l2tpns.dataplane.tun_watch import Device, TunWatch
-from l2tpns.dataplane.udp import L2TP_PORT, Endpoint, LacSide
+from l2tpns.dataplane.tun_reader import drain_tun
+from l2tpns.dataplane.udp import L2TP_PORT, LacSide
 from l2tpns.errors import L2tpnsError, refused
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.drain import Clock, drain_forever
@@ -28,6 +28,8 @@ from l2tpns.runtime.supervisor import Part, Supervisor
 from l2tpns.system.routes import Routes
 from l2tpns.system.rtnetlink import Netlink
 from l2tpns.system.surroundings import Surroundings
+from l2tpns.system.tun_device import QUEUE_LENGTH, Tun
+from l2tpns.system.tun_watch import Device, TunWatch
 
 PAUSES = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before each attempt to make a device that was deleted
 
@@ -158,7 +160,7 @@ class UserPlane:
         while self._tun is not None or self._make_again():
             tun = self._tun
             assert tun is not None
-            drain = partial(tun_drain, tun, self.counters, self._tick, self._forwarder.downlink)
+            drain = partial(drain_tun, tun, self.counters, self._tick, self._forwarder.downlink)
             drain_forever(tun.fd, drain, self._log)
             self._forwarder.write = self._write  # before the descriptor's number is another file's
             self._tun = None

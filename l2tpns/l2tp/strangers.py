@@ -21,7 +21,7 @@ from l2tpns.proto.l2tp.messages import SCCRP, SCCRQ, MessageError, MessageType, 
 from l2tpns.proto.l2tp.reliable import MOST_AMPLIFIED
 
 if TYPE_CHECKING:
-    from l2tpns.dataplane.udp import Endpoint
+    from l2tpns.dataplane.endpoint import Endpoint
     from l2tpns.lns import Lns
 
 Peer = tuple[str, int]

@@ -49,7 +49,7 @@ from l2tpns.runtime.mailbox import Mailbox
 from l2tpns.subscriber.session import Session
 
 if TYPE_CHECKING:
-    from l2tpns.dataplane.udp import Endpoint
+    from l2tpns.dataplane.endpoint import Endpoint
     from l2tpns.lns import Lns
 
 CLOSED_LINGER = 31.0  # 5.7: repeats of a StopCCN are acknowledged for a full retransmission cycle

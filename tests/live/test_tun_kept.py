@@ -9,7 +9,7 @@ from typing import Any
 import gevent
 import pytest
 
-from l2tpns.dataplane import tun_watch
+from l2tpns.system import tun_watch
 from l2tpns.system.routes import PROTOCOL
 from l2tpns.system.rtnetlink import Netlink
 from l2tpns.system.surroundings import Surroundings, look

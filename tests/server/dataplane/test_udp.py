@@ -16,9 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from l2tpns.dataplane import endpoint as endpoint_module
 from l2tpns.dataplane import udp
+from l2tpns.dataplane.endpoint import Endpoint, WildcardEndpoint, open_socket
 from l2tpns.dataplane.session_path import Path, key_of
-from l2tpns.dataplane.udp import Endpoint, LacSide, open_socket, split_ppp
+from l2tpns.dataplane.udp import LacSide, split_ppp
 from l2tpns.errors import ConfigError, WireError
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.drain import DRAIN, Clock, DeviceGone, drain_forever
@@ -377,7 +379,7 @@ def test_when_sockets_run_out_one_without_a_tunnel_makes_room_and_else_the_wildc
     assert list(rig.side.endpoints) == ["127.0.0.1", "127.0.0.2", "127.0.0.4", "127.0.0.5"]  # the longest idle one left
     first.hold()
     full = rig.open("127.0.0.6")
-    assert isinstance(full, udp.WildcardEndpoint) and "127.0.0.6" not in rig.side.endpoints
+    assert isinstance(full, WildcardEndpoint) and "127.0.0.6" not in rig.side.endpoints
     assert full.send(ZLB, rig.peer)
     assert rig.lac.recvfrom(100) == (ZLB, ("127.0.0.6", rig.side.port))
     assert third.socket.fileno() >= 0
@@ -390,7 +392,7 @@ def test_an_address_that_cannot_have_a_socket_is_served_by_the_wildcard_one(
         raise OSError(errno.EMFILE, "Too many open files")
 
     rig.send(SCCRQ, to="127.0.0.2")
-    monkeypatch.setattr(udp, "open_socket", refuse)
+    monkeypatch.setattr(endpoint_module, "open_socket", refuse)
     assert rig.side.dedicate(rig.asked) is rig.asked
     assert rig.asked.send(ZLB, rig.peer)
     assert rig.lac.recvfrom(100)[1][0] == "127.0.0.2"

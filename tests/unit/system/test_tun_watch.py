@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from l2tpns.dataplane.tun_watch import MAX_PAUSE, PATIENT, QUIET, Pace
+from l2tpns.system.tun_watch import MAX_PAUSE, PATIENT, QUIET, Pace
 
 
 def test_a_few_repairs_in_a_row_are_made_at_once_then_the_pauses_grow() -> None:
