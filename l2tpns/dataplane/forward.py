@@ -11,10 +11,11 @@ from functools import partial
 
 from l2tpns.config.settings import Config
 from l2tpns.dataplane.policer import DROP, PASS
-from l2tpns.dataplane.session_path import DOWN, PPP_IP, UP, Path
+from l2tpns.dataplane.session_path import DOWN, UP, Path
 from l2tpns.dataplane.table import AddressTable
 from l2tpns.proto.ip import icmp, ipv4
 from l2tpns.proto.ip.ipv4 import HEADER, ICMP, TCP, UDP, clamp_mss
+from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.drain import Clock
 
@@ -194,7 +195,7 @@ class Forwarder:
             self._counters.drop_packet_limit += 1
             path.dropped_packet_limit += 1
             return
-        header = path.numbered_header(PPP_IP) if path.sequenced else path.header
+        header = path.numbered_header(Protocol.IP) if path.sequenced else path.header
         if path.endpoint.send_data(header + packet, path.peer):
             path.out_packets += 1
             path.out_octets += len(packet)

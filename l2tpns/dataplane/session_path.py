@@ -14,10 +14,9 @@ from l2tpns.config.access_list import AccessList
 from l2tpns.dataplane.endpoint import Endpoint, Peer
 from l2tpns.dataplane.policer import Police
 from l2tpns.proto.l2tp.header import data_header
+from l2tpns.proto.ppp.frame import Protocol, build_frame
 
 UP, DOWN = 0, 1  # directions for taps: from the subscriber, to the subscriber
-PPP_IP = 0x0021
-PPP_ADDRESS_CONTROL = b"\xff\x03"
 MINIMUM_MTU = 68  # RFC 791: what every link carries
 
 Post = Callable[[int, bytes], None]
@@ -124,20 +123,19 @@ class Path:
 
     def changed(self) -> None:
         """Build again what follows from the ids: the header of an unsequenced IP packet."""
-        self.header = data_header(self.peer_tunnel_id, self.peer_session_id) + PPP_ADDRESS_CONTROL + b"\x00\x21"
+        self.header = data_header(self.peer_tunnel_id, self.peer_session_id) + build_frame(Protocol.IP, b"")
 
     def numbered_header(self, protocol: int) -> bytes:
         """L2TP and PPP header of the next frame of a sequenced session; uses up one Ns (RFC 2661 5.4)."""
         ns = self.ns
         self.ns = (ns + 1) & 0xFFFF
-        header = data_header(self.peer_tunnel_id, self.peer_session_id, ns)
-        return header + PPP_ADDRESS_CONTROL + protocol.to_bytes(2, "big")
+        return data_header(self.peer_tunnel_id, self.peer_session_id, ns) + build_frame(protocol, b"")
 
     def frame(self, protocol: int, information: bytes) -> bytes:
         """The datagram for one PPP frame, address, control and protocol never compressed (RFC 1661 6.5, 6.6)."""
         if self.sequenced:
             return self.numbered_header(protocol) + information
-        return self.header[:-2] + protocol.to_bytes(2, "big") + information
+        return data_header(self.peer_tunnel_id, self.peer_session_id) + build_frame(protocol, information)
 
     def is_old(self, ns: int) -> bool:
         """RFC 2661 5.4, 5.8: a message whose Ns has been passed came late or twice; else Ns becomes the newest."""

@@ -28,9 +28,10 @@ from time import monotonic
 import gevent
 
 from l2tpns.dataplane.endpoint import Endpoint, Peer, WildcardEndpoint, open_socket
-from l2tpns.dataplane.session_path import PPP_IP, Path
+from l2tpns.dataplane.session_path import Path
 from l2tpns.errors import WireError, refused
-from l2tpns.proto.l2tp.header import parse_data
+from l2tpns.proto.l2tp.header import PORT, is_control, parse_data
+from l2tpns.proto.ppp.frame import Protocol, parse_frame
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.drain import DRAIN, Clock, drain_forever
 from l2tpns.runtime.log import Logger
@@ -40,7 +41,6 @@ from l2tpns.runtime.sockets import (
 )
 from l2tpns.runtime.supervisor import Part, Supervisor
 
-L2TP_PORT = 1701
 LARGEST = 4096  # octets of a datagram; l2tp_mtu ends at 2600, and control messages of real LACs are far shorter
 MAX_SOURCES = 1024  # addresses of ours that L2TP is known to leave from; sockets of their own have the first 256
 MOST_ENDPOINTS = 256  # sockets for single addresses of ours beside the wildcard one (127/8 alone has 2^24)
@@ -53,9 +53,8 @@ _NO_PORT = 1  # tcpmux: nothing of UDP comes from there
 # four octets of PPP. Our two ids together are the key of a path.
 _PLAIN, _PLAIN_FLAGS = struct.Struct("!HIHH"), 0x0002
 _WITH_LENGTH, _WITH_LENGTH_FLAGS = struct.Struct("!HIHH"), 0x4002
-_PPP_ADDRESS_CONTROL = 0xFF03
+_PPP_ADDRESS_CONTROL, _IP = 0xFF03, int(Protocol.IP)  # plain integers: they are compared for each packet
 _SHORTEST_IP = 6 + 2 + 20  # with less than this the quick way may not look at the octets
-_CONTROL_BIT = 0x80
 
 
 class LacSide:
@@ -70,7 +69,7 @@ class LacSide:
         *,
         uplink: Callable[[Path, bytes], None],
         on_control: Callable[[bytes, Peer, Endpoint], None],
-        port: int = L2TP_PORT,
+        port: int = PORT,
         data_checksums: bool = True,
         supervisor: Supervisor | None = None,
     ) -> None:
@@ -291,9 +290,9 @@ class LacSide:
             elif flags != _PLAIN_FLAGS:
                 start = 0
             if start:
-                if first == _PPP_ADDRESS_CONTROL and second == PPP_IP:
+                if first == _PPP_ADDRESS_CONTROL and second == _IP:
                     start += 4
-                elif first == PPP_IP:
+                elif first == _IP:
                     start += 2
                 else:
                     start = 0
@@ -306,7 +305,7 @@ class LacSide:
     def _receive_any(self, datagram: bytes, peer: Peer, endpoint: Endpoint) -> None:
         """Everything else: control, all forms of the headers, all reasons to drop."""
         counters = self._counters
-        if datagram and datagram[0] & _CONTROL_BIT:
+        if is_control(datagram):
             self._on_control(datagram, peer, endpoint)
             return
         try:
@@ -328,12 +327,12 @@ class LacSide:
             path.dropped_old += 1
             return
         try:
-            protocol, information = split_ppp(header.payload)
+            protocol, information = parse_frame(header.payload)
         except WireError:
             counters.drop_malformed += 1
             path.dropped_malformed += 1
             return
-        if protocol != PPP_IP:
+        if protocol != _IP:
             path.post(protocol, information)
         elif path.online:
             self._uplink(path, information)
@@ -351,17 +350,3 @@ def _refusal(address: IPv4Address, port: int, error: OSError) -> str:
         errno.EADDRNOTAVAIL: "; it is no address of this machine",
     }
     return f"{name}cannot listen on UDP port {port}{of}: {error.strerror}{hints.get(error.errno or 0, '')}"
-
-
-def split_ppp(frame: bytes) -> tuple[int, bytes]:
-    """(protocol, information) of a frame with or without FF 03, and with one or two octets of protocol.
-
-    RFC 1661 6.5, 6.6; all of them are legal on an L2TP link at all times. The last octet of a protocol is odd, the
-    first of two even. Raises WireError.
-    """
-    start = 2 if frame[:2] == b"\xff\x03" else 0
-    if len(frame) > start and frame[start] & 1:
-        return frame[start], frame[start + 1 :]
-    if len(frame) < start + 2 or not frame[start + 1] & 1:
-        raise WireError("no PPP protocol")
-    return frame[start] << 8 | frame[start + 1], frame[start + 2 :]

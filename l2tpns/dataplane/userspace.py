@@ -19,8 +19,9 @@ from l2tpns.dataplane.forward import Forwarder, mss_for
 from l2tpns.dataplane.plane import OnControl
 from l2tpns.dataplane.session_path import MINIMUM_MTU, Path
 from l2tpns.dataplane.tun_reader import drain_tun
-from l2tpns.dataplane.udp import L2TP_PORT, LacSide
+from l2tpns.dataplane.udp import LacSide
 from l2tpns.errors import L2tpnsError, refused
+from l2tpns.proto.l2tp.header import PORT
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.drain import Clock, drain_forever
 from l2tpns.runtime.log import Logger
@@ -51,7 +52,7 @@ class UserPlane:
         *,
         on_lost: Callable[[], None] | None = None,
         on_surroundings: Callable[[Surroundings], None] | None = None,
-        port: int = L2TP_PORT,
+        port: int = PORT,
         supervisor: Supervisor | None = None,
     ) -> None:
         self.config = config

@@ -11,6 +11,7 @@ from struct import Struct
 
 from l2tpns.errors import WireError
 
+PORT = 1701  # 8.1: UDP
 T_BIT = 0x8000  # control message
 L_BIT = 0x4000  # Length present
 S_BIT = 0x0800  # Ns and Nr present

@@ -77,10 +77,6 @@ class Ipcp(ControlProtocol):
         self._dns: tuple[IPv4Address, ...] = ()  # as we ask for them: primary, secondary
 
     @property
-    def dns_learned(self) -> tuple[IPv4Address, ...]:
-        return tuple(address for address in self._dns if address != UNSPECIFIED)
-
-    @property
     def address_disputed(self) -> bool:
         """It is the peer's address on which there was no agreement."""
         return self.impasse is not None and IpcpOption.IP_ADDRESS in self.impasse.types

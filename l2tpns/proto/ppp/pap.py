@@ -30,10 +30,6 @@ class PapReply:
     message: bytes = b""
 
 
-def build_request(identifier: int, name: bytes, password: bytes) -> bytes:
-    return build_packet(PapCode.REQUEST, identifier, _counted(name) + _counted(password))
-
-
 def parse_request(packet: bytes) -> Credentials:
     """Section 2.2.1; WireError when it is something else or its lengths do not fit."""
     code, identifier, data = parse_packet(packet)

@@ -20,8 +20,9 @@ from l2tpns.dataplane import endpoint as endpoint_module
 from l2tpns.dataplane import udp
 from l2tpns.dataplane.endpoint import Endpoint, WildcardEndpoint, open_socket
 from l2tpns.dataplane.session_path import Path, key_of
-from l2tpns.dataplane.udp import LacSide, split_ppp
+from l2tpns.dataplane.udp import LacSide
 from l2tpns.errors import ConfigError, WireError
+from l2tpns.proto.ppp.frame import parse_frame
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.drain import DRAIN, Clock, DeviceGone, drain_forever
 from l2tpns.runtime.log import Log
@@ -217,7 +218,7 @@ def test_a_frame_without_a_protocol_is_dropped_and_counted(rig: Rig, frame: byte
 @given(st.binary(max_size=40))
 def test_any_frame_gives_a_protocol_or_an_error_of_ours(frame: bytes) -> None:
     try:
-        protocol, information = split_ppp(frame)
+        protocol, information = parse_frame(frame)
     except WireError:
         return
     assert protocol & 1 and frame.endswith(information)
