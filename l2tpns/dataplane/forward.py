@@ -87,31 +87,53 @@ class Forwarder:
             self._counters.drop_spoofed += 1
             path.dropped_spoofed += 1
             return
-        if path.copy is not None:
-            path.copy(UP, packet)
-        if path.filter_in is not None and not path.filter_in.permits(packet):
-            self._drop_filtered(path)
+        if path.needs_userspace and not self._copy_and_filter(path, packet):
             return
         if protocol == TCP and not fragment & ipv4.OFFSET:
             packet = self._clamped(path, packet)
+        if path.needs_userspace:
+            self._police(path, packet)
+        else:
+            self._deliver(path, packet)
+
+    def _copy_and_filter(self, path: Path, packet: bytes) -> bool:
+        """Give a subscriber's packet to the path's copiers, then to its filter. Return False if that drops it."""
+        if path.copy is not None:
+            path.copy(UP, packet)
+        if path.filter_in is None or path.filter_in.permits(packet):
+            return True
+        self._drop_filtered(path)
+        return False
+
+    def _police(self, path: Path, packet: bytes) -> None:
+        """Pass a subscriber's packet on at the rate of the path's policer, if it has one."""
         if path.police is not None:
-            verdict = path.police.submit(packet, path.last_rx, partial(self._deliver, path))
+            verdict = path.police.submit(packet, path.last_rx, partial(self._deliver_tapped, path))
             if verdict == DROP:
                 self._counters.drop_policed += 1
                 path.dropped_policed += 1
             if verdict != PASS:
                 return
-        self._deliver(path, packet)
+        self._deliver_tapped(path, packet)
+
+    def _deliver_tapped(self, path: Path, packet: bytes) -> None:
+        """Write a subscriber's packet, or what the path's tap makes of it, to the tun device."""
+        tapped = self._tapped(path, UP, packet)
+        if tapped is not None:
+            self._deliver(path, tapped)
+
+    def _tapped(self, path: Path, direction: int, packet: bytes) -> bytes | None:
+        """Return what the path's tap makes of a packet; None: drop it."""
+        if path.tap is None:
+            return packet
+        tapped = path.tap(direction, packet)
+        if tapped is None:
+            self._counters.drop_tap += 1
+            path.dropped_tap += 1
+        return tapped
 
     def _deliver(self, path: Path, packet: bytes) -> None:
-        """A packet of a subscriber's that may go on, now or after it has waited."""
-        if path.tap is not None:
-            tapped = path.tap(UP, packet)
-            if tapped is None:
-                self._counters.drop_tap += 1
-                path.dropped_tap += 1
-                return
-            packet = tapped
+        """Write a subscriber's packet to the tun device and count it."""
         octets = len(packet)
         counters = self._counters
         try:
@@ -171,16 +193,14 @@ class Forwarder:
             counters.drop_no_session += 1
             self._unreachable(packet)
             return
-        if path.filter_out is not None and not path.filter_out.permits(packet):
+        if path.needs_userspace and path.filter_out is not None and not path.filter_out.permits(packet):
             self._drop_filtered(path)
             return
         if protocol == TCP and not packet[6] & 0x1F and not packet[7]:
             packet = self._clamped(path, packet)
-        if path.tap is not None:
-            tapped = path.tap(DOWN, packet)
+        if path.needs_userspace:
+            tapped = self._tapped(path, DOWN, packet)
             if tapped is None:
-                counters.drop_tap += 1
-                path.dropped_tap += 1
                 return
             packet = tapped
             octets = len(packet)

@@ -59,7 +59,10 @@ class DataPlane(Protocol):
         """Carry no more IP packets."""
 
     def changed(self, path: Path) -> None:
-        """The caller has altered path.peer, endpoint, the peer's ids, path.sequenced, caged, filters, tap, copy."""
+        """Apply fields of `session_path.CHANGEABLE_FIELDS` that the caller has set. Does not yield.
+
+        Not needed before `online`, which applies all of them.
+        """
 
     def refresh(self, path: Path) -> None:
         """Bring the counters and last_... times of the path up to date, where they are kept elsewhere."""

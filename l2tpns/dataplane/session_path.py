@@ -24,6 +24,14 @@ Tap = Callable[[int, bytes], bytes | None]
 Copy = Callable[[int, bytes], None]
 
 
+# What the owner may change while the path is attached, and must then report by DataPlane.changed. The first tuple says
+# where datagrams go. Each field of the second, unless None or False, asks for more than plain forwarding, which only
+# Python code can do.
+ADDRESSING_FIELDS = ("endpoint", "peer", "peer_session_id", "peer_tunnel_id")
+USERSPACE_FIELDS = ("caged", "copy", "filter_in", "filter_out", "police", "sequenced", "tap")
+CHANGEABLE_FIELDS = ADDRESSING_FIELDS + USERSPACE_FIELDS
+
+
 def key_of(tunnel_id: int, session_id: int) -> int:
     """The key of a Path: our two ids as they stand in the header of a data message."""
     return tunnel_id << 16 | session_id
@@ -59,6 +67,7 @@ class Path:
         "last_rx",
         "mru",
         "mss",
+        "needs_userspace",
         "networks",
         "next_ns",
         "ns",
@@ -118,11 +127,13 @@ class Path:
         self.dropped_bad_ip = self.dropped_spoofed = self.dropped_too_big = self.dropped_policed = 0
         self.dropped_packet_limit = self.dropped_tap = self.dropped_filtered = 0
         self.window = self.window_packets = 0  # packet_limit: number of the 0.1 s that runs, packets sent in it
-        self.header = b""
+        self.header = b""  # of an unsequenced IP packet
+        self.needs_userspace = False  # one of USERSPACE_FIELDS is set: plain forwarding does not do
         self.changed()
 
     def changed(self) -> None:
-        """Build again what follows from the ids: the header of an unsequenced IP packet."""
+        """Compute again what follows from CHANGEABLE_FIELDS: `header` and `needs_userspace`."""
+        self.needs_userspace = any(getattr(self, name) not in (None, False) for name in USERSPACE_FIELDS)
         self.header = data_header(self.peer_tunnel_id, self.peer_session_id) + build_frame(Protocol.IP, b"")
 
     def numbered_header(self, protocol: int) -> bytes:

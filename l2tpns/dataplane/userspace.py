@@ -275,6 +275,7 @@ class UserPlane:
         path.networks = tuple((int(route.netmask), int(route.network_address)) for route in path.routes)
         path.mru = max(min(mru, self.config.mru), MINIMUM_MTU)
         path.mss = mss_for(path.mru)
+        path.changed()
         path.online = True
         self._forwarder.table.add(path, path.address, path.routes)
         if self._routes is not None:
