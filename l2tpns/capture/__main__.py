@@ -23,8 +23,8 @@ from l2tpns.capture.frame import UP, Copied, parse
 from l2tpns.capture.pcapng import INBOUND, OUTBOUND, Writer
 from l2tpns.runtime.sockets import set_buffers
 
-LARGEST = 65535
-LATEST = 1000  # copies by which one may be late; a number further behind begins a new count
+MAX_DATAGRAM = 65535
+MAX_LATE = 1000  # copies by which one may be late; a number further behind begins a new count
 BUFFER = 32 << 20  # octets that the kernel keeps while the disk is busy
 
 
@@ -40,7 +40,7 @@ class Stream:
     def count(self, number: int) -> int:
         """How many copies are missing before the one of this number."""
         ahead = (number - self.next + 0x80000000 & 0xFFFFFFFF) - 0x80000000
-        if -LATEST < ahead < 0 < number:
+        if -MAX_LATE < ahead < 0 < number:
             self.lost = max(self.lost - 1, 0)  # it was only late
             return 0
         self.next = number + 1 & 0xFFFFFFFF
@@ -190,7 +190,7 @@ def receive(sock: socket.socket, recorder: Recorder, file: BinaryIO, stop: Stop,
     """Until a signal, or `count` packets. What has come is in the file whenever nothing more is waiting."""
     while not stop.asked and not (count and recorder.packets >= count):
         try:
-            payload, sender = sock.recvfrom(LARGEST, socket.MSG_DONTWAIT)
+            payload, sender = sock.recvfrom(MAX_DATAGRAM, socket.MSG_DONTWAIT)
         except BlockingIOError:
             file.flush()
             select.select((sock, stop.wake), (), ())

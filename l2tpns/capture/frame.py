@@ -19,8 +19,8 @@ _FIRST = struct.Struct("!HBBHHH")
 # number of the copy, time in nanoseconds since 1970, lengths of Acct-Session-Id and of user name; these two follow
 _SECOND = struct.Struct("!IQBB")
 _FIXED = _FIRST.size + _SECOND.size
-_LONGEST = 255
-_SHORTEST = {4: 20, 6: 40}  # an IP packet, by version
+_MAX_NAME = 255
+_MIN_PACKET = {4: 20, 6: 40}  # an IP packet, by version
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def parse(payload: bytes) -> Copied:
     """A copy of either form. ValueError when it is none."""
     if not payload:
         raise ValueError("it is empty")
-    if len(payload) >= _SHORTEST.get(payload[0] >> 4, 0xFFFF):
+    if len(payload) >= _MIN_PACKET.get(payload[0] >> 4, 0xFFFF):
         return Copied(payload)
     if len(payload) < _FIXED:
         raise ValueError("it is too short")
@@ -82,7 +82,7 @@ def parse(payload: bytes) -> Copied:
 
 def _cut(name: str) -> bytes:
     """UTF-8 of at most 255 octets, no character cut in two."""
-    return name.encode("utf-8", "backslashreplace")[:_LONGEST].decode("utf-8", "ignore").encode()
+    return name.encode("utf-8", "backslashreplace")[:_MAX_NAME].decode("utf-8", "ignore").encode()
 
 
 def _text(octets: bytes) -> str:

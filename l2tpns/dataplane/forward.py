@@ -211,7 +211,7 @@ class Forwarder:
 
     def _send(self, path: Path, packet: bytes) -> None:
         limit = self._config.packet_limit
-        if limit and self._is_beyond(path, limit):
+        if limit and self._exceeds_limit(path, limit):
             self._counters.drop_packet_limit += 1
             path.dropped_packet_limit += 1
             return
@@ -223,7 +223,7 @@ class Forwarder:
             if path.copy is not None:
                 path.copy(DOWN, packet)
 
-    def _is_beyond(self, path: Path, limit: int) -> bool:
+    def _exceeds_limit(self, path: Path, limit: int) -> bool:
         window = int(self._clock.now * LIMIT_WINDOW)
         if path.window != window:
             path.window, path.window_packets = window, 0

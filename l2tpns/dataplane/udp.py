@@ -41,11 +41,11 @@ from l2tpns.runtime.sockets import (
 )
 from l2tpns.runtime.supervisor import Part, Supervisor
 
-LARGEST = 4096  # octets of a datagram; l2tp_mtu ends at 2600, and control messages of real LACs are far shorter
+MAX_DATAGRAM = 4096  # octets of a datagram; l2tp_mtu ends at 2600, and control messages of real LACs are far shorter
 MAX_SOURCES = 1024  # addresses of ours that L2TP is known to leave from; sockets of their own have the first 256
-MOST_ENDPOINTS = 256  # sockets for single addresses of ours beside the wildcard one (127/8 alone has 2^24)
-IDLE_ENDPOINT = 120.0  # seconds that such a socket stays open without a tunnel
-SWEEP = 30.0  # seconds between two looks for such sockets
+MAX_ENDPOINTS = 256  # sockets for single addresses of ours beside the wildcard one (127/8 alone has 2^24)
+ENDPOINT_IDLE_TIMEOUT = 120.0  # seconds that such a socket stays open without a tunnel
+SWEEP_INTERVAL = 30.0  # seconds between two looks for such sockets
 
 _NO_PORT = 1  # tcpmux: nothing of UDP comes from there
 
@@ -54,7 +54,7 @@ _NO_PORT = 1  # tcpmux: nothing of UDP comes from there
 _PLAIN, _PLAIN_FLAGS = struct.Struct("!HIHH"), 0x0002
 _WITH_LENGTH, _WITH_LENGTH_FLAGS = struct.Struct("!HIHH"), 0x4002
 _PPP_ADDRESS_CONTROL, _IP = 0xFF03, int(Protocol.IP)  # plain integers: they are compared for each packet
-_SHORTEST_IP = 6 + 2 + 20  # with less than this the quick way may not look at the octets
+_MIN_DATAGRAM = 6 + 2 + 20  # with less than this the quick way may not look at the octets
 
 
 class LacSide:
@@ -122,7 +122,7 @@ class LacSide:
         endpoint = self.endpoints.get(address)
         if endpoint is None:
             if self._wildcard is not None and not self._has_room():
-                return self._at(address)
+                return self._endpoint_at(address)
             with self._wildcard_shared():
                 endpoint = Endpoint(
                     address,
@@ -147,7 +147,7 @@ class LacSide:
             self._log.provoked("listen_failed", address=endpoint.address, port=self.port, why=error.strerror)
             return endpoint
 
-    def _at(self, address: str) -> Endpoint:
+    def _endpoint_at(self, address: str) -> Endpoint:
         """The socket on this address; where it has none, the wildcard one."""
         endpoint = self.endpoints.get(address)
         if endpoint is None:
@@ -159,7 +159,7 @@ class LacSide:
 
     def _has_room(self) -> bool:
         """Return whether one more socket may be opened; one without a tunnel makes room."""
-        if len(self.endpoints) < MOST_ENDPOINTS:
+        if len(self.endpoints) < MAX_ENDPOINTS:
             return True
         idle = [endpoint for endpoint in self.endpoints.values() if endpoint.on_demand and not endpoint.tunnels]
         if not idle:
@@ -169,13 +169,13 @@ class LacSide:
 
     def _sweep_forever(self) -> None:
         while True:
-            gevent.sleep(SWEEP)
+            gevent.sleep(SWEEP_INTERVAL)
             self.sweep(monotonic())
 
     def sweep(self, now: float) -> None:
         """Close the sockets of single addresses that no tunnel has used for a while."""
         for endpoint in list(self.endpoints.values()):
-            if endpoint.on_demand and not endpoint.tunnels and now - endpoint.idle_since >= IDLE_ENDPOINT:
+            if endpoint.on_demand and not endpoint.tunnels and now - endpoint.idle_since >= ENDPOINT_IDLE_TIMEOUT:
                 self._retire(endpoint)
 
     def _retire(self, endpoint: Endpoint) -> None:
@@ -235,7 +235,7 @@ class LacSide:
         """Take what is there, within limits; return whether there may be more."""
         self._clock.now = monotonic()
         recvfrom = endpoint.socket.recvfrom
-        user = self._at(endpoint.address) if endpoint.retired else endpoint
+        user = self._endpoint_at(endpoint.address) if endpoint.retired else endpoint
         full = self._drain_socket(recvfrom, user)
         if full:
             endpoint.full_at = self._clock.now
@@ -244,7 +244,7 @@ class LacSide:
     def _drain_socket(self, recvfrom: Callable[[int], tuple[bytes, Peer]], endpoint: Endpoint) -> bool:
         for _ in range(DRAIN):
             try:
-                datagram, peer = recvfrom(LARGEST)
+                datagram, peer = recvfrom(MAX_DATAGRAM)
             except BlockingIOError:
                 return False
             except OSError:
@@ -258,7 +258,7 @@ class LacSide:
         self._clock.now = monotonic()
         for _ in range(DRAIN):
             try:
-                datagram, ancillary, _, peer = sock.recvmsg(LARGEST, 64)
+                datagram, ancillary, _, peer = sock.recvmsg(MAX_DATAGRAM, 64)
             except BlockingIOError:
                 return
             except OSError:
@@ -266,7 +266,7 @@ class LacSide:
                 return
             address = destination(ancillary)
             if address:
-                self.receive(datagram, peer, self._at(address))
+                self.receive(datagram, peer, self._endpoint_at(address))
             else:
                 self._counters.tunnel_rx_packets += 1
                 self._counters.tunnel_rx_octets += len(datagram)
@@ -281,7 +281,7 @@ class LacSide:
         counters.tunnel_rx_packets += 1
         octets = len(datagram)
         counters.tunnel_rx_octets += octets
-        if octets > _SHORTEST_IP:
+        if octets > _MIN_DATAGRAM:
             flags, key, first, second = _PLAIN.unpack_from(datagram)
             start = 6
             if flags == _WITH_LENGTH_FLAGS:

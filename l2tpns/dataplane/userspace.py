@@ -32,7 +32,7 @@ from l2tpns.system.surroundings import Surroundings
 from l2tpns.system.tun_device import QUEUE_LENGTH, Tun
 from l2tpns.system.tun_watch import Device, TunWatch
 
-PAUSES = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before each attempt to make a device that was deleted
+RETRY_DELAYS = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before each attempt to make a device that was deleted
 
 
 class UserPlane:
@@ -99,11 +99,11 @@ class UserPlane:
             self.lacs.start()
             self._forwarder.l2tp_port = self.lacs.port.to_bytes(2, "big")
             self._netlink = netlink = Netlink()
-            self._tun = tun = self._make_tun(netlink)
+            self._tun = tun = self._create_tun(netlink)
             self._errors = _error_socket()
             self._routes = Routes(self._netlink, tun.index, self._log)
             self._routes.start()
-            self._keep(tun, self._routes)
+            self._watch_tun(tun, self._routes)
             self._forwarder.write = tun.write
         except BaseException:
             self.stop()
@@ -134,7 +134,7 @@ class UserPlane:
             self._errors.close()
             self._errors = None
 
-    def _make_tun(self, netlink: Netlink) -> Tun:
+    def _create_tun(self, netlink: Netlink) -> Tun:
         tun = Tun(self.config.tundevicename)
         try:
             tun.set_up(netlink, IPv4Interface(self.config.tun_address), self.config.mru)
@@ -143,7 +143,7 @@ class UserPlane:
             raise
         return tun
 
-    def _keep(self, tun: Tun, routes: Routes) -> None:
+    def _watch_tun(self, tun: Tun, routes: Routes) -> None:
         """Watch over this device, and no longer over the one before it."""
         if self._tun_watch is not None:
             self._tun_watch.stop()
@@ -158,7 +158,7 @@ class UserPlane:
         self._tun_watch.start()
 
     def _read_tun(self) -> None:
-        while self._tun is not None or self._make_again():
+        while self._tun is not None or self._recreate_tun():
             tun = self._tun
             assert tun is not None
             drain = partial(drain_tun, tun, self.counters, self._tick, self._forwarder.downlink)
@@ -170,18 +170,18 @@ class UserPlane:
             self._on_lost()
         Event().wait()  # to be stopped with the server
 
-    def _make_again(self) -> bool:
+    def _recreate_tun(self) -> bool:
         """Have the device that was deleted, as it was; False when it cannot be had for some seconds."""
         assert self._netlink is not None and self._routes is not None
-        for pause in PAUSES:
+        for pause in RETRY_DELAYS:
             gevent.sleep(pause)
             try:
-                tun = self._make_tun(self._netlink)
+                tun = self._create_tun(self._netlink)
             except (OSError, L2tpnsError) as error:
                 self._log.error("tun_not_made", device=self.config.tundevicename, why=str(error))
                 continue
             try:
-                self._keep(tun, self._routes)
+                self._watch_tun(tun, self._routes)
             except L2tpnsError as error:
                 self._log.error("tun_not_restored", device=tun.name, why=str(error))
             self._tun = tun
@@ -230,10 +230,10 @@ class UserPlane:
             return
         gone = routes.take_pool(prefixes)
         if gone:
-            self._route_singly(routes)
+            self._add_host_routes(routes)
             routes.remove(gone)
 
-    def _route_singly(self, routes: Routes) -> None:
+    def _add_host_routes(self, routes: Routes) -> None:
         """Sessions whose addresses the pool's prefixes do not lead to any more get routes of their own."""
         for path in self.lacs.paths.values():
             if path.online and not routes.covers(address := IPv4Address(path.address)):
@@ -245,7 +245,7 @@ class UserPlane:
 
     def avoid(self, needed: Mapping[IPv4Network, str], connected: Collection[IPv4Network]) -> None:
         if self._routes is not None and self._routes.avoid(needed, connected):
-            self._route_singly(self._routes)
+            self._add_host_routes(self._routes)
 
     def leads_into_tun(self, address: IPv4Address) -> bool:
         routes = self._routes

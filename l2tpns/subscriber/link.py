@@ -25,7 +25,7 @@ from l2tpns.proto.ppp.credentials import Credentials
 from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.proto.ppp.ipcp import Ipcp, IpcpPolicy
 from l2tpns.proto.ppp.lcp import AuthChoice, Lcp, LcpWishes
-from l2tpns.proto.ppp.names import MOST_NAMED, authentication_name, protocol_name
+from l2tpns.proto.ppp.names import MAX_NAMED, authentication_name, protocol_name
 from l2tpns.proto.ppp.negotiation import Notice
 from l2tpns.proto.ppp.pap import PapServer
 from l2tpns.radius.types import Assign, AuthReply
@@ -335,7 +335,7 @@ class Link:
         elif self.lcp.opened and self.phase in ("network", "online") and protocol not in (Protocol.IP, IPV6):
             if self.lcp.protocol_reject(protocol, information, now) and protocol not in self.protocols_rejected:
                 self.tell_refused("LCP", [protocol_name(protocol)])
-                self.protocols_rejected = (*self.protocols_rejected, protocol)[-MOST_NAMED:]
+                self.protocols_rejected = (*self.protocols_rejected, protocol)[-MAX_NAMED:]
 
     def on_auth_frame(self, protocol: int, information: bytes, now: float) -> None:
         authenticator = self.authenticator

@@ -27,11 +27,11 @@ from l2tpns.system.rtnetlink import Netlink, parse_route
 from l2tpns.system.surroundings import Surroundings, look
 from l2tpns.system.sysctls import Sysctls
 
-CHECK = 60.0  # seconds between two comparisons of everything, whatever the kernel has reported
-SETTLE = 0.1  # seconds in which further notifications are collected
-PATIENT = 5  # repairs in a row that are made at once
-QUIET = 60.0  # seconds without a repair that end the row
-MAX_PAUSE = 30.0  # seconds between two repairs
+CHECK_INTERVAL = 60.0  # seconds between two comparisons of everything, whatever the kernel has reported
+SETTLE_DELAY = 0.1  # seconds in which further notifications are collected
+MAX_IMMEDIATE_REPAIRS = 5  # repairs in a row that are made at once
+QUIET_PERIOD = 60.0  # seconds without a repair that end the row
+MAX_RETRY_DELAY = 30.0  # seconds between two repairs
 WHY = "another program removed or changed this"
 MAX_NAMED = 10  # routes in one line of the log
 
@@ -60,16 +60,16 @@ class Pace:
 
     def __init__(self) -> None:
         self._last = 0.0
-        self._row = 0  # repairs without QUIET seconds in between
+        self._row = 0  # repairs without QUIET_PERIOD seconds in between
 
     @property
     def not_before(self) -> float:
-        if self._row <= PATIENT:
+        if self._row <= MAX_IMMEDIATE_REPAIRS:
             return 0.0
-        return self._last + min(MAX_PAUSE, 2.0 ** min(self._row - PATIENT, 8))
+        return self._last + min(MAX_RETRY_DELAY, 2.0 ** min(self._row - MAX_IMMEDIATE_REPAIRS, 8))
 
     def repaired(self, now: float) -> None:
-        self._row = 1 if now - self._last > QUIET else self._row + 1
+        self._row = 1 if now - self._last > QUIET_PERIOD else self._row + 1
         self._last = now
 
 
@@ -124,7 +124,7 @@ class TunWatch:
                 woken = self._events.wait(self._pause(monotonic()))
                 if woken:
                     self._read()
-                    gevent.sleep(SETTLE)
+                    gevent.sleep(SETTLE_DELAY)
                     self._read()
                 else:
                     self._compare_device = self._compare_queues = self._look_around = True
@@ -141,8 +141,8 @@ class TunWatch:
     def _pause(self, now: float) -> float:
         """Seconds until the next look if nothing is reported."""
         if self._compare_device or self._compare_queues or self._lost_routes:
-            return max(self._pace.not_before - now, SETTLE)
-        return CHECK
+            return max(self._pace.not_before - now, SETTLE_DELAY)
+        return CHECK_INTERVAL
 
     # What the kernel reports
 

@@ -296,7 +296,7 @@ def test_a_missing_dev_net_tun_is_an_error_in_plain_words(rig: Rig, monkeypatch:
 def test_a_deleted_device_that_cannot_be_made_again_is_reported_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.start()
     monkeypatch.setattr(tun_device, "CLONE_DEVICE", "/dev/net/no-such-thing")
-    monkeypatch.setattr(userspace, "PAUSES", (0.0, 0.01))
+    monkeypatch.setattr(userspace, "RETRY_DELAYS", (0.0, 0.01))
     rig.server.ip("link", "delete", "tun0")
     until(lambda: rig.lost == ["tun"])
     assert [line["level"] for line in rig.log.records("data_path_lost")] == ["error"]

@@ -23,7 +23,7 @@ HEADER = Struct("!HHH")  # M, H, reserved, length; vendor id; attribute type
 MAX_VALUE = LENGTH_MASK - HEADER.size
 GENERAL = StopCcnResult.GENERAL  # 2 in StopCCN and in CDN alike
 HIGHEST_VERSION = 0x0100  # what StopCCN result 5 carries as its error code: version 1, revision 0
-MOST_AVPS = 100  # of a message: more than twice as many as there are; a datagram has room for hundreds of empty ones
+MAX_AVPS = 100  # of a message: more than twice as many as there are; a datagram has room for hundreds of empty ones
 MAX_WARNINGS = 20  # a peer decides how many odd AVPs it sends, not how much we log
 MAX_NUMBER = 8  # octets of a number that has not the size it should have
 
@@ -371,8 +371,8 @@ def decode_avps(
         if certain and (address is None or address.number in decoded.values):
             break
         count += 1
-        if count > MOST_AVPS:
-            decoded.fault = decoded.fault or ProtocolError(GENERAL, ErrorCode.RESOURCES, f"more than {MOST_AVPS} AVPs")
+        if count > MAX_AVPS:
+            decoded.fault = decoded.fault or ProtocolError(GENERAL, ErrorCode.RESOURCES, f"more than {MAX_AVPS} AVPs")
             break
         size = (body[at] << 8 | body[at + 1]) & LENGTH_MASK if end - at >= HEADER.size else 0
         if not HEADER.size <= size <= end - at:
@@ -390,7 +390,7 @@ def decode_avps(
         elif number in decoded.values:
             decoded.warn(f"second {known.name}", " ignored")  # before it costs anything to uncover it
         elif flags & H_BIT or not known.codec.low <= len(value) <= known.codec.high:
-            _read_with_care(decoded, known, flags, value, secret, vector)
+            _read_hidden_or_odd(decoded, known, flags, value, secret, vector)
         else:
             _read(decoded, known, flags, value)
         if known is RANDOM_VECTOR:
@@ -426,7 +426,7 @@ class _Unknown:
         return f"unknown {name_of(self.vendor, self.number)}"
 
 
-def _read_with_care(
+def _read_hidden_or_odd(
     decoded: Decoded, known: Avp, flags: int, value: bytes, secret: bytes, vector: bytes | None
 ) -> None:
     """A value that is hidden, or whose length is wrong."""
@@ -436,7 +436,7 @@ def _read_with_care(
         return
     if flags & H_BIT:
         try:
-            value = _uncover(known, value, secret, vector)
+            value = _unhide(known, value, secret, vector)
         except (ProtocolError, WireError) as problem:
             _grade(decoded, known, flags, problem)
             return
@@ -479,7 +479,7 @@ def _grade(decoded: Decoded, avp: Avp, flags: int, problem: ProtocolError | Wire
         decoded.fault = error
 
 
-def _uncover(avp: Avp, cipher: bytes, secret: bytes, vector: bytes | None) -> bytes:
+def _unhide(avp: Avp, cipher: bytes, secret: bytes, vector: bytes | None) -> bytes:
     if not avp.hideable:
         raise ProtocolError(GENERAL, ErrorCode.VALUE, "must not be hidden")
     if not secret:

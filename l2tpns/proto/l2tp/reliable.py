@@ -15,8 +15,8 @@ from l2tpns.proto.l2tp.header import CONTROL, ControlHeader, build_control
 SEQUENCE_MASK = 0xFFFF
 HALF = 0x8000  # 5.8: the 32768 numbers up to the last received one are old, the others are ahead
 MAX_WINDOW = HALF - 1  # more than this in flight, and old could not be told from new
-LEAST_CAP = 8.0  # 5.8: a cap of the interval must not be less than 8 seconds
-MOST_AMPLIFIED = 3  # octets sent for each octet received, and datagrams, while the peer may be a forged address
+MIN_INTERVAL_CAP = 8.0  # 5.8: a cap of the interval must not be less than 8 seconds
+MAX_AMPLIFICATION = 3  # octets sent for each octet received, and datagrams, while the peer may be a forged address
 RESYNC_REACH = 1024  # how far the peer's numbers may be beyond a record that a crash has cut short
 
 
@@ -58,8 +58,8 @@ class Allowance:
     datagrams: int = 0
 
     def earn(self, octets: int) -> None:
-        self.octets += MOST_AMPLIFIED * octets
-        self.datagrams += MOST_AMPLIFIED
+        self.octets += MAX_AMPLIFICATION * octets
+        self.datagrams += MAX_AMPLIFICATION
 
     def covers(self, octets: int) -> bool:
         return octets <= self.octets and self.datagrams > 0
@@ -79,10 +79,10 @@ class Reliable:
         receive_window: int = 16,
         retries: int = 5,
         first_interval: float = 1.0,
-        max_interval: float = LEAST_CAP,
+        max_interval: float = MIN_INTERVAL_CAP,
     ) -> None:
-        if max_interval < LEAST_CAP:
-            raise ValueError(f"the longest interval between retransmissions must be {LEAST_CAP:g} s or more")
+        if max_interval < MIN_INTERVAL_CAP:
+            raise ValueError(f"the longest interval between retransmissions must be {MIN_INTERVAL_CAP:g} s or more")
         self.peer_tunnel_id = 0  # 5.3: 0 until the peer's Assigned Tunnel ID is known
         self.ns = 0  # of the next new message
         self.nr = 0  # expected from the peer
@@ -103,8 +103,8 @@ class Reliable:
         self._held: deque[tuple[int, bytes]] | None = None
         self._gap_is_ours = False
         self._added = 0  # messages ever given to send(), and how many of them a record or a change has told
-        self._told = 0
-        self._told_numbers = (0, 0, 0)
+        self._recorded = 0
+        self._recorded_numbers = (0, 0, 0)
         self._ack_owed = False
         self._timeouts = 0  # in a row
         self._timer: float | None = None
@@ -164,7 +164,7 @@ class Reliable:
         return self._allowance is None
 
     def await_proof(self) -> None:
-        """Send no more than MOST_AMPLIFIED times what is received, until proved() is called.
+        """Send no more than MAX_AMPLIFICATION times what is received, until proved() is called.
 
         While something is unacknowledged it is what answers a repeat: a bare acknowledgement would silence a peer
         whose repeats are what the next retransmission is paid with.
@@ -330,7 +330,7 @@ class Reliable:
 
     def record(self) -> ReliableRecord:
         """The state as data. Messages held ahead of sequence are left out: the peer sends them again."""
-        ns, nr, sent = self._tell()
+        ns, nr, sent = self._note_numbers()
         return ReliableRecord(self.peer_tunnel_id, self.peer_window, ns, nr, sent, tuple(self._pending()))
 
     def change(self) -> ReliableChange | None:
@@ -338,17 +338,17 @@ class Reliable:
 
         Ask before what outgoing() returned is sent, and a journal of it is never behind what the peer can know.
         """
-        before, added = self._told_numbers, self._added - self._told
-        numbers = self._tell()
+        before, added = self._recorded_numbers, self._added - self._recorded
+        numbers = self._note_numbers()
         if numbers == before and not added:
             return None
         return ReliableChange(*numbers, tuple(self._pending())[-added:] if added else ())
 
-    def _tell(self) -> tuple[int, int, int]:
+    def _note_numbers(self) -> tuple[int, int, int]:
         sent = len(self._unacked)
-        self._told = self._added
-        self._told_numbers = ((self.ns - sent) & SEQUENCE_MASK, self.nr, sent)
-        return self._told_numbers
+        self._recorded = self._added
+        self._recorded_numbers = ((self.ns - sent) & SEQUENCE_MASK, self.nr, sent)
+        return self._recorded_numbers
 
     def _pending(self) -> chain[tuple[int, bytes]]:
         return chain(self._unacked, self._queue, self._held or ())

@@ -14,8 +14,8 @@ from typing import ClassVar
 from l2tpns.errors import WireError
 
 PORT = 1702
-LONGEST = 4096  # octets of a packet of 2.x
-LONGEST_OLD = 1400  # the buffer of 1.1's client
+MAX_PACKET = 4096  # octets of a packet of 2.x
+MAX_OLD_PACKET = 1400  # the buffer of 1.1's client
 # An ERROR's text begins so where no plugin knows the command: neither format has a field to tell that from a failure.
 UNKNOWN_COMMAND = "unknown command"
 NOT_AUTHORISED = "not authorised"
@@ -25,9 +25,9 @@ MAGIC = 0x9013
 _OLD_HEADER = struct.Struct("!HHHI")  # magic, type, length of everything, id
 _HEADER = struct.Struct("!HBB")  # magic, type, number of arguments
 _TERMINATOR = 0xFF
-_LONGEST_ARGUMENT = 255
-_LONGEST_LINE = 254  # of an answer: a client might take a length of 255 for the terminator
-_MOST_ARGUMENTS = 255
+_MAX_ARGUMENT = 255
+_MAX_LINE = 254  # of an answer: a client might take a length of 255 for the terminator
+_MAX_ARGUMENTS = 255
 _CUT = b"..."
 
 
@@ -105,7 +105,7 @@ class OldPacket:
     def answer(self, ok: bool, text: str) -> OldPacket:
         """To this request; what is too long for 1.1's client is cut."""
         octets = _octets(text).replace(b"\0", b" ")
-        room = LONGEST_OLD - _OLD_HEADER.size - 1
+        room = MAX_OLD_PACKET - _OLD_HEADER.size - 1
         if len(octets) > room:
             octets = next(_pieces(octets, room - len(_CUT))) + _CUT
         return OldPacket(OldType.OK if ok else OldType.ERROR, self.id, (octets,))
@@ -156,23 +156,23 @@ class Packet:
     def answer(self, ok: bool, text: str) -> Packet:
         """A line that is too long for one argument becomes several; what is too long for the packet is cut."""
         arguments: list[bytes] = []
-        room = LONGEST - _HEADER.size - 1 - (1 + len(_CUT))
+        room = MAX_PACKET - _HEADER.size - 1 - (1 + len(_CUT))
         for line in _octets(text).split(b"\n") if text else ():
-            for piece in _pieces(line, _LONGEST_LINE):
+            for piece in _pieces(line, _MAX_LINE):
                 room -= 1 + len(piece)
-                if room < 0 or len(arguments) == _MOST_ARGUMENTS - 1:
+                if room < 0 or len(arguments) == _MAX_ARGUMENTS - 1:
                     return Packet(Type.OK if ok else Type.ERROR, (*arguments, _CUT))
                 arguments.append(piece)
         return Packet(Type.OK if ok else Type.ERROR, tuple(arguments))
 
     def encode(self) -> bytes:
         """WireError where the arguments are too many or too long."""
-        if len(self.arguments) > _MOST_ARGUMENTS or any(len(word) > _LONGEST_ARGUMENT for word in self.arguments):
-            raise WireError(f"at most {_MOST_ARGUMENTS} words of {_LONGEST_ARGUMENT} octets")
+        if len(self.arguments) > _MAX_ARGUMENTS or any(len(word) > _MAX_ARGUMENT for word in self.arguments):
+            raise WireError(f"at most {_MAX_ARGUMENTS} words of {_MAX_ARGUMENT} octets")
         body = b"".join(bytes((len(argument),)) + argument for argument in self.arguments)
         octets = _HEADER.pack(MAGIC, self.type, len(self.arguments)) + body + bytes((_TERMINATOR,))
-        if len(octets) > LONGEST:
-            raise WireError(f"{len(octets)} octets; {LONGEST} are the most")
+        if len(octets) > MAX_PACKET:
+            raise WireError(f"{len(octets)} octets; {MAX_PACKET} are the most")
         return octets
 
 
@@ -193,8 +193,8 @@ def _decode_old(octets: bytes) -> OldPacket:
     bare = OldPacket(type, id)
     if length != len(octets):
         raise Malformed(f"{len(octets)} octets, of which the header says {length}", bare)
-    if length > LONGEST_OLD:
-        raise Malformed(f"{length} octets; {LONGEST_OLD} are the most", bare)
+    if length > MAX_OLD_PACKET:
+        raise Malformed(f"{length} octets; {MAX_OLD_PACKET} are the most", bare)
     *strings, rest = octets[_OLD_HEADER.size :].split(b"\0")
     if rest:
         raise Malformed("the last string has no end", bare)
@@ -204,8 +204,8 @@ def _decode_old(octets: bytes) -> OldPacket:
 def _decode_new(octets: bytes) -> Packet:
     _, type, count = _HEADER.unpack_from(octets)
     bare = Packet(type)
-    if len(octets) > LONGEST:
-        raise Malformed(f"{len(octets)} octets; {LONGEST} are the most", bare)
+    if len(octets) > MAX_PACKET:
+        raise Malformed(f"{len(octets)} octets; {MAX_PACKET} are the most", bare)
     arguments: list[bytes] = []
     position = _HEADER.size
     for _ in range(count):

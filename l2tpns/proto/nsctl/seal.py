@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from l2tpns.errors import WireError
-from l2tpns.proto.nsctl.packet import LONGEST, Malformed
+from l2tpns.proto.nsctl.packet import MAX_PACKET, Malformed
 
 MAGIC = 0x9014
 VERSION = 1
@@ -21,8 +21,8 @@ NONCE_OCTETS = 16
 MAC_OCTETS = 32
 WINDOW = 30.0  # seconds that the two clocks may differ, the way included
 _HEADER = struct.Struct(f"!HBBQ{NONCE_OCTETS}s")  # magic, version, direction, milliseconds since 1970, nonce
-LONGEST_SEALED = _HEADER.size + LONGEST + MAC_OCTETS
-_LAST_TIME = 2**64 - 1
+MAX_SEALED = _HEADER.size + MAX_PACKET + MAC_OCTETS
+_MAX_TIME = 2**64 - 1
 
 
 class Direction(IntEnum):
@@ -44,7 +44,7 @@ class Sealed:
     packet: bytes
 
     def encode(self, key: bytes) -> bytes:
-        milliseconds = min(max(round(self.time * 1000), 0), _LAST_TIME)
+        milliseconds = min(max(round(self.time * 1000), 0), _MAX_TIME)
         octets = _HEADER.pack(MAGIC, VERSION, self.direction, milliseconds, self.nonce) + self.packet
         return octets + _mac(octets, key)
 
@@ -55,7 +55,7 @@ def is_sealed(octets: bytes) -> bool:
 
 def unseal(octets: bytes, key: bytes) -> Sealed:
     """Raises Malformed or Forged. Nothing is looked at before the HMAC but how long it is."""
-    if not _HEADER.size + MAC_OCTETS <= len(octets) <= LONGEST_SEALED or not is_sealed(octets):
+    if not _HEADER.size + MAC_OCTETS <= len(octets) <= MAX_SEALED or not is_sealed(octets):
         raise Malformed(f"{len(octets)} octets are no sealed packet")
     if not hmac.compare_digest(_mac(octets[:-MAC_OCTETS], key), octets[-MAC_OCTETS:]):
         raise Forged("not sealed with our key")

@@ -203,7 +203,7 @@ class Automaton(ABC):
         if transition.state not in TIMED:
             self.deadline = None
         for notice in transition.notices:
-            self._tell(notice)
+            self._notify(notice)
 
     def _count_down(self, now: float) -> None:
         self.restart_count -= 1
@@ -233,4 +233,4 @@ class Automaton(ABC):
     def _send_echo_reply(self, identifier: int, data: bytes) -> None: ...
 
     @abstractmethod
-    def _tell(self, notice: Notice) -> None: ...
+    def _notify(self, notice: Notice) -> None: ...

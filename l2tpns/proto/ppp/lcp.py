@@ -181,7 +181,7 @@ class Lcp(ControlProtocol):
         self._accept(theirs)
         self.restart_count = self.timers.max_configure
         self.state = State.OPENED
-        self._tell(Notice.UP)
+        self._notify(Notice.UP)
         return True
 
     def record(self) -> LcpRecord:

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.proto.ppp.options import Option
 
-MOST_NAMED = 8  # options in one sentence or log line
+MAX_NAMED = 8  # options in one sentence or log line
 _ADDRESS_SIZE = 4
 
 PROTOCOLS = {
@@ -167,4 +167,4 @@ def option_name(protocol: int, option: Option) -> str:
 def option_names(protocol: int, options: Iterable[Option]) -> list[str]:
     """The same of several; of many only the first ones, and how many more there are."""
     named = [option_name(protocol, option) for option in options]
-    return named if len(named) <= MOST_NAMED else [*named[:MOST_NAMED], f"{len(named) - MOST_NAMED} more"]
+    return named if len(named) <= MAX_NAMED else [*named[:MAX_NAMED], f"{len(named) - MAX_NAMED} more"]

@@ -19,8 +19,8 @@ from l2tpns.proto.ppp.names import option_name, option_names
 from l2tpns.proto.ppp.options import HEADER_SIZE, Option, build_options, parse_options
 
 Random = Callable[[int], bytes]
-PATIENCE = 3  # times Max-Failure: how many objections there may be before the negotiation is given up
-MOST_WISHES = 16  # of the peer's that are remembered
+MAX_FAILURE_FACTOR = 3  # times Max-Failure: how many objections there may be before the negotiation is given up
+MAX_WISHES = 16  # of the peer's that are remembered
 
 __all__ = ["Code", "ControlProtocol", "Impasse", "Notice", "Random", "State", "Timers"]
 
@@ -284,7 +284,7 @@ class ControlProtocol(Automaton):
         lacking = [kind for kind in self._needed() if kind in objectionable]
         # A request that is repeated as it was says that our answer was lost, not that the peer insists.
         stubborn = lacking and self._naks_sent >= most and self._objections_heard >= most and not repeated
-        endless = objectionable and self._naks_sent + self._rejects_sent >= PATIENCE * most
+        endless = objectionable and self._naks_sent + self._rejects_sent >= MAX_FAILURE_FACTOR * most
         if not stubborn and not endless:
             return None
         # What is rejected is answered first: the peer has not been offered anything for the rest.
@@ -312,7 +312,7 @@ class ControlProtocol(Automaton):
     def _note_wishes(self, options: list[Option], objected: set[int]) -> None:
         """What of the peer's request it does not get."""
         for option in options:
-            room = option.type in self.refused or len(self.refused) < MOST_WISHES
+            room = option.type in self.refused or len(self.refused) < MAX_WISHES
             if option.type in objected and room and self._is_wish(option):
                 self.refused[option.type] = option
 
@@ -340,7 +340,7 @@ class ControlProtocol(Automaton):
             self._yield_to(options, {option.type for option in asked}, code)
             if self._give_up_if_hopeless(now):
                 return
-            if self._naks_received > PATIENCE * self.timers.max_failure:
+            if self._naks_received > MAX_FAILURE_FACTOR * self.timers.max_failure:
                 # A peer that objects for ever would keep the restart counter full: leave the rest to the timer.
                 raise WireError("no end of objections")
         self.step(Event.RCN, now, identifier)
@@ -350,7 +350,7 @@ class ControlProtocol(Automaton):
         stubborn = self._naks_received > self.timers.max_failure
         for option in options:
             wish = code == Code.CONFIGURE_NAK and self._is_wish(option) and option not in self.proposed
-            if wish and len(self.proposed) < MOST_WISHES:
+            if wish and len(self.proposed) < MAX_WISHES:
                 self.proposed += (option,)
             if option.type not in asked:  # what a Nak adds of its own we have no use for
                 continue
@@ -433,5 +433,5 @@ class ControlProtocol(Automaton):
                 room -= size
         return fitting
 
-    def _tell(self, notice: Notice) -> None:
+    def _notify(self, notice: Notice) -> None:
         self.notify(notice)

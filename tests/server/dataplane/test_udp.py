@@ -340,9 +340,9 @@ def test_a_socket_that_no_tunnel_uses_is_closed_after_a_while_and_its_address_is
     used, unused = rig.open("127.0.0.2"), rig.open("127.0.0.3")
     unused.release()
     now = unused.idle_since
-    rig.side.sweep(now + udp.IDLE_ENDPOINT - 1)
+    rig.side.sweep(now + udp.ENDPOINT_IDLE_TIMEOUT - 1)
     assert "127.0.0.3" in rig.side.endpoints
-    rig.side.sweep(now + udp.IDLE_ENDPOINT)
+    rig.side.sweep(now + udp.ENDPOINT_IDLE_TIMEOUT)
     assert list(rig.side.endpoints) == ["127.0.0.1", "127.0.0.2"]
     until(lambda: unused.socket.fileno() < 0)
     for address in ("127.0.0.2", "127.0.0.3"):
@@ -361,7 +361,7 @@ def test_what_is_in_a_socket_when_it_is_closed_is_not_lost(rig: Rig) -> None:
         lac.bind(("127.0.0.1", 0))
         for number in range(5 * DRAIN):
             lac.sendto(ZLB + number.to_bytes(2, "big"), ("127.0.0.2", rig.side.port))
-        rig.side.sweep(endpoint.idle_since + udp.IDLE_ENDPOINT)  # before its reader had a turn
+        rig.side.sweep(endpoint.idle_since + udp.ENDPOINT_IDLE_TIMEOUT)  # before its reader had a turn
         until(lambda: endpoint.socket.fileno() < 0)
         lac.sendto(ZLB, ("127.0.0.2", rig.side.port))
         until(lambda: len(rig.control) == before + 5 * DRAIN + 1)
@@ -371,7 +371,7 @@ def test_what_is_in_a_socket_when_it_is_closed_is_not_lost(rig: Rig) -> None:
 def test_when_sockets_run_out_one_without_a_tunnel_makes_room_and_else_the_wildcard_one_serves(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(udp, "MOST_ENDPOINTS", 4)
+    monkeypatch.setattr(udp, "MAX_ENDPOINTS", 4)
     rig.endpoint.hold()
     first, second, third = (rig.open(f"127.0.0.{number}") for number in (2, 3, 4))
     second.release()
