@@ -1,7 +1,8 @@
 """The local UDP sockets that L2TP is sent from and received on (RFC 2661 8.1).
 
 An `Endpoint` is one local address as the tunnels see it: with a socket of its own, or, as `WildcardEndpoint`, by
-ancillary data through the socket that is bound to all addresses. Sends and counts; udp.py opens, reads and closes.
+ancillary data through the socket that is bound to all addresses. This file sends and counts; udp.py opens, reads and
+closes the sockets.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ class Endpoint:
         return True
 
     def close(self) -> None:
+        """Close the socket."""
         self.socket.close()
 
 

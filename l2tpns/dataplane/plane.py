@@ -18,54 +18,56 @@ OnControl = Callable[[bytes, Peer, Endpoint], None]
 class DataPlane(Protocol):
     """What sessions and tunnels ask of the data path.
 
-    A path's life: attach -> online -> offline -> detach; each may be repeated, and detach does what is left.
+    A path's life is attach -> online -> offline -> detach. Each step may be repeated; detach does the steps left out.
     """
 
     def start(self) -> None:
-        """Open sockets and devices, start the loops. Raises ConfigError when that cannot be."""
+        """Open sockets and devices, start the loops. Raises ConfigError, RepairError or WaitError."""
 
     def stop(self) -> None:
-        """Close everything, remove all kernel state."""
+        """Close everything and remove all kernel state."""
 
     def endpoint(self, address: str) -> Endpoint:
-        """The socket on this address of ours, for a tunnel that is taken up again. Raises OSError."""
+        """Return the socket of this local address, for a tunnel that is restored. Raises OSError."""
 
     def dedicate(self, endpoint: Endpoint) -> Endpoint:
-        """A tunnel is up at this address of ours: return the socket that it shall use from now on. Does not yield."""
+        """Return the socket that a tunnel at this local address uses from now on: it has come up. Does not yield."""
 
     def serve(self, prefixes: Iterable[IPv4Network]) -> None:
-        """These are the pool's: route them here, whether or not anybody has the addresses."""
+        """Route the pool's prefixes here, whether or not their addresses are in use."""
 
     def avoid(self, needed: Mapping[IPv4Network, str], connected: Collection[IPv4Network]) -> None:
-        """No route leads to what is `needed` elsewhere, with the words for each, and no route of the pool's to
-        `connected` networks; a session that has such an address gets a route of its own."""
+        """Route no packets here for networks that are `needed` elsewhere, given with the reason for each.
+
+        Pool routes avoid `connected` networks too. A session that has an address there gets a route of its own.
+        """
 
     def leads_into_tun(self, address: IPv4Address) -> bool:
-        """Whether packets for this address go into the tun device."""
+        """Return True if packets to this address go into the tun device."""
 
     def subscriber_at(self, address: IPv4Address) -> Path | None:
-        """The path that carries packets for this address, if there is one."""
+        """Return the path that carries packets to this address, None if there is none."""
 
     def attach(self, path: Path) -> None:
-        """From now on data messages with path.key reach path.post."""
+        """Pass PPP frames of data messages with path.key to path.post from now on."""
 
     def detach(self, path: Path) -> None:
-        """The session is gone."""
+        """Forget the path: its session has ended."""
 
     def online(self, path: Path, address: IPv4Address, routes: Iterable[IPv4Network], mru: int) -> None:
-        """Carry IP packets between the session and its address and framed routes; `mru` is what the peer takes."""
+        """Carry IP packets of the session's address and framed routes, of `mru` octets at most to the subscriber."""
 
     def offline(self, path: Path) -> None:
-        """Carry no more IP packets."""
+        """Carry no more IP packets of this path."""
 
     def changed(self, path: Path) -> None:
         """Apply fields of `session_path.CHANGEABLE_FIELDS` that the caller has set. Does not yield.
 
-        Not needed before `online`, which applies all of them.
+        The caller need not report a change before `online`, which applies all fields.
         """
 
     def refresh(self, path: Path) -> None:
-        """Bring the counters and last_... times of the path up to date, where they are kept elsewhere."""
+        """Bring the counters and last_... times of the path up to date if they are kept elsewhere."""
 
     def send_frame(self, path: Path, protocol: int, information: bytes) -> None:
-        """Send one PPP frame to the peer, with address, control and two octets of protocol."""
+        """Send one PPP frame to the LAC, nothing in its header compressed."""

@@ -1,12 +1,13 @@
-"""The LACs' side: UDP sockets, and the loop that takes L2TP datagrams apart (RFC 2661 3.1, 8.1).
+"""The side of the LACs: UDP sockets, and the loop that parses L2TP datagrams (RFC 2661 3.1, 8.1).
 
-Control messages are handed on as they are. Data messages find their Path by our ids and must come from the path's
-peer; IP packets of online sessions go to `uplink`, called directly, other PPP frames are posted to the session.
+Control messages are handed to `on_control` unread. A data message finds its path by the tunnel and session id that this
+server has assigned, and must come from the path's peer. IP packets of online sessions go to `uplink`, called directly;
+other PPP frames are posted to the session.
 
-Where no address is configured a wildcard socket listens, and answers from the address that it was asked at by ancillary
-data (8.1). The first tunnel that comes up at one of our addresses gets a socket bound to that address, which the kernel
-prefers from then on and which needs no ancillary data. It is closed when no tunnel has used it for a while
-(docs/decisions/0021-sockets-are-for-tunnels-that-are-up.md).
+Without bind_multi_address a wildcard socket listens, and by ancillary data answers from the address that a datagram was
+sent to (RFC 2661 8.1). The first tunnel that comes up at a local address gets a socket bound to that address, which the
+kernel prefers from then on and which needs no ancillary data. It is closed when no tunnel has used it for
+ENDPOINT_IDLE_TIMEOUT (docs/decisions/0021-sockets-are-for-tunnels-that-are-up.md).
 """
 
 from __future__ import annotations
@@ -41,24 +42,24 @@ from l2tpns.runtime.sockets import (
 )
 from l2tpns.runtime.supervisor import Part, Supervisor
 
-MAX_DATAGRAM = 4096  # octets of a datagram; l2tp_mtu ends at 2600, and control messages of real LACs are far shorter
-MAX_SOURCES = 1024  # addresses of ours that L2TP is known to leave from; sockets of their own have the first 256
-MAX_ENDPOINTS = 256  # sockets for single addresses of ours beside the wildcard one (127/8 alone has 2^24)
+MAX_DATAGRAM = 4096  # octets; l2tp_mtu is 2600 at most, and control messages of real LACs are far shorter
+MAX_SOURCES = 1024  # local addresses that are remembered as sources of L2TP; MAX_ENDPOINTS of them have sockets
+MAX_ENDPOINTS = 256  # sockets for single addresses beside the wildcard one (127/8 alone has 2^24 addresses)
 ENDPOINT_IDLE_TIMEOUT = 120.0  # seconds that such a socket stays open without a tunnel
-SWEEP_INTERVAL = 30.0  # seconds between two looks for such sockets
+SWEEP_INTERVAL = 30.0  # seconds between two searches for sockets to close
 
-_NO_PORT = 1  # tcpmux: nothing of UDP comes from there
+_UNUSED_PORT = 1  # tcpmux: no UDP datagram comes from there
 
-# 3.1, the two forms that nearly every data message has: no option, or Length only. The last two fields are the first
-# four octets of PPP. Our two ids together are the key of a path.
+# RFC 2661 3.1: the two forms that nearly every data message has, without options or with Length only. The last two
+# fields are the first four octets of PPP. The two ids together are the key of a path.
 _PLAIN, _PLAIN_FLAGS = struct.Struct("!HIHH"), 0x0002
 _WITH_LENGTH, _WITH_LENGTH_FLAGS = struct.Struct("!HIHH"), 0x4002
 _PPP_ADDRESS_CONTROL, _IP = 0xFF03, int(Protocol.IP)  # plain integers: they are compared for each packet
-_MIN_DATAGRAM = 6 + 2 + 20  # with less than this the quick way may not look at the octets
+_MIN_DATAGRAM = 6 + 2 + 20  # octets of the shortest IP packet in L2TP; shorter datagrams are parsed in full
 
 
 class LacSide:
-    """All UDP sockets and the paths that are found by L2TP ids."""
+    """All UDP sockets, and the paths by L2TP ids."""
 
     def __init__(
         self,
@@ -75,12 +76,12 @@ class LacSide:
     ) -> None:
         self.paths: dict[int, Path] = {}
         self.endpoints: dict[str, Endpoint] = {}
-        self.sources: set[bytes] = set()  # addresses of ours that L2TP leaves from
+        self.sources: set[bytes] = set()  # local addresses that L2TP leaves from
         self.port = port
         self._data_checksums = data_checksums
         self._addresses = addresses
         self._wildcard: RawSocket | None = None
-        self._wildcard_full_at = -inf  # as Endpoint.full_at
+        self._wildcard_full_at = -inf  # monotonic, as Endpoint.full_at
         self._counters = counters
         self._clock = clock
         self._log = log
@@ -94,6 +95,7 @@ class LacSide:
     # Sockets
 
     def start(self) -> None:
+        """Open the configured sockets. Raises ConfigError, RepairError or WaitError."""
         for address in self._addresses:
             try:
                 if address == IPv4Address(0):
@@ -104,6 +106,7 @@ class LacSide:
                 raise refused(error.errno, _refusal(address, self.port, error)) from None
 
     def stop(self) -> None:
+        """Stop the readers and close all sockets."""
         for part in self._parts:
             part.stop()
         self._parts.clear()
@@ -118,7 +121,7 @@ class LacSide:
             self._wildcard = None
 
     def endpoint(self, address: str) -> Endpoint:
-        """The socket on this address, opened if need be and if there is room for one. Raises OSError."""
+        """Return the socket of this address, opened if it has none yet and there is room. Raises OSError."""
         endpoint = self.endpoints.get(address)
         if endpoint is None:
             if self._wildcard is not None and not self._has_room():
@@ -140,7 +143,10 @@ class LacSide:
         return endpoint
 
     def dedicate(self, endpoint: Endpoint) -> Endpoint:
-        """Return a socket for this address alone, if there can be one: a tunnel is up there. Does not yield."""
+        """Return a socket for this address alone: a tunnel is up there. Does not yield.
+
+        Where none can be opened, return the same endpoint.
+        """
         try:
             return self.endpoint(endpoint.address)
         except OSError as error:
@@ -148,7 +154,7 @@ class LacSide:
             return endpoint
 
     def _endpoint_at(self, address: str) -> Endpoint:
-        """The socket on this address; where it has none, the wildcard one."""
+        """Return the socket of this address, or the wildcard socket as seen from it."""
         endpoint = self.endpoints.get(address)
         if endpoint is None:
             assert self._wildcard is not None
@@ -158,7 +164,7 @@ class LacSide:
         return endpoint
 
     def _has_room(self) -> bool:
-        """Return whether one more socket may be opened; one without a tunnel makes room."""
+        """Return True if one more socket may be opened. At the limit, close the one that has been idle longest."""
         if len(self.endpoints) < MAX_ENDPOINTS:
             return True
         idle = [endpoint for endpoint in self.endpoints.values() if endpoint.on_demand and not endpoint.tunnels]
@@ -173,13 +179,13 @@ class LacSide:
             self.sweep(monotonic())
 
     def sweep(self, now: float) -> None:
-        """Close the sockets of single addresses that no tunnel has used for a while."""
+        """Close the sockets of single addresses that no tunnel has used for ENDPOINT_IDLE_TIMEOUT."""
         for endpoint in list(self.endpoints.values()):
             if endpoint.on_demand and not endpoint.tunnels and now - endpoint.idle_since >= ENDPOINT_IDLE_TIMEOUT:
                 self._retire(endpoint)
 
     def _retire(self, endpoint: Endpoint) -> None:
-        """Close a socket that no tunnel uses; from now on the wildcard one serves its address."""
+        """Close a socket that no tunnel uses. The wildcard socket serves its address from now on."""
         endpoint.retired = True
         del self.endpoints[endpoint.address]
         self.sources.discard(inet_aton(endpoint.address))
@@ -191,12 +197,12 @@ class LacSide:
         self._log.info("listening_ended", address=endpoint.address, port=self.port)
 
     def _close(self, endpoint: Endpoint, reader: Part) -> None:
-        """Read what is in the socket, then close it: nothing that came for its address is lost."""
+        """Read what the socket has queued, then close it, so that no datagram is lost."""
         try:
             reader.stop()
-            with suppress(OSError):  # the address may be ours no more
-                # A connected socket gets what comes from its peer only: all else goes to the wildcard one from now on.
-                endpoint.socket.connect((endpoint.address, _NO_PORT))
+            with suppress(OSError):  # the address may have left this machine
+                # A connected socket receives from its peer only; other datagrams go to the wildcard socket from now on.
+                endpoint.socket.connect((endpoint.address, _UNUSED_PORT))
             while self._drain(endpoint):
                 gevent.sleep(0)
         finally:
@@ -213,7 +219,7 @@ class LacSide:
 
     @contextmanager
     def _wildcard_shared(self) -> Iterator[None]:
-        """Let a socket of this process be bound beside the wildcard one."""
+        """Allow a socket of this process to be bound beside the wildcard socket."""
         if self._wildcard is None:
             yield
             return
@@ -232,7 +238,7 @@ class LacSide:
     # The loops
 
     def _drain(self, endpoint: Endpoint) -> bool:
-        """Take what is there, within limits; return whether there may be more."""
+        """Read up to DRAIN datagrams. Return True if there may be more."""
         self._clock.now = monotonic()
         recvfrom = endpoint.socket.recvfrom
         user = self._endpoint_at(endpoint.address) if endpoint.retired else endpoint
@@ -254,7 +260,7 @@ class LacSide:
         return True
 
     def _drain_wildcard(self, sock: RawSocket) -> None:
-        """What comes to addresses that have no socket of their own, and what was queued before they had one."""
+        """Read up to DRAIN datagrams to addresses without a socket of their own, or queued before they had one."""
         self._clock.now = monotonic()
         for _ in range(DRAIN):
             try:
@@ -276,7 +282,7 @@ class LacSide:
     # Datagrams
 
     def receive(self, datagram: bytes, peer: Peer, endpoint: Endpoint) -> None:
-        """The quick way: an IP packet of an online session from the right peer, in one of the common forms."""
+        """Pass an IP packet of an online session on at once if it has a common form; parse anything else in full."""
         counters = self._counters
         counters.tunnel_rx_packets += 1
         octets = len(datagram)
@@ -303,7 +309,7 @@ class LacSide:
         self._receive_any(datagram, peer, endpoint)
 
     def _receive_any(self, datagram: bytes, peer: Peer, endpoint: Endpoint) -> None:
-        """Everything else: control, all forms of the headers, all reasons to drop."""
+        """Parse control messages and every other form of the headers; count what must be dropped."""
         counters = self._counters
         if is_control(datagram):
             self._on_control(datagram, peer, endpoint)
@@ -317,7 +323,8 @@ class LacSide:
         if path is None:
             counters.drop_unknown_session += 1
             return
-        if path.peer != peer:  # 8.1; data never shows that a LAC has moved, since no answer to us is in it
+        # RFC 2661 8.1. Data cannot prove that a LAC has a new address: it acknowledges nothing that this server sent.
+        if path.peer != peer:
             counters.drop_wrong_peer += 1
             path.dropped_wrong_peer += 1
             return
@@ -342,11 +349,11 @@ class LacSide:
 
 
 def _refusal(address: IPv4Address, port: int, error: OSError) -> str:
-    """In the operator's words. Without bind_multi_address we listen everywhere, and no variable is to blame."""
+    """Return an error message that names the setting. Without bind_multi_address no setting is at fault."""
     everywhere = address == IPv4Address(0)
     name, of = ("", "") if everywhere else ("bind_multi_address: ", f" of {address}")
     hints = {
         errno.EADDRINUSE: "; is another L2TP server running?",
-        errno.EADDRNOTAVAIL: "; it is no address of this machine",
+        errno.EADDRNOTAVAIL: "; it is not an address of this machine",
     }
     return f"{name}cannot listen on UDP port {port}{of}: {error.strerror}{hints.get(error.errno or 0, '')}"

@@ -544,7 +544,7 @@ def test_a_handler_that_fails_costs_its_packet_and_not_the_loop() -> None:
         (
             "192.0.2.77",
             "bind_multi_address: cannot listen on UDP port {port} of 192.0.2.77: Cannot assign requested address; "
-            "it is no address of this machine",
+            "it is not an address of this machine",
         ),
     ],
 )
