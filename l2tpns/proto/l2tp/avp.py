@@ -1,6 +1,6 @@
-"""Attribute Value Pairs: the table of all we know, and graded decoding (RFC 2661 section 4, RFC 3145).
+"""Attribute Value Pairs: the table of all known ones, and decoding with graded errors (RFC 2661 section 4, RFC 3145).
 
-Which AVP belongs into which message is messages.py's knowledge, not this file's.
+To add an AVP, add a row to the table. messages.py says which AVP belongs to which message.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ HEADER = Struct("!HHH")  # M, H, reserved, length; vendor id; attribute type
 MAX_VALUE = LENGTH_MASK - HEADER.size
 GENERAL = StopCcnResult.GENERAL  # 2 in StopCCN and in CDN alike
 HIGHEST_VERSION = 0x0100  # what StopCCN result 5 carries as its error code: version 1, revision 0
-MAX_AVPS = 100  # of a message: more than twice as many as there are; a datagram has room for hundreds of empty ones
-MAX_WARNINGS = 20  # a peer decides how many odd AVPs it sends, not how much we log
-MAX_NUMBER = 8  # octets of a number that has not the size it should have
+MAX_AVPS = 100  # of a message: more than twice as many as are defined; a datagram has room for hundreds
+MAX_WARNINGS = 20  # of a message: bounds what a peer can make this server log
+MAX_NUMBER = 8  # octets of a number that has a wrong size
 
 
 # -- values of more than one field ------------------------------------------------------------------------------------
@@ -86,17 +86,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Codec(Generic[T]):
-    """How a value is read (ProtocolError or WireError when it is malformed) and written.
+    """How a value is decoded and encoded. Both raise ProtocolError or WireError if it is malformed.
 
-    `low` and `high` are the lengths that a value may have; `decode` is not called with any other.
+    `low` and `high` are the lengths in octets that a value may have; `decode` is not called with any other.
     """
 
     decode: Callable[[bytes], T]
     encode: Callable[[T], bytes]
     low: int = 0
     high: int = MAX_VALUE
-    read_number: Callable[[bytes], T] | None = None  # of an unsigned number of any size
-    usual: str = ""  # the length that the RFC names, where more are read
+    read_number: Callable[[bytes], T] | None = None  # decodes an unsigned number of any size
+    usual: str = ""  # the length that the RFC requires, if others are accepted too
 
     @property
     def expected(self) -> str:
@@ -149,7 +149,7 @@ def _text(octets: bytes) -> str:
 
 
 def _short_utf8(text: str, room: int) -> bytes:
-    """UTF-8 in at most `room` octets, never cut inside a character."""
+    """Return UTF-8 of at most `room` octets, not cut inside a character."""
     octets = text.encode("utf-8", "backslashreplace")
     if len(octets) <= room:
         return octets
@@ -180,7 +180,7 @@ def _encode_result(value: ResultCode) -> bytes:
 
 
 def _decode_speed(octets: bytes) -> int:
-    """Bits per second; some access servers write ASCII digits, some eight octets."""
+    """Return bits per second. Some access servers send ASCII digits, some eight octets."""
     if len(octets) in (4, 8):
         return int.from_bytes(octets, "big")
     if octets.isdigit() and len(octets) <= 20:
@@ -189,7 +189,7 @@ def _decode_speed(octets: bytes) -> int:
 
 
 def _decode_tx_speed(octets: bytes) -> int:
-    """As the Rx speed, but any short number will do: a call is not lost for a figure nobody needs."""
+    """Return bits per second, of a number of any size up to eight octets: no call should fail because of this AVP."""
     try:
         return _decode_speed(octets)
     except ProtocolError:
@@ -213,7 +213,7 @@ def _encode_q931(value: Q931Cause) -> bytes:
 
 def _decode_call_errors(octets: bytes) -> CallErrors:
     cursor = Cursor(octets)
-    cursor.u16()  # reserved; nothing is won by refusing counters for it
+    cursor.u16()  # reserved; ignored, because nothing depends on the counters
     errors = CallErrors(*(cursor.u32() for _ in range(6)))
     cursor.done()
     return errors
@@ -257,14 +257,14 @@ SOME_OCTETS = _octets(low=1)
 
 @dataclass(frozen=True, slots=True)
 class Avp:
-    """One attribute of vendor 0: number, name, codec, M bit as we send it, whether it may be hidden."""
+    """One attribute of vendor 0: number, name, codec, the M bit as sent, and whether it may be hidden."""
 
     number: int
     name: str
     codec: Codec[Any]
     mandatory: bool
     hideable: bool
-    harmless: bool = False  # nothing of ours depends on it: malformed it is as if absent, even with M=1
+    harmless: bool = False  # nothing depends on it: a malformed one counts as absent, even with M=1
 
     def __str__(self) -> str:
         return f"{self.name} (AVP {self.number})"
@@ -328,16 +328,16 @@ TABLE: Mapping[int, Avp] = {avp.number: avp for avp in list(globals().values()) 
 
 @dataclass(slots=True)
 class Decoded:
-    """What was read from a message's AVPs: values by attribute number, the first fatal mistake, what was skipped."""
+    """The AVPs of a message: values by attribute number, the first fatal error, and what was skipped."""
 
     values: dict[int, Any] = field(default_factory=dict)
     fault: ProtocolError | None = None
     warnings: list[str] = field(default_factory=list)
     more_warnings: int = 0  # beyond MAX_WARNINGS
-    unread: dict[int, ProtocolError] = field(default_factory=dict)  # AVPs that came but are malformed, by number
+    unread: dict[int, ProtocolError] = field(default_factory=dict)  # malformed AVPs, by number
 
     def warn(self, what: object, text: str) -> None:
-        """Note that an AVP was skipped, or not taken as it came. Costs next to nothing beyond MAX_WARNINGS."""
+        """Note that an AVP was skipped or changed. Only counts beyond MAX_WARNINGS."""
         if len(self.warnings) < MAX_WARNINGS:
             self.warnings.append(f"{what}{text}")
         else:
@@ -345,7 +345,7 @@ class Decoded:
 
 
 def name_of(vendor: int, number: int) -> str:
-    """`Host Name (AVP 7)`, `AVP 61`, `AVP 5 of vendor 9`."""
+    """Return `Host Name (AVP 7)`, `AVP 61` or `AVP 5 of vendor 9`."""
     if vendor:
         return f"AVP {number} of vendor {vendor}"
     known = TABLE.get(number)
@@ -355,11 +355,11 @@ def name_of(vendor: int, number: int) -> str:
 def decode_avps(
     body: bytes, secret: bytes = b"", start: int = 0, *, address: Avp | None = None, only_address: bool = False
 ) -> Decoded:
-    """Read every AVP from `start` on, graded by section 4.2 and 7.1.
+    """Decode all AVPs from `start` on, and grade the errors by RFC 2661 4.2 and 7.1.
 
-    Unknown or malformed with M=0: skipped with a warning, and so is a malformed one on which nothing depends. With M=1:
-    the first one becomes the fault. From there on only `address` is read, the Assigned ID that the answer needs, and
-    with `only_address` nothing else from the start.
+    An unknown or malformed AVP with M=0 is skipped with a warning, and so is a malformed one that is harmless. The
+    first other error becomes the fault; after it only `address` is decoded, the Assigned ID that the answer needs.
+    With `only_address` nothing else is decoded at all.
     """
     decoded = Decoded()
     vector: bytes | None = None
@@ -376,7 +376,7 @@ def decode_avps(
             break
         size = (body[at] << 8 | body[at + 1]) & LENGTH_MASK if end - at >= HEADER.size else 0
         if not HEADER.size <= size <= end - at:
-            # Where the next AVP would begin cannot be known: nothing after this one is read.
+            # The start of the next AVP is unknown: nothing after this one is decoded.
             _grade_framing(decoded, body[at:])
             break
         flags, vendor, number = HEADER.unpack_from(body, at)
@@ -388,18 +388,18 @@ def decode_avps(
         if known is None:
             _grade_unknown(decoded, flags, vendor, number)
         elif number in decoded.values:
-            decoded.warn(f"second {known.name}", " ignored")  # before it costs anything to uncover it
+            decoded.warn(f"second {known.name}", " ignored")  # before any work on a hidden value
         elif flags & H_BIT or not known.codec.low <= len(value) <= known.codec.high:
             _read_hidden_or_odd(decoded, known, flags, value, secret, vector)
         else:
             _read(decoded, known, flags, value)
         if known is RANDOM_VECTOR:
-            vector = decoded.values.pop(number, vector)  # 4.3: the last one before a hidden AVP counts
+            vector = decoded.values.pop(number, vector)  # RFC 2661 4.3: the last one before a hidden AVP applies
     return decoded
 
 
 def _grade_framing(decoded: Decoded, rest: bytes) -> None:
-    """An AVP that is longer or shorter than it can be."""
+    """Grade an AVP whose Length does not fit the message."""
     length = int.from_bytes(rest[:2], "big") & LENGTH_MASK
     error = ProtocolError(GENERAL, ErrorCode.LENGTH, f"AVP of length {length} with {len(rest)} octets left")
     if not rest[0] & (M_BIT >> 8):
@@ -417,7 +417,7 @@ def _grade_unknown(decoded: Decoded, flags: int, vendor: int, number: int) -> No
 
 @dataclass(slots=True)
 class _Unknown:
-    """An unknown AVP; its name is made only when it is wanted."""
+    """An unknown AVP. Its name is built only when it is logged."""
 
     vendor: int
     number: int
@@ -429,10 +429,10 @@ class _Unknown:
 def _read_hidden_or_odd(
     decoded: Decoded, known: Avp, flags: int, value: bytes, secret: bytes, vector: bytes | None
 ) -> None:
-    """A value that is hidden, or whose length is wrong."""
+    """Decode a value that is hidden or has a wrong length."""
     codec = known.codec
     if known.number in decoded.unread and (known.harmless or not flags & M_BIT):
-        decoded.warn(f"second {known.name}", " ignored")  # a peer may repeat it a hundred times
+        decoded.warn(f"second {known.name}", " ignored")  # before any work: a peer may repeat it a hundred times
         return
     if flags & H_BIT:
         try:
@@ -456,7 +456,7 @@ def _read(decoded: Decoded, known: Avp, flags: int, value: bytes) -> None:
 
 
 def _read_number(decoded: Decoded, known: Avp, flags: int, value: bytes, read: Callable[[bytes], Any]) -> None:
-    """A number of an odd size: good enough where nothing depends on it."""
+    """Decode a number of a wrong size, which is good enough for a harmless AVP."""
     wrong = _wrong_length(value, known.codec.expected)
     try:
         decoded.values[known.number] = number = read(value)
@@ -467,7 +467,7 @@ def _read_number(decoded: Decoded, known: Avp, flags: int, value: bytes, read: C
 
 
 def _grade(decoded: Decoded, avp: Avp, flags: int, problem: ProtocolError | WireError) -> None:
-    """A malformed AVP: a warning, or the fault."""
+    """Turn a malformed AVP into a warning or the fault."""
     if isinstance(problem, ProtocolError):
         error = ProtocolError(problem.result_code, problem.error_code, f"{avp} {problem.text}")
     else:
@@ -492,7 +492,7 @@ def _unhide(avp: Avp, cipher: bytes, secret: bytes, vector: bytes | None) -> byt
 def encode_avp(
     avp: Avp, value: Any, *, secret: bytes = b"", vector: bytes = b"", random: Random | None = None
 ) -> bytes:
-    """One AVP as we send it; hidden when a source of random padding is given and the AVP may be hidden."""
+    """Return one AVP as octets, hidden if `random` (the source of padding) is given and the AVP may be hidden."""
     octets = avp.codec.encode(value)
     flags = M_BIT if avp.mandatory else 0
     if random is not None and avp.hideable:
