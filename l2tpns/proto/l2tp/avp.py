@@ -8,249 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from struct import Struct
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from l2tpns.errors import ProtocolError, WireError
-from l2tpns.proto.l2tp.codes import ErrorCode, StopCcnResult
+from l2tpns.proto.l2tp import values
+from l2tpns.proto.l2tp.codes import ErrorCode
 from l2tpns.proto.l2tp.hiding import MAX_HIDDEN_VALUE, Random, hide, unhide
-from l2tpns.proto.wire import Cursor
+from l2tpns.proto.l2tp.values import GENERAL, ID, MAX_VALUE, OCTETS, SOME_OCTETS, U16, U32, Codec, wrong_length
 
 M_BIT = 0x8000
 H_BIT = 0x4000
 RESERVED_BITS = 0x3C00
 LENGTH_MASK = 0x03FF
 HEADER = Struct("!HHH")  # M, H, reserved, length; vendor id; attribute type
-MAX_VALUE = LENGTH_MASK - HEADER.size
-GENERAL = StopCcnResult.GENERAL  # 2 in StopCCN and in CDN alike
-HIGHEST_VERSION = 0x0100  # what StopCCN result 5 carries as its error code: version 1, revision 0
 MAX_AVPS = 100  # of a message: more than twice as many as are defined; a datagram has room for hundreds
 MAX_WARNINGS = 20  # of a message: bounds what a peer can make this server log
 MAX_NUMBER = 8  # octets of a number that has a wrong size
 
-
-# -- values of more than one field ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ProtocolVersion:
-    version: int = 1
-    revision: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ResultCode:
-    """Result Code AVP; error code and text are optional on the wire (lengths 8, 10, 10 and more)."""
-
-    result: int
-    error: int = 0
-    text: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Q931Cause:
-    code: int
-    message: int
-    advisory: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class CallErrors:
-    crc: int = 0
-    framing: int = 0
-    hardware_overruns: int = 0
-    buffer_overruns: int = 0
-    timeouts: int = 0
-    alignment: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Accm:
-    send: int = 0xFFFFFFFF
-    receive: int = 0xFFFFFFFF
-
-
-@dataclass(frozen=True, slots=True)
-class DisconnectCause:
-    """PPP Disconnect Cause Code AVP (RFC 3145 section 2): for logs and accounting only."""
-
-    code: int
-    protocol: int = 0
-    direction: int = 0
-    text: str = ""
-
-
-# -- codecs -----------------------------------------------------------------------------------------------------------
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Codec(Generic[T]):
-    """How a value is decoded and encoded. Both raise ProtocolError or WireError if it is malformed.
-
-    `low` and `high` are the lengths in octets that a value may have; `decode` is not called with any other.
-    """
-
-    decode: Callable[[bytes], T]
-    encode: Callable[[T], bytes]
-    low: int = 0
-    high: int = MAX_VALUE
-    read_number: Callable[[bytes], T] | None = None  # decodes an unsigned number of any size
-    usual: str = ""  # the length that the RFC requires, if others are accepted too
-
-    @property
-    def expected(self) -> str:
-        """The lengths that a value may have, in words."""
-        if self.usual:
-            return self.usual
-        if self.low == self.high:
-            return str(self.low)
-        return f"{self.low} or more" if self.high >= MAX_VALUE else f"{self.low} to {self.high}"
-
-
-def _wrong_length(octets: bytes, expected: str) -> ProtocolError:
-    text = f"has the wrong length ({len(octets)}, expected {expected})"
-    return ProtocolError(GENERAL, ErrorCode.LENGTH, text)
-
-
-def _wrong_value(value: object) -> ProtocolError:
-    return ProtocolError(GENERAL, ErrorCode.VALUE, f"has the value {value}, which is not allowed")
-
-
-def _number(size: int, low: int = 0, high: int | None = None) -> Codec[int]:
-    top = (1 << 8 * size) - 1 if high is None else high
-
-    def decode(octets: bytes) -> int:
-        value = int.from_bytes(octets, "big")
-        if not low <= value <= top:
-            raise _wrong_value(value)
-        return value
-
-    def encode(value: int) -> bytes:
-        if not low <= value <= top:
-            raise _wrong_value(value)
-        return value.to_bytes(size, "big")
-
-    return Codec(decode, encode, size, size, decode)
-
-
-def _octets(low: int = 0, high: int = MAX_VALUE) -> Codec[bytes]:
-    def encode(octets: bytes) -> bytes:
-        if not low <= len(octets) <= high:
-            raise _wrong_length(octets, codec.expected)
-        return octets
-
-    codec = Codec(lambda octets: octets, encode, low, high)
-    return codec
-
-
-def _text(octets: bytes) -> str:
-    return octets.decode("utf-8", "backslashreplace")
-
-
-def _short_utf8(text: str, room: int) -> bytes:
-    """Return UTF-8 of at most `room` octets, not cut inside a character."""
-    octets = text.encode("utf-8", "backslashreplace")
-    if len(octets) <= room:
-        return octets
-    return octets[:room].decode("utf-8", "ignore").encode()
-
-
-def _decode_version(octets: bytes) -> ProtocolVersion:
-    if octets[0] != 1:
-        text = f"is {octets[0]}.{octets[1]}, which is not supported"
-        raise ProtocolError(StopCcnResult.VERSION, HIGHEST_VERSION, text)
-    return ProtocolVersion(octets[0], octets[1])
-
-
-def _decode_result(octets: bytes) -> ResultCode:
-    if len(octets) == 3:
-        raise _wrong_length(octets, "2, or 4 or more")
-    cursor = Cursor(octets)
-    result = cursor.u16()
-    error = cursor.u16() if cursor.left else 0
-    return ResultCode(result, error, _text(cursor.rest()))
-
-
-def _encode_result(value: ResultCode) -> bytes:
-    result = value.result.to_bytes(2, "big")
-    if not value.error and not value.text:
-        return result
-    return result + value.error.to_bytes(2, "big") + _short_utf8(value.text, MAX_VALUE - 4)
-
-
-def _decode_speed(octets: bytes) -> int:
-    """Return bits per second. Some access servers send ASCII digits, some eight octets."""
-    if len(octets) in (4, 8):
-        return int.from_bytes(octets, "big")
-    if octets.isdigit() and len(octets) <= 20:
-        return int(octets)
-    raise _wrong_length(octets, "4")
-
-
-def _decode_tx_speed(octets: bytes) -> int:
-    """Return bits per second, of a number of any size up to eight octets: no call should fail because of this AVP."""
-    try:
-        return _decode_speed(octets)
-    except ProtocolError:
-        if 1 <= len(octets) <= 8:
-            return int.from_bytes(octets, "big")
-        raise
-
-
-def _encode_speed(value: int) -> bytes:
-    return min(value, 0xFFFFFFFF).to_bytes(4, "big")
-
-
-def _decode_q931(octets: bytes) -> Q931Cause:
-    cursor = Cursor(octets)
-    return Q931Cause(cursor.u16(), cursor.u8(), cursor.rest())
-
-
-def _encode_q931(value: Q931Cause) -> bytes:
-    return value.code.to_bytes(2, "big") + value.message.to_bytes(1, "big") + value.advisory
-
-
-def _decode_call_errors(octets: bytes) -> CallErrors:
-    cursor = Cursor(octets)
-    cursor.u16()  # reserved; ignored, because nothing depends on the counters
-    errors = CallErrors(*(cursor.u32() for _ in range(6)))
-    cursor.done()
-    return errors
-
-
-def _encode_call_errors(value: CallErrors) -> bytes:
-    return Struct("!H6L").pack(
-        0, value.crc, value.framing, value.hardware_overruns, value.buffer_overruns, value.timeouts, value.alignment
-    )
-
-
-def _decode_accm(octets: bytes) -> Accm:
-    cursor = Cursor(octets)
-    cursor.u16()  # reserved
-    accm = Accm(cursor.u32(), cursor.u32())
-    cursor.done()
-    return accm
-
-
-def _encode_accm(value: Accm) -> bytes:
-    return Struct("!HLL").pack(0, value.send, value.receive)
-
-
-def _decode_disconnect(octets: bytes) -> DisconnectCause:
-    cursor = Cursor(octets)
-    return DisconnectCause(cursor.u16(), cursor.u16(), cursor.u8(), _text(cursor.rest()))
-
-
-def _encode_disconnect(value: DisconnectCause) -> bytes:
-    return Struct("!HHB").pack(value.code, value.protocol, value.direction) + _short_utf8(value.text, MAX_VALUE - 5)
-
-
-U16 = _number(2)
-U32 = _number(4)
-ID = _number(2, low=1)
-OCTETS = _octets()
-SOME_OCTETS = _octets(low=1)
 
 # -- the table --------------------------------------------------------------------------------------------------------
 
@@ -274,21 +48,19 @@ M, O, H, X = True, False, True, False  # noqa: E741 - mandatory or optional, may
 HARMLESS = True
 
 MESSAGE_TYPE = Avp(0, "Message Type", U16, M, X)
-RESULT_CODE = Avp(1, "Result Code", Codec(_decode_result, _encode_result, 2), M, X)
-PROTOCOL_VERSION = Avp(
-    2, "Protocol Version", Codec(_decode_version, lambda value: bytes((value.version, value.revision)), 2, 2), M, X
-)
+RESULT_CODE = Avp(1, "Result Code", values.RESULT, M, X)
+PROTOCOL_VERSION = Avp(2, "Protocol Version", values.VERSION, M, X)
 FRAMING_CAPABILITIES = Avp(3, "Framing Capabilities", U32, M, H, HARMLESS)
 BEARER_CAPABILITIES = Avp(4, "Bearer Capabilities", U32, M, H, HARMLESS)
-TIE_BREAKER = Avp(5, "Tie Breaker", _octets(8, 8), O, X)
+TIE_BREAKER = Avp(5, "Tie Breaker", values.octet_string(8, 8), O, X)
 FIRMWARE_REVISION = Avp(6, "Firmware Revision", U16, O, H, HARMLESS)
 HOST_NAME = Avp(7, "Host Name", SOME_OCTETS, M, X)
 VENDOR_NAME = Avp(8, "Vendor Name", OCTETS, O, H)
 ASSIGNED_TUNNEL_ID = Avp(9, "Assigned Tunnel ID", ID, M, H)
 RECEIVE_WINDOW_SIZE = Avp(10, "Receive Window Size", U16, M, X)
 CHALLENGE = Avp(11, "Challenge", SOME_OCTETS, M, H)
-Q931_CAUSE_CODE = Avp(12, "Q.931 Cause Code", Codec(_decode_q931, _encode_q931, 3), M, X)
-CHALLENGE_RESPONSE = Avp(13, "Challenge Response", _octets(16, 16), M, H)
+Q931_CAUSE_CODE = Avp(12, "Q.931 Cause Code", values.Q931, M, X)
+CHALLENGE_RESPONSE = Avp(13, "Challenge Response", values.octet_string(16, 16), M, H)
 ASSIGNED_SESSION_ID = Avp(14, "Assigned Session ID", ID, M, H)
 CALL_SERIAL_NUMBER = Avp(15, "Call Serial Number", U32, M, H, HARMLESS)
 MINIMUM_BPS = Avp(16, "Minimum BPS", U32, M, H, HARMLESS)
@@ -298,9 +70,7 @@ FRAMING_TYPE = Avp(19, "Framing Type", U32, M, H, HARMLESS)
 CALLED_NUMBER = Avp(21, "Called Number", OCTETS, M, H)
 CALLING_NUMBER = Avp(22, "Calling Number", OCTETS, M, H)
 SUB_ADDRESS = Avp(23, "Sub-Address", OCTETS, M, H)
-TX_CONNECT_SPEED = Avp(
-    24, "(Tx) Connect Speed", Codec(_decode_tx_speed, _encode_speed, 1, 20, usual="4"), M, H, HARMLESS
-)
+TX_CONNECT_SPEED = Avp(24, "(Tx) Connect Speed", values.TX_SPEED, M, H, HARMLESS)
 PHYSICAL_CHANNEL_ID = Avp(25, "Physical Channel ID", U32, O, H, HARMLESS)
 INITIAL_RECEIVED_LCP_CONFREQ = Avp(26, "Initial Received LCP CONFREQ", OCTETS, O, H)
 LAST_SENT_LCP_CONFREQ = Avp(27, "Last Sent LCP CONFREQ", OCTETS, O, H)
@@ -308,17 +78,15 @@ LAST_RECEIVED_LCP_CONFREQ = Avp(28, "Last Received LCP CONFREQ", OCTETS, O, H)
 PROXY_AUTHEN_TYPE = Avp(29, "Proxy Authen Type", U16, O, H, HARMLESS)
 PROXY_AUTHEN_NAME = Avp(30, "Proxy Authen Name", OCTETS, O, H)
 PROXY_AUTHEN_CHALLENGE = Avp(31, "Proxy Authen Challenge", SOME_OCTETS, O, H, HARMLESS)
-PROXY_AUTHEN_ID = Avp(32, "Proxy Authen ID", _number(2, high=0xFF), O, H, HARMLESS)  # the upper octet is 0
+PROXY_AUTHEN_ID = Avp(32, "Proxy Authen ID", values.number(2, high=0xFF), O, H, HARMLESS)  # the upper octet is 0
 PROXY_AUTHEN_RESPONSE = Avp(33, "Proxy Authen Response", OCTETS, O, H)
-CALL_ERRORS = Avp(34, "Call Errors", Codec(_decode_call_errors, _encode_call_errors, 26, 26), M, H, HARMLESS)
-ACCM = Avp(35, "ACCM", Codec(_decode_accm, _encode_accm, 10, 10), M, H, HARMLESS)
+CALL_ERRORS = Avp(34, "Call Errors", values.ERRORS, M, H, HARMLESS)
+ACCM = Avp(35, "ACCM", values.ACCM_PAIR, M, H, HARMLESS)
 RANDOM_VECTOR = Avp(36, "Random Vector", OCTETS, M, X)
 PRIVATE_GROUP_ID = Avp(37, "Private Group ID", OCTETS, O, H)
-RX_CONNECT_SPEED = Avp(38, "Rx Connect Speed", Codec(_decode_speed, _encode_speed, 1, 20, usual="4"), O, H, HARMLESS)
-SEQUENCING_REQUIRED = Avp(39, "Sequencing Required", Codec(lambda _: True, lambda _: b"", 0, 0), M, X)
-PPP_DISCONNECT_CAUSE = Avp(
-    46, "PPP Disconnect Cause Code", Codec(_decode_disconnect, _encode_disconnect, 5), O, H, HARMLESS
-)
+RX_CONNECT_SPEED = Avp(38, "Rx Connect Speed", values.RX_SPEED, O, H, HARMLESS)
+SEQUENCING_REQUIRED = Avp(39, "Sequencing Required", values.PRESENCE, M, X)
+PPP_DISCONNECT_CAUSE = Avp(46, "PPP Disconnect Cause Code", values.DISCONNECT, O, H, HARMLESS)
 
 TABLE: Mapping[int, Avp] = {avp.number: avp for avp in list(globals().values()) if isinstance(avp, Avp)}
 
@@ -445,7 +213,7 @@ def _read_hidden_or_odd(
     elif known.harmless and codec.read_number is not None and 0 < len(value) <= MAX_NUMBER:
         _read_number(decoded, known, flags, value, codec.read_number)
     else:
-        _grade(decoded, known, flags, _wrong_length(value, codec.expected))
+        _grade(decoded, known, flags, wrong_length(value, codec.expected))
 
 
 def _read(decoded: Decoded, known: Avp, flags: int, value: bytes) -> None:
@@ -457,7 +225,7 @@ def _read(decoded: Decoded, known: Avp, flags: int, value: bytes) -> None:
 
 def _read_number(decoded: Decoded, known: Avp, flags: int, value: bytes, read: Callable[[bytes], Any]) -> None:
     """Decode a number of a wrong size, which is good enough for a harmless AVP."""
-    wrong = _wrong_length(value, known.codec.expected)
+    wrong = wrong_length(value, known.codec.expected)
     try:
         decoded.values[known.number] = number = read(value)
     except ProtocolError:
@@ -497,9 +265,9 @@ def encode_avp(
     flags = M_BIT if avp.mandatory else 0
     if random is not None and avp.hideable:
         if len(octets) > MAX_HIDDEN_VALUE:
-            raise _wrong_length(octets, f"{MAX_HIDDEN_VALUE} at most")
+            raise wrong_length(octets, f"{MAX_HIDDEN_VALUE} at most")
         octets = hide(avp.number, octets, secret, vector, random)
         flags |= H_BIT
     if len(octets) > MAX_VALUE:
-        raise _wrong_length(octets, f"{MAX_VALUE} at most")
+        raise wrong_length(octets, f"{MAX_VALUE} at most")
     return HEADER.pack(flags | HEADER.size + len(octets), 0, avp.number) + octets

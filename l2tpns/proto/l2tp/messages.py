@@ -14,12 +14,6 @@ from typing import Annotated, Any, ClassVar, get_type_hints
 
 from l2tpns.errors import ProtocolError
 from l2tpns.proto.l2tp import avp
-from l2tpns.proto.l2tp.avp import Accm as Accm
-from l2tpns.proto.l2tp.avp import CallErrors as CallErrors
-from l2tpns.proto.l2tp.avp import DisconnectCause as DisconnectCause
-from l2tpns.proto.l2tp.avp import ProtocolVersion as ProtocolVersion
-from l2tpns.proto.l2tp.avp import Q931Cause as Q931Cause
-from l2tpns.proto.l2tp.avp import ResultCode as ResultCode
 from l2tpns.proto.l2tp.codes import CdnResult as CdnResult
 from l2tpns.proto.l2tp.codes import ErrorCode as ErrorCode
 from l2tpns.proto.l2tp.codes import MessageType as MessageType
@@ -27,6 +21,12 @@ from l2tpns.proto.l2tp.codes import ProxyAuthenType as ProxyAuthenType
 from l2tpns.proto.l2tp.codes import StopCcnResult as StopCcnResult
 from l2tpns.proto.l2tp.codes import is_session_message as is_session_message
 from l2tpns.proto.l2tp.hiding import VECTOR_SIZE, Random
+from l2tpns.proto.l2tp.values import Accm as Accm
+from l2tpns.proto.l2tp.values import CallErrors as CallErrors
+from l2tpns.proto.l2tp.values import DisconnectCause as DisconnectCause
+from l2tpns.proto.l2tp.values import ProtocolVersion as ProtocolVersion
+from l2tpns.proto.l2tp.values import Q931Cause as Q931Cause
+from l2tpns.proto.l2tp.values import ResultCode as ResultCode
 
 DEFAULT_WINDOW = 4  # 4.4.3: when the Receive Window Size AVP is absent
 VERSION_1_0 = ProtocolVersion(1, 0)
