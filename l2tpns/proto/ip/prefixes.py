@@ -1,4 +1,4 @@
-"""Arithmetic of IPv4 prefixes, and the special prefixes that are never routed to a subscriber (RFC 6890)."""
+"""Arithmetic of IPv4 prefixes, and the special prefixes that are never routed to a subscriber."""
 
 from __future__ import annotations
 

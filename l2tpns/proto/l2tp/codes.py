@@ -62,7 +62,7 @@ class CodedEnum(IntEnum):
 
 
 class StopCcnResult(CodedEnum):
-    """Result codes of StopCCN (4.4.2)."""
+    """Result codes of StopCCN (RFC 2661 4.4.2)."""
 
     CLEAR = 1, "general request to clear the control connection"
     GENERAL = 2, "general error"
@@ -74,7 +74,7 @@ class StopCcnResult(CodedEnum):
 
 
 class CdnResult(CodedEnum):
-    """Result codes of CDN (4.4.2)."""
+    """Result codes of CDN (RFC 2661 4.4.2)."""
 
     LOST_CARRIER = 1, "loss of carrier"
     GENERAL = 2, "general error"
@@ -90,7 +90,7 @@ class CdnResult(CodedEnum):
 
 
 class ErrorCode(CodedEnum):
-    """General error codes (4.4.2), sent with result 2."""
+    """General error codes (RFC 2661 4.4.2), sent with result 2."""
 
     NONE = 0, "no general error"
     NO_CONTROL_CONNECTION = 1, "no control connection exists yet"
@@ -138,7 +138,7 @@ class DisconnectDirection(IntEnum):
 
 
 class ProxyAuthenType(IntEnum):
-    """Proxy Authen Type (4.4.5)."""
+    """Proxy Authen Type (RFC 2661 4.4.5)."""
 
     TEXTUAL = 1
     CHAP = 2
@@ -148,14 +148,14 @@ class ProxyAuthenType(IntEnum):
 
 
 class Framing(IntFlag):
-    """Framing Capabilities and Framing Type (4.4.3, 4.4.4)."""
+    """Framing Capabilities and Framing Type (RFC 2661 4.4.3, 4.4.4)."""
 
     SYNC = 1
     ASYNC = 2
 
 
 class Bearer(IntFlag):
-    """Bearer Capabilities and Bearer Type (4.4.3, 4.4.4)."""
+    """Bearer Capabilities and Bearer Type (RFC 2661 4.4.3, 4.4.4)."""
 
     DIGITAL = 1
     ANALOG = 2

@@ -33,7 +33,7 @@ class ChapCode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChapValue:
-    """A Challenge or a Response (4.1)."""
+    """A Challenge or a Response (RFC 1994 4.1)."""
 
     code: ChapCode
     identifier: int
@@ -43,7 +43,7 @@ class ChapValue:
 
 @dataclass(frozen=True, slots=True)
 class ChapReply:
-    """Success or Failure (4.2)."""
+    """Success or Failure (RFC 1994 4.2)."""
 
     identifier: int
     accepted: bool
@@ -51,28 +51,28 @@ class ChapReply:
 
 
 def build_value(packet: ChapValue) -> bytes:
-    """Return a Challenge or a Response (4.1)."""
+    """Return a Challenge or a Response (RFC 1994 4.1)."""
     data = bytes((len(packet.value),)) + packet.value + packet.name
     return build_packet(packet.code, packet.identifier, data)
 
 
 def parse_value(packet: bytes) -> ChapValue:
-    """Parse a Challenge or a Response (4.1). Raises WireError."""
+    """Parse a Challenge or a Response (RFC 1994 4.1). Raises WireError."""
     code, identifier, data = parse_packet(packet)
     if code not in (ChapCode.CHALLENGE, ChapCode.RESPONSE):
         raise WireError(f"CHAP code {code} has no value")
-    if not data or data[0] == 0 or len(data) < 1 + data[0]:  # 4.1: one or more octets
+    if not data or data[0] == 0 or len(data) < 1 + data[0]:  # RFC 1994 4.1: one or more octets
         raise WireError("CHAP value of no size or beyond the packet")
     return ChapValue(ChapCode(code), identifier, data[1 : 1 + data[0]], data[1 + data[0] :])
 
 
 def build_reply(reply: ChapReply) -> bytes:
-    """Return a Success or a Failure (4.2)."""
+    """Return a Success or a Failure (RFC 1994 4.2)."""
     return build_packet(ChapCode.SUCCESS if reply.accepted else ChapCode.FAILURE, reply.identifier, reply.message)
 
 
 def parse_reply(packet: bytes) -> ChapReply:
-    """Parse a Success or a Failure (4.2). Raises WireError."""
+    """Parse a Success or a Failure (RFC 1994 4.2). Raises WireError."""
     code, identifier, data = parse_packet(packet)
     if code not in (ChapCode.SUCCESS, ChapCode.FAILURE):
         raise WireError(f"CHAP code {code} is not a reply")
@@ -80,12 +80,12 @@ def parse_reply(packet: bytes) -> ChapReply:
 
 
 def md5_response(identifier: int, secret: bytes, challenge: bytes) -> bytes:
-    """Return the MD5 over the Identifier, the secret and the challenge (4.1)."""
+    """Return the MD5 over the Identifier, the secret and the challenge (RFC 1994 4.1)."""
     return hashlib.md5(bytes((identifier,)) + secret + challenge, usedforsecurity=False).digest()
 
 
 def check_md5(credentials: Credentials, secret: bytes) -> bool:
-    """Return True if the response is right. An empty secret never is: 2.2 requires at least one octet."""
+    """Return True if the response is right. An empty secret never is: RFC 1994 2.2 requires at least one octet."""
     expected = md5_response(credentials.identifier, secret, credentials.challenge)
     return bool(secret) and hmac.compare_digest(expected, credentials.response)
 
@@ -145,7 +145,7 @@ class ChapServer:
         self._send_challenge(now)
 
     def rechallenge(self, now: float) -> None:
-        """Challenge again (section 2: at any time). Does nothing during an authentication."""
+        """Challenge again (RFC 1994 section 2: at any time). Does nothing during an authentication."""
         if self._phase is _Phase.ANSWERED:
             self.start(now)
 
@@ -171,7 +171,7 @@ class ChapServer:
             self.dropped += 1
             return None
         if self._phase is _Phase.ANSWERED:
-            self._send_reply()  # 4.1: the same answer to the same response, without another check
+            self._send_reply()  # RFC 1994 4.1: the same answer to the same response, without another check
             return None
         if self._phase is not _Phase.CHALLENGED:
             self.dropped += 1
@@ -215,8 +215,8 @@ class ChapServer:
         self._phase = _Phase.ANSWERED
 
     def _send_challenge(self, now: float) -> None:
-        # 4.1: a new Identifier and a new value each time, also if the last one was lost. A response to an old challenge
-        # is dropped.
+        # RFC 1994 4.1: a new Identifier and a new value each time, also if the last one was lost. A response to an old
+        # challenge is dropped.
         self._identifier = (self._identifier + 1) & 0xFF
         self._challenge = self.random(CHALLENGE_SIZE)
         self._count += 1

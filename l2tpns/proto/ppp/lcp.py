@@ -138,13 +138,13 @@ class Lcp(ControlProtocol):
     # What the owner does, beyond the superclass
 
     def send_echo(self, now: float) -> None:
-        """Send an Echo-Request if Opened (5.8), and count it as unanswered."""
+        """Send an Echo-Request if Opened (RFC 1661 5.8), and count it as unanswered."""
         if self.opened:
             self.echoes_unanswered += 1
             self.send(build_packet(Code.ECHO_REQUEST, self._next_identifier(), U32.pack(self.magic)))
 
     def protocol_reject(self, protocol: int, information: bytes, now: float) -> bool:
-        """Send a Protocol-Reject, only while Opened (5.7). Return True if it was sent."""
+        """Send a Protocol-Reject, only while Opened (RFC 1661 5.7). Return True if it was sent."""
         second = int(now)
         if second != self._rejects_second:
             self._rejects_second, self._rejects_sent = second, 0
@@ -213,7 +213,7 @@ class Lcp(ControlProtocol):
         """Return True if this side could have asked for an option that the LAC asked for."""
         match option.type:
             case LcpOption.MRU:
-                # 6.1: this side can always receive 1500 octets, whatever it prefers, and promises no more.
+                # RFC 1661 6.1: this side can always receive 1500 octets, whatever it prefers, and promises no more.
                 return len(option.value) == U16.size and U16.unpack(option.value)[0] <= DEFAULT_MRU
             case LcpOption.AUTH:
                 return any(choice.option == option for choice in self.wishes.auth)
@@ -283,7 +283,7 @@ class Lcp(ControlProtocol):
             case LcpOption.AUTH:
                 self._next_choice(option.value)
             case LcpOption.MAGIC:
-                # 6.4: the number that this side last suggested has come back.
+                # RFC 1661 6.4: the number that this side last suggested has come back.
                 if self._last_nak_magic and option.value == U32.pack(self._last_nak_magic):
                     self._collide()
                 self.magic = self._new_magic()
@@ -291,7 +291,7 @@ class Lcp(ControlProtocol):
                 self._take_reject(option.type)  # they have no value
 
     def _next_choice(self, preferred: bytes) -> None:
-        """Choose the authentication that the peer prefers (6.2), or the next one that is allowed."""
+        """Choose the authentication that the peer prefers (RFC 1661 6.2), or the next one that is allowed."""
         self._choices = tuple(choice for choice in self._choices if choice is not self.auth)
         if not self._choices:
             self.auth_refused = True
@@ -347,7 +347,7 @@ class Lcp(ControlProtocol):
         elif len(option.value) == U32.size and any(option.value):
             self._collisions = 0
             return option
-        # 6.4: neither the number of this side nor zero is acceptable.
+        # RFC 1661 6.4: neither the number of this side nor zero is acceptable.
         self._last_nak_magic = self._new_magic()
         return Option(LcpOption.MAGIC, U32.pack(self._last_nak_magic))
 
@@ -378,14 +378,14 @@ class Lcp(ControlProtocol):
             raise WireError("Protocol-Reject of nothing")
         (protocol,) = PROTOCOL_FIELD.unpack_from(data)
         if not self.opened:
-            raise WireError("Protocol-Reject on a link that is not open")  # 5.7: silently discarded
+            raise WireError("Protocol-Reject on a link that is not open")  # RFC 1661 5.7: silently discarded
         if protocol == Protocol.LCP:
             self.step(Event.RXJ_MINUS, now)
         else:
             self.rejected_protocol(protocol)
 
     def _receive_echo(self, code: int, identifier: int, data: bytes, now: float) -> None:
-        if len(data) < U32.size or not self.opened:  # 5.8: silently discarded
+        if len(data) < U32.size or not self.opened:  # RFC 1661 5.8: silently discarded
             raise WireError("Echo of no use")
         if code == Code.ECHO_REPLY:
             # Some clients copy the magic number of this side into their replies. A looped link is detected otherwise:

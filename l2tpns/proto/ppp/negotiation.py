@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from enum import IntEnum
 
 from l2tpns.errors import WireError
 from l2tpns.proto.ppp.automaton import ASKING, Automaton, Event, Notice, State, Timers
 from l2tpns.proto.ppp.frame import DEFAULT_MRU, PACKET_HEADER, build_packet, cut_text, parse_packet
+from l2tpns.proto.ppp.impasse import Impasse
 from l2tpns.proto.ppp.names import option_name, option_names
 from l2tpns.proto.ppp.options import HEADER_SIZE, Option, build_options, parse_options
 
@@ -21,7 +21,7 @@ Random = Callable[[int], bytes]
 MAX_FAILURE_FACTOR = 3  # after so many times Max-Failure objections the negotiation is given up
 MAX_WISHES = 16  # refused options of the peer that are remembered
 
-__all__ = ["Code", "ControlProtocol", "Impasse", "Notice", "Random", "State", "Timers"]
+__all__ = ["Code", "ControlProtocol", "Notice", "Random", "State", "Timers"]
 
 
 class Code(IntEnum):
@@ -40,27 +40,6 @@ class Code(IntEnum):
     DISCARD_REQUEST = 11
     IDENTIFICATION = 12
     TIME_REMAINING = 13
-
-
-@dataclass(frozen=True, slots=True)
-class Impasse:
-    """Why a negotiation cannot converge: what the peer insists on, and what it was offered."""
-
-    types: frozenset[int]  # of the options that are in dispute
-    insists: tuple[str, ...]
-    offered: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()  # what the peer must ask for and never did
-
-    def words(self, peer: str) -> str:
-        """Return a sentence about the peer, which is called `peer` in it."""
-        parts = []
-        if self.insists:
-            parts.append(f"insists on {', '.join(self.insists)}")
-        elif self.missing:
-            parts.append(f"asks for no {', '.join(self.missing)}")
-        if self.offered:
-            parts.append(f"was offered {', '.join(self.offered)}")
-        return f"{peer} " + " and ".join(parts)
 
 
 class ControlProtocol(Automaton):
@@ -125,25 +104,25 @@ class ControlProtocol(Automaton):
     # What the owner does
 
     def open(self, now: float) -> None:
-        """Administratively open (4.3): negotiate as soon as the lower layer is up."""
+        """Administratively open (RFC 1661 4.3): negotiate as soon as the lower layer is up."""
         self.step(Event.OPEN, now)
 
     def close(self, now: float, reason: bytes = b"") -> None:
-        """Administratively close (4.3); `reason` is the data of the Terminate-Request (5.5)."""
+        """Administratively close; `reason` is the data of the Terminate-Request (RFC 1661 4.3, 5.5)."""
         if self.state not in (State.CLOSING, State.STOPPING):
             self._reason = reason
         self.step(Event.CLOSE, now)
 
     def lower_up(self, now: float) -> None:
-        """Report that the lower layer carries packets (4.3)."""
+        """Report that the lower layer carries packets (RFC 1661 4.3)."""
         self.step(Event.UP, now)
 
     def lower_down(self, now: float) -> None:
-        """Report that the lower layer carries packets no more (4.3)."""
+        """Report that the lower layer carries packets no more (RFC 1661 4.3)."""
         self.step(Event.DOWN, now)
 
     def protocol_rejected(self, now: float) -> None:
-        """Report that LCP received a Protocol-Reject for this protocol (5.7)."""
+        """Report that LCP received a Protocol-Reject for this protocol (RFC 1661 5.7)."""
         self.step(Event.RXJ_MINUS, now)
 
     def receive(self, packet: bytes, now: float) -> None:
@@ -185,7 +164,7 @@ class ControlProtocol(Automaton):
         """Apply the peer's options: its request is acknowledged."""
 
     def _missing(self, options: list[Option]) -> list[Option]:
-        """Return options that the peer should have asked for; they are appended to a Configure-Nak (5.3)."""
+        """Return options that the peer should have asked for; they are appended to a Configure-Nak (RFC 1661 5.3)."""
         return []
 
     def _needed(self) -> Collection[int]:
@@ -209,7 +188,7 @@ class ControlProtocol(Automaton):
         return False
 
     def _code_rejected(self, code: int) -> bool:
-        """Return True if the protocol works without the rejected code. Codes 1 to 7 are needed (4.3, RXJ)."""
+        """Return True if the protocol works without the rejected code. Codes 1 to 7 are needed (RFC 1661 4.3, RXJ)."""
         return code not in range(Code.CONFIGURE_REQUEST, Code.CODE_REJECT + 1)
 
     # Receiving
@@ -258,16 +237,19 @@ class ControlProtocol(Automaton):
         self._give_up_if_hopeless(now)
 
     def _judge(self, options: list[Option], repeated: bool) -> tuple[Code, list[Option]]:
-        """Return code and options of the answer: Reject before Nak before Ack (5.2 to 5.4). May set `impasse`."""
+        """Return code and options of the answer: Reject before Nak before Ack (RFC 1661 5.2 to 5.4).
+
+        Sets `impasse` if no answer can lead to an agreement.
+        """
         opinions: list[tuple[Option, Option | None]] = []
         seen: set[int] = set()
         for option in options:
-            # Section 6: no option may be listed more than once.
+            # RFC 1661 section 6: no option may be listed more than once.
             opinions.append((option, None if option.type in seen else self._consider(option)))
             seen.add(option.type)
         needed = self._needed()
-        # 4.6: after Max-Failure Naks the negotiation does not converge, so Naks become Rejects and nothing is appended.
-        # Needed options are never rejected: a Reject would say that they are optional.
+        # RFC 1661 4.6: after Max-Failure Naks the negotiation does not converge, so Naks become Rejects and nothing is
+        # appended. Needed options are never rejected: a Reject would say that they are optional.
         naked = needed if self._naks_sent >= self.timers.max_failure else range(256)
         naks = [better for option, better in opinions if better not in (None, option) and option.type in naked]
         naks += [option for option in self._missing(options) if option.type in naked]
@@ -341,8 +323,8 @@ class ControlProtocol(Automaton):
             if not options:
                 raise WireError("nothing is objected to")
             if code == Code.CONFIGURE_REJECT and not all(option in asked for option in options):
-                raise WireError("Configure-Reject of something else")  # 5.4: only options of the request, unchanged
-            # Section 5: the Identifier changes whenever a valid reply has been received.
+                raise WireError("Configure-Reject of something else")  # RFC 1661 5.4: only options of the request
+            # RFC 1661 section 5: the Identifier changes whenever a valid reply has been received.
             self._awaiting = False
             self._yield_to(options, {option.type for option in asked}, code)
             if self._give_up_if_hopeless(now):

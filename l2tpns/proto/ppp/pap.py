@@ -31,7 +31,7 @@ class PapReply:
 
 
 def parse_request(packet: bytes) -> Credentials:
-    """Parse an Authenticate-Request (2.2.1). Raises WireError if it is another packet or its lengths do not fit."""
+    """Parse an Authenticate-Request (RFC 1334 2.2.1). Raises WireError if it is anything else."""
     code, identifier, data = parse_packet(packet)
     if code != PapCode.REQUEST:
         raise WireError(f"PAP code {code} to a server")
@@ -41,13 +41,13 @@ def parse_request(packet: bytes) -> Credentials:
 
 
 def build_reply(reply: PapReply) -> bytes:
-    """Return an Authenticate-Ack or -Nak (2.2.2)."""
+    """Return an Authenticate-Ack or -Nak (RFC 1334 2.2.2)."""
     code = PapCode.ACK if reply.accepted else PapCode.NAK
     return build_packet(code, reply.identifier, _counted(cut_text(reply.message, MAX_FIELD)))
 
 
 def parse_reply(packet: bytes) -> PapReply:
-    """Parse an Authenticate-Ack or -Nak (2.2.2). Some servers leave out Msg-Length together with the message."""
+    """Parse an Authenticate-Ack or -Nak (RFC 1334 2.2.2). Some servers leave out Msg-Length if there is no message."""
     code, identifier, data = parse_packet(packet)
     if code not in (PapCode.ACK, PapCode.NAK):
         raise WireError(f"PAP code {code} to a client")
@@ -60,7 +60,7 @@ class PapServer:
 
     __slots__ = ("_asked", "_reply", "dropped", "mru", "send")
 
-    deadline: float | None = None  # the client retransmits (2.2.1): the server has no timer
+    deadline: float | None = None  # the client retransmits (RFC 1334 2.2.1): the server has no timer
 
     protocol: ClassVar[int] = Protocol.PAP
 
@@ -79,12 +79,12 @@ class PapServer:
             self.dropped += 1
             return None
         if self._reply is not None:
-            # 2.2.1: the answer may have been lost: the same code again, without another check.
+            # RFC 1334 2.2.1: the answer may have been lost: the same code again, without another check.
             self._send_reply(PapReply(credentials.identifier, self._reply.accepted, self._reply.message))
             return None
         first = self._asked is None
         if self._asked is None or (credentials.name, credentials.password) == (self._asked.name, self._asked.password):
-            # Each repeat has a new Identifier, and the answer copies the last one (2.2.2).
+            # Each repeat has a new Identifier, and the answer copies the last one (RFC 1334 2.2.2).
             self._asked = credentials
         return credentials if first else None
 
