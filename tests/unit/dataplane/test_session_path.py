@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ast
+from ipaddress import IPv4Address
 from pathlib import Path as File
 from typing import Any
 
 import pytest
 
+from l2tpns.config.settings import Config
 from l2tpns.dataplane import forward
 from l2tpns.dataplane.session_path import CHANGEABLE_FIELDS, USERSPACE_FIELDS, Path, key_of
+from l2tpns.dataplane.userspace import UserPlane
+from l2tpns.runtime.counters import Counters
+from l2tpns.runtime.log import Log
 
 # What plain forwarding is: a header to put in front or take off, checks of addresses and sizes, counters and times.
 PLAIN = {
@@ -57,6 +62,15 @@ def test_each_field_beyond_plain_forwarding_needs_userspace_as_long_as_it_is_set
 def test_a_path_that_is_sequenced_from_the_start_needs_userspace() -> None:
     endpoint: Any = object()
     assert Path(1, endpoint, ("192.0.2.2", 1701), 9, 10, lambda *_: None, sequenced=True).needs_userspace
+
+
+def test_going_online_applies_what_was_set_before() -> None:
+    plane = UserPlane(Config(), Counters(), Log.in_memory().get(), lambda *_: None)
+    path = plain_path()
+    plane.attach(path)
+    path.sequenced = True
+    plane.online(path, IPv4Address("10.0.0.5"), (), 1462)
+    assert path.needs_userspace
 
 
 def test_what_the_forwarder_consults_is_plain_or_declared_to_need_userspace() -> None:
