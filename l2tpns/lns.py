@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 
 from l2tpns import causes
-from l2tpns.dataplane.udp import Endpoint
+from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.errors import ProtocolError, WireError
 from l2tpns.l2tp.address_change import ProbeBudget
 from l2tpns.l2tp.admission import Admission

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from l2tpns.dataplane.udp import Endpoint
+from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.proto.l2tp.header import ControlHeader
 from l2tpns.proto.l2tp.messages import HELLO, Message

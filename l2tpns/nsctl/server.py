@@ -26,7 +26,7 @@ from l2tpns.config.settings import Config
 from l2tpns.config.value_types import printable
 from l2tpns.errors import L2tpnsError, refused
 from l2tpns.proto.nsctl.packet import NOT_AUTHORISED, UNKNOWN_COMMAND, AnyPacket, Malformed, Request, Verb, decode
-from l2tpns.proto.nsctl.seal import LONGEST_SEALED, WINDOW, Direction, Forged, Sealed, is_sealed, unseal
+from l2tpns.proto.nsctl.seal import MAX_SEALED, WINDOW, Direction, Forged, Sealed, is_sealed, unseal
 from l2tpns.runtime.awake import AwakeClock
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.log import Logger
@@ -231,7 +231,7 @@ class NsctlServer:
     def _drain(self, sock: Any) -> None:
         for _ in range(BATCH):
             try:
-                octets, source = sock.recvfrom(LONGEST_SEALED + 1)
+                octets, source = sock.recvfrom(MAX_SEALED + 1)
             except BlockingIOError:
                 return
             self.on_datagram(sock, octets, source)

@@ -7,7 +7,6 @@ server is asked, and when again, is transport.py's business.
 from __future__ import annotations
 
 import _socket
-import socket
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from l2tpns.radius.types import MessageAuthenticator, RadiusSettings, ServerAddr
 from l2tpns.runtime.counters import Histogram
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.reminders import Reminders
+from l2tpns.runtime.sockets import udp_socket
 from l2tpns.runtime.supervisor import Supervisor
 
 IDENTIFIERS = 256  # RFC 2865 3: one octet
@@ -404,9 +404,8 @@ def open_socket(address: ServerAddress, settings: RadiusSettings, log: Logger) -
 
 def _connected(address: ServerAddress, port: int) -> _socket.socket:
     """Raises OSError, also when the process has no free descriptor."""
-    sock = _socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock = udp_socket()
     try:
-        sock.setblocking(False)
         sock.bind(("", port))
         sock.connect((address.host, address.port))
     except OSError:

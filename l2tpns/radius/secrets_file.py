@@ -18,11 +18,11 @@ from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 
 from l2tpns.errors import ConfigError, refused
+from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius.types import Assign, AuthReply, AuthRequest
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.text_file import oddity, read_lines
 
-PAP, CHAP = 0xC023, 0xC223
 ANY = b"*"
 NOBODY = "-"
 REFUSAL = b"wrong name or password"
@@ -81,9 +81,9 @@ class SecretsBackend:
         entry = self._find(credentials.name)
         # A user we do not know costs as much time as a wrong password.
         secret = entry.secret if entry else b"\0"
-        if credentials.protocol == PAP:
+        if credentials.protocol == Protocol.PAP:
             right = hmac.compare_digest(credentials.password, secret)
-        elif credentials.protocol == CHAP:
+        elif credentials.protocol == Protocol.CHAP:
             # RFC 1994 4.1: identifier, secret, challenge
             octets = bytes([credentials.identifier & 0xFF]) + secret + credentials.challenge
             right = hmac.compare_digest(credentials.response, hashlib.md5(octets, usedforsecurity=False).digest())

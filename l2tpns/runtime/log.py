@@ -23,6 +23,7 @@ from typing import Any
 import orjson
 import structlog
 
+from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.runtime.log_sinks import Memory, Sink, open_audit, open_sink
 
 CRITICAL, ERROR, WARNING, INFO, CALL, DATA = range(6)
@@ -39,8 +40,6 @@ MOST_PROVOKED = 10  # lines a second of one event that peers can provoke at will
 _LONGEST_TEXT = 8192  # characters of one value
 _DEEPEST = 4
 _INT64 = 1 << 63
-
-PAP = 0xC023  # RFC 1334
 
 
 class Output:
@@ -285,7 +284,7 @@ class Log:
 
 def ppp_octets(protocol: int, information: bytes) -> str:
     """A PPP packet as hex, without the password that a PAP Authenticate-Request carries (RFC 1334 2.2.1)."""
-    if protocol != PAP or information[:1] != b"\x01":
+    if protocol != Protocol.PAP or information[:1] != b"\x01":
         return information.hex()
     name_ends = 5 + information[4] if len(information) > 4 else 5
     if name_ends >= len(information):

@@ -13,8 +13,8 @@ from time import monotonic
 from typing import Any, Protocol
 
 from l2tpns.config.settings import Config
+from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.dataplane.plane import DataPlane
-from l2tpns.dataplane.udp import Endpoint
 from l2tpns.hooks import Hooks
 from l2tpns.policy.garden import Gardens
 from l2tpns.policy.model import Changes, PolicyPart

@@ -11,13 +11,13 @@ from pathlib import Path
 import structlog
 
 from l2tpns.errors import L2tpnsError
+from l2tpns.proto.l2tp.header import PORT
 from l2tpns.runtime.log import Logger
 from l2tpns.system import nft
 from l2tpns.system.firewall import Firewall, FirewallError
 from l2tpns.system.garden_rules import remove_sets
 from l2tpns.system.ipset import IpSets
 
-L2TP = 1701
 PREFIX = "l2tpns_"  # of the names of sets that no manual names
 
 
@@ -34,9 +34,9 @@ def remove_everything() -> int:
     """Rules, chains and sets, while no server runs; how many. Raises L2tpnsError."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.bind(("0.0.0.0", L2TP))
+            probe.bind(("0.0.0.0", PORT))
         except OSError as error:
-            raise L2tpnsError(f"a server runs here: UDP {L2TP}: {error.strerror}") from None
+            raise L2tpnsError(f"a server runs here: UDP {PORT}: {error.strerror}") from None
     removed = Firewall(structlog.get_logger()).remove_all_ours()
     sets = IpSets()
     try:

@@ -248,8 +248,8 @@ def test_a_forged_and_a_replayed_request_are_refused(open_stage: Stage) -> None:
     assert len(stage.server.log("nsctl_command", command="note one")) == 1
     assert [line["why"] for line in stage.server.log("nsctl_refused")] == [
         "from another host, and not sealed with nsctl_secret",
-        "not sealed with our key",
-        "not sealed with our key",
+        "not sealed with the shared key",
+        "not sealed with the shared key",
         "replayed",
         "an answer, sent as a request",
     ]

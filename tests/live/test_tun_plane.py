@@ -14,7 +14,6 @@ import gevent.socket
 import pytest
 
 from l2tpns.config.settings import Config
-from l2tpns.dataplane import tun as tun_module
 from l2tpns.dataplane import userspace
 from l2tpns.dataplane.session_path import Path, key_of
 from l2tpns.dataplane.userspace import UserPlane
@@ -22,6 +21,7 @@ from l2tpns.errors import ConfigError
 from l2tpns.proto.l2tp.header import build_control
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.log import Log
+from l2tpns.system import tun_device
 from l2tpns.system.routes import PROTOCOL, Routes
 from l2tpns.system.rtnetlink import Netlink, Route
 from tests.lab import PATIENCE
@@ -288,15 +288,15 @@ def test_a_tun_device_of_another_process_is_not_shared(rig: Rig) -> None:
 
 
 def test_a_missing_dev_net_tun_is_an_error_in_plain_words(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tun_module, "CLONE_DEVICE", "/dev/net/no-such-thing")
+    monkeypatch.setattr(tun_device, "CLONE_DEVICE", "/dev/net/no-such-thing")
     with pytest.raises(ConfigError, match="/dev/net/no-such-thing is missing"):
         rig.start()
 
 
 def test_a_deleted_device_that_cannot_be_made_again_is_reported_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.start()
-    monkeypatch.setattr(tun_module, "CLONE_DEVICE", "/dev/net/no-such-thing")
-    monkeypatch.setattr(userspace, "PAUSES", (0.0, 0.01))
+    monkeypatch.setattr(tun_device, "CLONE_DEVICE", "/dev/net/no-such-thing")
+    monkeypatch.setattr(userspace, "RETRY_DELAYS", (0.0, 0.01))
     rig.server.ip("link", "delete", "tun0")
     until(lambda: rig.lost == ["tun"])
     assert [line["level"] for line in rig.log.records("data_path_lost")] == ["error"]

@@ -54,11 +54,6 @@ KNOWN_CIRCLES: tuple[set[str], ...] = (
         "radius.beside",
         "radius.remote_server",
     },
-    {
-        "dataplane.policer",
-        "dataplane.session_path",
-        "dataplane.udp",
-    },
 )
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path

@@ -7,11 +7,10 @@ import re
 from collections.abc import Callable
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from l2tpns.dataplane import session_path
 from l2tpns.dataplane.policer import BURST_OCTETS, DROP, PASS, WAIT, Police
 from l2tpns.policy.model import Policy, PolicyError
 from l2tpns.policy.throttle import parse_rates
@@ -213,7 +212,6 @@ class Line:
         self.due: list[tuple[float, Callable[[], None]]] = []
         self.passed: list[bytes] = []
         self.police = Police(rate, self.now, self.schedule)
-        self.path = cast(session_path.Path, None)
 
     def schedule(self, seconds: float, call: Callable[[], None]) -> Line:
         self.due.append((self.now + seconds, call))
@@ -224,12 +222,12 @@ class Line:
         self.due.clear()
 
     def send(self, packet: bytes) -> int:
-        verdict = self.police.take(self.path, packet, self.now, self.forward)
+        verdict = self.police.submit(packet, self.now, self.forward)
         if verdict == PASS:
             self.passed.append(packet)
         return verdict
 
-    def forward(self, _: session_path.Path, packet: bytes) -> None:
+    def forward(self, packet: bytes) -> None:
         self.passed.append(packet)
 
     def advance(self, seconds: float) -> None:

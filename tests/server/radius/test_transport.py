@@ -16,10 +16,10 @@ from gevent.event import Event
 from gevent.pool import Pool
 
 from l2tpns.errors import NoAnswer
-from l2tpns.radius import remote_server as server_module
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.types import MessageAuthenticator
+from l2tpns.runtime import sockets
 from l2tpns.runtime.log import Log
 from tests.lab import PATIENCE
 from tests.lab.inprocess import until
@@ -411,7 +411,7 @@ def test_without_a_free_descriptor_a_login_has_no_answer_and_nothing_fails(serve
     def none_is_free(*_):
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(server_module._socket, "socket", none_is_free)
+    monkeypatch.setattr(sockets, "RawSocket", none_is_free)
     with pytest.raises(NoAnswer):
         backend.authenticate(login())
     assert "Too many open files" in log.records("radius_no_socket")[0]["why"]

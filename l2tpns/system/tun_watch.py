@@ -1,10 +1,10 @@
-"""Keeps the tun device as it was set up: link, MTU, addresses, routes, sysctls, queues.
+"""Keeps the tun device as it was set up: link, MTU, address, routes, sysctls and queues (rtnetlink(7)).
 
-Other programs change them: a network manager that restarts removes what it did not make, an operator sets the device
-down and up, and the kernel drops its routes without a notification. What is lost is put back, and the log says what it
-was. Two programs that both insist do not fight in a busy loop: after a few times in a row the pauses grow.
+Other programs change these: a network manager that restarts removes what it did not create; when an operator sets the
+device down and up, the kernel drops its routes without a notification. This greenlet restores what was lost and logs
+it. Two programs that undo each other's work do not run in a busy loop: after a few repairs in a row the delays grow.
 
-The same notifications tell what this machine needs of the address space now (system/surroundings.py).
+The same notifications show which addresses this machine needs itself (surroundings.py).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from l2tpns.system.rtnetlink import Netlink, parse_route
 from l2tpns.system.surroundings import Surroundings, look
 from l2tpns.system.sysctls import Sysctls
 
-CHECK = 60.0  # seconds between two comparisons of everything, whatever the kernel has reported
-SETTLE = 0.1  # seconds in which further notifications are collected
-PATIENT = 5  # repairs in a row that are made at once
-QUIET = 60.0  # seconds without a repair that end the row
-MAX_PAUSE = 30.0  # seconds between two repairs
+CHECK_INTERVAL = 60.0  # seconds between two comparisons of everything, whether or not the kernel reported a change
+SETTLE_DELAY = 0.1  # seconds in which further notifications are collected
+MAX_IMMEDIATE_REPAIRS = 5  # in a row, before the delays begin
+QUIET_PERIOD = 60.0  # seconds without a repair that end a row
+MAX_RETRY_DELAY = 30.0  # seconds between two repairs
 WHY = "another program removed or changed this"
-MAX_NAMED = 10  # routes in one line of the log
+MAX_NAMED = 10  # routes in one log line
 
 _LINK, _ADDRESS, _ROUTE = (16, 17), (20, 21), (24, 25)  # RTM_NEW..., RTM_DEL...
 _RTM_DELLINK, _RTM_DELROUTE = 17, 25
@@ -54,27 +54,27 @@ class Device:
 
 
 class Pace:
-    """When the next repair may be made: at once, unless there were many in a row."""
+    """When the next repair may be made: at once, unless there were many in a row. Times are monotonic."""
 
     __slots__ = ("_last", "_row")
 
     def __init__(self) -> None:
         self._last = 0.0
-        self._row = 0  # repairs without QUIET seconds in between
+        self._row = 0  # repairs without QUIET_PERIOD seconds in between
 
     @property
     def not_before(self) -> float:
-        if self._row <= PATIENT:
+        if self._row <= MAX_IMMEDIATE_REPAIRS:
             return 0.0
-        return self._last + min(MAX_PAUSE, 2.0 ** min(self._row - PATIENT, 8))
+        return self._last + min(MAX_RETRY_DELAY, 2.0 ** min(self._row - MAX_IMMEDIATE_REPAIRS, 8))
 
     def repaired(self, now: float) -> None:
-        self._row = 1 if now - self._last > QUIET else self._row + 1
+        self._row = 1 if now - self._last > QUIET_PERIOD else self._row + 1
         self._last = now
 
 
 class TunWatch:
-    """One for the tun device, with netlink sockets of its own: what it asks for may be long."""
+    """The watcher of one tun device. It has netlink sockets of its own: its dumps may be long."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class TunWatch:
         self._log = log
         self._on_surroundings = on_surroundings
         self._restore_queues = restore_queues
-        self._events = NetlinkEvents(PROTOCOL)  # before anything is looked at: no change is missed in between
+        self._events = NetlinkEvents(PROTOCOL)  # opened before anything is read, so that no change is missed
         self._netlink = Netlink()
         self._sysctls = Sysctls(device.name)
         self._forwards = self._sysctls.forwards()
@@ -118,13 +118,13 @@ class TunWatch:
         self._sysctls.close()
 
     def _run(self) -> None:
-        """Watch until stopped; a device that was deleted is the reader's business, which has us stopped."""
+        """Watch until stopped. The reader of the device handles its deletion, and stops this greenlet."""
         while True:
             try:
                 woken = self._events.wait(self._pause(monotonic()))
                 if woken:
                     self._read()
-                    gevent.sleep(SETTLE)
+                    gevent.sleep(SETTLE_DELAY)
                     self._read()
                 else:
                     self._compare_device = self._compare_queues = self._look_around = True
@@ -134,15 +134,15 @@ class TunWatch:
                 self._compare_device = self._compare_queues = self._look_around = True
                 self._pace.repaired(monotonic())
                 gevent.sleep(1.0)
-            except Exception:  # one notification's mistake: the watch goes on
+            except Exception:  # an error in one notification must not end the watch
                 self._log.exception("tun_watch_failed")
                 gevent.sleep(1.0)
 
     def _pause(self, now: float) -> float:
-        """Seconds until the next look if nothing is reported."""
+        """Return the seconds until the next comparison if the kernel reports nothing."""
         if self._compare_device or self._compare_queues or self._lost_routes:
-            return max(self._pace.not_before - now, SETTLE)
-        return CHECK
+            return max(self._pace.not_before - now, SETTLE_DELAY)
+        return CHECK_INTERVAL
 
     # What the kernel reports
 
@@ -154,7 +154,7 @@ class TunWatch:
             self._note(kind, message)
 
     def _note(self, kind: int, message: bytes) -> None:
-        """What to look at because of this message."""
+        """Note what to compare because of this message."""
         if kind in _ROUTE:
             route = parse_route(message)
             if route is None:
@@ -166,7 +166,7 @@ class TunWatch:
         elif kind in _LINK or kind in _ADDRESS:
             (index,) = (_LINK_INDEX if kind in _LINK else _ADDRESS_INDEX).unpack_from(message, HEADER.size)
             if index == self._device.index:
-                self._gone |= kind == _RTM_DELLINK  # the reader of the device sees to that
+                self._gone |= kind == _RTM_DELLINK  # the reader of the device creates another
                 self._compare_device = True
             else:
                 self._look_around = True
@@ -189,7 +189,7 @@ class TunWatch:
             self._pace.repaired(now)
 
     def _repair(self) -> bool:
-        """Put back what is missing, and log it. Return True if there was anything."""
+        """Restore what is missing and log it. Return True if anything was missing."""
         whole, self._compare_device = self._compare_device, False
         queues, self._compare_queues = self._compare_queues, False
         routes, self._lost_routes = self._lost_routes, set()
@@ -197,7 +197,7 @@ class TunWatch:
         if whole:
             lost += self._sysctls.apply()
             self._warn_of_forwarding()
-        missing = self._routes.compare(self._routes_there()) if whole else self._routes.repair(routes)
+        missing = self._routes.compare(self._installed_routes()) if whole else self._routes.repair(routes)
         if queues or whole:
             lost += self._restore_queues()
         if lost:
@@ -207,11 +207,12 @@ class TunWatch:
             self._log.warning("routes_restored", device=self._device.name, count=len(missing), routes=named, why=WHY)
         return bool(lost or missing)
 
-    def _routes_there(self) -> set[IPv4Network]:
+    def _installed_routes(self) -> set[IPv4Network]:
         routes = self._netlink.kernel_routes(PROTOCOL, device=self._device.index, pauses=True)
         return {route.prefix for route in routes}
 
     def _repair_link(self) -> list[str]:
+        """Set the link as it was set up. Return in words what had to be set."""
         device, netlink, lost = self._device, self._netlink, []
         link = netlink.link(device.index)
         if link.mtu != device.mtu:
@@ -244,4 +245,4 @@ class TunWatch:
     def _warn_of_forwarding(self) -> None:
         before, self._forwards = self._forwards, self._sysctls.forwards()
         if before and not self._forwards:
-            self._log.warning("ip_forward_off", why="it was switched off: subscribers reach nobody but this machine")
+            self._log.warning("ip_forward_off", why="it was switched off: subscribers reach only this machine")
