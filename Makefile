@@ -13,7 +13,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.ready
-CODE := setup.py l2tpns modules tests bench
+CODE := setup.py l2tpns modules tests tools bench
 KEEP ?=
 
 # Most live tests wait for most of their time: twice as many workers as cores, each in a network of its own. A file stays
@@ -44,12 +44,12 @@ check: $(STAMP)
 	$(VENV)/bin/ruff check --quiet $(CODE)
 	$(VENV)/bin/mypy --no-error-summary
 	$(PY) -m pytest tests/unit
-	$(PY) -m tests.lab.docs --check
+	$(PY) -m tools.docs --check
 
 venv: $(STAMP)
 
-$(STAMP): setup.py tests/lab/setup.sh
-	sh tests/lab/setup.sh build run
+$(STAMP): setup.py tools/setup.sh
+	sh tools/setup.sh build run
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
@@ -59,42 +59,42 @@ fmt: $(STAMP)
 	$(VENV)/bin/ruff check --quiet --fix $(CODE)
 
 test: $(STAMP)
-	sh tests/lab/setup.sh test
+	sh tools/setup.sh test
 	@# Two runs: an event loop whose greenlets start processes reaps every child, and the live tests' exit statuses with it.
 	$(PY) -m pytest $(PARALLEL) -m "not interop and not slow" --ignore=tests/live tests
 	$(PY) -m pytest $(PARALLEL) -m "not interop and not slow" --durations=10 tests/live
 
 slow: $(STAMP)
-	sh tests/lab/setup.sh test
+	sh tools/setup.sh test
 	$(PY) -m pytest -m "slow and not interop" -v tests
 
 demo: $(STAMP)
-	sh tests/lab/setup.sh demo
-	$(PY) -m tests.lab.demo $(if $(KEEP),--keep)
+	sh tools/setup.sh demo
+	$(PY) -m tools.demo $(if $(KEEP),--keep)
 
 interop: $(STAMP)
-	sh tests/lab/setup.sh test
+	sh tools/setup.sh test
 	$(PY) -m pytest -m interop -v tests/live
 
 bench: $(STAMP)
-	sh tests/lab/setup.sh bench
+	sh tools/setup.sh bench
 	$(PY) -m bench
 
 soak: $(STAMP)
-	sh tests/lab/setup.sh bench
+	sh tools/setup.sh bench
 	$(PY) -m bench soak cycles
 
 fuzz: $(STAMP)
-	sh tests/lab/setup.sh demo
-	$(PY) -m tests.lab.fuzz
+	sh tools/setup.sh demo
+	$(PY) -m tools.fuzz
 
 docs: $(STAMP)
-	$(PY) -m tests.lab.docs
+	$(PY) -m tools.docs
 
 # The installed packages are laid into the virtual environment with --target and started by a launcher with absolute
 # paths: so nothing in it holds the name of the staging directory.
 install:
-	sh tests/lab/setup.sh build run
+	sh tools/setup.sh build run
 	rm -rf build/lib build/bdist.* $(DESTDIR)$(LIB)/venv.new
 	[ -x $(INSTALLER)/bin/pip ] || $(PYTHON) -m venv $(INSTALLER)
 	install -d $(DESTDIR)$(SBIN) $(DESTDIR)$(LIB)/etc $(DESTDIR)$(dir $(UNIT))

@@ -21,7 +21,7 @@ PARTS = [
     "modules",
     "pyproject.toml",
     "setup.py",
-    "tests/lab/setup.sh",
+    "tools/setup.sh",
 ]
 
 

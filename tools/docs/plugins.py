@@ -5,17 +5,16 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from l2tpns.plugins import calls, manager
 from l2tpns.plugins.hooks import HOOKS, NAMES, PLUGIN_API_VERSION, Event, Hook, param_radius_account
 from l2tpns.plugins.server_api import Count, Login, Server, Variable
 from l2tpns.plugins.session_api import Session
+from tools.docs.markdown import NOTE, ROOT, table
 
-MODULES = Path(__file__).parents[2] / "modules"
-Table = Callable[..., str]
+MODULES = ROOT / "modules"
 
 TUTORIAL = f'''# Plugins
 
@@ -138,11 +137,11 @@ Now `set threestrikes_most 5` works at the console and in the configuration, the
 '''
 
 
-def page(table: Table) -> str:
-    return "".join([TUTORIAL, *_shipped(table), *_hooks(table), *_callbacks(table)])
+def page() -> str:
+    return "".join([NOTE, "\n", TUTORIAL, *_shipped(), *_hooks(), *_callbacks()])
 
 
-def _shipped(table: Table) -> Iterator[str]:
+def _shipped() -> Iterator[str]:
     yield "## Shipped\n\n"
     rows = []
     for path in sorted(MODULES.glob("*.py")):
@@ -151,7 +150,7 @@ def _shipped(table: Table) -> Iterator[str]:
     yield table(("Plugin", "What it does"), rows)
 
 
-def _hooks(table: Table) -> Iterator[str]:
+def _hooks() -> Iterator[str]:
     yield "\n## Hooks\n\nFields marked * may be set.\n"
     for hook in HOOKS.values():
         yield f"\n### {hook.function}({_argument(hook)})\n\n{_when(hook)}\n"
@@ -175,7 +174,7 @@ def _when(hook: Hook) -> str:
     return hook.when or " ".join((hook.event.__doc__ or "").split())
 
 
-def _callbacks(table: Table) -> Iterator[str]:
+def _callbacks() -> Iterator[str]:
     yield "\n## The server\n\nWhat `plugin_init` is given; one for each plugin. "
     yield "What cannot be done raises `PluginError`, with the reason in words.\n\n"
     yield table(
@@ -195,7 +194,7 @@ def _callbacks(table: Table) -> Iterator[str]:
 
 
 def _methods(cls: type[Any], base: type[Any] = object) -> Iterator[tuple[str, str]]:
-    """What a plugin may use: everything with a name of its own and a word of help."""
+    """Yield the properties and methods that a plugin may use, each with its help."""
     for name, thing in vars(cls).items():
         if name.startswith("_") or hasattr(base, name):
             continue
