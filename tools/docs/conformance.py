@@ -36,10 +36,11 @@ def page() -> str:
     return f"""{NOTE}
 # Conformance
 
-What the RFCs ask of this server, a statement a line, and the tests that show it. Level M: the RFC demands it, S: it
-recommends it, R: a rule of our own. A name in brackets is another server in which the mistake was really made.
+The requirements of the RFCs on this server, one statement a line, with the tests that show them. Level M: the RFC
+requires it, S: it recommends it, R: a rule of this project. A name in brackets is another server in which the mistake
+was found.
 
-Of {len(statements)} statements {done} are shown by a test; {later} are of parts that are not built yet.
+Of {len(statements)} statements {done} are shown by a test; {later} concern parts that are not built yet.
 {rows}"""
 
 

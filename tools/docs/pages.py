@@ -33,29 +33,29 @@ def configuration() -> str:
 `l2tpns.cfg` is a list of commands, one a line: `set VARIABLE VALUE`, `load plugin "NAME"` and `ip access-list` with
 its rules ([packet filters](filters.md)). Lines that begin with `#` or `!` are comments. A value with spaces stands
 between quotation marks; in it `\\"` and `\\\\` stand for `"` and `\\`. The file is read and checked whole: if a word or
-a value is wrong, the server says in which file and line, what would be right, and does not start; at a reload it goes
-on as before.
+a value is wrong, the server reports file, line and what would be right, and does not start; a reload then changes
+nothing.
 
-Beside it stand `l2tpns.ip_pool` (the addresses of subscribers; `ip_pool` is found too), `l2tpns.secrets` (subscribers
-and passwords, used while `primary_radius` and `secondary_radius` are not set) and `l2tpns.users` (who may use the
-console; `users` is found too).
+In the same directory are `l2tpns.ip_pool` (the addresses of subscribers; or `ip_pool`), `l2tpns.secrets` (subscribers
+and passwords, used while `primary_radius` and `secondary_radius` are not set) and `l2tpns.users` (the operators of the
+console; or `users`).
 
 All are UTF-8 text, with or without a byte order mark; LF, CR LF and CR end a line. A file in UTF-16 and one that holds
-NUL octets are refused. A no-break space, or a typographic quotation mark, that stands outside quotation marks is named
-by file and line: it parts no words and quotes nothing.
+NUL octets are refused. A no-break space or a typographic quotation mark outside quotation marks is reported with file
+and line: it neither separates words nor quotes.
 
 ## Variables
 
 A change takes effect at once (L), for tunnels and sessions that begin after it (N), or after a restart (R).
-A variable of which the last column says *not yet* is accepted, and the server says at its start, at a reload and when
-it is set that it moves nothing.
+A variable marked *not yet* in the last column is accepted without effect; the server reports this at its start, at a
+reload and when it is set.
 
 """
     text += table(("Variable", "Default", "", "Value", "Meaning"), [_row(setting) for setting in SETTINGS.values()])
     text += """
-## Variables of l2tpns 2.4.1 that are passed over
+## Variables of l2tpns 2.4.1 that are ignored
 
-Each is named in a warning. So are the block `router bgp` and the command `setforward`.
+Each causes a warning. So do the block `router bgp` and the command `setforward`.
 
 """
     return text + table(("Variable", "Why"), [(f"`{name}`", why) for name, why in IGNORED.items()])
@@ -77,25 +77,25 @@ def commands() -> str:
     text = f"""{NOTE}
 # Commands
 
-The console is at TCP port 23 of `cli_bind_address`: `telnet 127.0.0.1`, or a script on a plain socket. Who may use it
-stands in `l2tpns.users` beside the configuration, `NAME:PASSWORD` a line, the password in clear text or as a hash of
-crypt(3) (`$6$`, `$y$`, ...); without the file everybody may, so keep the console on 127.0.0.1. A line `enable:PASSWORD`
-sets what `enable` asks for; without it whoever has logged in may change things.
+The console is at TCP port 23 of `cli_bind_address`: `telnet 127.0.0.1`, or a script on a plain socket. Its
+operators are listed in `l2tpns.users` beside the configuration, `NAME:PASSWORD` a line, the password in clear text or
+as a hash of crypt(3) (`$6$`, `$y$`, ...). Without the file no login is needed, so keep the console on 127.0.0.1. A line
+`enable:PASSWORD` sets the password of `enable`; without it every operator may change the configuration.
 
 At most `cli_max_connections` consoles are open. To admit one more, the server closes one that has not logged in, of the
 source that has the most of them: a local user (on this machine), an address, or its network (/24). A console that has
 logged in is never closed for another. Before the login a peer may send {LOGIN_CHARACTERS:,} characters; more ends the
-connection, and the log says so (`console_flooded`).
+connection, with `console_flooded` in the log.
 
 Words may be shortened as long as they stay unambiguous (`sh ses 12`). `?` shows what may follow, Tab completes, the
-arrows bring older lines back; ^A ^E ^B ^F move, ^K ^U ^W delete, ^L draws the screen anew, ^C breaks off, ^D leaves.
-A page is as long as the window, `terminal length 0` ends paging; a script that tells no window has none.
+arrows recall older lines; ^A ^E ^B ^F move, ^K ^U ^W delete, ^L redraws the screen, ^C cancels, ^D leaves. A page is as
+long as the window; `terminal length 0` turns paging off, as does a client that reports no window size.
 
 After a command, behind `|`: {", ".join(f"`{name}` {help}" for name, help in output_filters.FILTERS.items())}.
-A regular expression knows `.` `[a-z]` `[^a-z]` `^` `$` `*` `+` `?` `|` `( )` `\\d` `\\w` `\\s`. Every `show` has a form
-in JSON whose keys do not change.
+A regular expression supports `.` `[a-z]` `[^a-z]` `^` `$` `*` `+` `?` `|` `( )` `\\d` `\\w` `\\s`. Every `show` has a
+form in JSON whose keys do not change.
 
-Of commands marked # the prompt must be `HOST#`. Those that change something are in the log, with who did it.
+Commands marked # need the prompt `HOST#` (`enable`). Those that change something are logged with the operator's name.
 
 """
     return text + table(("Command", "", "Meaning"), [_command_row(command) for command in grammar.commands])
@@ -116,8 +116,8 @@ def counters() -> str:
     text = f"""{NOTE}
 # Counters
 
-What the process has counted since it started. *tunnel* is the side of the LACs, *tun* that of the tun device; *rx*:
-we received it. Octets are those of the IP packet on the tun side, of the UDP payload on the tunnel side.
+Counts since the process started. *tunnel* is the side of the LACs, *tun* that of the tun device; *rx* is what the
+server received. Octets are those of the IP packet on the tun side, of the UDP payload on the tunnel side.
 
 """
     return text + table(("Counter", "What is counted"), [(f"`{name}`", help) for name, help in DECLARED])
@@ -132,16 +132,16 @@ def metrics() -> str:
     text = f"""{NOTE}
 # Metrics, health, status page, usage files
 
-`set metrics_bind_address 127.0.0.1` serves three things by HTTP, on TCP port `metrics_port`. There is nothing to change
-there and no login: whoever reaches the address sees the names and addresses of all subscribers, so let it be loopback,
-or a network of your own.
+`set metrics_bind_address 127.0.0.1` serves three things by HTTP, on TCP port `metrics_port`. It is read-only and has no
+login: any host that reaches the address sees the names and addresses of all subscribers, so choose loopback or a
+management network.
 
 A request must come to an address, to `localhost`, to our `hostname` or the machine's, or to a name that is listed, for
 example `set metrics_allowed_hosts "lns1.example.net,status.example.net"`. Any other name in its Host header is answered
-by 421, and the log says which (`figures_refused`): otherwise a foreign web page in your browser could let its own name
-point here and read everything. A request that a foreign page makes (Origin, Sec-Fetch-Site) is answered by 403; links
-work. So Prometheus may scrape an address as it is, and a name once it is listed. A proxy in front passes on a Host
-header that is allowed.
+by 421 and logged (`figures_refused`): otherwise a foreign web page in your browser could point its own name here and
+read everything. A request that a foreign page makes (Origin, Sec-Fetch-Site) is answered by 403; links
+work. So Prometheus may scrape an address as it is, and a name once it is listed. A proxy in front must pass on an
+allowed Host header.
 
 At most {CONNECTIONS} connections are open at the same time. For one more, the source that has the most loses its
 oldest. A source is a local user, an address, or its network (/24).
@@ -153,14 +153,14 @@ oldest. A source is a local user, an address, or its network (/24).
 | `/health` | JSON with `status` (`ok`, `degraded`, `failing`, `leaving`), `problems` in words, and more: see below |
 
 `/health` answers 503 while a part of the server does not run (`failing`: `down` names it) and during shutdown, else
-200: what else is wrong, a restart would not mend. `standing` has the problems for programs: each with `name` of its
-kind, `subject`, `text`, what to do as `remedy`, and `since` when it stands. A part that ends by itself is begun again,
-within ten seconds at most; `l2tpns_part_up` and `show parts` tell the same.
+200, since a restart would not cure the other problems. `standing` lists the problems for programs: each with its kind
+as `name`, `subject`, `text`, the `remedy`, and its start as `since`. A part that ends by itself is restarted within ten
+seconds; `l2tpns_part_up` and `show parts` report the same.
 
 ## Metrics
 
 Those of the process and its interpreter (`process_...`, `python_...`) are prometheus_client's. `clear counters` sets
-those that are counters back to zero, which Prometheus takes for a restart.
+those that are counters to zero, which Prometheus treats as a restart.
 
 """
     rows = [
@@ -168,7 +168,7 @@ those that are counters back to zero, which Prometheus takes for a restart.
         for family in FAMILIES
     ]
     text += table(("Metric", "Kind", "Labels", "Meaning"), rows)
-    text += "\nWhat the labels say that stand for [counters](counters.md):\n\n"
+    text += "\nThe [counters](counters.md) behind the labels:\n\n"
     labelled = [
         (f"`l2tpns_{counted.group.name}_total`", _labels(counted), counted.help)
         for counted in COUNTED
@@ -205,13 +205,14 @@ def log_events() -> str:
 
 One JSON object a line: `time`, `level`, `event`, then facts. The same key always means the same thing: `tunnel` and
 `session` are our ids, `user` the subscriber's name, `peer` a LAC's address and port, `cause` why a
-life ended, `why` a reason in words.
-Lines of a tunnel or session have its keys besides those below. The variable `debug` chooses how much is written:
+tunnel or session ended, `why` a reason in words.
+Lines of a tunnel or session have its keys besides those below. The variable `debug` sets the level:
 {", ".join(f"{number} {name}" for number, name in enumerate(logs.LEVELS))}.
 
-Passwords and secrets are never written. Lines that nobody takes (a full pipe, a slow syslog) are dropped rather than
-waited for; the next line that gets through is `log_lines_dropped` with their `count`. Of a warning that a peer could
-provoke at will, {logs.MOST_PROVOKED} lines a second are written; the next one tells how many were `kept_back`.
+Passwords and secrets are never written. The log never blocks the server: lines that the destination does not accept (a
+full pipe, a slow syslog) are dropped, and the next line that is accepted is `log_lines_dropped` with their `count`.
+Warnings that a peer can cause at will are limited to {logs.MOST_PROVOKED} lines a second; the next one has the number
+`kept_back`.
 
 """
     return text + table(("Event", "Level", "Keys"), rows)

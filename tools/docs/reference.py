@@ -120,9 +120,9 @@ def page() -> str:
     entries = [entry for title, entries in found for entry in entries if title != NEW]
     left_out = sum(bool(entry.why) for entry in entries)
     return f"""{NOTE}
-# What operators of l2tpns know
+# Commands and variables of earlier l2tpns
 
-The commands and variables of l2tpns 1.1 and 2.x, what of them is here, and the tests that show it. Of {len(entries)}
-names {left_out} are left out or to come, each for a reason. What each does stands in [commands.md](commands.md) and
-[configuration.md](configuration.md).
+The commands and variables of l2tpns 1.1 and 2.x, their form here, and the tests that show them. Of {len(entries)} names
+{left_out} are left out or not built yet, each with the reason. [commands.md](commands.md) and
+[configuration.md](configuration.md) describe them.
 {text}"""
