@@ -38,7 +38,7 @@ from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.secrets_file import SecretsBackend
 from l2tpns.radius.types import Backend, RadiusSettings
-from l2tpns.runtime import process
+from l2tpns.runtime import files, process
 from l2tpns.runtime.awake import AwakeClock
 from l2tpns.runtime.clock import elapsed, moment
 from l2tpns.runtime.counters import PRIVATE, Counters
@@ -53,7 +53,7 @@ from l2tpns.state.restore import Resumed, resume
 from l2tpns.state.store import StateStore
 from l2tpns.subscriber.pool import Layout, Pool, read_layout
 from l2tpns.system import cleanup, privileges
-from l2tpns.system.firewall import LOCK, Firewall
+from l2tpns.system.firewall import Firewall, keep_table_list, lock_file
 from l2tpns.system.garden_rules import Cage
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.netlink_socket import NetlinkError
@@ -76,6 +76,10 @@ class Daemon:
         self.files = configfile.find_files(options.config)
         reading = read(options)
         self.config = reading.config
+        with suppress(ConfigError):  # give_up_root reports it
+            identity = privileges.find_identity(self.config.setuid)
+            if identity is not None:
+                files.accept_owner(identity.uid, identity.gid)
         self.log = Log(self.config.log_file, self.config.debug, detached=options.detach)
         self.log.open_audit(self.config.audit_file)
         self.logger = self.log.get()
@@ -141,18 +145,15 @@ class Daemon:
         identity = privileges.find_identity(config.setuid)
         if identity is None or identity.uid == os.geteuid():
             return
-        own = process.state_directory()
-        directories = {
-            Path(config.state_dir or own): config.save_state,
-            Path(config.spool_dir or own): bool(config.radius_accounting),
-        }
-        files = (config.log_file.removeprefix("file:"), config.audit_file, config.pid_file)
-        privileges.hand_over(
+        written = (config.log_file.removeprefix("file:"), config.audit_file, config.pid_file)
+        privileges.hand_over(  # also what is not in use now: save_state and radius_accounting may be set at any time
             identity,
-            [directory for directory, used in directories.items() if used or directory.is_dir()],
-            [Path(name) for name in files if name.startswith("/")],
+            process.state_directory(),
+            [process.runtime_directory(), *(Path(name) for name in (config.state_dir, config.spool_dir) if name)],
+            [Path(name) for name in written if name.startswith("/")],
         )
-        privileges.share_lock(identity, Path(LOCK))
+        privileges.share_lock(identity, Path(lock_file()))
+        keep_table_list()
         if config.pid_file:
             process.reserve_pid_file(Path(config.pid_file), identity.uid, identity.gid)
         privileges.become(identity)

@@ -20,6 +20,7 @@ import crypt_r
 import gevent
 
 from l2tpns.errors import ConfigError
+from l2tpns.runtime import files
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.share import OneAtATime
 from l2tpns.runtime.text_file import oddity, read_lines
@@ -59,13 +60,14 @@ class Users:
     def read(self) -> UserFile:
         try:
             lines = read_lines(self._path)
-            readable = self._path.stat().st_mode & 0o077
+            found = self._path.stat()
         except FileNotFoundError:
             return UserFile(False, {})
         except OSError as error:
             return UserFile(True, {}, broken=f"{self._path}: {error.strerror}")
         except ConfigError as error:
             return UserFile(True, {}, broken=str(error))
+        readable = files.beyond_own_group(found)
         warnings = [f"{self._path} can be read by others than its owner"] if readable else []
         passwords: dict[str, str] = {}
         enable = None

@@ -104,8 +104,10 @@ def _source(path: Path, name: str) -> bytes:
 
 
 def _check_owner(found: os.stat_result, path: Path) -> None:
-    if os.geteuid() == 0 and found.st_uid != 0:
-        raise PluginError(f"{path} belongs to user {found.st_uid}: what root runs must belong to root")
+    own = os.geteuid()
+    if found.st_uid not in (0, own):
+        runner = "root runs must belong to root" if own == 0 else f"user {own} runs must belong to root or that user"
+        raise PluginError(f"{path} belongs to user {found.st_uid}: what {runner}")
     sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
     if found.st_mode & stat.S_IWOTH and not sticky:
         raise PluginError(f"{path} can be written by everybody: chmod o-w")

@@ -16,6 +16,8 @@ from pathlib import Path
 ROOT = 0
 SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 LARGEST = 1 << 30  # octets of a file that is read as a whole
+_own_users: set[int] = {ROOT}
+_own_groups: set[int] = set()
 
 
 class Unfit(OSError):
@@ -23,6 +25,12 @@ class Unfit(OSError):
 
     def __init__(self, why: str) -> None:
         super().__init__(errno.EPERM, why)
+
+
+def accept_owner(uid: int, gid: int) -> None:
+    """Treat the files of this user and group as ours from now on: `setuid` names them, and we are still root."""
+    _own_users.add(uid)
+    _own_groups.add(gid)
 
 
 def open_file(path: str | Path, flags: int, mode: int = 0o600, *, stream: bool = False) -> int:
@@ -54,7 +62,7 @@ def _open(path: str | Path, flags: int, mode: int = 0o600) -> int:
 
 def _objection(found: os.stat_result, path: Path, stream: bool) -> str:
     """Why this is no file to write to, or nothing."""
-    ours = found.st_uid in (ROOT, os.geteuid())
+    ours = _is_ours(found.st_uid)
     if not stat.S_ISREG(found.st_mode):
         channel = stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode)
         return "" if stream and channel and (ours or not _others_put(path.parent)) else "it is no plain file"
@@ -162,7 +170,7 @@ def foreign(directory: Path) -> str:
             found = os.stat(place)
         except OSError:
             continue  # what is wrong with it shows when it is used
-        if found.st_uid not in (ROOT, os.geteuid()):
+        if not _is_ours(found.st_uid):
             return f"{place} belongs to user {found.st_uid}, who can remove and replace what is written there"
         if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
             return f"everybody can remove and replace what is written to {place}: chmod o-w {place}"
@@ -174,7 +182,7 @@ def displaced(directory: Path) -> str:
     owner = os.stat(directory).st_uid
     for place in directory.absolute().parents:
         holder = os.stat(place).st_uid
-        if holder not in (ROOT, os.geteuid(), owner):
+        if holder != owner and not _is_ours(holder):
             return f"it belongs to user {owner}, and user {holder}, whose {place} is, may have put it there"
     return ""
 
@@ -182,7 +190,17 @@ def displaced(directory: Path) -> str:
 def _others_put(directory: Path) -> bool:
     """Whether another than root, ourselves and a group of root's choice can put a name into it."""
     found = os.stat(directory)
-    return found.st_uid not in (ROOT, os.geteuid()) or bool(found.st_mode & stat.S_IWOTH)
+    return not _is_ours(found.st_uid) or bool(found.st_mode & stat.S_IWOTH)
+
+
+def _is_ours(uid: int) -> bool:
+    return uid in _own_users or uid == os.geteuid()
+
+
+def beyond_own_group(found: os.stat_result) -> bool:
+    """Return True if the mode of a file admits users outside of the server's own group."""
+    own_group = found.st_gid == os.getegid() or found.st_gid in _own_groups
+    return bool(found.st_mode & (0o007 if own_group else 0o077))
 
 
 def open_to_others(path: Path) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -26,9 +26,22 @@ LOCK = "/run/xtables.lock"
 PATIENCE = 10.0  # seconds for another program to release the lock
 STEP = 0.02
 TABLES = ("filter", "nat", "mangle")
-LOADED = Path("/proc/thread-self/net/ip_tables_names")
+LOADED = Path("/proc/thread-self/net/ip_tables_names")  # mode 0440, root's
+_loaded_descriptor = -1
 
 __all__ = ["FILLED", "MADE", "Firewall", "FirewallError", "Table"]
+
+
+def lock_file() -> str:
+    """Return the path of the lock that iptables takes."""
+    return os.environ.get("XTABLES_LOCKFILE", LOCK)
+
+
+def keep_table_list() -> None:
+    """Open the kernel's list of tables, to be read after root is given up: its mode is checked at the opening only."""
+    global _loaded_descriptor
+    with suppress(OSError):  # without the module ip_tables there is no list, and no table
+        _loaded_descriptor = os.open(LOADED, os.O_RDONLY | os.O_CLOEXEC)
 
 
 class Table:
@@ -152,9 +165,10 @@ class Table:
 class Firewall:
     """The tables of the network namespace that the process is in."""
 
-    def __init__(self, log: Logger, lock_file: str | None = None) -> None:
+    def __init__(self, log: Logger, lock: str | None = None) -> None:
         self._log = log
-        self._lock_file = lock_file or os.environ.get("XTABLES_LOCKFILE", LOCK)  # as iptables does
+        self._lock_file = lock or lock_file()
+        self._used: set[str] = set()  # tables
         self._ip4tc: Any = None
 
     def load(self) -> None:
@@ -171,6 +185,7 @@ class Firewall:
         """
         if self._ip4tc is None:
             self._ip4tc = iptables.load()
+        self._used.update(names)
         with self._locked():
             try:
                 tables = tuple(Table(self._ip4tc, name) for name in names)
@@ -206,11 +221,14 @@ class Firewall:
                     removed += table.remove_ours()
         return removed
 
-    @staticmethod
-    def loaded() -> Iterable[str]:
-        """The tables that exist: a table nobody has used yet does not."""
+    def loaded(self) -> Iterable[str]:
+        """Return the tables that exist. A table exists once a program has used it."""
         try:
+            if _loaded_descriptor >= 0:
+                return os.pread(_loaded_descriptor, 4096, 0).decode().split()
             return LOADED.read_text().split()
+        except PermissionError:  # there was no list while we were root, so rules of ours are only where we made them
+            return self._used
         except OSError:
             return ()
 

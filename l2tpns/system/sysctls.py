@@ -67,9 +67,14 @@ class Sysctls:
         return self._read(FORWARDING.format("all")) != "0"
 
     def _open(self, name: str) -> None:
-        with suppress(OSError):  # a kernel without IPv6, or a container that shows no sysctls, or read-only ones
-            path = ROOT / name
-            self._files[name] = FileIO(str(path), "r+" if os.access(path, os.W_OK) else "r")
+        """Open a file for writing, or for reading where /proc/sys is read-only: in a container.
+
+        access(2) does not tell: for a user other than root it ignores CAP_NET_ADMIN, which may write here.
+        """
+        for mode in ("r+", "r"):
+            with suppress(OSError):  # a kernel without IPv6, or a container that shows no sysctls
+                self._files[name] = FileIO(str(ROOT / name), mode)
+                return
 
     def _read(self, name: str) -> str:
         try:

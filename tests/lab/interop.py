@@ -38,7 +38,7 @@ def missing() -> str:
     if not is_root():
         return "needs root: network namespaces"
     absent = [name for name in NEEDED if shutil.which(name) is None]
-    return f"not installed: {', '.join(absent)} (tests/lab/setup.sh test)" if absent else ""
+    return f"not installed: {', '.join(absent)} (tools/setup.sh test)" if absent else ""
 
 
 class Stage:

@@ -116,6 +116,10 @@ def test_a_file_that_others_can_read_is_told(tmp_path):
     SecretsBackend(path, "lns1", log.get())
     assert log.records("secrets_file_open_to_others")
     assert b"alice" not in b"".join(log.tail(10))
+    path.chmod(0o640)  # root:l2tpns, under setuid
+    log = Log.in_memory()
+    SecretsBackend(path, "lns1", log.get())
+    assert not log.records("secrets_file_open_to_others")
 
 
 @given(st.binary(max_size=60))

@@ -1,7 +1,7 @@
-"""Hostile octets for tests.lab.fuzz: recorded datagrams changed for the worse, and octets out of nothing.
+"""Hostile octets for the fuzzer: recorded datagrams with faults, and random octets.
 
-Everything comes from one `Random`, so a seed gives the same octets again. Sends nothing, and promises nothing about
-what the result means: it is between nearly right and sheer noise.
+Everything comes from one `Random`, so a seed gives the same octets again. Sends nothing. The result is anything from
+nearly correct to noise.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NOTHING = b""
 
 
 def committed_seeds() -> list[bytes]:
-    """What real clients sent, one datagram a line in hexadecimal; `#` begins a comment."""
+    """Return the datagrams of real clients in seeds/: one a line in hexadecimal; `#` begins a comment."""
     found = []
     for file in sorted(SEEDS.glob("*.hex")):
         found += [bytes.fromhex(line) for line in file.read_text().split("\n") if line and not line.startswith("#")]
@@ -31,7 +31,7 @@ def committed_seeds() -> list[bytes]:
 
 
 class Mutator:
-    """Makes datagrams, AVPs, PPP frames and IP packets out of seeds."""
+    """Makes datagrams, AVPs, PPP frames and IP packets from seeds."""
 
     def __init__(self, random: Random, seeds: Iterable[bytes]) -> None:
         self.random = random
@@ -50,7 +50,7 @@ class Mutator:
     # Whole datagrams
 
     def datagram(self) -> bytes:
-        """Anything that may come to the port."""
+        """Return a datagram of any kind that may arrive at the port."""
         choice = self.random.random()
         if choice < 0.10:
             return self.random.randbytes(self.random.choice((0, 1, 2, 5, 6, 11, 12, 13, 20, 64, 300, 1400)))
@@ -63,7 +63,7 @@ class Mutator:
         return self.spoil(self.random.choice(self.seeds))
 
     def control(self, body: bytes, tunnel_id: int = 0, session_id: int = 0) -> bytes:
-        """A control message whose header is right, nearly always."""
+        """Return a control message whose header is nearly always correct."""
         random = self.random
         flags, length = CONTROL, 12 + len(body)
         if random.random() < 0.1:
@@ -74,7 +74,7 @@ class Mutator:
         return CONTROL_HEAD.pack(flags, length & 0xFFFF, tunnel_id, session_id, ns, random.choice((0, 1, ns))) + body
 
     def data(self, frame: bytes, tunnel_id: int | None = None, session_id: int | None = None) -> bytes:
-        """A data message with any mix of the L, S, O and P bits, its lengths and offsets mostly right."""
+        """Return a data message with any mix of the L, S, O and P bits; lengths and offsets are mostly correct."""
         random = self.random
         tunnel_id = random.getrandbits(16) if tunnel_id is None else tunnel_id
         session_id = random.getrandbits(16) if session_id is None else session_id
@@ -95,7 +95,7 @@ class Mutator:
     # AVPs
 
     def body(self) -> bytes:
-        """The AVPs of a control message: never empty."""
+        """Return the AVPs of a control message; never empty."""
         random = self.random
         choice = random.random()
         if choice < 0.15:
@@ -121,7 +121,7 @@ class Mutator:
                     del avps[at]
                 case 5:
                     avps[at] = _with_length(avps[at], random.choice(ODD_LENGTHS))
-                case 6:  # a value of another size, its length told right
+                case 6:  # a value of another size, with the right length
                     value = random.randbytes(random.choice(ODD_LENGTHS) % 1018)
                     avps[at] = _with_length(avps[at][:6] + value, 6 + len(value))
                 case 7:
@@ -135,7 +135,7 @@ class Mutator:
         return NOTHING.join(avps)[:4000] or b"\0"
 
     def avp(self) -> bytes:
-        """One AVP of any type and vendor, often hidden, of a length that is often a lie."""
+        """Return one AVP of any type and vendor, often hidden, often with a wrong length."""
         random = self.random
         value = random.randbytes(random.choice((0, 1, 2, 4, 8, 10, 16, 18, 32, 100, 1017)))
         flags = random.choice((0x8000, 0x0000, 0xC000, 0x4000, 0x3C00))
@@ -151,7 +151,7 @@ class Mutator:
         return self.random.choice((b"\xff\x03\x00\x21", b"\x00\x21", b"\x21", b"\xff\x03\x21")) + packet
 
     def frame(self) -> bytes:
-        """What a data message carries: LCP, authentication, NCPs, anything."""
+        """Return the frame of a data message: LCP, authentication, NCPs, anything."""
         random = self.random
         choice = random.random()
         if choice < 0.35:
@@ -170,7 +170,7 @@ class Mutator:
         return (b"\xff\x03" if random.random() < 0.8 else b"") + head + data
 
     def option(self) -> bytes:
-        """A configuration option of LCP or IPCP, of a length that is often a lie."""
+        """Return a configuration option of LCP or IPCP, often with a wrong length."""
         random = self.random
         value = random.randbytes(random.choice((0, 1, 2, 3, 4, 4, 5, 16)))
         kind = random.choice((1, 2, 3, 4, 5, 7, 8, 13, 17, 129, 131, random.randrange(256)))
@@ -180,7 +180,7 @@ class Mutator:
     # IP
 
     def packet(self, source: bytes, destination: bytes) -> bytes:
-        """An IPv4 packet from nearly sound to absurd: options, fragments, TCP options, lengths."""
+        """Return an IPv4 packet with any options, fragment fields, TCP options and lengths."""
         random = self.random
         words = random.choice((5, 5, 5, 6, 15, 4, 0))
         protocol = random.choice((1, 6, 6, 17, 0, 41, 50, 255))
@@ -226,7 +226,7 @@ class Mutator:
         return octets[:at] + self.random.randbytes(self.random.choice((1, 2, 4, 100))) + octets[at:]
 
     def spoil_length(self, octets: bytes) -> bytes:
-        """The second pair of octets, where L2TP, PPP and IP keep their lengths, or an octet that may be one."""
+        """Change the second pair of octets, where L2TP, PPP and IP keep their lengths, or one octet anywhere."""
         if len(octets) < 8:
             return octets
         if self.random.random() < 0.5:
@@ -242,7 +242,7 @@ class Mutator:
 
 
 def addressed(datagram: bytes, tunnel_id: int, session_id: int) -> bytes:
-    """The datagram with these ids in its header, wherever its flags say that they stand."""
+    """Return the datagram with these ids in its header, at the place its flags imply (RFC 2661 3.1)."""
     at = 4 if datagram[:1] >= b"\x40" else 2
     if len(datagram) < at + 4:
         return datagram

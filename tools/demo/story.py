@@ -1,4 +1,4 @@
-"""Telling a demonstration: headings, commands and what they said, and a summary of its steps on one screen.
+"""The output of a demonstration: headings, commands with their output, and a summary of the steps on one screen.
 
 Lines are cut to WIDTH columns; colours only on a terminal, and not if NO_COLOR is set.
 """
@@ -27,7 +27,7 @@ Step = tuple[str, Callable[[], str]]
 
 
 class Failed(AssertionError):
-    """What a step was to show is not so; the text is for the reader."""
+    """A step did not show what it should; the text is for the reader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Outcome:
 
 
 class Story:
-    """Runs steps in order and remembers how they went. After a failure the others are not reached."""
+    """Runs steps in order and records their outcomes. After a failure the remaining steps are skipped."""
 
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
@@ -50,7 +50,7 @@ class Story:
         return any(outcome.ok is False for outcome in self.outcomes)
 
     def chapter(self, heading: str, steps: Sequence[Step], *, always: bool = False) -> None:
-        """A step returns what is worth a word in the summary, or raises."""
+        """Run the steps of one chapter. A step returns a detail for the summary, or raises."""
         if not self.failed or always:
             self.heading(heading)
         for title, step in steps:
@@ -73,11 +73,11 @@ class Story:
                 self._print(f"  => FAILED: {outcome.title}:\n{textwrap.indent(outcome.detail, '     ')}", RED)
 
     def interrupted(self) -> None:
-        """Ctrl-C between two steps."""
+        """Record Ctrl-C between two steps."""
         self.outcomes.append(Outcome("the rest of it", False, "interrupted"))
 
     def summary(self, name: str) -> bool:
-        """The last screen: every step with OK or FAILED. Whether all of them were OK."""
+        """Print the last screen: each step with OK or FAILED. Return True if all were OK."""
         self.heading(name)
         for outcome in self.outcomes:
             word, colour = {True: ("OK", GREEN), False: ("FAILED", RED), None: ("not reached", DIM)}[outcome.ok]
@@ -99,21 +99,21 @@ class Story:
         self._print(f"\n{f'-- {words} '.ljust(WIDTH - 1, '-')}", BOLD)
 
     def command(self, line: str, *, on: str = "server") -> None:
-        """What one would type, on which of the machines."""
+        """Print a command and the machine it is typed on."""
         self._print(f"{on}# {line}"[:WIDTH], BOLD)
 
     def text(self, lines: str, *, colour: str = "") -> None:
-        """Output, each line cut where the screen ends."""
+        """Print output, each line cut where the screen ends."""
         for line in lines.rstrip("\n").split("\n"):
             cut = line.rstrip()
             self._print(f"  {cut}" if len(cut) <= WIDTH - 2 else f"  {cut[: WIDTH - 5]}...", colour)
 
     def wrapped(self, line: str) -> None:
-        """A long line, on as many as it takes."""
+        """Print a long line, wrapped."""
         self.text("\n".join(textwrap.wrap(line, WIDTH - 2, break_long_words=False, break_on_hyphens=False)))
 
     def plain(self, lines: str) -> None:
-        """As it is: to be copied."""
+        """Print lines as they are, to be copied."""
         print(lines, flush=True)
 
     def paint(self, words: str, colour: str) -> str:

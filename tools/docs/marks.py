@@ -1,25 +1,26 @@
-"""Which tests carry a mark such as `@pytest.mark.statement(12, 13)`: read from the source, nothing is run.
+"""The tests that carry a mark such as `@pytest.mark.statement(12, 13)`, read from the source without running it.
 
-A mark on a class or in a module's `pytestmark` is that of all tests within.
+A mark on a class or in a module's `pytestmark` applies to all tests within.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TypeVar
 
-TESTS = Path(__file__).parents[1]
+from tools.docs.markdown import ROOT
+
+TESTS = ROOT / "tests"
 T = TypeVar("T", int, str)
 
 
 def tests_by_mark(mark: str, kind: type[T]) -> dict[T, list[str]]:
-    """The tests whose mark has this argument, as "`file` sentence", by argument."""
+    """Return, by argument of the mark, the tests that carry it, each as "`file` sentence"."""
     shown: dict[T, list[str]] = {}
     for path in sorted(TESTS.rglob("test_*.py")):
         tree = ast.parse(path.read_text())
-        file = path.relative_to(TESTS.parent).as_posix()
+        file = path.relative_to(ROOT).as_posix()
         for name, arguments in _marked(tree.body, _module_marks(tree, mark, kind), mark, kind):
             for argument in sorted(arguments):
                 shown.setdefault(argument, []).append(f"`{file}` {name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.lab import reference
+from tools.docs import reference
 
 
 def test_each_name_is_here_with_a_test_or_left_out_for_a_reason() -> None:

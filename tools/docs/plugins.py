@@ -5,23 +5,22 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from l2tpns.hooks import HOOKS, NAMES, PLUGIN_API_VERSION, Event, Hook, param_radius_account
 from l2tpns.plugins import calls, manager
 from l2tpns.plugins.server_api import Count, Login, Server, Variable
 from l2tpns.plugins.session_api import Session
+from tools.docs.markdown import NOTE, ROOT, table
 
-MODULES = Path(__file__).parents[2] / "modules"
-Table = Callable[..., str]
+MODULES = ROOT / "modules"
 
 TUTORIAL = f'''# Plugins
 
-A plugin is one Python file. Its functions `plugin_...` are called when something happens: a subscriber logs in, comes
-online, leaves, a packet passes, a second is over, `nsctl` says something. It may look, change what it is given, and ask
-the server for things. It imports `l2tpns.plugins`, what Python brings, and nothing else of this server.
+A plugin is one Python file. The server calls its functions `plugin_...` at events: a subscriber logs in, comes online,
+leaves, a packet passes, a second is over, an `nsctl` command arrives. A plugin may read and change the event and call
+the server's methods. It imports `l2tpns.plugins` and Python's library, and nothing else of this server.
 
 ## Ten lines
 
@@ -55,13 +54,13 @@ Load it at the console (`telnet 127.0.0.1`, `enable`):
           ...
 
 `write memory` puts `load plugin "threestrikes"` into the configuration. After an edit: `reload plugin threestrikes`.
-If the edit is broken you are told file and line, and the plugin goes on as it was. `remove plugin threestrikes`
-ends it.
+If the new code is faulty, file and line are reported and the old code stays in use. `remove plugin threestrikes`
+unloads it.
 
 ## A little more
 
-What the operator should be able to change is a variable, what should be counted a counter. Both are declared in
-`plugin_init`, whose argument is the server:
+A variable is a value that operators can change; a counter counts. Both are declared in `plugin_init`, whose argument is
+the server:
 
 ```python
 """Who has failed to log in too often from one number waits until the hour is over."""
@@ -97,52 +96,51 @@ def plugin_timer(event):
 ```
 
 Now `set threestrikes_most 5` works at the console and in the configuration, there after the line `load plugin`;
-`show counters` and the metrics have `threestrikes_refused`; and a reload forgets no failure.
+`show counters` and the metrics have `threestrikes_refused`; and the failures are kept across a reload.
 
 ## Rules
 
-- **Order.** Plugins are asked in the order in which they were loaded. A function returns `PLUGIN_RET_OK` (1) or
-  nothing: the next one is asked. `PLUGIN_RET_STOP` (2): it has worked, and no further plugin is asked.
-  `PLUGIN_RET_ERROR` (0): it has failed, and no further plugin is asked. Both concern this one event; what they mean
-  for it stands below.
-- **Mistakes.** A function that raises, or returns anything else, is named in the log (`plugin_failed`), what it had
-  set in the event is undone, and the next plugin is asked. A name that begins with `plugin_` and is no hook, a
-  syntax error, a function that takes the wrong number of arguments: the plugin is not loaded, and file and line are
-  told. Whatever it raises is its failure and ends nothing else: `sys.exit()`, `KeyboardInterrupt`, `GreenletExit` and a
-  `BaseException` of its own, too, in a hook, a command, `server.spawn` or while it is loaded. What a greenlet that it
-  has made itself raises is in the log as `greenlet_failed`. Only `os._exit()`, `os.abort()` and a crash of C code end
+- **Order.** Plugins are called in the order in which they were loaded. A function returns `PLUGIN_RET_OK` (1) or
+  nothing: the next one is called. `PLUGIN_RET_STOP` (2): success, and no further plugin is called. `PLUGIN_RET_ERROR`
+  (0): failure, and no further plugin is called. Both concern this one event; each hook below says what they mean.
+- **Errors.** If a function raises, or returns anything else, the log has `plugin_failed`, its changes to the event are
+  undone, and the next plugin is called. A name that begins with `plugin_` and is not a hook, a syntax error, a function
+  with the wrong number of arguments: the plugin is not loaded, and file and line are reported. Any exception is the
+  plugin's failure and ends nothing else: also `sys.exit()`, `KeyboardInterrupt`, `GreenletExit` and a `BaseException`
+  of its own, in a hook, a command, `server.spawn` or while it is loaded. An exception in a greenlet that the plugin
+  made itself is logged as `greenlet_failed`. Only `os._exit()`, `os.abort()` and a crash of C code end
   the server: nothing can catch them.
 - **Waiting** (network, `time.sleep`) is allowed, but for packet hooks: only the session concerned waits, and it can
   still hang up or be dropped. Where a session cannot wait (`kill_session`, `radius_account`), and in `plugin_done`,
-  a plugin that is not done after {manager.PATIENCE:g} seconds is given up, in `plugin_init` after
-  {manager.INIT_PATIENCE:g}. All `plugin_timer` run one after the other. What is to run beside all of this:
-  `server.spawn`.
-- **Working** without waiting keeps everybody from being served. A call that uses {calls.SLOW * 1000:g} ms of CPU or
-  more is reported (`plugin_slow`); `show plugins` has the sum and the slowest call of each function. A loop without
-  an end stops the server, until systemd's watchdog (`WatchdogSec`) starts another: nothing here is another process.
+  a plugin that has not returned after {manager.PATIENCE:g} seconds is abandoned, in `plugin_init` after
+  {manager.INIT_PATIENCE:g}. All `plugin_timer` run one after the other. `server.spawn` runs a function beside all of
+  this.
+- **Computing** without waiting blocks the whole server. A call that uses {calls.SLOW * 1000:g} ms of CPU or
+  more is reported (`plugin_slow`); `show plugins` has the sum and the slowest call of each function. An
+  endless loop stops the server until systemd's watchdog (`WatchdogSec`) restarts it: plugins run in its process.
 - **Packet hooks** are called for every packet of every session as soon as one plugin has one ([what that
-  costs](performance.md)). They may not wait: what would wait raises in them. Their time is that of the wall clock.
-  Put your packet into `event.buf`, octets that begin with an IP header; what comes out is sent as it is. What was
-  intercepted, and in which order, says l2tpns/policy/taps.py.
+  costs](performance.md)). They may not wait: a call that would wait raises. Their time is that of the wall clock.
+  Put your packet into `event.buf`, octets that begin with an IP header; the result is sent unchanged. For the order of
+  hooks and interception see l2tpns/policy/taps.py.
 - **Reload.** `plugin_init` of the new code runs before `plugin_done` of the old: if it fails the old one goes on.
   Order, values of variables and counters are kept.
-- **Start.** Plugins are loaded before anybody is served; one that cannot be loaded is named in the log and in `show
-  plugins`, and the server starts without it. A reload of the configuration loads and removes what differs.
-- **Trust.** A plugin is part of the server: it has all its rights and can harm it. So as root only files (and
-  directories) of root that nobody else may write are read. It is sent passwords of PAP: do not log them.
+- **Start.** Plugins are loaded before the first subscriber is served; one that cannot be loaded is reported in the log
+  and by `show plugins`, and the server starts without it. A reload of the configuration loads and removes what differs.
+- **Trust.** A plugin is part of the server: it has all its rights and can harm it. So its file and directory must
+  belong to root or to the user that the server runs as, and must not be writable for all users. It receives the
+  passwords of PAP: do not log them.
 - A Cisco-AVPair is cut at commas that another `key=` follows; the value of one whose key has a colon, such as
   `lcp:interface-config`, goes on until another such key. If in doubt send each pair in an attribute of its own.
-- A Reject that a plugin turns into success keeps its attributes: they count as an Accept's, its message is not
-  shown.
+- A Reject that a plugin turns into success keeps its attributes: they count as an Accept's. Its message is not shown.
 
 '''
 
 
-def page(table: Table) -> str:
-    return "".join([TUTORIAL, *_shipped(table), *_hooks(table), *_callbacks(table)])
+def page() -> str:
+    return "".join([NOTE, "\n", TUTORIAL, *_shipped(), *_hooks(), *_callbacks()])
 
 
-def _shipped(table: Table) -> Iterator[str]:
+def _shipped() -> Iterator[str]:
     yield "## Shipped\n\n"
     rows = []
     for path in sorted(MODULES.glob("*.py")):
@@ -151,7 +149,7 @@ def _shipped(table: Table) -> Iterator[str]:
     yield table(("Plugin", "What it does"), rows)
 
 
-def _hooks(table: Table) -> Iterator[str]:
+def _hooks() -> Iterator[str]:
     yield "\n## Hooks\n\nFields marked * may be set.\n"
     for hook in HOOKS.values():
         yield f"\n### {hook.function}({_argument(hook)})\n\n{_when(hook)}\n"
@@ -175,9 +173,9 @@ def _when(hook: Hook) -> str:
     return hook.when or " ".join((hook.event.__doc__ or "").split())
 
 
-def _callbacks(table: Table) -> Iterator[str]:
-    yield "\n## The server\n\nWhat `plugin_init` is given; one for each plugin. "
-    yield "What cannot be done raises `PluginError`, with the reason in words.\n\n"
+def _callbacks() -> Iterator[str]:
+    yield "\n## The server\n\nThe argument of `plugin_init`; one for each plugin. "
+    yield "A method that fails raises `PluginError` with the reason in words.\n\n"
     yield table(
         ("Method", "Meaning"),
         [("`saved`", "what `plugin_save` of the code before a reload has returned; else None"), *_methods(Server)],
@@ -195,7 +193,7 @@ def _callbacks(table: Table) -> Iterator[str]:
 
 
 def _methods(cls: type[Any], base: type[Any] = object) -> Iterator[tuple[str, str]]:
-    """What a plugin may use: everything with a name of its own and a word of help."""
+    """Yield the properties and methods that a plugin may use, each with its help."""
     for name, thing in vars(cls).items():
         if name.startswith("_") or hasattr(base, name):
             continue

@@ -1,6 +1,6 @@
-"""Hostile LACs for tests.lab.fuzz and the floods: tunnels and calls that come up properly, and then say anything.
+"""Hostile LACs for the fuzzer: tunnels and calls that come up properly and then send anything.
 
-Everything stands in the three_hosts of netns.py. Also the recording of seeds: what well-behaved calls say to and fro.
+They live in the three_hosts of tests/lab/netns.py. `record` collects seeds: what well-behaved calls send and receive.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from ipaddress import IPv4Address
 
 from tests.lab.endpoint import Address, Endpoint
 from tests.lab.lac import Lac, Subscriber, TunnelPhase
-from tests.lab.mutate import Mutator, addressed
 from tests.lab.pppwishes import CHAP, IPCP, LCP, PAP
+from tools.fuzz.mutator import Mutator, addressed
 
 LNS = ("192.0.2.1", 1701)
 HOST = ("198.51.100.2", 7000)
@@ -20,7 +20,7 @@ HOSTILE_SESSIONS = 12  # in each hostile tunnel
 
 
 class Recorder(Endpoint):
-    """Keeps what goes to and fro."""
+    """An endpoint that records all datagrams sent and received."""
 
     def __init__(self, local: Address, seeds: list[bytes]) -> None:
         self.seeds = seeds
@@ -36,7 +36,7 @@ class Recorder(Endpoint):
 
 
 def record(endpoint: Endpoint) -> None:
-    """Bring all kinds of calls up and down, so that the endpoint has something to record."""
+    """Bring all kinds of calls up and down, for the endpoint to record."""
     for hide in (False, True):
         lac = Lac(endpoint.local, LNS, "seed", secret=SECRET, challenge=True, hide=hide, endpoint=endpoint).connect()
         for auth in ("pap", "chap"):
@@ -49,8 +49,8 @@ def record(endpoint: Endpoint) -> None:
         lac.close()
 
 
-class Villain:
-    """A hostile LAC: tunnels and calls that come up properly, and then say anything."""
+class HostileLac:
+    """A hostile LAC: its tunnels and calls come up properly and then send anything."""
 
     def __init__(self, endpoint: Endpoint, mutator: Mutator, number: int) -> None:
         self.endpoint = endpoint
@@ -63,7 +63,7 @@ class Villain:
         self._old: list[tuple[float, Lac]] = []
 
     def attack(self) -> str | None:
-        """One hostile datagram, if there is somebody to send it; returns what it was."""
+        """Send one hostile datagram. Return its kind, or None if no tunnel or session is ready to send it."""
         lac = self.lac
         if lac is None or lac.ended is not None or time.monotonic() > self._until:
             self._begin()
@@ -73,10 +73,10 @@ class Villain:
         if len(lac.sessions) < HOSTILE_SESSIONS and self.random.random() < 0.2:
             self._call(lac)
         up = [subscriber for subscriber in lac.sessions.values() if subscriber.peer_session_id]
-        return self._say(lac, up) if self.number % 2 else self._carry(lac, up)
+        return self._send_control(lac, up) if self.number % 2 else self._send_frame(lac, up)
 
-    def _say(self, lac: Lac, up: list[Subscriber]) -> str | None:
-        """As a LAC: control messages, most of which cost it its tunnel."""
+    def _send_control(self, lac: Lac, up: list[Subscriber]) -> str | None:
+        """Send a control message as a LAC. Most of them end the tunnel."""
         if self.random.random() < 0.5:
             if lac.reliable.queue_length > 32:
                 return None
@@ -87,8 +87,8 @@ class Villain:
         self._send(addressed(self.mutator.control(body), lac.peer_tunnel_id, self._session(up)))
         return "hostile tunnel, any Ns and Nr"
 
-    def _carry(self, lac: Lac, up: list[Subscriber]) -> str | None:
-        """As its subscribers: PPP, which soon ends a session, and IP once online, which does not."""
+    def _send_frame(self, lac: Lac, up: list[Subscriber]) -> str | None:
+        """Send a frame as a subscriber: PPP, which soon ends a session, or IP once online, which does not."""
         choice = self.random.random()
         if choice < 0.06 and up:
             victim = self.random.choice(up)
@@ -112,12 +112,12 @@ class Villain:
             lac.leave()
 
     def _begin(self) -> None:
-        """Another tunnel; the last one's end goes on acknowledging for a while, or not at all."""
+        """Open another tunnel. The previous one goes on acknowledging for up to a second, or not at all."""
         now = time.monotonic()
         if now < self._since + 0.02:
             return
         self._since = now
-        # What the server has closed without our noticing ends here; some leave without a word.
+        # Tunnels that the server closed unnoticed end here; some leave without a StopCCN.
         self._until = now + self.random.choice((0.3, 1.0, 5.0))
         if self.lac is not None:
             if self.random.random() < 0.8:
@@ -128,7 +128,7 @@ class Villain:
         window = self.random.choice((None, 1, 4, 16))
         hide = self.random.random() < 0.3
         challenge = self.random.random() < 0.3
-        name = f"villain{self.number}"
+        name = f"hostile{self.number}"
         self.lac = Lac(
             self.endpoint.local,
             LNS,
@@ -146,7 +146,7 @@ class Villain:
         self.calls += 1
         proxy = random.random() < 0.3
         subscriber = lac.call(
-            f"villain{self.number}-{self.calls}",
+            f"hostile{self.number}-{self.calls}",
             "secret" if random.random() < 0.9 else "wrong",
             auth=random.choice(("pap", "chap")),
             proxy_lcp=proxy,
@@ -154,9 +154,9 @@ class Villain:
             sequencing_required=random.random() < 0.2,
             mru=random.choice((None, 128, 576, 1400, 1500)),
         )
-        subscriber.on_frame = self._twist
+        subscriber.on_frame = self._spoil_some
 
-    def _twist(self, way: str, protocol: int, packet: bytes) -> bytes | None:
+    def _spoil_some(self, way: str, protocol: int, packet: bytes) -> bytes | None:
         if way == "out" and protocol in (LCP, PAP, CHAP, IPCP) and self.random.random() < 0.03:
             return self.mutator.spoil(packet)
         return packet

@@ -1,8 +1,8 @@
-"""A session of an operator at Debian's real telnet, as it looked on the screen: `python -m tests.lab.transcript FILE`.
+"""Write an operator's session at Debian's telnet, as the screen showed it: `python -m tools.transcript FILE`.
 
 A daemon in namespaces with a LAC and some subscribers; wrong and right password, help, Tab, abbreviation, history,
-paging, each `show`, configuration, `write memory`, a restart after which the running configuration is the same. For
-reading: tests/live/test_telnet.py asserts.
+paging, each `show`, configuration, `write memory`, a restart after which the running configuration is the same. The
+file is for reading; tests/live/test_telnet.py asserts. Needs root.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ESCAPE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
 
 
 class Telnet:
-    """telnet on a terminal; what it showed is kept."""
+    """telnet on a terminal; keeps what it showed."""
 
     def __init__(self, space: Namespace) -> None:
         command, *arguments = space.command("telnet", "127.0.0.1")
@@ -46,7 +46,7 @@ class Telnet:
         self.child.send(keys)
 
     def do(self, line: str) -> None:
-        """A command, whose pages are all turned."""
+        """Type a command and turn all its pages."""
         self.type(line + "\r")
         self.expect(r"\r\n")
         while self.child.expect([PROMPT, "--More--"]):
@@ -59,10 +59,10 @@ class Telnet:
 
 
 def render(text: str) -> str:
-    """What stood on the screen, line by line, after all that moves the cursor within a line."""
+    """Return the lines of the screen, with the movements of the cursor within a line applied."""
     lines: list[list[str]] = [[]]
     column = 0
-    text = re.sub("--More--\r *\r", "--More--\n", text)  # else what follows would hide it
+    text = re.sub("--More--\r *\r", "--More--\n", text)  # otherwise the next line would overwrite it
     text = ESCAPE.sub(lambda found: {"K": "\x00", "J": "\x00"}.get(found[2], ""), text)
     for char in text:
         line = lines[-1]
@@ -174,7 +174,7 @@ def main(path: str) -> None:
         subscribers = [lac.call(name, "pw", auth="pap", calling=b"0401234567").wait_online() for name in NAMES]
         for _ in range(3):
             assert subscribers[0].ping(HOST) is not None
-        thread = gevent.get_hub().threadpool.apply  # pexpect blocks, and our LAC has to go on meanwhile
+        thread = gevent.get_hub().threadpool.apply  # pexpect blocks, and the LAC must run meanwhile
         pieces = []
 
         def first() -> str:
@@ -207,7 +207,7 @@ def main(path: str) -> None:
 
 
 def running(text: str) -> str:
-    """The last running configuration that was shown."""
+    """Return the last running configuration in the transcript."""
     found = re.findall(r"# Current configuration:\n.*?\n# end\n", text.replace("--More--\n", ""), re.S)
     return str(found[-1])
 

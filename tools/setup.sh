@@ -1,6 +1,6 @@
 #!/bin/sh
 # Install the Debian packages that a make target needs, and only those that are missing.
-#   tests/lab/setup.sh build|demo|test|bench ...
+#   tools/setup.sh build|demo|test|bench ...
 # Services that come with a package (freeradius, xl2tpd) are not started: the lab runs its own in namespaces.
 set -eu
 

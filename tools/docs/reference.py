@@ -1,4 +1,4 @@
-"""docs/reference.md: the commands and variables that operators know, what of them is here, and the tests that show it.
+"""docs/reference.md: the commands and variables that operators know, their form here, and the tests that show them.
 
 tests/reference.md has the names. A test shows one by `@pytest.mark.shows("show pool", "set primary_dns")`: a command as
 it is listed there, a variable behind `set`. A name that the list does not have, and one that is neither here nor left
@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from l2tpns.config.file import IGNORED
 from l2tpns.config.settings import SETTINGS
 from l2tpns.console.commands import COMMANDS
-from tests.lab.marks import tests_by_mark
+from tools.docs.markdown import NOTE, ROOT, table
+from tools.docs.marks import tests_by_mark
 
-LIST = Path(__file__).parents[1] / "reference.md"
+LIST = ROOT / "tests/reference.md"
 NEW = "New here"
 BY_WORDS = {command.words: command for command in COMMANDS}
 
@@ -57,7 +57,7 @@ def _variable(name: str) -> tuple[str, str]:
 
 
 def _command(name: str) -> tuple[str, str]:
-    """The longest of our commands that these words begin with; words in capitals are arguments."""
+    """Return the usage of the longest command that these words begin with; words in capitals are arguments."""
     words = name.split()
     while words:
         command = BY_WORDS.get(" ".join(words))
@@ -68,7 +68,7 @@ def _command(name: str) -> tuple[str, str]:
 
 
 def ours(known: list[Entry]) -> list[Entry]:
-    """Commands and variables that the list does not have: new here."""
+    """Return the commands and variables that the list does not have: new here."""
     found = [Entry(f"set {name}", f"`set {name}`", setting.pending) for name, setting in SETTINGS.items()]
     for command in COMMANDS:
         needed = [argument.name for argument in command.arguments if not argument.optional]
@@ -88,7 +88,7 @@ def rows(entries: list[Entry], shown: Mapping[str, list[str]]) -> Iterator[tuple
 
 
 def gather() -> tuple[list[tuple[str, list[Entry]]], dict[str, list[str]]]:
-    """The list, and the tests by name. SystemExit when a mark names what the list does not have."""
+    """Return the list, and the tests by name. Raises SystemExit if a mark names what the list does not have."""
     shown = tests_by_mark("shows", str)
     found = chapters()
     names = {entry.name for _, entries in found for entry in entries}
@@ -102,7 +102,7 @@ def gather() -> tuple[list[tuple[str, list[Entry]]], dict[str, list[str]]]:
 
 
 def faults() -> list[str]:
-    """What the page should not have: a name that is neither here nor left out, or here without a test."""
+    """Return what the page should not have: a name neither here nor left out, or here without a test."""
     found, shown = gather()
     return [
         f"{entry.name}: {'no test' if entry.here else 'missing'}"
@@ -110,3 +110,19 @@ def faults() -> list[str]:
         for entry in entries
         if title != NEW and not entry.why and not (entry.here and entry.name in shown)
     ]
+
+
+def page() -> str:
+    """Return the page, from tests/reference.md, the declarations, and the tests' `shows` marks."""
+    found, shown = gather()
+    head = ("Name", "Here", "Shown by")
+    text = "".join(f"\n## {title}\n\n{table(head, list(rows(entries, shown)))}" for title, entries in found)
+    entries = [entry for title, entries in found for entry in entries if title != NEW]
+    left_out = sum(bool(entry.why) for entry in entries)
+    return f"""{NOTE}
+# Commands and variables of earlier l2tpns
+
+The commands and variables of l2tpns 1.1 and 2.x, their form here, and the tests that show them. Of {len(entries)} names
+{left_out} are left out or not built yet, each with the reason. [commands.md](commands.md) and
+[configuration.md](configuration.md) describe them.
+{text}"""

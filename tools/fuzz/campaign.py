@@ -1,21 +1,13 @@
-"""A million hostile datagrams at a live daemon, while 100 sessions of another LAC carry checked traffic.
+"""A campaign of hostile datagrams at a live daemon, while 100 sessions of another LAC carry checked traffic.
 
-    python -m tests.lab.fuzz --count 1000000 --seed 1
-
-They come from strangers; from other ports of the good LAC's host, with its true ids; from the good LAC's own port, with
-other ids; from hostile LACs in tunnels and sessions of their own, in sequence, so that they get past reliable delivery;
-and out of the tun device. As fast as the daemon takes them: when its socket's queue grows, the attack waits, because an
-overflowing queue loses everybody's packets and shows nothing.
-
-Exit status 0: no traceback, no good session or packet lost, memory flat, and all tables as before.
+The datagrams come from strangers; from other ports of the good LAC's host, with its true ids; from the good LAC's own
+port, with other ids; from hostile LACs in tunnels and sessions of their own, in sequence, so that they get past
+reliable delivery; and from the tun device. The attack pauses while the daemon's socket queue is long: an overflowing
+queue drops the packets of all peers and shows nothing.
 """
 
-from gevent import monkey
+from __future__ import annotations
 
-if __name__ == "__main__":
-    monkey.patch_all()
-
-import argparse
 import json
 import os
 import signal
@@ -36,20 +28,20 @@ import gevent
 from tests.lab import traffic
 from tests.lab.endpoint import Endpoint, RawSocket
 from tests.lab.lac import Lac, Subscriber
-from tests.lab.mutate import Mutator, addressed, committed_seeds
 from tests.lab.netns import Lab, three_hosts
 from tests.lab.server import CHECKOUT, Server, Setting
 from tests.lab.storm import Storm
-from tests.lab.villain import HOST, LNS, SECRET, Recorder, Villain, record
+from tools.fuzz.hostile_lac import HOST, LNS, SECRET, HostileLac, Recorder, record
+from tools.fuzz.mutator import Mutator, addressed, committed_seeds
 
 GOOD = "192.0.2.2"
-VILLAINS = tuple(f"192.0.2.{number}" for number in range(3, 8))
+HOSTILE_LACS = tuple(f"192.0.2.{number}" for number in range(3, 8))
 STRANGERS = tuple(f"192.0.2.{number}" for number in range(10, 18))
 GOOD_SESSIONS = 100
 GOOD_RATE = 200  # checked packets a second, all sessions together
 SAMPLES = 10
 QUEUE_LIMIT = 256 << 10  # octets in the daemon's socket queue at which the attack waits
-TABLES_PATIENCE = 100.0  # half-open tunnels live for 31 s, and a StopCCN nobody acknowledges for 31 more
+TABLES_TIMEOUT = 100.0  # half-open tunnels live for 31 s, and an unacknowledged StopCCN for 31 more
 RSS_SLACK = 12 << 10  # KiB that the last sample may lie above the second
 CALM = {"tunnels": 1, "sessions": 100, "online": 100, "half_open": 0, "starting": 0, "pool_used": 100}
 TABLES = (*CALM, "greenlets", "descriptors", "rss_kib")
@@ -62,7 +54,7 @@ BAD_EVENTS = ("session_failed", "tunnel_failed", "release_failed", "data_path_fa
 
 @dataclass(slots=True)
 class Report:
-    """What came of it."""
+    """The results of a campaign."""
 
     sent: int = 0
     seconds: float = 0.0
@@ -89,7 +81,7 @@ class Report:
 
 
 class Traffic:
-    """Numbered packets of the good subscribers to the host beyond and back, until stopped."""
+    """Send numbered packets from the good subscribers to the host beyond, which echoes them, until stopped."""
 
     def __init__(self, subscribers: list[Subscriber]) -> None:
         self.subscribers = subscribers
@@ -104,7 +96,7 @@ class Traffic:
         try:
             found = traffic.parse(packet)
         except ValueError:
-            return  # hostile hosts and subscribers may write to everybody
+            return  # hostile hosts and subscribers may write to any address
         if found.protocol == traffic.UDP:
             self.checker.take(found.payload[8:])
 
@@ -119,7 +111,7 @@ class Traffic:
             gevent.sleep(0.01)
 
     def stop(self, patience: float = 5.0) -> int:
-        """Send no more; how many did not come back."""
+        """Stop sending. Return the number of packets not echoed within `patience` seconds."""
         self._over = True
         self._greenlet.join()
         until = time.monotonic() + patience
@@ -133,24 +125,24 @@ class Traffic:
 
 
 class Campaign:
-    """One run: everybody in place, then `run`."""
+    """One campaign: `set_up` starts the daemon and all peers, `run` attacks and judges."""
 
     def __init__(self, lab: Lab, *, seed: int = 1, settings: Mapping[str, Setting] | None = None) -> None:
         self.random = Random(seed)
         self.report = Report()
         self.lac_ns, self.server_ns, self.host_ns = three_hosts(lab)
-        for address in (*VILLAINS, *STRANGERS):
+        for address in (*HOSTILE_LACS, *STRANGERS):
             self.lac_ns.ip("address", "add", f"{address}/24", "dev", "wan")
         everything: dict[str, Setting] = {"debug": 3, "l2tp_secret": SECRET.decode(), "radius_authtypes": "chap,pap"}
         everything |= {"chap_rechallenge": 10, "echo_timeout": 10, "idle_echo_timeout": 60, "tundevicename": "tun0"}
-        everything |= {"hello_interval": 10}  # so that those who left without a word are noticed
+        everything |= {"hello_interval": 10}  # detects LACs that left without a StopCCN
         everything |= settings or {}
         self.server = Server(self.server_ns, lab.directory / "lns", settings=everything, secrets="* * secret *\n")
         self.log = _follow(self.server.output)
         self.statuses = 0
 
     def set_up(self, *, apart: bool = False) -> None:
-        """Everybody in place; `apart`: this process keeps off the daemon's processor."""
+        """Start the daemon and all peers. `apart` keeps this process off the daemon's processor."""
         self.server.start()
         self.host_ns.start(
             *(sys.executable, "-m", "tests.lab.traffic", "--listen", f"{HOST[0]}:{HOST[1]}"),
@@ -167,8 +159,8 @@ class Campaign:
         self.mutator = Mutator(self.random, seeds)
         with self.lac_ns.entered():
             self.good = Lac((GOOD, 0), LNS, "good", secret=SECRET)
-            self.villains = [
-                Villain(Endpoint((address, 0)), self.mutator, number) for number, address in enumerate(VILLAINS)
+            self.hostile_lacs = [
+                HostileLac(Endpoint((address, 0)), self.mutator, number) for number, address in enumerate(HOSTILE_LACS)
             ]
             self.strangers = [_socket(address) for address in STRANGERS for _ in range(3)]
             self.neighbours = [_socket(GOOD) for _ in range(3)]
@@ -186,7 +178,7 @@ class Campaign:
         self.traffic = Traffic(self.subscribers)
 
     def run(self, count: int) -> Report:
-        """Send that many; look at the daemon now and then; wait for its tables; judge."""
+        """Send `count` datagrams, sample the daemon meanwhile, wait for its tables to empty, and return the report."""
         report = self.report
         before = self.show()
         begun = time.monotonic()
@@ -204,8 +196,8 @@ class Campaign:
             if report.sent & 0xF0 == 0:
                 self.wait_for_queue()
         report.seconds = time.monotonic() - begun
-        for villain in self.villains:
-            villain.close()
+        for lac in self.hostile_lacs:
+            lac.close()
         self.settle()
         report.traffic_lost = self.traffic.stop()
         report.traffic_sent = self.traffic.sent
@@ -226,7 +218,7 @@ class Campaign:
             return self.impostor()
         if choice < 0.55:
             return self.behind()
-        return self.random.choice(self.villains).attack()
+        return self.random.choice(self.hostile_lacs).attack()
 
     def stranger(self) -> str:
         datagram = self.datagram()
@@ -236,12 +228,12 @@ class Campaign:
         return "stranger"
 
     def impostor(self) -> str:
-        """The good LAC's address and port; but whoever knows both of our ids can do anything, so not those."""
+        """Use the good LAC's address and port, but never both of its ids: a sender with both controls the tunnel."""
         if self.random.random() < 0.5:
             datagram = self.mutator.control(self.mutator.body())
         else:
             datagram = addressed(self.datagram(), self.random.getrandbits(16), self.random.getrandbits(16))
-        # The Tunnel ID that the good LAC has assigned is no secret to those who guess.
+        # The Tunnel ID that the good LAC assigned can be guessed.
         guess = bytes.fromhex("8008 0000 0009") + self.good.tunnel_id.to_bytes(2, "big")
         at = datagram.find(guess[:6])
         if at > 0:
@@ -251,7 +243,7 @@ class Campaign:
         return "good LAC's port, other ids"
 
     def behind(self) -> str | None:
-        """What the kernel puts into the tun device, and what it never would."""
+        """Send through the tun device what the kernel would send, and what it never would."""
         to = self.random.choice(self.subscribers).address if self.random.random() < 0.5 else IPv4Address("10.1.9.9")
         packet = self.mutator.packet(IPv4Address(HOST[0]).packed, to.packed)
         if not packet:
@@ -272,7 +264,7 @@ class Campaign:
             pass
 
     def wait_for_queue(self) -> None:
-        """Until the daemon has read most of what was sent."""
+        """Wait until the daemon has read most of what was sent."""
         while True:
             rows = Path(f"/proc/{self.server.pid}/net/udp").read_text().splitlines()[1:]
             queued = [int(row.split()[4].split(":")[1], 16) for row in rows if row.split()[1].endswith(":06A5")]
@@ -283,7 +275,7 @@ class Campaign:
     # Looking at the daemon
 
     def sample(self) -> dict[str, Any]:
-        """The figures of now, by SIGUSR1."""
+        """Return the current figures, requested by SIGUSR1."""
         wanted = self.statuses + 1
         self.server.signal(signal.SIGUSR1)
         until = time.monotonic() + 20.0
@@ -297,7 +289,7 @@ class Campaign:
         return row
 
     def show(self) -> dict[str, Any]:
-        """A sample, printed."""
+        """Print a sample and return it."""
         row = self.sample()
         print(f"{self.report.sent:>8} sent: {_figures(row)}; {self.traffic.lost} packets on their way", flush=True)
         return row
@@ -319,7 +311,7 @@ class Campaign:
 
     def settle(self) -> None:
         """Wait until only the good LAC is left in the tables."""
-        until = time.monotonic() + TABLES_PATIENCE
+        until = time.monotonic() + TABLES_TIMEOUT
         while any(self.sample()[name] != value for name, value in CALM.items()):
             self.report.samples.pop()
             gevent.sleep(1.0)
@@ -351,7 +343,7 @@ class Campaign:
 
 
 def pin() -> None:
-    """On the last processor, away from the daemon, where there is more than one."""
+    """Move to the last processor, away from the daemon, if there is more than one."""
     allowed = os.sched_getaffinity(0)
     if len(allowed) > 1:
         os.sched_setaffinity(0, {max(allowed)})
@@ -369,7 +361,7 @@ def _figures(row: dict[str, Any]) -> str:
 
 
 def _follow(file: Path) -> Iterator[bytes | None]:
-    """The lines of a growing file; None when there is no further one now."""
+    """Yield the lines of a growing file, and None when there is no further line yet."""
     rest = b""
     position = 0
     while True:
@@ -383,21 +375,3 @@ def _follow(file: Path) -> Iterator[bytes | None]:
         yield from lines
         if not octets:
             yield None
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--count", type=int, default=1_000_000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--debug", type=int, default=3, help="the daemon's debug level")
-    arguments = parser.parse_args()
-    with Lab() as lab:
-        campaign = Campaign(lab, seed=arguments.seed, settings={"debug": arguments.debug})
-        campaign.set_up(apart=True)
-        report = campaign.run(arguments.count)
-    print(report)
-    sys.exit(1 if report.faults else 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,16 +1,12 @@
-"""`make demo`: a LAC, the server and a host beyond it on this machine, from the first packet to the last.
+"""The steps of `make demo`: a LAC, the server and a host beyond it, from the first packet to the last.
 
-    python -m tests.lab.demo           runs through and leaves nothing behind; exit status 0 only if every step was OK
-    python -m tests.lab.demo --keep    stops before the end, tells how to play, and goes on at Enter or Ctrl-C
-
-Needs root: the three machines are network namespaces. The subscribers' ends of PPP are tun devices in the LAC's
-namespace, so ping and TCP are the kernel's own. The server runs as it comes: no RADIUS, names and passwords from
-l2tpns.secrets. What is shown is what the programs said, shortened to the width of the screen.
+The three machines are network namespaces. The subscribers' ends of PPP are tun devices in the LAC's namespace, so ping
+and TCP are the kernel's own. The server runs with its defaults: no RADIUS, names and passwords from l2tpns.secrets.
+The screen shows what the programs print, cut to its width.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 import select
 import shutil
@@ -21,11 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.lab.demoparts import LacProgram, Leftovers
-from tests.lab.netns import Capture, Lab, Namespace, is_root, three_hosts
+from tests.lab.netns import Capture, Lab, Namespace, three_hosts
 from tests.lab.server import Server, Setting
-from tests.lab.story import Failed, Step, Story
 from tests.lab.transfer import transfer
+from tools.demo.lac_program import LacProgram
+from tools.demo.leftovers import Leftovers
+from tools.demo.story import Failed, Step, Story
 
 LNS, HOST, GATEWAY, POOL = "192.0.2.1", "198.51.100.2", "10.1.0.1", "10.1.0.0/16"
 BOBS_ADDRESS = "10.1.7.7"
@@ -48,7 +45,7 @@ LOGINS = ("alice:open sesame:pap", "bob:hunter2:chap", "mallory:guess:chap")
 OCTETS = 8_000_000
 PINGS = 3
 SHOWN_PACKETS = 23
-UNSAID = frozenset("time level event path peer host tunnel session calling called result error phase".split())
+OMITTED_KEYS = frozenset("time level event path peer host tunnel session calling called result error phase".split())
 REASON = "the server is being shut down"  # of every CDN after SIGQUIT
 PICTURE = """\
   alice, bob, mallory
@@ -60,7 +57,7 @@ PICTURE = """\
 
 
 class Demo:
-    """The story. Its steps return what is worth a word in the summary, or raise."""
+    """The demonstration. Its steps return a detail for the summary, or raise."""
 
     def __init__(self, lab: Lab, story: Story) -> None:
         self.lab = lab
@@ -180,7 +177,7 @@ class Demo:
         return _means([self.ping(self.host_ns, address) for address in self.addresses.values()])
 
     def ping(self, namespace: Namespace, target: str, *options: str) -> float:
-        """Mean round trip in ms; every echo must come back.
+        """Return the mean round trip in ms. Raises Failed unless every echo is answered.
 
         One at a time: after an answer ping waits for the next one no longer than 200 ms, whatever -W says.
         """
@@ -278,7 +275,7 @@ A fourth subscriber; the server reads its files again:
     # Down
 
     def farewell(self, *, played: bool) -> list[Step]:
-        # Who played may have got a warning of his own making.
+        # What the reader tried meanwhile may have caused warnings.
         levels = ("error",) if played else ("error", "warning")
         return [
             ("SIGQUIT: both are told, the server ends", self.leave),
@@ -334,15 +331,15 @@ def _means(times: list[float]) -> str:
 
 
 def _short_entry(entry: dict[str, Any]) -> str:
-    """A line of the log: time of day, event, facts; without what is the same in all of them, or says nothing."""
-    unsaid = UNSAID | {"why"} if "cause" in entry else UNSAID
-    facts = [(key, value) for key, value in entry.items() if key not in unsaid and value not in ("", None, [])]
+    """Return a line of the log as time, event and facts, without facts that are empty or the same in all lines."""
+    omitted = OMITTED_KEYS | {"why"} if "cause" in entry else OMITTED_KEYS
+    facts = [(key, value) for key, value in entry.items() if key not in omitted and value not in ("", None, [])]
     words = (f'{key}="{value}"' if " " in str(value) else f"{key}={value}" for key, value in facts)
     return f"{entry.get('time', '')[11:23]} {entry['event']} {' '.join(words)}"
 
 
 def _short_packet(line: str) -> str:
-    """A line of tcpdump: direction, and what follows `l2tp:`."""
+    """Return a line of tcpdump as direction and what follows `l2tp:`."""
     return f"{'LAC->LNS' if f'> {LNS}.1701:' in line else 'LNS->LAC'} {line.split('l2tp:', 1)[1]}"
 
 
@@ -351,30 +348,3 @@ def _enter_pressed(timeout: float) -> bool:
         time.sleep(timeout)
         return False
     return bool(select.select([sys.stdin], [], [], timeout)[0]) and bool(sys.stdin.readline())
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="make demo", description="Three subscribers, a LAC, the server, a host.")
-    parser.add_argument("--keep", action="store_true", help="stay up to play with, until Enter or Ctrl-C")
-    arguments = parser.parse_args()
-    if not is_root():
-        sys.exit("make demo needs root: it builds network namespaces and tun devices")
-    if not Path("/dev/net/tun").exists():
-        sys.exit("make demo needs /dev/net/tun: load the module tun, or give this container the device")
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
-    story = Story()
-    with Lab() as lab:
-        Demo(lab, story).run(keep=arguments.keep)
-    good = story.summary("l2tpns: what this demo has shown")
-    if good and not arguments.keep:
-        story.plain("To play with it: KEEP=1 make demo.  How it works: docs/overview.md.")
-    sys.exit(0 if good else 1)
-
-
-if __name__ == "__main__":
-    main()
