@@ -16,7 +16,7 @@ from l2tpns.config.file import default_config  # noqa: E402
 from l2tpns.config.live import Options  # noqa: E402
 from l2tpns.daemon import MACHINE, Daemon  # noqa: E402
 from l2tpns.errors import ConfigError, L2tpnsError, RepairError  # noqa: E402
-from l2tpns.runtime.faults import describe  # noqa: E402
+from l2tpns.runtime.exceptions import describe  # noqa: E402
 from l2tpns.system import cleanup  # noqa: E402
 
 

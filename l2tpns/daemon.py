@@ -41,14 +41,15 @@ from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.secrets_file import SecretsBackend
 from l2tpns.radius.types import Backend, RadiusSettings
 from l2tpns.runtime import process
-from l2tpns.runtime.awake import AwakeClock
+from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.clock import elapsed, moment
 from l2tpns.runtime.counters import PRIVATE, Counters
-from l2tpns.runtime.faults import contain_strays, describe, words
-from l2tpns.runtime.keeper import Keeper, Steps
+from l2tpns.runtime.exceptions import contain_strays, describe, format_traceback
 from l2tpns.runtime.log import Log
 from l2tpns.runtime.log_sinks import DAEMON_FACILITY, SYSLOG_SOCKET
+from l2tpns.runtime.shutdown_steps import ShutdownSteps
 from l2tpns.runtime.supervisor import Part, Supervisor
+from l2tpns.runtime.watchdog import Watchdog
 from l2tpns.state.records import Replay
 from l2tpns.state.restore import resume
 from l2tpns.state.store import StateStore
@@ -124,7 +125,7 @@ class Daemon:
         """Say why there is no server, or none any more; the exit status (errors.py)."""
         status = getattr(error, "status", RepairError.status if isinstance(error, MACHINE) else ReportError.status)
         why = str(error) if isinstance(error, ConfigError) else describe(error)
-        facts = {} if isinstance(error, ConfigError) else {"traceback": words(error)}
+        facts = {} if isinstance(error, ConfigError) else {"traceback": format_traceback(error)}
         self.logger.critical("server_failed" if self.ready else "start_failed", why=why, status=status, **facts)
         if self.ready:
             self.take_leave("none", save=True)
@@ -297,7 +298,7 @@ class Daemon:
                 clean=saved.clean,
             )
         self.supervisor.spawn("bandwidth meter", self.watch_speed)
-        self.supervisor.spawn("keeper", Keeper(self.manager, self.spare, self.supervisor).run)
+        self.supervisor.spawn("keeper", Watchdog(self.manager, self.spare, self.supervisor).run)
         self.console.start()
         self.nsctl.start()
         if not resumed.sessions:
@@ -383,7 +384,7 @@ class Daemon:
             except LoopExit:  # nothing will ever happen any more
                 raise
             except BaseException as error:  # to obey a signal ends nothing; nor does what is thrown at this greenlet
-                self.logger.error("signal_failed", why=describe(error), traceback=words(error))
+                self.logger.error("signal_failed", why=describe(error), traceback=format_traceback(error))
 
     def part_lost(self, part: Part) -> None:
         """A part that nobody can do without fails again and again: another process may do better."""
@@ -394,7 +395,7 @@ class Daemon:
         lns = self.lns
         assert lns is not None
         self.spare.release()
-        steps = Steps(self.logger)
+        steps = ShutdownSteps(self.logger)
         steps.take("usage file", lns.usage_files.write)  # before the state is: it says how much they have told
         if save:
             steps.take("saved state", lns.leave)
@@ -403,7 +404,7 @@ class Daemon:
 
     def stop(self) -> None:
         """Say goodbye to everybody, or to nobody; deliver or keep the accounting records, leave no kernel state."""
-        steps = Steps(self.logger)
+        steps = ShutdownSteps(self.logger)
         self.spare.release()
         self.manager.say("STOPPING=1")
         if self.console is not None:
@@ -426,7 +427,7 @@ class Daemon:
         self.logger.info("stopped", seconds=round(monotonic() - self.started, 1))
         steps.take("log", self.log.close)
 
-    def stop_serving(self, lns: Lns, steps: Steps) -> None:
+    def stop_serving(self, lns: Lns, steps: ShutdownSteps) -> None:
         """Sessions, plugins, the data path and what is in the kernel."""
         if not self.ready:  # whom it has taken up belongs to the next start: not a word to anybody
             lns.left = True
@@ -445,7 +446,7 @@ class Daemon:
         if not lns.left:
             steps.take("usage file", lns.usage_files.stop)
 
-    def stop_accounting(self, accounting: Accounting, steps: Steps, until: float) -> None:
+    def stop_accounting(self, accounting: Accounting, steps: ShutdownSteps, until: float) -> None:
         """Until then what is left may be delivered; the rest waits on disk."""
         # A start that failed never served: the sessions that an Accounting-Off would end may be another process's.
         served = self.ready and self.lns is not None and not self.lns.left

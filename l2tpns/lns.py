@@ -36,16 +36,16 @@ from l2tpns.proto.l2tp.messages import ICRQ, CdnResult, ErrorCode, StopCcnResult
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import Backend
 from l2tpns.radius.usage import SessionIds
-from l2tpns.runtime.awake import AwakeClock
+from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.cooperative import in_slices
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.log import Logger
-from l2tpns.runtime.reminders import Reminders
-from l2tpns.runtime.share import Share
+from l2tpns.runtime.peer import Peer
+from l2tpns.runtime.repeat_filter import RepeatFilter
+from l2tpns.runtime.scheduler import Scheduler
 from l2tpns.runtime.supervisor import Part as Loop
 from l2tpns.runtime.supervisor import Supervisor
 from l2tpns.runtime.timer_wheel import Wheel
-from l2tpns.runtime.turns import Turns
 from l2tpns.state.journal import Journal
 from l2tpns.subscriber import plugin_hooks, timers
 from l2tpns.subscriber.address_guard import AddressGuard
@@ -55,7 +55,6 @@ from l2tpns.subscriber.pool import Layout, Pool
 from l2tpns.subscriber.session import Session
 from l2tpns.subscriber.usage_files import UsageFiles
 
-Peer = tuple[str, int]
 WHEEL_TICK = 0.1  # seconds
 LINGERING_LIMIT = 1000  # closed tunnels that still acknowledge; more are forgotten at once
 MAX_ID = 65_000  # tunnels, and sessions: ids are 16 bits, and one drawn at random must soon be free
@@ -95,9 +94,9 @@ class Lns:
         self.tunnels_of: Counter[str] = Counter()  # tunnels that are not closing, by the LAC's address
         self.half_open = HalfOpen()  # tunnels without SCCCN
         self.strangers = Strangers(self)
-        self.turns = Turns()  # of tunnels with more mail than they can read at once
+        self.turns = Scheduler(load=1.0)  # of tunnels with more mail than they can read at once
         self.starting: Counter[str] = Counter()  # calls not online yet, by the LAC's address
-        self.share = Share()  # of the time, for what strangers feed
+        self.share = Scheduler()  # of the time, for what strangers feed
         self.lingering = 0
         self.probe_budget = ProbeBudget()
         self.history: deque[Ending] = deque(maxlen=HISTORY_LENGTH)
@@ -114,7 +113,7 @@ class Lns:
         self.snoop = Snoop(self)
         self.taps = Taps(self)
         self.plugins = Plugins(self)
-        self.unread_avpairs = Reminders(plugin_hooks.UNREAD_INTERVAL)
+        self.unread_avpairs = RepeatFilter(plugin_hooks.UNREAD_INTERVAL)
         self.policies: tuple[Part, ...] = (self.gardens, self.throttle, self.snoop, self.taps)
         self.acct_session_ids = SessionIds(random)
         self.clock: Loop | None = None

@@ -13,8 +13,8 @@ from typing import Protocol
 
 from l2tpns.dataplane.session_path import Path
 from l2tpns.dataplane.udp import Endpoint
+from l2tpns.runtime.peer import Peer
 
-Peer = tuple[str, int]
 OnControl = Callable[[bytes, Peer, Endpoint], None]
 
 

@@ -39,6 +39,7 @@ from l2tpns.proto.l2tp.header import parse_data
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.drain import DRAIN, Clock, drain_forever
 from l2tpns.runtime.log import Logger
+from l2tpns.runtime.peer import Peer
 from l2tpns.runtime.supervisor import Part, Supervisor
 
 L2TP_PORT = 1701
@@ -48,7 +49,6 @@ MOST_ENDPOINTS = 256  # sockets for single addresses of ours beside the wildcard
 IDLE_ENDPOINT = 120.0  # seconds that such a socket stays open without a tunnel
 SWEEP = 30.0  # seconds between two looks for such sockets
 
-Peer = tuple[str, int]
 
 # Linux's numbers, which the socket module does not name.
 _IP_PKTINFO, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT = 8, 10, 0

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 
 from l2tpns.proto.l2tp.header import ControlHeader
 from l2tpns.proto.l2tp.messages import HELLO
+from l2tpns.runtime.peer import Peer
 
 if TYPE_CHECKING:
     from l2tpns.l2tp.tunnel import Tunnel
 
-Peer = tuple[str, int]
 
 SILENT_TIMEOUTS = 3  # of the oldest message in a row: 1 + 2 + 4 seconds without an answer from the address in use
 MOST_COPIES = 3  # datagrams to the new address

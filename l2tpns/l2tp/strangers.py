@@ -19,12 +19,12 @@ from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import CONTROL, ControlHeader, build_control
 from l2tpns.proto.l2tp.messages import SCCRP, SCCRQ, MessageError, MessageType, ResultCode, StopCCN, StopCcnResult
 from l2tpns.proto.l2tp.reliable import MOST_AMPLIFIED
+from l2tpns.runtime.peer import Peer
 
 if TYPE_CHECKING:
     from l2tpns.dataplane.udp import Endpoint
     from l2tpns.lns import Lns
 
-Peer = tuple[str, int]
 SHARE = 0.25  # of the time, for strangers altogether
 BUSY_SHARE = 0.05  # the same while the socket has more to read than is read at once
 BURST = 0.2  # seconds of work that are saved up in quiet times: some 500 SCCRQs

@@ -344,7 +344,7 @@ class Tunnel:
         if not self.reliable.proven:
             self.charge()
         if len(self.mailbox):
-            self.lns.turns.wait()
+            self.lns.turns.wait_turn()
         else:
             self.mailbox.wait(timeout)
         if not self.reliable.proven:

@@ -18,7 +18,7 @@ from gevent import GreenletExit, Timeout
 from l2tpns.errors import PluginError
 from l2tpns.plugins import loader
 from l2tpns.plugins.hooks import PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP, Event
-from l2tpns.runtime.faults import describe, is_kill, shown, was_thrown
+from l2tpns.runtime.exceptions import describe, is_kill, shown, was_thrown
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -36,7 +36,7 @@ from l2tpns.plugins.hooks import (
 from l2tpns.plugins.loader import Code
 from l2tpns.plugins.server_api import ConsoleCommand, Count, Server
 from l2tpns.plugins.session_api import Session
-from l2tpns.runtime.faults import describe
+from l2tpns.runtime.exceptions import describe
 from l2tpns.runtime.supervisor import Part
 
 if TYPE_CHECKING:

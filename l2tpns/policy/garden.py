@@ -26,7 +26,7 @@ from l2tpns.config.value_types import printable
 from l2tpns.errors import L2tpnsError
 from l2tpns.policy.model import PolicyError
 from l2tpns.radius.types import TerminateCause
-from l2tpns.runtime.faults import is_kill
+from l2tpns.runtime.exceptions import is_kill
 from l2tpns.subscriber import plugin_hooks
 from l2tpns.system.garden_rules import DEFAULT, RESERVED, chain_of
 

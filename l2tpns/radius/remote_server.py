@@ -25,7 +25,7 @@ from l2tpns.radius.beside import Beside, open_beside
 from l2tpns.radius.types import MessageAuthenticator, RadiusSettings, ServerAddress
 from l2tpns.runtime.counters import Histogram
 from l2tpns.runtime.log import Logger
-from l2tpns.runtime.reminders import Reminders
+from l2tpns.runtime.repeat_filter import RepeatFilter
 from l2tpns.runtime.supervisor import Supervisor
 
 IDENTIFIERS = 256  # RFC 2865 3: one octet
@@ -204,7 +204,7 @@ class Server:
         self.refusing = False  # the host says that nobody listens: nothing waits there for a server that is halted
         self.retired = False
         self.channels: list[Channel] = []
-        self._elsewhere = Reminders(ELSEWHERE_INTERVAL, most=16)
+        self._elsewhere = RepeatFilter(ELSEWHERE_INTERVAL, limit=16)
         self._dictionary = dictionary
         self.log = log.bind(peer=str(address))
         self._settings = settings

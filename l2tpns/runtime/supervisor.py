@@ -18,7 +18,7 @@ from typing import Any
 
 import gevent
 
-from l2tpns.runtime.faults import describe, words
+from l2tpns.runtime.exceptions import describe, format_traceback
 from l2tpns.runtime.log import Logger
 
 SETTLED = 60.0  # seconds after which a loop that was begun again counts as well
@@ -133,7 +133,7 @@ class Supervisor:
     def failed(self, part: Part, error: BaseException | None) -> None:
         """A part has ended by itself: say so, and begin it again."""
         pause = 0.0 if part.failures == 1 else min(FIRST_PAUSE * 2.0 ** (part.failures - 2), LONGEST_PAUSE)
-        facts = {} if error is None else {"traceback": words(error)}
+        facts = {} if error is None else {"traceback": format_traceback(error)}
         self._log.error("part_failed", part=part.name, why=part.why, failures=part.failures, again_in=pause, **facts)
         part.begin(pause)
         if part.essential and part.failures == MOST_FAILURES and self.on_lost is not None:

@@ -10,6 +10,7 @@ import socket
 import struct
 from typing import Any
 
+from l2tpns.runtime.peer import Peer
 from l2tpns.system.netlink_socket import HEADER, NLM_F_REQUEST, NLMSG_ERROR, NetlinkError, NetlinkSocket
 
 _NETLINK_SOCK_DIAG = 4
@@ -21,8 +22,6 @@ _REST = struct.Struct("=III")  # interface, cookie
 _ID = _PORTS.size + 16 + 16 + _REST.size
 _OWNER = struct.Struct("=II")  # uid, inode
 _OWNER_AT = HEADER.size + 4 + _ID + 12  # in inet_diag_msg, after expires, rqueue and wqueue
-
-Peer = tuple[str, int]
 
 
 class SockDiag(NetlinkSocket):

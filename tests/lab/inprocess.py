@@ -34,6 +34,7 @@ from l2tpns.proto.ppp.chap import check_md5
 from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import AuthReply, AuthRequest, Usage
+from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.log import Log
 from l2tpns.subscriber.pool import Pool, parse_layout
@@ -167,7 +168,7 @@ class LoopbackPlane(UserPlane):
 class InProcess:
     """One server. Settings are those of Config, of any value: a second is long for a test."""
 
-    def __init__(self, pool: str = POOL, **settings: Any) -> None:
+    def __init__(self, pool: str = POOL, *, awake: AwakeClock | None = None, **settings: Any) -> None:
         settings.setdefault("hostname", "lns.example")
         settings.setdefault("bind_multi_address", (LOOPBACK,))
         settings.setdefault("peer_address", IPv4Address("10.255.0.1"))
@@ -185,6 +186,7 @@ class InProcess:
             self.pool,
             self.backend,
             cast(Accounting, self.accounting),
+            awake=awake,
         )
         self.plane = LoopbackPlane(self.lns)
         self.lns.plane = self.plane

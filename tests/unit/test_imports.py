@@ -57,7 +57,6 @@ KNOWN_UPWARD: set[tuple[str, str]] = {
     ("policy.snoop", "lns"),
     ("policy.taps", "lns"),
     ("policy.throttle", "lns"),
-    ("runtime.door", "system.socket_owner"),
     ("subscriber.address_guard", "lns"),
     ("subscriber.link", "l2tp.tunnel"),
     ("subscriber.link", "lns"),

@@ -10,7 +10,7 @@ import pytest
 from gevent.event import Event
 
 from l2tpns.runtime import supervisor
-from l2tpns.runtime.faults import contain_strays
+from l2tpns.runtime.exceptions import contain_strays
 from l2tpns.runtime.log import Log
 from l2tpns.runtime.supervisor import Part, Supervisor
 from tests.lab.inprocess import until
