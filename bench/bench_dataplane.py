@@ -24,7 +24,7 @@ from l2tpns.config.settings import Config  # noqa: E402
 from l2tpns.dataplane.session_path import Path, key_of  # noqa: E402
 from l2tpns.dataplane.userspace import UserPlane  # noqa: E402
 from l2tpns.runtime.counters import Counters  # noqa: E402
-from l2tpns.runtime.log import Log  # noqa: E402
+from tests.lab.memory_log import MemoryLog  # noqa: E402
 from tests.lab.netns import Lab, Namespace, three_hosts  # noqa: E402
 
 TUNNEL = 7
@@ -41,7 +41,7 @@ def main() -> None:
         subprocess.run(["cc", "-O2", "-o", blast, File(__file__).with_name("blast.c")], check=True)
         lac, lns, host = three_hosts(lab, clients=str(POOL))
         counters = Counters()
-        plane = UserPlane(Config(), counters, Log.in_memory().get(), lambda *_: None)
+        plane = UserPlane(Config(), counters, MemoryLog().get(), lambda *_: None)
         with lns.entered():
             plane.start()
             plane.serve([POOL])

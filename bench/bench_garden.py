@@ -15,11 +15,11 @@ from functools import partial
 from ipaddress import IPv4Network
 
 from bench.common import bring_up, middle, ours, ratio, say
-from l2tpns.runtime.log import Log
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.garden_rules import Cage
 from l2tpns.system.ipset import IpSets
 from tests.lab.console import Console
+from tests.lab.memory_log import MemoryLog
 from tests.lab.netns import Lab
 from tests.lab.storm import numbered_users
 
@@ -54,7 +54,7 @@ def changes(there: int, *, rules: bool) -> float:
     with Lab() as lab:
         space = lab.namespace("cage")
         with space.entered():
-            firewall = Firewall(Log.in_memory().get())
+            firewall = Firewall(MemoryLog().get())
             cage = Cage(firewall, IpSets())
             cage.build("garden")
             cage.fill("garden", [IPv4Network(FIRST + number) for number in range(there)])

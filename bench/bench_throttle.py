@@ -21,12 +21,12 @@ import gevent
 
 from bench.bench_forward import PORT, Traffic, run
 from bench.common import HOST, LAC, LNS, Bench, bring_up, compile_blast, middle, ours, ratio, say
-from l2tpns.runtime.log import Log
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.rtnetlink import Netlink
 from l2tpns.system.shaping import KernelShaper, Shaped
 from tests.lab.console import Console
+from tests.lab.memory_log import MemoryLog
 from tests.lab.netns import Lab, Namespace
 from tests.lab.rates import Crowd, Offer
 from tests.lab.subscriber import Subscriber
@@ -163,7 +163,7 @@ def changes(there: int, tries: int = 200) -> None:
         space.ip("link", "set", "tun0", "up")
         with space.entered():
             netlink = Netlink()
-            log = Log.in_memory().get()
+            log = MemoryLog().get()
             shaper = KernelShaper(netlink, netlink.link_index("tun0"), IpSets(), Firewall(log), log)
             networks = [(IPv4Network(IPv4Address("10.64.0.0") + number),) for number in range(there + tries)]
             for number in range(there):

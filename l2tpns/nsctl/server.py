@@ -23,7 +23,6 @@ from gevent import socket
 from gevent.socket import wait_read
 
 from l2tpns.config.settings import Config
-from l2tpns.config.value_types import printable
 from l2tpns.errors import L2tpnsError, refused
 from l2tpns.proto.nsctl.packet import NOT_AUTHORISED, UNKNOWN_COMMAND, AnyPacket, Malformed, Request, Verb, decode
 from l2tpns.proto.nsctl.seal import LONGEST_SEALED, WINDOW, Direction, Forged, Sealed, is_sealed, unseal
@@ -33,6 +32,7 @@ from l2tpns.runtime.log import Logger
 from l2tpns.runtime.peer import Peer
 from l2tpns.runtime.scheduler import Scheduler
 from l2tpns.runtime.supervisor import Part, Supervisor
+from l2tpns.runtime.text import printable
 from l2tpns.system.socket_owner import owner_of
 
 LOOPBACK = "127.0.0.1"

@@ -17,7 +17,7 @@ import gevent
 from gevent.lock import RLock
 
 from l2tpns.config.file import owner
-from l2tpns.config.settings import SETTINGS, unknown_word
+from l2tpns.config.settings import SETTINGS
 from l2tpns.config.value_types import Setting
 from l2tpns.dataplane.session_path import Tap
 from l2tpns.errors import ConfigError, PluginError
@@ -38,6 +38,7 @@ from l2tpns.plugins.server_api import ConsoleCommand, Count, Server
 from l2tpns.plugins.session_api import Session
 from l2tpns.runtime.exceptions import describe
 from l2tpns.runtime.supervisor import Part
+from l2tpns.runtime.text import unknown_word
 
 if TYPE_CHECKING:
     from pathlib import Path

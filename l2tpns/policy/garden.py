@@ -22,11 +22,11 @@ import gevent
 from gevent.lock import RLock
 
 from l2tpns import causes
-from l2tpns.config.value_types import printable
 from l2tpns.errors import L2tpnsError
 from l2tpns.policy.model import PolicyError
 from l2tpns.radius.types import TerminateCause
 from l2tpns.runtime.exceptions import is_kill
+from l2tpns.runtime.text import printable
 from l2tpns.subscriber import plugin_hooks
 from l2tpns.system.garden_rules import DEFAULT, RESERVED, chain_of
 

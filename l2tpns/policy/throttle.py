@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import gevent
 from gevent.lock import RLock
 
-from l2tpns.config.value_types import printable
 from l2tpns.dataplane.policer import Police
 from l2tpns.policy.model import PolicyError
+from l2tpns.runtime.text import printable
 from l2tpns.system.shaping import Shaped, Shaper, ShapingError, handle
 
 if TYPE_CHECKING:

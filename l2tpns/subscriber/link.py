@@ -29,7 +29,8 @@ from l2tpns.proto.ppp.names import MOST_NAMED, authentication_name, protocol_nam
 from l2tpns.proto.ppp.negotiation import Notice
 from l2tpns.proto.ppp.pap import PapServer
 from l2tpns.radius.types import Assign, AuthReply
-from l2tpns.runtime.log import DATA, ppp_octets
+from l2tpns.runtime.log import DATA
+from l2tpns.runtime.log_render import ppp_octets
 from l2tpns.runtime.mailbox import Mailbox
 
 if TYPE_CHECKING:

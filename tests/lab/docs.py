@@ -236,7 +236,7 @@ Lines of a tunnel or session have its keys besides those below. The variable `de
 
 Passwords and secrets are never written. Lines that nobody takes (a full pipe, a slow syslog) are dropped rather than
 waited for; the next line that gets through is `log_lines_dropped` with their `count`. Of a warning that a peer could
-provoke at will, {logs.MOST_PROVOKED} lines a second are written; the next one tells how many were `kept_back`.
+provoke at will, {logs.MAX_LIMITED_PER_SECOND} lines a second are written; the next one tells how many were `kept_back`.
 
 """
     return text + table(("Event", "Level", "Keys"), rows)

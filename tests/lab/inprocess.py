@@ -36,12 +36,12 @@ from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import AuthReply, AuthRequest, Usage
 from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.counters import Counters
-from l2tpns.runtime.log import Log
 from l2tpns.subscriber.pool import Pool, parse_layout
 from l2tpns.system.routes import Routes
 from l2tpns.system.rtnetlink import Netlink, Route
 from tests.lab import PATIENCE
 from tests.lab.lac import Lac, Subscriber
+from tests.lab.memory_log import MemoryLog
 
 POOL = "10.5.0.0/24\n"
 LOOPBACK = IPv4Address("127.0.0.1")
@@ -175,7 +175,7 @@ class InProcess:
         settings.setdefault("radius_authtypes", ("chap", "pap"))
         self.config = Config(**settings)
         self.counters = Counters()
-        self.log = Log.in_memory()
+        self.log = MemoryLog()
         self.pool = Pool(parse_layout(pool))
         self.backend = Backend()
         self.accounting = Records()

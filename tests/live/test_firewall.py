@@ -12,10 +12,10 @@ from pathlib import Path
 import gevent
 import pytest
 
-from l2tpns.runtime.log import Log
 from l2tpns.system import firewall as firewall_module
 from l2tpns.system.firewall import FILLED, Firewall, FirewallError
 from l2tpns.system.ipset import IpSetError, IpSets
+from tests.lab.memory_log import MemoryLog
 from tests.lab.netns import Lab, Namespace, is_root
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(not is_root(), reason="needs root for namespaces")]
@@ -41,7 +41,7 @@ def sets(space: Namespace) -> Iterator[IpSets]:
 
 @pytest.fixture
 def firewall(space: Namespace, tmp_path: Path) -> Firewall:
-    return Firewall(Log.in_memory().get(), str(tmp_path / "lock"))
+    return Firewall(MemoryLog().get(), str(tmp_path / "lock"))
 
 
 def rules(space: Namespace, *argv: str) -> list[str]:
@@ -274,7 +274,7 @@ def test_a_lock_that_is_never_released_is_an_error(
 
 def test_no_rule_is_lost_while_iptables_changes_the_same_table(space: Namespace) -> None:
     """python-iptables alone takes no lock; then both sides lose rules without an error."""
-    firewall = Firewall(Log.in_memory().get())
+    firewall = Firewall(MemoryLog().get())
     script = "for i in $(seq 50); do iptables-legacy -w -t mangle -A FORWARD -s 10.1.0.$i -j DROP || exit 1; done"
     with subprocess.Popen(["ip", "netns", "exec", space.name, "sh", "-c", script]) as others:
         for number in range(1, 51):

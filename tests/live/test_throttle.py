@@ -11,7 +11,6 @@ from typing import Any
 import gevent
 import pytest
 
-from l2tpns.runtime.log import Log
 from l2tpns.system import shaping
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.ipset import IpSets
@@ -21,6 +20,7 @@ from tests.lab.console import Console
 from tests.lab.inprocess import until
 from tests.lab.kernel import SET, aimed, buckets, rules, sets, speeds
 from tests.lab.lac import Dial, Lac, Subscriber
+from tests.lab.memory_log import MemoryLog
 from tests.lab.netns import Lab, is_root, run, three_hosts
 from tests.lab.radius_server import RadiusServer, User
 from tests.lab.rates import HEADERS, PORT, Crowd, Offer
@@ -172,7 +172,7 @@ def test_rules_that_somebody_removed_come_back(lab: Lab, monkeypatch: pytest.Mon
     space = lab.namespace("throttle")
     space.ip("tuntap", "add", "tun0", "mode", "tun")
     monkeypatch.setattr(shaping, "CHECK", 0.05)
-    log = Log.in_memory()
+    log = MemoryLog()
     with space.entered():
         netlink = Netlink()
         shaper = shaping.KernelShaper(

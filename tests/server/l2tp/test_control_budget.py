@@ -13,7 +13,7 @@ from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import ControlHeader, build_control
 from l2tpns.proto.l2tp.messages import HELLO, SCCCN, SCCRP, SCCRQ, StopCCN
 from l2tpns.runtime import scheduler
-from l2tpns.runtime.log import MOST_PROVOKED
+from l2tpns.runtime.log import MAX_LIMITED_PER_SECOND
 from l2tpns.runtime.scheduler import Scheduler
 from tests.lab.inprocess import InProcess, avps
 from tests.server.conftest import QUICK, Serve
@@ -210,15 +210,15 @@ def test_a_challenge_without_a_secret_to_answer_it_makes_no_tunnel(server: InPro
 
 
 def test_tunnels_that_any_address_may_begin_and_end_fill_no_log(server: InProcess) -> None:
-    for number in range(1, 3 * MOST_PROVOKED):
+    for number in range(1, 3 * MAX_LIMITED_PER_SECOND):
         peer = server.peer(tunnel_id=number)
         peer.say(peer.sccrq())
         peer.say(StopCCN(assigned_tunnel_id=number, result_code=messages.ResultCode(1)), tunnel_id=0)
-    server.wait(lambda: server.counters.tunnels_closed == 3 * MOST_PROVOKED - 1)
+    server.wait(lambda: server.counters.tunnels_closed == 3 * MAX_LIMITED_PER_SECOND - 1)
     seconds = {line["time"][:19] for line in server.events("tunnel_down")}
-    assert len(server.events("tunnel_down")) <= MOST_PROVOKED * (len(seconds) + 1)
+    assert len(server.events("tunnel_down")) <= MAX_LIMITED_PER_SECOND * (len(seconds) + 1)
     before = len(server.events("tunnel_down"))
-    known = [server.peer(tunnel_id=number).open() for number in range(1, 2 * MOST_PROVOKED)]
+    known = [server.peer(tunnel_id=number).open() for number in range(1, 2 * MAX_LIMITED_PER_SECOND)]
     for peer in known:
         peer.say(StopCCN(assigned_tunnel_id=peer.tunnel_id, result_code=messages.ResultCode(1)))
     server.wait(lambda: len(server.events("tunnel_down")) == before + len(known))  # of those each is told

@@ -17,6 +17,7 @@ from l2tpns.runtime.log_sinks import Descriptor, open_audit, open_sink
 from l2tpns.state.store import StateStore
 from l2tpns.subscriber.usage_files import write_file
 from l2tpns.system.firewall import Firewall, FirewallError
+from tests.lab.memory_log import MemoryLog
 from tests.server.conftest import Serve
 
 ANOTHER = 65534
@@ -99,15 +100,14 @@ def test_what_stands_in_place_of_a_file_is_refused_in_words(
 def test_a_lock_of_state_or_spool_that_is_none_is_refused(
     trap: Callable[[Path, Path], None], tmp_path: Path, victim: Path
 ) -> None:
-    from l2tpns.runtime.log import Log
 
     folder = tmp_path / "ours"
     folder.mkdir(mode=0o700)
     trap(folder / "lock", victim)
     with pytest.raises(ConfigError, match="state_dir"):
-        StateStore(folder, Log.in_memory().get()).open()
+        StateStore(folder, MemoryLog().get()).open()
     with pytest.raises(ConfigError, match="spool_dir"):
-        Spool(folder, Log.in_memory().get(), lambda entries: None).open()
+        Spool(folder, MemoryLog().get(), lambda entries: None).open()
     assert victim.read_text() == "precious\n"
 
 

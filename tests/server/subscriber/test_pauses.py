@@ -22,6 +22,7 @@ from l2tpns.subscriber.timers import ECHO_ANSWER_TIME
 from tests.lab import traffic
 from tests.lab.inprocess import InProcess, until
 from tests.lab.lac import Subscriber
+from tests.lab.memory_log import MemoryLog
 from tests.lab.pppclient import LCP
 from tests.lab.radius_parts import SECRET, login, settings_for
 from tests.lab.radius_server import ACCEPT, RadiusServer, make_reply
@@ -249,11 +250,10 @@ def test_a_console_is_not_closed_for_a_pause_of_the_server(open_desk: Callable[.
 
 def test_a_radius_server_is_not_called_silent_for_a_pause_of_ours(awake: AwakeClock) -> None:
     from l2tpns.radius.auth import RadiusBackend
-    from l2tpns.runtime.log import Log
 
     beat = gevent.spawn(keep_beating, awake)
     with RadiusServer(SECRET, {}) as server:
-        backend = RadiusBackend(settings_for(server, timeout=1.0, retries=1), Log.in_memory().get(), awake=awake)
+        backend = RadiusBackend(settings_for(server, timeout=1.0, retries=1), MemoryLog().get(), awake=awake)
 
         def answer_late(request: object) -> list[bytes]:
             stand_still(1.5)

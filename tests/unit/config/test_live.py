@@ -8,8 +8,8 @@ import pytest
 
 from l2tpns.config.live import Configurator, Options, read
 from l2tpns.errors import ConfigError
-from l2tpns.runtime.log import Log
 from l2tpns.subscriber.pool import Layout
+from tests.lab.memory_log import MemoryLog
 
 NO_SERVER = "radius_accounting moves nothing: no RADIUS server is named: records wait on disk"
 
@@ -20,7 +20,7 @@ class Running:
     def __init__(self, directory: Path) -> None:
         self.file = directory / "l2tpns.cfg"
         self.write()
-        self.log = Log.in_memory()
+        self.log = MemoryLog()
         self.applied: list[tuple[int, int]] = []  # echo_timeout and radius_timeout, each time they were handed on
         self.refuse: Exception | None = None
         self.layouts: list[Layout] = []

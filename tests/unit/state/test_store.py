@@ -14,10 +14,10 @@ from l2tpns.errors import ConfigError
 from l2tpns.runtime import files
 from l2tpns.runtime.clock import Moment
 from l2tpns.runtime.durable import make_line
-from l2tpns.runtime.log import Log
 from l2tpns.state import store as state
 from l2tpns.state.records import SCHEMA, Replay, default
 from l2tpns.state.store import StateStore
+from tests.lab.memory_log import MemoryLog
 from tests.unit.state.test_records import SESSION, TUNNEL, written
 
 NOW = 1_000_000.0
@@ -29,7 +29,7 @@ class Shelf:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.log = Log.in_memory()
+        self.log = MemoryLog()
         self.now = NOW
         self.up = 0.0
         self.boot = ""  # unknown, as in schema 1
