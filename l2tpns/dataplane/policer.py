@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from gevent import get_hub
 
+from l2tpns.runtime.token_bucket import burst_size, octets_per_second, queue_size
+
 if TYPE_CHECKING:
     from l2tpns.dataplane.session_path import Path
-
-BURST_OCTETS, BURST_SECONDS = 1600, 0.1  # after a pause; a timer that comes late must not cost rate
-QUEUE_OCTETS, QUEUE_SECONDS = 5200, 0.2  # bounded in octets: small packets find room where large ones do not
 
 PASS, WAIT, DROP = range(3)  # what becomes of a packet
 
@@ -61,9 +60,9 @@ class Police:
     def change(self, rate: int) -> None:
         """Another rate, from what there is now."""
         self.rate = rate
-        self._octets = rate * 125.0  # a second
-        self._burst = max(BURST_OCTETS, self._octets * BURST_SECONDS)
-        self._limit = max(QUEUE_OCTETS, self._octets * QUEUE_SECONDS)
+        self._octets = octets_per_second(rate)
+        self._burst = burst_size(rate)
+        self._limit = queue_size(rate)
         self._tokens = min(self._tokens, self._burst)
 
     def take(self, path: Path, packet: bytes, now: float, forward: Forward) -> int:

@@ -28,6 +28,7 @@ from l2tpns.proto.nsctl.packet import NOT_AUTHORISED, UNKNOWN_COMMAND, AnyPacket
 from l2tpns.proto.nsctl.seal import LONGEST_SEALED, WINDOW, Direction, Forged, Sealed, is_sealed, unseal
 from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.counters import Counters
+from l2tpns.runtime.drain import DRAIN
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.peer import Peer
 from l2tpns.runtime.scheduler import Scheduler
@@ -36,7 +37,6 @@ from l2tpns.runtime.text import printable
 from l2tpns.system.socket_owner import owner_of
 
 LOOPBACK = "127.0.0.1"
-BATCH = 16  # datagrams in one turn
 REST = 1.0  # seconds after an error of the socket
 MOST_AT_ONCE = 32  # requests that run
 REPEATED = 2.0  # seconds that an answer is repeated to who asks again: the client's patience
@@ -228,7 +228,7 @@ class NsctlServer:
                 self._log.exception("nsctl_failed")
 
     def _drain(self, sock: Any) -> None:
-        for _ in range(BATCH):
+        for _ in range(DRAIN):
             try:
                 octets, source = sock.recvfrom(LONGEST_SEALED + 1)
             except BlockingIOError:

@@ -19,7 +19,7 @@ from gevent.socket import wait_read
 
 from l2tpns.system.netlink_socket import HEADER, SOL_NETLINK, NetlinkSocket
 
-DRAIN = 64  # datagrams read at once; then others have their turn
+DRAIN = 64  # datagrams read before other greenlets run
 GROUPS = (1, 4, 5, 7)  # RTNLGRP_LINK, RTNLGRP_TC, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE
 # rtm_protocol: unspecified, redirect, kernel, boot, static; DHCP, keepalived. Routing daemons have others.
 PROTOCOLS = (0, 1, 2, 3, 4, 16, 18)

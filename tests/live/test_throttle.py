@@ -168,15 +168,19 @@ def test_an_operator_s_rules_and_marks_are_left_alone(stage: Stage) -> None:
     assert sets(stage.space) == ["theirs"]
 
 
-def test_rules_that_somebody_removed_come_back(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rules_that_somebody_removed_come_back(lab: Lab) -> None:
     space = lab.namespace("throttle")
     space.ip("tuntap", "add", "tun0", "mode", "tun")
-    monkeypatch.setattr(shaping, "CHECK", 0.05)
     log = MemoryLog()
     with space.entered():
         netlink = Netlink()
         shaper = shaping.KernelShaper(
-            netlink, netlink.link_index("tun0"), IpSets(), Firewall(log.get(), str(lab.directory / "lock")), log.get()
+            netlink,
+            netlink.link_index("tun0"),
+            IpSets(),
+            Firewall(log.get(), str(lab.directory / "lock")),
+            log.get(),
+            check_interval=0.05,
         )
         shaper.start(needed=True)
         shaper.shape(shaping.Shaped(64, (IPv4Network("10.1.0.1"), IPv4Network("10.77.0.0/24"))))

@@ -105,7 +105,7 @@ def test_an_empty_directory_is_an_empty_state(shelf: Shelf) -> None:
 def test_a_directory_that_others_can_enter_is_refused(shelf: Shelf, mode: int) -> None:
     shelf.directory.mkdir()
     shelf.directory.chmod(mode)
-    with pytest.raises(ConfigError, match="nobody else"):
+    with pytest.raises(ConfigError, match="no other user can enter"):
         shelf.open()
 
 
@@ -120,7 +120,7 @@ def test_a_link_to_a_directory_is_refused(shelf: Shelf, tmp_path: Path) -> None:
 def test_a_directory_of_another_is_refused(shelf: Shelf) -> None:
     shelf.directory.mkdir(mode=0o700)
     os.chown(shelf.directory, 12345, 12345)
-    with pytest.raises(ConfigError, match="nobody else"):
+    with pytest.raises(ConfigError, match="no other user can enter"):
         shelf.open()
 
 
