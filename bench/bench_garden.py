@@ -16,7 +16,7 @@ from ipaddress import IPv4Network
 
 from bench.common import bring_up, middle, ours, ratio, say
 from l2tpns.system.firewall import Firewall
-from l2tpns.system.garden_rules import Cage
+from l2tpns.system.garden_rules import GardenRules
 from l2tpns.system.ipset import IpSets
 from tests.lab.console import Console
 from tests.lab.memory_log import MemoryLog
@@ -55,7 +55,7 @@ def changes(there: int, *, rules: bool) -> float:
         space = lab.namespace("cage")
         with space.entered():
             firewall = Firewall(MemoryLog().get())
-            cage = Cage(firewall, IpSets())
+            cage = GardenRules(firewall, IpSets())
             cage.build("garden")
             cage.fill("garden", [IPv4Network(FIRST + number) for number in range(there)])
             others = [IPv4Network(FIRST + there + number) for number in range(CHANGES)]

@@ -56,7 +56,7 @@ from l2tpns.state.store import StateStore
 from l2tpns.subscriber.pool import Layout, Pool, read_layout
 from l2tpns.system import cleanup, privileges
 from l2tpns.system.firewall import LOCK, Firewall
-from l2tpns.system.garden_rules import Cage
+from l2tpns.system.garden_rules import GardenRules
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.netlink_socket import NetlinkError
 from l2tpns.system.rtnetlink import Netlink
@@ -265,7 +265,7 @@ class Daemon:
         self.firewall = Firewall(self.logger)
         cleanup.begin(self.firewall, self.logger)
         firewall = self.firewall
-        lns.gardens.start(lambda: Cage(firewall, IpSets()), saved.sessions.values())
+        lns.gardens.start(lambda: GardenRules(firewall, IpSets()), saved.sessions.values())
         lns.plugins.on_change = self.hide_secrets
         lns.plugins.start()
         self.plane.serve(self.pool.prefixes())

@@ -108,7 +108,7 @@ def test_fill_changes_what_differs(space: Namespace, sets: IpSets) -> None:
 
 def test_a_set_of_another_shape_is_refused_and_stays(space: Namespace, sets: IpSets) -> None:
     space.run("ipset", "create", "garden_users", "hash:ip,port")
-    with pytest.raises(IpSetError, match="garden_users of another kind"):
+    with pytest.raises(IpSetError, match="garden_users of another type"):
         sets.ensure("garden_users")
     assert "hash:ip,port" in space.run("ipset", "save")
 

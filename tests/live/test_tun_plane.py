@@ -216,7 +216,7 @@ def test_a_route_of_somebody_else_is_neither_replaced_nor_removed(rig: Rig) -> N
     rig.server.ip("route", "add", "10.9.0.0/24", "via", HOST)
     path = rig.online(routes=("10.9.0.0/24",))
     (refused,) = [record for record in rig.log.records() if record["event"] == "route_refused"]
-    assert (refused["route"], refused["why"]) == ("10.9.0.0/24", "somebody else routes this prefix")
+    assert (refused["route"], refused["why"]) == ("10.9.0.0/24", "another program routes this prefix")
     rig.plane.detach(path)
     assert HOST in rig.server.ip("route", "show", "10.9.0.0/24")
 

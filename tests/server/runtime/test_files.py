@@ -128,7 +128,7 @@ def test_what_is_no_file_is_not_replaced_by_one(
 ) -> None:
     path = tmp_path / "l2tpns.cfg"
     trap(path, victim)
-    with pytest.raises(OSError, match="no plain file"):
+    with pytest.raises(OSError, match="not a regular file"):
         replace_file(path, b"new")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["l2tpns.cfg", "victim"]
 

@@ -149,8 +149,8 @@ def test_a_place_where_everybody_decides_what_stands_there_is_told_by_the_variab
     place.mkdir()
     place.chmod(0o777)
     running.write(f"{variable} {place if variable.endswith('dir') else place / 'file'}")
-    told = [line for line in running.configurator.reload() if line.startswith(f"{variable}: everybody")]
+    told = [line for line in running.configurator.reload() if line.startswith(f"{variable}: every user")]
     assert told == [
-        f"{variable}: everybody can remove and replace what is written to {place}: chmod o-w {place}",
+        f"{variable}: every user can remove and replace what is written to {place}: chmod o-w {place}",
     ]
     assert running.said("place_unsafe") == [variable]

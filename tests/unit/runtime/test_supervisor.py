@@ -9,9 +9,8 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from l2tpns.runtime import supervisor
 from l2tpns.runtime.exceptions import contain_strays
-from l2tpns.runtime.supervisor import Part, Supervisor
+from l2tpns.runtime.supervisor import MAX_FAILURES, Part, RestartTiming, Supervisor
 from tests.lab.inprocess import until
 from tests.lab.memory_log import MemoryLog
 
@@ -117,30 +116,27 @@ def test_one_that_is_told_to_end_has_its_time_to_do_so(parts: Supervisor, log: M
     assert (loop.begun, parts.up(), log.records("part_failed")) == (1, {}, [])
 
 
-def test_the_pauses_grow_and_only_an_essential_one_is_given_up(
-    parts: Supervisor, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(supervisor, "LONGEST_PAUSE", 0.004)
+def test_the_pauses_grow_and_only_an_essential_one_is_given_up(parts: Supervisor, log: MemoryLog) -> None:
+    parts.timing = RestartTiming(first_delay=0.001, max_delay=0.004)
     given_up: list[Part] = []
     parts.on_lost = given_up.append
     parts.spawn("other", int, "x")
     essential = parts.spawn("essential", int, "y", essential=True)
-    until(lambda: all(part.failures > supervisor.MOST_FAILURES + 1 for part in parts.parts))
+    until(lambda: all(part.failures > MAX_FAILURES + 1 for part in parts.parts))
     assert given_up == [essential]  # once, and it is tried on: leaving may take a while
     assert [line["part"] for line in log.records("part_given_up")] == ["essential"]
     pauses = [line["again_in"] for line in log.records("part_failed") if line["part"] == "other"]
     assert pauses[:6] == [0.0, 0.001, 0.002, 0.004, 0.004, 0.004]
 
 
-def test_one_that_works_for_a_while_is_well_again(parts: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_works_for_a_while_is_well_again(parts: Supervisor) -> None:
     loop = Loop()
     part = parts.spawn("loop", loop.run)
     until(lambda: loop.begun == 1)
     loop.go.set()
     until(lambda: loop.begun == 2)
     assert list(parts.unwell()) == [part]
-    monkeypatch.setattr(supervisor, "SETTLED", 0.0)
+    parts.timing = RestartTiming(settled=0.0)
     assert list(parts.unwell()) == []
     loop.go.set()
     until(lambda: loop.begun == 3)

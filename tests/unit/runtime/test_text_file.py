@@ -138,7 +138,7 @@ def test_a_nul_is_refused_by_file_and_line(tmp_path: Path, name: str) -> None:
     path.write_bytes(lines[0] + b"\0" + b"".join(lines[1:]))
     with pytest.raises(ConfigError) as caught:
         kind.read(path)
-    assert str(caught.value) == f"{path}:2: holds a NUL octet: the file is damaged, or is no text"
+    assert str(caught.value) == f"{path}:2: holds a NUL octet: the file is damaged, or not text"
 
 
 # The configuration
