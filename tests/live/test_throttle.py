@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from ipaddress import IPv4Network
 from time import monotonic
 from typing import Any
@@ -89,13 +88,6 @@ class Stage:
             self.stop()
         self.radius.stop()
         assert self.server.tracebacks() == ""
-
-
-@pytest.fixture
-def stage(lab: Lab) -> Iterator[Stage]:
-    stage = Stage(lab)
-    yield stage
-    stage.close()
 
 
 def network(subscriber: Subscriber) -> IPv4Network:

@@ -38,18 +38,6 @@ from tests.lab.radius_server import RadiusServer, User
 from tests.server.conftest import Serve
 from tests.server.visitors import SERVED, Visitor, figures_of
 
-
-@pytest.fixture
-def server(serve: Serve) -> InProcess:
-    return serve(**SERVED)
-
-
-@pytest.fixture
-def visitor(server: InProcess) -> Iterator[Visitor]:
-    with figures_of(server) as visitor:
-        yield visitor
-
-
 # What is measured
 
 
