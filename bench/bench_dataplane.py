@@ -1,8 +1,8 @@
-"""How many packets the data path carries in user space, both ways, for each CPU-second it uses.
+"""How many packets the data path in user space forwards each way for each CPU second.
 
     python -m bench.bench_dataplane [SECONDS] [SESSIONS]        (root; namespaces of its own)
 
-Only the loops of l2tpns.dataplane: no tunnels, no PPP, sessions put online by hand. bench/blast.c sends and counts.
+Only the loops of l2tpns.dataplane: no tunnels, no PPP; sessions are made directly. bench/blast.c sends and counts.
 """
 
 from __future__ import annotations
