@@ -23,12 +23,11 @@ from l2tpns.l2tp.tunnel import Tunnel, TunnelState
 from l2tpns.proto.l2tp.header import parse_control
 from l2tpns.proto.l2tp.messages import ICRQ, StopCcnResult
 from l2tpns.runtime.cooperative import in_slices
+from l2tpns.runtime.peer import Peer
 from l2tpns.runtime.supervisor import Part
 from l2tpns.subscriber import timers
 from l2tpns.subscriber.services import WHEEL_TICK, Services
 from l2tpns.subscriber.session import Session
-
-Peer = tuple[str, int]
 
 
 class Lns:

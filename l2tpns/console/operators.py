@@ -22,7 +22,7 @@ import gevent
 from l2tpns.errors import ConfigError
 from l2tpns.runtime import files
 from l2tpns.runtime.log import Logger
-from l2tpns.runtime.share import OneAtATime
+from l2tpns.runtime.scheduler import FairLock
 from l2tpns.runtime.text_file import oddity, read_lines
 
 ENABLE = "enable"
@@ -55,7 +55,7 @@ class Users:
     def __init__(self, path: Path, log: Logger) -> None:
         self._path = path
         self._log = log
-        self._turn = OneAtATime()
+        self._turn = FairLock()
 
     def read(self) -> UserFile:
         try:

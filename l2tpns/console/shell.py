@@ -15,8 +15,8 @@ from l2tpns.console.output import Output, Refused, text
 from l2tpns.console.terminal import Closed, Flooded, Interrupted, Terminal
 from l2tpns.errors import ConfigError, PluginError
 from l2tpns.policy.model import PolicyError
+from l2tpns.runtime.connection_slots import ConnectionSlot
 from l2tpns.runtime.log import Listener, Logger
-from l2tpns.runtime.places import Place
 
 LOGIN_TRIES = 3
 LOGIN_TIMEOUT = 60.0  # seconds for all of it
@@ -35,7 +35,7 @@ class Shell:
         terminal: Terminal,
         peer: str,
         log: Logger,
-        place: Place,
+        place: ConnectionSlot,
     ) -> None:
         self.office = office
         self._grammar = grammar  # it changes with the plugins
@@ -93,13 +93,13 @@ class Shell:
         for _ in range(LOGIN_TRIES):
             try:
                 name = self.terminal.ask("Username: ", until=until).strip()
-                self._place.heard = True
+                self._place.active = True
                 password = self.terminal.ask("Password: ", hidden=True, until=until)
             except Interrupted:
                 continue
             if self._users.check(name, password, self._place.owner):
                 self.user = name
-                self._place.kept = True
+                self._place.protected = True
                 self.terminal.trust(name)
                 # Manual: everybody on the list has full control; with an enable password (2.x) that comes first.
                 self.privilege = Privilege.ENABLED if users.enable is None else Privilege.LOOK
@@ -159,7 +159,7 @@ class Shell:
         line = line.strip()
         if not line or line[0] in "#!":
             return
-        self._place.kept = True  # where no user is named, a command is what tells an operator from a stranger
+        self._place.protected = True  # where no user is named, a command is what tells an operator from a stranger
         if line.endswith("?"):  # typed where no key could be seen: nc, a script
             self.terminal.say("\n".join(self.help(line[:-1])))
             return

@@ -1,7 +1,7 @@
 """One connection's screen: keys come in through a reader greenlet, lines go out in slices.
 
 Nothing here can hold up the server: octets are read, keys obeyed and lines made in turns of a millisecond that all
-consoles share with what else strangers feed (`Share`). What was made is sent to the end before more is made, so that a
+consoles share with HTTP and nsctl (`Scheduler`). What was made is sent to the end before more is made, so that a
 slow reader waits alone and costs no memory. What the log has to say meanwhile is kept in a short queue; what does not
 fit is counted. A peer that has not logged in may send a name and a password a few times, and no more.
 """
@@ -21,8 +21,8 @@ from gevent.queue import Full, Queue
 from l2tpns.console.editor import BELL, Editor, History
 from l2tpns.console.editor import Event as Key
 from l2tpns.console.telnet import GREETING, Telnet, escape
-from l2tpns.runtime.awake import AwakeClock
-from l2tpns.runtime.share import Share
+from l2tpns.runtime.awake_clock import AwakeClock
+from l2tpns.runtime.scheduler import Scheduler
 
 CHUNK = 8192  # characters sent at once
 SEND_TIMEOUT = 60.0  # for a reader that takes nothing
@@ -52,7 +52,7 @@ class Terminal:
     """A screen and a keyboard, on a socket."""
 
     def __init__(
-        self, sock: Any, share: Share, idle_timeout: Callable[[], int], awake: AwakeClock, owner: str = ""
+        self, sock: Any, share: Scheduler, idle_timeout: Callable[[], int], awake: AwakeClock, owner: str = ""
     ) -> None:
         self._awake = awake
         self._sock = sock
@@ -125,14 +125,14 @@ class Terminal:
 
     def _make(self, pieces: Iterator[str | None]) -> tuple[list[str], bool]:
         """Pieces of about CHUNK characters in all, made in one turn; and whether there are more."""
-        self._share.turn(self._owner)
+        self._share.wait_turn(self._owner)
         made: list[str] = []
         room = CHUNK
         for piece in pieces:
             if piece is not None:
                 made.append(piece)
                 room -= len(piece)
-            if room <= 0 or not self._share.open:
+            if room <= 0 or not self._share.slice_open:
                 return made, True
         return made, False
 
@@ -221,7 +221,7 @@ class Terminal:
         silent = 0  # octets that were no characters
         try:
             while octets := self._sock.recv(READ_SIZE):
-                self._share.turn(self._owner)
+                self._share.wait_turn(self._owner)
                 data = self._telnet.feed(octets)
                 typed = self._decode(data)
                 silent += len(octets) - len(data)
@@ -242,7 +242,7 @@ class Terminal:
             self._refill(timeout)
             if not self._typed:
                 return WAKE
-        self._share.turn(self._owner)
+        self._share.wait_turn(self._owner)
         if not self._trusted:
             self._characters += 1
             if self._characters > LOGIN_CHARACTERS:

@@ -14,9 +14,8 @@ from socket import SO_REUSEPORT, SOL_SOCKET
 from time import monotonic
 
 from l2tpns.runtime.counters import Counters
+from l2tpns.runtime.peer import Peer
 from l2tpns.runtime.sockets import allow_fragments, set_buffers, set_checksums, source, udp_socket
-
-Peer = tuple[str, int]  # address and UDP port of a LAC
 
 _BUFFER = 8 << 20  # octets in the kernel, each way
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
-from l2tpns.dataplane.endpoint import Endpoint, Peer
+from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.dataplane.session_path import Path
+from l2tpns.runtime.peer import Peer
 
 OnControl = Callable[[bytes, Peer, Endpoint], None]
 

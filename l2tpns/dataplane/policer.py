@@ -14,8 +14,7 @@ from typing import Any
 
 from gevent import get_hub
 
-BURST_OCTETS, BURST_SECONDS = 1600, 0.1  # after a pause; a late timer must not cost throughput
-QUEUE_OCTETS, QUEUE_SECONDS = 5200, 0.2  # in octets: a small packet may find room where a large one does not
+from l2tpns.runtime.token_bucket import burst_size, octets_per_second, queue_size
 
 PASS, WAIT, DROP = range(3)  # verdicts on a packet
 
@@ -59,9 +58,9 @@ class Police:
     def change(self, rate: int) -> None:
         """Set another rate. Tokens and queued packets stay."""
         self.rate = rate
-        self._octets = rate * 125.0  # per second
-        self._burst = max(BURST_OCTETS, self._octets * BURST_SECONDS)
-        self._limit = max(QUEUE_OCTETS, self._octets * QUEUE_SECONDS)
+        self._octets = octets_per_second(rate)
+        self._burst = burst_size(rate)
+        self._limit = queue_size(rate)
         self._tokens = min(self._tokens, self._burst)
 
     def submit(self, packet: bytes, now: float, forward: Forward) -> int:

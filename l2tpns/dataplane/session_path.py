@@ -11,10 +11,11 @@ from ipaddress import IPv4Network
 from time import monotonic
 
 from l2tpns.config.access_list import AccessList
-from l2tpns.dataplane.endpoint import Endpoint, Peer
+from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.dataplane.policer import Police
 from l2tpns.proto.l2tp.header import data_header
 from l2tpns.proto.ppp.frame import Protocol, build_frame
+from l2tpns.runtime.peer import Peer
 
 UP, DOWN = 0, 1  # directions: from the subscriber, to the subscriber
 MIN_MTU = 68  # RFC 791 3.2: octets that every link carries unfragmented

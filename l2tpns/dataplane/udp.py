@@ -28,7 +28,7 @@ from time import monotonic
 
 import gevent
 
-from l2tpns.dataplane.endpoint import Endpoint, Peer, WildcardEndpoint, open_socket
+from l2tpns.dataplane.endpoint import Endpoint, WildcardEndpoint, open_socket
 from l2tpns.dataplane.session_path import Path
 from l2tpns.errors import WireError, refused
 from l2tpns.proto.l2tp.header import PORT, is_control, parse_data
@@ -36,6 +36,7 @@ from l2tpns.proto.ppp.frame import Protocol, parse_frame
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.drain import DRAIN, Clock, drain_forever
 from l2tpns.runtime.log import Logger
+from l2tpns.runtime.peer import Peer
 from l2tpns.runtime.sockets import (
     destination,
     report_destinations,

@@ -23,9 +23,9 @@ from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import CONTROL, ControlHeader, build_control
 from l2tpns.proto.l2tp.messages import SCCRP, SCCRQ, MessageError, MessageType, ResultCode, StopCCN, StopCcnResult
 from l2tpns.proto.l2tp.reliable import MAX_AMPLIFICATION, Reliable
+from l2tpns.runtime.peer import Peer
 from l2tpns.subscriber.services import Services
 
-Peer = tuple[str, int]
 SHARE = 0.25  # of the time, for strangers altogether
 BUSY_SHARE = 0.05  # the same while the socket has more to read than is read at once
 BURST = 0.2  # seconds of work that are saved up in quiet times: some 500 SCCRQs

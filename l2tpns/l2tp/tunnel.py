@@ -409,7 +409,7 @@ class Tunnel:
         if not self.reliable.proven:
             self.charge()
         if len(self.mailbox):
-            self.services.turns.wait()
+            self.services.tunnel_scheduler.wait_turn()
         else:
             self.mailbox.wait(None if seconds is None else self.services.awake.real(seconds))
         if not self.reliable.proven:

@@ -1,8 +1,8 @@
 """HTTP for the figures: metrics, health, status page; and a server that nobody can hold up.
 
-One request a connection, read and answered within CONNECTION_SECONDS, in turns of a millisecond (`Share`). Pages are
-made one at a time, in slices: many visitors cost no more of the data path's time than one. When there are CONNECTIONS,
-the source (an address, a local user) that has the most loses its oldest.
+One request a connection, read and answered within CONNECTION_SECONDS, in turns of a millisecond (`Scheduler`). Pages
+are made one at a time, in slices: many visitors cost no more of the data path's time than one. When there are
+CONNECTIONS, the source (an address, a local user) that has the most loses its oldest.
 
 There is nothing to change here, and no login: what reaches the address sees everything. So a browser must not be led
 here by a foreign page: see `RequestCheck`.
@@ -31,11 +31,12 @@ from l2tpns.monitoring.prometheus import Metrics
 from l2tpns.monitoring.samples import Samples
 from l2tpns.monitoring.sources import Sources
 from l2tpns.monitoring.status_page import LONGEST_QUERY, LastHour, Query, render
+from l2tpns.runtime.acceptor import Acceptor
 from l2tpns.runtime.clock import moment
-from l2tpns.runtime.door import Door
+from l2tpns.runtime.connection_slots import ConnectionSlot, ConnectionSlots
 from l2tpns.runtime.log import Logger
-from l2tpns.runtime.places import Place, Places
-from l2tpns.runtime.share import OneAtATime, Share
+from l2tpns.runtime.scheduler import FairLock, Scheduler
+from l2tpns.system.socket_owner import owner_of_connection
 
 CONNECTIONS = 512  # more than a flood of 1,000 a second opens while a scraper thinks for half a second
 BACKLOG = 256
@@ -85,7 +86,7 @@ class Application:
         self._log = log
         self._check = RequestCheck(sources.lns.config)
         self._metrics = Metrics(sources)
-        self._turn = OneAtATime()
+        self._turn = FairLock()
         self._paths: dict[str, Callable[[Environ], Response]] = {
             "/": self.page,
             "/metrics": self.metrics,
@@ -218,7 +219,7 @@ class Head:
 class OneRequest(WSGIHandler):  # type: ignore[misc]
     """One request of one connection, within its time."""
 
-    def __init__(self, sock: Any, address: Any, server: Any, place: Place) -> None:
+    def __init__(self, sock: Any, address: Any, server: Any, place: ConnectionSlot) -> None:
         super().__init__(sock, address, server, Head(sock.makefile("rb", -1)))
         self._place = place
 
@@ -228,12 +229,12 @@ class OneRequest(WSGIHandler):  # type: ignore[misc]
 
     def read_request(self, raw_requestline: str) -> bool:
         readable: bool = super().read_request(raw_requestline)
-        self._place.heard = readable
+        self._place.active = readable
         self.close_connection = True
         return readable
 
     def handle_one_response(self) -> None:
-        self.server.share.turn(self._place.owner)
+        self.server.share.wait_turn(self._place.owner)
         super().handle_one_response()
 
     def get_environ(self) -> Environ:
@@ -253,7 +254,7 @@ class OneRequest(WSGIHandler):  # type: ignore[misc]
 class BoundedServer(WSGIServer):  # type: ignore[misc]
     """CONNECTIONS at most. `start` raises OSError."""
 
-    def __init__(self, address: tuple[str, int], application: Application, share: Share, log: Logger) -> None:
+    def __init__(self, address: tuple[str, int], application: Application, share: Scheduler, log: Logger) -> None:
         super().__init__(
             address,
             application,
@@ -265,8 +266,8 @@ class BoundedServer(WSGIServer):  # type: ignore[misc]
         self._wanted = address
         self.share = share
         self._log = log
-        self._door: Door | None = None
-        self.connections = Places(lambda: CONNECTIONS)
+        self._door: Acceptor | None = None
+        self.connections = ConnectionSlots(lambda: CONNECTIONS)
 
     def init_socket(self) -> None:
         """gevent would make a socket that it accepts from in its own way."""
@@ -284,8 +285,10 @@ class BoundedServer(WSGIServer):  # type: ignore[misc]
 
     def start_accepting(self) -> None:
         """gevent's own way of accepting knows no limits."""
-        self._door = Door(self.socket, self.connections, self.share, self._log, self._serve, _hang_up)
-        self._door.open()
+        self._door = Acceptor(
+            self.socket, self.connections, self.share, self._log, owner_of_connection, self._serve, _hang_up
+        )
+        self._door.start()
 
     @property
     def broken(self) -> bool:
@@ -296,7 +299,7 @@ class BoundedServer(WSGIServer):  # type: ignore[misc]
         if self._door is not None:
             self._door.close()
 
-    def _serve(self, sock: Any, peer: tuple[str, int], place: Place) -> None:
+    def _serve(self, sock: Any, peer: tuple[str, int], place: ConnectionSlot) -> None:
         OneRequest(sock, peer, self, place).handle()
 
     def close_all(self) -> None:

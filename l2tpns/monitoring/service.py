@@ -76,7 +76,7 @@ class Figures:
         if wanted is None or address is None or self._server is not None or monotonic() < self._retry_at:
             return
         application = Application(self.sources, self.samples, self._log)
-        server = BoundedServer(wanted, application, self.sources.lns.services.share, self._log)
+        server = BoundedServer(wanted, application, self.sources.lns.services.operator_scheduler, self._log)
         try:
             server.start()
         except OSError as error:

@@ -19,10 +19,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from l2tpns.config.value_types import printable
 from l2tpns.errors import PluginError
 from l2tpns.hooks import HOOKS, NAMES, PLUGIN_API_VERSION, Hook
-from l2tpns.runtime.faults import describe, is_kill
+from l2tpns.runtime.exceptions import describe, is_kill
+from l2tpns.runtime.text import printable
 from l2tpns.runtime.text_file import is_wide
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)

@@ -19,9 +19,9 @@ from l2tpns.radius import ignored, packets, service
 from l2tpns.radius.framed_route import parse_framed_route
 from l2tpns.radius.transport import Transport
 from l2tpns.radius.types import Assign, AuthReply, AuthRequest, FramedRoute, RadiusSettings
-from l2tpns.runtime.awake import AwakeClock
+from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.log import Logger
-from l2tpns.runtime.reminders import Reminders
+from l2tpns.runtime.repeat_filter import RepeatFilter
 from l2tpns.runtime.supervisor import Supervisor
 
 MAX_PASSWORD = 128  # RFC 2865 5.2
@@ -62,7 +62,7 @@ class RadiusBackend:
         self._log = log
         self._dictionary = packets.load_dictionary()
         self._random = random
-        self._ignored = Reminders(IGNORED_INTERVAL)
+        self._ignored = RepeatFilter(IGNORED_INTERVAL)
         self.transport = Transport(settings, self._dictionary, log, random=random, awake=awake, supervisor=supervisor)
 
     def configure(self, settings: RadiusSettings) -> None:

@@ -26,7 +26,8 @@ from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.proto.ppp.lcp import AuthChoice, Lcp, LcpWishes
 from l2tpns.proto.ppp.names import MAX_NAMED, authentication_name, protocol_name
 from l2tpns.proto.ppp.negotiation import Notice
-from l2tpns.runtime.log import DATA, Logger, ppp_octets
+from l2tpns.runtime.log import DATA, Logger
+from l2tpns.runtime.log_render import ppp_octets
 from l2tpns.runtime.mailbox import Mailbox, serve_until
 from l2tpns.subscriber.layers import Authenticator, NetworkLayer
 from l2tpns.subscriber.phase import Phase

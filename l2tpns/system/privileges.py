@@ -4,10 +4,10 @@ The switch comes before the first socket, device or rule is made, so that everyt
 refused, in the same way from its start to its end. What stays possible afterwards:
 
 - CAP_NET_ADMIN: the tun device, routes, qdiscs, firewall rules, sets, socket buffers, `net.*` sysctls
-- CAP_NET_RAW: the raw sockets by which iptables is spoken to and ICMP errors leave
-- CAP_NET_BIND_SERVICE: port 23, also after a reload
+- CAP_NET_RAW: the raw sockets for iptables and for ICMP errors
+- CAP_NET_BIND_SERVICE: port 23, even after a reload
 
-They are inherited by programs that a plugin starts (ambient capabilities); no other can ever be had again.
+Programs that a plugin starts inherit them (ambient capabilities). No other capability can be gained again.
 """
 
 from __future__ import annotations

@@ -112,13 +112,6 @@ class Stage:
 
 
 @pytest.fixture
-def stage(lab: Lab) -> Iterator[Stage]:
-    stage = Stage(lab)
-    yield stage
-    stage.close()
-
-
-@pytest.fixture
 def open_stage(lab: Lab) -> Iterator[Stage]:
     """Other hosts may ask, if they know the secret."""
     stage = Stage(lab, nsctl_bind_address=LNS, nsctl_secret=SECRET)

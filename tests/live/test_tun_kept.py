@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -85,13 +85,6 @@ class Stage:
             gevent.get_hub().threadpool.apply(self.server.stop)
         self.radius.stop()
         assert self.server.tracebacks() == ""
-
-
-@pytest.fixture
-def stage(lab: Lab) -> Iterator[Stage]:
-    stage = Stage(lab)
-    yield stage
-    stage.close()
 
 
 # What is lost comes back

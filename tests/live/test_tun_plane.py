@@ -20,11 +20,11 @@ from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.errors import ConfigError
 from l2tpns.proto.l2tp.header import build_control
 from l2tpns.runtime.counters import Counters
-from l2tpns.runtime.log import Log
 from l2tpns.system import tun_device
 from l2tpns.system.routes import PROTOCOL, Routes
 from l2tpns.system.rtnetlink import Netlink, Route
 from tests.lab import PATIENCE
+from tests.lab.memory_log import MemoryLog
 from tests.lab.netns import Lab, Namespace, is_root, three_hosts
 from tests.lab.packets import ip, ones_sum
 
@@ -41,7 +41,7 @@ class Rig:
         self.lac_space, self.server, self.host_space = three_hosts(lab, clients="10.0.0.0/8")
         self.config = Config()
         self.counters = Counters()
-        self.log = Log.in_memory()
+        self.log = MemoryLog()
         self.posted: list[tuple[int, bytes]] = []
         self.lost: list[str] = []
         self.plane = self.make_plane()
@@ -216,7 +216,7 @@ def test_a_route_of_somebody_else_is_neither_replaced_nor_removed(rig: Rig) -> N
     rig.server.ip("route", "add", "10.9.0.0/24", "via", HOST)
     path = rig.online(routes=("10.9.0.0/24",))
     (refused,) = [record for record in rig.log.records() if record["event"] == "route_refused"]
-    assert (refused["route"], refused["why"]) == ("10.9.0.0/24", "somebody else routes this prefix")
+    assert (refused["route"], refused["why"]) == ("10.9.0.0/24", "another program routes this prefix")
     rig.plane.detach(path)
     assert HOST in rig.server.ip("route", "show", "10.9.0.0/24")
 

@@ -23,8 +23,8 @@ from l2tpns.nsctl import __main__ as nsctl
 from l2tpns.nsctl import server as nsctlserver
 from l2tpns.nsctl.server import NsctlServer
 from l2tpns.runtime.counters import Counters
-from l2tpns.runtime.log import Log
 from tests.lab import PATIENCE
+from tests.lab.memory_log import MemoryLog
 
 SECRET = "a key that is long enough"
 NOW = 1_700_000_000.0
@@ -94,7 +94,7 @@ class Stage:
         self.config = Config(nsctl_port=0, nsctl_secret="")
         self.counters = Counters()
         self.plugins = Plugins()
-        self.log = Log.in_memory()
+        self.log = MemoryLog()
         self.now = NOW
         self.seconds = 0.0  # as monotonic() tells them
         self.sent: list[tuple[bytes, tuple[str, int]]] = []

@@ -211,7 +211,8 @@ Lines of a tunnel or session have its keys besides those below. The variable `de
 
 Passwords and secrets are never written. The log never blocks the server: lines that the destination does not accept (a
 full pipe, a slow syslog) are dropped, and the next line that is accepted is `log_lines_dropped` with their `count`.
-Warnings that a peer can cause at will are limited to {logs.MOST_PROVOKED} lines a second; the next one has the number
+Warnings that a peer can cause at will are limited to {logs.MAX_LIMITED_PER_SECOND} lines a second; the next one has
+the number
 `kept_back`.
 
 """

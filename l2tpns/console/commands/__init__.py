@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from l2tpns import causes
 from l2tpns.config.settings import SETTINGS
-from l2tpns.config.value_types import Effect, printable
+from l2tpns.config.value_types import Effect
 from l2tpns.console.commands import access_lists, figures, garden, monitor, plugins, sessions, snoop, system, throttle
 from l2tpns.console.commands.arguments import ONE_USER, SOME_SESSIONS, SOME_TUNNELS, SOME_USERS, find_user
 from l2tpns.console.context import Office
@@ -17,7 +17,9 @@ from l2tpns.console.grammar import Argument, Command, Mode, Privilege, change
 from l2tpns.console.output import Output, Refused, text
 from l2tpns.l2tp.tunnel import TunnelState
 from l2tpns.policy import filters as filtering
-from l2tpns.runtime.log import HIDDEN, LEVELS
+from l2tpns.runtime.log import LEVELS
+from l2tpns.runtime.log_render import HIDDEN
+from l2tpns.runtime.text import printable
 
 if TYPE_CHECKING:
     from l2tpns.config.access_list import AccessList

@@ -13,7 +13,6 @@ import gevent
 import orjson
 
 from l2tpns import __version__
-from l2tpns.config.value_types import printable
 from l2tpns.console.context import Office
 from l2tpns.console.grammar import Argument, Command, Privilege
 from l2tpns.console.log_line import log_line
@@ -22,6 +21,7 @@ from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.remote_server import IDENTIFIERS
 from l2tpns.radius.transport import Transport
 from l2tpns.runtime.counters import PRIVATE
+from l2tpns.runtime.text import printable
 
 if TYPE_CHECKING:
     from l2tpns.console.shell import Shell

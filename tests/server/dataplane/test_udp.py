@@ -25,8 +25,8 @@ from l2tpns.errors import ConfigError, WireError
 from l2tpns.proto.ppp.frame import parse_frame
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.drain import DRAIN, Clock, DeviceGone, drain_forever
-from l2tpns.runtime.log import Log
 from tests.lab import PATIENCE
+from tests.lab.memory_log import MemoryLog
 from tests.lab.netns import is_root
 from tests.lab.packets import ip
 from tests.lab.portthief import PortThief
@@ -55,7 +55,7 @@ class Rig:
             addresses,
             self.counters,
             self.clock,
-            Log.in_memory().get(),
+            MemoryLog().get(),
             uplink=lambda path, packet: self.carried.append(packet),
             on_control=self.on_control,
             port=port,
@@ -229,7 +229,7 @@ def test_any_datagram_is_carried_posted_handed_on_or_counted(datagram: bytes) ->
     counters = Counters()
     seen: list[bytes] = []
     side = LacSide(
-        (), counters, Clock(), Log.in_memory().get(),
+        (), counters, Clock(), MemoryLog().get(),
         uplink=lambda path, packet: seen.append(packet), on_control=lambda octets, peer, endpoint: seen.append(octets),
     )  # fmt: skip
     endpoint = object.__new__(Endpoint)
@@ -510,7 +510,7 @@ def test_a_socket_tells_when_there_was_more_to_read_than_is_read_at_once(rig: Ri
 
 
 def test_a_handler_that_fails_costs_its_packet_and_not_the_loop() -> None:
-    log = Log.in_memory()
+    log = MemoryLog()
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     left.setblocking(False)
     taken = []

@@ -26,6 +26,7 @@ from l2tpns.runtime.log_sinks import Descriptor, open_audit, open_sink
 from l2tpns.state.store import StateStore
 from l2tpns.subscriber.usage_files import write_file
 from l2tpns.system.firewall import Firewall, FirewallError
+from tests.lab.memory_log import MemoryLog
 from tests.server.conftest import Serve
 
 ANOTHER = 65534
@@ -108,15 +109,14 @@ def test_what_stands_in_place_of_a_file_is_refused_in_words(
 def test_a_lock_of_state_or_spool_that_is_none_is_refused(
     trap: Callable[[Path, Path], None], tmp_path: Path, victim: Path
 ) -> None:
-    from l2tpns.runtime.log import Log
 
     folder = tmp_path / "ours"
     folder.mkdir(mode=0o700)
     trap(folder / "lock", victim)
     with pytest.raises(ConfigError, match="state_dir"):
-        StateStore(folder, Log.in_memory().get()).open()
+        StateStore(folder, MemoryLog().get()).open()
     with pytest.raises(ConfigError, match="spool_dir"):
-        Spool(folder, Log.in_memory().get(), lambda entries: None).open()
+        Spool(folder, MemoryLog().get(), lambda entries: None).open()
     assert victim.read_text() == "precious\n"
 
 
@@ -137,7 +137,7 @@ def test_what_is_no_file_is_not_replaced_by_one(
 ) -> None:
     path = tmp_path / "l2tpns.cfg"
     trap(path, victim)
-    with pytest.raises(OSError, match="no plain file"):
+    with pytest.raises(OSError, match="not a regular file"):
         replace_file(path, b"new")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["l2tpns.cfg", "victim"]
 

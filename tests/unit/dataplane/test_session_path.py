@@ -14,7 +14,7 @@ from l2tpns.dataplane import forward
 from l2tpns.dataplane.session_path import CHANGEABLE_FIELDS, USERSPACE_FIELDS, Path, key_of
 from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.runtime.counters import Counters
-from l2tpns.runtime.log import Log
+from tests.lab.memory_log import MemoryLog
 
 # What plain forwarding is: a header to put in front or take off, checks of addresses and sizes, counters and times.
 PLAIN = {
@@ -65,7 +65,7 @@ def test_a_path_that_is_sequenced_from_the_start_needs_userspace() -> None:
 
 
 def test_going_online_applies_what_was_set_before() -> None:
-    plane = UserPlane(Config(), Counters(), Log.in_memory().get(), lambda *_: None)
+    plane = UserPlane(Config(), Counters(), MemoryLog().get(), lambda *_: None)
     path = plain_path()
     plane.attach(path)
     path.sequenced = True

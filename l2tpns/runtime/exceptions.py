@@ -1,8 +1,7 @@
-"""What greenlets raise: in words, whatever it is, and whose it is.
+"""Describe, classify and contain the exceptions of code that is not ours.
 
-Code that is not ours, a plugin's above all, may raise anything: GreenletExit, SystemExit, KeyboardInterrupt, a
-BaseException of its own whose `__str__` raises another. Whoever calls it contains all of that, but for one thing: to
-end a greenlet while it waits is its owner's right, and goes on.
+A plugin may raise anything: GreenletExit, SystemExit, KeyboardInterrupt, a BaseException of its own whose `__str__`
+raises another. Its caller contains all of that except a kill: the owner of a greenlet must be able to end it.
 """
 
 from __future__ import annotations
@@ -14,32 +13,32 @@ from gevent import GreenletExit, threadpool
 
 from l2tpns.runtime.log import Logger
 
-_SWITCH = "_greenlet_primitives"  # gevent's file where a greenlet waits for its next turn
+_SWITCH = "_greenlet_primitives"  # gevent's file in which greenlets are switched out
 _POOL_WORKER = getattr(threadpool, "_WorkerGreenlet", ())
-_MOST_CAUSES = 20  # of an exception that is looked through: they may go round in a circle
+_MAX_CAUSES = 20  # exceptions of a chain that are examined, for it may be a circle
 
 
 def describe(error: BaseException) -> str:
-    """The exception in a line, whatever its own words do."""
+    """Return the exception as one line, even if its own `__str__` raises."""
     try:
         return f"{type(error).__name__}: {error}".rstrip(": ")
     except BaseException as another:
         return f"{type(error).__name__}, whose words raise {type(another).__name__}"
 
 
-def words(error: BaseException) -> str:
-    """The exception with its traceback."""
+def format_traceback(error: BaseException) -> str:
+    """Return the exception with its traceback."""
     return "".join(traceback.format_exception(error))
 
 
 def is_kill(error: BaseException) -> bool:
-    """Whether others have ended this greenlet while the function waited, by gevent's kill: that is theirs to do.
+    """Return True if another greenlet has killed this one, by gevent's kill, while the function waited.
 
-    A GreenletExit that the function raises itself looks the same, but for where it comes from. One that it turned into
-    another exception, in a `finally` or an `except`, is still theirs.
+    A GreenletExit that the function raises itself looks the same except for its origin. A kill that a `finally` or an
+    `except` turned into another exception is still a kill.
     """
     cause: BaseException | None = error
-    for _ in range(_MOST_CAUSES):
+    for _ in range(_MAX_CAUSES):
         if cause is None:
             break
         if isinstance(cause, GreenletExit) and was_thrown(cause):
@@ -49,7 +48,7 @@ def is_kill(error: BaseException) -> bool:
 
 
 def was_thrown(error: BaseException) -> bool:
-    """Whether it came from another greenlet, and so to the place where this one waited for its next turn."""
+    """Return True if another greenlet threw the exception, so that it arrived where this one was switched out."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -57,7 +56,7 @@ def was_thrown(error: BaseException) -> bool:
 
 
 def shown(result: Any) -> str:
-    """It as Python writes it, for the log: its own words may fail, too."""
+    """Return the repr of an object for the log, even if its own `__repr__` raises."""
     try:
         return f"{result!r:.60}"
     except BaseException:
@@ -65,9 +64,9 @@ def shown(result: Any) -> str:
 
 
 def contain_strays(hub: Any, log: Logger) -> None:
-    """Have what greenlets of nobody's raise told by the log, and end nothing else.
+    """Log the exceptions of greenlets that have no owner, and end nothing else because of them.
 
-    gevent would print it, and raise SystemExit and KeyboardInterrupt again in the main greenlet: a plugin that calls
+    gevent would print them, and raise SystemExit and KeyboardInterrupt again in the main greenlet: a plugin that calls
     sys.exit in a greenlet of its own would end the server.
     """
 
@@ -76,7 +75,7 @@ def contain_strays(hub: Any, log: Logger) -> None:
             error = kind()
         error.__traceback__ = error.__traceback__ or trace
         if isinstance(context, tuple) and context and isinstance(context[0], _POOL_WORKER):
-            return  # of a thread of gevent's pool: it is raised where its result is waited for
-        log.error("greenlet_failed", greenlet=shown(context), why=describe(error), traceback=words(error))
+            return  # of a thread of gevent's pool: raised again where its result is awaited
+        log.error("greenlet_failed", greenlet=shown(context), why=describe(error), traceback=format_traceback(error))
 
     hub.handle_error = handle_error

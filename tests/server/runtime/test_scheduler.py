@@ -1,4 +1,4 @@
-"""The share of the time that strangers have, and who gets which turn: no socket, and time is told."""
+"""The time that outside work gets, the order of turns, and connection slots: no socket, and time is handed in."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import gevent
 import pytest
 
-from l2tpns.runtime import share
-from l2tpns.runtime.places import Place, Places
-from l2tpns.runtime.share import OneAtATime, Share
+from l2tpns.runtime import scheduler
+from l2tpns.runtime.connection_slots import ConnectionSlot, ConnectionSlots
+from l2tpns.runtime.scheduler import SLICE, FairLock, Scheduler
 from tests.lab.inprocess import until
 
 
@@ -20,14 +20,14 @@ class Work:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1.0
         self.done: list[str] = []
-        self.share = Share()
+        self.scheduler = Scheduler()
         self.greenlets: list[Any] = []
-        monkeypatch.setattr(share, "monotonic", lambda: self.now)
+        monkeypatch.setattr(scheduler, "monotonic", lambda: self.now)
 
-    def begin(self, owner: str, piece: float = share.SLICE / 10) -> None:
+    def begin(self, owner: str, piece: float = SLICE / 10) -> None:
         def run() -> None:
             while True:
-                self.share.turn(owner)
+                self.scheduler.wait_turn(owner)
                 self.now += piece
                 self.done.append(owner)
 
@@ -39,7 +39,7 @@ class Work:
         while seen < pieces:
             gevent.sleep(0)
             most, seen = max(most, len(self.done) - seen), len(self.done)
-            self.now += share.PAUSE / 100  # as time passes without them
+            self.now += SLICE / 100  # as time passes without them
         return most
 
 
@@ -66,9 +66,9 @@ def test_an_owner_with_a_hundred_greenlets_has_no_more_turns_than_one_with_one(w
 
 
 def test_after_a_piece_that_takes_long_the_pause_is_as_long(work: Work) -> None:
-    work.begin("slow", piece=50 * share.SLICE)
+    work.begin("slow", piece=50 * SLICE)
     until(lambda: work.done)
-    assert work.share._rested >= work.now + 49 * share.SLICE
+    assert work.scheduler._next_slice >= work.now + 49 * SLICE
 
 
 def test_one_that_is_killed_while_it_waits_keeps_no_turn(work: Work) -> None:
@@ -83,7 +83,7 @@ def test_one_that_is_killed_while_it_waits_keeps_no_turn(work: Work) -> None:
 # A lock
 
 
-def queue_up(lock: OneAtATime, order: list[str], owners: str) -> list[Any]:
+def queue_up(lock: FairLock, order: list[str], owners: str) -> list[Any]:
     def hold(owner: str) -> None:
         with lock.hold(owner):
             order.append(owner)
@@ -96,12 +96,12 @@ def queue_up(lock: OneAtATime, order: list[str], owners: str) -> list[Any]:
 
 def test_a_lock_goes_round_the_owners_that_wait_for_it() -> None:
     order: list[str] = []
-    gevent.joinall(queue_up(OneAtATime(), order, "aaaaabc"))
+    gevent.joinall(queue_up(FairLock(), order, "aaaaabc"))
     assert "".join(order) == "aabcaaa"
 
 
 def test_a_lock_is_not_lost_with_a_greenlet_that_holds_it_or_waits_or_was_chosen() -> None:
-    lock = OneAtATime()
+    lock = FairLock()
     order: list[str] = []
     holder, chosen, waiting, last = queue_up(lock, order, "abcd")
     gevent.kill(waiting)
@@ -115,17 +115,17 @@ def test_a_lock_is_not_lost_with_a_greenlet_that_holds_it_or_waits_or_was_chosen
 
 # Places
 
-Take = Callable[[str], Place]
+Take = Callable[[str], ConnectionSlot]
 
 
 @pytest.fixture
-def crowd() -> Places:
-    return Places(lambda: 8)
+def crowd() -> ConnectionSlots:
+    return ConnectionSlots(lambda: 8)
 
 
 @pytest.fixture
-def take(crowd: Places) -> Take:
-    def take(owner: str) -> Place:
+def take(crowd: ConnectionSlots) -> Take:
+    def take(owner: str) -> ConnectionSlot:
         place = crowd.take(owner)
         assert place is not None
         place.greenlet = gevent.spawn(gevent.sleep, 3600)
@@ -135,7 +135,7 @@ def take(crowd: Places) -> Take:
     return take
 
 
-def alive(place: Place) -> bool:
+def alive(place: ConnectionSlot) -> bool:
     gevent.sleep(0)
     gevent.sleep(0)
     return not place.greenlet.dead
@@ -164,7 +164,7 @@ def test_the_addresses_of_one_network_count_as_one_where_another_network_needs_r
 
 def test_the_oldest_of_a_source_goes_but_one_that_has_spoken_after_the_silent(take: Take) -> None:
     places = [take("192.0.2.7") for _ in range(8)]
-    places[0].heard = True
+    places[0].active = True
     take("192.0.2.7")
     assert [alive(place) for place in places] == [True, False, *[True] * 6]
     for _ in range(6):
@@ -172,23 +172,25 @@ def test_the_oldest_of_a_source_goes_but_one_that_has_spoken_after_the_silent(ta
     assert alive(places[0])
 
 
-def test_a_place_that_is_kept_is_never_taken_and_without_another_there_is_none(crowd: Places, take: Take) -> None:
+def test_a_place_that_is_kept_is_never_taken_and_without_another_there_is_none(
+    crowd: ConnectionSlots, take: Take
+) -> None:
     kept = [take("192.0.2.7") for _ in range(7)]
     for place in kept:
-        place.kept = True
+        place.protected = True
     strangers = [take(f"uid {number}") for number in range(50)]
     assert all(map(alive, kept)) and [alive(stranger) for stranger in strangers].count(True) == 1
-    strangers[-1].kept = True
+    strangers[-1].protected = True
     assert crowd.take("198.51.100.2") is None
     crowd.give_back(kept[0])
     assert crowd.take("198.51.100.2") is not None
 
 
 def test_where_every_stranger_has_a_network_of_its_own_a_source_that_had_logged_in_stays(
-    crowd: Places, take: Take
+    crowd: ConnectionSlots, take: Take
 ) -> None:
     earlier = take("198.51.100.2")
-    earlier.kept = True
+    earlier.protected = True
     crowd.give_back(earlier)
     again = take("198.51.100.2")
     for number in range(200):
@@ -196,7 +198,7 @@ def test_where_every_stranger_has_a_network_of_its_own_a_source_that_had_logged_
     assert alive(again)
 
 
-def test_a_place_that_was_given_back_is_free_and_may_be_given_back_again(crowd: Places, take: Take) -> None:
+def test_a_place_that_was_given_back_is_free_and_may_be_given_back_again(crowd: ConnectionSlots, take: Take) -> None:
     places = [take("uid 0") for _ in range(8)]
     for _ in range(2):
         crowd.give_back(places[3])

@@ -12,8 +12,9 @@ import gevent
 import gevent.socket
 import pytest
 
-from l2tpns.runtime import awake
-from l2tpns.runtime.awake import DRAIN, LATE, AwakeClock
+from l2tpns.runtime.awake_clock import DEFAULT_TIMING, AwakeClock, PauseTiming
+
+LATE, DRAIN = DEFAULT_TIMING.late, DEFAULT_TIMING.drain
 
 
 class World:
@@ -125,11 +126,9 @@ def test_sleeping_takes_the_rest_of_a_pause_into_account(world: World) -> None:
 
 
 @pytest.fixture
-def beaten(monkeypatch: pytest.MonkeyPatch) -> AwakeClock:
+def beaten() -> AwakeClock:
     """A clock of this process, for which a third of a second is a pause."""
-    monkeypatch.setattr(awake, "LATE", 0.3)
-    monkeypatch.setattr(awake, "DRAIN", 0.3)
-    clock = AwakeClock()
+    clock = AwakeClock(timing=PauseTiming(late=0.3, drain=0.3))
     clock.beat()
     return clock
 

@@ -1,12 +1,13 @@
 """A clock that stands still while this process does, so that its own absence is not taken for a peer's silence.
 
-A process that is stopped, a virtual machine that is paused, migrated or restored, a machine that sleeps: when it goes
-on, every timer is due at once, while the answers wait unread in the sockets. The wheel beats this clock ten times a
-second. A beat that is too late ends a pause; a pause also covers the DRAIN seconds after it, in which the sockets are
-read. What judges a peer by its silence counts awake seconds only.
+When a process was stopped, a virtual machine was paused, migrated or restored, or a machine slept, every timer is due
+at once while the answers wait unread in the sockets. The timer wheel calls `beat` ten times a second. A beat that is
+too late ends a pause. A pause includes the `drain` seconds after it, in which the sockets are read. Whatever judges a
+peer by its silence counts awake seconds only.
 
-A span from `since` to now has `paused_since(since)` seconds of pauses in it; `at` gives readings of the clock, for
-deadlines. Both take monotonic times. Time that is billed, or that only decides when something is sent, goes on.
+`paused_since(since)` returns the seconds of pauses between `since` and now; `at` returns readings of this clock, for
+deadlines. Both take monotonic times. Pauses do count where time is billed, and for what only decides when to send.
+docs/decisions/0022-the-awake-clock.md has the reasons.
 """
 
 from __future__ import annotations
@@ -14,63 +15,80 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import gevent
 
-LATE = 1.0  # seconds without a beat that make a pause; less is a busy moment
-DRAIN = 2.0  # seconds after a pause in which the sockets are read before anything is judged
-# Another short pause within SOON seconds is an overloaded loop, in which the clock must not stand for good.
-SOON, SHORT = 10.0, 5.0
-KEPT = 16  # pauses; a span that began before the first of them is taken for older than it is
+MAX_PAUSES = 16  # pauses that are kept; a span that began before the first of them counts as older than it is
+
+
+@dataclass(frozen=True, slots=True)
+class PauseTiming:
+    """What counts as a pause, in seconds."""
+
+    late: float = 1.0  # without a beat; less than this is a busy moment
+    drain: float = 2.0  # after a pause, in which the sockets are read before any peer is judged
+    # Another pause within `soon`, shorter than `short`, is an overloaded loop: the clock must not stand still for good.
+    soon: float = 10.0
+    short: float = 5.0
+
+
+DEFAULT_TIMING = PauseTiming()
 
 
 def _boottime() -> float:
-    """Like the monotonic clock, but it goes on while the machine sleeps."""
+    """Return CLOCK_BOOTTIME: like the monotonic clock, but it goes on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class AwakeClock:
     """Counts pauses once `beat` is called regularly; until then it is the monotonic clock."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, boottime: Callable[[], float] = _boottime) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        boottime: Callable[[], float] = _boottime,
+        timing: PauseTiming = DEFAULT_TIMING,
+    ) -> None:
         self._clock = clock
         self._boottime = boottime
+        self._timing = timing
         self._last_beat: float | None = None
         self._asleep = 0.0  # how far the boot clock is ahead
-        self._seen = 0.0  # the last time that anyone looked
+        self._seen = 0.0  # the last reading of the clock
         self._pauses: list[tuple[float, float]] = []  # beginning and end, in order
         self._forgotten = 0.0  # seconds of those not kept
         self._unreported = 0.0
-        self.pauses = 0  # how many; whoever asks peers again after a pause compares it
-        self.resumed = float("-inf")  # end of the last pause, DRAIN included
+        self.pauses = 0  # number of pauses; a change means that peers must be asked again
+        self.resumed = float("-inf")  # end of the last pause, `drain` included
 
     def beat(self) -> float:
-        """Note that the event loop turns. Return the seconds of the pause that this ends, mostly 0."""
+        """Record that the event loop runs. Return the seconds of the pause that this ends, mostly 0."""
         now, asleep = self._clock(), self._boottime() - self._clock()
-        self._look(now)
-        if self._last_beat is not None and asleep - self._asleep > LATE:
+        self._update(now)
+        if self._last_beat is not None and asleep - self._asleep > self._timing.late:
             self._add(now, now, asleep - self._asleep)
         self._last_beat, self._asleep = now, asleep
         ended, self._unreported = self._unreported, 0.0
         return ended
 
-    def _look(self, now: float) -> None:
-        if self._last_beat is not None and now - self._last_beat > LATE:
+    def _update(self, now: float) -> None:
+        if self._last_beat is not None and now - self._last_beat > self._timing.late:
             self._last_beat = now
             self._add(self._seen, now, now - self._seen)
         self._seen = now
 
     def _add(self, start: float, end: float, seconds: float) -> None:
-        if start > self.resumed + SOON or end - start > SHORT:
-            end += DRAIN
+        if start > self.resumed + self._timing.soon or end - start > self._timing.short:
+            end += self._timing.drain
         else:
-            start = min(start + LATE, end)
+            start = min(start + self._timing.late, end)
         start = max(start, self.resumed)
         if end <= start:
             return
         self._pauses.append((start, end))
-        if len(self._pauses) > KEPT:
+        if len(self._pauses) > MAX_PAUSES:
             first, last = self._pauses.pop(0)
             self._forgotten += last - first
         self.resumed = end
@@ -78,8 +96,8 @@ class AwakeClock:
         self._unreported += seconds
 
     def at(self, stamp: float) -> float:
-        """Return what this clock showed at a monotonic time."""
-        self._look(self._clock())
+        """Return the reading of this clock at a monotonic time."""
+        self._update(self._clock())
         lost = self._forgotten
         for start, end in self._pauses:
             if stamp > start:
@@ -87,15 +105,15 @@ class AwakeClock:
         return stamp - lost
 
     def paused_since(self, stamp: float) -> float:
-        """Return the seconds of pauses after a monotonic time, with what is still to come of the last one."""
-        self._look(self._clock())
+        """Return the seconds of pauses after a monotonic time, including what is still to come of the last one."""
+        self._update(self._clock())
         return sum(end - max(start, stamp) for start, end in self._pauses if end > stamp)
 
     def now(self) -> float:
         return self.at(self._clock())
 
     def real(self, seconds: float) -> float:
-        """Return how long to sleep until so many awake seconds have passed: never less than 0."""
+        """Return how many real seconds to sleep for so many awake seconds. Never negative."""
         if seconds <= 0.0:
             return 0.0
         return seconds + max(0.0, self.resumed - self._clock())
@@ -103,13 +121,13 @@ class AwakeClock:
     # Waiting
 
     def sleep(self, seconds: float) -> None:
-        """Sleep for so many awake seconds."""
+        """Yield for so many awake seconds."""
         deadline = self.now() + seconds
         while (left := deadline - self.now()) > 0.0:
             gevent.sleep(self.real(left))
 
     def join(self, greenlets: Iterable[Any], seconds: float) -> None:
-        """Wait until all greenlets have ended, at most so many awake seconds."""
+        """Block until all greenlets have ended, at most for so many awake seconds."""
         waiting, deadline = list(greenlets), self.now() + seconds
         while (left := deadline - self.now()) > 0.0 and not all(greenlet.ready() for greenlet in waiting):
             gevent.joinall(waiting, self.real(left))

@@ -14,11 +14,12 @@ import pytest
 
 from l2tpns.errors import ConfigError, RepairError, WaitError, refused
 from l2tpns.runtime import process
-from l2tpns.runtime.keeper import Keeper, Steps
-from l2tpns.runtime.log import Log
 from l2tpns.runtime.process import ServiceManager, Spare
+from l2tpns.runtime.shutdown_steps import ShutdownSteps
 from l2tpns.runtime.supervisor import Supervisor
+from l2tpns.runtime.watchdog import Watchdog
 from tests.lab.inprocess import until
+from tests.lab.memory_log import MemoryLog
 
 
 @pytest.fixture
@@ -130,9 +131,9 @@ def test_the_watchdog_hears_of_us_while_all_parts_run_and_no_longer(
     manager: tuple[Manager, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listener, environment = manager
-    parts, spare = Supervisor(Log.in_memory().get()), Spare(1)
+    parts, spare = Supervisor(MemoryLog().get()), Spare(1)
     service = ServiceManager({**environment, "WATCHDOG_USEC": "40000"})
-    parts.spawn("keeper", Keeper(service, spare, parts).run)
+    parts.spawn("keeper", Watchdog(service, spare, parts).run)
     parts.spawn("reader", gevent.sleep, 3600)
     until(lambda: listener.listen().count("WATCHDOG=1") >= 3)
     ill = parts.spawn("ill", int, "x")
@@ -152,26 +153,26 @@ def test_the_watchdog_hears_of_us_while_all_parts_run_and_no_longer(
 
 def test_the_keeper_takes_descriptors_back_when_there_are_some_again(spare: Spare) -> None:
     spare.release()
-    parts = Supervisor(Log.in_memory().get())
-    keeper = parts.spawn("keeper", Keeper(ServiceManager({}), spare, parts).run)
+    parts = Supervisor(MemoryLog().get())
+    keeper = parts.spawn("keeper", Watchdog(ServiceManager({}), spare, parts).run)
     until(lambda: not spare.short)
     keeper.stop()
 
 
-# Steps
+# ShutdownSteps
 
 
 @pytest.mark.parametrize(
     "error", [ValueError("oh dear"), OSError(errno.EROFS, "ro"), SystemExit(1), KeyboardInterrupt()]
 )
 def test_a_step_of_the_end_that_fails_is_named_and_the_next_is_taken(error: BaseException) -> None:
-    log = Log.in_memory()
+    log = MemoryLog()
     taken: list[str] = []
 
     def fail() -> None:
         raise error
 
-    steps = Steps(log.get())
+    steps = ShutdownSteps(log.get())
     steps.take("first", taken.append, "first")
     steps.take("second", fail)
     steps.take("third", taken.append, "third")
