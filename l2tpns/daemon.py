@@ -39,7 +39,8 @@ from l2tpns.policy import filters
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.secrets_file import SecretsBackend
-from l2tpns.radius.types import Backend, RadiusSettings
+from l2tpns.radius.settings import RadiusSettings
+from l2tpns.radius.types import Backend
 from l2tpns.runtime import process
 from l2tpns.runtime.awake import AwakeClock
 from l2tpns.runtime.clock import elapsed, moment

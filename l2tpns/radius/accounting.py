@@ -35,9 +35,11 @@ from l2tpns.radius.account import (
     passed_over,
     pause_before,
 )
+from l2tpns.radius.report import InFlight, ServerReport
+from l2tpns.radius.settings import RadiusSettings
 from l2tpns.radius.spool import Entry, Spool
 from l2tpns.radius.transport import Transport
-from l2tpns.radius.types import RadiusSettings, TerminateCause, Usage
+from l2tpns.radius.types import TerminateCause, Usage
 from l2tpns.radius.usage import (
     INTERIM,
     OFF,
@@ -239,6 +241,14 @@ class Accounting:
     def spool(self) -> Spool | None:
         """None while nothing touches the disk."""
         return self._spool
+
+    def report(self) -> list[ServerReport]:
+        """Return the figures of each server that is configured now."""
+        return self.transport.report()
+
+    def in_flight(self) -> list[InFlight]:
+        """Return the requests that wait for an answer."""
+        return self.transport.in_flight()
 
     def open_sessions(self) -> list[str]:
         """Sessions with a Start and without a Stop."""

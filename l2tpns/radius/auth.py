@@ -16,8 +16,10 @@ from pyrad.packet import Packet
 from l2tpns.errors import NoAnswer, WireError
 from l2tpns.radius import ignored, packets, service
 from l2tpns.radius.framed_route import parse_framed_route
+from l2tpns.radius.report import InFlight, ServerReport
+from l2tpns.radius.settings import RadiusSettings
 from l2tpns.radius.transport import Transport
-from l2tpns.radius.types import Assign, AuthReply, AuthRequest, FramedRoute, RadiusSettings
+from l2tpns.radius.types import Assign, AuthReply, AuthRequest, FramedRoute
 from l2tpns.runtime.awake import AwakeClock
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.reminders import Reminders
@@ -70,6 +72,12 @@ class RadiusBackend:
 
     def close(self) -> None:
         self.transport.close()
+
+    def report(self) -> list[ServerReport]:
+        return self.transport.report()
+
+    def in_flight(self) -> list[InFlight]:
+        return self.transport.in_flight()
 
     def authenticate(self, request: AuthRequest) -> AuthReply:
         settings = self.transport.settings

@@ -10,7 +10,6 @@ import _socket
 import socket
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -22,8 +21,8 @@ from pyrad.packet import Packet
 from l2tpns.errors import WireError
 from l2tpns.radius import packets
 from l2tpns.radius.beside import Beside, open_beside
-from l2tpns.radius.types import MessageAuthenticator, RadiusSettings, ServerAddress
-from l2tpns.runtime.counters import Histogram
+from l2tpns.radius.report import ServerStats
+from l2tpns.radius.settings import MessageAuthenticator, RadiusSettings, ServerAddress
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.reminders import Reminders
 from l2tpns.runtime.supervisor import Supervisor
@@ -34,31 +33,6 @@ DEAD_AFTER = 3  # tries in a row without any answer
 SPARE = IDENTIFIERS // 2  # identifiers that must be free elsewhere before an idle socket is closed
 READ = 1  # libev's EV_READ
 ELSEWHERE_INTERVAL = 600.0  # seconds between two lines of the log about answers from one other address
-LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
-
-
-@dataclass(slots=True)
-class ServerStats:
-    """What happened with one server since the start."""
-
-    requests: int = 0
-    retransmissions: int = 0
-    accepts: int = 0
-    rejects: int = 0
-    challenges: int = 0
-    responses: int = 0
-    timeouts: int = 0
-    bad_authenticators: int = 0
-    malformed: int = 0
-    unexpected: int = 0  # late, repeated, or of a kind nobody asked for
-    refused: int = 0  # the host said that nobody listens
-    send_errors: int = 0
-    latency_max: float = 0.0
-    latency: Histogram = field(default_factory=lambda: Histogram(LATENCIES))  # from the first sending of a request
-
-    @property
-    def latency_sum(self) -> float:
-        return self.latency.sum
 
 
 class Request:

@@ -18,6 +18,7 @@ from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 
 from l2tpns.errors import ConfigError, refused
+from l2tpns.radius.report import InFlight, ServerReport
 from l2tpns.radius.types import Assign, AuthReply, AuthRequest
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.text_file import oddity, read_lines
@@ -95,6 +96,12 @@ class SecretsBackend:
         if entry.address is None:
             return AuthReply(accepted=True)
         return AuthReply(accepted=True, assign=Assign.FIXED, address=entry.address)
+
+    def report(self) -> list[ServerReport]:
+        return []
+
+    def in_flight(self) -> list[InFlight]:
+        return []
 
     def _find(self, user: bytes) -> Secret | None:
         """An exact name goes before `*`, an exact server before `*`; an empty secret opens no door."""

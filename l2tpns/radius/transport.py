@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import gevent
@@ -18,8 +17,9 @@ from pyrad.packet import Packet
 
 from l2tpns.errors import NoAnswer, PassedOver
 from l2tpns.radius import packets
-from l2tpns.radius.remote_server import Request, Server, ServerStats
-from l2tpns.radius.types import RadiusSettings, ServerAddress
+from l2tpns.radius.remote_server import IDENTIFIERS, Request, Server
+from l2tpns.radius.report import InFlight, ServerReport
+from l2tpns.radius.settings import RadiusSettings, ServerAddress
 from l2tpns.runtime.awake import AwakeClock
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.supervisor import Supervisor
@@ -38,30 +38,6 @@ LOOK_AGAIN = 0.5
 # a firewall that drops fragments). After so many such tries a round is over early: others need the worker.
 PASSED_OVER = 4
 STALE = 90.0  # a request held back for so long is given up: the next one tells its new Acct-Delay-Time
-
-
-@dataclass(frozen=True, slots=True)
-class InFlight:
-    """A request that waits for its answer, as `show radius` prints it."""
-
-    identifier: int
-    server: ServerAddress
-    label: str  # PAP, CHAP, START ...
-    session_id: int
-    tries: int
-    next_try: float  # by the wall clock as it is set now
-
-
-@dataclass(frozen=True, slots=True)
-class ServerReport:
-    """A server's figures at one moment."""
-
-    address: ServerAddress
-    dead: bool
-    trusted: bool
-    in_flight: int
-    sockets: int
-    stats: ServerStats
 
 
 class Tally:
@@ -261,7 +237,7 @@ class Transport:
     def report(self) -> list[ServerReport]:
         return [
             ServerReport(server.address, server.dead, server.trusted, server.in_flight,
-                         server.sockets, server.stats)
+                         self.settings.max_sockets * IDENTIFIERS, server.sockets, server.stats)
             for server in self._servers
         ]  # fmt: skip
 

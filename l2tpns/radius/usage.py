@@ -18,7 +18,8 @@ import orjson
 from pyrad.packet import Packet
 
 from l2tpns.radius import packets
-from l2tpns.radius.types import FramedRoute, RadiusSettings, Usage
+from l2tpns.radius.settings import RadiusSettings
+from l2tpns.radius.types import FramedRoute, Usage
 
 START, STOP, INTERIM, ON, OFF = "start", "stop", "interim", "on", "off"
 STATUS = {START: 1, STOP: 2, INTERIM: 3, ON: 7, OFF: 8}  # RFC 2866 5.1

@@ -402,7 +402,7 @@ from pathlib import Path
 from l2tpns.runtime.durable import make_line
 from l2tpns.runtime.log import Log
 from l2tpns.radius.accounting import Accounting
-from l2tpns.radius.types import RadiusSettings, ServerAddress
+from l2tpns.radius.settings import RadiusSettings, ServerAddress
 from tests.lab.radius_parts import usage
 port = int(sys.argv[2])
 settings = RadiusSettings(accounting_servers=(ServerAddress("127.0.0.1", port),), secret=b"testing123", accounting=True)

@@ -19,7 +19,7 @@ from l2tpns.errors import NoAnswer
 from l2tpns.radius import remote_server as server_module
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
-from l2tpns.radius.types import MessageAuthenticator
+from l2tpns.radius.settings import MessageAuthenticator
 from l2tpns.runtime.log import Log
 from tests.lab import PATIENCE
 from tests.lab.inprocess import until

@@ -15,7 +15,8 @@ from l2tpns.errors import WireError
 from l2tpns.radius import packets
 from l2tpns.radius.auth import fill_access_request, parse_reply, unaskable
 from l2tpns.radius.framed_route import parse_framed_route
-from l2tpns.radius.types import FramedRoute, RadiusSettings
+from l2tpns.radius.settings import RadiusSettings
+from l2tpns.radius.types import FramedRoute
 from l2tpns.radius.usage import START, fill_accounting_request
 from l2tpns.runtime.log import Log
 from tests.lab.radius_parts import SECRET, chap, login, pap, usage
