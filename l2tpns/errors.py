@@ -67,7 +67,7 @@ class NoAnswer(L2tpnsError):
 
 
 class PassedOver(NoAnswer):
-    """No server answered this. After so many tries a server answered others; after `unsure` tries it has not yet."""
+    """No server answered this request. `tries`: tries after which a server answered others; `unsure`: none did yet."""
 
     def __init__(self, text: str, tries: int, unsure: int) -> None:
         super().__init__(text)

@@ -103,10 +103,6 @@ KNOWN_CIRCLES: tuple[set[str], ...] = (
         "subscriber.usage_files",
     },
     {
-        "radius.beside",
-        "radius.remote_server",
-    },
-    {
         "dataplane.policer",
         "dataplane.session_path",
         "dataplane.udp",
