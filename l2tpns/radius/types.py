@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from l2tpns.proto.ppp.credentials import Credentials
 
 PORT_TYPE_VIRTUAL = 5  # RFC 2865 5.41
+MTUS = range(64, 65536)  # RFC 2865 5.12
 
 
 class TerminateCause(IntEnum):

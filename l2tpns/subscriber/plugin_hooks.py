@@ -24,7 +24,7 @@ from l2tpns.plugins.hooks import (
 from l2tpns.plugins.server_api import octets, text
 from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius import usage
-from l2tpns.radius.auth import OWN_AVPAIRS, avpair_key
+from l2tpns.radius.attribute_values import OWN_AVPAIRS, avpair_key
 from l2tpns.radius.types import AuthReply, Usage
 
 if TYPE_CHECKING:
