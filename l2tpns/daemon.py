@@ -11,8 +11,9 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -53,6 +54,7 @@ from l2tpns.runtime.supervisor import Part, Supervisor
 from l2tpns.state.records import Replay
 from l2tpns.state.restore import resume
 from l2tpns.state.store import StateStore
+from l2tpns.subscriber import usage_files
 from l2tpns.subscriber.pool import Layout, Pool, read_layout
 from l2tpns.system import cleanup, privileges
 from l2tpns.system.firewall import LOCK, Firewall
@@ -81,7 +83,9 @@ class Daemon:
         self.log = Log(self.config.log_file, self.config.debug, detached=options.detach)
         self.log.open_audit(self.config.audit_file)
         self.logger = self.log.get()
-        self.configurator = Configurator(options, reading, self.log, self.apply, self.read_pool, self.take_pool)
+        self.configurator = Configurator(
+            options, reading, self.log, self.apply, self.prepare_pool, usage_files.unusable
+        )
         self.counters = Counters()
         self.awake = AwakeClock()
         self.signals: Queue[int | ConfigError | ReportError] = Queue()  # or why the server cannot go on
@@ -191,6 +195,10 @@ class Daemon:
             own.add(config.main_address)
         return read_layout(self.files.pool, own)
 
+    def prepare_pool(self, config: Config) -> Callable[[], None]:
+        """Read the addresses of a configuration. Return a function that adopts them. Raises ConfigError."""
+        return partial(self.take_pool, self.read_pool(config))
+
     def spool_directory(self) -> Path:
         """Return where accounting records wait for a server."""
         return Path(self.config.spool_dir or process.state_directory() / "spool")
@@ -215,7 +223,7 @@ class Daemon:
         """Open what is outside: spool, sockets, tun device, routes. Raises ConfigError."""
         config = self.config
         self.logger.info("starting", version=__version__, config=str(self.options.config), pid=os.getpid())
-        self.configurator.doubts()
+        self.configurator.config_warnings()
         if not process.kernel_forwards():
             self.logger.warning(
                 "ip_forward_off", why=f"{process.IP_FORWARD} is 0: subscribers reach nobody but this machine"
