@@ -111,7 +111,7 @@ class Configurator:
         return replace(self.config, **{**self._pending, **self._in_file})
 
     def config_warnings(self) -> tuple[str, ...]:
-        """Log, at the start, what is in the file and will not have its effect. Return the same for people."""
+        """Log, at the start, what is in the file and has no effect or is unsafe. Return the same as text."""
         return self._config_warnings(self.warnings, self.config)
 
     # Changes
@@ -225,4 +225,4 @@ class Configurator:
     def _warn_without_effect(self, found: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> tuple[str, ...]:
         for name, why in found:
             self._log.get().warning("setting_without_effect", variable=name, why=why)
-        return tuple(f"{name} moves nothing: {why}" for name, why in found)
+        return tuple(f"{name} has no effect: {why}" for name, why in found)

@@ -491,11 +491,11 @@ class Config:
     def _half_set(self) -> Iterator[tuple[str, str]]:
         """Yield (variable, why) for variables without effect because another one is not set."""
         if self.radius_servers and not self.radius_secret:
-            yield "primary_radius", "radius_secret is not set: nobody can log in"
+            yield "primary_radius", "radius_secret is not set: no subscriber can log in"
         if self.radius_accounting and not self.radius_servers:
             yield "radius_accounting", "no RADIUS server is named: records wait on disk"
         if bool(self.radius_bind_min) != bool(self.radius_bind_max):
-            yield "radius_bind_min", "it needs radius_bind_max, and that needs it: any local port is used"
+            yield "radius_bind_min", "radius_bind_min and radius_bind_max must both be set: any local port is used"
         address = self.nsctl_bind_address
         if address is not None and not address.is_loopback and not self.nsctl_secret:
             yield "nsctl_bind_address", "nsctl_secret is not set: requests from other hosts are not answered"

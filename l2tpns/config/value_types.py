@@ -32,7 +32,7 @@ class Effect(Enum):
 
 
 class Affects(Flag):
-    """Which parts of the server keep a copy of a setting, and are told when it changes."""
+    """Which parts of the server keep a copy of a setting, and get a new one when it changes."""
 
     NO_COPY = 0
     RADIUS = auto()
@@ -273,7 +273,7 @@ def setting(
 ) -> T:
     """Declare a variable as the field of a dataclass.
 
-    `pending` says why a variable is accepted and kept but has no effect yet: the operator is told. `affects` names the
+    `pending` says why a variable is accepted and kept but has no effect yet, for a warning. `affects` names the
     parts of the server that keep a copy.
     """
     metadata = {_META: (kind, help, effect, pending, secret, affects)}

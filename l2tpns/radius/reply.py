@@ -65,7 +65,7 @@ def unavailable_service(accept: Packet, log: Logger) -> str:
 
 
 def ignored_attributes(packet: Packet) -> Iterator[str]:
-    """Yield a name for each kind of attribute that is ignored: an operator who uses one should learn of it."""
+    """Yield a name for each kind of attribute that is ignored, for the log."""
     for key in dict.keys(packet):
         attribute = BY_KEY.get(key)
         if key != VENDOR_SPECIFIC and not (attribute and attribute.uses & REPLY):

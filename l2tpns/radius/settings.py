@@ -23,14 +23,14 @@ class ServerAddress:
 class MessageAuthenticator(Enum):
     """radius_require_message_authenticator: what a reply must carry (RFC 2869 5.14, CVE-2024-3596)."""
 
-    AUTO = "auto"  # demanded of a server from the moment it has sent a valid one
+    AUTO = "auto"  # required of a server once it has sent a valid one
     YES = "yes"
     NO = "no"
 
 
 @dataclass(frozen=True, slots=True)
 class RadiusSettings:
-    """One consistent set of settings; a change at run time is a new one given to configure()."""
+    """One consistent set of settings. After a change, configure() is called with a new one."""
 
     servers: tuple[ServerAddress, ...] = ()
     accounting_servers: tuple[ServerAddress, ...] = ()
@@ -39,11 +39,11 @@ class RadiusSettings:
     bind_min: int = 0
     bind_max: int = 0
     require: MessageAuthenticator = MessageAuthenticator.AUTO
-    retries: int = 0  # tries of one request; 0 is twice the number of servers
+    retries: int = 0  # tries of one request; 0: twice the number of servers
     timeout: float = 1.0  # before the second try; doubles from there
-    dead_time: float = 60.0  # a silent server is left alone this long
+    dead_time: float = 60.0  # for which a silent server gets no new requests
     max_sockets: int = 64  # per server and kind, 256 requests each
-    nas_address: IPv4Address | None = None  # None: the address our socket has towards the server
+    nas_address: IPv4Address | None = None  # None: the local address of the socket to the server
     nas_identifier: str = ""
 
     @classmethod

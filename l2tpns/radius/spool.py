@@ -170,7 +170,7 @@ class Spool:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = self._directory.stat()
             if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-                raise RepairError(f"spool_dir {self._directory}: must belong to us and be writable by nobody else")
+                raise RepairError(f"spool_dir {self._directory}: must belong to our user, and no other may write to it")
             self._lock = files.open_file(self._directory / "lock", os.O_RDWR | os.O_CREAT)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -492,9 +492,9 @@ def _entry(fields: list[Any], segment: Segment, size: int) -> Entry:
     _, number, kind, session, wall, delivered, usage, *clock = fields
     since_boot, boot = clock[:2] if len(clock) > 1 else (0.0, "")
     if not (isinstance(kind, str) and isinstance(session, str) and isinstance(boot, str)):
-        raise ValueError("its names are no text")
+        raise ValueError("its names are not text")
     if not isinstance(delivered, bool):
-        raise ValueError("it says neither that it was delivered nor that it was not")
+        raise ValueError("its delivered flag is not a boolean")
     if not (WHEN(wall) and WHEN(since_boot)) or len(session) > 253:
         raise ValueError("its time or its name is out of range")
     moment = Moment(float(wall), float(since_boot), boot)

@@ -52,7 +52,7 @@ class Assign(Enum):
 
 @dataclass(frozen=True, slots=True)
 class AuthRequest:
-    """A subscriber who wants in, and what the tunnel told about the call."""
+    """A subscriber's credentials, and what the tunnel says about the call."""
 
     credentials: Credentials
     session_id: int
@@ -60,8 +60,8 @@ class AuthRequest:
     called: str = ""
     calling: str = ""
     nas_port_id: str = ""
-    tunnel_client: str = ""  # the LAC's address, RFC 2868 3.3
-    tunnel_server: str = ""  # our address on that tunnel
+    tunnel_client: str = ""  # the LAC's address (RFC 2868 3.3)
+    tunnel_server: str = ""  # our address on that tunnel (RFC 2868 3.4)
     tunnel_host: str = ""  # the LAC's host name (Tunnel-Client-Auth-ID)
     connect_info: str = ""
     mtu: int = 0
@@ -70,7 +70,7 @@ class AuthRequest:
 
 @dataclass(frozen=True, slots=True)
 class FramedRoute:
-    """One Framed-Route (RFC 2865 5.22); gateway None is the subscriber's own address."""
+    """One Framed-Route (RFC 2865 5.22). The gateway None is the subscriber's own address."""
 
     prefix: IPv4Network
     gateway: IPv4Address | None = None
@@ -79,7 +79,7 @@ class FramedRoute:
 
 @dataclass(frozen=True, slots=True)
 class AuthReply:
-    """The verdict. A refusal carries its attributes too: a walled garden may let the subscriber in with them."""
+    """The verdict. A refusal has attributes too: a walled garden may admit the subscriber with them."""
 
     accepted: bool
     message: bytes = b""  # Reply-Message, for the PAP or CHAP answer
@@ -93,12 +93,12 @@ class AuthReply:
     classes: tuple[bytes, ...] = ()
     avpairs: tuple[tuple[str, str], ...] = ()
     filter_ids: tuple[str, ...] = ()
-    termination_action: int = 0  # 1: ask RADIUS again when the session time is over
+    termination_action: int = 0  # 1: send a new Access-Request when the session time is over
     state: bytes = b""
     framed_pool: str = ""
     mtu: int | None = None
     user: bytes = b""  # the name to account under, when the server gave another (RFC 2865 5.1)
-    why: str = ""  # of a refusal, for the operator's log only: a subscriber may not learn which names exist
+    why: str = ""  # of a refusal, for the log only: a subscriber must not learn which names exist
 
 
 class Backend(Protocol):
@@ -119,7 +119,7 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a session used so far. "In" is from the subscriber, as RFC 2866 5.3 has it."""
+    """What a session has used so far. "In" is from the subscriber (RFC 2866 5.3)."""
 
     acct_session_id: str
     user: bytes

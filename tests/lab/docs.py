@@ -51,32 +51,31 @@ def configuration() -> str:
     text = f"""{NOTE}
 # Configuration
 
-`l2tpns.cfg` is a list of commands, one a line: `set VARIABLE VALUE`, `load plugin "NAME"` and `ip access-list` with
-its rules ([packet filters](filters.md)). Lines that begin with `#` or `!` are comments. A value with spaces stands
-between quotation marks; in it `\\"` and `\\\\` stand for `"` and `\\`. The file is read and checked whole: if a word or
-a value is wrong, the server says in which file and line, what would be right, and does not start; at a reload it goes
-on as before.
+`l2tpns.cfg` is a list of commands, one per line: `set VARIABLE VALUE`, `load plugin "NAME"` and `ip access-list` with
+its rules ([packet filters](filters.md)). Lines that begin with `#` or `!` are comments. A value with spaces is put in
+quotation marks, in which `\\"` and `\\\\` mean `"` and `\\`. The file is read and checked whole: if a word or a value
+is wrong, the server reports file, line and what is expected, and does not start; at a reload it continues as before.
 
-Beside it stand `l2tpns.ip_pool` (the addresses of subscribers; `ip_pool` is found too), `l2tpns.secrets` (subscribers
-and passwords, used while `primary_radius` and `secondary_radius` are not set) and `l2tpns.users` (who may use the
-console; `users` is found too).
+In the same directory are `l2tpns.ip_pool` (the addresses of subscribers; `ip_pool` is found too), `l2tpns.secrets`
+(subscribers and passwords, used while `primary_radius` and `secondary_radius` are not set) and `l2tpns.users` (the
+operators of the console; `users` is found too).
 
-All are UTF-8 text, with or without a byte order mark; LF, CR LF and CR end a line. A file in UTF-16 and one that holds
-NUL octets are refused. A no-break space, or a typographic quotation mark, that stands outside quotation marks is named
-by file and line: it parts no words and quotes nothing.
+All are UTF-8 text, with or without a byte order mark; LF, CR LF and CR end a line. A file in UTF-16 and one that has
+NUL octets are refused. A no-break space or a typographic quotation mark outside quotation marks is reported by file and
+line: the one does not separate words, the other does not quote.
 
 ## Variables
 
 A change takes effect at once (L), for tunnels and sessions that begin after it (N), or after a restart (R).
-A variable of which the last column says *not yet* is accepted, and the server says at its start, at a reload and when
-it is set that it moves nothing.
+A variable with *not yet* in the last column is accepted; at the start, at a reload and when it is set the server
+reports that it has no effect.
 
 """
     text += table(("Variable", "Default", "", "Value", "Meaning"), [_row(setting) for setting in SETTINGS.values()])
     text += """
-## Variables of l2tpns 2.4.1 that are passed over
+## Variables of l2tpns 2.4.1 that are ignored
 
-Each is named in a warning. So are the block `router bgp` and the command `setforward`.
+Each is reported in a warning. So are the block `router bgp` and the command `setforward`.
 
 """
     return text + table(("Variable", "Why"), [(f"`{name}`", why) for name, why in IGNORED.items()])

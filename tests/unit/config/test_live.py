@@ -15,7 +15,7 @@ from l2tpns.errors import ConfigError
 from l2tpns.runtime.log import Log
 from l2tpns.subscriber.usage_files import unusable
 
-NO_SERVER = "radius_accounting moves nothing: no RADIUS server is named: records wait on disk"
+NO_SERVER = "radius_accounting has no effect: no RADIUS server is named: records wait on disk"
 
 
 class Running:
@@ -65,13 +65,13 @@ def test_what_others_have_set_without_effect_is_not_told_again_to_who_sets_somet
     running.configurator.assign("radius_accounting", "yes")
     assert running.configurator.assign("echo_timeout", "20")[1] == ()
     assert running.configurator.assign("primary_radius", "192.0.2.1")[1] == (
-        "primary_radius moves nothing: radius_secret is not set: nobody can log in",
+        "primary_radius has no effect: radius_secret is not set: no subscriber can log in",
     )
     assert running.configurator.assign("radius_secret", "not-told")[1] == ()
 
 
 def test_half_a_pair_that_waits_for_a_restart_is_told_too(running: Running) -> None:
-    assert running.configurator.assign("radius_bind_min", "4000")[1][0].startswith("radius_bind_min moves nothing")
+    assert running.configurator.assign("radius_bind_min", "4000")[1][0].startswith("radius_bind_min has no effect")
     assert running.configurator.assign("radius_bind_max", "4100")[1] == ()
 
 

@@ -310,8 +310,8 @@ def test_lines_of_a_block_are_errors_outside_of_it() -> None:
         ('set radius_secret "open', ["quotation mark"]),
         ('set radius_secret "a"b', ["quotation mark"]),
         ("load garden", ['Usage: load plugin "NAME"']),
-        ('load plugin "../../tmp/x"', ["no name of a plugin"]),
-        ('load plugin "garden.so"', ["no name of a plugin", "without path and ending"]),
+        ('load plugin "../../tmp/x"', ["not the name of a plugin"]),
+        ('load plugin "garden.so"', ["not the name of a plugin", "without path and ending"]),
     ],
 )
 def test_what_is_wrong_is_told_with_file_line_and_what_would_be_right(line: str, words: list[str]) -> None:
