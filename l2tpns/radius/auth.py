@@ -14,6 +14,7 @@ from ipaddress import IPv4Address
 from pyrad.packet import Packet
 
 from l2tpns.errors import NoAnswer, WireError
+from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius import packets
 from l2tpns.radius.reply import ignored_attributes, parse_reply
 from l2tpns.radius.report import InFlight, ServerReport
@@ -25,7 +26,6 @@ from l2tpns.runtime.log import Logger
 from l2tpns.runtime.reminders import Reminders
 from l2tpns.runtime.supervisor import Supervisor
 
-PAP, CHAP = 0xC023, 0xC223
 MAX_PASSWORD = 128  # RFC 2865 5.2
 CHAP_RESPONSE = 16  # MD5
 IGNORED_LOG_INTERVAL = 3600.0  # seconds between two log lines about the same attribute that is ignored
@@ -75,7 +75,7 @@ class RadiusBackend:
             fill_access_request(packet, request, settings, local)
             return packet, packet.RequestPacket()
 
-        label = "CHAP" if credentials.protocol == CHAP else "PAP"
+        label = "CHAP" if credentials.protocol == Protocol.CHAP else "PAP"
         reply = self.transport.request(encode, label=label, session_id=request.session_id)
         if reply.code not in (packets.ACCESS_ACCEPT, packets.ACCESS_REJECT, packets.ACCESS_CHALLENGE):
             self._log.error("radius_reply_unknown", user=credentials.user, code=reply.code)
@@ -107,9 +107,9 @@ def impossible_request(request: AuthRequest) -> str:
     credentials = request.credentials
     if not 1 <= len(credentials.name) <= packets.MAX_VALUE:
         return f"user name of {len(credentials.name)} octets"
-    if credentials.protocol == PAP:
+    if credentials.protocol == Protocol.PAP:
         return f"password of {len(credentials.password)} octets" if len(credentials.password) > MAX_PASSWORD else ""
-    if credentials.protocol == CHAP:
+    if credentials.protocol == Protocol.CHAP:
         if len(credentials.response) != CHAP_RESPONSE or not 1 <= len(credentials.challenge) <= packets.MAX_VALUE:
             return "CHAP response or challenge of a wrong length"
         return ""
@@ -120,7 +120,7 @@ def fill_access_request(packet: Packet, request: AuthRequest, settings: RadiusSe
     """Add the attributes of an Access-Request (RFC 2865 5.44)."""
     credentials = request.credentials
     packets.put_octets(packet, "User-Name", credentials.name)
-    if credentials.protocol == PAP:
+    if credentials.protocol == Protocol.PAP:
         packets.put_octets(packet, "User-Password", packet.PwCrypt(credentials.password))
     else:
         identifier = bytes([credentials.identifier & 0xFF])

@@ -18,12 +18,12 @@ from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 
 from l2tpns.errors import ConfigError, refused
+from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius.report import InFlight, ServerReport
 from l2tpns.radius.types import Assign, AuthReply, AuthRequest
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.text_file import oddity, read_lines
 
-PAP, CHAP = 0xC023, 0xC223
 ANY = b"*"
 BARRED = "-"
 REFUSAL = b"wrong name or password"
@@ -82,9 +82,9 @@ class SecretsBackend:
         entry = self._find(credentials.name)
         # An unknown user takes as much time as a wrong password.
         secret = entry.secret if entry else b"\0"
-        if credentials.protocol == PAP:
+        if credentials.protocol == Protocol.PAP:
             right = hmac.compare_digest(credentials.password, secret)
-        elif credentials.protocol == CHAP:
+        elif credentials.protocol == Protocol.CHAP:
             # RFC 1994 4.1: identifier, secret, challenge
             octets = bytes([credentials.identifier & 0xFF]) + secret + credentials.challenge
             right = hmac.compare_digest(credentials.response, hashlib.md5(octets, usedforsecurity=False).digest())
