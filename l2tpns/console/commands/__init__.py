@@ -218,7 +218,7 @@ def help_all(shell: Shell) -> Output:
 
 def _variables(office: Office) -> Iterator[tuple[str, str]]:
     for setting in (*SETTINGS.values(), *office.plugins.settings.values()):
-        yield setting.name, setting.help
+        yield setting.name, setting.help_with_default
 
 
 def _stream_names(office: Office) -> Iterator[tuple[str, str]]:

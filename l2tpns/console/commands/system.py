@@ -17,9 +17,8 @@ from l2tpns.console.context import Office
 from l2tpns.console.grammar import Argument, Command, Privilege
 from l2tpns.console.log_line import log_line
 from l2tpns.console.output import Column, Output, Refused, Row, Table
-from l2tpns.radius.auth import RadiusBackend
-from l2tpns.radius.remote_server import IDENTIFIERS
-from l2tpns.radius.transport import Transport
+from l2tpns.radius.accounting import Accounting
+from l2tpns.radius.types import Backend
 from l2tpns.runtime.counters import PRIVATE
 from l2tpns.runtime.text import printable
 
@@ -132,20 +131,14 @@ SERVERS = Table(
 )
 
 
-def transports(office: Office) -> list[tuple[str, Transport]]:
-    found = []
-    if isinstance(office.lns.services.backend, RadiusBackend):
-        found.append(("auth", office.lns.services.backend.transport))
-    accounting = getattr(office.lns.services.accounting, "transport", None)
-    if accounting is not None:
-        found.append(("acct", accounting))
-    return found
+def radius_clients(office: Office) -> tuple[tuple[str, Backend | Accounting], ...]:
+    return ("auth", office.lns.services.backend), ("acct", office.lns.services.accounting)
 
 
 def radius_rows(office: Office) -> Iterator[Row]:
     """Requests that wait for an answer; the time of the next try is the unix time that the manual promises."""
-    for kind, transport in transports(office):
-        for request in transport.in_flight():
+    for kind, client in radius_clients(office):
+        for request in client.in_flight():
             yield {
                 "identifier": request.identifier,
                 "kind": kind,
@@ -158,8 +151,8 @@ def radius_rows(office: Office) -> Iterator[Row]:
 
 
 def server_rows(office: Office) -> Iterator[Row]:
-    for kind, transport in transports(office):
-        for report in transport.report():
+    for kind, client in radius_clients(office):
+        for report in client.report():
             stats = report.stats
             answers = stats.accepts + stats.rejects + stats.challenges + stats.responses
             yield {
@@ -198,10 +191,10 @@ def show_all_radius(shell: Shell) -> Output:
 def _radius_use(office: Office) -> Iterator[str]:
     """How many identifiers there are (a socket has 256, RFC 2865 3), and how many are taken."""
     used = room = 0
-    for _, transport in transports(office):
-        for report in transport.report():
+    for _, client in radius_clients(office):
+        for report in client.report():
             used += report.in_flight
-            room += transport.settings.max_sockets * IDENTIFIERS
+            room += report.identifiers
     yield ""
     yield f"Free: {room - used}"
     yield f"Used: {used}"
