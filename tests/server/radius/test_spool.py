@@ -176,7 +176,7 @@ def test_what_was_released_stays_released_whatever_segments_went(opened):
 def test_a_directory_that_others_may_write_is_refused(tmp_path, opened):
     (tmp_path / "spool").mkdir()
     (tmp_path / "spool").chmod(0o777)
-    with pytest.raises(ConfigError, match="no other may write to it"):
+    with pytest.raises(ConfigError, match="no other user can write"):
         opened()
 
 
