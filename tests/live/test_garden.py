@@ -313,6 +313,7 @@ def survive_a_crash(stage: Stage, sessions: int) -> None:
 def test_clean_kernel_removes_what_a_crash_has_left_unless_a_server_runs(stage: Stage) -> None:
     stage.lac.call("fred", "wrong").wait_online()
     command = (sys.executable, "-m", "l2tpns", "--clean-kernel")
+    stage.lac.wait(lambda: members(stage.space))
     in_use = stage.rules()
     with pytest.raises(CommandFailed, match="a server runs here"):
         stage.space.run(*command)
