@@ -40,6 +40,10 @@ class Mode(Enum):
     ACL = "(config-acl)"
 
 
+ANYWHERE = tuple(Mode)
+CONFIGURING = (Mode.CONFIG, Mode.ACL)
+
+
 Choices = Callable[["Office"], Iterable[tuple[str, str]]]  # word and help
 
 

@@ -8,18 +8,19 @@ Each line takes effect at once, also for sessions that have the filter; what a r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from l2tpns.config.access_list import AccessList, parse_head, parse_rule
+from l2tpns.config.value_types import printable
+from l2tpns.console.commands.arguments import ONE_USER, find_user
 from l2tpns.console.context import Office
-from l2tpns.console.grammar import Argument, Mode, change
-from l2tpns.console.output import Refused
+from l2tpns.console.grammar import CONFIGURING, Argument, Command, Mode, change
+from l2tpns.console.output import Output, Refused, Row
+from l2tpns.policy import filters as filtering
 
 if TYPE_CHECKING:
     from l2tpns.console.shell import Shell
-
-CONFIGURING = (Mode.CONFIG, Mode.ACL)
 
 
 def access_list(shell: Shell, kind: str, name: str) -> str | None:
@@ -97,6 +98,46 @@ def _put(shell: Shell, changed: AccessList) -> None:
     shell.office.change_filters({**shell.office.config.filters, changed.name: changed})
 
 
+def show_access_lists(shell: Shell, *names: str) -> Output:
+    filters = shell.office.config.filters
+    for name in names:
+        if name not in filters:
+            raise Refused(f"There is no access-list {printable(name)}")
+    chosen = [filters[name] for name in names or filters]
+
+    def rows() -> Iterable[Row]:
+        return ({"name": filter.name, "extended": filter.extended, "lines": list(filter.lines())} for filter in chosen)
+
+    def lines() -> Iterator[str]:
+        for filter in chosen:
+            yield from filter.lines()
+        if not chosen:
+            yield "There is no access-list"
+
+    return Output(lines, rows)
+
+
+# A user's filters
+
+
+def filter_user(shell: Shell, name: str, direction: str, filter_name: str) -> str:
+    chosen = shell.office.config.filters.get(filter_name)
+    if chosen is None:
+        raise Refused(f"There is no access-list {printable(filter_name)}")
+    for session in find_user(shell.office, name):
+        if direction == "in":
+            filtering.give(session, chosen, session.path.filter_out)
+        else:
+            filtering.give(session, session.path.filter_in, chosen)
+    return f"Filtering user {name}: {direction} {filter_name}"
+
+
+def no_filter_user(shell: Shell, name: str) -> str:
+    for session in find_user(shell.office, name):
+        filtering.give(session, None, None)
+    return f"Not filtering user {name}"
+
+
 # Arguments
 
 
@@ -106,7 +147,7 @@ def _kinds(office: Office) -> Iterator[tuple[str, str]]:
 
 
 def _names(office: Office) -> Iterator[tuple[str, str]]:
-    for filter in office.config.filters.values():
+    for _, filter in sorted(office.config.filters.items()):
         yield filter.name, f"{'extended' if filter.extended else 'standard'}, {len(filter.rules)} rules"
 
 
@@ -125,16 +166,26 @@ def _words(office: Office) -> Iterator[tuple[str, str]]:
     yield "fragments", "only fragments but the first"
 
 
+def _directions(office: Office) -> Iterator[tuple[str, str]]:
+    yield "in", "what the user sends"
+    yield "out", "what is sent to the user"
+
+
 KIND = Argument("KIND", "standard or extended", _kinds, closed=True)
 NAME = Argument("NAME", "name of an access-list", _names)
+SOME_NAMES = Argument("NAME", "name of an access-list", _names, optional=True, many=True)
+DIRECTION = Argument("DIRECTION", "in or out", _directions, closed=True)
 RULE = Argument("RULE", "[ip|tcp|udp|icmp] SOURCE [PORTS] [DESTINATION [PORTS] [FLAGS]]", _words, many=True)
 
 
 COMMANDS = (
     change("deny", "drop packets like this", deny, RULE, modes=(Mode.ACL,)),
+    change("filter", "give a user's sessions a packet filter", filter_user, ONE_USER, DIRECTION, NAME),
     change("ip access-list", "the rules of a packet filter", access_list, KIND, NAME, modes=CONFIGURING),
     change("no deny", "take such a rule away", no_deny, RULE, modes=(Mode.ACL,)),
+    change("no filter", "take a user's packet filters away", no_filter_user, ONE_USER),
     change("no ip access-list", "remove a packet filter", no_access_list, KIND, NAME, modes=CONFIGURING),
     change("no permit", "take such a rule away", no_permit, RULE, modes=(Mode.ACL,)),
     change("permit", "let packets like this pass", permit, RULE, modes=(Mode.ACL,)),
+    Command("show access-list", "packet filters", show_access_lists, (SOME_NAMES,)),
 )

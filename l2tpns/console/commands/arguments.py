@@ -63,6 +63,12 @@ def _number(word: str) -> int:
     return int(word) if word.isascii() and word.isdigit() and len(word) <= 5 else -1
 
 
+def _line_count(word: str) -> int:
+    if not (word.isascii() and word.isdigit() and len(word) <= 6):
+        raise ValueError(f'"{printable(word)}" is no number of lines')
+    return int(word)
+
+
 SESSION = Argument("SID", "id of a session", sessions, optional=True, many=True)
 TUNNEL = Argument("TID", "id of a tunnel", tunnels, optional=True, many=True)
 USER = Argument("USER", "name of a user", users, optional=True)
@@ -71,3 +77,5 @@ SOME_SESSIONS = Argument("SID", "id of a session", sessions, many=True)
 SOME_TUNNELS = Argument("TID", "id of a tunnel", tunnels, many=True)
 SOME_USERS = Argument("USER", "name of a user", users, many=True)
 ONE_USER = Argument("USER", "name of a user", users)
+LINE_COUNT = Argument("LINES", "how many lines", parse=_line_count, optional=True)
+PAGE_LENGTH = Argument("LINES", "lines of a page; 0: no pages", parse=_line_count)

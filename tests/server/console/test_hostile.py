@@ -10,7 +10,7 @@ import gevent
 import pytest
 from gevent import socket
 
-from l2tpns.console.commands import system
+from l2tpns.console.commands import pool
 from l2tpns.subscriber.pool import parse_layout
 from tests.lab.inprocess import until
 from tests.server.operators import Desk, OpenDesk
@@ -53,7 +53,7 @@ def test_a_thousand_half_open_connections_lock_nobody_out_and_are_not_kept(open_
 def test_sixty_thousand_rows_are_made_as_a_slow_line_takes_them(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.server.pool.change(parse_layout("10.5.0.0/16\n"))
     made = 0
-    rows = system.pool_rows
+    rows = pool.pool_rows
 
     def counted(*arguments: Any) -> Iterator[Any]:
         nonlocal made
@@ -61,7 +61,7 @@ def test_sixty_thousand_rows_are_made_as_a_slow_line_takes_them(desk: Desk, monk
             made += 1
             yield row
 
-    monkeypatch.setattr(system, "pool_rows", counted)
+    monkeypatch.setattr(pool, "pool_rows", counted)
     other = desk.plain()
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -15,7 +15,7 @@ from l2tpns import causes
 from l2tpns.config.file import make_config, parse_file
 from l2tpns.config.settings import SETTINGS
 from l2tpns.console import terminal
-from l2tpns.console.commands import system
+from l2tpns.console.commands import pool
 from l2tpns.console.server import Console
 from l2tpns.errors import ConfigError
 from l2tpns.runtime import share
@@ -352,7 +352,7 @@ def test_a_reader_that_takes_nothing_is_given_up(desk: Desk, monkeypatch: pytest
 def test_fifty_consoles_leave_the_others_their_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of them list 65,000 addresses, by a clock on which a row takes a twentieth of a slice."""
     rows = 0
-    make_rows = system.pool_rows
+    make_rows = pool.pool_rows
 
     def counted(*arguments: Any) -> Iterator[Any]:
         nonlocal rows
@@ -360,7 +360,7 @@ def test_fifty_consoles_leave_the_others_their_time(desk: Desk, monkeypatch: pyt
             rows += 1
             yield row
 
-    monkeypatch.setattr(system, "pool_rows", counted)
+    monkeypatch.setattr(pool, "pool_rows", counted)
     monkeypatch.setattr(share, "monotonic", lambda: 1.0 + rows * share.SLICE / 20)
     desk.server.pool.change(parse_layout("10.5.0.0/16\n"))
     consoles = [desk.operator() for _ in range(50)]

@@ -1,0 +1,68 @@
+"""`show log`, `debug`, `no debug`: the log, kept or as it is written (reference section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from l2tpns.console.commands.arguments import LINE_COUNT
+from l2tpns.console.context import Office
+from l2tpns.console.grammar import Argument, Command, Privilege
+from l2tpns.console.log_line import log_line
+from l2tpns.console.output import Output
+from l2tpns.runtime.log import LEVELS
+
+if TYPE_CHECKING:
+    from l2tpns.console.shell import Shell
+
+
+def show_log(shell: Shell, count: int = 100) -> Output:
+    """The newest last."""
+    kept = shell.office.log.tail(count)
+
+    def entries() -> Iterator[Any]:
+        return map(orjson.loads, kept)
+
+    return Output(lambda: (f"{entry['time']} {log_line(entry)}" for entry in entries()), entries)
+
+
+def debug(shell: Shell, *names: str) -> str:
+    """More streams for this console, or which there are."""
+    if not names:
+        return _streams(shell)
+    shell.watch(shell.streams | _levels(names))
+    return _streams(shell)
+
+
+def no_debug(shell: Shell, *names: str) -> str:
+    """Without names: none any more. `all` is here really all."""
+    left = shell.streams - _levels(names) if names and "all" not in names else frozenset()
+    shell.watch(left)
+    return _streams(shell)
+
+
+def _levels(names: Sequence[str]) -> frozenset[int]:
+    """`all` is everything but packets, as ever."""
+    everything = {LEVELS.index(level) for level in LEVELS if level != "data"} if "all" in names else set()
+    return frozenset(everything | {LEVELS.index(name) for name in names if name != "all"})
+
+
+def _streams(shell: Shell) -> str:
+    return "Currently debugging: " + (" ".join(LEVELS[level] for level in sorted(shell.streams)) or "nothing")
+
+
+def _stream_names(office: Office) -> Iterator[tuple[str, str]]:
+    for level in LEVELS:
+        yield level, f"lines of level {level}"
+    yield "all", "all but data"
+
+
+STREAMS = Argument("LEVEL", "what to show", _stream_names, closed=True, optional=True, many=True)
+
+COMMANDS = (
+    Command("debug", "show the log here as it is written", debug, (STREAMS,), privilege=Privilege.ENABLED),
+    Command("no debug", "show less of the log, or nothing", no_debug, (STREAMS,)),
+    Command("show log", "the last lines of the log", show_log, (LINE_COUNT,), privilege=Privilege.ENABLED),
+)
