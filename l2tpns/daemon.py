@@ -322,7 +322,7 @@ class Daemon:
         self.accounting.open()
         self.plane.start()
         self.console.open()
-        self.nsctl.follow()
+        self.nsctl.apply_config()
         if self.config.pid_file:  # the last: a second start by mistake must not take the file of the one that runs
             process.write_pid_file(Path(self.config.pid_file))
 
@@ -496,7 +496,7 @@ class Daemon:
         assert self.lns is not None and self.accounting is not None
         self.lns.compare_names()
         if self.nsctl is not None:
-            self.nsctl.follow()
+            self.nsctl.apply_config()
         self.lns.guard.refresh()
         if not radius:
             return

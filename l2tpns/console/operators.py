@@ -19,6 +19,7 @@ from pathlib import Path
 import crypt_r
 import gevent
 
+from l2tpns.console.timing import ConsoleTiming
 from l2tpns.errors import ConfigError
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.share import OneAtATime
@@ -26,7 +27,6 @@ from l2tpns.runtime.text_file import oddity, read_lines
 
 ENABLE = "enable"
 LONGEST_PASSWORD = 256  # octets; a longer one is wrong
-PAUSE = 0.25  # seconds after a wrong password before anybody's is looked at
 
 _HASH = re.compile(r"\$[0-9a-z]+\$.+", re.ASCII | re.DOTALL)
 _TRADITIONAL = re.compile(r"[./0-9A-Za-z]{13}", re.ASCII)
@@ -51,9 +51,11 @@ class UserFile:
 class Users:
     """Checks names and passwords against the file."""
 
-    def __init__(self, path: Path, log: Logger) -> None:
+    def __init__(self, path: Path, log: Logger, delay: float = ConsoleTiming().password_check) -> None:
+        """`delay`: seconds after a wrong password before the next one is checked."""
         self._path = path
         self._log = log
+        self._delay = delay
         self._turn = OneAtATime()
 
     def read(self) -> UserFile:
@@ -111,7 +113,7 @@ class Users:
         with self._turn.hold(owner):
             right = matches(password, wanted)
             if not right:
-                gevent.sleep(PAUSE)
+                gevent.sleep(self._delay)
             return right
 
 

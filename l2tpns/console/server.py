@@ -15,6 +15,7 @@ from l2tpns.console.context import Office
 from l2tpns.console.operators import Users
 from l2tpns.console.shell import Shell
 from l2tpns.console.terminal import Terminal
+from l2tpns.console.timing import ConsoleTiming
 from l2tpns.errors import ConfigError, refused
 from l2tpns.runtime.door import Door
 from l2tpns.runtime.log import Logger
@@ -24,24 +25,25 @@ from l2tpns.runtime.supervisor import Part
 TELNET_PORT = 23
 BACKLOG = 256
 SEND_BUFFER = 65536  # octets that the kernel keeps for a reader that is slow
-RETRY = 10.0  # seconds between two attempts to have it again
-FAREWELL = 2.0  # seconds in which a console that is refused may read why
 
 
 class Console:
     """All operators."""
 
-    def __init__(self, office: Office, log: Logger, port: int = TELNET_PORT) -> None:
+    def __init__(
+        self, office: Office, log: Logger, port: int = TELNET_PORT, timing: ConsoleTiming | None = None
+    ) -> None:
         self._office = office
         self._log = log
         self._port = port
+        self._timing = timing or ConsoleTiming()
         self._commands = plugins.Commands(office, commands.COMMANDS, commands.WORDS)
         self._share = office.lns.share
         self._places = Places(lambda: office.config.cli_max_connections)
         self._listener: Any = None
         self._door: Door | None = None
         self._part: Part | None = None
-        self.users = Users(office.files.users, log)
+        self.users = Users(office.files.users, log, self._timing.password_check)
 
     @property
     def _address(self) -> IPv4Address:
@@ -85,7 +87,7 @@ class Console:
                     self.open()
                 except ConfigError as error:  # no reason to do without the rest of the server
                     self._log.provoked("console_not_served", why=str(error))
-                    gevent.sleep(RETRY)
+                    gevent.sleep(self._timing.listen_retry)
                     continue
                 self._let_in()
             assert self._door is not None
@@ -131,8 +133,15 @@ class Console:
         except OSError:
             return  # it has been reset
         office = self._office
-        terminal = Terminal(sock, self._share, lambda: office.config.cli_idle_timeout, office.lns.awake, place.owner)
-        shell = Shell(office, self._commands.grammar, self.users, terminal, peer, self._log, place)
+        terminal = Terminal(
+            sock,
+            self._share,
+            lambda: office.config.cli_idle_timeout,
+            office.lns.awake,
+            place.owner,
+            self._timing.send,
+        )
+        shell = Shell(office, self._commands.grammar, self.users, terminal, peer, self._log, place, self._timing)
         self._log.debug("console_connected", peer=peer)
         why = "an error of this server"
         try:
@@ -146,13 +155,13 @@ class Console:
     def _turn_away(self, sock: Any, address: tuple[str, int]) -> None:
         peer = f"{address[0]}:{address[1]}"
         self._log.provoked("console_refused_connection", peer=peer, why="cli_max_connections")
-        refuse(sock)
+        refuse(sock, self._timing.refusal_send)
 
 
-def refuse(sock: Any) -> None:
-    """A word, if it can be said at once."""
+def refuse(sock: Any, timeout: float) -> None:
+    """Send a refusal if the socket takes it within the time, then close it."""
     try:
-        sock.settimeout(FAREWELL)
+        sock.settimeout(timeout)
         sock.sendall(b"Too many consoles\r\n")
     except OSError:
         pass

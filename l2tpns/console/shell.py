@@ -13,14 +13,13 @@ from l2tpns.console.log_line import log_line
 from l2tpns.console.operators import Users
 from l2tpns.console.output import Output, Refused, text
 from l2tpns.console.terminal import Closed, Flooded, Interrupted, Terminal
+from l2tpns.console.timing import ConsoleTiming
 from l2tpns.errors import ConfigError, PluginError
 from l2tpns.policy.model import PolicyError
 from l2tpns.runtime.log import Listener, Logger
 from l2tpns.runtime.places import Place
 
 LOGIN_TRIES = 3
-LOGIN_TIMEOUT = 60.0  # seconds for all of it
-FAILURE_DELAY = 1.0  # after a wrong password
 REFUSALS = (Refused, ConfigError, PluginError, PolicyError)  # of a command; their text is for the operator
 
 
@@ -36,6 +35,7 @@ class Shell:
         peer: str,
         log: Logger,
         place: Place,
+        timing: ConsoleTiming,
     ) -> None:
         self.office = office
         self._grammar = grammar  # it changes with the plugins
@@ -46,6 +46,7 @@ class Shell:
         self.access_list = ""  # whose rules are typed, in Mode.ACL
         self.privilege = Privilege.LOOK
         self._place = place
+        self._timing = timing
         self.streams: frozenset[int] = frozenset()  # levels that `debug` shows
         self._users = users
         self._log = log
@@ -89,7 +90,7 @@ class Shell:
             self.terminal.trust("")
             return True
         awake = self.office.lns.awake
-        until = awake.now() + LOGIN_TIMEOUT
+        until = awake.now() + self._timing.login
         for _ in range(LOGIN_TRIES):
             try:
                 name = self.terminal.ask("Username: ", until=until).strip()
@@ -108,7 +109,7 @@ class Shell:
             # A name that nobody has may be a password, typed a line too early.
             known = name if name in users.passwords else "?"
             self._log.provoked("console_login_refused", user=known, peer=self.peer)
-            gevent.sleep(FAILURE_DELAY)
+            gevent.sleep(self._timing.access_denied)
             self.terminal.say("Access denied")
         return False
 
@@ -123,7 +124,7 @@ class Shell:
                 except Interrupted:
                     raise Refused("Access denied") from None
                 self._log.provoked("console_enable_refused", user=self.user, peer=self.peer)
-                gevent.sleep(FAILURE_DELAY)
+                gevent.sleep(self._timing.access_denied)
             else:
                 raise Refused("Access denied")
         self.privilege = Privilege.ENABLED

@@ -25,7 +25,6 @@ from l2tpns.runtime.awake import AwakeClock
 from l2tpns.runtime.share import Share
 
 CHUNK = 8192  # characters sent at once
-SEND_TIMEOUT = 60.0  # for a reader that takes nothing
 READ_SIZE = 1024
 INPUT_QUEUE = 16  # pieces of READ_SIZE typed ahead
 LOGIN_CHARACTERS = 4096  # that may be typed before the login has succeeded
@@ -52,13 +51,20 @@ class Terminal:
     """A screen and a keyboard, on a socket."""
 
     def __init__(
-        self, sock: Any, share: Share, idle_timeout: Callable[[], int], awake: AwakeClock, owner: str = ""
+        self,
+        sock: Any,
+        share: Share,
+        idle_timeout: Callable[[], int],
+        awake: AwakeClock,
+        owner: str,
+        send_timeout: float,
     ) -> None:
         self._awake = awake
         self._sock = sock
         self._share = share
         self._owner = owner  # of the turns
         self._idle_timeout = idle_timeout
+        self._send_timeout = send_timeout
         self._sending = Semaphore(1)
         self._telnet = Telnet(self._send)
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
@@ -154,7 +160,7 @@ class Terminal:
         self._send(escape(words.encode("utf-8", "surrogateescape")))
 
     def _send(self, octets: bytes) -> None:
-        timeout = gevent.Timeout(SEND_TIMEOUT)
+        timeout = gevent.Timeout(self._send_timeout)
         timeout.start()
         try:
             with self._sending:

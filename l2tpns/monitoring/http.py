@@ -1,6 +1,6 @@
 """HTTP for the figures: metrics, health, status page; and a server that nobody can hold up.
 
-One request a connection, read and answered within CONNECTION_SECONDS, in turns of a millisecond (`Share`). Pages are
+One request a connection, read and answered within CONNECTION_TIMEOUT, in turns of a millisecond (`Share`). Pages are
 made one at a time, in slices: many visitors cost no more of the data path's time than one. When there are CONNECTIONS,
 the source (an address, a local user) that has the most loses its oldest.
 
@@ -39,7 +39,7 @@ from l2tpns.runtime.share import OneAtATime, Share
 
 CONNECTIONS = 512  # more than a flood of 1,000 a second opens while a scraper thinks for half a second
 BACKLOG = 256
-CONNECTION_SECONDS = 20.0
+CONNECTION_TIMEOUT = 20.0  # seconds
 REQUEST_OCTETS = 16_384  # of a request's line and headers
 REQUEST_LINES = 128
 OWNER = "l2tpns.owner"  # in the environment of a request: the source that it is counted to
@@ -217,7 +217,7 @@ class OneRequest(WSGIHandler):  # type: ignore[misc]
         self._place = place
 
     def handle(self) -> None:
-        with suppress(gevent.Timeout), self.server.awake.timeout(CONNECTION_SECONDS):
+        with suppress(gevent.Timeout), self.server.awake.timeout(self.server.connection_timeout):
             super().handle()
 
     def read_request(self, raw_requestline: str) -> bool:
@@ -247,7 +247,14 @@ class OneRequest(WSGIHandler):  # type: ignore[misc]
 class BoundedServer(WSGIServer):  # type: ignore[misc]
     """CONNECTIONS at most. `start` raises OSError."""
 
-    def __init__(self, address: tuple[str, int], application: Application, share: Share, log: Logger) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        application: Application,
+        share: Share,
+        log: Logger,
+        connection_timeout: float = CONNECTION_TIMEOUT,
+    ) -> None:
         super().__init__(
             address,
             application,
@@ -256,6 +263,7 @@ class BoundedServer(WSGIServer):  # type: ignore[misc]
             environ={"SERVER_NAME": address[0]},  # else it would ask the DNS for a name, and wait for it
         )
         self.awake = application.awake
+        self.connection_timeout = connection_timeout
         self._wanted = address
         self.share = share
         self._log = log

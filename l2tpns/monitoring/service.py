@@ -6,26 +6,34 @@ to leave: it says so in its log and tries again.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from time import monotonic
 
 import gevent
 
 from l2tpns.lns import Lns
-from l2tpns.monitoring.http import Application, BoundedServer
+from l2tpns.monitoring.http import CONNECTION_TIMEOUT, Application, BoundedServer
 from l2tpns.monitoring.samples import PERIOD, Samples
 from l2tpns.monitoring.sources import Sources
 from l2tpns.radius.accounting import Accounting
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.supervisor import Part
 
-LOOK = 1.0  # seconds between two looks at the configuration
-RETRY = 10.0
+
+@dataclass(frozen=True, slots=True)
+class FiguresTiming:
+    """Seconds; tests hand in shorter times."""
+
+    config_poll: float = 1.0  # between two looks at the configuration
+    listen_retry: float = 10.0  # between two attempts to listen
+    connection: float = CONNECTION_TIMEOUT  # for a request and its answer
 
 
 class Figures:
     """Owns the meter of the loop's lag, the hour of samples, and the HTTP server."""
 
-    def __init__(self, lns: Lns, accounting: Accounting, log: Logger) -> None:
+    def __init__(self, lns: Lns, accounting: Accounting, log: Logger, timing: FiguresTiming | None = None) -> None:
+        self._timing = timing or FiguresTiming()
         self.sources = Sources(lns, accounting)
         self.samples = Samples(self.sources)
         self._log = log
@@ -35,7 +43,7 @@ class Figures:
         self._parts: list[Part] = []
 
     def start(self) -> None:
-        self.follow()
+        self.apply_config()
         spawn = self.sources.lns.supervisor.spawn
         self._parts = [spawn("loop meter", self.sources.lag.run), spawn("figures", self._run)]
 
@@ -52,9 +60,9 @@ class Figures:
     def _run(self) -> None:
         due = monotonic() + PERIOD
         while True:
-            gevent.sleep(LOOK)
+            gevent.sleep(self._timing.config_poll)
             try:
-                self.follow()
+                self.apply_config()
                 self.sources.problems()
                 if monotonic() >= due:
                     due += PERIOD * max(1, int((monotonic() - due) / PERIOD) + 1)
@@ -62,7 +70,7 @@ class Figures:
             except Exception:  # a mistake here must not end what measures
                 self._log.exception("figures_failed")
 
-    def follow(self) -> None:
+    def apply_config(self) -> None:
         """Serve where the configuration says, now."""
         config = self.sources.lns.config
         address = config.metrics_bind_address
@@ -76,13 +84,13 @@ class Figures:
         if wanted is None or address is None or self._server is not None or monotonic() < self._retry_at:
             return
         application = Application(self.sources, self.samples, self._log)
-        server = BoundedServer(wanted, application, self.sources.lns.share, self._log)
+        server = BoundedServer(wanted, application, self.sources.lns.share, self._log, self._timing.connection)
         try:
             server.start()
         except OSError as error:
             if not self._retry_at:
                 self._log.error("figures_not_served", address=f"{wanted[0]}:{wanted[1]}", why=error.strerror)
-            self._retry_at = monotonic() + RETRY
+            self._retry_at = monotonic() + self._timing.listen_retry
             return
         self._server = server
         self._log.info("figures_served", address=f"{wanted[0]}:{wanted[1]}")

@@ -38,13 +38,13 @@ Peer = tuple[str, int]
 
 LOOPBACK = "127.0.0.1"
 BATCH = 16  # datagrams in one turn
-REST = 1.0  # seconds after an error of the socket
-MOST_AT_ONCE = 32  # requests that run
-REPEATED = 2.0  # seconds that an answer is repeated to who asks again: the client's patience
-MOST_KEPT = 1024  # exchanges of the last REPEATED seconds
-NONCES_KEPT = 2 * WINDOW + 1.0  # seconds: a request from the edge of the window comes back at its other edge
-MOST_NONCES = 10_000  # 160 requests a second from other hosts
-CONTROL_SECONDS = 60.0  # for a plugin's answer
+RETRY_DELAY = 1.0  # seconds after an error of the socket
+MAX_RUNNING = 32  # requests that run
+ANSWER_LIFETIME = 2.0  # seconds that an answer is repeated to who asks again: the client's patience
+MAX_RECENT = 1024  # exchanges of the last ANSWER_LIFETIME seconds
+NONCE_LIFETIME = 2 * WINDOW + 1.0  # seconds: a request from the edge of the window comes back at its other edge
+MAX_NONCES = 10_000  # 160 requests a second from other hosts
+CONTROL_TIMEOUT = 60.0  # for a plugin's answer
 SHARE_OWNER = "nsctl"
 PRIVATE = frozenset({"snoop", "unsnoop"})  # commands that say who is intercepted: only the audit log may tell
 FAILED = "an error of this server; its log has the details"
@@ -96,7 +96,8 @@ class Exchange:
 class Exchanges:
     """Those that run and those of late, by who asked or by nonce."""
 
-    def __init__(self, keep: float, most: int) -> None:
+    def __init__(self, keep: float, most: int, now: Callable[[], float]) -> None:
+        self._now = now
         self._keep = keep
         self._most = most
         self._latest: dict[Peer | bytes, Exchange] = {}
@@ -105,9 +106,9 @@ class Exchanges:
         return len(self._latest)
 
     def find(self, name: Peer | bytes) -> Exchange | None:
-        # In the order of their ends, but for those that run: not more than MOST_AT_ONCE stand before the oldest.
-        now = monotonic()
-        first = islice(self._latest.items(), 2 * MOST_AT_ONCE)
+        # In the order of their ends, but for those that run: not more than MAX_RUNNING stand before the oldest.
+        now = self._now()
+        first = islice(self._latest.items(), 2 * MAX_RUNNING)
         for stale in [name for name, exchange in first if exchange.until <= now]:
             del self._latest[stale]
         return self._latest.get(name)
@@ -125,7 +126,7 @@ class Exchanges:
 
     def end(self, name: Peer | bytes, exchange: Exchange) -> None:
         if self._latest.get(name) is exchange:
-            exchange.until = monotonic() + self._keep
+            exchange.until = self._now() + self._keep
             self.begin(name, exchange)
 
 
@@ -137,7 +138,7 @@ def full_for(exchange: Exchange, held: Collection[Exchange], most: int) -> bool:
 
 
 class NsctlServer:
-    """One for the daemon. Follows nsctl_bind_address and nsctl_port."""
+    """The daemon's end of nsctl. Listens where nsctl_bind_address and nsctl_port say."""
 
     def __init__(
         self,
@@ -149,7 +150,12 @@ class NsctlServer:
         share: Share | None = None,
         supervisor: Supervisor | None = None,
         awake: AwakeClock | None = None,
+        *,
+        now: Callable[[], float] = monotonic,
+        control_timeout: float = CONTROL_TIMEOUT,
+        max_nonces: int = MAX_NONCES,
     ) -> None:
+        """`clock` is the wall clock, by which requests are sealed; `now` is monotonic."""
         self._share = share or Share()
         self._supervisor = supervisor or Supervisor(log)
         self._awake = awake or AwakeClock()
@@ -158,18 +164,19 @@ class NsctlServer:
         self._plugins = plugins
         self._log = log
         self._clock = clock
+        self._control_timeout = control_timeout  # seconds
         self._sockets: dict[Peer, Any] = {}  # by what the configuration says
         self._readers: dict[Peer, Part] = {}
         self._running: dict[Any, Exchange] = {}  # by greenlet
-        self._recent = Exchanges(REPEATED, MOST_KEPT)
-        self._nonces = Exchanges(NONCES_KEPT, MOST_NONCES)
+        self._recent = Exchanges(ANSWER_LIFETIME, MAX_RECENT, now)
+        self._nonces = Exchanges(NONCE_LIFETIME, max_nonces, now)
         # Nonces do not outlive the process: what was sealed before it began could be a replay.
         self._not_before = clock()
         self._reading = False
 
     # Sockets
 
-    def follow(self) -> None:
+    def apply_config(self) -> None:
         """Have the ports that the configuration names, loopback's besides. ConfigError leaves all as it was."""
         address, port = self._config.nsctl_bind_address, self._config.nsctl_port
         hosts = () if address is None else (str(address),) if address.is_loopback else (str(address), LOOPBACK)
@@ -224,7 +231,7 @@ class NsctlServer:
                 self._drain(sock)
             except OSError as error:
                 self._log.provoked("nsctl_read_failed", why=error.strerror)
-                gevent.sleep(REST)
+                gevent.sleep(RETRY_DELAY)
             except Exception:  # our mistake: the next request may be another
                 self._log.exception("nsctl_failed")
 
@@ -305,9 +312,9 @@ class NsctlServer:
         except Malformed as malformed:
             self._malformed(exchange, malformed)
             return
-        if 2 * len(self._running) >= MOST_AT_ONCE or exchanges.crowded:
+        if 2 * len(self._running) >= MAX_RUNNING or exchanges.crowded:
             exchange.owner = self._owner(exchange)
-        full = full_for(exchange, self._running.values(), MOST_AT_ONCE) or exchanges.full_for(exchange)
+        full = full_for(exchange, self._running.values(), MAX_RUNNING) or exchanges.full_for(exchange)
         if not refusal and full:
             refusal = "too many requests: try again later"
         if refusal:
@@ -365,13 +372,13 @@ class NsctlServer:
         octets, words = packet.encode(), list(request.words)
         patience: gevent.Timeout | None = None
         try:
-            with self._awake.timeout(CONTROL_SECONDS) as patience:
+            with self._awake.timeout(self._control_timeout) as patience:
                 return self._plugins.control(words, exchange.source, packet=octets, kind=packet.type, id=packet.id)
         except gevent.Timeout as over:
             if over is not patience:  # a plugin's own, which it has let go
                 self._log.exception("nsctl_failed", peer=exchange.peer, command=request.name)
                 return False, FAILED
-            return False, f"given up after {CONTROL_SECONDS:.0f} s"
+            return False, f"given up after {self._control_timeout:.0f} s"
 
     def _load_or_remove(self, request: Request) -> tuple[bool, str]:
         if len(request.words) != 1:

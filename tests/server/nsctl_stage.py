@@ -13,14 +13,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import gevent
-import pytest
 from gevent import socket, subprocess
 from gevent.event import Event
 
 from l2tpns.config.settings import Config
 from l2tpns.errors import L2tpnsError
 from l2tpns.nsctl import __main__ as nsctl
-from l2tpns.nsctl import server as nsctlserver
 from l2tpns.nsctl.server import NsctlServer
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.log import Log
@@ -88,8 +86,7 @@ class Plugins:
 class Stage:
     """A server with its parts; `now` is its clock, `sent` what it sends where no true socket can be."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(nsctlserver, "monotonic", lambda: self.seconds)
+    def __init__(self) -> None:
         self.meant: list[dict[str, Any]] = []  # tracebacks that the test wanted
         self.config = Config(nsctl_port=0, nsctl_secret="")
         self.counters = Counters()
@@ -101,8 +98,16 @@ class Stage:
         self.server = self.make()
         self.sockets: list[Any] = []
 
-    def make(self) -> NsctlServer:
-        return NsctlServer(self.config, self.counters, self.plugins, self.log.get(), clock=lambda: self.now)
+    def make(self, **limits: Any) -> NsctlServer:
+        parts = self.config, self.counters, self.plugins, self.log.get()
+        return NsctlServer(*parts, clock=lambda: self.now, now=lambda: self.seconds, **limits)
+
+    def restart(self, **limits: Any) -> None:
+        """A new server, with limits of its own."""
+        self.server.stop()
+        self.server = self.make(**limits)
+        self.server.apply_config()
+        self.server.start()
 
     @property
     def port(self) -> int:
@@ -156,7 +161,7 @@ class Stage:
             gevent.sleep(0.005)
 
     def __enter__(self) -> Self:
-        self.server.follow()
+        self.server.apply_config()
         self.server.start()
         return self
 

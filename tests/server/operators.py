@@ -16,6 +16,7 @@ from l2tpns.config.live import Configurator, Options, Reading
 from l2tpns.config.settings import Config
 from l2tpns.console.context import Office
 from l2tpns.console.server import Console
+from l2tpns.console.timing import ConsoleTiming
 from l2tpns.errors import ConfigError
 from l2tpns.subscriber.pool import Layout
 from tests.lab import PATIENCE
@@ -32,7 +33,9 @@ TELNET = bytes.fromhex(
 class Desk:
     """A server with a console. `asked` is what the console had the daemon do."""
 
-    def __init__(self, server: InProcess, directory: Path, users: str | None = None) -> None:
+    def __init__(
+        self, server: InProcess, directory: Path, users: str | None = None, timing: ConsoleTiming | None = None
+    ) -> None:
         self.server = server
         self.asked: list[str] = []
         self.directory = directory
@@ -61,7 +64,7 @@ class Desk:
             leave=lambda: self.asked.append("leave"),
             bandwidth=lambda: "Bandwidth: none",
         )
-        self.console = Console(self.office, server.log.get(), port=0)
+        self.console = Console(self.office, server.log.get(), port=0, timing=timing)
         self._operators: list[Operator] = []
 
     def reload(self) -> tuple[str, ...]:

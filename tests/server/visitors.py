@@ -15,7 +15,7 @@ from gevent import socket as sockets
 from prometheus_client.parser import text_string_to_metric_families
 
 from l2tpns.config.settings import Config
-from l2tpns.monitoring.service import Figures
+from l2tpns.monitoring.service import Figures, FiguresTiming
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import RadiusSettings
 from tests.lab import PATIENCE
@@ -77,14 +77,20 @@ class Visitor:
 
 
 @contextmanager
-def figures_of(server: InProcess, accounting: Accounting | None = None, *, running: bool = False) -> Iterator[Visitor]:
+def figures_of(
+    server: InProcess,
+    accounting: Accounting | None = None,
+    *,
+    running: bool = False,
+    timing: FiguresTiming | None = None,
+) -> Iterator[Visitor]:
     """Served; with `running` also measured, as in the daemon."""
     log = server.log.get()
-    figures = Figures(server.lns, accounting or unused_accounting(server.config, server), log)
+    figures = Figures(server.lns, accounting or unused_accounting(server.config, server), log, timing)
     if running:
         figures.start()
     else:
-        figures.follow()
+        figures.apply_config()
     try:
         yield Visitor(figures)
     finally:

@@ -17,6 +17,7 @@ from l2tpns.config.settings import SETTINGS
 from l2tpns.console import terminal
 from l2tpns.console.commands import pool
 from l2tpns.console.server import Console
+from l2tpns.console.timing import ConsoleTiming
 from l2tpns.errors import ConfigError
 from l2tpns.runtime import share
 from l2tpns.subscriber.pool import parse_layout
@@ -340,8 +341,8 @@ def test_a_slow_reader_waits_alone(desk: Desk) -> None:
     until(lambda: len(desk.console) == 1)
 
 
-def test_a_reader_that_takes_nothing_is_given_up(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal, "SEND_TIMEOUT", 0.2)
+def test_a_reader_that_takes_nothing_is_given_up(open_desk: OpenDesk) -> None:
+    desk = open_desk(timing=ConsoleTiming(send=0.2))
     slow = desk.operator()
     slow.expect("> ")
     slow.type("show pool all\n" * 2000)

@@ -19,9 +19,9 @@ from l2tpns import __version__
 from l2tpns.config.settings import SETTINGS, Config
 from l2tpns.errors import ConfigError
 from l2tpns.monitoring import http as web
-from l2tpns.monitoring import service
 from l2tpns.monitoring.problems import Board, Finding
 from l2tpns.monitoring.prometheus import COUNTED, FAMILIES
+from l2tpns.monitoring.service import FiguresTiming
 from l2tpns.monitoring.sources import SESSION_STATES, LagMeter
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
@@ -37,6 +37,8 @@ from tests.lab.radius_parts import SECRET, settings_for, usage
 from tests.lab.radius_server import RadiusServer, User
 from tests.server.conftest import Serve
 from tests.server.visitors import SERVED, Visitor, figures_of
+
+QUICK = FiguresTiming(config_poll=0.01, listen_retry=0.02)
 
 
 @pytest.fixture
@@ -293,10 +295,9 @@ def test_it_is_off_unless_an_address_is_set() -> None:
 
 @pytest.mark.shows("set metrics_port")
 @pytest.mark.shows("set metrics_bind_address")
-def test_a_change_of_the_address_is_felt_at_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "LOOK", 0.01)
+def test_a_change_of_the_address_is_felt_at_once(serve: Serve) -> None:
     server = serve()
-    with figures_of(server, running=True) as visitor:
+    with figures_of(server, running=True, timing=QUICK) as visitor:
         assert visitor.figures.address is None
         server.config.metrics_port = 0
         server.config.metrics_bind_address = IPv4Address("127.0.0.2")
@@ -311,14 +312,12 @@ def test_a_change_of_the_address_is_felt_at_once(serve: Serve, monkeypatch: pyte
     assert server.events("figures_unprotected") == []  # loopback
 
 
-def test_a_port_that_is_taken_is_told_once_and_tried_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "LOOK", 0.01)
-    monkeypatch.setattr(service, "RETRY", 0.02)
+def test_a_port_that_is_taken_is_told_once_and_tried_again(serve: Serve) -> None:
     with closing(sockets.socket()) as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         server = serve(metrics_bind_address=IPv4Address("127.0.0.1"), metrics_port=holder.getsockname()[1])
-        with figures_of(server, running=True) as visitor:
+        with figures_of(server, running=True, timing=QUICK) as visitor:
             server.wait(lambda: server.events("figures_not_served"))
             gevent.sleep(0.1)  # some more tries
             assert visitor.figures.address is None
@@ -454,19 +453,17 @@ def test_junk_is_refused_and_leaves_no_traceback(
     assert capfd.readouterr().err == ""
 
 
-def test_a_silent_visitor_is_sent_away(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "CONNECTION_SECONDS", 0.1)
-    with closing(visitor.connect()) as silent:
+def test_a_silent_visitor_is_sent_away(server: InProcess) -> None:
+    timing = FiguresTiming(connection=0.1)
+    with figures_of(server, timing=timing) as visitor, closing(visitor.connect()) as silent:
         silent.sendall(b"GET / HT")
         assert silent.recv(100) == b""
 
 
-def test_who_sends_a_little_now_and_then_has_no_more_time_than_others(
-    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(web, "CONNECTION_SECONDS", 0.3)
+def test_who_sends_a_little_now_and_then_has_no_more_time_than_others(server: InProcess) -> None:
+    timing = FiguresTiming(connection=0.3)
     begun = time.monotonic()
-    with closing(visitor.connect()) as slow, pytest.raises(OSError):
+    with figures_of(server, timing=timing) as visitor, closing(visitor.connect()) as slow, pytest.raises(OSError):
         slow.sendall(b"GET / HTTP/1.1\r\n")
         while time.monotonic() < begun + PATIENCE:
             slow.sendall(b"X: y\r\n")
@@ -490,8 +487,10 @@ def test_one_who_does_not_read_holds_nobody_up(
         running = visitor.figures._server
         assert running is not None
         server.wait(lambda: len(running.connections) == 1)
-    monkeypatch.setattr(web, "CONNECTION_SECONDS", 0.2)
-    with closing(visitor.connect()) as lazy:
+    timing = FiguresTiming(connection=0.2)
+    with figures_of(server, timing=timing) as visitor, closing(visitor.connect()) as lazy:
+        running = visitor.figures._server
+        assert running is not None
         lazy.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         server.wait(lambda: len(asked) == 2)
         server.wait(lambda: not running.connections)  # its time is over
@@ -525,10 +524,9 @@ def test_a_mistake_of_ours_is_a_line_in_the_log_and_an_answer(
     assert capfd.readouterr().err == ""
 
 
-def test_a_page_whose_socket_fails_is_served_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "LOOK", 0.01)
+def test_a_page_whose_socket_fails_is_served_again(serve: Serve) -> None:
     server = serve(**SERVED)
-    with figures_of(server, running=True) as visitor:
+    with figures_of(server, running=True, timing=QUICK) as visitor:
         visitor.figures._server._door._listener.close()  # as on EBADF, EINVAL
         until(lambda: len(server.events("figures_served")) == 2)
         assert visitor.ask("/health").json["status"] == "ok"

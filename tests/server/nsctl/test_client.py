@@ -16,8 +16,8 @@ from tests.server.nsctl_stage import HELP, NOTE, OK, SECRET, Stage, sealed
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    with Stage(monkeypatch) as stage:
+def stage() -> Iterator[Stage]:
+    with Stage() as stage:
         yield stage
 
 

@@ -14,8 +14,8 @@ from tests.server.nsctl_stage import NOTE, NOW, OK, OTHER_HOST, SECRET, Stage, s
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    with Stage(monkeypatch) as stage:
+def stage() -> Iterator[Stage]:
+    with Stage() as stage:
         yield stage
 
 
@@ -109,7 +109,7 @@ def test_what_was_sealed_before_the_start_is_refused_for_its_nonce_may_be_forgot
     stage.now = NOW + 5
     stage.server.stop()
     stage.server = stage.make()
-    stage.server.follow()
+    stage.server.apply_config()
     (answer,) = stage.hear(octets)
     assert b"not authorised: sealed before the server started" in answer
     assert len(stage.plugins.obeyed) == 1
@@ -127,8 +127,8 @@ def test_a_clock_that_is_set_back_does_not_let_old_requests_in_again(stage: Stag
     assert len(stage.plugins.obeyed) == 2
 
 
-def test_nonces_that_cannot_be_kept_let_nothing_more_in(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage.server._nonces, "_most", 3)
+def test_nonces_that_cannot_be_kept_let_nothing_more_in(stage: Stage) -> None:
+    stage.restart(max_nonces=3)
     stage.config.nsctl_secret = SECRET
     for number in range(5):
         stage.hear(sealed(NOTE, nonce=bytes(15) + bytes((number,))))
