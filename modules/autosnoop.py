@@ -37,7 +37,7 @@ def plugin_radius_response(event):
             event.session.snoop(address or "none", port, by="radius")
         ASKED.add(event.session)
     except PluginError:
-        SERVER.log("error", "an answer of RADIUS asks for an interception that cannot be: the audit log says which")
+        SERVER.log("error", "RADIUS requested an interception that is not possible: the audit log has the details")
     return PLUGIN_RET_OK
 
 

@@ -60,7 +60,7 @@ def throttle(session, value):
 
 def serve(session, words):
     if len(words) != 2 or words[0] not in ("input", "output"):
-        raise PluginError("service-policy needs input or output, and a rate")
+        raise PluginError("service-policy takes input or output, then a rate")
     if words[0] == "input":
         session.throttle(rate_in=rate(words[1]))
     else:
@@ -69,5 +69,5 @@ def serve(session, words):
 
 def rate(word):
     if not (word.isascii() and word.isdigit() and 0 < int(word[:9])):
-        raise PluginError(f"{word!r:.40} is no rate in kbit/s")
+        raise PluginError(f"{word!r:.40} is not a rate in kbit/s")
     return int(word[:9])

@@ -20,8 +20,8 @@ from l2tpns.plugins import PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP, Plu
 plugin_api_version = 1
 plugin_avpairs = ("garden",)
 plugin_control_help = [
-    "garden USER|SID [NAME] - put a session into a walled garden",
-    "ungarden SID [NEWUSER] - let it out, as if it had just logged in",
+    "garden USER|SID [NAME] - move a session into a walled garden",
+    "ungarden SID [NEWUSER] - release it, as after a new login",
 ]
 
 NAME = "garden"
@@ -33,7 +33,7 @@ MOST_LOGGED = 2000  # characters of what it says
 def plugin_init(server):
     global SERVER, SCRIPT
     SERVER = server
-    SCRIPT = server.setting("script", "", "program that fills a garden's chain; nothing: build-garden in /etc/l2tpns")
+    SCRIPT = server.setting("script", "", "program that fills a garden's chain (default: build-garden in /etc/l2tpns)")
     server.on_garden(build)
 
 
@@ -80,7 +80,7 @@ def plugin_control(event):
         sessions = SERVER.find(words[0])
         if len(sessions) > 1:
             ids = ", ".join(str(session.id) for session in sessions)
-            raise PluginError(f"{words[0]} has sessions {ids}: name one")
+            raise PluginError(f"{words[0]} has several sessions, {ids}: name one")
         (session,) = sessions
         if command == "garden":
             session.enter_garden(*words[1:])
@@ -122,10 +122,10 @@ def build(name, chain):
     except OSError:
         return False
     if not os.access(path, os.X_OK):
-        SERVER.log("info", "build-garden is not executable, and not run", path=path, garden=name)
+        SERVER.log("info", "build-garden is not executable: it was not run", path=path, garden=name)
         return False
     if found.st_uid not in (0, os.geteuid()) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        SERVER.log("error", "others may write build-garden: it is not run", path=path)
+        SERVER.log("error", "build-garden is writable by other users: it was not run", path=path)
         return False
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "GARDEN": name, "CHAIN": chain}
     try:

@@ -32,12 +32,17 @@ complained = -QUIET
 def plugin_init(given: Server) -> None:
     global server, url, timeout, fail, asked, refused, failed
     server = given
-    url = server.setting("url", "", "where each login is posted to; nothing: nobody is asked")
-    timeout = server.setting("timeout", 3, "seconds to wait for the answer", minimum=1, maximum=60)
-    fail = server.setting("fail", "open", "what a login becomes without an answer", choices=("open", "closed"))
-    asked = server.counter("asked", "logins that the HTTP API was asked about")
-    refused = server.counter("refused", "logins that it refused")
-    failed = server.counter("failed", "questions that it did not answer")
+    url = server.setting("url", "", "URL that each login is posted to (default: none, no login is checked)")
+    timeout = server.setting("timeout", 3, "seconds to wait for a reply", minimum=1, maximum=60)
+    fail = server.setting(
+        "fail",
+        "open",
+        "logins without a reply: open passes them on to RADIUS, closed refuses them",
+        choices=("open", "closed"),
+    )
+    asked = server.counter("asked", "logins checked with the HTTP API")
+    refused = server.counter("refused", "logins refused by the HTTP API")
+    failed = server.counter("failed", "requests that the HTTP API did not answer")
 
 
 def plugin_pre_auth(event: param_pre_auth) -> int:
@@ -84,5 +89,5 @@ def ask(event: param_pre_auth) -> dict[str, object]:
     with urllib.request.urlopen(request, timeout=timeout.value) as reply:
         answer = json.loads(reply.read(MOST_OCTETS))
     if not isinstance(answer, dict):
-        raise ValueError("the answer is no JSON object")
+        raise ValueError("the reply is not a JSON object")
     return answer

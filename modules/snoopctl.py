@@ -8,8 +8,8 @@ from l2tpns.plugins import PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP, Plu
 
 plugin_api_version = 1
 plugin_control_help = [
-    "snoop USER|SID [IP PORT] - copy all packets of a user or session there, or to snoop_host",
-    "unsnoop USER|SID - copy them no longer",
+    "snoop USER|SID [IP PORT] - send copies of all packets of a user or session there (default: snoop_host)",
+    "unsnoop USER|SID - stop sending copies",
 ]
 
 

@@ -9,8 +9,8 @@ from l2tpns.plugins import PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP, Plu
 
 plugin_api_version = 1
 plugin_control_help = [
-    "throttle USER|SID [RATE | in RATE | out RATE] - slow sessions down, kbit/s",
-    "unthrottle USER|SID - let them be as fast as they can",
+    "throttle USER|SID [RATE | in RATE | out RATE] - limit the rate of sessions, in kbit/s",
+    "unthrottle USER|SID - remove the rate limits of sessions",
 ]
 
 

@@ -209,7 +209,7 @@ class Grammar:
     def _why_not(self, node: _Node, words: Sequence[str], used: int, path: list[str], standing: Standing) -> str:
         if used == len(words) and node.children:
             if node.command is None or standing.mode not in node.command.modes:
-                return f'"{" ".join(path)}" is not complete: ? shows what may follow'
+                return f'"{" ".join(path)}" is not complete: press ? to see what may follow'
         enabled = Standing(standing.office, standing.mode, Privilege.ENABLED)
         if standing.privilege < Privilege.ENABLED:
             try:
@@ -219,7 +219,7 @@ class Grammar:
             if reached > used or (above.command is not None and reached == used):
                 return 'This needs "enable" first'
         wrong = printable(" ".join([*path, *words[used : used + 1]]))
-        return f'Unknown command "{wrong}": ? shows what there is'
+        return f'Unknown command "{wrong}": press ? for a list of commands'
 
     # Help
 
@@ -256,8 +256,8 @@ class Grammar:
         if argument is not None:
             yield from _argument_proposals(argument, begun, standing, helping)
         if helping and not begun and command.runnable(place):
-            yield ENTER, "do it"
-            yield "|", "filter what it says"
+            yield ENTER, "execute the command"
+            yield "|", "filter the output"
 
 
 def _argument_proposals(argument: Argument, begun: str, standing: Standing, helping: bool) -> Iterator[tuple[str, str]]:
@@ -277,9 +277,9 @@ def _pipe_proposals(after: str, helping: bool) -> Iterator[tuple[str, str]]:
     elif helping and not "json".startswith(words[0]):
         yield "RE", "regular expression: . [a-z] ^ $ * + ? | ( ) \\d \\w \\s"
         if begun or len(words) > 1:
-            yield ENTER, "do it"
+            yield ENTER, "execute the command"
     elif helping:
-        yield ENTER, "do it"
+        yield ENTER, "execute the command"
 
 
 def _unabbreviated(argument: Argument, word: str, office: Office) -> str:

@@ -15,10 +15,10 @@ from l2tpns.console.regexp import Regexp
 
 LONGEST_LOOK = 4096  # characters of a line that an expression is tried on
 FILTERS = {
-    "include": "only lines that contain a regular expression",
-    "exclude": "only lines that do not contain a regular expression",
-    "begin": "all lines from the first one that contains a regular expression",
-    "json": "as data for programs",
+    "include": "only lines that match a regular expression",
+    "exclude": "only lines that do not match a regular expression",
+    "begin": "all lines from the first one that matches a regular expression",
+    "json": "output as JSON, for programs",
 }
 
 Lines = Iterable[str | None]  # None: no line yet, but time for a pause

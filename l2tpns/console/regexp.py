@@ -116,7 +116,7 @@ class _Parser:
     def _next(self) -> str:
         char = self._peek()
         if not char:
-            raise ValueError("the regular expression ends too early")
+            raise ValueError("the regular expression is incomplete")
         self._at += 1
         return char
 
@@ -176,7 +176,7 @@ class _Parser:
     def _group(self) -> _Piece:
         self._depth += 1
         if self._depth > DEEPEST:
-            raise ValueError("the regular expression has too many parentheses within each other")
+            raise ValueError("the regular expression nests parentheses too deeply")
         piece = self._alternatives()
         if self._peek() != ")":
             raise ValueError("the regular expression has a ( without a )")
@@ -202,7 +202,7 @@ class _Parser:
                 self._at += 1
                 high = self._next()
                 if high < low:
-                    raise ValueError(f"the regular expression has a range {low}-{high} that is empty")
+                    raise ValueError(f"the regular expression contains the empty range {low}-{high}")
                 tests.append(_between(low, high))
             else:
                 tests.append(low.__eq__)

@@ -62,7 +62,7 @@ class Console:
                 listener.close()
                 raise
         except OSError as error:
-            hint = "; cli_bind_address is no address of this machine" if error.errno == errno.EADDRNOTAVAIL else ""
+            hint = "; cli_bind_address is not an address of this machine" if error.errno == errno.EADDRNOTAVAIL else ""
             why = f"the console cannot listen on {address}:{self._port}: {error.strerror}{hint}"
             raise refused(error.errno, why) from None
         self._listener = listener
@@ -102,9 +102,11 @@ class Console:
         if users.broken:
             self._log.error("console_users_unreadable", why=users.broken)
         elif users.open and not address.is_loopback:
-            self._log.warning("console_open", why=f"whoever reaches {address}:{self.port} may use it: no user is named")
+            self._log.warning(
+                "console_open", why=f"no users are configured: anyone who can reach {address}:{self.port} has access"
+            )
         elif not users.open and not users.passwords:
-            self._log.warning("console_locked", why="the users file names nobody: nobody can log in")
+            self._log.warning("console_locked", why="the users file contains no user: nobody can log in")
 
     @property
     def port(self) -> int:

@@ -151,7 +151,7 @@ class Shell:
         """What `?` shows."""
         found = self.grammar.help(line, self.standing)
         if not found:
-            return ["Nothing fits here"]
+            return ["Nothing can follow here"]
         width = max(len(word) for word, _ in found)
         return [f"  {word.ljust(width)}  {help}".rstrip() for word, help in found]
 

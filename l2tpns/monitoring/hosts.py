@@ -32,7 +32,7 @@ class RequestCheck:
         if host and not self._known(host):  # without one it is no browser
             return MISDIRECTED, (
                 "This server answers to its address, to localhost and to its own name; "
-                "other names have to be listed in metrics_allowed_hosts."
+                "other names must be listed in metrics_allowed_hosts."
             )
         origin = environ.get("HTTP_ORIGIN", "")
         if origin and not self._own_origin(origin, host):

@@ -71,8 +71,8 @@ class Response:
 
 
 NOT_FOUND = Response(b"not found\n", status="404 Not Found")
-NOT_ALLOWED = Response(b"there is nothing to change here\n", status="405 Method Not Allowed")
-FAILED = Response(b"a mistake of the server's: see its log\n", status="500 Internal Server Error")
+NOT_ALLOWED = Response(b"only GET and HEAD are supported\n", status="405 Method Not Allowed")
+FAILED = Response(b"internal error: see the server's log\n", status="500 Internal Server Error")
 
 
 class Application:

@@ -58,5 +58,5 @@ def failing_parts(supervisor: Supervisor) -> Iterator[Finding]:
             "part_failing",
             part.name,
             f"the {part.name} has failed {times}, the last time by {part.why}: {state}",
-            "look for part_failed in the log: remove the plugin that its traceback names, or report it",
+            "see part_failed in the log: unload the plugin named in its traceback, or report the failure",
         )

@@ -56,11 +56,11 @@ class Group:
     labels: tuple[str, ...]
 
 
-_SIDE = "side tunnel: the LACs; tun: the tun device; rx: we received it"
+_SIDE = "side tunnel: LACs, tun: TUN device; rx: received by this server"
 GROUPS = (
     Group(r"(tunnel|tun)_(rx|tx)_packets", "packets", f"datagrams and packets carried; {_SIDE}", ("side", "direction")),
-    Group(r"(tunnel|tun)_(rx|tx)_octets", "octets", f"octets of them; {_SIDE}", ("side", "direction")),
-    Group(r"(tunnel|tun)_(rx|tx)_errors", "errors", f"errors of sockets and device; {_SIDE}", ("side", "direction")),
+    Group(r"(tunnel|tun)_(rx|tx)_octets", "octets", f"octets carried; {_SIDE}", ("side", "direction")),
+    Group(r"(tunnel|tun)_(rx|tx)_errors", "errors", f"socket and device errors; {_SIDE}", ("side", "direction")),
     Group(r"drop_(.+)", "drops", "datagrams and packets dropped, by reason", ("reason",)),
     Group(r"logins_(.+)", "logins", "logins, by result", ("result",)),
 )
@@ -210,12 +210,16 @@ def _radius_by(fields: dict[str, str]) -> Callable[[Sources, Census], Rows]:
 FAMILIES: tuple[Family, ...] = (
     Family("build_info", GAUGE, "always 1", ("version", "python", "gevent"), _build),
     Family("tunnels", GAUGE, "tunnels, by state", ("state",), _tunnels),
-    Family("sessions", GAUGE, "sessions, by what they are doing", ("state",), _sessions),
-    Family("users", GAUGE, "different names that are logged in", (), _users),
+    Family("sessions", GAUGE, "sessions, by phase", ("state",), _sessions),
+    Family("users", GAUGE, "distinct names of online users", (), _users),
     Family(
-        "throttle_buckets", GAUGE, "sessions whose downstream is throttled, and how many may be", ("state",), _throttled
+        "throttle_buckets",
+        GAUGE,
+        "sessions throttled downstream (used) and their maximum number (limit)",
+        ("state",),
+        _throttled,
     ),
-    Family("pool_addresses", GAUGE, "addresses of the pool", ("state",), _pool),
+    Family("pool_addresses", GAUGE, "addresses of the pool, by state", ("state",), _pool),
     *_counter_families(),
     Family("radius_requests", COUNTER, "requests sent to a RADIUS server", SERVER, _radius("requests")),
     Family("radius_retransmissions", COUNTER, "requests sent again", SERVER, _radius("retransmissions")),
@@ -223,18 +227,18 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "radius_failures",
         COUNTER,
-        "tries without an answer, and answers that were discarded",
+        "attempts without a reply, and replies that were discarded",
         (*SERVER, "reason"),
         _radius_by(FAILURES),
     ),
-    Family("radius_latency_seconds", HISTOGRAM, "from the request to its reply", SERVER, _radius("latency")),
-    Family("radius_in_flight", GAUGE, "requests that wait for their reply", SERVER, _radius("in_flight")),
-    Family("radius_silent", GAUGE, "1 while a server is left alone because it kept silent", SERVER, _radius("dead")),
-    Family("accounting_undelivered", GAUGE, "accounting records that no server has yet", (), _undelivered),
+    Family("radius_latency_seconds", HISTOGRAM, "time from a request to its reply", SERVER, _radius("latency")),
+    Family("radius_in_flight", GAUGE, "requests awaiting a reply", SERVER, _radius("in_flight")),
+    Family("radius_silent", GAUGE, "1 while a server is skipped because it does not reply", SERVER, _radius("dead")),
+    Family("accounting_undelivered", GAUGE, "accounting records not yet delivered", (), _undelivered),
     Family(
         "accounting_records",
         COUNTER,
-        "accounting records: written to the spool, delivered, made needless by a newer one, lost because it was full",
+        "accounting records spooled, delivered, replaced by newer ones, or lost because the spool was full",
         ("event",),
         _records,
     ),
@@ -243,15 +247,23 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "plugin_counter",
         COUNTER,
-        "counters of plugins, by the name that `show counters` has",
+        "counters of plugins, named as in `show counters`",
         ("counter",),
         _plugin_counters,
     ),
     Family("plugin_calls", COUNTER, "calls of a plugin's hook", PLUGIN, _plugin_hooks("calls")),
-    Family("plugin_failures", COUNTER, "calls that raised or returned nonsense", PLUGIN, _plugin_hooks("failures")),
+    Family(
+        "plugin_failures",
+        COUNTER,
+        "calls that raised an exception or returned an invalid value",
+        PLUGIN,
+        _plugin_hooks("failures"),
+    ),
     Family("plugin_seconds", COUNTER, "CPU time of a plugin's hook", PLUGIN, _plugin_hooks("seconds")),
-    Family("part_up", GAUGE, "1 while a part of the server runs, 0 while it waits for another try", ("part",), _parts),
-    Family("loop_lag_seconds", HISTOGRAM, "how late the event loop is, measured ten times a second", (), _lag),
+    Family(
+        "part_up", GAUGE, "1 while a component of the server runs, 0 while it waits for a restart", ("part",), _parts
+    ),
+    Family("loop_lag_seconds", HISTOGRAM, "delay of the event loop, sampled ten times a second", (), _lag),
 )
 
 

@@ -96,7 +96,7 @@ GRAPHS: tuple[Graph, ...] = (
     ),
     Graph(
         "Logins",
-        "a second",
+        "per second",
         (
             Line("accepted", _rate("logins_accepted")),
             Line("refused", _rate("logins_refused")),
@@ -113,13 +113,16 @@ GRAPHS: tuple[Graph, ...] = (
     ),
     Graph(
         "Packets",
-        "a second",
+        "per second",
         (Line("from subscribers", _rate("tun_tx_packets")), Line("to subscribers", _rate("tun_rx_packets"))),
     ),
     Graph(
-        "Drops and repeats",
-        "a second",
-        (Line("packets dropped", _rate(*DROPS)), Line("control repeats", _rate("control_retransmissions"))),
+        "Drops and retransmissions",
+        "per second",
+        (
+            Line("packets dropped", _rate(*DROPS)),
+            Line("control messages retransmitted", _rate("control_retransmissions")),
+        ),
     ),
     Graph(
         "RADIUS reply time",
@@ -129,7 +132,9 @@ GRAPHS: tuple[Graph, ...] = (
             Line("accounting", lambda step: step.latency("acct")),
         ),
     ),
-    Graph("Accounting records waiting", "", (Line("in the spool", lambda step: step.sources.accounting.undelivered),)),
+    Graph(
+        "Undelivered accounting records", "", (Line("in the spool", lambda step: step.sources.accounting.undelivered),)
+    ),
     Graph("Worst lag of the event loop", "ms", (Line("lag", lambda step: 1000 * step.after.worst_lag),)),
 )
 

@@ -95,7 +95,9 @@ class Figures:
         self._server = server
         self._log.info("figures_served", address=f"{wanted[0]}:{wanted[1]}")
         if not address.is_loopback:
-            self._log.warning("figures_unprotected", why="whoever reaches metrics_bind_address sees all subscribers")
+            self._log.warning(
+                "figures_unprotected", why="any host that reaches metrics_bind_address can see all subscribers"
+            )
 
     def _close(self) -> None:
         if self._server is not None:

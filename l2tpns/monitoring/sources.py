@@ -94,23 +94,25 @@ class Sources:
         for use, report in self.radius():
             if report.dead:
                 text = f"RADIUS server {report.address} ({use}) is silent"
-                yield Finding("radius_silent", f"{report.address} {use}", text, "see that it runs and may be reached")
+                yield Finding(
+                    "radius_silent", f"{report.address} {use}", text, "check that it is running and reachable"
+                )
         if self.lns.pool.size and not self.lns.pool.free:
             text, remedy = "no address of the pool is free", "add addresses to l2tpns.ip_pool, then send SIGHUP"
             yield Finding("pool_empty", "", text, remedy)
         if self.accounting.stats.lost:
             text = "accounting records were lost: the spool was full"
-            yield Finding("accounting_lost", "", text, "mend the RADIUS server: records wait for it on disk")
+            yield Finding("accounting_lost", "", text, "repair the RADIUS server: undelivered records wait on disk")
         if self.accounting.stats.set_aside:
-            text = "accounting records were set aside, for no server takes them"
-            yield Finding("accounting_set_aside", "", text, "look at the file that the log names, and bill by it")
+            text = "accounting records were set aside because no server accepts them"
+            yield Finding("accounting_set_aside", "", text, "bill from the file that is named in the log")
         if self.accounting.spool is not None and self.accounting.spool.behind:
-            text = "the disk does not take accounting records: they wait in memory"
-            yield Finding("spool_not_written", "", text, "make room in spool_dir, or mend its disk")
+            text = "accounting records cannot be written to disk: they wait in memory"
+            yield Finding("spool_not_written", "", text, "free space in spool_dir, or repair its disk")
         if self.lns.journal.failing:
-            text = "the disk does not take the saved state: a crash would cost every session"
-            yield Finding("state_not_written", "", text, "make room in state_dir, or mend its disk")
+            text = "the saved state cannot be written to disk: a crash would end every session"
+            yield Finding("state_not_written", "", text, "free space in state_dir, or repair its disk")
         for find in self.finders:
             yield from find()
         if self.lns.shutting_down:
-            yield Finding("leaving", "", "the server is shutting down", "wait for the next one")
+            yield Finding("leaving", "", "the server is shutting down", "wait for its successor to start")

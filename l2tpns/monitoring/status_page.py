@@ -101,7 +101,7 @@ def _tiles(sources: Sources, samples: Samples, census: Census) -> str:
         (
             "Mbit/s up / down",
             f"{_known(up)} / {_known(down)}",
-            f"{octets(counters.tun_tx_octets)} / {octets(counters.tun_rx_octets)} in all",
+            f"{octets(counters.tun_tx_octets)} / {octets(counters.tun_rx_octets)} in total",
             False,
         ),
         ("Logins accepted", number(counters.logins_accepted), f"{number(refused)} refused or unanswered", False),
@@ -166,7 +166,7 @@ def _figure(samples: Samples, index: int, now: float) -> str:
         legend += (
             f'<li><i class="c{line}"></i>{graph.lines[line].label}'
             f" <b>{_known(points[-1][1] if points else None)}</b>"
-            f" <small>most {_known(max(values, default=None))}</small></li>"
+            f" <small>max {_known(max(values, default=None))}</small></li>"
         )
     unit = f" <small>{graph.unit}</small>" if graph.unit else ""
     return (
@@ -196,8 +196,10 @@ def _lacs(sources: Sources) -> str:
         )
         for tunnel in most
     ]
-    title = "LACs" if len(tunnels) <= LACS else f"LACs <small>the {LACS} with most sessions of {len(tunnels)}</small>"
-    head = ("LAC", "Address", "Tunnel", "Sessions#", "Sent again#", "Waiting#")
+    title = (
+        "LACs" if len(tunnels) <= LACS else f"LACs <small>the {LACS} with the most sessions, of {len(tunnels)}</small>"
+    )
+    head = ("LAC", "Address", "Tunnel", "Sessions#", "Retransmissions#", "Queued#")
     return _section(title, table(head, rows, "No tunnel."))
 
 
@@ -218,7 +220,9 @@ def _radius(sources: Sources) -> str:
             )
         )
     head = ("Server", "Use", "State", "Requests#", "Mean ms#", "Time-outs#", "In flight#")
-    return _section("RADIUS", table(head, rows, "No RADIUS server: l2tpns.secrets has names and passwords."))
+    return _section(
+        "RADIUS", table(head, rows, "No RADIUS server is configured: names and passwords come from l2tpns.secrets.")
+    )
 
 
 def _drops(sources: Sources) -> str:
@@ -237,13 +241,15 @@ def _ends(sources: Sources) -> str:
         )
         for ending in islice(reversed(sources.lns.history), ENDS)
     ]
-    return _section("Latest ends", table(("Time", "User", "Why", "Online#"), rows, "No session has ended."))
+    return _section(
+        "Recently ended sessions", table(("Time", "User", "Why", "Online#"), rows, "No session has ended yet.")
+    )
 
 
 # Sessions
 
 
-HEAD = ("Session", "User", "Address", "LAC", "Calling", "State", "Online#", "Received#", "Sent#", "Quiet#")
+HEAD = ("Session", "User", "Address", "LAC", "Calling", "State", "Online#", "Received#", "Sent#", "Idle#")
 
 
 def _sessions(sources: Sources, query: Query) -> Iterator[str]:
@@ -258,8 +264,8 @@ def _sessions(sources: Sources, query: Query) -> Iterator[str]:
         rows, found = [_row(session) for session in in_slices(everybody[first : first + ROWS])], total
     pages = max(1, -(-found // ROWS))
     what = f"{number(found)} of {number(total)} sessions" if query.words else f"{number(total)} sessions"
-    yield f'<p class="found">{what}, the newest first{_pages(query, pages)}</p>'
-    yield table(HEAD, rows, "No such session." if query.words else "No session.")
+    yield f'<p class="found">{what}, newest first{_pages(query, pages)}</p>'
+    yield table(HEAD, rows, "No matching session." if query.words else "No session.")
     if len(rows) > 20:
         yield f'<p class="found">{_pages(query, pages).removeprefix(" · ")}</p>'
 

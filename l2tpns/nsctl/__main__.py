@@ -26,17 +26,17 @@ USAGE = """\
 usage: nsctl [-d] [-h HOST[:PORT]] [-t SECONDS] [-k FILE] COMMAND [ARGUMENT...]
        nsctl HOST garden|ungarden SESSION
 
-  -d             show the octets that are sent and received
-  -h HOST[:PORT] the server; 127.0.0.1, port 1702, unless named
-  -t SECONDS     how long to wait for an answer; 2 unless named
-  -k FILE        file with the server's nsctl_secret, which other hosts need; mode 0600
-                 (or the environment's NSCTL_KEY_FILE)
+  -d             print the packets sent and received, in hexadecimal
+  -h HOST[:PORT] server to contact (default: 127.0.0.1:1702)
+  -t SECONDS     time to wait for a reply (default: 2)
+  -k FILE        file with the server's nsctl_secret, required on other hosts; mode 0600
+                 (default: the environment variable NSCTL_KEY_FILE)
   --help, --version
 
-Commands are help, load_plugin NAME, unload_plugin NAME, and those of plugins: "nsctl help" lists them.
+Commands: help, load_plugin NAME, unload_plugin NAME, and those that plugins add. "nsctl help" lists them.
 
-The exit status is 0 when it was done, 1 when it failed, 2 for a mistake on the command line, 3 when there was no
-answer, 4 when the server refused to listen, 5 when it does not know the command."""
+Exit status: 0 success, 1 the command failed, 2 usage error, 3 no reply, 4 the server or its host refused the
+request, 5 unknown command."""
 
 DONE, FAILED, MISTAKE, UNANSWERED, REFUSED, UNKNOWN = range(6)
 KEY_FILE = "NSCTL_KEY_FILE"
@@ -141,7 +141,7 @@ def read_key(path: str) -> bytes:
         with open(path, "rb") as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
-                raise Mistake(f"{path} is no file")
+                raise Mistake(f"{path} is not a regular file")
             if found.st_mode & 0o077:
                 raise Mistake(f"{path} is open to others: its mode must be 0600")
             lines = split_lines(file.read(LONGEST_KEY_FILE), path)

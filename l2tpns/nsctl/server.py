@@ -49,9 +49,9 @@ SHARE_OWNER = "nsctl"
 PRIVATE = frozenset({"snoop", "unsnoop"})  # commands that say who is intercepted: only the audit log may tell
 FAILED = "an error of this server; its log has the details"
 HELP = (
-    "help - what there is",
+    "help - list the commands",
     "load_plugin NAME - load a plugin",
-    "unload_plugin NAME - remove a plugin",
+    "unload_plugin NAME - unload a plugin",
 )
 
 
@@ -290,7 +290,7 @@ class NsctlServer:
         """Why a request with the right key is not obeyed; else nothing."""
         late = self._clock() - sealed_at
         if abs(late) > WINDOW:
-            return f"{NOT_AUTHORISED}: the clocks differ by {abs(late):.0f} s, {WINDOW:.0f} are allowed"
+            return f"{NOT_AUTHORISED}: the clocks differ by {abs(late):.0f} s, at most {WINDOW:.0f} s are allowed"
         if sealed_at < self._not_before:
             return f"{NOT_AUTHORISED}: sealed before the server started, or before its clock was set back"
         # Should our clock be set back, what was accepted before must not come into the window again.

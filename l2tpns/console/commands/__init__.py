@@ -44,19 +44,19 @@ MODULES = (
 )
 
 WORDS = {
-    "clear": "set back to zero",
-    "configure": "change the configuration",
-    "drop": "end sessions, tunnels, or all of a user",
-    "histogram": "sessions by how long they have been idle, or open",
-    "ip": "packet filters",
+    "clear": "reset counters",
+    "configure": "enter configuration mode",
+    "drop": "end sessions, tunnels, or all sessions of a user",
+    "histogram": "number of sessions by idle time or time online",
+    "ip": "IP packet filters (access lists)",
     "load": "load a plugin",
-    "monitor": "look at packets or messages as they pass",
-    "no": "undo",
-    "reload": "take up the configuration file, or a plugin's, again",
-    "remove": "remove a plugin",
-    "show": "show what there is",
-    "terminal": "how this console behaves",
-    "write": "the configuration, to the file or to this console",
+    "monitor": "display packets or control messages live",
+    "no": "undo a command",
+    "reload": "reread the configuration file or a plugin",
+    "remove": "unload a plugin",
+    "show": "display the state of the server",
+    "terminal": "settings of this console",
+    "write": "save or display the configuration",
 }
 
 

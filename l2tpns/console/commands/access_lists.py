@@ -112,7 +112,7 @@ def show_access_lists(shell: Shell, *names: str) -> Output:
         for filter in chosen:
             yield from filter.lines()
         if not chosen:
-            yield "There is no access-list"
+            yield "No access lists are configured"
 
     return Output(lines, rows)
 
@@ -142,8 +142,8 @@ def no_filter_user(shell: Shell, name: str) -> str:
 
 
 def _kinds(office: Office) -> Iterator[tuple[str, str]]:
-    yield "standard", "rules of addresses"
-    yield "extended", "rules of protocols, addresses, ports and flags"
+    yield "standard", "match addresses only"
+    yield "extended", "match protocol, addresses, ports and TCP flags"
 
 
 def _names(office: Office) -> Iterator[tuple[str, str]]:
@@ -153,22 +153,22 @@ def _names(office: Office) -> Iterator[tuple[str, str]]:
 
 def _words(office: Office) -> Iterator[tuple[str, str]]:
     """What rules are made of."""
-    yield "any", "every address"
-    yield "host", "and one address"
+    yield "any", "any address"
+    yield "host", "a single address follows"
     for protocol in ("ip", "tcp", "udp", "icmp"):
-        yield protocol, "first of all in an extended list"
+        yield protocol, "protocol; required first word of an extended rule"
     for operator in ("eq", "neq", "lt", "gt"):
-        yield operator, "and a port, behind an address"
-    yield "range", "and the first and last port, behind an address"
-    yield "established", "TCP with ACK or RST and without SYN"
-    yield "match-any", "and TCP flags: +syn -ack ..."
-    yield "match-all", "and TCP flags: +syn -ack ..."
-    yield "fragments", "only fragments but the first"
+        yield operator, "a port follows; goes after an address"
+    yield "range", "first and last port follow; goes after an address"
+    yield "established", "TCP packets with ACK or RST set and SYN clear"
+    yield "match-any", "at least one of these TCP flags: +syn -ack ..."
+    yield "match-all", "all of these TCP flags: +syn -ack ..."
+    yield "fragments", "non-initial fragments only"
 
 
 def _directions(office: Office) -> Iterator[tuple[str, str]]:
-    yield "in", "what the user sends"
-    yield "out", "what is sent to the user"
+    yield "in", "packets from the user"
+    yield "out", "packets to the user"
 
 
 KIND = Argument("KIND", "standard or extended", _kinds, closed=True)
@@ -179,13 +179,13 @@ RULE = Argument("RULE", "[ip|tcp|udp|icmp] SOURCE [PORTS] [DESTINATION [PORTS] [
 
 
 COMMANDS = (
-    change("deny", "drop packets like this", deny, RULE, modes=(Mode.ACL,)),
-    change("filter", "give a user's sessions a packet filter", filter_user, ONE_USER, DIRECTION, NAME),
-    change("ip access-list", "the rules of a packet filter", access_list, KIND, NAME, modes=CONFIGURING),
-    change("no deny", "take such a rule away", no_deny, RULE, modes=(Mode.ACL,)),
-    change("no filter", "take a user's packet filters away", no_filter_user, ONE_USER),
+    change("deny", "drop packets that match", deny, RULE, modes=(Mode.ACL,)),
+    change("filter", "apply a packet filter to a user's sessions", filter_user, ONE_USER, DIRECTION, NAME),
+    change("ip access-list", "create or edit a packet filter", access_list, KIND, NAME, modes=CONFIGURING),
+    change("no deny", "remove this deny rule", no_deny, RULE, modes=(Mode.ACL,)),
+    change("no filter", "remove the packet filters from a user's sessions", no_filter_user, ONE_USER),
     change("no ip access-list", "remove a packet filter", no_access_list, KIND, NAME, modes=CONFIGURING),
-    change("no permit", "take such a rule away", no_permit, RULE, modes=(Mode.ACL,)),
-    change("permit", "let packets like this pass", permit, RULE, modes=(Mode.ACL,)),
-    Command("show access-list", "packet filters", show_access_lists, (SOME_NAMES,)),
+    change("no permit", "remove this permit rule", no_permit, RULE, modes=(Mode.ACL,)),
+    change("permit", "pass packets that match", permit, RULE, modes=(Mode.ACL,)),
+    Command("show access-list", "packet filters and their rules", show_access_lists, (SOME_NAMES,)),
 )

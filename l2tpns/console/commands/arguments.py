@@ -65,17 +65,17 @@ def _number(word: str) -> int:
 
 def _line_count(word: str) -> int:
     if not (word.isascii() and word.isdigit() and len(word) <= 6):
-        raise ValueError(f'"{printable(word)}" is no number of lines')
+        raise ValueError(f'"{printable(word)}" is not a number of lines')
     return int(word)
 
 
-SESSION = Argument("SID", "id of a session", sessions, optional=True, many=True)
-TUNNEL = Argument("TID", "id of a tunnel", tunnels, optional=True, many=True)
-USER = Argument("USER", "name of a user", users, optional=True)
-ENDED_USER = Argument("USER", "name of a user", ended_users, optional=True)
-SOME_SESSIONS = Argument("SID", "id of a session", sessions, many=True)
-SOME_TUNNELS = Argument("TID", "id of a tunnel", tunnels, many=True)
-SOME_USERS = Argument("USER", "name of a user", users, many=True)
-ONE_USER = Argument("USER", "name of a user", users)
-LINE_COUNT = Argument("LINES", "how many lines", parse=_line_count, optional=True)
-PAGE_LENGTH = Argument("LINES", "lines of a page; 0: no pages", parse=_line_count)
+SESSION = Argument("SID", "session ID", sessions, optional=True, many=True)
+TUNNEL = Argument("TID", "tunnel ID", tunnels, optional=True, many=True)
+USER = Argument("USER", "user name", users, optional=True)
+ENDED_USER = Argument("USER", "user name", ended_users, optional=True)
+SOME_SESSIONS = Argument("SID", "session ID", sessions, many=True)
+SOME_TUNNELS = Argument("TID", "tunnel ID", tunnels, many=True)
+SOME_USERS = Argument("USER", "user name", users, many=True)
+ONE_USER = Argument("USER", "user name", users)
+LINE_COUNT = Argument("LINES", "number of lines", parse=_line_count, optional=True)
+PAGE_LENGTH = Argument("LINES", "lines per page; 0 disables paging", parse=_line_count)

@@ -25,7 +25,7 @@ def set_variable(shell: Shell, name: str, value: str) -> str:
 
 def configure_terminal(shell: Shell) -> str:
     shell.mode = Mode.CONFIG
-    return 'Variables are set with "set", packet filters with "ip access-list"; "end" leaves'
+    return 'Enter "set" for variables and "ip access-list" for packet filters; "end" leaves this mode'
 
 
 def leave_configuration(shell: Shell) -> None:
@@ -61,20 +61,20 @@ def _is_secret(words: Sequence[str]) -> bool:
     return words[:1] == [] or words[0] not in SETTINGS or SETTINGS[words[0]].secret
 
 
-VARIABLE = Argument("VARIABLE", "name of a variable", _variables)
-VALUE = Argument("VALUE", "its value; between quotation marks if it has spaces")
+VARIABLE = Argument("VARIABLE", "variable name", _variables)
+VALUE = Argument("VALUE", "new value; quote it if it contains spaces")
 
 COMMANDS = (
-    Command("configure terminal", "change variables", configure_terminal, privilege=Privilege.ENABLED),
-    Command("end", "leave the configuration mode", leave_configuration, modes=CONFIGURING),
-    change("reload", "read the configuration file again, as SIGHUP does", reload_configuration),
-    change("set", "set a variable", set_variable, VARIABLE, VALUE, modes=ANYWHERE, secret=_is_secret),
+    Command("configure terminal", "enter configuration mode", configure_terminal, privilege=Privilege.ENABLED),
+    Command("end", "leave configuration mode", leave_configuration, modes=CONFIGURING),
+    change("reload", "reread the configuration file, as SIGHUP does", reload_configuration),
+    change("set", "set a configuration variable", set_variable, VARIABLE, VALUE, modes=ANYWHERE, secret=_is_secret),
     Command(
         "show running-config",
-        "the configuration as it is now, with its secrets",
+        "current configuration, including secrets",
         show_running_config,
         privilege=Privilege.ENABLED,
     ),
-    change("write memory", "write the configuration file", write_memory),
-    Command("write terminal", "the same as show running-config", show_running_config, privilege=Privilege.ENABLED),
+    change("write memory", "save the current configuration to the configuration file", write_memory),
+    Command("write terminal", "same as show running-config", show_running_config, privilege=Privilege.ENABLED),
 )

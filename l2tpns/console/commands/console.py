@@ -60,12 +60,12 @@ def help_all(shell: Shell) -> Output:
 
 
 COMMANDS = (
-    Command("disable", "back to looking only", disable),
-    Command("enable", "be allowed to change things", enable),
-    Command("exit", "leave, or leave the configuration mode", step_out, modes=ANYWHERE),
-    Command("help", "all commands", help_all, modes=ANYWHERE),
-    Command("history", "lines typed before", show_history, modes=ANYWHERE),
-    Command("logout", "leave", leave),
-    Command("quit", "leave", leave),
-    Command("terminal length", "lines of a page on this console", terminal_length, (PAGE_LENGTH,)),
+    Command("disable", "leave privileged mode", disable),
+    Command("enable", "enter privileged mode", enable),
+    Command("exit", "leave configuration mode, or close the console", step_out, modes=ANYWHERE),
+    Command("help", "list the commands available here", help_all, modes=ANYWHERE),
+    Command("history", "list the command lines entered on this console", show_history, modes=ANYWHERE),
+    Command("logout", "close the console", leave),
+    Command("quit", "close the console", leave),
+    Command("terminal length", "set the number of lines per page on this console", terminal_length, (PAGE_LENGTH,)),
 )

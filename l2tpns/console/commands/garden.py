@@ -33,7 +33,7 @@ def leave(shell: Shell, word: str) -> str:
     inside = [session for session in found if session.policy.garden] or found
     if len(inside) > 1:
         ids = ", ".join(str(session.id) for session in inside)
-        raise Refused(f"{printable(word)} has sessions {ids} in a walled garden: name one")
+        raise Refused(f"{printable(word)} has several sessions in a walled garden, {ids}: enter the ID of one")
     (session,) = inside
     shell.office.lns.gardens.leave(session, by=shell.who)
     return f"Session {session.id} ({session.user}) is out of the walled garden"
@@ -81,11 +81,11 @@ def _users_and_sessions(office: Office) -> Iterator[tuple[str, str]]:
     yield from sessions(office)
 
 
-WHO = Argument("USER|SID", "name of a user, or id of a session", _users_and_sessions)
-NAME = Argument("NAME", f"name of a walled garden; nothing: {DEFAULT}", _gardens, optional=True)
+WHO = Argument("USER|SID", "user name or session ID", _users_and_sessions)
+NAME = Argument("NAME", f"walled garden name (default: {DEFAULT})", _gardens, optional=True)
 
 COMMANDS = (
-    change("garden", "put sessions into a walled garden", enter, WHO, NAME),
-    change("ungarden", "let a session out of its walled garden, as if it had just logged in", leave, WHO),
-    Command("show gardens", "walled gardens, and how many are in each", show_gardens),
+    change("garden", "move a user's sessions into a walled garden", enter, WHO, NAME),
+    change("ungarden", "release a session from its walled garden, as after a new login", leave, WHO),
+    Command("show gardens", "walled gardens, with the number of sessions in each", show_gardens),
 )

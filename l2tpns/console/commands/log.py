@@ -55,14 +55,20 @@ def _streams(shell: Shell) -> str:
 
 def _stream_names(office: Office) -> Iterator[tuple[str, str]]:
     for level in LEVELS:
-        yield level, f"lines of level {level}"
-    yield "all", "all but data"
+        yield level, f"messages of level {level}"
+    yield "all", "all levels except data"
 
 
-STREAMS = Argument("LEVEL", "what to show", _stream_names, closed=True, optional=True, many=True)
+STREAMS = Argument("LEVEL", "log level to display", _stream_names, closed=True, optional=True, many=True)
 
 COMMANDS = (
-    Command("debug", "show the log here as it is written", debug, (STREAMS,), privilege=Privilege.ENABLED),
-    Command("no debug", "show less of the log, or nothing", no_debug, (STREAMS,)),
-    Command("show log", "the last lines of the log", show_log, (LINE_COUNT,), privilege=Privilege.ENABLED),
+    Command(
+        "debug",
+        "display log messages on this console as they are written",
+        debug,
+        (STREAMS,),
+        privilege=Privilege.ENABLED,
+    ),
+    Command("no debug", "stop displaying some or all log messages", no_debug, (STREAMS,)),
+    Command("show log", "most recent log messages", show_log, (LINE_COUNT,), privilege=Privilege.ENABLED),
 )

@@ -115,14 +115,14 @@ ONE_TUNNEL = Argument("TID", "id of a tunnel", tunnels)
 COMMANDS = (
     Command(
         "monitor session",
-        "a subscriber's packets, a line each, as they pass; Enter ends it",
+        "display a subscriber's packets live, one line each; Enter ends it",
         monitor_session,
         (ONE_SESSION,),
         privilege=Privilege.ENABLED,
     ),
     Command(
         "monitor tunnel",
-        "control messages of a tunnel and its sessions, as they pass; Enter ends it",
+        "display the control messages of a tunnel and its sessions live; Enter ends it",
         monitor_tunnel,
         (ONE_TUNNEL,),
         privilege=Privilege.ENABLED,

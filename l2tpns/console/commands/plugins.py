@@ -104,7 +104,7 @@ def _command(declared: ConsoleCommand) -> Command:
     def run(shell: Shell, *words: str) -> str | None:
         return shell.office.lns.plugins.run_command(declared, list(words))
 
-    arguments = Argument(declared.usage or "WORDS", f"of plugin {declared.plugin}", optional=True, many=True)
+    arguments = Argument(declared.usage or "WORDS", f"arguments of plugin {declared.plugin}", optional=True, many=True)
     return Command(
         declared.words,
         f"{declared.help} (plugin {declared.plugin})",
@@ -125,19 +125,19 @@ def _loaded(office: Office) -> Iterator[tuple[str, str]]:
     yield from ((name, "not loaded") for name in office.lns.plugins.refused)
 
 
-_NEW = Argument("NAME", "name of a plugin: its file without .py", _available)
-_KNOWN = Argument("NAME", "name of a plugin that is loaded", _loaded)
+_NEW = Argument("NAME", "plugin name: its file name without .py", _available)
+_KNOWN = Argument("NAME", "name of a loaded plugin", _loaded)
 
 COMMANDS = (
     Command("load plugin", "load a plugin", load_plugin, (_NEW,), privilege=Privilege.ENABLED, changes=True),
     Command(
         "reload plugin",
-        "take up a plugin's file as it is now; if that fails the plugin goes on as it was",
+        "load a plugin's file again; on failure the loaded version keeps running",
         reload_plugin,
         (_KNOWN,),
         privilege=Privilege.ENABLED,
         changes=True,
     ),
-    Command("remove plugin", "remove a plugin", remove_plugin, (_KNOWN,), privilege=Privilege.ENABLED, changes=True),
-    Command("show plugins", "plugins that are loaded, with what their hooks have cost", show_plugins),
+    Command("remove plugin", "unload a plugin", remove_plugin, (_KNOWN,), privilege=Privilege.ENABLED, changes=True),
+    Command("show plugins", "loaded plugins, with the number and CPU time of their hook calls", show_plugins),
 )

@@ -87,7 +87,7 @@ def show_ipcache(shell: Shell) -> Output:
 
 
 COMMANDS = (
-    Command("show ipcache", "which address leads to which session", show_ipcache),
-    Command("show pool", "addresses of subscribers: in use, and kept for who had them", show_pool),
-    Command("show pool all", "also the addresses that nobody ever had", show_all_pool),
+    Command("show ipcache", "addresses and the session that each is routed to", show_ipcache),
+    Command("show pool", "address pool: addresses in use, and those kept for their last user", show_pool),
+    Command("show pool all", "address pool, including addresses that were never assigned", show_all_pool),
 )

@@ -117,6 +117,6 @@ def _radius_use(office: Office) -> Iterator[str]:
 
 
 COMMANDS = (
-    Command("show radius", "requests that wait for a RADIUS server", show_radius),
-    Command("show radius all", "also the servers, and what they answered", show_all_radius),
+    Command("show radius", "RADIUS requests awaiting a reply", show_radius),
+    Command("show radius all", "RADIUS requests awaiting a reply, and statistics for each server", show_all_radius),
 )

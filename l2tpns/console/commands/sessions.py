@@ -369,11 +369,11 @@ def drop_sessions(shell: Shell, *words: str) -> str:
 
 
 COMMANDS = (
-    change("drop session", "end sessions", drop_sessions, SOME_SESSIONS),
+    change("drop session", "end sessions by ID", drop_sessions, SOME_SESSIONS),
     change("drop user", "end all sessions of users", drop_users, SOME_USERS),
-    Command("show histogram idle", "how long sessions have been idle", show_histogram_idle),
-    Command("show histogram open", "how long sessions have been open", show_histogram_open),
-    Command("show session", "subscribers: all in short, or some in full", show_sessions, (SESSION,)),
-    Command("show session history", "the last thousand sessions that ended, and why", show_history, (ENDED_USER,)),
-    Command("show users", "who is logged in, or one user in full", show_users, (USER,)),
+    Command("show histogram idle", "number of sessions by time since their last packet", show_histogram_idle),
+    Command("show histogram open", "number of sessions by time online", show_histogram_open),
+    Command("show session", "all sessions in summary, or the given ones in detail", show_sessions, (SESSION,)),
+    Command("show session history", "last 1,000 sessions that ended, and why they ended", show_history, (ENDED_USER,)),
+    Command("show users", "names of online users, or one user's sessions in detail", show_users, (USER,)),
 )

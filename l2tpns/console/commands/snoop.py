@@ -90,13 +90,20 @@ def show_snoop(shell: Shell) -> Output:
 
 
 USERS_OR_SINK = Argument(
-    "USER", "name of a user; more users, or IP PORT of who gets the copies instead of snoop_host", users, many=True
+    "USER",
+    "user name; then further users, or IP PORT of the host that receives the copies instead of snoop_host",
+    users,
+    many=True,
 )
 
 COMMANDS = (
-    Command("show snoop", "who is intercepted", show_snoop, privilege=Privilege.ENABLED),
+    Command("show snoop", "intercepted sessions", show_snoop, privilege=Privilege.ENABLED),
     Command(
-        "snoop", "copy all packets of users to snoop_host", snoop_users, (USERS_OR_SINK,), privilege=Privilege.ENABLED
+        "snoop",
+        "intercept users: send copies of all their packets to snoop_host",
+        snoop_users,
+        (USERS_OR_SINK,),
+        privilege=Privilege.ENABLED,
     ),
-    Command("no snoop", "copy packets of users no longer", unsnoop_users, (SOME_USERS,), privilege=Privilege.ENABLED),
+    Command("no snoop", "stop intercepting users", unsnoop_users, (SOME_USERS,), privilege=Privilege.ENABLED),
 )

@@ -161,11 +161,11 @@ def clear_counters(shell: Shell) -> str:
 
 
 COMMANDS = (
-    change("clear counters", "set all counters to zero", clear_counters),
+    change("clear counters", "reset all counters to zero", clear_counters),
     Command("show banana", "a banana", show_banana),
     Command("show counters", "what was counted since the start, or since `clear counters`", show_counters),
-    Command("show parts", "parts of the server: which run, and which have failed in the last minute", show_parts),
-    Command("show version", "which release this is", show_version),
-    change("shutdown", "leave, as SIGTERM does", shutdown, whole=True),
-    Command("uptime", "how long, how many, how fast", uptime),
+    Command("show parts", "components of the server: running or not, and failures in the last minute", show_parts),
+    Command("show version", "release and runtime versions", show_version),
+    change("shutdown", "shut down the server, as SIGTERM does", shutdown, whole=True),
+    Command("uptime", "uptime, online users, load average and bandwidth", uptime),
 )

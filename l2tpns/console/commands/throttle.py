@@ -77,18 +77,22 @@ def show_throttle(shell: Shell) -> Output:
 
 
 def _rates(office: Office) -> Sequence[tuple[str, str]]:
-    return (("in", "what the user sends"), ("out", "what is sent to the user"))
+    return (("in", "packets from the user"), ("out", "packets to the user"))
 
 
 RATES = Argument(
-    "RATE", "kbit/s, both ways; or in RATE, out RATE, or both; none: throttle_speed", _rates, optional=True, many=True
+    "RATE",
+    "kbit/s for both directions; or in RATE, out RATE, or both (default: throttle_speed)",
+    _rates,
+    optional=True,
+    many=True,
 )
 
 COMMANDS = (
-    Command("show throttle", "who is throttled, how much, and in which HTB class", show_throttle),
+    Command("show throttle", "throttled sessions, with their rates and HTB classes", show_throttle),
     Command(
         "throttle",
-        "slow a user's sessions down",
+        "limit the rate of a user's sessions",
         throttle_user,
         (ONE_USER, RATES),
         privilege=Privilege.ENABLED,
@@ -96,7 +100,7 @@ COMMANDS = (
     ),
     Command(
         "no throttle",
-        "let users' sessions be as fast as they can",
+        "remove the rate limits from users' sessions",
         unthrottle_users,
         (SOME_USERS,),
         privilege=Privilege.ENABLED,

@@ -109,7 +109,7 @@ def drop_tunnels(shell: Shell, *words: str) -> str:
 
 
 COMMANDS = (
-    change("drop tunnel", "end tunnels and all their sessions", drop_tunnels, SOME_TUNNELS),
-    Command("show tunnels", "LACs: all in short, or some in full", show_tunnels, (TUNNEL,)),
-    Command("show tunnels all", "LACs, also those whose tunnel is closing", show_all_tunnels),
+    change("drop tunnel", "shut down tunnels and all their sessions", drop_tunnels, SOME_TUNNELS),
+    Command("show tunnels", "all tunnels in summary, or the given ones in detail", show_tunnels, (TUNNEL,)),
+    Command("show tunnels all", "all tunnels, including those that are closing", show_all_tunnels),
 )
