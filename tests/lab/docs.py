@@ -91,28 +91,35 @@ def _row(setting: Setting) -> tuple[str, ...]:
 def commands() -> str:
     """docs/commands.md, from l2tpns/console/commands/__init__.py and what it collects."""
     grammar = Grammar(COMMANDS, WORDS)
+    filters = "\n".join(f"- `| {name}`: {help}" for name, help in output_filters.FILTERS.items())
     text = f"""{NOTE}
 # Commands
 
-The console is at TCP port 23 of `cli_bind_address`: `telnet 127.0.0.1`, or a script on a plain socket. Who may use it
-stands in `l2tpns.users` beside the configuration, `NAME:PASSWORD` a line, the password in clear text or as a hash of
-crypt(3) (`$6$`, `$y$`, ...); without the file everybody may, so keep the console on 127.0.0.1. A line `enable:PASSWORD`
-sets what `enable` asks for; without it whoever has logged in may change things.
+The console listens on TCP port 23 of `cli_bind_address`. Connect with `telnet 127.0.0.1`, or from a script over a
+plain socket. The file `l2tpns.users` beside the configuration lists the operators, one `NAME:PASSWORD` per line, with
+the password in clear text or as a crypt(3) hash (`$6$`, `$y$`, ...). Without this file there is no login, so keep the
+console on 127.0.0.1. A line `enable:PASSWORD` sets the password for `enable`; without it every operator who logs in
+has full control.
 
-At most `cli_max_connections` consoles are open. To admit one more, the server closes one that has not logged in, of the
-source that has the most of them: a local user (on this machine), an address, or its network (/24). A console that has
-logged in is never closed for another. Before the login a peer may send {LOGIN_CHARACTERS:,} characters; more ends the
-connection, and the log says so (`console_flooded`).
+At most `cli_max_connections` consoles are open. To admit a further one, the server closes a console that has not
+logged in, from the source with the most such consoles: a local user of this machine, an address, or its network (/24).
+A console that has logged in is never closed for another. A peer may send {LOGIN_CHARACTERS:,} characters before its
+login; if it sends more, the connection is closed and logged (`console_flooded`).
 
-Words may be shortened as long as they stay unambiguous (`sh ses 12`). `?` shows what may follow, Tab completes, the
-arrows bring older lines back; ^A ^E ^B ^F move, ^K ^U ^W delete, ^L draws the screen anew, ^C breaks off, ^D leaves.
-A page is as long as the window, `terminal length 0` ends paging; a script that tells no window has none.
+Commands may be abbreviated as long as they stay unambiguous (`sh ses 12`). `?` lists the words that may follow, Tab
+completes a word, and the arrow keys recall earlier lines. ^A ^E ^B ^F move the cursor, ^K ^U ^W delete, ^L redraws the
+screen, ^C interrupts a command, ^D closes the console. Output is paged by the height of the window; `terminal length 0`
+switches paging off. A script that reports no window size gets no paging.
 
-After a command, behind `|`: {", ".join(f"`{name}` {help}" for name, help in output_filters.FILTERS.items())}.
-A regular expression knows `.` `[a-z]` `[^a-z]` `^` `$` `*` `+` `?` `|` `( )` `\\d` `\\w` `\\s`. Every `show` has a form
-in JSON whose keys do not change.
+Output can be filtered by adding one of these to a command:
 
-Of commands marked # the prompt must be `HOST#`. Those that change something are in the log, with who did it.
+{filters}
+
+Regular expressions support `.` `[a-z]` `[^a-z]` `^` `$` `*` `+` `?` `|` `( )` `\\d` `\\w` `\\s`. Every `show` command
+has a JSON form whose keys do not change.
+
+Commands marked # require the prompt `HOST#` (see `enable`). Commands that change something are logged with the name of
+the operator.
 
 """
     return text + table(("Command", "", "Meaning"), [_command_row(command) for command in grammar.commands])
@@ -149,35 +156,36 @@ def metrics() -> str:
     text = f"""{NOTE}
 # Metrics, health, status page, usage files
 
-`set metrics_bind_address 127.0.0.1` serves three things by HTTP, on TCP port `metrics_port`. There is nothing to change
-there and no login: whoever reaches the address sees the names and addresses of all subscribers, so let it be loopback,
-or a network of your own.
+`set metrics_bind_address 127.0.0.1` serves three pages by HTTP on TCP port `metrics_port`. They are read-only and
+require no login: any host that reaches the address can see the names and addresses of all subscribers, so use loopback
+or a management network.
 
-A request must come to an address, to `localhost`, to our `hostname` or the machine's, or to a name that is listed, for
-example `set metrics_allowed_hosts "lns1.example.net,status.example.net"`. Any other name in its Host header is answered
-by 421, and the log says which (`figures_refused`): otherwise a foreign web page in your browser could let its own name
-point here and read everything. A request that a foreign page makes (Origin, Sec-Fetch-Site) is answered by 403; links
-work. So Prometheus may scrape an address as it is, and a name once it is listed. A proxy in front passes on a Host
-header that is allowed.
+The Host header of a request must contain an IP address, `localhost`, the variable `hostname`, the machine's host name,
+or a name that is listed, for example by `set metrics_allowed_hosts "lns1.example.net,status.example.net"`. Any other
+name is answered with 421 and logged (`figures_refused`). Otherwise a malicious web page in an operator's browser could
+point its own name at this server and read the pages (DNS rebinding). Requests made by other web pages (Origin,
+Sec-Fetch-Site) are answered with 403; links from other pages work. Prometheus can therefore scrape an address without
+further settings, and a name once it is listed. A proxy in front must pass on an allowed Host header.
 
-At most {CONNECTIONS} connections are open at the same time. For one more, the source that has the most loses its
-oldest. A source is a local user, an address, or its network (/24).
+At most {CONNECTIONS} connections are open at the same time. To admit a further one, the server closes the oldest
+connection of the source with the most connections: a local user, an address, or its network (/24).
 
-| Path | What it gives |
+| Path | Content |
 | --- | --- |
-| `/` | the status page: what matters now, graphs of the last hour, all sessions to search |
+| `/` | the status page: current state, graphs of the last hour, searchable list of all sessions |
 | `/metrics` | metrics for Prometheus, in its text format or as OpenMetrics |
 | `/health` | JSON with `status` (`ok`, `degraded`, `failing`, `leaving`), `problems` in words, and more: see below |
 
-`/health` answers 503 while a part of the server does not run (`failing`: `down` names it) and during shutdown, else
-200: what else is wrong, a restart would not mend. `standing` has the problems for programs: each with `name` of its
-kind, `subject`, `text`, what to do as `remedy`, and `since` when it stands. A part that ends by itself is begun again,
-within ten seconds at most; `l2tpns_part_up` and `show parts` tell the same.
+`/health` returns 503 while a component of the server is not running (`failing`; `down` names it) and during shutdown.
+Otherwise it returns 200, since a restart would not repair the remaining problems. `standing` lists the problems for
+programs, each with the `name` of its kind, `subject`, `text`, suggested `remedy`, and the time `since` which it
+exists. A component that fails is restarted within ten seconds; `l2tpns_part_up` and `show parts` report the same
+state.
 
 ## Metrics
 
-Those of the process and its interpreter (`process_...`, `python_...`) are prometheus_client's. `clear counters` sets
-those that are counters back to zero, which Prometheus takes for a restart.
+The metrics of the process and the interpreter (`process_...`, `python_...`) come from prometheus_client. `clear
+counters` resets counters to zero, which Prometheus treats as a restart.
 
 """
     rows = [
@@ -185,7 +193,7 @@ those that are counters back to zero, which Prometheus takes for a restart.
         for family in FAMILIES
     ]
     text += table(("Metric", "Kind", "Labels", "Meaning"), rows)
-    text += "\nWhat the labels say that stand for [counters](counters.md):\n\n"
+    text += "\nLabels that correspond to [counters](counters.md):\n\n"
     labelled = [
         (f"`l2tpns_{counted.group.name}_total`", _labels(counted), counted.help)
         for counted in COUNTED
@@ -225,18 +233,20 @@ def log_events() -> str:
         (f"`{event}`", ", ".join(sorted(levels[event])), ", ".join(f"`{key}`" for key in sorted(keys[event])))
         for event in sorted(levels)
     ]
+    highest = ", ".join(f"{number} {name}" for number, name in enumerate(logs.LEVELS))
     text = f"""{NOTE}
 # The log
 
-One JSON object a line: `time`, `level`, `event`, then facts. The same key always means the same thing: `tunnel` and
-`session` are our ids, `user` the subscriber's name, `peer` a LAC's address and port, `cause` why a
-life ended, `why` a reason in words.
-Lines of a tunnel or session have its keys besides those below. The variable `debug` chooses how much is written:
-{", ".join(f"{number} {name}" for number, name in enumerate(logs.LEVELS))}.
+Each line is a JSON object: `time`, `level`, `event`, then further keys. A key has the same meaning in all events:
+`tunnel` and `session` are our IDs, `user` is the subscriber's name, `peer` the address and port of a LAC, `cause` the
+code of the reason why a session or tunnel ended, and `why` a reason in words. Lines about a tunnel or session also
+have the keys that identify it. The variable `debug` sets the highest level that is written:
+{highest}.
 
-Passwords and secrets are never written. Lines that nobody takes (a full pipe, a slow syslog) are dropped rather than
-waited for; the next line that gets through is `log_lines_dropped` with their `count`. Of a warning that a peer could
-provoke at will, {logs.MOST_PROVOKED} lines a second are written; the next one tells how many were `kept_back`.
+Passwords and secrets are never written. If the destination cannot take a line (a full pipe, a slow syslog), the line
+is dropped, and the next line that is written is `log_lines_dropped` with their `count`. Warnings that a peer could
+provoke at will are limited to {logs.MOST_PROVOKED} lines per second; the next line reports the number of suppressed
+lines as `kept_back`.
 
 """
     return text + table(("Event", "Level", "Keys"), rows)
