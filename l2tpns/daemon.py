@@ -33,7 +33,7 @@ from l2tpns.errors import ConfigError, RepairError, ReportError, WaitError
 from l2tpns.lns import Lns
 from l2tpns.monitoring.bandwidth import bandwidth_line, sample
 from l2tpns.monitoring.problems import Finding
-from l2tpns.monitoring.service import Figures
+from l2tpns.monitoring.service import MonitoringService
 from l2tpns.nsctl.server import NsctlServer
 from l2tpns.policy import filters
 from l2tpns.radius.accounting import Accounting
@@ -92,7 +92,7 @@ class Daemon:
         self.supervisor = Supervisor(self.logger, self.part_lost)
         self.lns: Lns | None = None
         self.plane: UserPlane | None = None
-        self.figures: Figures | None = None
+        self.figures: MonitoringService | None = None
         self.accounting: Accounting | None = None
         self.started = monotonic()
         self.ready = False  # the start went well
@@ -282,8 +282,8 @@ class Daemon:
             accounting.on()
         lns.start()
         lns.usage_files.start()
-        self.figures = Figures(lns, accounting, self.logger)
-        self.figures.sources.finders.append(self.find_problems)
+        self.figures = MonitoringService(lns, accounting, self.logger)
+        self.figures.sources.checks.append(self.find_problems)
         self.figures.start()
         assert self.store is not None
         lns.journal.start(self.store, *resumed.gone)

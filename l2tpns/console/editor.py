@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 
-LONGEST_LINE = 1024  # characters
-LONGEST_HISTORY = 200
-LONGEST_SEQUENCE = 16  # of an escape sequence
+MAX_LINE = 1024  # characters
+MAX_HISTORY = 200
+MAX_SEQUENCE = 16  # of an escape sequence
 BELL = "\a"
 
 
-class Event(Enum):
+class Key(Enum):
     """What a key means beyond the line itself."""
 
     LINE = "line"  # Enter: the line is in `text`
@@ -36,7 +36,7 @@ class History:
     def add(self, line: str) -> None:
         if line.strip() and self.lines[-1:] != [line]:
             self.lines.append(line)
-            del self.lines[:-LONGEST_HISTORY]
+            del self.lines[:-MAX_HISTORY]
 
 
 class Editor:
@@ -59,8 +59,8 @@ class Editor:
         self._offset = 0  # first character shown
         self._sequence = ""  # an escape sequence being received
         self._verbatim = False
-        self._keys: Keys = PLAIN_KEYS if plain else KEYS
-        self._sequences: Keys = {} if plain else SEQUENCES
+        self._keys: KeyMap = PLAIN_KEYS if plain else KEYS
+        self._sequences: KeyMap = {} if plain else SEQUENCES
 
     @property
     def text(self) -> str:
@@ -70,7 +70,7 @@ class Editor:
     def before_cursor(self) -> str:
         return "".join(self._chars[: self.cursor])
 
-    def key(self, char: str) -> tuple[str, Event | None]:
+    def key(self, char: str) -> tuple[str, Key | None]:
         """One character typed: what to show, and what has happened."""
         if self._sequence:
             return self._on_sequence(char), None
@@ -78,15 +78,15 @@ class Editor:
             self._verbatim = False
             return self._insert(char), None
         if char == "\n":
-            return ("", Event.TOO_LONG if self.too_long else Event.LINE)
+            return ("", Key.TOO_LONG if self.too_long else Key.LINE)
         if char == "\x03":
-            return "", Event.INTERRUPT
+            return "", Key.INTERRUPT
         if char == "\x04" and not self._chars:
-            return "", Event.END
+            return "", Key.END
         if char == "\t" and self._helps:
-            return "", Event.COMPLETE
+            return "", Key.COMPLETE
         if char == "?" and self._helps and not in_quotes(self.before_cursor):
-            return "", Event.HELP
+            return "", Key.HELP
         if char == "\x1b":
             self._sequence = char
             return "", None
@@ -133,7 +133,7 @@ class Editor:
     def _insert(self, char: str) -> str:
         if not (char.isprintable() or "\udc80" <= char <= "\udcff"):
             return ""
-        if len(self._chars) >= LONGEST_LINE:
+        if len(self._chars) >= MAX_LINE:
             self.too_long = True
             return BELL
         self._chars.insert(self.cursor, char)
@@ -154,7 +154,7 @@ class Editor:
     def _cut(self, start: int, end: int) -> str:
         del self._chars[start:end]
         self.cursor = start
-        if len(self._chars) < LONGEST_LINE and not self._chars:
+        if len(self._chars) < MAX_LINE and not self._chars:
             self.too_long = False
         return self._drawn()
 
@@ -190,23 +190,23 @@ class Editor:
         """CSI and SS3 as terminals send them for arrows and the like; what we do not know is passed over."""
         self._sequence += char
         body = self._sequence[1:]
-        if body in ("[", "O") or (body[0] == "[" and char in "0123456789;" and len(body) < LONGEST_SEQUENCE):
+        if body in ("[", "O") or (body[0] == "[" and char in "0123456789;" and len(body) < MAX_SEQUENCE):
             return ""
         self._sequence = ""
         handler = self._sequences.get(body)
         return handler(self) if handler is not None else ""
 
 
-Keys = Mapping[str, Callable[[Editor], str]]
+KeyMap = Mapping[str, Callable[[Editor], str]]
 
 # Of a name or a password.
-PLAIN_KEYS: Keys = {
+PLAIN_KEYS: KeyMap = {
     "\x08": Editor._backspace,
     "\x7f": Editor._backspace,
     "\x15": lambda editor: editor._cut(0, editor.cursor),
     "\x17": Editor._cut_word,
 }
-KEYS: Keys = {
+KEYS: KeyMap = {
     **PLAIN_KEYS,
     "\x01": lambda editor: editor._move(0),
     "\x02": lambda editor: editor._move(editor.cursor - 1),
@@ -218,7 +218,7 @@ KEYS: Keys = {
     "\x0e": lambda editor: editor._recall(editor._place + 1),
     "\x10": lambda editor: editor._recall(editor._place - 1),
 }
-SEQUENCES: Keys = {
+SEQUENCES: KeyMap = {
     **dict.fromkeys(("[A", "OA"), KEYS["\x10"]),
     **dict.fromkeys(("[B", "OB"), KEYS["\x0e"]),
     **dict.fromkeys(("[C", "OC"), KEYS["\x06"]),

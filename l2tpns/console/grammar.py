@@ -21,7 +21,7 @@ from l2tpns.errors import ConfigError
 if TYPE_CHECKING:
     from l2tpns.console.context import Office
 
-MOST_PROPOSED = 200  # words shown for Tab or `?`
+MAX_PROPOSALS = 200  # words shown for Tab or `?`
 ENTER = "<cr>"
 
 
@@ -130,12 +130,12 @@ class _Node:
 
     children: dict[str, _Node] = field(default_factory=dict)
     command: Command | None = None
-    everybody: list[Command] = field(default_factory=list)  # all commands at or below this place
+    commands_below: list[Command] = field(default_factory=list)  # all commands at or below this place
 
     @property
     def whole(self) -> bool:
         """Whether its word must be typed to the end."""
-        return all(command.whole for command in self.everybody)
+        return all(command.whole for command in self.commands_below)
 
 
 class Grammar:
@@ -148,10 +148,10 @@ class Grammar:
         self._root = _Node()
         for command in self.commands:
             node = self._root
-            node.everybody.append(command)
+            node.commands_below.append(command)
             for word in command.words.split():
                 node = node.children.setdefault(word, _Node())
-                node.everybody.append(command)
+                node.commands_below.append(command)
             if node.command is not None:
                 raise ValueError(f"{command.words} is declared twice")
             node.command = command
@@ -164,22 +164,22 @@ class Grammar:
         words = _words(typed)
         node, used, path = self._descend(words, standing)
         if node.command is None or not standing.may_see(node.command):
-            raise Refused(self._why_not(node, words, used, path, standing))
+            raise Refused(self._refusal(node, words, used, path, standing))
         command = node.command
         rest = words[used:]
         if not command.runnable(len(rest)) or (rest and command.argument(len(rest) - 1) is None):
             raise Refused(f"Usage: {command.usage}")
         values = [self._value(command, place, word, standing) for place, word in enumerate(rest)]
         pipe = output_filters.Pipe() if after is None else output_filters.parse(after)
-        told = "***" if command.secret is not None and command.secret(rest) else " ".join(map(_quoted, rest[1:]))
-        logged = " ".join([*path, *map(_quoted, rest[:1]), told]).rstrip()
+        arguments = "***" if command.secret is not None and command.secret(rest) else " ".join(map(_quoted, rest[1:]))
+        logged = " ".join([*path, *map(_quoted, rest[:1]), arguments]).rstrip()
         return Call(command, tuple(values), pipe, logged)
 
     def _value(self, command: Command, place: int, word: str, standing: Standing) -> Any:
         argument = command.argument(place)
         assert argument is not None
         if argument.closed:
-            word = _unabbreviated(argument, word, standing.office)
+            word = _expand(argument, word, standing.office)
         try:
             return argument.parse(word)
         except ValueError as error:
@@ -201,12 +201,12 @@ class Grammar:
 
     def _matching(self, node: _Node, word: str, standing: Standing) -> list[str]:
         """The keywords that a word stands for."""
-        seen = [name for name, child in node.children.items() if any(map(standing.may_see, child.everybody))]
+        seen = [name for name, child in node.children.items() if any(map(standing.may_see, child.commands_below))]
         if word in seen:
             return [word]
         return [name for name in seen if name.startswith(word) and not node.children[name].whole]
 
-    def _why_not(self, node: _Node, words: Sequence[str], used: int, path: list[str], standing: Standing) -> str:
+    def _refusal(self, node: _Node, words: Sequence[str], used: int, path: list[str], standing: Standing) -> str:
         if used == len(words) and node.children:
             if node.command is None or standing.mode not in node.command.modes:
                 return f'"{" ".join(path)}" is not complete: press ? to see what may follow'
@@ -225,12 +225,12 @@ class Grammar:
 
     def help(self, line: str, standing: Standing) -> list[tuple[str, str]]:
         """What may follow, or stand in place of the word begun: word and a line of help."""
-        return list(islice(self._proposals(line, standing, helping=True), MOST_PROPOSED))
+        return list(islice(self._proposals(line, standing, helping=True), MAX_PROPOSALS))
 
     def complete(self, line: str, standing: Standing) -> tuple[str, list[str]]:
         """For Tab: the word begun, and the words it may become."""
         _, begun = _split_begun(line)
-        found = [word for word, _ in islice(self._proposals(line, standing, helping=False), MOST_PROPOSED)]
+        found = [word for word, _ in islice(self._proposals(line, standing, helping=False), MAX_PROPOSALS)]
         return begun, found
 
     def _proposals(self, line: str, standing: Standing, *, helping: bool) -> Iterator[tuple[str, str]]:
@@ -246,7 +246,7 @@ class Grammar:
         if used == len(words):
             for name in sorted(node.children):
                 child = node.children[name]
-                if name.startswith(begun) and any(map(standing.may_see, child.everybody)):
+                if name.startswith(begun) and any(map(standing.may_see, child.commands_below)):
                     yield name, self._help.get(name) or (child.command.help if child.command is not None else "")
         command = node.command
         if command is None or not standing.may_see(command):
@@ -282,7 +282,7 @@ def _pipe_proposals(after: str, helping: bool) -> Iterator[tuple[str, str]]:
         yield ENTER, "execute the command"
 
 
-def _unabbreviated(argument: Argument, word: str, office: Office) -> str:
+def _expand(argument: Argument, word: str, office: Office) -> str:
     choices = [choice for choice, _ in argument.choices(office)]
     if word in choices:
         return word

@@ -26,7 +26,7 @@ from l2tpns.runtime.share import OneAtATime
 from l2tpns.runtime.text_file import oddity, read_lines
 
 ENABLE = "enable"
-LONGEST_PASSWORD = 256  # octets; a longer one is wrong
+MAX_PASSWORD = 256  # octets; a longer one is wrong
 
 _HASH = re.compile(r"\$[0-9a-z]+\$.+", re.ASCII | re.DOTALL)
 _TRADITIONAL = re.compile(r"[./0-9A-Za-z]{13}", re.ASCII)
@@ -120,7 +120,7 @@ class Users:
 def matches(password: str, wanted: str) -> bool:
     """Compare a password with that of the file, taking as long however much of it is right."""
     given = password.encode("utf-8", "surrogateescape")
-    if not wanted or "\0" in password or len(given) > LONGEST_PASSWORD:
+    if not wanted or "\0" in password or len(given) > MAX_PASSWORD:
         return False
     if _HASH.fullmatch(wanted):
         return _hash_matches(password, wanted)

@@ -13,7 +13,7 @@ from l2tpns.console.editor import quoting
 from l2tpns.console.output import Output, Refused
 from l2tpns.console.regexp import Regexp
 
-LONGEST_LOOK = 4096  # characters of a line that an expression is tried on
+MAX_MATCHED = 4096  # characters of a line that an expression is tried on
 FILTERS = {
     "include": "only lines that match a regular expression",
     "exclude": "only lines that do not match a regular expression",
@@ -23,7 +23,7 @@ FILTERS = {
 
 Lines = Iterable[str | None]  # None: no line yet, but time for a pause
 Filter = Callable[[Lines], Iterator[str | None]]
-PACE = 8  # lines made between two pauses
+LINES_PER_PAUSE = 8  # lines made between two pauses
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     if pattern and not set(pattern) & set(r"\.[]()*+?|^$"):
         return lambda line: pattern in line
     expression = Regexp(pattern)
-    return lambda line: expression.search(line[:LONGEST_LOOK])
+    return lambda line: expression.search(line[:MAX_MATCHED])
 
 
 def _begin(matches: Callable[[str], bool], lines: Lines) -> Iterator[str | None]:
@@ -93,5 +93,5 @@ def _begin(matches: Callable[[str], bool], lines: Lines) -> Iterator[str | None]
 def _paced(lines: Iterable[str]) -> Iterator[str | None]:
     for number, line in enumerate(lines):
         yield line
-        if number % PACE == 0:
+        if number % LINES_PER_PAUSE == 0:
             yield None

@@ -8,7 +8,9 @@ from __future__ import annotations
 import struct
 from socket import inet_ntoa
 
-SNAP = 128  # octets of a packet that are enough for its line: longest IP header, longest TCP header but its options
+SNAP_LENGTH = (
+    128  # octets of a packet that its line is made from: longest IP header, TCP header
+)
 ICMP, TCP, UDP = 1, 6, 17
 _PROTOCOLS = {2: "IGMP", 4: "IPIP", 41: "IPv6", 47: "GRE", 50: "ESP", 51: "AH", 89: "OSPF", 115: "L2TP", 132: "SCTP"}
 _ICMP_TYPES = {0: "echo reply", 3: "unreachable", 5: "redirect", 8: "echo request", 11: "time exceeded"}
@@ -18,7 +20,7 @@ _TCP = struct.Struct("!HHIIBBH")
 
 
 def packet_line(packet: bytes, octets: int) -> str:
-    """The line for a packet of so many octets, of which the first SNAP are here."""
+    """The line for a packet of so many octets, of which the first SNAP_LENGTH are here."""
     if len(packet) < 20 or packet[0] >> 4 != 4:
         return f"no IPv4, length {octets}"
     header = (packet[0] & 0x0F) << 2

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-LONGEST = 200  # characters of an expression
-DEEPEST = 20  # parentheses
-REMEMBERED = 500  # sets of states; then they are forgotten and found again
+MAX_LENGTH = 200  # characters of an expression
+MAX_DEPTH = 20  # parentheses
+MAX_CACHED_STEPS = 500  # sets of states; then they are forgotten and found again
 
 Test = Callable[[str], bool]
 _CLASSES: dict[str, Test] = {
@@ -42,8 +42,8 @@ class Regexp:
     def __init__(self, pattern: str) -> None:
         if not pattern:
             raise ValueError("a regular expression is missing")
-        if len(pattern) > LONGEST:
-            raise ValueError(f"the regular expression is longer than {LONGEST} characters")
+        if len(pattern) > MAX_LENGTH:
+            raise ValueError(f"the regular expression is longer than {MAX_LENGTH} characters")
         self._accept = _State()
         self._start = _Parser(pattern).parse(self._accept)
         self._known: dict[tuple[_Set, str], _Set] = {}
@@ -60,7 +60,7 @@ class Regexp:
             key = (states, char)
             found = self._known.get(key)
             if found is None:
-                if len(self._known) >= REMEMBERED:
+                if len(self._known) >= MAX_CACHED_STEPS:
                     self._known.clear()
                 found = self._known[key] = self._step(states, char, end=False)
             states = found
@@ -175,7 +175,7 @@ class _Parser:
 
     def _group(self) -> _Piece:
         self._depth += 1
-        if self._depth > DEEPEST:
+        if self._depth > MAX_DEPTH:
             raise ValueError("the regular expression nests parentheses too deeply")
         piece = self._alternatives()
         if self._peek() != ")":

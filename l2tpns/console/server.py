@@ -71,15 +71,15 @@ class Console:
         """Serve. Raises ConfigError as `open` does, if that was not called."""
         if self._listener is None:
             self.open()
-        self._let_in()
+        self._open_door()
         self._warn(self._address)
-        self._part = self._office.lns.supervisor.spawn("console", self._keep_served)
+        self._part = self._office.lns.supervisor.spawn("console", self._keep_listening)
 
-    def _let_in(self) -> None:
-        self._door = Door(self._listener, self._places, self._share, self._log, self._serve, self._turn_away)
+    def _open_door(self) -> None:
+        self._door = Door(self._listener, self._places, self._share, self._log, self._serve, self._refuse)
         self._door.open()
 
-    def _keep_served(self) -> None:
+    def _keep_listening(self) -> None:
         """Make the listening socket again when it has failed."""
         while True:
             if self._door is None:
@@ -89,7 +89,7 @@ class Console:
                     self._log.provoked("console_not_served", why=str(error))
                     gevent.sleep(self._timing.listen_retry)
                     continue
-                self._let_in()
+                self._open_door()
             assert self._door is not None
             self._door.wait()
             self._door.close()
@@ -154,7 +154,7 @@ class Console:
             terminal.close()
             self._log.debug("console_closed", peer=peer, user=shell.user, why=why)
 
-    def _turn_away(self, sock: Any, address: tuple[str, int]) -> None:
+    def _refuse(self, sock: Any, address: tuple[str, int]) -> None:
         peer = f"{address[0]}:{address[1]}"
         self._log.provoked("console_refused_connection", peer=peer, why="cli_max_connections")
         refuse(sock, self._timing.refusal_send)

@@ -63,7 +63,7 @@ class Shell:
                 return "not logged in"
             while not self._leaving:
                 line = self.terminal.read_line(self.prompt, self.complete, self.help)
-                self.obey(line)
+                self.execute(line)
             return "left"
         except Flooded as flooded:
             self._log.provoked("console_flooded", peer=self.peer, why=str(flooded))
@@ -110,7 +110,7 @@ class Shell:
             known = name if name in users.passwords else "?"
             self._log.provoked("console_login_refused", user=known, peer=self.peer)
             gevent.sleep(self._timing.access_denied)
-            self.terminal.say("Access denied")
+            self.terminal.print("Access denied")
         return False
 
     def enable(self) -> None:
@@ -130,7 +130,7 @@ class Shell:
         self.privilege = Privilege.ENABLED
 
     @property
-    def who(self) -> str:
+    def actor(self) -> str:
         """As logs say who did it, and where from."""
         return " ".join(filter(None, ("console", self.user, self.peer)))
 
@@ -155,28 +155,28 @@ class Shell:
         width = max(len(word) for word, _ in found)
         return [f"  {word.ljust(width)}  {help}".rstrip() for word, help in found]
 
-    def obey(self, line: str) -> None:
+    def execute(self, line: str) -> None:
         """One line. Whatever is wrong with it is said, and the next one comes."""
         line = line.strip()
         if not line or line[0] in "#!":
             return
         self._place.kept = True  # where no user is named, a command is what tells an operator from a stranger
         if line.endswith("?"):  # typed where no key could be seen: nc, a script
-            self.terminal.say("\n".join(self.help(line[:-1])))
+            self.terminal.print("\n".join(self.help(line[:-1])))
             return
         try:
-            self.do(line)
+            self._run_command(line)
         except REFUSALS as refused:
-            self.terminal.say("% " + str(refused).replace("\n", "\n% "))
+            self.terminal.print("% " + str(refused).replace("\n", "\n% "))
         except Interrupted:
-            self.terminal.say("")
+            self.terminal.print("")
         except Closed:
             raise
         except Exception:
             self._log.exception("console_command_failed", user=self.user, peer=self.peer)
-            self.terminal.say("% An error of this server; its log has the details")
+            self.terminal.print("% An error of this server; its log has the details")
 
-    def do(self, line: str) -> None:
+    def _run_command(self, line: str) -> None:
         call = self.grammar.parse(line, self.standing)
         where = {"access_list": self.access_list} if self.mode is Mode.ACL else {}
         try:
@@ -207,4 +207,4 @@ class Shell:
             self._listener = self.office.log.listen(levels, self._on_log)
 
     def _on_log(self, line: bytes, level: int) -> None:
-        self.terminal.tell(log_line(orjson.loads(line)))
+        self.terminal.notify(log_line(orjson.loads(line)))

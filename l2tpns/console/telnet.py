@@ -11,7 +11,7 @@ from collections.abc import Callable
 IAC, DONT, DO, WONT, WILL, SB, SE = 255, 254, 253, 252, 251, 250, 240
 BREAK, INTERRUPT, ABORT, ARE_YOU_THERE, ERASE_CHARACTER, ERASE_LINE = 243, 244, 245, 246, 247, 248
 ECHO, SUPPRESS_GO_AHEAD, NAWS = 1, 3, 31
-LONGEST_SUBNEGOTIATION = 64  # octets kept; NAWS has four
+MAX_SUBNEGOTIATION = 64  # octets kept; NAWS has four
 
 # What we offer at once: character mode (we echo, no go-ahead), and that we would like to know the window's size.
 GREETING = bytes([IAC, WILL, ECHO, IAC, WILL, SUPPRESS_GO_AHEAD, IAC, DO, NAWS])
@@ -36,7 +36,7 @@ class Telnet:
         self.echo = False  # the peer wants us to echo: it is a terminal in character mode
         self.width = self.height = 0  # 0: unknown
 
-    def let_go(self) -> None:
+    def break_reference_cycles(self) -> None:
         """Cut the circles of references: a connection's memory is free when it ends, not when the collector comes."""
         self._reply = self._state = _nothing
 
@@ -101,13 +101,13 @@ class Telnet:
     def _on_sub(self, octet: int) -> None:
         if octet == IAC:
             self._state = self._on_sub_command
-        elif len(self._sub) < LONGEST_SUBNEGOTIATION:
+        elif len(self._sub) < MAX_SUBNEGOTIATION:
             self._sub.append(octet)
 
     def _on_sub_command(self, octet: int) -> None:
         if octet == IAC:
             self._state = self._on_sub
-            if len(self._sub) < LONGEST_SUBNEGOTIATION:
+            if len(self._sub) < MAX_SUBNEGOTIATION:
                 self._sub.append(IAC)
             return
         self._state = self._on_data

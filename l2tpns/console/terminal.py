@@ -18,8 +18,7 @@ import gevent
 from gevent.lock import Semaphore
 from gevent.queue import Full, Queue
 
-from l2tpns.console.editor import BELL, Editor, History
-from l2tpns.console.editor import Event as Key
+from l2tpns.console.editor import BELL, Editor, History, Key
 from l2tpns.console.telnet import GREETING, Telnet, escape
 from l2tpns.runtime.awake import AwakeClock
 from l2tpns.runtime.share import Share
@@ -95,7 +94,7 @@ class Terminal:
     def close(self) -> None:
         self._reader.kill(block=False)
         self._sock.close()
-        self._telnet.let_go()
+        self._telnet.break_reference_cycles()
 
     @property
     def echo(self) -> bool:
@@ -112,7 +111,7 @@ class Terminal:
 
     # Out
 
-    def say(self, words: str) -> None:
+    def print(self, words: str) -> None:
         """Lines of our own."""
         self._send_text("".join(f"{line}\r\n" for line in words.split("\n")))
 
@@ -176,7 +175,7 @@ class Terminal:
 
     # News: lines that come by themselves
 
-    def tell(self, line: str) -> None:
+    def notify(self, line: str) -> None:
         """Show a line as soon as possible; from any greenlet, never blocks."""
         if len(self._news) >= NEWS_QUEUE:
             self._news_lost += 1
@@ -204,7 +203,7 @@ class Terminal:
         except Full:
             pass  # it is awake
 
-    def follow(self, lines: Callable[[], Iterator[str]], over: Callable[[], bool]) -> None:
+    def show_live(self, lines: Callable[[], Iterator[str]], over: Callable[[], bool]) -> None:
         """Show lines whenever woken, without pages, until Enter, ^C or ^D is typed, or until it is over."""
         awake, self.keep_awake = self.keep_awake, True
         try:
@@ -347,7 +346,7 @@ class Terminal:
             else:
                 self.put("\r\n" if self.echo else "")
                 if event is Key.TOO_LONG:
-                    self.say("The line is too long")
+                    self.print("The line is too long")
                     return ""
                 self.history.add(editor.text)
                 return editor.text

@@ -5,12 +5,12 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-LONGEST = 200  # letters of a peer's text
+MAX_TEXT = 200  # letters of a peer's text
 
 
 def e(text: object) -> str:
     """Any text as HTML: what has a meaning there is escaped, what cannot be seen or turns writing round is a dot."""
-    shown = "".join(letter if letter.isprintable() else "·" for letter in str(text)[:LONGEST])
+    shown = "".join(letter if letter.isprintable() else "·" for letter in str(text)[:MAX_TEXT])
     return html.escape(shown)
 
 

@@ -1,11 +1,11 @@
-"""HTTP for the figures: metrics, health, status page; and a server that nobody can hold up.
+"""The HTTP server of /metrics, /health and the status page, with bounds on connections and on time.
 
-One request a connection, read and answered within CONNECTION_TIMEOUT, in turns of a millisecond (`Share`). Pages are
-made one at a time, in slices: many visitors cost no more of the data path's time than one. When there are CONNECTIONS,
-the source (an address, a local user) that has the most loses its oldest.
+Each connection carries one request, which is read and answered within CONNECTION_TIMEOUT, in turns of a millisecond
+(`Share`). Pages are rendered one at a time, in slices: many visitors take no more of the data path's time than one.
+To admit more than MAX_CONNECTIONS, the source (an address or a local user) with the most loses its oldest connection.
 
-There is nothing to change here, and no login: what reaches the address sees everything. So a browser must not be led
-here by a foreign page: see `RequestCheck`.
+All pages are read-only and need no login: a client that reaches the address sees everything. Web pages of others must
+not be able to make an operator's browser ask here: see `RequestCheck`.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from l2tpns.monitoring.problems import Problem
 from l2tpns.monitoring.prometheus import Metrics
 from l2tpns.monitoring.samples import Samples
 from l2tpns.monitoring.sources import Sources
-from l2tpns.monitoring.status_page import LONGEST_QUERY, LastHour, Query, render
+from l2tpns.monitoring.status_page import MAX_QUERY, LastHour, Query, render
 from l2tpns.runtime.clock import moment
 from l2tpns.runtime.door import Door
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.places import Place, Places
 from l2tpns.runtime.share import OneAtATime, Share
 
-CONNECTIONS = 512  # more than a flood of 1,000 a second opens while a scraper thinks for half a second
+MAX_CONNECTIONS = 512  # more than a flood of 1,000 a second opens while a scraper thinks for half a second
 BACKLOG = 256
 CONNECTION_TIMEOUT = 20.0  # seconds
 REQUEST_OCTETS = 16_384  # of a request's line and headers
 REQUEST_LINES = 128
 OWNER = "l2tpns.owner"  # in the environment of a request: the source that it is counted to
-LAST_PAGE = 100_000
-LONGEST_NAME = 253  # of a host, in the log
+MAX_PAGE = 100_000
+MAX_HOST_NAME = 253  # of a host, in the log
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
@@ -110,7 +110,7 @@ class Application:
         refusal = self._check.refusal(environ)
         if refusal is not None:
             status, why = refusal
-            host, origin = (environ.get(name, "")[:LONGEST_NAME] for name in ("HTTP_HOST", "HTTP_ORIGIN"))
+            host, origin = (environ.get(name, "")[:MAX_HOST_NAME] for name in ("HTTP_HOST", "HTTP_ORIGIN"))
             self._log.provoked(
                 "figures_refused", peer=environ.get("REMOTE_ADDR", ""), host=host, origin=origin, why=why
             )
@@ -137,7 +137,7 @@ class Application:
         facts = {
             "status": "leaving" if lns.shutting_down else "failing" if down else "degraded" if problems else "ok",
             "problems": [problem.text for problem in problems],
-            "standing": [standing(problem) for problem in problems],
+            "standing": [problem_facts(problem) for problem in problems],
             "down": down,
             "version": __version__,
             "uptime": int(monotonic() - self._sources.started),
@@ -149,7 +149,7 @@ class Application:
         return Response(orjson.dumps(facts) + b"\n", "application/json", status)
 
 
-def standing(problem: Problem) -> dict[str, str]:
+def problem_facts(problem: Problem) -> dict[str, str]:
     """One of the standing problems, for programs; `since` as a date."""
     since = datetime.fromtimestamp(moment().wall - (monotonic() - problem.since), UTC)
     return {
@@ -174,13 +174,13 @@ def parse_query(text: str) -> Query:
         return Query()
     page = fields.get("page", ["1"])[0]
     number = int(page) if page.isascii() and page.isdigit() and len(page) < 8 else 1
-    return Query(fields.get("q", [""])[0][:LONGEST_QUERY].strip(), min(max(number, 1), LAST_PAGE))
+    return Query(fields.get("q", [""])[0][:MAX_QUERY].strip(), min(max(number, 1), MAX_PAGE))
 
 
 # The server
 
 
-class Head:
+class RequestHead:
     """A connection's file that ends after REQUEST_OCTETS or REQUEST_LINES: a head without end is no request."""
 
     def __init__(self, file: Any) -> None:
@@ -213,7 +213,7 @@ class OneRequest(WSGIHandler):  # type: ignore[misc]
     """One request of one connection, within its time."""
 
     def __init__(self, sock: Any, address: Any, server: Any, place: Place) -> None:
-        super().__init__(sock, address, server, Head(sock.makefile("rb", -1)))
+        super().__init__(sock, address, server, RequestHead(sock.makefile("rb", -1)))
         self._place = place
 
     def handle(self) -> None:
@@ -268,7 +268,7 @@ class BoundedServer(WSGIServer):  # type: ignore[misc]
         self.share = share
         self._log = log
         self._door: Door | None = None
-        self.connections = Places(lambda: CONNECTIONS)
+        self.connections = Places(lambda: MAX_CONNECTIONS)
 
     def init_socket(self) -> None:
         """gevent would make a socket that it accepts from in its own way."""

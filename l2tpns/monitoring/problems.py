@@ -29,16 +29,16 @@ class Problem(Finding):
     since: float  # monotonic
 
 
-Find = Callable[[], Iterable[Finding]]
+Check = Callable[[], Iterable[Finding]]
 
 
-class Board:
+class ProblemBoard:
     """Remembers since when each has been found."""
 
     def __init__(self) -> None:
         self._since: dict[tuple[str, str], float] = {}
 
-    def look(self, found: Iterable[Finding], now: float) -> list[Problem]:
+    def update(self, found: Iterable[Finding], now: float) -> list[Problem]:
         """The problems that stand; whatever is not among `found` is mended."""
         before, self._since = self._since, {}
         problems = []

@@ -21,7 +21,7 @@ from l2tpns.runtime.supervisor import Part
 
 
 @dataclass(frozen=True, slots=True)
-class FiguresTiming:
+class MonitoringTiming:
     """Seconds; tests hand in shorter times."""
 
     config_poll: float = 1.0  # between two looks at the configuration
@@ -29,11 +29,11 @@ class FiguresTiming:
     connection: float = CONNECTION_TIMEOUT  # for a request and its answer
 
 
-class Figures:
+class MonitoringService:
     """Owns the meter of the loop's lag, the hour of samples, and the HTTP server."""
 
-    def __init__(self, lns: Lns, accounting: Accounting, log: Logger, timing: FiguresTiming | None = None) -> None:
-        self._timing = timing or FiguresTiming()
+    def __init__(self, lns: Lns, accounting: Accounting, log: Logger, timing: MonitoringTiming | None = None) -> None:
+        self._timing = timing or MonitoringTiming()
         self.sources = Sources(lns, accounting)
         self.samples = Samples(self.sources)
         self._log = log

@@ -11,7 +11,7 @@ import gevent
 
 from l2tpns.l2tp.tunnel import TunnelState
 from l2tpns.lns import Lns
-from l2tpns.monitoring.problems import Board, Find, Finding, Problem, failing_parts
+from l2tpns.monitoring.problems import Check, Finding, Problem, ProblemBoard, failing_parts
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.transport import ServerReport
@@ -20,7 +20,7 @@ from l2tpns.runtime.counters import Histogram
 
 TUNNEL_STATES = tuple(state.value.lower() for state in TunnelState)
 SESSION_STATES = ("call", "lcp", "authenticate", "network", "online")  # Link.phase
-LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # seconds
+LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # seconds
 
 
 class LagMeter:
@@ -29,7 +29,7 @@ class LagMeter:
     PERIOD = 0.1
 
     def __init__(self) -> None:
-        self.histogram = Histogram(LAGS)
+        self.histogram = Histogram(LAG_BUCKETS)
         self._worst = 0.0
 
     def run(self) -> None:
@@ -67,8 +67,8 @@ class Sources:
     accounting: Accounting
     lag: LagMeter = field(default_factory=LagMeter)
     started: float = field(default_factory=monotonic)
-    board: Board = field(default_factory=Board)
-    finders: list[Find] = field(default_factory=list)  # what else may find that something is wrong
+    board: ProblemBoard = field(default_factory=ProblemBoard)
+    checks: list[Check] = field(default_factory=list)  # what else may find that something is wrong
 
     def census(self) -> Census:
         """Gives way between slices: 60,000 sessions are not counted at one go."""
@@ -87,7 +87,7 @@ class Sources:
 
     def problems(self) -> list[Problem]:
         """What an operator should look at. To be asked often, that it be known since when each stands."""
-        return self.board.look(self._find(), monotonic())
+        return self.board.update(self._find(), monotonic())
 
     def _find(self) -> Iterator[Finding]:
         yield from failing_parts(self.lns.supervisor)
@@ -112,7 +112,7 @@ class Sources:
         if self.lns.journal.failing:
             text = "the saved state cannot be written to disk: a crash would end every session"
             yield Finding("state_not_written", "", text, "free space in state_dir, or repair its disk")
-        for find in self.finders:
-            yield from find()
+        for check in self.checks:
+            yield from check()
         if self.lns.shutting_down:
             yield Finding("leaving", "", "the server is shutting down", "wait for its successor to start")

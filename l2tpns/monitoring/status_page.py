@@ -26,7 +26,7 @@ from l2tpns.subscriber.session import Session
 ROWS = 100  # sessions on a page
 LACS = 10
 ENDS = 10
-LONGEST_QUERY = 100
+MAX_QUERY = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def render(sources: Sources, last_hour: LastHour, query: Query) -> Iterator[str]
     yield _drops(sources)
     yield _ends(sources)
     yield f"""</div><section><h2>Sessions</h2><form id="search" method="get" role="search">
-<input type="search" name="q" value="{e(query.text)}" maxlength="{LONGEST_QUERY}" autocomplete="off"
+<input type="search" name="q" value="{e(query.text)}" maxlength="{MAX_QUERY}" autocomplete="off"
  aria-label="Search sessions" placeholder="Name, address, LAC, calling number, session or state">
 <button>Search</button></form><div id="sessions">"""
     yield from _sessions(sources, query)
@@ -254,14 +254,14 @@ HEAD = ("Session", "User", "Address", "LAC", "Calling", "State", "Online#", "Rec
 
 def _sessions(sources: Sources, query: Query) -> Iterator[str]:
     """The newest first: that order is there already, and any other would mean to sort them all at one go."""
-    everybody = list(sources.lns.sessions.values())
-    everybody.reverse()
-    total = len(everybody)
+    sessions = list(sources.lns.sessions.values())
+    sessions.reverse()
+    total = len(sessions)
     first = (query.page - 1) * ROWS
     if query.words:
-        rows, found = _search(everybody, query.words, first)
+        rows, found = _search(sessions, query.words, first)
     else:
-        rows, found = [_row(session) for session in in_slices(everybody[first : first + ROWS])], total
+        rows, found = [_row(session) for session in in_slices(sessions[first : first + ROWS])], total
     pages = max(1, -(-found // ROWS))
     what = f"{number(found)} of {number(total)} sessions" if query.words else f"{number(total)} sessions"
     yield f'<p class="found">{what}, newest first{_pages(query, pages)}</p>'
@@ -270,9 +270,9 @@ def _sessions(sources: Sources, query: Query) -> Iterator[str]:
         yield f'<p class="found">{_pages(query, pages).removeprefix(" · ")}</p>'
 
 
-def _search(everybody: list[Session], words: tuple[str, ...], first: int) -> tuple[list[tuple[str, ...]], int]:
+def _search(sessions: list[Session], words: tuple[str, ...], first: int) -> tuple[list[tuple[str, ...]], int]:
     rows, found = [], 0
-    for session in in_slices(everybody):
+    for session in in_slices(sessions):
         if all(word in _haystack(session) for word in words):
             if first <= found < first + ROWS:
                 rows.append(_row(session))

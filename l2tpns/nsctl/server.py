@@ -40,7 +40,7 @@ LOOPBACK = "127.0.0.1"
 BATCH = 16  # datagrams in one turn
 RETRY_DELAY = 1.0  # seconds after an error of the socket
 MAX_RUNNING = 32  # requests that run
-ANSWER_LIFETIME = 2.0  # seconds that an answer is repeated to who asks again: the client's patience
+ANSWER_LIFETIME = 2.0  # seconds that an answer is repeated to who asks again: the client's timeout
 MAX_RECENT = 1024  # exchanges of the last ANSWER_LIFETIME seconds
 NONCE_LIFETIME = 2 * WINDOW + 1.0  # seconds: a request from the edge of the window comes back at its other edge
 MAX_NONCES = 10_000  # 160 requests a second from other hosts
@@ -79,7 +79,7 @@ class Exchange:
     key: bytes = b""  # and
     nonce: bytes = b""  # if it came sealed
     answer: bytes = b""
-    until: float = inf  # when it may be forgotten
+    expires_at: float = inf  # when it may be forgotten
     owner: str = ""  # where it comes from, once half of the places are taken
 
     @property
@@ -109,7 +109,7 @@ class Exchanges:
         # In the order of their ends, but for those that run: not more than MAX_RUNNING stand before the oldest.
         now = self._now()
         first = islice(self._latest.items(), 2 * MAX_RUNNING)
-        for stale in [name for name, exchange in first if exchange.until <= now]:
+        for stale in [name for name, exchange in first if exchange.expires_at <= now]:
             del self._latest[stale]
         return self._latest.get(name)
 
@@ -126,7 +126,7 @@ class Exchanges:
 
     def end(self, name: Peer | bytes, exchange: Exchange) -> None:
         if self._latest.get(name) is exchange:
-            exchange.until = self._now() + self._keep
+            exchange.expires_at = self._now() + self._keep
             self.begin(name, exchange)
 
 
@@ -257,7 +257,7 @@ class NsctlServer:
         else:
             earlier = self._recent.find(source)
             if earlier is None or earlier.octets != octets:
-                self._take(exchange, octets, self._recent, source)
+                self._accept(exchange, octets, self._recent, source)
             elif earlier.answer:
                 earlier.send()
 
@@ -280,13 +280,13 @@ class NsctlServer:
         exchange.key, exchange.nonce = key, sealed.nonce
         earlier = self._nonces.find(sealed.nonce)
         if earlier is None:
-            self._take(exchange, sealed.packet, self._nonces, sealed.nonce, self._out_of_time(sealed.time))
+            self._accept(exchange, sealed.packet, self._nonces, sealed.nonce, self._time_refusal(sealed.time))
         elif (earlier.source, earlier.octets) != (exchange.source, exchange.octets):
             self._refuse(exchange, "replayed")
         elif earlier.answer:  # the client that asked again: the answer goes to nobody else
             earlier.send()
 
-    def _out_of_time(self, sealed_at: float) -> str:
+    def _time_refusal(self, sealed_at: float) -> str:
         """Why a request with the right key is not obeyed; else nothing."""
         late = self._clock() - sealed_at
         if abs(late) > WINDOW:
@@ -299,7 +299,7 @@ class NsctlServer:
 
     # Requests
 
-    def _take(
+    def _accept(
         self, exchange: Exchange, octets: bytes, exchanges: Exchanges, name: Peer | bytes, refusal: str = ""
     ) -> None:
         """Somebody who may ask has sent this."""
@@ -335,7 +335,7 @@ class NsctlServer:
         self, exchange: Exchange, packet: AnyPacket, request: Request, exchanges: Exchanges, name: Peer | bytes
     ) -> None:
         try:
-            ok, text = self._obey(packet, request, exchange)
+            ok, text = self._execute(packet, request, exchange)
         except Exception:
             self._log.exception("nsctl_failed", peer=exchange.peer, command=request.name)
             ok, text = False, FAILED
@@ -345,7 +345,7 @@ class NsctlServer:
         self._answer(exchange, packet, ok, text)
         exchanges.end(name, exchange)
 
-    def _obey(self, packet: AnyPacket, request: Request, exchange: Exchange) -> tuple[bool, str]:
+    def _execute(self, packet: AnyPacket, request: Request, exchange: Exchange) -> tuple[bool, str]:
         match request.verb:
             case Verb.HELP:
                 return True, "\n".join((*HELP, *self._plugins.control_help()))
@@ -370,12 +370,12 @@ class NsctlServer:
 
     def _control(self, packet: AnyPacket, request: Request, exchange: Exchange) -> tuple[bool, str] | None:
         octets, words = packet.encode(), list(request.words)
-        patience: gevent.Timeout | None = None
+        timeout: gevent.Timeout | None = None
         try:
-            with self._awake.timeout(self._control_timeout) as patience:
+            with self._awake.timeout(self._control_timeout) as timeout:
                 return self._plugins.control(words, exchange.source, packet=octets, kind=packet.type, id=packet.id)
         except gevent.Timeout as over:
-            if over is not patience:  # a plugin's own, which it has let go
+            if over is not timeout:  # a plugin's own, which it has let go
                 self._log.exception("nsctl_failed", peer=exchange.peer, command=request.name)
                 return False, FAILED
             return False, f"given up after {self._control_timeout:.0f} s"

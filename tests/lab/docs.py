@@ -20,7 +20,7 @@ from l2tpns.console import output_filters
 from l2tpns.console.commands import COMMANDS, WORDS
 from l2tpns.console.grammar import Command, Grammar, Mode, Privilege
 from l2tpns.console.terminal import LOGIN_CHARACTERS
-from l2tpns.monitoring.http import CONNECTIONS
+from l2tpns.monitoring.http import MAX_CONNECTIONS
 from l2tpns.monitoring.prometheus import COUNTED, FAMILIES, Counted
 from l2tpns.runtime import log as logs
 from l2tpns.runtime.counters import DECLARED
@@ -167,7 +167,7 @@ point its own name at this server and read the pages (DNS rebinding). Requests m
 Sec-Fetch-Site) are answered with 403; links from other pages work. Prometheus can therefore scrape an address without
 further settings, and a name once it is listed. A proxy in front must pass on an allowed Host header.
 
-At most {CONNECTIONS} connections are open at the same time. To admit a further one, the server closes the oldest
+At most {MAX_CONNECTIONS} connections are open at the same time. To admit a further one, the server closes the oldest
 connection of the source with the most connections: a local user, an address, or its network (/24).
 
 | Path | Content |

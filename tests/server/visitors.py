@@ -15,7 +15,7 @@ from gevent import socket as sockets
 from prometheus_client.parser import text_string_to_metric_families
 
 from l2tpns.config.settings import Config
-from l2tpns.monitoring.service import Figures, FiguresTiming
+from l2tpns.monitoring.service import MonitoringService, MonitoringTiming
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import RadiusSettings
 from tests.lab import PATIENCE
@@ -39,7 +39,7 @@ class Answer:
 class Visitor:
     """Speaks HTTP with the figures, a connection a request."""
 
-    figures: Figures
+    figures: MonitoringService
 
     def connect(self) -> Any:
         assert self.figures.address is not None, "not served"
@@ -82,11 +82,11 @@ def figures_of(
     accounting: Accounting | None = None,
     *,
     running: bool = False,
-    timing: FiguresTiming | None = None,
+    timing: MonitoringTiming | None = None,
 ) -> Iterator[Visitor]:
     """Served; with `running` also measured, as in the daemon."""
     log = server.log.get()
-    figures = Figures(server.lns, accounting or unused_accounting(server.config, server), log, timing)
+    figures = MonitoringService(server.lns, accounting or unused_accounting(server.config, server), log, timing)
     if running:
         figures.start()
     else:

@@ -23,7 +23,7 @@ def enter(shell: Shell, word: str, name: str = DEFAULT) -> str:
     found = _find(shell.office, word)
     outside = [session for session in found if session.policy.garden != name] or found
     for session in outside:
-        gardens.enter(session, name, by=shell.who)
+        gardens.enter(session, name, by=shell.actor)
     return "\n".join(f"Session {session.id} ({session.user}) is in walled garden {name}" for session in outside)
 
 
@@ -35,7 +35,7 @@ def leave(shell: Shell, word: str) -> str:
         ids = ", ".join(str(session.id) for session in inside)
         raise Refused(f"{printable(word)} has several sessions in a walled garden, {ids}: enter the ID of one")
     (session,) = inside
-    shell.office.lns.gardens.leave(session, by=shell.who)
+    shell.office.lns.gardens.leave(session, by=shell.actor)
     return f"Session {session.id} ({session.user}) is out of the walled garden"
 
 

@@ -17,7 +17,7 @@ import orjson
 from l2tpns.console.commands.arguments import find_session, find_tunnel, sessions, tunnels
 from l2tpns.console.grammar import Argument, Command, Privilege
 from l2tpns.console.log_line import log_line
-from l2tpns.console.packet_line import SNAP, packet_line
+from l2tpns.console.packet_line import SNAP_LENGTH, packet_line
 from l2tpns.dataplane.session_path import UP
 from l2tpns.l2tp.tunnel import TunnelState
 from l2tpns.runtime.log import CALL
@@ -25,10 +25,10 @@ from l2tpns.runtime.log import CALL
 if TYPE_CHECKING:
     from l2tpns.console.shell import Shell
 
-MOST_WAITING = 500  # packets, or lines of the log, that wait to be shown
+MAX_QUEUED = 500  # packets, or lines of the log, that wait to be shown
 
 
-class Waiting:
+class LineQueue:
     """What is to be shown, up to a limit. `keep` may be called by anybody, at any time: it neither waits nor fails."""
 
     def __init__(self, wake: Callable[[], None], line: Callable[..., str]) -> None:
@@ -38,8 +38,8 @@ class Waiting:
         self._missed = 0
         self.shown = self.missed = 0
 
-    def keep(self, *facts: object) -> None:
-        if len(self._queue) >= MOST_WAITING:
+    def put(self, *facts: object) -> None:
+        if len(self._queue) >= MAX_QUEUED:
             self._missed += 1
             return
         self._queue.append(facts)
@@ -60,26 +60,26 @@ class Waiting:
 def monitor_session(shell: Shell, word: str) -> str:
     session = find_session(shell.office, word)
     lns, log = shell.office.lns, session.log
-    waiting = Waiting(shell.terminal.wake, _packet_line)
+    queue = LineQueue(shell.terminal.wake, _packet_line)
 
     def keep(direction: int, packet: bytes) -> None:
-        waiting.keep(time(), direction, packet[:SNAP], len(packet))
+        queue.put(time(), direction, packet[:SNAP_LENGTH], len(packet))
 
     def ended(_: object) -> None:
         shell.terminal.wake()
 
-    shell.terminal.say(f"Packets of session {session.id} ({session.user or '*'}); Enter ends it")
-    log.secret_audit("monitor_on", by=shell.who, user=session.user)
+    shell.terminal.print(f"Packets of session {session.id} ({session.user or '*'}); Enter ends it")
+    log.secret_audit("monitor_on", by=shell.actor, user=session.user)
     session.greenlet.rawlink(ended)
     lns.taps.watch(session, keep)
     try:
-        shell.terminal.follow(waiting.lines, lambda: lns.sessions.get(session.id) is not session)
+        shell.terminal.show_live(queue.lines, lambda: lns.sessions.get(session.id) is not session)
     finally:
         lns.taps.unwatch(session, keep)
         session.greenlet.unlink(ended)
-        log.secret_audit("monitor_off", by=shell.who, user=session.user, shown=waiting.shown, missed=waiting.missed)
+        log.secret_audit("monitor_off", by=shell.actor, user=session.user, shown=queue.shown, missed=queue.missed)
     gone = f"Session {session.id} has ended\n" if lns.sessions.get(session.id) is not session else ""
-    return f"{gone}{waiting.shown} packets shown, {waiting.missed} missed"
+    return f"{gone}{queue.shown} packets shown, {queue.missed} missed"
 
 
 def _packet_line(when: float, direction: int, packet: bytes, octets: int) -> str:
@@ -90,23 +90,23 @@ def _packet_line(when: float, direction: int, packet: bytes, octets: int) -> str
 def monitor_tunnel(shell: Shell, word: str) -> str:
     """Its control messages, and all else that `debug call` shows of it and its sessions."""
     tunnel = find_tunnel(shell.office, word)
-    waiting = Waiting(shell.terminal.wake, log_line)
+    queue = LineQueue(shell.terminal.wake, log_line)
     mark = b'"tunnel":%d' % tunnel.id  # few lines are worth reading
 
     def keep(line: bytes, level: int) -> None:
         if mark in line and (entry := orjson.loads(line)).get("tunnel") == tunnel.id:
-            waiting.keep(entry)
+            queue.put(entry)
 
     def over() -> bool:
         return tunnel.state is TunnelState.CLOSING and shell.office.lns.tunnels.get(tunnel.id) is not tunnel
 
-    shell.terminal.say(f"Control messages of tunnel {tunnel.id} ({tunnel.host}); Enter ends it")
+    shell.terminal.print(f"Control messages of tunnel {tunnel.id} ({tunnel.host}); Enter ends it")
     listener = shell.office.log.listen(range(CALL + 1), keep)
     try:
-        shell.terminal.follow(waiting.lines, over)
+        shell.terminal.show_live(queue.lines, over)
     finally:
         shell.office.log.unlisten(listener)
-    return f"{waiting.shown} lines shown, {waiting.missed} missed"
+    return f"{queue.shown} lines shown, {queue.missed} missed"
 
 
 ONE_SESSION = Argument("SID", "id of a session", sessions)

@@ -34,7 +34,7 @@ def _snoop(shell: Shell, name: str, sink: Sink | None) -> str:
     if not sessions:
         return f"User {printable(name)} is not connected"
     for session in find_user(shell.office, name):
-        shell.office.lns.snoop.start(session, sink, by=shell.who)
+        shell.office.lns.snoop.start(session, sink, by=shell.actor)
     return f"Snooping user {printable(name)}"
 
 
@@ -43,7 +43,7 @@ def unsnoop_users(shell: Shell, *names: str) -> str:
     for name in names:
         sessions = shell.office.lns.sessions_of(name)
         for session in sessions:
-            shell.office.lns.snoop.stop(session, by=shell.who)
+            shell.office.lns.snoop.stop(session, by=shell.actor)
         said.append(f"{'Not snooping user' if sessions else 'User'} {printable(name)}")
         if not sessions:
             said[-1] += " is not connected"

@@ -22,7 +22,7 @@ def throttle_user(shell: Shell, name: str, *words: str) -> str:
     throttle = shell.office.lns.throttle
     rate_in, rate_out = parse_rates(words)
     for session in find_user(shell.office, name):
-        throttle.set(session, rate_in, rate_out, by=shell.who)
+        throttle.set(session, rate_in, rate_out, by=shell.actor)
     return f"throttling user {name}"
 
 
@@ -31,7 +31,7 @@ def unthrottle_users(shell: Shell, *names: str) -> str:
     for name in names:
         sessions = shell.office.lns.sessions_of(name)
         for session in sessions:
-            shell.office.lns.throttle.clear(session, by=shell.who)
+            shell.office.lns.throttle.clear(session, by=shell.actor)
         said.append(f"unthrottling user {name}" if sessions else f"User {printable(name)} is not connected")
     return "\n".join(said)
 

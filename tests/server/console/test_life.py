@@ -371,7 +371,9 @@ def test_fifty_consoles_leave_the_others_their_time(desk: Desk, monkeypatch: pyt
     while rows < 4_000:
         gevent.sleep(0)
         most, seen = max(most, rows - seen), rows
-    assert 20 <= most <= 28  # between two turns of somebody else: one slice of one console, and a `PACE` of rows
+    assert (
+        20 <= most <= 28
+    )  # between two turns: one slice of one console, and `LINES_PER_PAUSE` rows
     for operator in consoles:
         operator.close()
 

@@ -19,9 +19,9 @@ from l2tpns import __version__
 from l2tpns.config.settings import SETTINGS, Config
 from l2tpns.errors import ConfigError
 from l2tpns.monitoring import http as web
-from l2tpns.monitoring.problems import Board, Finding
+from l2tpns.monitoring.problems import Finding, ProblemBoard
 from l2tpns.monitoring.prometheus import COUNTED, FAMILIES
-from l2tpns.monitoring.service import FiguresTiming
+from l2tpns.monitoring.service import MonitoringTiming
 from l2tpns.monitoring.sources import SESSION_STATES, LagMeter
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
@@ -38,7 +38,7 @@ from tests.lab.radius_server import RadiusServer, User
 from tests.server.conftest import Serve
 from tests.server.visitors import SERVED, Visitor, figures_of
 
-QUICK = FiguresTiming(config_poll=0.01, listen_retry=0.02)
+QUICK = MonitoringTiming(config_poll=0.01, listen_retry=0.02)
 
 
 @pytest.fixture
@@ -276,13 +276,13 @@ def test_a_part_that_runs_again_is_a_problem_for_a_while(server: InProcess, visi
 
 
 def test_a_problem_stands_since_it_was_found_first() -> None:
-    board = Board()
+    board = ProblemBoard()
     wrong, other = Finding("a", "x", "1 time", "mend it"), Finding("b", "", "", "")
-    assert [problem.since for problem in board.look([wrong], 10.0)] == [10.0]
+    assert [problem.since for problem in board.update([wrong], 10.0)] == [10.0]
     again = Finding("a", "x", "2 times", "mend it")
-    assert [(p.text, p.since) for p in board.look([again, other], 20.0)] == [("2 times", 10.0), ("", 20.0)]
-    assert board.look([], 30.0) == []
-    assert [problem.since for problem in board.look([again], 40.0)] == [40.0]
+    assert [(p.text, p.since) for p in board.update([again, other], 20.0)] == [("2 times", 10.0), ("", 20.0)]
+    assert board.update([], 30.0) == []
+    assert [problem.since for problem in board.update([again], 40.0)] == [40.0]
 
 
 # Where it is served
@@ -454,14 +454,14 @@ def test_junk_is_refused_and_leaves_no_traceback(
 
 
 def test_a_silent_visitor_is_sent_away(server: InProcess) -> None:
-    timing = FiguresTiming(connection=0.1)
+    timing = MonitoringTiming(connection=0.1)
     with figures_of(server, timing=timing) as visitor, closing(visitor.connect()) as silent:
         silent.sendall(b"GET / HT")
         assert silent.recv(100) == b""
 
 
 def test_who_sends_a_little_now_and_then_has_no_more_time_than_others(server: InProcess) -> None:
-    timing = FiguresTiming(connection=0.3)
+    timing = MonitoringTiming(connection=0.3)
     begun = time.monotonic()
     with figures_of(server, timing=timing) as visitor, closing(visitor.connect()) as slow, pytest.raises(OSError):
         slow.sendall(b"GET / HTTP/1.1\r\n")
@@ -487,7 +487,7 @@ def test_one_who_does_not_read_holds_nobody_up(
         running = visitor.figures._server
         assert running is not None
         server.wait(lambda: len(running.connections) == 1)
-    timing = FiguresTiming(connection=0.2)
+    timing = MonitoringTiming(connection=0.2)
     with figures_of(server, timing=timing) as visitor, closing(visitor.connect()) as lazy:
         running = visitor.figures._server
         assert running is not None
@@ -497,11 +497,11 @@ def test_one_who_does_not_read_holds_nobody_up(
 
 
 def test_the_oldest_connection_goes_for_the_newest(server: InProcess, visitor: Visitor) -> None:
-    idle = [visitor.connect() for _ in range(3 * web.CONNECTIONS)]
+    idle = [visitor.connect() for _ in range(3 * web.MAX_CONNECTIONS)]
     try:
         assert visitor.ask("/health").status == 200
         running = visitor.figures._server
-        assert running is not None and len(running.connections) <= web.CONNECTIONS
+        assert running is not None and len(running.connections) <= web.MAX_CONNECTIONS
         assert idle[0].recv(1) == b""
     finally:
         for sock in idle:

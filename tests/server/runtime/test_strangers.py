@@ -207,7 +207,7 @@ def test_requests_by_http_are_answered_in_turns(serve: Serve, meter: Meter) -> N
     server = serve(**SERVED)
     with figures_of(server) as visitor:
         meter.count(web.Application, "respond")
-        socks = [visitor.connect() for _ in range(web.CONNECTIONS)]
+        socks = [visitor.connect() for _ in range(web.MAX_CONNECTIONS)]
         for sock in socks:
             sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert meter.watch(lambda: meter.pieces == len(socks)) <= 12

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2tpns.console.editor import LONGEST_LINE, Editor, Event, History, in_quotes
+from l2tpns.console.editor import MAX_LINE, Editor, History, Key, in_quotes
 from l2tpns.console.telnet import Telnet, escape
 from l2tpns.console.terminal import printable
 
@@ -136,17 +136,17 @@ def test_arrows_bring_back_older_lines_and_the_unfinished_one() -> None:
 
 @pytest.mark.parametrize(
     ("keys", "event"),
-    [("\n", Event.LINE), ("a\x03", Event.INTERRUPT), ("\x04", Event.END), ("a\t", Event.COMPLETE), ("a?", Event.HELP)],
+    [("\n", Key.LINE), ("a\x03", Key.INTERRUPT), ("\x04", Key.END), ("a\t", Key.COMPLETE), ("a?", Key.HELP)],
 )
-def test_keys_that_mean_something(keys: str, event: Event) -> None:
+def test_keys_that_mean_something(keys: str, event: Key) -> None:
     editor = typed(keys[:-1])
     assert editor.key(keys[-1])[1] is event
 
 
 def test_a_line_that_is_too_long_is_not_taken_for_a_shorter_one() -> None:
-    editor = typed("x" * (LONGEST_LINE + 1))
-    assert len(editor.text) == LONGEST_LINE
-    assert editor.key("\n")[1] is Event.TOO_LONG
+    editor = typed("x" * (MAX_LINE + 1))
+    assert len(editor.text) == MAX_LINE
+    assert editor.key("\n")[1] is Key.TOO_LONG
 
 
 def test_a_password_is_never_shown() -> None:
