@@ -1,7 +1,7 @@
 """Interception by nsctl: `nsctl snoop USER|SID [IP PORT]`, `nsctl unsnoop USER|SID`.
 
-Without an address the copies go to snoop_host and snoop_port. A user's name stands for all sessions of that user. Who
-asked, for whom and where to is in the audit log, and in no other.
+Without an address the copies are sent to snoop_host and snoop_port. A user name means all sessions of this user. The
+audit log records the client, the subscriber and the sink; no other log does.
 """
 
 from l2tpns.plugins import PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP, PluginError

@@ -1,7 +1,7 @@
-"""How commands are declared, found by their unambiguous beginnings, helped with and completed.
+"""The command grammar: declarations, unambiguous abbreviations, help and completion.
 
-A command is declared once: its words, its arguments, its help, who may use it, the function. Everything else here is
-a walk over the tree of words. Knows no command.
+A command is declared once, with its words, arguments, help, required privilege and function. Everything else is derived
+by walking the tree of words. This module knows no individual command.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from l2tpns.errors import ConfigError
 if TYPE_CHECKING:
     from l2tpns.console.context import Office
 
-MAX_PROPOSALS = 200  # words shown for Tab or `?`
+MAX_PROPOSALS = 200  # completions shown for Tab or `?`
 ENTER = "<cr>"
 
 
 class Privilege(IntEnum):
-    """`HOST>` may look, `HOST#` may change."""
+    """The prompt `HOST>` permits reading, `HOST#` also changes."""
 
     LOOK = 0
     ENABLED = 1
 
 
 class Mode(Enum):
-    """Where a line is typed; the value follows the host's name in the prompt."""
+    """The mode in which a line is entered; the value follows the host name in the prompt."""
 
     EXEC = ""
     CONFIG = "(config)"
@@ -53,12 +53,12 @@ def no_choices(office: Office) -> Iterable[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument, or with `many` all that follow. Of a `closed` one only the choices will do, shortened or not."""
+    """An argument or, with `many`, all that follow. A `closed` one accepts only its choices, abbreviated or not."""
 
     name: str
     help: str
     choices: Choices = no_choices
-    parse: Callable[[str], Any] = str  # ValueError with a sentence
+    parse: Callable[[str], Any] = str  # raises ValueError with a message for the operator
     closed: bool = False
     optional: bool = False
     many: bool = False
@@ -66,7 +66,7 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command. `run` gets the shell and the arguments' values; what it returns is printed."""
+    """A command. `run` is called with the shell and the values of the arguments; its result is printed."""
 
     words: str
     help: str
@@ -74,9 +74,9 @@ class Command:
     arguments: tuple[Argument, ...] = ()
     privilege: Privilege = Privilege.LOOK
     modes: tuple[Mode, ...] = (Mode.EXEC,)
-    whole: bool = False  # never by a shortened word: too much would end by a slip
-    changes: bool = False  # worth a line in the log, with who did it
-    secret: Callable[[Sequence[str]], bool] | None = None  # do these words of arguments hold a secret?
+    whole: bool = False  # cannot be abbreviated, because a slip would cost too much
+    changes: bool = False  # logged with the operator
+    secret: Callable[[Sequence[str]], bool] | None = None  # returns True if these arguments contain a secret
 
     @property
     def usage(self) -> str:
@@ -87,34 +87,34 @@ class Command:
         return " ".join(parts)
 
     def runnable(self, given: int) -> bool:
-        """Whether the command is complete with so many arguments."""
+        """Return True if this number of arguments is sufficient."""
         return given >= sum(not argument.optional for argument in self.arguments)
 
     def argument(self, place: int) -> Argument | None:
-        """The argument that a word in this place is."""
+        """Return the argument at this position, or None."""
         if place < len(self.arguments):
             return self.arguments[place]
         return self.arguments[-1] if self.arguments and self.arguments[-1].many else None
 
 
 def change(words: str, help: str, run: Callable[..., Any], *arguments: Argument, **more: Any) -> Command:
-    """A command that changes the server: for the enabled, and with a line in the log."""
+    """Declare a command that changes the server: it requires `enable` and is logged."""
     return Command(words, help, run, arguments, privilege=Privilege.ENABLED, changes=True, **more)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A line that was understood."""
+    """A parsed line."""
 
     command: Command
     values: tuple[Any, ...]
     pipe: output_filters.Pipe
-    line: str  # as it goes into the log: the whole words, no secret
+    line: str  # as logged: full words, without secrets
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where and by whom a line is typed."""
+    """The mode and privilege with which a line is entered."""
 
     office: Office
     mode: Mode = Mode.EXEC
@@ -126,7 +126,7 @@ class Standing:
 
 @dataclass(slots=True)
 class _Node:
-    """A place in the tree: the words that may follow, and the command that ends here."""
+    """A node of the tree: the words that may follow, and the command that ends here."""
 
     children: dict[str, _Node] = field(default_factory=dict)
     command: Command | None = None
@@ -134,15 +134,15 @@ class _Node:
 
     @property
     def whole(self) -> bool:
-        """Whether its word must be typed to the end."""
+        """Return True if the word cannot be abbreviated."""
         return all(command.whole for command in self.commands_below)
 
 
 class Grammar:
-    """All commands."""
+    """The tree of all commands."""
 
     def __init__(self, commands: Iterable[Command], words: Mapping[str, str]) -> None:
-        """`words` is the help of words that begin several commands."""
+        """`words` maps words that several commands share to their help."""
         self._help = words
         self.commands = tuple(sorted(commands, key=lambda command: command.words))
         self._root = _Node()
@@ -159,7 +159,7 @@ class Grammar:
     # A line
 
     def parse(self, line: str, standing: Standing) -> Call:
-        """What to do; Refused says what was not understood."""
+        """Parse a line. Raises Refused with the reason."""
         typed, after = output_filters.split(line)
         words = _words(typed)
         node, used, path = self._descend(words, standing)
@@ -186,7 +186,7 @@ class Grammar:
             raise Refused(str(error)) from None
 
     def _descend(self, words: Sequence[str], standing: Standing) -> tuple[_Node, int, list[str]]:
-        """Follow the words as far as they are keywords: the node, how many, and which."""
+        """Follow the words while they are keywords. Return the node, their number, and the full keywords."""
         node = self._root
         path: list[str] = []
         for word in words:
@@ -200,7 +200,7 @@ class Grammar:
         return node, len(path), path
 
     def _matching(self, node: _Node, word: str, standing: Standing) -> list[str]:
-        """The keywords that a word stands for."""
+        """Return the keywords that a word may abbreviate."""
         seen = [name for name, child in node.children.items() if any(map(standing.may_see, child.commands_below))]
         if word in seen:
             return [word]
@@ -224,11 +224,11 @@ class Grammar:
     # Help
 
     def help(self, line: str, standing: Standing) -> list[tuple[str, str]]:
-        """What may follow, or stand in place of the word begun: word and a line of help."""
+        """Return the words that may follow or complete the last one, with their help."""
         return list(islice(self._proposals(line, standing, helping=True), MAX_PROPOSALS))
 
     def complete(self, line: str, standing: Standing) -> tuple[str, list[str]]:
-        """For Tab: the word begun, and the words it may become."""
+        """Return the incomplete last word and its completions."""
         _, begun = _split_begun(line)
         found = [word for word, _ in islice(self._proposals(line, standing, helping=False), MAX_PROPOSALS)]
         return begun, found
@@ -302,14 +302,14 @@ def _words(line: str) -> list[str]:
 
 
 def _split_begun(line: str) -> tuple[list[str], str]:
-    """The whole words of a line, and the one that is being typed."""
+    """Split a line into its complete words and the incomplete last one."""
     head, space, begun = _rpartition_space(line)
     if not space:
         return [], begun
     try:
         return split_words(head), begun
     except ConfigError:
-        return [""], begun  # within quotation marks: nothing to propose
+        return [""], begun  # inside quotation marks: no completion
 
 
 def _rpartition_space(line: str) -> tuple[str, str, str]:

@@ -1,8 +1,8 @@
-"""Regular expressions of an operator: a small language whose matching takes time in proportion to the text.
+"""Regular expressions for output filters, matched in time proportional to the length of the text.
 
 Literals, `.`, `[abc]`, `[^a-z]`, `^`, `$`, `*`, `+`, `?`, `|`, `( )`, `\\d \\w \\s` and `\\` before a sign.
-Python's own `re` backtracks: `(a+)+$` on a line of forty letters takes hours, and nothing else runs meanwhile.
-Here the expression becomes a set of states that walks over the text once (Thompson 1968); each set met is remembered.
+Python's `re` backtracks: `(a+)+$` on a line of forty letters takes hours and blocks the server meanwhile. Here the
+expression is simulated as a set of states in one pass over the text (Thompson 1968). Steps between sets are cached.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 MAX_LENGTH = 200  # characters of an expression
-MAX_DEPTH = 20  # parentheses
-MAX_CACHED_STEPS = 500  # sets of states; then they are forgotten and found again
+MAX_DEPTH = 20  # levels of parentheses
+MAX_CACHED_STEPS = 500  # steps between sets of states; then the cache is cleared
 
 Test = Callable[[str], bool]
 _CLASSES: dict[str, Test] = {
@@ -25,7 +25,7 @@ _BEGIN, _END = "begin", "end"
 
 @dataclass(slots=True, eq=False)
 class _State:
-    """Goes on to `out` on a character that passes `test`; without a test it goes to all of `free` at once."""
+    """A state. A character that passes `test` leads to `out`; without a test, `free` follow at once."""
 
     test: Test | None = None
     anchor: str = ""
@@ -37,7 +37,7 @@ _Set = frozenset[_State]
 
 
 class Regexp:
-    """One expression. ValueError with a sentence when it cannot be understood."""
+    """A compiled expression. Raises ValueError with a message for the operator."""
 
     def __init__(self, pattern: str) -> None:
         if not pattern:
@@ -49,7 +49,7 @@ class Regexp:
         self._known: dict[tuple[_Set, str], _Set] = {}
 
     def search(self, text: str) -> bool:
-        """Whether the expression fits any part of the text."""
+        """Return True if the expression matches any part of the text."""
         states = self._closure([self._start], begin=True, end=not text)
         if self._accept in states:
             return True
@@ -73,7 +73,7 @@ class Regexp:
         return self._closure([*following, self._start], begin=False, end=end)
 
     def _closure(self, states: list[_State], *, begin: bool, end: bool) -> _Set:
-        """All states that are reached from these without a character."""
+        """Return all states reachable from these without consuming a character."""
         found: set[_State] = set()
         waiting = list(states)
         while waiting:
@@ -91,10 +91,10 @@ class Regexp:
 
 @dataclass(slots=True)
 class _Piece:
-    """A part of an expression: where it begins, and the states that lead out of it."""
+    """A part of an expression: its first state and its last."""
 
     start: _State
-    end: _State  # a free state: what follows is appended to its `free`
+    end: _State  # a state without test: the next part is appended to its `free`
 
 
 class _Parser:
@@ -185,7 +185,7 @@ class _Parser:
         return piece
 
     def _set(self) -> Test:
-        """What stands between brackets; a `]` that comes first stands for itself, a `-` at either end too."""
+        """Parse a bracket expression. A leading `]` is literal, as is a `-` at either end."""
         inverse = self._peek() == "^"
         self._at += inverse
         tests: list[Test] = []

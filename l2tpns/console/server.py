@@ -1,4 +1,4 @@
-"""The console's port: accepts connections, within limits, and gives each a shell of its own."""
+"""The console's port: accepts connections within limits and runs a shell for each."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from l2tpns.runtime.supervisor import Part
 
 TELNET_PORT = 23
 BACKLOG = 256
-SEND_BUFFER = 65536  # octets that the kernel keeps for a reader that is slow
+SEND_BUFFER = 65536  # octets that the kernel buffers for a slow reader
 
 
 class Console:
-    """All operators."""
+    """The console of a server."""
 
     def __init__(
         self, office: Office, log: Logger, port: int = TELNET_PORT, timing: ConsoleTiming | None = None
@@ -50,7 +50,7 @@ class Console:
         return self._office.config.cli_bind_address or IPv4Address(0)
 
     def open(self) -> None:
-        """Take the port; who comes waits until `start`. Raises ConfigError when it cannot be had."""
+        """Bind the port; connections wait until `start`. Raises ConfigError if it is unavailable."""
         address = self._address
         try:
             listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -68,7 +68,7 @@ class Console:
         self._listener = listener
 
     def start(self) -> None:
-        """Serve. Raises ConfigError as `open` does, if that was not called."""
+        """Serve connections. Calls `open` if needed, which raises ConfigError."""
         if self._listener is None:
             self.open()
         self._open_door()
@@ -80,12 +80,12 @@ class Console:
         self._door.open()
 
     def _keep_listening(self) -> None:
-        """Make the listening socket again when it has failed."""
+        """Recreate the listening socket whenever it fails."""
         while True:
             if self._door is None:
                 try:
                     self.open()
-                except ConfigError as error:  # no reason to do without the rest of the server
+                except ConfigError as error:  # the rest of the server keeps running
                     self._log.provoked("console_not_served", why=str(error))
                     gevent.sleep(self._timing.listen_retry)
                     continue
@@ -114,7 +114,7 @@ class Console:
         return self._door.address[1]
 
     def stop(self) -> None:
-        """Close the port and all consoles."""
+        """Close the port and all connections."""
         if self._part is not None:
             self._part.stop()
             self._part = None
@@ -133,7 +133,7 @@ class Console:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         except OSError:
-            return  # it has been reset
+            return  # reset by the peer
         office = self._office
         terminal = Terminal(
             sock,

@@ -1,4 +1,4 @@
-"""What is typed at one console: the login, the prompt, each line's command, and the log line of what it changed."""
+"""The shell of one console: login, prompt, execution of command lines, and logging of changes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,16 @@ from l2tpns.runtime.log import Listener, Logger
 from l2tpns.runtime.places import Place
 
 LOGIN_TRIES = 3
-REFUSALS = (Refused, ConfigError, PluginError, PolicyError)  # of a command; their text is for the operator
+REFUSALS = (
+    Refused,
+    ConfigError,
+    PluginError,
+    PolicyError,
+)  # refusals by a command; their text is shown to the operator
 
 
 class Shell:
-    """One operator."""
+    """A shell for one connection."""
 
     def __init__(
         self,
@@ -38,12 +43,12 @@ class Shell:
         timing: ConsoleTiming,
     ) -> None:
         self.office = office
-        self._grammar = grammar  # it changes with the plugins
+        self._grammar = grammar  # changes with the loaded plugins
         self.terminal = terminal
         self.user = ""
         self.peer = peer
         self.mode = Mode.EXEC
-        self.access_list = ""  # whose rules are typed, in Mode.ACL
+        self.access_list = ""  # the list being edited in Mode.ACL
         self.privilege = Privilege.LOOK
         self._place = place
         self._timing = timing
@@ -53,10 +58,10 @@ class Shell:
         self._listener: Listener | None = None
         self._leaving = False
 
-    # The life
+    # Life cycle
 
     def run(self) -> str:
-        """From the greeting to the end; returns why it ended."""
+        """Serve the console until it ends. Return the reason."""
         try:
             self.terminal.start()
             if not self.login():
@@ -81,10 +86,10 @@ class Shell:
     def leave(self) -> None:
         self._leaving = True
 
-    # Who it is
+    # Login
 
     def login(self) -> bool:
-        """Name and password, unless nobody is asked for them."""
+        """Ask for name and password if a login is required. Return False if it failed."""
         users = self._users.read()
         if users.open:
             self.terminal.trust("")
@@ -102,11 +107,11 @@ class Shell:
                 self.user = name
                 self._place.kept = True
                 self.terminal.trust(name)
-                # Manual: everybody on the list has full control; with an enable password (2.x) that comes first.
+                # Manual: every user in the file has full control. With an enable password (2.x), `enable` comes first.
                 self.privilege = Privilege.ENABLED if users.enable is None else Privilege.LOOK
                 self._log.info("console_login", user=name, peer=self.peer)
                 return True
-            # A name that nobody has may be a password, typed a line too early.
+            # An unknown name is not logged: it may be a password entered one line too early.
             known = name if name in users.passwords else "?"
             self._log.provoked("console_login_refused", user=known, peer=self.peer)
             gevent.sleep(self._timing.access_denied)
@@ -114,7 +119,7 @@ class Shell:
         return False
 
     def enable(self) -> None:
-        """`enable`: by password where the users file has one. Refused otherwise."""
+        """Grant the privilege, by password if the users file has one. Raises Refused."""
         users = self._users.read()
         if users.enable is not None or users.broken:
             for _ in range(LOGIN_TRIES):
@@ -131,7 +136,7 @@ class Shell:
 
     @property
     def actor(self) -> str:
-        """As logs say who did it, and where from."""
+        """Return the operator and address, as logged in `by`."""
         return " ".join(filter(None, ("console", self.user, self.peer)))
 
     # Lines
@@ -148,7 +153,7 @@ class Shell:
         return self.grammar.complete(line, self.standing)
 
     def help(self, line: str) -> list[str]:
-        """What `?` shows."""
+        """Return the lines that `?` shows."""
         found = self.grammar.help(line, self.standing)
         if not found:
             return ["Nothing can follow here"]
@@ -156,12 +161,12 @@ class Shell:
         return [f"  {word.ljust(width)}  {help}".rstrip() for word, help in found]
 
     def execute(self, line: str) -> None:
-        """One line. Whatever is wrong with it is said, and the next one comes."""
+        """Execute a line. Errors are printed, not raised."""
         line = line.strip()
         if not line or line[0] in "#!":
             return
-        self._place.kept = True  # where no user is named, a command is what tells an operator from a stranger
-        if line.endswith("?"):  # typed where no key could be seen: nc, a script
+        self._place.kept = True  # without a login, a command distinguishes an operator from a stranger
+        if line.endswith("?"):  # from a peer without character mode: nc, a script
             self.terminal.print("\n".join(self.help(line[:-1])))
             return
         try:
@@ -194,10 +199,10 @@ class Shell:
         output = said if isinstance(said, Output) else text(said)
         self.terminal.show(call.pipe.lines(output))
 
-    # The log, live
+    # Live log
 
     def watch(self, levels: frozenset[int]) -> None:
-        """Show the log's lines of these levels from now on, and no others."""
+        """Show log messages of these levels only."""
         if self._listener is not None:
             self.office.log.unlisten(self._listener)
             self._listener = None

@@ -1,4 +1,4 @@
-"""How long a console waits, in seconds. The defaults are the product's; tests hand in shorter times."""
+"""Timeouts and delays of the console, in seconds. Tests pass shorter ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ConsoleTiming:
-    """The times of all consoles of a server."""
+    """The timing of all consoles of a server."""
 
     login: float = 60.0  # for the whole login
     access_denied: float = 1.0  # between a wrong password and the refusal

@@ -37,14 +37,14 @@ from l2tpns.runtime.log import Logger
 from l2tpns.runtime.places import Place, Places
 from l2tpns.runtime.share import OneAtATime, Share
 
-MAX_CONNECTIONS = 512  # more than a flood of 1,000 a second opens while a scraper thinks for half a second
+MAX_CONNECTIONS = 512  # so that a flood of 1,000 per second leaves a client half a second to send its request
 BACKLOG = 256
 CONNECTION_TIMEOUT = 20.0  # seconds
-REQUEST_OCTETS = 16_384  # of a request's line and headers
+REQUEST_OCTETS = 16_384  # of a request line and its headers
 REQUEST_LINES = 128
-OWNER = "l2tpns.owner"  # in the environment of a request: the source that it is counted to
+OWNER = "l2tpns.owner"  # key in the environ of a request: the source that it is attributed to
 MAX_PAGE = 100_000
-MAX_HOST_NAME = 253  # of a host, in the log
+MAX_HOST_NAME = 253  # characters of a host name in the log
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
@@ -76,7 +76,7 @@ FAILED = Response(b"internal error: see the server's log\n", status="500 Interna
 
 
 class Application:
-    """WSGI: what is answered to which path."""
+    """The WSGI application: maps paths to responses."""
 
     def __init__(self, sources: Sources, samples: Samples, log: Logger) -> None:
         self._sources = sources
@@ -129,8 +129,7 @@ class Application:
         return Response(body, content_type)
 
     def health(self, environ: Environ) -> Response:
-        """503 when the server takes no subscribers any more, or a part of it does not run. What else is wrong, a
-        restart would not mend."""
+        """Return 503 while the server shuts down or a component does not run: a restart repairs no other problem."""
         lns = self._sources.lns
         problems = self._sources.problems()
         down = lns.supervisor.down()
@@ -150,7 +149,7 @@ class Application:
 
 
 def problem_facts(problem: Problem) -> dict[str, str]:
-    """One of the standing problems, for programs; `since` as a date."""
+    """Return a problem for programs, with `since` as an ISO 8601 date."""
     since = datetime.fromtimestamp(moment().wall - (monotonic() - problem.since), UTC)
     return {
         "name": problem.name,
@@ -167,7 +166,7 @@ def static(name: str, content_type: str) -> Callable[[Environ], Response]:
 
 
 def parse_query(text: str) -> Query:
-    """Whatever stands in the URL; what makes no sense is as if it were not there."""
+    """Parse the query of a URL. Invalid parts are ignored."""
     try:
         fields = parse_qs(text, max_num_fields=10)
     except ValueError:
@@ -181,7 +180,7 @@ def parse_query(text: str) -> Query:
 
 
 class RequestHead:
-    """A connection's file that ends after REQUEST_OCTETS or REQUEST_LINES: a head without end is no request."""
+    """A connection's file that ends after REQUEST_OCTETS or REQUEST_LINES, to bound the head of a request."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -210,7 +209,7 @@ class RequestHead:
 
 
 class OneRequest(WSGIHandler):  # type: ignore[misc]
-    """One request of one connection, within its time."""
+    """Handles the single request of a connection within the time limit."""
 
     def __init__(self, sock: Any, address: Any, server: Any, place: Place) -> None:
         super().__init__(sock, address, server, RequestHead(sock.makefile("rb", -1)))
@@ -236,16 +235,16 @@ class OneRequest(WSGIHandler):  # type: ignore[misc]
         return environ
 
     def handle_error(self, kind: Any, error: Any, trace: Any) -> None:
-        """Its time is over, or it has made room for another: nothing more is sent. The application has no errors."""
+        """Close the connection: it timed out or was evicted. The application itself raises nothing."""
         self.close_connection = True
 
     def _handle_client_error(self, error: Exception) -> tuple[str, bytes]:
-        """No request: the default would write a traceback to standard error."""
+        """Return a 400 reply. gevent's default would write a traceback to standard error."""
         return "400", b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class BoundedServer(WSGIServer):  # type: ignore[misc]
-    """CONNECTIONS at most. `start` raises OSError."""
+    """A WSGI server with at most MAX_CONNECTIONS. `start` raises OSError."""
 
     def __init__(
         self,
@@ -260,7 +259,7 @@ class BoundedServer(WSGIServer):  # type: ignore[misc]
             application,
             log=None,
             error_log=None,
-            environ={"SERVER_NAME": address[0]},  # else it would ask the DNS for a name, and wait for it
+            environ={"SERVER_NAME": address[0]},  # else it would block on a DNS query for the name
         )
         self.awake = application.awake
         self.connection_timeout = connection_timeout
@@ -271,7 +270,7 @@ class BoundedServer(WSGIServer):  # type: ignore[misc]
         self.connections = Places(lambda: MAX_CONNECTIONS)
 
     def init_socket(self) -> None:
-        """gevent would make a socket that it accepts from in its own way."""
+        """Create the listening socket, which `start_accepting` hands to a Door."""
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -285,7 +284,7 @@ class BoundedServer(WSGIServer):  # type: ignore[misc]
         self.update_environ()
 
     def start_accepting(self) -> None:
-        """gevent's own way of accepting knows no limits."""
+        """Accept through a Door: gevent's own loop has no limit per source."""
         self._door = Door(self.socket, self.connections, self.share, self._log, self._serve, _hang_up)
         self._door.open()
 
@@ -302,9 +301,9 @@ class BoundedServer(WSGIServer):  # type: ignore[misc]
         OneRequest(sock, peer, self, place).handle()
 
     def close_all(self) -> None:
-        """Listen no more and end what is open."""
+        """Close the listening socket and all connections."""
         self.stop(timeout=0)
 
 
 def _hang_up(sock: Any, peer: tuple[str, int]) -> None:
-    """Never called: no place is kept here, so that there is always one for a newcomer."""
+    """Never called: no place is reserved here, so an old connection can always be evicted."""

@@ -1,7 +1,7 @@
-"""Metrics for Prometheus: each family declared once, with its help, its labels and where its values come from.
+"""Metrics for Prometheus. Each family is declared once, with its help, its labels and the function that reads it.
 
-Most follow from the counters (counters.py), so that a counter more is a metric more; docs/metrics.md is a loop over
-the declarations. The text formats are prometheus_client's.
+Most families are derived from the counters (runtime/counters.py), so a new counter is a new metric. Any other metric is
+one entry in FAMILIES. docs/metrics.md is generated from the declarations. prometheus_client writes the text formats.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Rows = Iterable[tuple[tuple[str, ...], Value]]  # label values, value
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Metrics of one name; `name` is without the prefix, and a counter's without `_total`."""
+    """The metrics of one name. `name` has no prefix and, for a counter, no `_total`."""
 
     name: str
     kind: str
@@ -48,7 +48,7 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Counters that are one family: the groups of the pattern are the labels' values."""
+    """Counters that form one family. The groups of the pattern are the values of the labels."""
 
     pattern: str
     name: str
@@ -68,12 +68,12 @@ GROUPS = (
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Where a counter is found among the metrics."""
+    """The family and label values of a counter."""
 
     counter: str
     help: str
     group: Group | None
-    values: tuple[str, ...]  # of the group's labels
+    values: tuple[str, ...]  # values of the group's labels
 
 
 def _place(counter: str, help: str) -> Counted:
@@ -84,7 +84,7 @@ def _place(counter: str, help: str) -> Counted:
     return Counted(counter, help, None, ())
 
 
-# Anybody may read these: a subscriber who did would see the copies of its own packets counted.
+# Private counters are left out: a subscriber could recognise copies of its own packets in them.
 COUNTED = tuple(_place(name, help) for name, help in DECLARED if name not in PRIVATE)
 
 
@@ -104,7 +104,7 @@ def _counter_families() -> Iterator[Family]:
             yield _counter_family(counted.counter, counted.help, (), (counted,))
 
 
-# Measured otherwise
+# From other sources
 
 
 def _build(sources: Sources, census: Census) -> Rows:
@@ -160,7 +160,7 @@ def _plugin_counters(sources: Sources, census: Census) -> Rows:
 
 
 def _plugin_hooks(name: str) -> Callable[[Sources, Census], Rows]:
-    """A figure of each function of each plugin."""
+    """Return a reader of one attribute of each hook of each plugin."""
 
     def read(sources: Sources, _: Census) -> Rows:
         for plugin in sources.lns.plugins.loaded:
@@ -189,7 +189,7 @@ FAILURES = {
 
 
 def _radius(name: str) -> Callable[[Sources, Census], Rows]:
-    """A field of ServerReport or of its ServerStats."""
+    """Return a reader of one field of each ServerReport or of its ServerStats."""
 
     def read(sources: Sources, _: Census) -> Rows:
         for use, report in sources.radius():
@@ -267,11 +267,11 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-# The text
+# Exposition
 
 
 class Metrics:
-    """What /metrics answers: our families, and prometheus_client's about process and interpreter."""
+    """Renders /metrics: these families, and those of prometheus_client for process and interpreter."""
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
@@ -283,11 +283,11 @@ class Metrics:
         self._registry.register(self)
 
     def describe(self) -> list[Metric]:
-        """For the registry, which would collect at once to learn the names."""
+        """Return no names, so that registering does not collect."""
         return []
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
-        """The exposition in the format that suits the Accept header, and its content type."""
+        """Return the exposition in the format chosen by the Accept header, and its content type."""
         self._census = self._sources.census()
         encoder, content_type = choose_encoder(accept)
         return encoder(self._registry), content_type

@@ -1,7 +1,7 @@
-"""The figures' life: measures all the time, serves while metrics_bind_address is set.
+"""Runs the measurements all the time, and the HTTP server while metrics_bind_address is set.
 
-A change of the address or the port is felt within a second. An address that cannot be had is no reason for the server
-to leave: it says so in its log and tries again.
+A change of address or port takes effect within a second. If the address is unavailable, the server logs an error and
+retries; it does not exit.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from l2tpns.runtime.supervisor import Part
 
 @dataclass(frozen=True, slots=True)
 class MonitoringTiming:
-    """Seconds; tests hand in shorter times."""
+    """Times in seconds. Tests pass shorter ones."""
 
-    config_poll: float = 1.0  # between two looks at the configuration
+    config_poll: float = 1.0  # between two checks of the configuration
     listen_retry: float = 10.0  # between two attempts to listen
     connection: float = CONNECTION_TIMEOUT  # for a request and its answer
 
 
 class MonitoringService:
-    """Owns the meter of the loop's lag, the hour of samples, and the HTTP server."""
+    """Owns the lag meter, the samples of the last hour and the HTTP server."""
 
     def __init__(self, lns: Lns, accounting: Accounting, log: Logger, timing: MonitoringTiming | None = None) -> None:
         self._timing = timing or MonitoringTiming()
@@ -54,7 +54,7 @@ class MonitoringService:
 
     @property
     def address(self) -> tuple[str, int] | None:
-        """Where it is served; None: nowhere."""
+        """The address served, or None."""
         return None if self._server is None else (self._server.server_host, self._server.server_port)
 
     def _run(self) -> None:
@@ -67,11 +67,11 @@ class MonitoringService:
                 if monotonic() >= due:
                     due += PERIOD * max(1, int((monotonic() - due) / PERIOD) + 1)
                     self.samples.take()
-            except Exception:  # a mistake here must not end what measures
+            except Exception:  # a fault here must not stop the measurements
                 self._log.exception("figures_failed")
 
     def apply_config(self) -> None:
-        """Serve where the configuration says, now."""
+        """Serve the configured address, or none."""
         config = self.sources.lns.config
         address = config.metrics_bind_address
         wanted = None if address is None else (str(address), config.metrics_port)

@@ -1,4 +1,4 @@
-"""What the figures are read from, and what is measured for them only: the census and the event loop's lag."""
+"""The sources of metrics and status page, including what is measured for them: the census and the loop's lag."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 
 
 class LagMeter:
-    """How late the event loop is: what a packet that has arrived waits until somebody can take it."""
+    """Measures the delay of the event loop: the time that a received packet waits to be read."""
 
     PERIOD = 0.1
 
@@ -33,10 +33,10 @@ class LagMeter:
         self._worst = 0.0
 
     def run(self) -> None:
-        """In a greenlet of its own."""
+        """Measure for ever. Runs in its own greenlet."""
         loop = gevent.get_hub().loop
         while True:
-            loop.update_now()  # else the sleep counts from when the loop last looked at the clock
+            loop.update_now()  # else the sleep starts at the loop's last clock reading
             before = monotonic()
             gevent.sleep(self.PERIOD)
             self.take(max(0.0, monotonic() - before - self.PERIOD))
@@ -46,14 +46,14 @@ class LagMeter:
         self._worst = max(self._worst, lag)
 
     def take_worst(self) -> float:
-        """The worst since the last call."""
+        """Return the longest delay since the last call, in seconds."""
         worst, self._worst = self._worst, 0.0
         return worst
 
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """How many tunnels and sessions there are, by state."""
+    """The numbers of tunnels and sessions, by state."""
 
     tunnels: Mapping[str, int]
     sessions: Mapping[str, int]
@@ -61,17 +61,17 @@ class Census:
 
 @dataclass(slots=True)
 class Sources:
-    """Everything that has figures."""
+    """The parts of the server that metrics and status page read."""
 
     lns: Lns
     accounting: Accounting
     lag: LagMeter = field(default_factory=LagMeter)
     started: float = field(default_factory=monotonic)
     board: ProblemBoard = field(default_factory=ProblemBoard)
-    checks: list[Check] = field(default_factory=list)  # what else may find that something is wrong
+    checks: list[Check] = field(default_factory=list)  # further checks for problems
 
     def census(self) -> Census:
-        """Gives way between slices: 60,000 sessions are not counted at one go."""
+        """Count tunnels and sessions. Yields between slices, for tables of 60,000 sessions."""
         tunnels = dict.fromkeys(TUNNEL_STATES, 0)
         tunnels.update(Counter(tunnel.state.value.lower() for tunnel in in_slices(list(self.lns.tunnels.values()))))
         sessions = dict.fromkeys(SESSION_STATES, 0)
@@ -79,14 +79,14 @@ class Sources:
         return Census(tunnels, sessions)
 
     def radius(self) -> Iterator[tuple[str, ServerReport]]:
-        """("auth" or "acct", a server), for each server that is configured now."""
+        """Yield ("auth" or "acct", report) for each configured RADIUS server."""
         backend = self.lns.backend
         if isinstance(backend, RadiusBackend):
             yield from (("auth", report) for report in backend.transport.report())
         yield from (("acct", report) for report in self.accounting.transport.report())
 
     def problems(self) -> list[Problem]:
-        """What an operator should look at. To be asked often, that it be known since when each stands."""
+        """Return the current problems. Call it often, so that `since` is accurate."""
         return self.board.update(self._find(), monotonic())
 
     def _find(self) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
-"""The status page: what matters now, the last hour, and all sessions (HTML, rendered here).
+"""Renders the status page: the current state, graphs of the last hour, and all sessions.
 
-Works without the script, which only asks for the same page again and puts its parts in place of the old ones. Names of
-subscribers and LACs are their own words: all text goes through `e`. Read-only.
+The page works without its script, which only reloads the page and replaces its parts. Subscribers and LACs choose their
+names, so all text passes through `e`. Read-only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from l2tpns.monitoring.sources import SESSION_STATES, Census, Sources
 from l2tpns.runtime.cooperative import in_slices
 from l2tpns.subscriber.session import Session
 
-ROWS = 100  # sessions on a page
+ROWS = 100  # sessions per page
 LACS = 10
 ENDS = 10
 MAX_QUERY = 100
@@ -31,7 +31,7 @@ MAX_QUERY = 100
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What the visitor looks for: words that must all occur, and which page of the answer."""
+    """The visitor's search: words that must all match, and the page of the result."""
 
     text: str = ""
     page: int = 1
@@ -46,7 +46,7 @@ class Query:
 
 
 def render(sources: Sources, last_hour: LastHour, query: Query) -> Iterator[str]:
-    """The page in pieces. Gives way meanwhile."""
+    """Yield the page in pieces. May yield to other greenlets."""
     lns, samples = sources.lns, last_hour.samples
     census = sources.census()
     name = e(lns.config.hostname)
@@ -72,7 +72,7 @@ def render(sources: Sources, last_hour: LastHour, query: Query) -> Iterator[str]
     yield "</body></html>\n"
 
 
-# What matters
+# Current state
 
 
 def _problems(sources: Sources) -> str:
@@ -140,7 +140,7 @@ def _known(value: float | None) -> str:
 
 
 class LastHour:
-    """The graphs, drawn anew only when there is a new sample: they are most of the work of a page."""
+    """The graphs, the most expensive part of a page, redrawn only when there is a new sample."""
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
@@ -148,7 +148,7 @@ class LastHour:
         self._html = ""
 
     def html(self) -> str:
-        """Gives way between the graphs."""
+        """Return the graphs. May yield to other greenlets between them."""
         newest = self.samples.ring[-1] if self.samples.ring else None
         if newest is not self._newest or not self._html:
             now = newest.at if newest is not None else 0.0
@@ -253,7 +253,7 @@ HEAD = ("Session", "User", "Address", "LAC", "Calling", "State", "Online#", "Rec
 
 
 def _sessions(sources: Sources, query: Query) -> Iterator[str]:
-    """The newest first: that order is there already, and any other would mean to sort them all at one go."""
+    """Yield the table, the newest session first: any other order would need sorting in one go."""
     sessions = list(sources.lns.sessions.values())
     sessions.reverse()
     total = len(sessions)

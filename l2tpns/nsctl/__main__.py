@@ -1,7 +1,7 @@
-"""nsctl: sends one command to a running l2tpns and says what came back (manual: nsctl; docs/nsctl.md).
+"""The nsctl client: sends one command to a running l2tpns and prints the reply (manual: nsctl; docs/nsctl.md).
 
-It speaks 0x9013, which is UDP: what is not answered is asked again until the time is over, and the server sees to it
-that nothing is done twice. Imports little, so that a script may call it often.
+The protocol is 0x9013 over UDP: a request is retransmitted until the timeout, and the server executes it only once.
+This module imports little, so that scripts can call it often.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ request, 5 unknown command."""
 
 DONE, FAILED, USAGE_ERROR, UNANSWERED, REFUSED, UNKNOWN = range(6)
 KEY_FILE = "NSCTL_KEY_FILE"
-MAX_KEY_FILE = 4096  # octets; what follows is not looked at
-MIN_KEY = 16  # octets, as of nsctl_secret
-MAX_TIMEOUT = 3600.0
-RETRANSMIT_INTERVAL = 0.5  # seconds until it is asked again; then 1, and so on
+MAX_KEY_FILE = 4096  # octets; the rest is ignored
+MIN_KEY = 16  # octets, as for nsctl_secret
+MAX_TIMEOUT = 3600.0  # seconds
+RETRANSMIT_INTERVAL = 0.5  # seconds until the first retransmission; 1 s after that
 
 
 class UsageError(L2tpnsError):
-    """Of who has typed the command."""
+    """The command line or the key file is wrong."""
 
 
 class Refused(L2tpnsError):
-    """The server, or its host, does not want to hear us."""
+    """No server listens on the port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status."""
+    """Run the client. Return its exit status."""
     argv = sys.argv[1:] if argv is None else argv
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     if "--help" in argv[:1] or "--version" in argv[:1]:
@@ -100,14 +100,14 @@ def fail(text: str, status: int) -> int:
 
 
 def parse_arguments(argv: Sequence[str]) -> Options:
-    """Raises UsageError."""
+    """Parse the command line. Raises UsageError."""
     try:
         found, words = getopt.getopt(list(argv), "dh:t:k:")
     except getopt.GetoptError as error:
         raise UsageError(f"{error}\n{USAGE}") from None
     options = dict(found)
     host = options.get("-h", "127.0.0.1")
-    # The manual's form. No server of ours has a command that is followed by one of these words, so it is never another.
+    # The manual's form. No command takes one of these words as its first argument, so the form is unambiguous.
     if len(words) == 3 and words[1] in ("garden", "ungarden") and "-h" not in options:
         host, *words = words
     if not words:
@@ -136,7 +136,7 @@ def _seconds(text: str) -> float:
 
 
 def read_key(path: str) -> bytes:
-    """The first line of a file that is its owner's alone. Raises UsageError."""
+    """Return the first line of the key file. Raises UsageError if other users can access the file."""
     try:
         with open(path, "rb") as file:
             found = os.fstat(file.fileno())
@@ -155,11 +155,11 @@ def read_key(path: str) -> bytes:
     return key
 
 
-# Asking
+# Request and reply
 
 
 def ask(options: Options, key: bytes) -> Packet:
-    """Send the command until there is an answer. Raises UsageError, NoAnswer, Refused."""
+    """Send the command and return the reply. Raises UsageError, NoAnswer or Refused."""
     try:
         octets = Packet.asking(Request.of(options.words)).encode()
     except WireError as error:
@@ -186,7 +186,7 @@ def ask(options: Options, key: bytes) -> Packet:
 
 
 def _exchange(sock: socket.socket, octets: bytes, options: Options) -> Iterator[bytes]:
-    """Whatever comes back, until the time is over."""
+    """Yield every datagram received until the timeout; retransmit meanwhile."""
     now = time.monotonic()
     until, again, wait = now + options.timeout, now, RETRANSMIT_INTERVAL
     while now < until:
@@ -206,7 +206,7 @@ def _exchange(sock: socket.socket, octets: bytes, options: Options) -> Iterator[
 
 
 def _read(octets: bytes, key: bytes, nonce: bytes) -> Packet | None:
-    """The answer to us, if it is one: the true one may still come after a forged one."""
+    """Return the reply to this request, or None: the genuine one may follow a forged one."""
     try:
         if key:
             sealed = unseal(octets, key)
@@ -225,7 +225,7 @@ def _show(options: Options, what: str, octets: bytes) -> None:
 
 
 def printable(text: str) -> str:
-    """A plugin's text may hold names that subscribers chose; none of them steers this terminal."""
+    """Replace control characters: a plugin's text may contain names chosen by subscribers."""
     return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
 
 

@@ -61,7 +61,7 @@ WORDS = {
 
 
 def _everywhere(command: Command) -> Command:
-    """Who configures may look at it and write it without leaving, and type what write memory writes."""
+    """Return the command, usable in every mode if configuring needs it: to show, write, load or remove."""
     words = ("show ", "write ", "load ", "remove ")
     return replace(command, modes=ANYWHERE) if command.words.startswith(words) else command
 

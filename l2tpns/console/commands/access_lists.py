@@ -1,9 +1,9 @@
-"""`ip access-list` at the console: packet filters are changed rule by rule, as 2.4.1's configuration mode does it.
+"""Packet filters: `ip access-list` edits them rule by rule as in l2tpns 2.4.1; `filter` applies them to a user.
 
     HOST(config)# ip access-list extended web
     HOST(config-acl)# permit tcp any any eq 80
 
-Each line takes effect at once, also for sessions that have the filter; what a rule may say is config/access_list.py's.
+Each line takes effect at once, also for sessions that have the filter. config/access_list.py parses the rules.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def access_list(shell: Shell, kind: str, name: str) -> str | None:
-    """What follows are its rules. A new list is made, and drops everything until something is permitted."""
+    """Enter the list's rules, creating it if needed. A new list drops everything until a rule permits something."""
     name, extended = parse_head((kind, name))
     filters = shell.office.config.filters
     known = filters.get(name)
@@ -69,7 +69,7 @@ def no_deny(shell: Shell, *words: str) -> None:
 
 
 def _add(shell: Shell, words: tuple[str, ...]) -> str | None:
-    """At its end; a second rule that says the same would never be reached."""
+    """Append a rule, unless the list has an equal one: a second one could never match."""
     inside = _inside(shell)
     rule = parse_rule(words, inside.extended)
     if rule in inside.rules:
@@ -87,7 +87,7 @@ def _take_away(shell: Shell, words: tuple[str, ...]) -> None:
 
 
 def _inside(shell: Shell) -> AccessList:
-    """The list whose rules are typed; another console may have taken it away."""
+    """Return the list being edited. Raises Refused if another console has removed it."""
     found = shell.office.config.filters.get(shell.access_list)
     if found is None:
         raise Refused(f"There is no access-list {shell.access_list} any more")
@@ -152,7 +152,7 @@ def _names(office: Office) -> Iterator[tuple[str, str]]:
 
 
 def _words(office: Office) -> Iterator[tuple[str, str]]:
-    """What rules are made of."""
+    """Yield the words of rules."""
     yield "any", "any address"
     yield "host", "a single address follows"
     for protocol in ("ip", "tcp", "udp", "icmp"):

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, with what Tab proposes, and how what was typed is found."""
+"""Arguments that several commands share: what Tab proposes for them, and how the typed word is looked up."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ended_users(office: Office) -> Iterator[Choice]:
 
 
 def find_session(office: Office, word: str) -> Session:
-    """Refused in the words of the manual's server."""
+    """Return the session. Raises Refused, worded as by the manual's server."""
     session = office.lns.sessions.get(_number(word))
     if session is None:
         raise Refused(f'Invalid session id "{printable(word)}"')
@@ -52,7 +52,7 @@ def find_tunnel(office: Office, word: str) -> Tunnel:
 
 
 def find_user(office: Office, word: str) -> list[Session]:
-    """All sessions of a user; `username_case` says which names are one user's."""
+    """Return all sessions of a user, by `username_case`. Raises Refused if there is none."""
     found = sorted(office.lns.sessions_of(word), key=lambda session: session.id)
     if not found:
         raise Refused(f"User {printable(word)} is not connected")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def set_variable(shell: Shell, name: str, value: str) -> str:
-    """Says when it takes effect, if not at once."""
+    """Set a variable. Report when it takes effect, unless at once."""
     setting, notes = shell.office.set_variable(name, value)
     effect = () if setting.effect is Effect.LIVE else (f"It takes effect {setting.effect.value}",)
     return "\n".join([f'Setting "{name}" to "{HIDDEN if setting.secret else value}"', *effect, *notes])

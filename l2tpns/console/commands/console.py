@@ -1,4 +1,4 @@
-"""`enable`, `help`, `history`, `exit` and the like: commands about the console itself (reference section 5)."""
+"""`enable`, `help`, `history`, `exit` and others: commands for the console itself (reference section 5)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def step_out(shell: Shell) -> None:
 
 
 def help_all(shell: Shell) -> Output:
-    """Every command that may be used here."""
+    """List the commands that this operator may use in this mode."""
     standing = shell.standing
     commands = [command for command in shell.grammar.commands if standing.may_see(command)]
     width = max(len(command.usage) for command in commands)

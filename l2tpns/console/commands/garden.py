@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def enter(shell: Shell, word: str, name: str = DEFAULT) -> str:
-    """A session, or all of a user that are not there already."""
+    """Move a session, or all sessions of a user that are not there yet, into a garden."""
     gardens = shell.office.lns.gardens
     found = _find(shell.office, word)
     outside = [session for session in found if session.policy.garden != name] or found
@@ -28,7 +28,7 @@ def enter(shell: Shell, word: str, name: str = DEFAULT) -> str:
 
 
 def leave(shell: Shell, word: str) -> str:
-    """One session: letting out a second one of the same user would end the first."""
+    """Release one session. Releasing a second one of the same user would end the first."""
     found = _find(shell.office, word)
     inside = [session for session in found if session.policy.garden] or found
     if len(inside) > 1:
@@ -40,7 +40,7 @@ def leave(shell: Shell, word: str) -> str:
 
 
 def _find(office: Office, word: str) -> list[Session]:
-    """By id, else by name."""
+    """Return the session with this ID, else the sessions of the user with this name."""
     if word.isascii() and word.isdigit() and int(word[:6]) in office.lns.sessions:
         return [office.lns.sessions[int(word)]]
     return find_user(office, word)
@@ -57,7 +57,7 @@ GARDENS = Table(
 
 
 def show_gardens(shell: Shell) -> Output:
-    """Those that have been built since the start, or were taken up."""
+    """Show the gardens built since the start or restored from saved state."""
     gardens = shell.office.lns.gardens
 
     def rows() -> Iterator[Row]:

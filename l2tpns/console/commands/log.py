@@ -1,4 +1,4 @@
-"""`show log`, `debug`, `no debug`: the log, kept or as it is written (reference section 5)."""
+"""`show log`, `debug`, `no debug`: recent log messages, and live ones (reference section 5)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def show_log(shell: Shell, count: int = 100) -> Output:
-    """The newest last."""
+    """Show the most recent messages, the newest last."""
     kept = shell.office.log.tail(count)
 
     def entries() -> Iterator[Any]:
@@ -29,7 +29,7 @@ def show_log(shell: Shell, count: int = 100) -> Output:
 
 
 def debug(shell: Shell, *names: str) -> str:
-    """More streams for this console, or which there are."""
+    """Add levels to those shown on this console. Without arguments, list them."""
     if not names:
         return _streams(shell)
     shell.watch(shell.streams | _levels(names))
@@ -37,14 +37,14 @@ def debug(shell: Shell, *names: str) -> str:
 
 
 def no_debug(shell: Shell, *names: str) -> str:
-    """Without names: none any more. `all` is here really all."""
+    """Remove levels from those shown; all of them without arguments or with `all`."""
     left = shell.streams - _levels(names) if names and "all" not in names else frozenset()
     shell.watch(left)
     return _streams(shell)
 
 
 def _levels(names: Sequence[str]) -> frozenset[int]:
-    """`all` is everything but packets, as ever."""
+    """Return the numbers of the levels. `all` excludes packets, as in the manual's server."""
     everything = {LEVELS.index(level) for level in LEVELS if level != "data"} if "all" in names else set()
     return frozenset(everything | {LEVELS.index(name) for name in names if name != "all"})
 

@@ -1,7 +1,7 @@
-"""`monitor session`: one subscriber's packets, a line each, as they pass. `monitor tunnel`: the log's lines of one.
+"""`monitor session`: a subscriber's packets live, one line each. `monitor tunnel`: the log lines of one tunnel, live.
 
-The data path only keeps the beginning of each packet, in a short queue; the line is made by this console when it has
-its turn. Whoever reads too slowly misses lines and is told how many. Who looks at whom is in the audit log.
+The data path only copies the beginning of each packet to a short queue. The console renders the line in its own turn.
+If the console is too slow, lines are dropped and counted. The audit log records the operator and the subscriber.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from l2tpns.runtime.log import CALL
 if TYPE_CHECKING:
     from l2tpns.console.shell import Shell
 
-MAX_QUEUED = 500  # packets, or lines of the log, that wait to be shown
+MAX_QUEUED = 500  # packets or log lines waiting to be shown
 
 
 class LineQueue:
-    """What is to be shown, up to a limit. `keep` may be called by anybody, at any time: it neither waits nor fails."""
+    """Lines to be shown, up to a limit. `put` is called by the reader and the logger; it must not block or raise."""
 
     def __init__(self, wake: Callable[[], None], line: Callable[..., str]) -> None:
         self._wake = wake
@@ -47,7 +47,7 @@ class LineQueue:
             self._wake()
 
     def lines(self) -> Iterator[str]:
-        """Those that wait now."""
+        """Yield the lines queued now, then a line with the number of dropped ones."""
         for _ in range(len(self._queue)):
             self.shown += 1
             yield self._line(*self._queue.popleft())
@@ -88,10 +88,10 @@ def _packet_line(when: float, direction: int, packet: bytes, octets: int) -> str
 
 
 def monitor_tunnel(shell: Shell, word: str) -> str:
-    """Its control messages, and all else that `debug call` shows of it and its sessions."""
+    """Show what `debug call` shows, restricted to one tunnel and its sessions."""
     tunnel = find_tunnel(shell.office, word)
     queue = LineQueue(shell.terminal.wake, log_line)
-    mark = b'"tunnel":%d' % tunnel.id  # few lines are worth reading
+    mark = b'"tunnel":%d' % tunnel.id  # cheap test, as most lines belong to other tunnels
 
     def keep(line: bytes, level: int) -> None:
         if mark in line and (entry := orjson.loads(line)).get("tunnel") == tunnel.id:

@@ -1,4 +1,4 @@
-"""Plugins at the console: loaded, removed, reloaded, shown; and the commands that plugins bring."""
+"""`load plugin`, `remove plugin`, `reload plugin`, `show plugins`, and the commands that plugins define."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def remove_plugin(shell: Shell, name: str) -> str:
 
 
 def reload_plugin(shell: Shell, name: str) -> str:
-    """A broken edit leaves the plugin as it was."""
+    """Load the file again. On failure the loaded version keeps running."""
     shell.office.lns.plugins.reload(name)
     return f"Reloading plugin {name}"
 
@@ -78,11 +78,11 @@ def _row(plugin: Plugin) -> dict[str, Any]:
     }
 
 
-# What plugins bring
+# Commands of plugins
 
 
 class Commands:
-    """The console's grammar with the commands of the plugins that are loaded now."""
+    """The grammar of the console's own commands and of those of the loaded plugins."""
 
     def __init__(self, office: Office, own: tuple[Command, ...], words: dict[str, str]) -> None:
         self._plugins = office.lns.plugins

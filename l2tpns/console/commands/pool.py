@@ -23,7 +23,7 @@ POOL = Table(
 
 
 def pool_rows(office: Office, everything: bool) -> Iterator[Row]:
-    """Addresses in use, those kept for who had them, and with `everything` those that nobody ever had."""
+    """Yield addresses in use, those kept for their last user and, with `everything`, those never assigned."""
     lns = office.lns
     for holding in lns.pool.holdings():
         holder = lns.by_address.get(holding.address) if holding.used else None
@@ -74,7 +74,7 @@ IPCACHE = Table((Column("session", "Sess#", 5), Column("address", "IP Address", 
 
 
 def show_ipcache(shell: Shell) -> Output:
-    """Addresses and networks that lead to a session."""
+    """Show the addresses and networks that are routed to sessions."""
     lns = shell.office.lns
 
     def rows() -> Iterator[Row]:

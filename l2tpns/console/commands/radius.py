@@ -1,4 +1,4 @@
-"""`show radius`: requests that wait for a reply, and the servers (reference sections 4 and 5)."""
+"""`show radius`: requests awaiting a reply, and the servers (reference sections 4 and 5)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def transports(office: Office) -> list[tuple[str, Transport]]:
 
 
 def radius_rows(office: Office) -> Iterator[Row]:
-    """Requests that wait for an answer; the time of the next try is the unix time that the manual promises."""
+    """Yield the requests awaiting a reply. `retry` is the Unix time of the next attempt, as in the manual."""
     for kind, transport in transports(office):
         for request in transport.in_flight():
             yield {
@@ -92,7 +92,7 @@ def show_radius(shell: Shell) -> Output:
 
 
 def show_all_radius(shell: Shell) -> Output:
-    """The requests, and what there is to say of each server."""
+    """Show the requests awaiting a reply and the statistics of each server."""
     office = shell.office
 
     def lines() -> Iterator[str]:
@@ -105,7 +105,7 @@ def show_all_radius(shell: Shell) -> Output:
 
 
 def _radius_use(office: Office) -> Iterator[str]:
-    """How many identifiers there are (a socket has 256, RFC 2865 3), and how many are taken."""
+    """Yield the numbers of free and used identifiers: a socket has 256 (RFC 2865 section 3)."""
     used = room = 0
     for _, transport in transports(office):
         for report in transport.report():

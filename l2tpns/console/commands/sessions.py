@@ -1,7 +1,7 @@
 """`show session`, `show users`, `show session history`, `show histogram`, `drop session`, `drop user`: subscribers.
 
 Labels and columns are those of the manual's server (reference sections 4 and 5). JSON keys are declared beside them.
-"downloaded" and Bytes Out are what went to the subscriber, "uploaded" and Bytes In what came from it.
+"downloaded" and Bytes Out count octets to the subscriber, "uploaded" and Bytes In octets from the subscriber.
 """
 
 from __future__ import annotations
@@ -100,12 +100,12 @@ SESSION_LABELS = {
 
 
 def session_row(session: Session, now: float, enabled: bool) -> Row:
-    """A session, in short. Who is intercepted is only the enabled's to know: others get None."""
+    """Return the summary of a session. `intercepted` is None unless the operator is enabled."""
     path, policy = session.path, session.policy
     session.lns.plane.refresh(path)
     return {
         "session": session.id,
-        "linked_session": None,  # nobody is passed on to other servers, and there is no multilink
+        "linked_session": None,  # neither LAC forwarding nor multilink is supported
         "tunnel": session.tunnel.id,
         "user": session.user,
         "address": str(session.address) if session.address is not None else None,
@@ -124,7 +124,7 @@ def session_row(session: Session, now: float, enabled: bool) -> Row:
 
 
 def remaining(session: Session, now: float) -> int | None:
-    """Seconds until its Session-Timeout."""
+    """Return the seconds until the Session-Timeout, None without one."""
     timeout = session.profile.session_timeout if session.profile is not None else None
     return max(int(session.time_from + timeout - now), 0) if timeout and session.online_since else None
 
@@ -135,7 +135,7 @@ def last_packet(session: Session) -> float:
 
 
 def session_detail(session: Session, now: float, enabled: bool) -> Row:
-    """All that is known of a session."""
+    """Return all details of a session."""
     path, profile, policy = session.path, session.profile, session.policy
     filters = (path.filter_in, path.filter_out)
     return {
@@ -190,13 +190,13 @@ def with_facts(value: bool, facts: str | None) -> str:
 
 
 def rates(row: Row) -> str:
-    """`in 64 out 512 kbit/s`, of what is limited."""
+    """Return the limited directions, as `in 64 out 512 kbit/s`."""
     limited = [f"{way} {row[f'rate_{way}']}" for way in ("in", "out") if row[f"rate_{way}"]]
     return f"{' '.join(limited)} kbit/s"
 
 
 def show_sessions(shell: Shell, *ids: str) -> Output:
-    """All in short, or some in full."""
+    """Show all sessions in summary, or the given ones in detail."""
     lns = shell.office.lns
     if ids:
         return session_details(shell, [find_session(shell.office, word) for word in ids])
@@ -205,7 +205,7 @@ def show_sessions(shell: Shell, *ids: str) -> Output:
 
     def rows() -> Iterator[Row]:
         for session_id in sorted(lns.sessions):
-            session = lns.sessions.get(session_id)  # it may have gone while we were writing
+            session = lns.sessions.get(session_id)  # it may have ended while rows were being written
             if session is not None:
                 yield session_row(session, monotonic(), enabled)
 
@@ -229,7 +229,7 @@ def session_details(shell: Shell, sessions: list[Session]) -> Output:
 
 
 def show_users(shell: Shell, user: str | None = None) -> Output:
-    """Everybody's name, or one user's sessions in full."""
+    """Show the names of all online users, or one user's sessions in detail."""
     lns = shell.office.lns
     if user is not None:
         return session_details(shell, find_user(shell.office, user))
@@ -242,7 +242,7 @@ def show_users(shell: Shell, user: str | None = None) -> Output:
     return Output(lambda: (row["user"] for row in rows()), rows)
 
 
-# What has ended
+# Ended sessions
 
 HISTORY = Table(
     (
@@ -284,12 +284,12 @@ def ending_row(ending: Ending) -> Row:
 
 
 def _code(result: int | None, error: int | None) -> str | None:
-    """Result and error code of a CDN, `RESULT/ERROR`."""
+    """Return result and error code of a CDN as `RESULT/ERROR`."""
     return None if result is None else f"{result}/{error or 0}"
 
 
 def show_history(shell: Shell, user: str | None = None) -> Output:
-    """The newest last."""
+    """Show ended sessions, the newest last."""
     endings = list(shell.office.lns.history)
     if user is not None:
         endings = [ending for ending in endings if shell.office.lns.same_user(ending.user, user)]
@@ -298,8 +298,8 @@ def show_history(shell: Shell, user: str | None = None) -> Output:
 
 # Histograms
 
-HISTOGRAM_ROWS = 63  # and one for all that lie beyond
-IDLE_STEP, OPEN_STEP = 5, 3600  # seconds of a row
+HISTOGRAM_ROWS = 63  # plus one for all higher values
+IDLE_STEP, OPEN_STEP = 5, 3600  # seconds per row
 
 HISTOGRAM = Table(
     (
@@ -311,7 +311,7 @@ HISTOGRAM = Table(
 
 
 def show_histogram_idle(shell: Shell) -> Output:
-    """Since the last packet."""
+    """Count sessions by the time since their last packet."""
     return _histogram(shell, IDLE_STEP, lambda session, now: now - last_packet(session))
 
 
@@ -343,7 +343,7 @@ def _histogram(shell: Shell, step: int, age: Callable[[Session, float], float]) 
 
 
 def drop_users(shell: Shell, *names: str) -> str:
-    """As the manual's server: only who has an address."""
+    """Drop the users' sessions that have an address, as the manual's server does."""
     said = []
     for name in names:
         online = [s for s in shell.office.lns.sessions_of(name) if s.address is not None]

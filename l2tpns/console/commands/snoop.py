@@ -1,6 +1,6 @@
 """`snoop`, `no snoop`, `show snoop`: interception (manual: Interception; reference sections 4 and 5).
 
-What is asked here stands in the audit log, written by l2tpns/policy/snoop.py, and nowhere else.
+policy/snoop.py records these commands in the audit log and in no other log.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def snoop_users(shell: Shell, *words: str) -> str:
-    """Users, to where snoop_host and snoop_port say; or one user, an address and a port."""
+    """Intercept users: to snoop_host and snoop_port, or a single user to the given address and port."""
     address = _address(words[1]) if len(words) > 1 else None
     if address is None:
         return "\n".join(_snoop(shell, name, None) for name in words)
@@ -71,7 +71,7 @@ SNOOPED = Table(
 
 
 def show_snoop(shell: Shell) -> Output:
-    """Whose packets are copied, and where to."""
+    """Show the intercepted sessions and their sinks."""
     snoop = shell.office.lns.snoop
 
     def rows() -> Iterator[Row]:

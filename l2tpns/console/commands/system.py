@@ -82,7 +82,7 @@ def show_counters(shell: Shell) -> Output:
 _FIGURES = ("octets", "packets", "errors")
 
 
-# The rest
+# Release and state
 
 
 def show_version(shell: Shell) -> Output:
@@ -112,7 +112,7 @@ def uptime(shell: Shell) -> Output:
 
 
 def span(seconds: float) -> str:
-    """`8 days, 2:07`, `12 mins`, `40 sec`."""
+    """Return a duration as `8 days, 2:07`, `12 mins` or `40 sec`."""
     days, rest = divmod(int(seconds), 86400)
     before = f"{days} day{'s' if days != 1 else ''}, " if days else ""
     if rest >= 3600 or days:
@@ -133,7 +133,7 @@ PARTS = Table(
 
 
 def show_parts(shell: Shell) -> Output:
-    """The loops that the server consists of."""
+    """Show the supervised greenlets of the server."""
     supervisor = shell.office.lns.supervisor
 
     def rows() -> Iterator[Row]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def throttle_user(shell: Shell, name: str, *words: str) -> str:
-    """All sessions of a user, both ways or as the words say."""
+    """Throttle all sessions of a user, in both directions or as given."""
     throttle = shell.office.lns.throttle
     rate_in, rate_out = parse_rates(words)
     for session in find_user(shell.office, name):
@@ -64,7 +64,7 @@ def throttled_row(session: Session) -> Row:
 
 
 def show_throttle(shell: Shell) -> Output:
-    """Who is throttled; what waits and what was dropped on the way out is `tc -s class`'s to say."""
+    """Show the throttled sessions. `tc -s class` has the packets queued and dropped downstream."""
     lns = shell.office.lns
 
     def rows() -> Iterator[Row]:

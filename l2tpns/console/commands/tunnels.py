@@ -65,7 +65,7 @@ def tunnel_row(tunnel: Tunnel) -> Row:
 
 
 def show_tunnels(shell: Shell, *ids: str) -> Output:
-    """Those that live, or some in full."""
+    """Show all tunnels that are not closing, or the given ones in detail."""
     if not ids:
         return tunnels(shell, closing=False)
     found = [find_tunnel(shell.office, word) for word in ids]

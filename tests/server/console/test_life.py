@@ -371,9 +371,7 @@ def test_fifty_consoles_leave_the_others_their_time(desk: Desk, monkeypatch: pyt
     while rows < 4_000:
         gevent.sleep(0)
         most, seen = max(most, rows - seen), rows
-    assert (
-        20 <= most <= 28
-    )  # between two turns: one slice of one console, and `LINES_PER_PAUSE` rows
+    assert 20 <= most <= 28  # between two turns: one slice of one console, and `LINES_PER_PAUSE` rows
     for operator in consoles:
         operator.close()
 
