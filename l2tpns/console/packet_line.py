@@ -39,8 +39,8 @@ def packet_line(packet: bytes, octets: int) -> str:
         letters = "".join(letter for bit, letter in _FLAGS if flags & bit) or "none"
         acked = f" ack {ack}" if flags & 0x10 else ""
         carried = max(length - (data >> 4 << 2), 0)
-        told = f"{letters} seq {seq}{acked} win {window} length {carried}"
-        return f"{name} {source}:{ours} > {destination}:{theirs} {told}{tail}"
+        fields = f"{letters} seq {seq}{acked} win {window} length {carried}"
+        return f"{name} {source}:{ours} > {destination}:{theirs} {fields}{tail}"
     if protocol == UDP and len(payload) >= 4:
         ours, theirs = _PORTS.unpack_from(payload)
         return f"{name} {source}:{ours} > {destination}:{theirs} length {max(length - 8, 0)}{tail}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from l2tpns.config.value_types import printable
 from l2tpns.console.context import Office
-from l2tpns.console.grammar import Argument, Command, Grammar, Privilege
+from l2tpns.console.grammar import Argument, Command, Grammar, Privilege, change
 from l2tpns.console.output import Output, Row
 from l2tpns.plugins.loader import available
 from l2tpns.plugins.manager import Plugin
@@ -129,15 +129,13 @@ _NEW = Argument("NAME", "plugin name: its file name without .py", _available)
 _KNOWN = Argument("NAME", "name of a loaded plugin", _loaded)
 
 COMMANDS = (
-    Command("load plugin", "load a plugin", load_plugin, (_NEW,), privilege=Privilege.ENABLED, changes=True),
-    Command(
+    change("load plugin", "load a plugin", load_plugin, _NEW),
+    change(
         "reload plugin",
         "load a plugin's file again; on failure the loaded version keeps running",
         reload_plugin,
-        (_KNOWN,),
-        privilege=Privilege.ENABLED,
-        changes=True,
+        _KNOWN,
     ),
-    Command("remove plugin", "unload a plugin", remove_plugin, (_KNOWN,), privilege=Privilege.ENABLED, changes=True),
+    change("remove plugin", "unload a plugin", remove_plugin, _KNOWN),
     Command("show plugins", "loaded plugins, with the number and CPU time of their hook calls", show_plugins),
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from l2tpns.config.value_types import printable
 from l2tpns.console.commands.arguments import ONE_USER, SOME_USERS, find_user
-from l2tpns.console.grammar import Argument, Command, Privilege
+from l2tpns.console.grammar import Argument, Command, change
 from l2tpns.console.output import Column, Output, Row, Table
 from l2tpns.policy.throttle import is_throttled, parse_rates
 from l2tpns.subscriber.session import Session
@@ -90,20 +90,6 @@ RATES = Argument(
 
 COMMANDS = (
     Command("show throttle", "throttled sessions, with their rates and HTB classes", show_throttle),
-    Command(
-        "throttle",
-        "limit the rate of a user's sessions",
-        throttle_user,
-        (ONE_USER, RATES),
-        privilege=Privilege.ENABLED,
-        changes=True,
-    ),
-    Command(
-        "no throttle",
-        "remove the rate limits from users' sessions",
-        unthrottle_users,
-        (SOME_USERS,),
-        privilege=Privilege.ENABLED,
-        changes=True,
-    ),
+    change("throttle", "limit the rate of a user's sessions", throttle_user, ONE_USER, RATES),
+    change("no throttle", "remove the rate limits from users' sessions", unthrottle_users, SOME_USERS),
 )

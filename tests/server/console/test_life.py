@@ -289,6 +289,7 @@ def test_a_port_that_is_lost_is_served_again(desk: Desk, how: str) -> None:
     assert "L2TPNS" in desk.plain().do("show version")
 
 
+@pytest.mark.shows("show parts")
 def test_the_parts_of_the_server_are_shown(desk: Desk) -> None:
     desk.server.meant = ("part_failed",)
     part = desk.server.lns.supervisor.spawn("test part", int, "no number")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from l2tpns.console import output_filters
+from l2tpns.console import commands, output_filters
 from l2tpns.console.commands import COMMANDS, WORDS
 from l2tpns.console.context import Office
 from l2tpns.console.grammar import Argument, Command, Grammar, Mode, Privilege, Standing
@@ -46,6 +46,11 @@ TOY = Grammar(
 LOOKING = Standing(NOBODY, privilege=Privilege.LOOK)
 ENABLED = Standing(NOBODY)
 CONFIGURING = Standing(NOBODY, Mode.CONFIG)
+
+
+def test_every_file_with_commands_is_in_the_list() -> None:
+    files = {path.stem for path in Path(commands.__file__).parent.glob("*.py") if "COMMANDS = (" in path.read_text()}
+    assert files - {"__init__"} == {module.__name__.rpartition(".")[2] for module in commands.MODULES}
 
 
 @pytest.mark.parametrize(
