@@ -1,4 +1,4 @@
-"""nsctl's server in the test's process: octets built by hand go in, plugins are played, time is told."""
+"""The nsctl server in the test's process, with hand-built packets, scripted plugins and scripted clocks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def sealed(packet: bytes, at: float = NOW, nonce: bytes = bytes(16), key: str = 
 
 
 class Plugins:
-    """What the daemon's would do: `note` is a command that works, `fail` and `slow` and `broken` others."""
+    """Stands in for the daemon's plugins: `note` works; `fail`, `slow` and `broken` do not."""
 
     def __init__(self) -> None:
         self.loaded: list[str] = []
@@ -84,16 +84,16 @@ class Plugins:
 
 
 class Stage:
-    """A server with its parts; `now` is its clock, `sent` what it sends where no true socket can be."""
+    """A server with its parts. `now` is its wall clock, `sent` records what it sends through the stage."""
 
     def __init__(self) -> None:
-        self.meant: list[dict[str, Any]] = []  # tracebacks that the test wanted
+        self.meant: list[dict[str, Any]] = []  # tracebacks that the test expects
         self.config = Config(nsctl_port=0, nsctl_secret="")
         self.counters = Counters()
         self.plugins = Plugins()
         self.log = Log.in_memory()
         self.now = NOW
-        self.seconds = 0.0  # as monotonic() tells them
+        self.seconds = 0.0  # its monotonic clock
         self.sent: list[tuple[bytes, tuple[str, int]]] = []
         self.server = self.make()
         self.sockets: list[Any] = []
@@ -103,7 +103,7 @@ class Stage:
         return NsctlServer(*parts, clock=lambda: self.now, now=lambda: self.seconds, **limits)
 
     def restart(self, **limits: Any) -> None:
-        """A new server, with limits of its own."""
+        """Replace the server by one with other limits."""
         self.server.stop()
         self.server = self.make(**limits)
         self.server.apply_config()
@@ -126,7 +126,7 @@ class Stage:
         return bytes(sock.recv(65535))
 
     def hear(self, octets: bytes, source: tuple[str, int] = OTHER_HOST) -> list[bytes]:
-        """A datagram from anywhere; what it is answered."""
+        """Deliver a datagram from any address. Return the replies."""
         self.sent.clear()
         self.server.on_datagram(self, octets, source)
         for _ in range(3):
@@ -135,14 +135,14 @@ class Stage:
         return [octets for octets, _ in self.sent]
 
     def sendto(self, octets: bytes, to: tuple[str, int]) -> None:
-        """We are a socket, too."""
+        """Act as the server's socket: record a reply."""
         self.sent.append((octets, to))
 
     def events(self, event: str) -> list[dict[str, Any]]:
         return self.log.records(event)
 
     def nsctl(self, *words: str, **environment: str) -> tuple[int, str, str]:
-        """The client program: exit status, standard output, standard error."""
+        """Run the client. Return exit status, standard output and standard error."""
         done = subprocess.run(
             [sys.executable, "-m", "l2tpns.nsctl", *words],
             capture_output=True,

@@ -1,4 +1,4 @@
-"""A console in the test's process, and an operator who types at it: on a plain socket, or as telnet would."""
+"""A console in the test's process, and an operator's end of it: a plain socket, or telnet."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TELNET = bytes.fromhex(
 
 
 class Desk:
-    """A server with a console. `asked` is what the console had the daemon do."""
+    """A server with a console. `asked` records what the console asked of the daemon."""
 
     def __init__(
         self, server: InProcess, directory: Path, users: str | None = None, timing: ConsoleTiming | None = None
@@ -89,17 +89,17 @@ class Desk:
         return operator
 
     def plain(self) -> Operator:
-        """Without telnet; at the prompt, allowed to change things."""
+        """Return an operator without telnet, at the prompt and enabled."""
         operator = self.operator()
         operator.expect("> ")
         operator.do("enable")
         return operator
 
     def telnet(self) -> Operator:
-        """As Debian's telnet on a terminal of 80 by 24; at the prompt, allowed to change things."""
+        """Return an operator as with Debian's telnet, 80 by 24, at the prompt and enabled."""
         operator = self.operator(TELNET)
         operator.expect("> ")
-        gevent.sleep(0.02)  # the answers to its offers are on their way
+        gevent.sleep(0.02)  # wait for the answers to the offers
         operator.type("enable\r\n")
         operator.expect("# ")
         operator.heard = b""
@@ -107,7 +107,7 @@ class Desk:
 
 
 class Operator:
-    """Types and reads. What was read and not yet expected is in `heard`."""
+    """Types and reads. `heard` has the output that was read but not yet expected."""
 
     def __init__(self, port: int, hello: bytes = b"") -> None:
         self.socket = socket.socket()
@@ -126,7 +126,7 @@ class Operator:
         self.socket.sendall(keys if isinstance(keys, bytes) else keys.encode("utf-8", "surrogateescape"))
 
     def expect(self, words: str, timeout: float = PATIENCE) -> str:
-        """Everything up to these words, which are taken away with it."""
+        """Return the output up to and including these words, and discard it."""
         wanted = words.encode()
         end = monotonic() + timeout
         while wanted not in self.heard:
@@ -135,7 +135,7 @@ class Operator:
         return (before + wanted).decode("utf-8", "surrogateescape")
 
     def expect_end(self, timeout: float = PATIENCE) -> str:
-        """Everything until the connection is closed."""
+        """Return the output until the connection is closed."""
         end = monotonic() + timeout
         while not self.closed:
             self._hear(end, "the end")
@@ -156,7 +156,7 @@ class Operator:
         self.heard += octets
 
     def do(self, line: str, prompt: str = "# ") -> str:
-        """Type a command on a plain socket; what it said, without the prompt."""
+        """Type a command on a plain socket. Return its output without the prompt."""
         self.heard = b""
         self.type(line + "\n")
         said = self.expect("lns.example" + prompt) if prompt != "# " else self._until_prompt()
@@ -171,7 +171,7 @@ class Operator:
 
 
 def with_config(server: InProcess, **changes: Any) -> Config:
-    """Change the configuration that everybody holds."""
+    """Change the configuration object that all parts share."""
     server.config.take(dataclasses.replace(server.config, **changes))
     return server.config
 

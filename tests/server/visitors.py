@@ -1,4 +1,4 @@
-"""What the tests of the figures share: figures of a server in this process, and who asks for them."""
+"""Helpers for the tests of monitoring/: the service of a server in this process, and an HTTP client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from l2tpns.radius.types import RadiusSettings
 from tests.lab import PATIENCE
 from tests.lab.inprocess import LOOPBACK, InProcess
 
-SERVED = {"metrics_bind_address": LOOPBACK, "metrics_port": 0}  # whatever port the kernel gives
+SERVED = {"metrics_bind_address": LOOPBACK, "metrics_port": 0}  # any free port
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Visitor:
-    """Speaks HTTP with the figures, a connection a request."""
+    """An HTTP client that opens a connection for each request."""
 
     figures: MonitoringService
 
@@ -49,7 +49,7 @@ class Visitor:
         return sock
 
     def send(self, request: bytes) -> bytes:
-        """Raw octets there, and all that comes back until the end."""
+        """Send raw octets. Return everything until the connection is closed."""
         sock = self.connect()
         try:
             sock.sendall(request)
@@ -67,7 +67,7 @@ class Visitor:
         return Answer(int(status.split()[1]), dict(field.split(": ", 1) for field in fields), body.decode())
 
     def metrics(self) -> dict[str, float]:
-        """Every sample by its name and labels, as Prometheus writes them: `l2tpns_drops_total{reason="tap"}`."""
+        """Return the samples by name and labels, as in Prometheus: `l2tpns_drops_total{reason="tap"}`."""
         found = {}
         for family in text_string_to_metric_families(self.ask("/metrics").body):
             for sample in family.samples:
@@ -84,7 +84,7 @@ def figures_of(
     running: bool = False,
     timing: MonitoringTiming | None = None,
 ) -> Iterator[Visitor]:
-    """Served; with `running` also measured, as in the daemon."""
+    """Serve the pages; with `running`, run the measurements as the daemon does."""
     log = server.log.get()
     figures = MonitoringService(server.lns, accounting or unused_accounting(server.config, server), log, timing)
     if running:
@@ -99,5 +99,5 @@ def figures_of(
 
 
 def unused_accounting(config: Config, server: InProcess) -> Accounting:
-    """One that never touches the disk."""
+    """Return an Accounting that never touches the disk."""
     return Accounting(RadiusSettings.from_config(config), Path("/nonexistent"), server.log.get())

@@ -1,4 +1,4 @@
-"""A thousand strangers at the console's port, and sixty thousand rows for a line that hardly takes them."""
+"""A thousand strangers at the console's port, and sixty thousand rows for a slow connection."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_thousand_half_open_connections_lock_nobody_out_and_are_not_kept(open_
         stranger.type(typed)
         strangers.append(stranger)
         gevent.sleep(0)
-        assert len(desk.console) <= 64 + 1  # one on its way out
+        assert len(desk.console) <= 64 + 1  # one being sent
     assert "L2TPNS" in operator.do("show version")
     late = desk.operator()
     late.type("fred\nhush\n")
@@ -71,11 +71,11 @@ def test_sixty_thousand_rows_are_made_as_a_slow_line_takes_them(desk: Desk, monk
         for _ in range(5):
             assert "L2TPNS" in other.do("show version")
         stuck = -1
-        while made != stuck:  # until both buffers are full and it waits
+        while made != stuck:  # until both buffers are full and the console blocks
             stuck = made
             for _ in range(20):
                 other.do("show version")
-        assert stuck < 30_000  # the rest is not made, nor kept
+        assert stuck < 30_000  # the rest is neither rendered nor stored
         said = bytearray()
         while octets := slow.recv(512 if len(said) < 20_000 else 65536):
             said += octets

@@ -1,4 +1,4 @@
-"""`monitor`, `snoop` and `show snoop` at the console, and what the unprivileged are told of interception."""
+"""`monitor`, `snoop` and `show snoop` at the console, and what interception shows without `enable`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def call(desk: Desk) -> Iterator[Callable[[str], tuple[Subscriber, Session]]]:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """Where somebody listens."""
+    """The port of a listening sink."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind(("127.0.0.1", 0))
     yield sock.getsockname()[1]

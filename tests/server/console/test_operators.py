@@ -1,4 +1,4 @@
-"""Who may use the console: l2tpns.users, the login, `enable`, and what the log says of it."""
+"""Access to the console: l2tpns.users, the login, `enable`, and their log events."""
 
 from __future__ import annotations
 

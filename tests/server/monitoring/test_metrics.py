@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, /health, and the server that gives them: nobody holds it up."""
+"""Metrics for Prometheus, /health, and the HTTP server, which no client can block."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_the_lag_of_the_loop_is_measured() -> None:
     meter.PERIOD = 0.01  # type: ignore[misc]
     greenlet = gevent.spawn(meter.run)
     gevent.sleep(0.05)
-    time.sleep(0.2)  # nobody gets a turn: not gevent's sleep
+    time.sleep(0.2)  # blocks the loop, unlike gevent's sleep
     gevent.sleep(0.03)
     gevent.kill(greenlet)
     assert meter.take_worst() > 0.15
@@ -319,7 +319,7 @@ def test_a_port_that_is_taken_is_told_once_and_tried_again(serve: Serve) -> None
         server = serve(metrics_bind_address=IPv4Address("127.0.0.1"), metrics_port=holder.getsockname()[1])
         with figures_of(server, running=True, timing=QUICK) as visitor:
             server.wait(lambda: server.events("figures_not_served"))
-            gevent.sleep(0.1)  # some more tries
+            gevent.sleep(0.1)  # time for further attempts
             assert visitor.figures.address is None
             (error,) = server.events("figures_not_served")
             assert error["level"] == "error" and "in use" in error["why"]
@@ -335,7 +335,7 @@ def test_an_address_that_others_reach_is_worth_a_warning(serve: Serve) -> None:
         assert visitor.ask("/health").status == 200
 
 
-# Bad visitors
+# Hostile clients
 
 
 @pytest.fixture(params=[LOOPBACK, IPv4Address("0.0.0.0")], ids=["loopback", "every address"])
@@ -358,7 +358,7 @@ def anywhere(request: pytest.FixtureRequest, serve: Serve) -> Iterator[tuple[InP
         (socket.gethostname(), 200),
         ("status.example", 200),
         ("Status.Example.:80", 200),
-        ("", 200),  # no browser: they always send a name
+        ("", 200),  # not a browser: these always send a name
         ("attacker.example", 421),
         ("attacker.example:9701", 421),
         ("localhost.attacker.example", 421),
@@ -398,7 +398,7 @@ def test_names_may_be_allowed_while_it_is_served(server: InProcess, visitor: Vis
         ({"Origin": "http://127.0.0.1:8080"}, 403),  # another server of this machine
         ({"Origin": "null"}, 403),
         ({"Origin": "http://localhost"}, 200),
-        ({"Origin": "https://status.example"}, 200),  # a proxy before us
+        ({"Origin": "https://status.example"}, 200),  # a proxy in front
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}, 403),
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),  # a link
@@ -447,7 +447,7 @@ def test_junk_is_refused_and_leaves_no_traceback(
     try:
         answer = visitor.send(octets)
     except ConnectionError:
-        answer = b""  # we were still sending when it had heard enough
+        answer = b""  # the server closed the connection during the request
     assert not answer.startswith(b"HTTP/1.1 200")
     assert visitor.ask("/health").status == 200
     assert capfd.readouterr().err == ""
@@ -493,7 +493,7 @@ def test_one_who_does_not_read_holds_nobody_up(
         assert running is not None
         lazy.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         server.wait(lambda: len(asked) == 2)
-        server.wait(lambda: not running.connections)  # its time is over
+        server.wait(lambda: not running.connections)  # timed out
 
 
 def test_the_oldest_connection_goes_for_the_newest(server: InProcess, visitor: Visitor) -> None:

@@ -1,4 +1,4 @@
-"""The status page: what it says, whose words it never lets become HTML, and that it holds up nobody."""
+"""The status page: its contents, the escaping of peers' texts, and that it does not block the server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.server.visitors import SERVED, Visitor, figures_of
 
 
 class Reader(HTMLParser):
-    """The page as a browser takes it: elements with their attributes, and the text of table cells."""
+    """Parses the page: elements with their attributes, and the text of table cells."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Reader(HTMLParser):
             self.rows[-1][-1] += data
 
     def cells(self, text: str) -> list[str]:
-        """The row that has this text in a cell."""
+        """Return the row with this text in a cell."""
         (row,) = [row for row in self.rows if text in row]
         return row
 
@@ -66,12 +66,12 @@ def visitor(server: InProcess) -> Iterator[Visitor]:
 
 
 def names(body: str) -> list[str]:
-    """Of the session table, in order."""
+    """Return the names in the session table, in order."""
     sessions = body.partition('<div id="sessions">')[2]
     return [row[1] for row in Reader(sessions).rows if row]
 
 
-# What it says
+# Contents
 
 
 def test_each_session_has_a_row(server: InProcess, visitor: Visitor) -> None:
@@ -97,7 +97,7 @@ def test_what_was_dropped_and_who_has_gone_is_told_with_the_reason(server: InPro
     assert read.cells("fred")[2] == "the subscriber ended PPP"
 
 
-# Other people's words
+# Texts of peers
 
 
 def test_no_name_becomes_html(server: InProcess, visitor: Visitor) -> None:
@@ -145,7 +145,7 @@ def test_nothing_comes_from_elsewhere_and_nothing_stands_inline(visitor: Visitor
 
 @pytest.fixture
 def crowd(server: InProcess, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Five users at two LACs, three rows on a page."""
+    """Five users at two LACs, with three rows per page."""
     monkeypatch.setattr(status_page, "ROWS", 3)
     users = ["fred", "mary", "guest", "anna", "annabel"]
     lacs = [server.lac(f"lac{number}", defaults=Dial(restart=0.3)).connect() for number in (1, 2)]
@@ -197,7 +197,7 @@ def test_a_query_that_makes_no_sense_is_a_page_all_the_same(visitor: Visitor, qu
 
 
 def test_60_000_sessions_hold_up_nobody(server: InProcess, visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock on which a slice of work is over at every tenth look: the others have their turn between."""
+    """On a clock by which a slice ends at every tenth reading: others get their turns in between."""
     looks = count()
     monkeypatch.setattr(cooperative, "monotonic", lambda: next(looks) * cooperative.SLICE / 9)
     fred = server.lac(defaults=Dial(restart=0.3)).connect().call("fred", "pw").wait_online()
@@ -246,10 +246,10 @@ def test_samples_are_rates_between_two_moments(server: InProcess, visitor: Visit
     assert values["Logins: accepted"] == pytest.approx(3, rel=0.01)
     assert values["Traffic: to subscribers"] == pytest.approx(10, rel=0.01)
     assert values["Packets: to subscribers"] == 0
-    assert values["RADIUS reply time: authentication"] is None  # nobody was asked
+    assert values["RADIUS reply time: authentication"] is None  # no request in this interval
     server.counters.clear()
     samples.take()
-    assert samples.ring[-1].values[1][0] is None  # nobody logged in backwards
+    assert samples.ring[-1].values[1][0] is None  # a counter cannot decrease
 
 
 def test_graphs_are_drawn_once_for_each_sample(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The client program nsctl, as a process."""
+"""The nsctl client, run as a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""nsctl's server on loopback, asked in both formats."""
+"""The nsctl server on loopback, in both formats."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_plugin_that_fails_has_an_answer_and_the_next_request_is_served(stage:
     assert stage.ask(NOTE) == OK
 
 
-# Who does what, in the log
+# Log events
 
 
 def test_every_command_is_in_the_audit_log_with_its_source_and_its_result(stage: Stage) -> None:
@@ -128,7 +128,7 @@ def test_every_command_is_in_the_audit_log_with_its_source_and_its_result(stage:
     ]
 
 
-# Requests that wait, and requests that come again
+# Slow and repeated requests
 
 
 def test_a_command_that_waits_holds_nobody_up(stage: Stage) -> None:

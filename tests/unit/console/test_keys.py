@@ -50,7 +50,7 @@ def test_we_echo_for_who_asks_and_only_then() -> None:
     assert not decoder.echo
     decoder.feed(bytes.fromhex("fffd01"))  # DO ECHO
     assert decoder.echo
-    assert sent == []  # it was the answer to our offer
+    assert sent == []  # the answer to the offer
     decoder.feed(bytes.fromhex("fffe01"))  # DONT ECHO
     assert not decoder.echo
     assert sent == [bytes.fromhex("fffc01")]  # WONT ECHO
@@ -114,9 +114,9 @@ def typed(keys: str, history: History | None = None) -> Editor:
         ("show\x01\x1b[3~", "how"),  # Delete
         ("show\x1b[H1\x1b[F2", "1show2"),  # Home, End
         ("show\x1b[1~1\x1b[4~2", "1show2"),
-        ("a\x1b[99zb\x00\x07c", "abc"),  # what we do not know
+        ("a\x1b[99zb\x00\x07c", "abc"),  # an unknown sequence
         ("a\x16?b", "a?b"),  # ^V
-        ('say "what?"', 'say "what?"'),  # no help within quotation marks
+        ('say "what?"', 'say "what?"'),  # no help inside quotation marks
         ("\u00e4\u00f6\udcff", "\u00e4\u00f6\udcff"),
     ],
 )
