@@ -15,7 +15,7 @@ from typing import Any
 import gevent
 
 from bench.common import Bench, bring_up, ours, say, settle
-from l2tpns.l2tp.tunnel import CLOSED_LINGER
+from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.system.routes import PROTOCOL
 from tests.lab.lac import Lac
 from tests.lab.server import Server
@@ -45,7 +45,7 @@ def main(cycles: int = 100, sessions: int = 200) -> int:
                 warm = now if warm is start else warm
         # A tunnel that the LAC has closed still answers repeats of the StopCCN for a while (RFC 2661 5.7).
         if cycles >= 10:
-            gevent.sleep(CLOSED_LINGER + 1)
+            gevent.sleep(TunnelTiming().closed_linger + 1)
         end = state(bench, server)
         show("at the end", end)
         left = [name for name in (*HELD, "routes") if end[name] != start[name]]

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -30,12 +30,10 @@ from l2tpns.console.context import Office
 from l2tpns.console.server import Console
 from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.errors import ConfigError, RepairError, ReportError, WaitError
-from l2tpns.lns import Lns
 from l2tpns.monitoring.bandwidth import bandwidth_line, sample
 from l2tpns.monitoring.problems import Finding
 from l2tpns.monitoring.service import MonitoringService
 from l2tpns.nsctl.server import NsctlServer
-from l2tpns.policy import filters
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.secrets_file import SecretsBackend
@@ -49,8 +47,9 @@ from l2tpns.runtime.keeper import Keeper, Steps
 from l2tpns.runtime.log import Log
 from l2tpns.runtime.log_sinks import DAEMON_FACILITY, SYSLOG_SOCKET
 from l2tpns.runtime.supervisor import Part, Supervisor
+from l2tpns.server import Server
 from l2tpns.state.records import Replay
-from l2tpns.state.restore import resume
+from l2tpns.state.restore import Resumed, resume
 from l2tpns.state.store import StateStore
 from l2tpns.subscriber.pool import Layout, Pool, read_layout
 from l2tpns.system import cleanup, privileges
@@ -90,20 +89,16 @@ class Daemon:
         self.manager = process.ServiceManager()
         self.spare = process.Spare()
         self.supervisor = Supervisor(self.logger, self.part_lost)
-        self.lns: Lns | None = None
-        self.plane: UserPlane | None = None
-        self.figures: MonitoringService | None = None
-        self.accounting: Accounting | None = None
         self.started = monotonic()
         self.ready = False  # the start went well
-        self.farewell = False  # everybody is to be disconnected, no state is to be left
+        self.disconnect_all = False  # every subscriber is to be disconnected, no state is to be left
         self.bandwidth = ""
-        self.console: Console | None = None
-        self.nsctl: NsctlServer | None = None
+        self.steps = Steps(self.logger)
+        self.parts = ExitStack()  # how what was built is stopped, the last part first
         self.firewall: Firewall | None = None  # until every port is ours: the rules may be another process's
 
     def run(self) -> int:
-        """Build, serve, take down; the exit status. Raises ConfigError when there is nothing to take down yet."""
+        """Build, serve, stop. Return the exit status. Raises ConfigError when there is nothing to stop yet."""
         self.build()
         starter = self.detach() if self.options.detach else process.Starter()
         try:
@@ -181,7 +176,6 @@ class Daemon:
         self.radius: RadiusBackend | None = None
         self.secrets: SecretsBackend | None = None
         self.backend = self.choose_backend()
-        self.store: StateStore | None = None
 
     def read_pool(self, config: Config) -> Layout:
         """The addresses to give out; none without a file (RADIUS may name them all). Raises ConfigError."""
@@ -211,7 +205,7 @@ class Daemon:
         return self.secrets
 
     def start(self) -> None:
-        """Open what is outside: spool, sockets, tun device, routes. Raises ConfigError."""
+        """Start every part, in order. Raises ConfigError; `stop` then stops those that were built."""
         config = self.config
         self.logger.info("starting", version=__version__, config=str(self.options.config), pid=os.getpid())
         self.configurator.doubts()
@@ -219,74 +213,169 @@ class Daemon:
             self.logger.warning(
                 "ip_forward_off", why=f"{process.IP_FORWARD} is 0: subscribers reach nobody but this machine"
             )
-        self.accounting = accounting = Accounting(
-            self.radius_settings,
-            self.spool_directory(),
-            self.logger,
-            awake=self.awake,
-            supervisor=self.supervisor,
+        self.assemble()
+        self.open_ports()
+        gc.disable()  # much is made now, and nothing of it is garbage
+        self.saved = self.load_state()
+        self.start_policies()
+        self.resumed = self.restore()
+        self.start_throttling()
+        self.start_accounting()
+        self.start_serving()
+        if not self.resumed.sessions:
+            gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        gc.enable()
+        self.spare.fill()
+        self.ready = True
+        self.manager.say(f"READY=1\nMAINPID={os.getpid()}")
+        self.logger.info(
+            "ready", hostname=config.hostname, pool=self.pool.size, took=round(monotonic() - self.started, 3)
         )
-        self.lns = lns = Lns(
-            config,
-            self.counters,
-            self.logger,
-            self.pool,
-            self.backend,
-            accounting,
-            awake=self.awake,
-            supervisor=self.supervisor,
+
+    def assemble(self) -> None:
+        """Build all parts, each given those it uses, and register how they stop. Opens nothing.
+
+        They stop in the reverse order of their registration: consoles first, then sessions, plugins, the data path,
+        what is in the kernel, and at last accounting, which has to deliver what the others have written.
+        """
+        config, awake, supervisor = self.config, self.awake, self.supervisor
+        self.store = StateStore(config.state_dir or process.state_directory() / "state", self.logger)
+        self.accounting = Accounting(
+            self.radius_settings, self.spool_directory(), self.logger, awake=awake, supervisor=supervisor
         )
         self.plane = UserPlane(
             config,
             self.counters,
             self.logger,
-            lns.on_control,
+            lambda datagram, peer, endpoint: self.lns.on_control(datagram, peer, endpoint),
             on_lost=lambda: self.signals.put(WaitError(f"{config.tundevicename} was deleted and cannot be made again")),
-            on_surroundings=lns.guard.follow,
-            supervisor=self.supervisor,
+            on_surroundings=lambda surroundings: self.services.guard.follow(surroundings),
+            supervisor=supervisor,
         )
-        lns.plane = self.plane
-        self.plane.on_device = lns.throttle.move
-        lns.deaf = True  # to what comes before the saved state is taken up: a new tunnel might get an old one's id
+        self.server = server = Server(
+            config,
+            self.counters,
+            self.logger,
+            self.pool,
+            self.backend,
+            self.accounting,
+            self.plane,
+            awake=awake,
+            supervisor=supervisor,
+        )
+        self.lns, self.services = server.lns, server.services
+        self.lns.paused = True  # until the saved state is restored: a new tunnel might get an old one's id
+        self.plane.on_device = self.services.throttle.move
+        self.plane.restore_queues = self.services.throttle.restore_queues
+        server.plugins.on_change = self.hide_secrets
+        self.figures = MonitoringService(server, self.accounting, self.logger)
+        self.figures.sources.checks.append(self.find_problems)
         self.console = Console(self.office(), self.logger)
         self.nsctl = NsctlServer(
             config,
             self.counters,
-            lns.plugins,
+            server.plugins,
             self.logger,
-            awake=self.awake,
-            share=lns.share,
-            supervisor=self.supervisor,
+            awake=awake,
+            share=self.services.share,
+            supervisor=supervisor,
         )
-        self.open_ports()
-        gc.disable()  # much is made now, and nothing of it is garbage
-        saved = self.load_state()
-        self.firewall = Firewall(self.logger)
-        cleanup.begin(self.firewall, self.logger)
-        firewall = self.firewall
-        lns.gardens.start(lambda: Cage(firewall, IpSets()), saved.sessions.values())
-        lns.plugins.on_change = self.hide_secrets
-        lns.plugins.start()
+        for name, stop in (
+            ("radius", self.stop_radius),
+            ("state", self.store.close),
+            ("accounting", self.stop_accounting),
+            ("figures", self.figures.stop),
+            ("usage file", self.stop_usage_files),
+            ("gardens", self.services.gardens.stop),
+            ("firewall", self.stop_firewall),
+            ("data path", self.plane.stop),
+            ("throttling", self.services.throttle.stop),
+            ("journal", self.stop_journal),
+            ("plugins", server.plugins.stop),
+            ("goodbye", self.stop_sessions),
+            ("nsctl", self.nsctl.stop),
+            ("console", self.console.stop),
+        ):
+            self.parts.callback(self.steps.take, name, stop)
+
+    def open_ports(self) -> None:
+        """Open all that can refuse a start: sockets, devices, files that another program may have. Raises ConfigError.
+
+        Nothing was read of the saved state yet, so a start that fails here leaves it to the next one as it is.
+        """
+        self.accounting.open()
+        self.plane.start()
+        self.console.open()
+        self.nsctl.apply_config()
+        if self.config.pid_file:  # the last: a second start by mistake must not take the file of the one that runs
+            process.write_pid_file(Path(self.config.pid_file))
+
+    def load_state(self) -> Replay:
+        """Return what an earlier process left. A directory that is not ours alone costs the state, not the service."""
+        store = self.store
+        if not self.config.save_state and not store.directory.is_dir():
+            return Replay()  # and it is not made
+        try:
+            store.open()
+        except ConfigError as error:
+            self.logger.error("state_not_kept", why=str(error))
+            return Replay()
+        if not self.config.save_state:
+            store.erase()  # of another life: it must never be restored
+            return Replay()
+        return store.load(self.config.state_max_age)
+
+    def start_policies(self) -> None:
+        """Take over the kernel's rules, build the gardens that saved sessions are in, load plugins."""
+        self.firewall = firewall = Firewall(self.logger)
+        cleanup.begin(firewall, self.logger)
+        gardens = {record.policy.garden for record in self.saved.sessions.values()} - {""}
+        self.services.gardens.start(lambda: Cage(firewall, IpSets()), gardens)
+        self.server.plugins.start()
+
+    def restore(self) -> Resumed:
+        """Restore tunnels and sessions, with what is in the kernel for them. Return what was restored."""
+        services = self.services
         self.plane.serve(self.pool.prefixes())
-        resumed = resume(lns, saved)
-        lns.deaf = False
-        lns.snoop.resumed(resumed.sessions)
-        lns.gardens.settle()
-        self.start_throttling()
+        resumed = resume(self.lns, self.server.journal, self.saved)
+        self.lns.paused = False
+        services.snoop.resumed(resumed.sessions)
+        services.gardens.settle()
+        return resumed
+
+    def start_throttling(self) -> None:
+        """Begin to shape. Without it everything else works: a kernel without netfilter is no reason not to serve."""
+        assert self.firewall is not None
+        try:
+            netlink = Netlink()
+            device = netlink.link_index(self.config.tundevicename)
+            shaper = KernelShaper(netlink, device, IpSets(), self.firewall, self.logger, self.supervisor)
+        except (OSError, NetlinkError) as error:
+            self.logger.error("throttling_impaired", why=str(error))
+            return
+        self.services.throttle.start(shaper)
+
+    def start_accounting(self) -> None:
+        """Account for restored sessions; stop those of an earlier process that were not restored."""
+        accounting, sessions = self.accounting, self.resumed.sessions
         accounted = set(accounting.open_sessions())
-        for session in resumed.sessions:
+        for session in sessions:
             if session.acct_session_id not in accounted and not session.policy.garden:  # accounting was off
-                accounting.start(session.accounted("start"))
-        accounting.recover(resumed.accounted)
-        if not resumed.sessions:  # else the RADIUS server would take their records for closed (RFC 2866 4.1)
+                session.account_start()
+        accounting.recover(self.resumed.accounted)
+        if not sessions:  # else the RADIUS server would take their records for closed (RFC 2866 4.1)
             accounting.on()
-        lns.start()
-        lns.usage_files.start()
-        self.figures = MonitoringService(lns, accounting, self.logger)
-        self.figures.sources.checks.append(self.find_problems)
+
+    def start_serving(self) -> None:
+        """Start the loops: timers, usage files, figures, the journal, consoles."""
+        saved, resumed = self.saved, self.resumed
+        self.lns.start()
+        self.services.usage_files.start()
         self.figures.start()
-        assert self.store is not None
-        lns.journal.start(self.store, *resumed.gone)
+        self.server.keep_state(self.store)
+        self.server.journal.start(*resumed.gone)
         if not saved.empty:
             self.logger.warning(
                 "state_resumed",
@@ -300,65 +389,11 @@ class Daemon:
         self.supervisor.spawn("keeper", Keeper(self.manager, self.spare, self.supervisor).run)
         self.console.start()
         self.nsctl.start()
-        if not resumed.sessions:
-            gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
-        gc.enable()
-        self.spare.fill()
-        self.ready = True
-        self.manager.say(f"READY=1\nMAINPID={os.getpid()}")
-        self.logger.info(
-            "ready", hostname=config.hostname, pool=self.pool.size, took=round(monotonic() - self.started, 3)
-        )
-
-    def open_ports(self) -> None:
-        """All that can refuse a start: sockets, devices, files that another program may have. Raises ConfigError.
-
-        Nothing was read of the saved state yet, so a start that fails here leaves it to the next one as it is.
-        """
-        assert self.console is not None and self.nsctl is not None
-        assert self.accounting is not None and self.plane is not None
-        self.accounting.open()
-        self.plane.start()
-        self.console.open()
-        self.nsctl.apply_config()
-        if self.config.pid_file:  # the last: a second start by mistake must not take the file of the one that runs
-            process.write_pid_file(Path(self.config.pid_file))
-
-    def start_throttling(self) -> None:
-        """Without it everything else works: a kernel without netfilter is no reason not to serve."""
-        assert self.firewall is not None and self.lns is not None and self.plane is not None
-        try:
-            netlink = Netlink()
-            device = netlink.link_index(self.config.tundevicename)
-            shaper = KernelShaper(netlink, device, IpSets(), self.firewall, self.logger, self.supervisor)
-        except (OSError, NetlinkError) as error:
-            self.logger.error("throttling_impaired", why=str(error))
-            return
-        self.lns.throttle.start(shaper)
-        self.plane.restore_queues = self.lns.throttle.restore_queues
-
-    def load_state(self) -> Replay:
-        """What an earlier process left. A directory that is not ours alone costs the state, not the service."""
-        self.store = store = StateStore(self.config.state_dir or process.state_directory() / "state", self.logger)
-        if not self.config.save_state and not store.directory.is_dir():
-            return Replay()  # and it is not made
-        try:
-            store.open()
-        except ConfigError as error:
-            self.logger.error("state_not_kept", why=str(error))
-            return Replay()
-        if not self.config.save_state:
-            store.erase()  # of another life: nobody may ever take it up
-            return Replay()
-        return store.load(self.config.state_max_age)
 
     def office(self) -> Office:
-        """What the console may see and do."""
-        assert self.lns is not None
+        """Return what the console may see and do."""
         return Office(
-            lns=self.lns,
+            server=self.server,
             log=self.log,
             files=self.files,
             started=self.started,
@@ -390,70 +425,63 @@ class Daemon:
         self.signals.put(ReportError(f"the {part.name} cannot be kept running: {part.why}"))
 
     def take_leave(self, signal: str, *, save: bool) -> None:
-        """Decide how to leave: with `save`, and save_state, without a word; else everybody is disconnected."""
-        lns = self.lns
-        assert lns is not None
+        """Decide whether the next process goes on with all sessions (`save`, save_state), or all are disconnected."""
         self.spare.release()
-        steps = Steps(self.logger)
-        steps.take("usage file", lns.usage_files.write)  # before the state is: it says how much they have told
+        self.steps.take("usage file", self.services.usage_files.write)  # before the state is: it tells what is in files
         if save:
-            steps.take("saved state", lns.leave)
-        self.farewell = not lns.left
-        self.logger.info("leaving", signal=signal, sessions=len(lns.sessions), state_saved=lns.left)
+            self.steps.take("saved state", self.server.hand_over)
+        saved = self.services.handed_over
+        self.disconnect_all = not saved
+        self.logger.info("leaving", signal=signal, sessions=len(self.lns.sessions), state_saved=saved)
 
     def stop(self) -> None:
-        """Say goodbye to everybody, or to nobody; deliver or keep the accounting records, leave no kernel state."""
-        steps = Steps(self.logger)
+        """Stop every part that was built, and leave nothing in the kernel. Each survives the others' failure."""
         self.spare.release()
         self.manager.say("STOPPING=1")
-        if self.console is not None:
-            steps.take("console", self.console.stop)
-        if self.nsctl is not None:
-            steps.take("nsctl", self.nsctl.stop)
-        until = monotonic() + self.config.shutdown_timeout
-        if self.lns is not None:
-            self.stop_serving(self.lns, steps)
-        if self.figures is not None:
-            steps.take("figures", self.figures.stop)
-        if self.accounting is not None:
-            self.stop_accounting(self.accounting, steps, until)
-        if self.store is not None:
-            steps.take("state", self.store.close)
-        if self.radius is not None:
-            steps.take("radius", self.radius.close)
+        self.stop_before = monotonic() + self.config.shutdown_timeout
+        self.parts.close()
         if self.config.pid_file:
-            steps.take("pid file", process.remove_pid_file, Path(self.config.pid_file))
+            self.steps.take("pid file", process.remove_pid_file, Path(self.config.pid_file))
         self.logger.info("stopped", seconds=round(monotonic() - self.started, 1))
-        steps.take("log", self.log.close)
+        self.steps.take("log", self.log.close)
 
-    def stop_serving(self, lns: Lns, steps: Steps) -> None:
-        """Sessions, plugins, the data path and what is in the kernel."""
-        if not self.ready:  # whom it has taken up belongs to the next start: not a word to anybody
-            lns.left = True
-            steps.take("journal", lns.journal.halt)
-        if not lns.left:
-            steps.take("goodbye", lns.shutdown, self.config.shutdown_timeout / 2)
-        steps.take("plugins", lns.plugins.stop)
-        if self.farewell:
-            steps.take("journal", lns.journal.erase)
-        steps.take("throttling", lns.throttle.stop)
-        if self.plane is not None:
-            steps.take("data path", self.plane.stop)
+    def stop_sessions(self) -> None:
+        """Disconnect every subscriber, unless they belong to the next process."""
+        if not self.ready:  # those that were restored belong to the next start: nothing is sent
+            self.services.handed_over = True
+            self.server.journal.halt()
+        if not self.services.handed_over:
+            self.lns.shutdown(self.config.shutdown_timeout / 2)
+
+    def stop_journal(self) -> None:
+        """Remove the saved state when every subscriber was disconnected."""
+        if self.disconnect_all:
+            self.server.journal.erase()
+
+    def stop_firewall(self) -> None:
+        """Remove our rules, once they are ours."""
         if self.firewall is not None:
-            steps.take("firewall", cleanup.remove_rules, self.firewall, self.logger)
-            steps.take("gardens", lns.gardens.stop)
-        if not lns.left:
-            steps.take("usage file", lns.usage_files.stop)
+            cleanup.remove_rules(self.firewall, self.logger)
 
-    def stop_accounting(self, accounting: Accounting, steps: Steps, until: float) -> None:
-        """Until then what is left may be delivered; the rest waits on disk."""
+    def stop_usage_files(self) -> None:
+        """Write the last usage file, unless the next process goes on counting."""
+        if not self.services.handed_over:
+            self.services.usage_files.stop()
+
+    def stop_accounting(self) -> None:
+        """Deliver accounting records until `stop_before`; what is left then waits on disk."""
         # A start that failed never served: the sessions that an Accounting-Off would end may be another process's.
-        served = self.ready and self.lns is not None and not self.lns.left
+        served = self.ready and not self.services.handed_over
         if served:
-            steps.take("accounting off", accounting.off)
-        # The next process delivers what this one does not: nobody is to wait for that, or where no server is named.
+            self.steps.take("accounting off", self.accounting.off)
+        # The next process delivers what this one does not: there is no wait for that, or where no server is named.
         waits = served and bool(self.radius_settings.accounting_servers)
-        steps.take("accounting", accounting.close, max(1.0, until - monotonic()) if waits else HANDOVER)
+        self.accounting.close(max(1.0, self.stop_before - monotonic()) if waits else HANDOVER)
+
+    def stop_radius(self) -> None:
+        """Close the sockets of authentication, if RADIUS decides logins."""
+        if self.radius is not None:
+            self.radius.close()
 
     def find_problems(self) -> Iterator[Finding]:
         """What is wrong with the process itself."""
@@ -473,19 +501,17 @@ class Daemon:
     def take_up_file(self) -> tuple[str, ...]:
         """Go by the file from now on; what there is to say. ConfigError when it is refused, nothing being changed."""
         self.manager.say("RELOADING=1")
-        assert self.lns is not None
         try:
             with self.spare.lent():
                 told = self.configurator.reload()
-                return (*self.lns.plugins.follow(self.config.plugins), *told)
+                return (*self.server.plugins.follow(self.config.plugins), *told)
         finally:
             self.manager.say("READY=1")
 
     def take_pool(self, layout: Layout) -> None:
         """Give out these addresses from now on; those in use stay with whoever has them."""
-        assert self.lns is not None and self.plane is not None
-        self.lns.change_pool(layout)
-        self.lns.guard.refresh()
+        self.services.registry.change_pool(layout)
+        self.services.guard.refresh()
         self.plane.serve(self.pool.prefixes())
 
     def apply(self, radius: bool) -> None:
@@ -493,27 +519,23 @@ class Daemon:
         config = self.config
         self.log.level = config.debug
         self.hide_secrets()
-        assert self.lns is not None and self.accounting is not None
-        self.lns.compare_names()
-        if self.nsctl is not None:
-            self.nsctl.apply_config()
-        self.lns.guard.refresh()
+        self.services.registry.compare_names()
+        self.nsctl.apply_config()
+        self.services.guard.refresh()
         if not radius:
             return
-        self.lns.plugins.check(config.plugin_settings, config.plugins)
+        self.server.plugins.check(config.plugin_settings, config.plugins)
         self.radius_settings = RadiusSettings.from_config(config)
         self.accounting.configure(self.radius_settings)
-        filters.rebind(self.lns)
-        self.lns.backend = self.choose_backend()
+        self.server.refresh_filters()
+        self.services.backend = self.choose_backend()
 
     def hide_secrets(self) -> None:
         """The log shows none of them, nor those of plugins."""
-        assert self.lns is not None
-        self.log.hide((*self.config.secrets(), *self.lns.plugins.secrets))
+        self.log.hide((*self.config.secrets(), *self.server.plugins.secrets))
 
     def report(self) -> None:
         """USR1: what there is, in one line of the log, which anybody at a console may read."""
-        assert self.lns is not None
         figures = {name: value for name, _, value in self.counters.items() if value and name not in PRIVATE}
         with self.spare.lent():
             descriptors, resident = process.descriptors(), process.resident_kib()
@@ -521,9 +543,9 @@ class Daemon:
             "status",
             tunnels=len(self.lns.tunnels),
             sessions=len(self.lns.sessions),
-            online=len(self.lns.by_address),
-            half_open=self.lns.half_open.total(),
-            starting=self.lns.starting.total(),
+            online=len(self.services.registry.by_address),
+            half_open=self.lns.admission.half_open.total(),
+            starting=self.lns.admission.starting.total(),
             pool_used=self.pool.used,
             pool_free=self.pool.free,
             greenlets=sum(1 for greenlet in self.greenlets if not greenlet.dead),

@@ -13,16 +13,17 @@ from l2tpns.config.settings import Config
 from l2tpns.config.value_types import Setting
 from l2tpns.errors import ConfigError
 from l2tpns.lns import Lns
-from l2tpns.policy import filters as filtering
+from l2tpns.plugins.manager import Plugins
 from l2tpns.runtime.files import replace_file
 from l2tpns.runtime.log import Log
+from l2tpns.server import Server
 
 
 @dataclass(slots=True)
 class Office:
     """The context of all consoles of a server."""
 
-    lns: Lns
+    server: Server
     log: Log
     files: configfile.Files
     started: float  # monotonic
@@ -33,6 +34,14 @@ class Office:
     leave: Callable[[], None]  # as SIGTERM
     bandwidth: Callable[[], str]  # returns the bandwidth line of the last second
     counters_cleared: float = 0.0  # monotonic; 0: never
+
+    @property
+    def lns(self) -> Lns:
+        return self.server.lns
+
+    @property
+    def plugins(self) -> Plugins:
+        return self.server.plugins
 
     @property
     def config(self) -> Config:
@@ -52,15 +61,15 @@ class Office:
 
     def set_variable(self, name: str, text: str) -> tuple[Setting, tuple[str, ...]]:
         """Set a variable of the server or of a plugin. Raises ConfigError."""
-        plugins = self.lns.plugins
+        plugins = self.plugins
         return (plugins.assign(name, text), ()) if plugins.owns(name) else self.assign(name, text)
 
     def change_filters(self, filters: Mapping[str, AccessList]) -> None:
         """Replace all packet filters, also those applied to sessions."""
         self.config.filters = filters
-        filtering.rebind(self.lns)
+        self.server.refresh_filters()
 
     def clear_counters(self) -> None:
         self.lns.counters.clear()
-        self.lns.plugins.clear_counts()
+        self.plugins.clear_counts()
         self.counters_cleared = monotonic()

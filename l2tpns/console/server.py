@@ -38,7 +38,7 @@ class Console:
         self._port = port
         self._timing = timing or ConsoleTiming()
         self._commands = plugins.Commands(office, commands.COMMANDS, commands.WORDS)
-        self._share = office.lns.share
+        self._share = office.lns.services.share
         self._places = Places(lambda: office.config.cli_max_connections)
         self._listener: Any = None
         self._door: Door | None = None
@@ -73,7 +73,7 @@ class Console:
             self.open()
         self._open_door()
         self._warn(self._address)
-        self._part = self._office.lns.supervisor.spawn("console", self._keep_listening)
+        self._part = self._office.lns.services.supervisor.spawn("console", self._keep_listening)
 
     def _open_door(self) -> None:
         self._door = Door(self._listener, self._places, self._share, self._log, self._serve, self._refuse)
@@ -139,7 +139,7 @@ class Console:
             sock,
             self._share,
             lambda: office.config.cli_idle_timeout,
-            office.lns.awake,
+            office.lns.services.awake,
             place.owner,
             self._timing.send,
         )

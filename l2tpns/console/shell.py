@@ -94,7 +94,7 @@ class Shell:
         if users.open:
             self.terminal.trust("")
             return True
-        awake = self.office.lns.awake
+        awake = self.office.lns.services.awake
         until = awake.now() + self._timing.login
         for _ in range(LOGIN_TRIES):
             try:

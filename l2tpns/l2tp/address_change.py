@@ -15,22 +15,20 @@ The new address gets no datagram before step 3, and then no more datagrams than 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from l2tpns.dataplane.udp import Endpoint
+from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.proto.l2tp.header import ControlHeader
-from l2tpns.proto.l2tp.messages import HELLO
-
-if TYPE_CHECKING:
-    from l2tpns.l2tp.tunnel import Tunnel
+from l2tpns.proto.l2tp.messages import HELLO, Message
+from l2tpns.proto.l2tp.reliable import Reliable
+from l2tpns.runtime.log import Logger
 
 Peer = tuple[str, int]
 
 SILENT_TIMEOUTS = 3  # of the oldest message in a row: 1 + 2 + 4 seconds without an answer from the address in use
-MOST_COPIES = 3  # datagrams to the new address
-COPY_INTERVAL = 1.0  # seconds between two of them
-ANSWER_TIME = 5.0  # seconds from the first copy to the answer
-REST = 10.0  # seconds between two probes of a tunnel whose LAC has not moved
-PROBES_PER_SECOND = 100  # of all tunnels
+MAX_COPIES = 3  # datagrams to the new address
+MAX_PROBES_PER_SECOND = 100  # of all tunnels
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +39,25 @@ class Foreign:
     peer: Peer
 
 
+class Movable(Protocol):
+    """A tunnel, as far as its move is concerned."""
+
+    log: Logger
+    endpoint: Endpoint
+    reliable: Reliable
+
+    def send(self, message: Message) -> None:
+        """Queue a control message."""
+
+    def move_refusal(self, peer: Peer, now: float) -> bool:
+        """Return whether no probe may go to this address now; else a probe is counted."""
+
+    def data_since(self, when: float) -> bool:
+        """Return whether a data message has come from the address in use since then, by the tunnel's time."""
+
+
 class ProbeBudget:
-    """How many probes may begin: each costs some LAC a HELLO."""
+    """How many probes may begin in a second: each costs some LAC a HELLO."""
 
     def __init__(self) -> None:
         self._second = 0
@@ -53,15 +68,26 @@ class ProbeBudget:
         if second != self._second:
             self._second, self._begun = second, 0
         self._begun += 1
-        return self._begun <= PROBES_PER_SECOND
+        return self._begun <= MAX_PROBES_PER_SECOND
 
 
 class AddressChange:
     """What is known of a tunnel's new address. Used by the tunnel's greenlet only; does not yield."""
 
-    __slots__ = ("_copies", "_next_copy", "_not_before", "_received", "_silent", "_started", "_until", "candidate")
+    __slots__ = (
+        "_copies",
+        "_next_copy",
+        "_not_before",
+        "_received",
+        "_silent",
+        "_started",
+        "_timing",
+        "_until",
+        "candidate",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, timing: TunnelTiming) -> None:
+        self._timing = timing
         self.candidate: Peer | None = None  # where the LAC may be; None: no probe is running
         self._silent: Peer | None = None  # a candidate that did not answer
         self._not_before = 0.0  # for the next probe; of the silent candidate if there is one
@@ -80,9 +106,9 @@ class AddressChange:
 
     @property
     def _may_copy(self) -> bool:
-        return self._copies < min(self._received, MOST_COPIES)
+        return self._copies < min(self._received, MAX_COPIES)
 
-    def on_foreign(self, tunnel: Tunnel, foreign: Foreign, now: float) -> bool:
+    def on_foreign(self, tunnel: Movable, foreign: Foreign, now: float) -> bool:
         """Take in a control message from elsewhere. Return True if the tunnel is to move to its sender."""
         if not tunnel.reliable.fits(foreign.header):
             return False  # it did when it came
@@ -94,15 +120,11 @@ class AddressChange:
                 return self._still_silent(tunnel, now)
         return False
 
-    def _begin(self, tunnel: Tunnel, peer: Peer, now: float) -> None:
+    def _begin(self, tunnel: Movable, peer: Peer, now: float) -> None:
         if now < self._not_before and self._silent in (None, peer):
             return
-        lns, idle = tunnel.lns, tunnel.reliable.idle
-        if (peer, tunnel.peer_id) in lns.by_peer or (idle and lns.config.disable_sending_hello):
-            return  # another tunnel is there; or there is nothing to ask with
-        if lns.guard.lac_refusal(peer[0]):
-            return  # an answer there would go to a subscriber
-        if not lns.probe_budget.take(now):
+        idle = tunnel.reliable.idle
+        if tunnel.move_refusal(peer, now):
             return
         self.candidate, self._started = peer, now
         self._received, self._copies, self._until = 1, 0, None
@@ -110,25 +132,24 @@ class AddressChange:
         if idle:
             tunnel.send(HELLO())
 
-    def on_answer(self, tunnel: Tunnel, now: float) -> None:
+    def on_answer(self, tunnel: Movable, now: float) -> None:
         """End the probe: a control message has come from the address in use."""
         if self.candidate is not None:
             self._refuse(tunnel, now, "the old address answers")
 
-    def _still_silent(self, tunnel: Tunnel, now: float) -> bool:
+    def _still_silent(self, tunnel: Movable, now: float) -> bool:
         """Return False, and end the probe, if subscribers' packets come from the address in use."""
-        awake = tunnel.lns.awake
-        if any(awake.at(session.path.last_rx) > self._started for session in tunnel.sessions.values()):
+        if tunnel.data_since(self._started):
             self._refuse(tunnel, now, "data comes from the old address")
             return False
         return True
 
-    def look(self, tunnel: Tunnel, now: float) -> None:
+    def look(self, tunnel: Movable, now: float) -> None:
         """Do what is due: copies to the candidate, the end of its time. Call it after the retransmissions."""
         if self.candidate is None or tunnel.reliable.silent_timeouts < SILENT_TIMEOUTS:
             return
         if self._until is None:
-            self._until, self._next_copy = now + ANSWER_TIME, now
+            self._until, self._next_copy = now + self._timing.probe_answer, now
         if now >= self._until:
             self._refuse(tunnel, now, "the new address does not answer", self.candidate)
         elif self._may_copy and now >= self._next_copy and self._still_silent(tunnel, now):
@@ -136,13 +157,13 @@ class AddressChange:
             if datagram is not None:
                 tunnel.endpoint.send(datagram, self.candidate)
             self._copies += 1
-            self._next_copy = now + COPY_INTERVAL
+            self._next_copy = now + self._timing.probe_interval
 
-    def _refuse(self, tunnel: Tunnel, now: float, why: str, silent: Peer | None = None) -> None:
+    def _refuse(self, tunnel: Movable, now: float, why: str, silent: Peer | None = None) -> None:
         assert self.candidate is not None
         tunnel.log.provoked("tunnel_move_refused", new_peer=f"{self.candidate[0]}:{self.candidate[1]}", why=why)
         self.candidate, self._until = None, None
-        self._silent, self._not_before = silent, now + REST
+        self._silent, self._not_before = silent, now + self._timing.probe_pause
 
     def give_up(self) -> None:
         """End the probe after a pause of this process: what the old address has answered may be lost."""

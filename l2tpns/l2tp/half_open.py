@@ -1,25 +1,21 @@
-"""Tunnels that have had their SCCRP and not yet sent their SCCCN: how many, whose, and who makes room (RFC 2661 5.8).
+"""Half-open tunnels, which have had their SCCRP and not yet sent their SCCCN (RFC 2661 5.8).
 
-An SCCRQ costs its sender one datagram from any address it likes, and us a place for half a minute. So when all places
-are taken the oldest goes, as docs/decisions/0009-the-oldest-half-open-tunnel-makes-room.md tells. Established tunnels
-are never here.
+An SCCRQ costs its sender one datagram from any address it likes, and this server a place for half a minute. So when
+all places are taken the oldest is evicted: docs/decisions/0009-the-oldest-half-open-tunnel-makes-room.md. Established
+tunnels are never in here.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from l2tpns.l2tp.tunnel import Tunnel
-
-# Seconds that a tunnel has at least to bring its SCCCN, whatever else comes meanwhile.
-ANSWER_TIME = 0.25
+from l2tpns.l2tp.timing import TunnelTiming
+from l2tpns.l2tp.tunnel import Tunnel
 
 
 class HalfOpen:
-    """The oldest first. Knows them until they are discarded."""
+    """All half-open tunnels, the oldest first."""
 
-    def __init__(self) -> None:
+    def __init__(self, timing: TunnelTiming) -> None:
+        self._timing = timing
         self._tunnels: dict[int, Tunnel] = {}
         self._by_lac: dict[str, dict[int, Tunnel]] = {}
 
@@ -27,17 +23,20 @@ class HalfOpen:
         return len(self._tunnels)
 
     def total(self) -> int:
+        """Return how many there are."""
         return len(self._tunnels)
 
     def of(self, lac: str) -> int:
+        """Return how many of a LAC's address there are."""
         return len(self._by_lac.get(lac, ()))
 
     def add(self, tunnel: Tunnel) -> None:
+        """Add the youngest."""
         self._tunnels[tunnel.id] = tunnel
         self._by_lac.setdefault(tunnel.lac, {})[tunnel.id] = tunnel
 
     def discard(self, tunnel: Tunnel) -> None:
-        """It is established, or gone; harmless at any time."""
+        """Remove a tunnel that is established, or gone. Harmless at any time."""
         if self._tunnels.get(tunnel.id) is not tunnel:
             return
         del self._tunnels[tunnel.id]
@@ -47,11 +46,11 @@ class HalfOpen:
             del self._by_lac[tunnel.lac]
 
     def oldest(self, now: float, lac: str | None = None) -> Tunnel | None:
-        """Who makes room: the oldest of this LAC; of all, the oldest of an address that has most."""
+        """Return which to evict: the oldest of this LAC; without one, the oldest of an address that has most."""
         most = 0 if lac is not None else max(map(len, self._by_lac.values()), default=0)
         second: Tunnel | None = None
         for tunnel in (self._tunnels if lac is None else self._by_lac.get(lac, {})).values():
-            if now - tunnel.opened_at < ANSWER_TIME:
+            if now - tunnel.opened_at < self._timing.half_open_grace:
                 break  # and the rest are younger still
             if len(tunnel.mailbox):
                 continue  # what has come for it may be its SCCCN

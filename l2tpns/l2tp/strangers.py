@@ -8,21 +8,22 @@ docs/decisions/0013-strangers-get-a-share-of-the-time.md.
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from time import monotonic, thread_time
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import gevent
 
+from l2tpns.dataplane.udp import Endpoint
 from l2tpns.errors import ProtocolError
-from l2tpns.l2tp.tunnel import Tunnel, TunnelState
+from l2tpns.l2tp.admission import Admission
+from l2tpns.l2tp.timing import TunnelTiming
+from l2tpns.l2tp.tunnel import Tunnel, TunnelOwner, TunnelState
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import CONTROL, ControlHeader, build_control
 from l2tpns.proto.l2tp.messages import SCCRP, SCCRQ, MessageError, MessageType, ResultCode, StopCCN, StopCcnResult
-from l2tpns.proto.l2tp.reliable import MOST_AMPLIFIED
-
-if TYPE_CHECKING:
-    from l2tpns.dataplane.udp import Endpoint
-    from l2tpns.lns import Lns
+from l2tpns.proto.l2tp.reliable import MOST_AMPLIFIED, Reliable
+from l2tpns.subscriber.services import Services
 
 Peer = tuple[str, int]
 SHARE = 0.25  # of the time, for strangers altogether
@@ -86,11 +87,29 @@ class Budget:
             self._used[lac] = self._used.get(lac, 0.0) + seconds
 
 
-class Strangers:
-    """What the Lns does with messages for tunnel 0."""
+class TunnelTable(TunnelOwner, Protocol):
+    """What messages for tunnel 0 ask of the LNS."""
 
-    def __init__(self, lns: Lns) -> None:
-        self._lns = lns
+    by_peer: dict[tuple[Peer, int], Tunnel]  # by address and the LAC's tunnel id
+
+    def tunnel_begun(self, tunnel: Tunnel) -> None:
+        """Enter a tunnel whose SCCRQ was accepted."""
+
+    def evict(self, tunnel: Tunnel) -> None:
+        """Forget a half-open tunnel, for another to have its place."""
+
+    def unused_tunnel_id(self) -> int:
+        """Return a tunnel id that is free."""
+
+
+class Strangers:
+    """Handles messages for tunnel 0."""
+
+    def __init__(self, services: Services, admission: Admission, table: TunnelTable, timing: TunnelTiming) -> None:
+        self._services = services
+        self._admission = admission
+        self._table = table
+        self._timing = timing
         self.budget = Budget(monotonic())
         self._refusal_second = 0
         self._refusals = 0
@@ -109,8 +128,8 @@ class Strangers:
         try:
             self._on_message(header, peer, endpoint)
         except MessageError as error:
-            self._lns.counters.control_malformed += 1
-            self._lns.log.provoked("sccrq_refused", peer=f"{peer[0]}:{peer[1]}", why=error.text)
+            self._services.counters.control_malformed += 1
+            self._services.log.provoked("sccrq_refused", peer=f"{peer[0]}:{peer[1]}", why=error.text)
             if error.message_type == SCCRQ.message_type:
                 self.refuse(error.assigned_id, header, peer, endpoint, error)
         finally:
@@ -118,23 +137,25 @@ class Strangers:
 
     def _drop(self, peer: Peer, now: float) -> None:
         """Count, and do not answer: a LAC sends it again in a second (5.8)."""
-        self._lns.counters.drop_strangers += 1
+        self._services.counters.drop_strangers += 1
         self._dropped += 1
         if now >= self._report_at:
-            self._lns.log.warning("strangers_dropped", peer=f"{peer[0]}:{peer[1]}", count=self._dropped)
+            self._services.log.warning("strangers_dropped", peer=f"{peer[0]}:{peer[1]}", count=self._dropped)
             self._dropped, self._report_at = 0, now + REPORT_INTERVAL
 
     def _on_message(self, header: ControlHeader, peer: Peer, endpoint: Endpoint) -> None:
         known, message_type = messages.read_message_type(header.body)
         if not known or message_type not in HANDLED:
-            self._lns.counters.drop_unknown_tunnel += 1
+            self._services.counters.drop_unknown_tunnel += 1
             return
         if message_type == SCCRQ.message_type and (header.ns != 0 or header.nr != 0):
-            self._lns.counters.drop_malformed += 1  # 5.8: the first of its Ns, from one who has had nothing of ours
+            self._services.counters.drop_malformed += (
+                1  # 5.8: the first of its Ns, from one who has had nothing of ours
+            )
             return
-        secret = self._lns.config.l2tp_secret_octets
+        secret = self._services.config.l2tp_secret_octets
         peer_id = messages.assigned_tunnel_id(header.body, secret)
-        tunnel = self._lns.by_peer.get((peer, peer_id))
+        tunnel = self._table.by_peer.get((peer, peer_id))
         if message_type == StopCCN.message_type:  # of one who never learned our id (4.4.3)
             # The sender of an SCCCN knows our id. Without it one who forges the LAC's address could end a tunnel.
             if tunnel is not None and tunnel.state is not TunnelState.ESTABLISHED:
@@ -142,47 +163,75 @@ class Strangers:
         elif message_type == SCCRP.message_type:  # 7.2.1 idle
             unasked = ProtocolError(StopCcnResult.FSM, 0, "there was no SCCRQ of ours")
             self.refuse(peer_id, header, peer, endpoint, unasked)
-        elif tunnel is not None and not self._lns.lac_restarted(tunnel):
+        elif tunnel is not None and not self._lac_restarted(tunnel):
             tunnel.mailbox.post(header)  # a repeat: acknowledged by the tunnel it has made
         else:
             self._on_sccrq(header, peer_id, peer, endpoint)
 
+    def _lac_restarted(self, known: Tunnel) -> bool:
+        """Return whether an SCCRQ begins a new tunnel, though we know one with the same LAC's address and id.
+
+        A LAC that lost its memory may use both again. A repeat of the first SCCRQ cannot come long after the SCCCN. The
+        old tunnel stays until the new one has its SCCCN, which only a LAC can send that sees our SCCRP: a forged SCCRQ
+        does no harm.
+        """
+        age = monotonic() - known.opened_at - self._services.awake.paused_since(known.opened_at)
+        established = known.state is TunnelState.ESTABLISHED and age > 5.0
+        return established or known.state is TunnelState.CLOSING
+
     def _on_sccrq(self, header: ControlHeader, peer_id: int, peer: Peer, endpoint: Endpoint) -> None:
-        lns = self._lns
-        free, eldest = lns.find_room(peer[0])
+        services, table = self._services, self._table
+        config = services.config
+        free, eldest = self._admission.find_room(peer[0])
         if not free:
-            lns.counters.drop_half_open_limit += 1  # not answered: a LAC sends it again in a second (5.8)
+            services.counters.drop_half_open_limit += 1  # not answered: a LAC sends it again in a second (5.8)
             return
-        refusal = lns.tunnel_refusal(peer, eldest)
+        refusal = self._admission.tunnel_refusal(peer[0], eldest)
         if refusal is not None:
             self.refuse(peer_id, header, peer, endpoint, refusal)
             return
-        why = lns.guard.lac_refusal(peer[0])
+        why = services.guard.lac_refusal(peer[0])
         if why:  # not answered: the answer would go to a subscriber
-            lns.counters.lacs_refused += 1
-            lns.log.provoked("lac_refused", peer=f"{peer[0]}:{peer[1]}", why=why)
+            services.counters.lacs_refused += 1
+            services.log.provoked("lac_refused", peer=f"{peer[0]}:{peer[1]}", why=why)
             return
-        sccrq = messages.decode(header.body, lns.config.l2tp_secret_octets)
+        sccrq = messages.decode(header.body, config.l2tp_secret_octets)
         assert isinstance(sccrq, SCCRQ)
         self._report_ignored(sccrq, peer)
-        if sccrq.challenge is not None and not lns.config.l2tp_secret:
+        if sccrq.challenge is not None and not config.l2tp_secret:
             no_secret = ProtocolError(StopCcnResult.NOT_AUTHORISED, 0, "no secret is configured to answer a Challenge")
             self.refuse(peer_id, header, peer, endpoint, no_secret)
             return
         if eldest is not None:
-            lns.evict(eldest)
-        tunnel = Tunnel(lns, lns.unused_tunnel_id(), peer, endpoint, header, sccrq)
-        lns.tunnel_begun(tunnel)
-        gevent.spawn(tunnel.run)
+            table.evict(eldest)
+        tunnel = Tunnel(
+            services,
+            table,
+            self._timing,
+            table.unused_tunnel_id(),
+            peer,
+            endpoint,
+            sccrq.assigned_tunnel_id,
+            sccrq.host_name.decode("utf-8", "backslashreplace"),
+            Reliable(
+                peer_window=sccrq.window,
+                receive_window=config.receive_window,
+                retries=config.control_retries,
+                first_interval=self._timing.first_retransmission,
+            ),
+        )
+        tunnel.receive_sccrq(header)
+        table.tunnel_begun(tunnel)
+        gevent.spawn(tunnel.run, partial(tunnel.open_passive, sccrq))
 
     def _report_ignored(self, sccrq: SCCRQ, peer: Peer) -> None:
         ignored = sccrq.warnings
         if sccrq.receive_window_size == 0:  # 4.4.3 knows no such window; we go on with 1
-            self._lns.counters.control_malformed += 1
+            self._services.counters.control_malformed += 1
             ignored += ("Receive Window Size (AVP 10) is 0, taken as 1",)
         if ignored:
             name, why = "SCCRQ", "; ".join(ignored)
-            self._lns.log.provoked("avp_ignored", message=name, peer=f"{peer[0]}:{peer[1]}", why=why)
+            self._services.log.provoked("avp_ignored", message=name, peer=f"{peer[0]}:{peer[1]}", why=why)
 
     def refuse(
         self, peer_tunnel_id: int, header: ControlHeader, peer: Peer, endpoint: Endpoint, error: ProtocolError
@@ -191,8 +240,7 @@ class Strangers:
 
         Its text is cut so that the answer is not larger than MOST_AMPLIFIED times what it answers.
         """
-        lns = self._lns
-        lns.counters.tunnels_refused += 1
+        self._services.counters.tunnels_refused += 1
         second = int(monotonic())
         if second != self._refusal_second:
             self._refusal_second, self._refusals = second, 0
@@ -202,7 +250,7 @@ class Strangers:
             return
         text = error.text.encode()[:room].decode("utf-8", "ignore")
         stop = StopCCN(
-            assigned_tunnel_id=lns.unused_tunnel_id(),
+            assigned_tunnel_id=self._table.unused_tunnel_id(),
             result_code=ResultCode(error.result_code, error.error_code, text),
         )
         endpoint.send(build_control(peer_tunnel_id, 0, 0, 1, messages.encode(stop)), peer)

@@ -1,22 +1,26 @@
 """A tunnel's life: the control connection of RFC 2661 as the LNS sees it (sections 5 to 7.2).
 
-One greenlet per tunnel tells it from top to bottom; nobody else touches its `Reliable`. Sessions are greenlets of
-their own: what concerns a call is mailed to them, and their messages come back through `send`.
+One greenlet per tunnel tells it from top to bottom; no other greenlet touches its `Reliable`. Sessions are greenlets of
+their own: what concerns a call is mailed to them, and their messages come back through `send`. `open_passive` is how
+a tunnel begins that a LAC has asked for; a tunnel that was established before a restart begins at `serve`.
 """
 
 from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address
 from time import monotonic, thread_time
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from l2tpns import causes
 from l2tpns.causes import Reason, SessionEnded, TunnelEnded
+from l2tpns.dataplane.udp import Endpoint
 from l2tpns.errors import ProtocolError
 from l2tpns.l2tp.address_change import AddressChange, Foreign
+from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.codes import DisconnectCode, Framing
 from l2tpns.proto.l2tp.header import ControlHeader
@@ -45,18 +49,12 @@ from l2tpns.proto.l2tp.messages import (
 )
 from l2tpns.proto.l2tp.reliable import Reliable
 from l2tpns.runtime.cooperative import SLICE
-from l2tpns.runtime.mailbox import Mailbox
+from l2tpns.runtime.mailbox import Mailbox, serve_until
+from l2tpns.subscriber.services import Services
 from l2tpns.subscriber.session import Session
 
-if TYPE_CHECKING:
-    from l2tpns.dataplane.udp import Endpoint
-    from l2tpns.lns import Lns
-
-CLOSED_LINGER = 31.0  # 5.7: repeats of a StopCCN are acknowledged for a full retransmission cycle
-MOST_UNANSWERED = 2000  # messages queued for a LAC; while there are more, its calls find nobody
+MAX_UNANSWERED = 2000  # messages queued for a LAC; while there are more, its calls are refused
 MAILBOX_LIMIT = 512  # datagrams; what does not fit is retransmitted by the peer
-ESTABLISH_TIMEOUT = 31.0  # SCCCN may take a full retransmission cycle of the LAC's
-SHORTEST_LOOK = 1.0  # between two looks at the clock of an established tunnel
 CHALLENGE_LENGTH = 16
 MAX_REPORTED = 16  # different lines of a tunnel about AVPs that were ignored
 
@@ -69,62 +67,114 @@ class TunnelState(Enum):
     CLOSING = "Closing"
 
 
+class TunnelOwner(Protocol):
+    """What a tunnel asks of the LNS, which has the tables of tunnels and sessions. Nothing here yields."""
+
+    def tunnel_established(self, tunnel: Tunnel) -> None:
+        """Note that the SCCCN has come."""
+
+    def tunnel_closing(self, tunnel: Tunnel, *, says_goodbye: bool) -> None:
+        """Note that the tunnel ends; it may linger until its StopCCN is acknowledged."""
+
+    def tunnel_moved(self, tunnel: Tunnel, peer: tuple[str, int]) -> None:
+        """Note that the LAC sends from another address now."""
+
+    def tunnel_gone(self, tunnel: Tunnel) -> None:
+        """Forget the tunnel."""
+
+    def move_refusal(self, tunnel: Tunnel, peer: tuple[str, int], now: float) -> bool:
+        """Return whether the tunnel may not look for its LAC at this address now."""
+
+    def charge(self, lac: str, seconds: float) -> None:
+        """Take from the time that strangers may use what an unproven tunnel has used."""
+
+    def may_linger(self) -> bool:
+        """Return whether one more closed tunnel may stay to acknowledge repeats."""
+
+    def call_refusal(self, tunnel: Tunnel) -> ProtocolError | None:
+        """Return why the tunnel may have no further call now, or None."""
+
+    def start_session(self, tunnel: Tunnel, icrq: ICRQ) -> None:
+        """Begin a session for a call."""
+
+    def call_started(self, tunnel: Tunnel) -> None:
+        """Note that a call is online, or has ended before."""
+
+    def session_gone(self, session: Session) -> None:
+        """Forget a session."""
+
+    def unused_session_id(self) -> int:
+        """Return a session id that is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A control message to be sent; `session_id` is the peer's."""
+
+    message: Message
+    session_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The tunnel is to close."""
+
+    why: TunnelEnded
+
+
 class Tunnel:
-    """The control connection with one LAC."""
+    """The control connection with one LAC. `peer_id` is the LAC's id of it, `host` the LAC's host name."""
 
     def __init__(
         self,
-        lns: Lns,
+        services: Services,
+        owner: TunnelOwner,
+        timing: TunnelTiming,
         tunnel_id: int,
         peer: tuple[str, int],
         endpoint: Endpoint,
-        header: ControlHeader,
-        sccrq: SCCRQ,
+        peer_id: int,
+        host: str,
+        reliable: Reliable,
     ) -> None:
-        self.lns = lns
+        self.services = services
+        self.owner = owner
+        self.timing = timing
         self.id = tunnel_id
         self.peer = peer
         self.lac = peer[0]  # whom the limits count, even if it moves
         self.endpoint = endpoint
         endpoint.hold()
-        self.host = sccrq.host_name.decode("utf-8", "backslashreplace")
-        self.peer_id = sccrq.assigned_tunnel_id
+        self.host = host
+        self.peer_id = peer_id
         self.sessions: dict[int, Session] = {}  # by our session id
         self.by_peer_id: dict[int, Session] = {}
         self.state = TunnelState.WAIT_CTL_CONN
-        self.crowded_out = False  # forgotten by the Lns: nobody is to hear of it any more
+        self.crowded_out = False  # forgotten by the LNS: it must not send or report anything any more
         self.dropping = False  # by the operator: its sessions have their CDN, its StopCCN follows
         self.mailbox = Mailbox(MAILBOX_LIMIT)
         self.opened_at = self.last_heard = self.last_used = monotonic()
-        self.log = lns.log.bind(tunnel=tunnel_id, peer=f"{peer[0]}:{peer[1]}", host=self.host)
-        config = lns.config
-        self.secret = config.l2tp_secret_octets
-        self.reliable = Reliable(
-            peer_window=sccrq.window,
-            receive_window=config.receive_window,
-            retries=config.control_retries,
-        )
+        self.log = services.log.bind(tunnel=tunnel_id, peer=f"{peer[0]}:{peer[1]}", host=self.host)
+        self.secret = services.config.l2tp_secret_octets
+        self.reliable = reliable
         self.reliable.peer_tunnel_id = self.peer_id
-        self.address_change = AddressChange()
+        self.address_change = AddressChange(timing)
         self._foreign_posted = False
-        self._sccrq = sccrq
         self._challenge = b""
         self._retransmissions_counted = 0
         self._work_began = 0.0  # CPU seconds of this process when the last pause was over
         self._reported: set[tuple[str, str]] = set()  # messages whose ignored AVPs are in the log, and which they were
-        self._pauses = lns.awake.pauses
-        self.reliable.await_proof()  # the SCCRQ may bear any address
-        self.reliable.receive(header, self.now())
+        self._pauses = services.awake.pauses
 
     # The life
 
-    def run(self) -> None:
-        """From SCCRQ to the last acknowledgement."""
+    def run(self, open: Callable[[], None] | None = None) -> None:
+        """Live from `open` to the last acknowledgement; without `open`, a tunnel that is established already."""
         end = TunnelEnded(causes.INTERNAL_ERROR, StopCcnResult.GENERAL, ErrorCode.VENDOR)
         self._work_began = thread_time()
         try:
-            if self.state is TunnelState.WAIT_CTL_CONN:  # else it was established before a restart
-                self.open()
+            if open is not None:
+                open()
             self.serve()
         except TunnelEnded as reason:
             end = reason.detached()
@@ -133,13 +183,13 @@ class Tunnel:
         except Exception:
             self.log.exception("tunnel_failed")
         finally:
-            if not (self.lns.left or self.crowded_out):
+            if not (self.services.handed_over or self.crowded_out):
                 self.leave(end)
             if not self.reliable.proven:
                 self.charge()
 
     def leave(self, end: TunnelEnded) -> None:
-        """The one exit, but for a process that leaves without a word."""
+        """Leave by the one exit, except in a process that hands its tunnels over to the next one."""
         try:
             self.close(end)
         except Exception:
@@ -147,18 +197,23 @@ class Tunnel:
         finally:
             for session in list(self.sessions.values()):  # whatever happened, none outlives its tunnel
                 session.end(end.reason, tell=False)
-            self.lns.tunnel_gone(self)
+            self.owner.tunnel_gone(self)
 
-    def open(self) -> None:
+    def receive_sccrq(self, header: ControlHeader) -> None:
+        """Take the SCCRQ that this tunnel answers, so that its repeats are known as such. Does not yield."""
+        self.reliable.await_proof()  # the SCCRQ may bear any address
+        self.reliable.receive(header, self.now())
+
+    def open_passive(self, sccrq: SCCRQ) -> None:
         """7.2.1: answer the SCCRQ, wait for an acceptable SCCCN."""
-        sccrq, config = self._sccrq, self.lns.config
+        config = self.services.config
         response = None
         if sccrq.challenge is not None:
             if not self.secret:
                 raise ProtocolError(StopCcnResult.NOT_AUTHORISED, 0, "no secret is configured to answer a Challenge")
             response = messages.tunnel_auth_response(SCCRP.message_type, self.secret, sccrq.challenge)
         if self.secret and config.l2tp_challenge:
-            self._challenge = self.lns.random(CHALLENGE_LENGTH)
+            self._challenge = self.services.random(CHALLENGE_LENGTH)
         self.log.debug("tunnel_opening", window=self.reliable.peer_window)
         self.send(
             SCCRP(
@@ -172,14 +227,14 @@ class Tunnel:
                 challenge_response=response,
             )
         )
-        if not self.wait(lambda: self.state is TunnelState.ESTABLISHED, ESTABLISH_TIMEOUT):
+        if not self.wait(lambda: self.state is TunnelState.ESTABLISHED, self.timing.establish_timeout):
             raise TunnelEnded(causes.TUNNEL_LOST, StopCcnResult.CLEAR, text="no SCCCN in time")
 
     def serve(self) -> None:
         """Established: everything arrives through the mailbox; silence is answered with HELLO (5.5)."""
         while True:
-            config = self.lns.config
-            self.wait(lambda: False, self.next_look(monotonic()))
+            config = self.services.config
+            self.wait(lambda: False, self.next_poll(monotonic()))
             now = monotonic()
             if config.tunnel_idle_timeout and not self.sessions and self.unused(now) >= config.tunnel_idle_timeout:
                 raise TunnelEnded(causes.IDLE_TIMEOUT, StopCcnResult.CLEAR, text="no session for too long")
@@ -188,27 +243,36 @@ class Tunnel:
             if silence and now - self.last_heard >= silence and self.reliable.idle:
                 self.send(HELLO())
 
-    def next_look(self, now: float) -> float:
-        """Seconds until HELLO or the idle time-out may be due."""
-        config = self.lns.config
-        look = 60.0
+    def next_poll(self, now: float) -> float:
+        """Return the seconds until HELLO or the idle time-out may be due."""
+        config = self.services.config
+        poll = self.timing.max_poll
         if config.hello_seconds:
-            look = min(look, self.last_heard + config.hello_seconds - now)
+            poll = min(poll, self.last_heard + config.hello_seconds - now)
         if config.tunnel_idle_timeout:
             # The last session may end while we wait: looking this often is often enough.
-            look = min(look, config.tunnel_idle_timeout - (0.0 if self.sessions else self.unused(now)))
+            poll = min(poll, config.tunnel_idle_timeout - (0.0 if self.sessions else self.unused(now)))
         # After a HELLO the answer moves last_heard; until then look again soon, not at once.
-        return max(look, SHORTEST_LOOK)
+        return max(poll, min(self.timing.min_poll, self.timing.max_poll))
 
     def unused(self, now: float) -> float:
         """Return for how long there has been no session, leaving out pauses, in which the LAC could begin none."""
-        return now - self.last_used - self.lns.awake.paused_since(self.last_used)
+        return now - self.last_used - self.services.awake.paused_since(self.last_used)
 
     def heard_data(self) -> None:
-        """5.5: data counts as life as much as control does."""
+        """5.5: take data messages for signs of life, as control messages are."""
         for session in self.sessions.values():
             if session.path.last_rx > self.last_heard:
                 self.last_heard = session.path.last_rx
+
+    def move_refusal(self, peer: tuple[str, int], now: float) -> bool:
+        """Return whether this tunnel may not look for its LAC at another address now; else a probe is counted."""
+        return self.owner.move_refusal(self, peer, now)
+
+    def data_since(self, when: float) -> bool:
+        """Return whether a data message has come since then, by `now`."""
+        awake = self.services.awake
+        return any(awake.at(session.path.last_rx) > when for session in self.sessions.values())
 
     def close(self, end: TunnelEnded) -> None:
         """End all sessions without a CDN (6.4), say StopCCN if the peer must hear it, go on acknowledging."""
@@ -222,8 +286,8 @@ class Tunnel:
                 error=int(end.error),
                 sessions=len(self.sessions),
             )
-        self.lns.tunnel_closing(self, says_goodbye=end.result is not None)
-        lingers = self.reliable.proven and self.lns.may_linger()  # a forged address is owed no place
+        self.owner.tunnel_closing(self, says_goodbye=end.result is not None)
+        lingers = self.reliable.proven and self.owner.may_linger()  # a forged address gets no place
         for session in list(self.sessions.values()):
             session.end(end.reason, tell=False, text=end.text)
         try:
@@ -234,17 +298,17 @@ class Tunnel:
                         result_code=ResultCode(end.result, end.error, end.text),
                     )
                 )
-                self.wait(lambda: self.quiet, 2 * CLOSED_LINGER if lingers else 0.0)
+                self.wait(lambda: self.quiet, 2 * self.timing.closed_linger if lingers else 0.0)
             elif end.reason is causes.TUNNEL_CLOSED and lingers:
-                self.wait(lambda: False, CLOSED_LINGER)
+                self.wait(lambda: False, self.timing.closed_linger)
         except TunnelEnded:
             pass  # the peer is gone as well
-        if not (self.lns.left or self.crowded_out):
+        if not (self.services.handed_over or self.crowded_out):
             self.flush(self.now())
 
     def now(self) -> float:
         """Return the time by which the LAC is judged; it stands still while this process does."""
-        return self.lns.awake.at(monotonic())
+        return self.services.awake.at(monotonic())
 
     @property
     def quiet(self) -> bool:
@@ -255,14 +319,14 @@ class Tunnel:
 
     def send(self, message: Message, session_id: int = 0) -> None:
         """Queue a control message; `session_id` is the peer's. Callable from any greenlet."""
-        self.mailbox.post_urgent((message, session_id))
+        self.mailbox.post_urgent(Outgoing(message, session_id))
 
     def end(self, reason: Reason, result: int | None = StopCcnResult.CLEAR, text: str = "") -> None:
         """Ask the tunnel's greenlet to close with StopCCN `result` (None: without a word)."""
-        self.mailbox.post_urgent(TunnelEnded(reason, result, text=text))
+        self.mailbox.post_urgent(End(TunnelEnded(reason, result, text=text)))
 
     def crowd_out(self) -> None:
-        """It never came up, and another has its place now: not a word more."""
+        """Close without sending or reporting anything: it never came up, and another has its place now."""
         self.crowded_out = True
         self.end(causes.TUNNEL_LOST, None)
 
@@ -276,7 +340,18 @@ class Tunnel:
     def session_born(self, session: Session) -> None:
         self.sessions[session.id] = self.by_peer_id[session.peer_id] = session
 
-    def session_gone(self, session: Session) -> None:
+    def call_started(self, session_id: int) -> None:
+        """Count a call no longer among those that are starting."""
+        self.owner.call_started(self)
+
+    def call_gone(self, session_id: int) -> None:
+        """Forget a call that has ended."""
+        session = self.sessions[session_id]
+        self.owner.session_gone(session)
+        self.forget(session)
+
+    def forget(self, session: Session) -> None:
+        """Remove a session from this tunnel."""
         del self.sessions[session.id]
         self.forget_peer_id(session)
         self.last_used = monotonic()
@@ -301,14 +376,12 @@ class Tunnel:
         """Send everything to another address from now on, and accept nothing from the old one."""
         self.log.warning("tunnel_moved", new_peer=f"{peer[0]}:{peer[1]}")
         self.address_change.moved()
-        self.lns.tunnel_moved(self, peer)
+        self.owner.tunnel_moved(self, peer)
         self.peer = peer
         self.log = self.log.bind(peer=f"{peer[0]}:{peer[1]}")
         for session in self.sessions.values():
-            session.log = session.log.bind(peer=f"{peer[0]}:{peer[1]}")
-            session.path.peer = peer
-            self.lns.plane.changed(session.path)
-        self.lns.journal.tunnel(self)
+            session.lac_moved(peer)
+        self.services.changes.tunnel(self)
 
     # The mailbox
 
@@ -317,42 +390,34 @@ class Tunnel:
 
         Yields to others after a SLICE of work, however much there is to read.
         """
-        deadline = None if timeout is None else self.now() + timeout
-        slice_end = monotonic() + SLICE
-        while not condition():
-            item = self.mailbox.take()
-            if item is not None:
-                self.handle(item)
-                if monotonic() < slice_end:
-                    continue
-            now = self.now()
-            self.flush(now)
-            if self.reliable.dead:
-                raise TunnelEnded(causes.TUNNEL_LOST, None)
-            self.address_change.look(self, now)
-            if condition():
-                break
-            if deadline is not None and now >= deadline and not len(self.mailbox):
-                return False
-            dues = [due for due in (deadline, self.reliable.deadline, self.address_change.deadline) if due is not None]
-            self.pause(self.lns.awake.real(min(dues) - now) if dues else None)
-            slice_end = monotonic() + SLICE
-        return True
+        return serve_until(self, condition, timeout, SLICE)
 
-    def pause(self, timeout: float | None) -> None:
-        """Wait for mail; with mail there, wait for a turn among the tunnels that have much of it."""
+    def before_wait(self, now: float) -> float | None:
+        """Send what is due, look for a LAC that has moved. Return when more is due. Raises when the LAC is dead."""
+        self.flush(now)
+        if self.reliable.dead:
+            raise TunnelEnded(causes.TUNNEL_LOST, None)
+        self.address_change.look(self, now)
+        dues = [due for due in (self.reliable.deadline, self.address_change.deadline) if due is not None]
+        return min(dues) if dues else None
+
+    def pause(self, seconds: float | None) -> None:
+        """Block until there is mail, for `seconds` of the tunnel's time at most.
+
+        With mail there, wait for a turn among the tunnels that have much of it.
+        """
         if not self.reliable.proven:
             self.charge()
         if len(self.mailbox):
-            self.lns.turns.wait()
+            self.services.turns.wait()
         else:
-            self.mailbox.wait(timeout)
+            self.mailbox.wait(None if seconds is None else self.services.awake.real(seconds))
         if not self.reliable.proven:
             self._work_began = thread_time()
 
     def charge(self) -> None:
         """Account for work since the last pause to the strangers' share of time."""
-        self.lns.strangers.budget.charge(self.lac, thread_time() - self._work_began)
+        self.owner.charge(self.lac, thread_time() - self._work_began)
 
     def handle(self, item: Any) -> None:
         if isinstance(item, ControlHeader):
@@ -366,37 +431,37 @@ class Tunnel:
                 self.on_message(header)
         elif isinstance(item, Foreign):
             self.on_foreign(item)
-        elif isinstance(item, TunnelEnded):
+        elif isinstance(item, End):
             if self.state is not TunnelState.CLOSING or self.crowded_out:
-                raise item
-        else:
-            message, session_id = item
+                raise item.why
+        elif isinstance(item, Outgoing):
+            message = item.message
             body = messages.encode(
                 message,
                 secret=self.secret,
-                random=self.lns.random,
-                hide=bool(self.secret) and self.lns.config.l2tp_hide_avps,
+                random=self.services.random,
+                hide=bool(self.secret) and self.services.config.l2tp_hide_avps,
             )
-            self.log.debug("control_sent", message=type(message).__name__, lac_session=session_id)
+            self.log.debug("control_sent", message=type(message).__name__, lac_session=item.session_id)
             self.log.data("control_sent_fields", fields=message)
-            self.reliable.send(session_id, body, self.now())
+            self.reliable.send(item.session_id, body, self.now())
 
     def flush(self, now: float) -> None:
         """Put on the wire what is due: new messages, retransmissions, acknowledgements."""
-        if self.lns.left:
+        if self.services.handed_over:
             raise TunnelEnded(causes.SHUTDOWN, None)  # the next process goes on from here
-        if self._pauses != self.lns.awake.pauses:
-            self._pauses = self.lns.awake.pauses
+        if self._pauses != self.services.awake.pauses:
+            self._pauses = self.services.awake.pauses
             self.reliable.ask_again()
             self.address_change.give_up()
         datagrams = self.reliable.outgoing(now)
-        self.lns.journal.control(self)  # a successor must not know less than what the LAC is about to see
+        self.services.changes.control(self)  # a successor must not know less than what the LAC is about to see
         for datagram in datagrams:
             self.endpoint.send(datagram, self.peer)
         new = self.reliable.retransmissions - self._retransmissions_counted
         if new:
             self._retransmissions_counted += new
-            self.lns.counters.control_retransmissions += new
+            self.services.counters.control_retransmissions += new
 
     # Messages (7.2.1)
 
@@ -407,7 +472,7 @@ class Tunnel:
         try:
             message = messages.decode(header.body, self.secret)
         except MessageError as error:
-            self.lns.counters.control_malformed += 1
+            self.services.counters.control_malformed += 1
             self.log.provoked("control_refused", message=error.message_type, why=error.text)
             self.on_malformed(header, error)
             return
@@ -447,7 +512,7 @@ class Tunnel:
                 raise ProtocolError(StopCcnResult.NOT_AUTHORISED, 0, "wrong or missing Challenge Response")
         self.state = TunnelState.ESTABLISHED
         self.last_used = monotonic()
-        self.lns.tunnel_established(self)
+        self.owner.tunnel_established(self)
         self.log.info("tunnel_up", window=self.reliable.peer_window)
 
     def on_unexpected(self, header: ControlHeader, message: Message) -> None:
@@ -469,12 +534,12 @@ class Tunnel:
             error = ProtocolError(CdnResult.GENERAL, ErrorCode.SESSION_ID, "Session ID is in use")
             self.refuse_call(known.id, known.peer_id, error)
             return
-        refusal = self.lns.call_refusal(self)
+        refusal = self.owner.call_refusal(self)
         if refusal is not None:
-            self.lns.counters.calls_refused += 1
+            self.services.counters.calls_refused += 1
             self.refuse_call(0, message.assigned_session_id, refusal)
             return
-        self.lns.start_session(self, message)
+        self.owner.start_session(self, message)
 
     def on_ocrq(self, header: ControlHeader, message: OCRQ) -> None:
         """6.9: a LAC never asks an LNS to dial."""
@@ -498,12 +563,12 @@ class Tunnel:
             session = self.by_peer_id.get(peer_session_id)
         if session is not None:
             self.forget_peer_id(session)
-            session.must_end(end)
+            session.end_from_lac(end)
 
     def on_session_message(self, header: ControlHeader, message: Message) -> None:
         session = self.sessions.get(header.session_id)
         if session is None:
-            self.lns.counters.drop_unknown_session += 1
+            self.services.counters.drop_unknown_session += 1
             self.log.debug("control_for_no_session", message=type(message).__name__, session=header.session_id)
             if isinstance(message, (ICRQ, ICRP)):  # 7.4.2 idle; ICCN and the rest find nothing to clean up
                 error = ProtocolError(CdnResult.GENERAL, ErrorCode.SESSION_ID, "there is no such call")
@@ -513,7 +578,7 @@ class Tunnel:
 
     def has_backlog(self) -> bool:
         """So much is unacknowledged that nothing more is answered: else a LAC that takes nothing fills our memory."""
-        return self.reliable.queue_length + len(self.mailbox) >= MOST_UNANSWERED  # what we say waits there first
+        return self.reliable.queue_length + len(self.mailbox) >= MAX_UNANSWERED  # what we say waits there first
 
     def on_nothing_to_do(self, header: ControlHeader, message: Message) -> None:
         """HELLO, and messages of an unknown type with M=0: acknowledged, that is all (4.4.1, 6.5)."""
@@ -522,12 +587,12 @@ class Tunnel:
         """A mistake in a call's message ends that call only (4.1, 7.4.2)."""
         session = self.sessions.get(session_id)
         if session is not None:
-            session.must_end(error)
+            session.end_from_lac(error)
         elif not self.has_backlog():
             self.send(
                 CDN(
                     result_code=ResultCode(error.result_code, error.error_code, error.text),
-                    assigned_session_id=self.lns.unused_session_id(),
+                    assigned_session_id=self.owner.unused_session_id(),
                 ),
                 peer_session_id,
             )

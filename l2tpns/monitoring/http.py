@@ -80,7 +80,7 @@ class Application:
 
     def __init__(self, sources: Sources, samples: Samples, log: Logger) -> None:
         self._sources = sources
-        self.awake = sources.lns.awake
+        self.awake = sources.lns.services.awake
         self._last_hour = LastHour(samples)
         self._log = log
         self._check = RequestCheck(sources.lns.config)
@@ -132,9 +132,15 @@ class Application:
         """Return 503 while the server shuts down or a component does not run: a restart repairs no other problem."""
         lns = self._sources.lns
         problems = self._sources.problems()
-        down = lns.supervisor.down()
+        down = lns.services.supervisor.down()
         facts = {
-            "status": "leaving" if lns.shutting_down else "failing" if down else "degraded" if problems else "ok",
+            "status": "leaving"
+            if lns.admission.shutting_down
+            else "failing"
+            if down
+            else "degraded"
+            if problems
+            else "ok",
             "problems": [problem.text for problem in problems],
             "standing": [problem_facts(problem) for problem in problems],
             "down": down,
@@ -142,9 +148,9 @@ class Application:
             "uptime": int(monotonic() - self._sources.started),
             "tunnels": len(lns.tunnels),
             "sessions": len(lns.sessions),
-            "online": len(lns.by_address),
+            "online": len(lns.services.registry.by_address),
         }
-        status = "503 Service Unavailable" if lns.shutting_down or down else "200 OK"
+        status = "503 Service Unavailable" if lns.admission.shutting_down or down else "200 OK"
         return Response(orjson.dumps(facts) + b"\n", "application/json", status)
 
 

@@ -120,21 +120,21 @@ def _sessions(sources: Sources, census: Census) -> Rows:
 
 
 def _pool(sources: Sources, census: Census) -> Rows:
-    yield ("used",), sources.lns.pool.used
-    yield ("free",), sources.lns.pool.free
+    yield ("used",), sources.lns.services.pool.used
+    yield ("free",), sources.lns.services.pool.free
 
 
 def _throttled(sources: Sources, census: Census) -> Rows:
-    yield ("used",), sources.lns.throttle.buckets
+    yield ("used",), sources.lns.services.throttle.buckets
     yield ("limit",), sources.lns.config.throttle_buckets
 
 
 def _users(sources: Sources, census: Census) -> Rows:
-    yield (), len(sources.lns.by_user)
+    yield (), len(sources.lns.services.registry.by_user)
 
 
 def _parts(sources: Sources, census: Census) -> Rows:
-    return (((name,), int(running)) for name, running in sources.lns.supervisor.up().items())
+    return (((name,), int(running)) for name, running in sources.lns.services.supervisor.up().items())
 
 
 def _lag(sources: Sources, census: Census) -> Rows:
@@ -156,14 +156,14 @@ def _spool_octets(sources: Sources, census: Census) -> Rows:
 
 
 def _plugin_counters(sources: Sources, census: Census) -> Rows:
-    return (((count.name,), count.value) for count in sources.lns.plugins.counts)
+    return (((count.name,), count.value) for count in sources.server.plugins.counts)
 
 
 def _plugin_hooks(name: str) -> Callable[[Sources, Census], Rows]:
     """Return a reader of one attribute of each hook of each plugin."""
 
     def read(sources: Sources, _: Census) -> Rows:
-        for plugin in sources.lns.plugins.loaded:
+        for plugin in sources.server.plugins.loaded:
             for hook, function in plugin.functions.items():
                 yield (plugin.name, hook), getattr(function, name)
 

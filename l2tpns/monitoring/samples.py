@@ -90,8 +90,8 @@ GRAPHS: tuple[Graph, ...] = (
         "Sessions",
         "",
         (
-            Line("online", lambda step: len(step.sources.lns.by_address)),
-            Line("starting", lambda step: step.sources.lns.starting.total()),
+            Line("online", lambda step: len(step.sources.lns.services.registry.by_address)),
+            Line("starting", lambda step: step.sources.lns.admission.starting.total()),
         ),
     ),
     Graph(

@@ -11,13 +11,13 @@ from time import monotonic
 
 import gevent
 
-from l2tpns.lns import Lns
 from l2tpns.monitoring.http import CONNECTION_TIMEOUT, Application, BoundedServer
 from l2tpns.monitoring.samples import PERIOD, Samples
 from l2tpns.monitoring.sources import Sources
 from l2tpns.radius.accounting import Accounting
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.supervisor import Part
+from l2tpns.server import Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,11 @@ class MonitoringTiming:
 class MonitoringService:
     """Owns the lag meter, the samples of the last hour and the HTTP server."""
 
-    def __init__(self, lns: Lns, accounting: Accounting, log: Logger, timing: MonitoringTiming | None = None) -> None:
+    def __init__(
+        self, server: Server, accounting: Accounting, log: Logger, timing: MonitoringTiming | None = None
+    ) -> None:
         self._timing = timing or MonitoringTiming()
-        self.sources = Sources(lns, accounting)
+        self.sources = Sources(server, accounting)
         self.samples = Samples(self.sources)
         self._log = log
         self._server: BoundedServer | None = None
@@ -44,7 +46,7 @@ class MonitoringService:
 
     def start(self) -> None:
         self.apply_config()
-        spawn = self.sources.lns.supervisor.spawn
+        spawn = self.sources.lns.services.supervisor.spawn
         self._parts = [spawn("loop meter", self.sources.lag.run), spawn("figures", self._run)]
 
     def stop(self) -> None:
@@ -84,7 +86,7 @@ class MonitoringService:
         if wanted is None or address is None or self._server is not None or monotonic() < self._retry_at:
             return
         application = Application(self.sources, self.samples, self._log)
-        server = BoundedServer(wanted, application, self.sources.lns.share, self._log, self._timing.connection)
+        server = BoundedServer(wanted, application, self.sources.lns.services.share, self._log, self._timing.connection)
         try:
             server.start()
         except OSError as error:

@@ -17,9 +17,11 @@ from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.transport import ServerReport
 from l2tpns.runtime.cooperative import in_slices
 from l2tpns.runtime.counters import Histogram
+from l2tpns.server import Server
+from l2tpns.subscriber.phase import Phase
 
 TUNNEL_STATES = tuple(state.value.lower() for state in TunnelState)
-SESSION_STATES = ("call", "lcp", "authenticate", "network", "online")  # Link.phase
+SESSION_STATES = tuple(phase.value for phase in Phase)
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # seconds
 
 
@@ -63,24 +65,28 @@ class Census:
 class Sources:
     """The parts of the server that metrics and status page read."""
 
-    lns: Lns
+    server: Server
     accounting: Accounting
     lag: LagMeter = field(default_factory=LagMeter)
     started: float = field(default_factory=monotonic)
     board: ProblemBoard = field(default_factory=ProblemBoard)
     checks: list[Check] = field(default_factory=list)  # further checks for problems
 
+    @property
+    def lns(self) -> Lns:
+        return self.server.lns
+
     def census(self) -> Census:
         """Count tunnels and sessions. Yields between slices, for tables of 60,000 sessions."""
         tunnels = dict.fromkeys(TUNNEL_STATES, 0)
         tunnels.update(Counter(tunnel.state.value.lower() for tunnel in in_slices(list(self.lns.tunnels.values()))))
         sessions = dict.fromkeys(SESSION_STATES, 0)
-        sessions.update(Counter(session.phase for session in in_slices(list(self.lns.sessions.values()))))
+        sessions.update(Counter(session.phase.value for session in in_slices(list(self.lns.sessions.values()))))
         return Census(tunnels, sessions)
 
     def radius(self) -> Iterator[tuple[str, ServerReport]]:
         """Yield ("auth" or "acct", report) for each configured RADIUS server."""
-        backend = self.lns.backend
+        backend = self.lns.services.backend
         if isinstance(backend, RadiusBackend):
             yield from (("auth", report) for report in backend.transport.report())
         yield from (("acct", report) for report in self.accounting.transport.report())
@@ -90,14 +96,14 @@ class Sources:
         return self.board.update(self._find(), monotonic())
 
     def _find(self) -> Iterator[Finding]:
-        yield from failing_parts(self.lns.supervisor)
+        yield from failing_parts(self.lns.services.supervisor)
         for use, report in self.radius():
             if report.dead:
                 text = f"RADIUS server {report.address} ({use}) is silent"
                 yield Finding(
                     "radius_silent", f"{report.address} {use}", text, "check that it is running and reachable"
                 )
-        if self.lns.pool.size and not self.lns.pool.free:
+        if self.lns.services.pool.size and not self.lns.services.pool.free:
             text, remedy = "no address of the pool is free", "add addresses to l2tpns.ip_pool, then send SIGHUP"
             yield Finding("pool_empty", "", text, remedy)
         if self.accounting.stats.lost:
@@ -109,10 +115,10 @@ class Sources:
         if self.accounting.spool is not None and self.accounting.spool.behind:
             text = "accounting records cannot be written to disk: they wait in memory"
             yield Finding("spool_not_written", "", text, "free space in spool_dir, or repair its disk")
-        if self.lns.journal.failing:
+        if self.server.journal.failing:
             text = "the saved state cannot be written to disk: a crash would end every session"
             yield Finding("state_not_written", "", text, "free space in state_dir, or repair its disk")
         for check in self.checks:
             yield from check()
-        if self.lns.shutting_down:
+        if self.lns.admission.shutting_down:
             yield Finding("leaving", "", "the server is shutting down", "wait for its successor to start")

@@ -83,7 +83,7 @@ def _tiles(sources: Sources, samples: Samples, census: Census) -> str:
     lns, accounting = sources.lns, sources.accounting
     online = census.sessions["online"]
     starting = sum(census.sessions[state] for state in SESSION_STATES if state != "online")
-    pool = lns.pool
+    pool = lns.services.pool
     used = 100 * (pool.size - pool.free) / pool.size if pool.size else 0
     counters = lns.counters
     lag = _latest(samples, "Worst lag of the event loop", 0)
@@ -239,7 +239,7 @@ def _ends(sources: Sources) -> str:
             e(ending.why),
             duration(ending.seconds),
         )
-        for ending in islice(reversed(sources.lns.history), ENDS)
+        for ending in islice(reversed(sources.lns.services.history), ENDS)
     ]
     return _section(
         "Recently ended sessions", table(("Time", "User", "Why", "Online#"), rows, "No session has ended yet.")
@@ -290,14 +290,14 @@ def _haystack(session: Session) -> str:
         tunnel.peer[0],
         session.calling,
         session.called,
-        session.phase,
+        session.phase.value,
     )
     return "\n".join(facts).lower()
 
 
 def _row(session: Session) -> tuple[str, ...]:
     path, now = session.path, monotonic()
-    session.lns.plane.refresh(path)
+    session.services.plane.refresh(path)
     online = session.online_since
     return (
         str(session.id),
@@ -305,7 +305,7 @@ def _row(session: Session) -> tuple[str, ...]:
         e(session.address or ""),
         f'<span class="peer" title="{e(session.tunnel.peer[0])}">{e(session.tunnel.host)}</span>',
         f'<span class="peer">{e(session.calling)}</span>',
-        f'<span class="phase">{e(session.phase)}</span>',
+        f'<span class="phase">{e(session.phase.value)}</span>',
         duration(now - online) if online else "",
         octets(path.in_octets),
         octets(path.out_octets),

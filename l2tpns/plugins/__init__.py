@@ -4,7 +4,7 @@ from l2tpns.plugins import PLUGIN_RET_OK, PLUGIN_RET_STOP, PLUGIN_RET_ERROR, Plu
 """
 
 from l2tpns.errors import PluginError
-from l2tpns.plugins.hooks import (
+from l2tpns.hooks import (
     PLUGIN_API_VERSION,
     PLUGIN_RET_ERROR,
     PLUGIN_RET_OK,

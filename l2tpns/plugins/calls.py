@@ -9,21 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic, thread_time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import greenlet
 from gevent import GreenletExit, Timeout
 
 from l2tpns.errors import PluginError
+from l2tpns.hooks import PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP, Event
 from l2tpns.plugins import loader
-from l2tpns.plugins.hooks import PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP, Event
 from l2tpns.runtime.faults import describe, is_kill, shown, was_thrown
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from l2tpns.runtime.log import Logger
+from l2tpns.runtime.log import Logger
 
 SLOW = 0.05  # seconds of CPU time in one call that are worth a warning: nobody else was served meanwhile
 QUIET = 10.0  # seconds between two lines about the same hook of the same plugin

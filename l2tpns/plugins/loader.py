@@ -21,7 +21,7 @@ from typing import Any
 
 from l2tpns.config.value_types import printable
 from l2tpns.errors import PluginError
-from l2tpns.plugins.hooks import HOOKS, NAMES, PLUGIN_API_VERSION, Hook
+from l2tpns.hooks import HOOKS, NAMES, PLUGIN_API_VERSION, Hook
 from l2tpns.runtime.faults import describe, is_kill
 from l2tpns.runtime.text_file import is_wide
 

@@ -9,41 +9,41 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from time import thread_time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gevent
 from gevent.lock import RLock
 
 from l2tpns.config.file import owner
-from l2tpns.config.settings import SETTINGS, unknown_word
+from l2tpns.config.settings import SETTINGS, Config, unknown_word
 from l2tpns.config.value_types import Setting
 from l2tpns.dataplane.session_path import Tap
 from l2tpns.errors import ConfigError, PluginError
-from l2tpns.plugins import loader, packet_hooks
-from l2tpns.plugins.calls import Caller, Failure, Function
-from l2tpns.plugins.hooks import (
+from l2tpns.hooks import (
     HOOKS,
+    NOTHING,
     PACKET_HOOKS,
     PLUGIN_RET_ERROR,
     PLUGIN_RET_OK,
     PLUGIN_RET_STOP,
     Event,
+    Outcome,
     param_control,
     param_timer,
 )
+from l2tpns.plugins import loader, packet_hooks
+from l2tpns.plugins.calls import Caller, Failure, Function
 from l2tpns.plugins.loader import Code
-from l2tpns.plugins.server_api import ConsoleCommand, Count, Server
+from l2tpns.plugins.server_api import ConsoleCommand, Count, Host, Server
 from l2tpns.plugins.session_api import Session
 from l2tpns.runtime.faults import describe
-from l2tpns.runtime.supervisor import Part
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from l2tpns.lns import Lns
-    from l2tpns.subscriber.session import Session as CoreSession
+from l2tpns.runtime.log import Logger
+from l2tpns.runtime.supervisor import Part, Supervisor
+from l2tpns.subscriber.services import Services
+from l2tpns.subscriber.session import Session as CoreSession
 
 PATIENCE = 5.0  # seconds that the end of a session, or of the plugin itself, waits for a plugin
 AVPAIR_HOOKS = frozenset({"post_auth", "radius_response"})  # are given AVPairs
@@ -63,26 +63,15 @@ class Plugin:
         return self.code.name
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a chain of functions made of an event: the code of the last one, whose it was, and who changed what last."""
-
-    code: int = PLUGIN_RET_OK
-    plugin: str = ""
-    changed: Mapping[str, str] = field(default_factory=dict)  # field -> plugin
-    failed: str = ""  # a plugin whose function failed
-
-
-NOTHING = Outcome()
-
-
 class Plugins:
-    """One for the Lns."""
+    """All plugins of the server. `begin` before any is loaded."""
 
-    def __init__(self, lns: Lns) -> None:
-        self._lns = lns
-        self._log = lns.log
-        self._caller = Caller(lns.log)
+    def __init__(self, config: Config, log: Logger, supervisor: Supervisor) -> None:
+        self._config = config
+        self._log = log
+        self._supervisor = supervisor
+        self._host: Host | None = None
+        self._caller = Caller(log)
         self._changing = RLock()
         self._loaded: dict[str, Plugin] = {}  # in the order of loading
         self._passing: Server | None = None  # of one that begins or ends: it may say its secrets, too
@@ -95,9 +84,13 @@ class Plugins:
 
     # Life
 
+    def begin(self, services: Services, sessions: Mapping[int, CoreSession]) -> None:
+        """Serve this server, whose table of sessions is `sessions`, by id."""
+        self._host = Host(services, sessions, lambda: self.on_change())
+
     def start(self) -> None:
         """Load what the configuration names. One that cannot be loaded is named in the log; the others are loaded."""
-        self.follow(self._lns.config.plugins)
+        self.follow(self._config.plugins)
 
     def stop(self) -> None:
         """plugin_done of each, the last first."""
@@ -132,7 +125,7 @@ class Plugins:
             if name in self._loaded:
                 raise PluginError("Plugin is already loaded")
             self._load(name)
-            config = self._lns.config
+            config = self._config
             if name not in config.plugins:
                 config.plugins = (*config.plugins, name)
             self._loaded = {each: self._loaded[each] for each in config.plugins if each in self._loaded}
@@ -141,7 +134,7 @@ class Plugins:
     def remove(self, name: str) -> None:
         """Raises PluginError when there is no such plugin. Its settings stay in the configuration."""
         with self._changing:
-            config = self._lns.config
+            config = self._config
             if name not in self._loaded and name not in config.plugins:
                 raise PluginError("Plugin is not loaded")
             config.plugins = tuple(each for each in config.plugins if each != name)
@@ -155,7 +148,7 @@ class Plugins:
         with self._changing:
             old = self._loaded.get(name)
             if old is None:
-                if name not in self._lns.config.plugins:
+                if name not in self._config.plugins:
                     raise PluginError("Plugin is not loaded")
                 self.load(name)
                 return
@@ -179,7 +172,7 @@ class Plugins:
     def _read(self, name: str) -> Code:
         began = thread_time()
         try:
-            code = loader.read(name, loader.directory(self._lns.config.plugin_dir))
+            code = loader.read(name, loader.directory(self._config.plugin_dir))
             self._caller.took(Function(name, "import", code.path, _nothing), thread_time() - began)
             return code
         except PluginError as error:
@@ -188,13 +181,13 @@ class Plugins:
 
     def _refuse(self, name: str, why: str) -> None:
         self._log.error("plugin_not_loaded", plugin=name, why=why)
-        if name in self._lns.config.plugins and name not in self._loaded:
+        if name in self._config.plugins and name not in self._loaded:
             self.refused[name] = why
 
     def _adopt(self, code: Code, old: Plugin | None, saved: Any) -> None:
         """plugin_init; then it stands where the old one stood. Raises PluginError, nothing being left of it."""
         functions = {hook: Function(code.name, hook, code.path, call) for hook, call in code.functions.items()}
-        server = Server(self._lns, code.name, lambda name, error: self._spawned(code, name, error))
+        server = Server(self.host, code.name, lambda name, error: self._spawned(code, name, error))
         server.saved = saved
         plugin = Plugin(code, server, functions)
         before = sys.modules.get(code.module.__name__)
@@ -267,7 +260,7 @@ class Plugins:
     def _end_greenlets(self, plugin: Plugin) -> None:
         gevent.killall(list(plugin.server._declared.greenlets), block=False)
         for builder in plugin.server._declared.builders:
-            self._lns.gardens.remove_builder(builder)
+            self.host.services.gardens.remove_builder(builder)
 
     def _spawned(self, code: Code, name: str, error: BaseException) -> None:
         self._caller.failed(Function(code.name, f"spawn {name}", code.path, _nothing), error)
@@ -279,9 +272,9 @@ class Plugins:
         self.chains = {hook: chain for hook, chain in chains.items() if chain}
         self.version += 1
         if packet != [self.chains.get(hook) for hook in PACKET_HOOKS]:
-            self._lns.taps.rebuild_all()
+            self.host.services.taps.rebuild_all()
         if "timer" in self.chains and self._timer is None:
-            self._timer = self._lns.supervisor.spawn("plugin timer", self._tick)
+            self._timer = self._supervisor.spawn("plugin timer", self._tick)
         elif "timer" not in self.chains and self._timer is not None:
             self._timer.stop(block=False)
             self._timer = None
@@ -384,12 +377,19 @@ class Plugins:
     # What plugins have declared
 
     @property
+    def host(self) -> Host:
+        """Return what plugins are given of the server. Raises PluginError before `begin`."""
+        if self._host is None:
+            raise PluginError("the server is not ready for plugins yet")
+        return self._host
+
+    @property
     def loaded(self) -> list[Plugin]:
         return list(self._loaded.values())
 
     @property
     def folder(self) -> Path:
-        return loader.directory(self._lns.config.plugin_dir)
+        return loader.directory(self._config.plugin_dir)
 
     @property
     def settings(self) -> dict[str, Setting]:
@@ -449,7 +449,7 @@ class Plugins:
             variable.value = declared.parse(text)
         except ValueError as wrong:
             raise ConfigError(str(wrong)) from None
-        config = self._lns.config
+        config = self._config
         config.plugin_settings = {**config.plugin_settings, name: text}
         self.on_change()
         return declared
@@ -467,7 +467,7 @@ class Plugins:
         """The values of its variables, the default where none is given."""
         variables = plugin.server._declared.variables
         values = {name: variable.declared.default for name, variable in variables.items()}
-        others = {*self._lns.config.plugins, plugin.name}
+        others = {*self._config.plugins, plugin.name}
         for name, text in texts.items():
             if owner(name, others) != plugin.name:
                 continue
@@ -481,7 +481,7 @@ class Plugins:
 
     def _give_settings(self, plugin: Plugin) -> None:
         """Its variables become what the configuration says."""
-        for name, value in self._parse(plugin, self._lns.config.plugin_settings).items():
+        for name, value in self._parse(plugin, self._config.plugin_settings).items():
             plugin.server._declared.variables[name].value = value
 
     def _read_settings(self) -> None:

@@ -9,19 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import greenlet
 
 from l2tpns.dataplane.session_path import DOWN, UP, Tap
 from l2tpns.errors import PluginError
+from l2tpns.hooks import PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP, param_packet_rx, param_packet_tx
 from l2tpns.plugins.calls import SLOW, Caller, Function
-from l2tpns.plugins.hooks import PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP, param_packet_rx, param_packet_tx
 from l2tpns.plugins.session_api import Session
 from l2tpns.runtime.faults import shown
-
-if TYPE_CHECKING:
-    from l2tpns.subscriber.session import Session as CoreSession
+from l2tpns.subscriber.session import Session as CoreSession
 
 Chain = tuple[tuple[Function, param_packet_rx], ...]
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import gevent
 
 from l2tpns.config.value_types import Address, Bool, Choice, Effect, Integer, Kind, Setting, Text, Words
 from l2tpns.errors import NoAnswer, PluginError
+from l2tpns.hooks import octets
 from l2tpns.plugins.session_api import Session
 from l2tpns.proto.ppp.credentials import Credentials
 from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.runtime import log as logs
 from l2tpns.runtime.faults import is_kill
-
-if TYPE_CHECKING:
-    from l2tpns.lns import Lns
+from l2tpns.subscriber.services import Services
+from l2tpns.subscriber.session import Session as CoreSession
 
 T = TypeVar("T")
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
@@ -80,14 +80,23 @@ class Declared:
     builders: list[Callable[[str, str], bool]] = field(default_factory=list)  # of gardens
 
 
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What of the server all plugins share."""
+
+    services: Services
+    sessions: Mapping[int, CoreSession]  # by our id
+    on_change: Callable[[], None]  # settings have changed, secret ones perhaps
+
+
 class Server:
     """One for each plugin that is loaded. `saved` is what the plugin's plugin_save() returned before a reload."""
 
-    def __init__(self, lns: Lns, name: str, failed: Callable[[str, BaseException], None]) -> None:
+    def __init__(self, host: Host, name: str, failed: Callable[[str, BaseException], None]) -> None:
         self.name = name
         self.saved: Any = None
-        self._lns = lns
-        self._log = lns.log
+        self._host = host
+        self._log = host.services.log
         self._failed = failed
         self._by = f"plugin {name}"
         self._open = True  # declarations are taken: until plugin_init has returned
@@ -108,18 +117,18 @@ class Server:
 
     def session(self, id: int) -> Session | None:
         """The session with this id of ours."""
-        found = self._lns.sessions.get(id)
+        found = self._host.sessions.get(id)
         return None if found is None else Session(found, self._by)
 
     def sessions(self, user: str | None = None) -> list[Session]:
         """All sessions, or those of a user who has logged in; `username_case` says which names are one user's."""
-        found = self._lns.sessions.values() if user is None else self._lns.sessions_of(user)
+        found = self._host.sessions.values() if user is None else self._host.services.registry.sessions_of(user)
         return [Session(session, self._by) for session in sorted(found, key=lambda session: session.id)]
 
     def session_of(self, address: IPv4Address | str) -> Session | None:
         """Who has this address."""
         try:
-            found = self._lns.by_address.get(IPv4Address(address))
+            found = self._host.services.registry.by_address.get(IPv4Address(address))
         except AddressValueError:
             return None
         return None if found is None else Session(found, self._by)
@@ -139,7 +148,7 @@ class Server:
         answer; None when there was none. Nothing follows from it, and no hook is called."""
         credentials = Credentials(Protocol.PAP, octets(username), password=octets(password))
         try:
-            reply = self._lns.backend.authenticate(session._living().auth_request(credentials))
+            reply = self._host.services.backend.authenticate(session._living().auth_request(credentials))
         except NoAnswer:
             return None
         return Login(reply.accepted, reply.message.decode("utf-8", "backslashreplace"), reply.avpairs)
@@ -166,7 +175,7 @@ class Server:
         initial = None if isinstance(default, IPv4Address) and not int(default) else default
         declared = Setting(full, kind, initial, help, Effect.LIVE, "", secret)
         variable: Variable[T] = Variable(declared)
-        given = self._lns.config.plugin_settings.get(full)
+        given = self._host.services.config.plugin_settings.get(full)
         if given is not None:
             try:
                 variable.value = declared.parse(given)
@@ -174,7 +183,7 @@ class Server:
                 raise PluginError(str(wrong)) from None
         self._declared.variables[full] = variable
         if secret:
-            self._lns.plugins.on_change()  # it may be said at once
+            self._host.on_change()  # it may be said at once
         return variable
 
     def counter(self, name: str, help: str) -> Count:
@@ -207,7 +216,7 @@ class Server:
         for the garden `garden` and those that are there. It may wait. If it returns True, what is in the chain goes
         with the server."""
         self._declared.builders.append(build)
-        self._lns.gardens.add_builder(build, self.spawn)
+        self._host.services.gardens.add_builder(build, self.spawn)
 
     def spawn(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Run a function beside everything else, until the plugin is removed."""
@@ -242,12 +251,3 @@ class Server:
         if isinstance(default, str):
             return Choice(*choices) if choices else Text()
         raise PluginError(f"a setting cannot be a {type(default).__name__}")
-
-
-def octets(text: str) -> bytes:
-    """As it came from a subscriber: octets that are no UTF-8 survive (surrogateescape)."""
-    return text.encode("utf-8", "surrogateescape")
-
-
-def text(octets: bytes) -> str:
-    return octets.decode("utf-8", "surrogateescape")

@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
-from typing import TYPE_CHECKING
 
 from l2tpns import causes
 from l2tpns.causes import SessionEnded
 from l2tpns.errors import PluginError
 from l2tpns.policy.model import PolicyError, Sink
-
-if TYPE_CHECKING:
-    from l2tpns.subscriber.session import Session as CoreSession
+from l2tpns.subscriber.phase import Phase
+from l2tpns.subscriber.session import Session as CoreSession
 
 LONGEST_REASON = 200
 
@@ -95,7 +93,7 @@ class Session:
     @property
     def alive(self) -> bool:
         """It has not ended."""
-        return self._session.lns.sessions.get(self._session.id) is self._session
+        return self._session.alive
 
     @property
     def online(self) -> bool:
@@ -129,7 +127,7 @@ class Session:
     def traffic(self) -> tuple[int, int, int, int]:
         """Octets and packets from the subscriber, octets and packets to the subscriber."""
         session = self._session
-        session.lns.plane.refresh(session.path)
+        session.services.plane.refresh(session.path)
         path = session.path
         return path.in_octets, path.in_packets, path.out_octets, path.out_packets
 
@@ -153,7 +151,7 @@ class Session:
     @property
     def sink(self) -> tuple[IPv4Address, int] | None:
         """Where copies of its packets go; None: nowhere."""
-        sink = self._session.lns.snoop.where(self._session.policy.sink)
+        sink = self._session.services.snoop.where(self._session.policy.sink)
         return None if sink is None else (sink.address, sink.port)
 
     def throttle(self, rate_in: int | None = None, rate_out: int | None = None) -> None:
@@ -162,24 +160,24 @@ class Session:
             if rate is not None and type(rate) is not int:
                 raise TypeError(f"{rate!r:.40} is no rate: a whole number of kbit/s, or None")
         with self._asking() as session:
-            session.lns.throttle.set(session, rate_in, rate_out, by=self._by)
+            session.services.throttle.set(session, rate_in, rate_out, by=self._by)
 
     def unthrottle(self) -> None:
         """Full speed again, both ways."""
         with self._asking() as session:
-            session.lns.throttle.clear(session, by=self._by)
+            session.services.throttle.clear(session, by=self._by)
 
     def enter_garden(self, name: str = "garden") -> None:
         """Into a walled garden. The first one of a name is built for it, which may wait."""
         _text(name)
         with self._asking() as session:
-            session.lns.gardens.enter(session, name, by=self._by)
+            session.services.gardens.enter(session, name, by=self._by)
 
     def leave_garden(self, user: str = "") -> None:
         """Out of the walled garden, as if it had just logged in, perhaps under another name. May wait."""
         _text(user)
         with self._asking() as session:
-            session.lns.gardens.leave(session, user=user, by=self._by)
+            session.services.gardens.leave(session, user=user, by=self._by)
 
     def snoop(self, address: IPv4Address | str | None = None, port: int = 0, *, by: str = "") -> None:
         """Copy its packets there; without an address to snoop_host and snoop_port. `by`: who wants that, for the
@@ -189,13 +187,13 @@ class Session:
             try:
                 sink = None if address is None else _sink(address, port)
             except PluginError as error:
-                session.lns.snoop.refuse(session, str(error), by=by)
-            session.lns.snoop.start(session, sink, by=by)
+                session.services.snoop.refuse(session, str(error), by=by)
+            session.services.snoop.start(session, sink, by=by)
 
     def unsnoop(self, *, by: str = "") -> None:
         """Copy nothing any more."""
         with self._asking() as session:
-            session.lns.snoop.stop(session, by=by or self._by)
+            session.services.snoop.stop(session, by=by or self._by)
 
     # Its end, its accounting
 
@@ -206,7 +204,7 @@ class Session:
     def kill(self, reason: str = "") -> None:
         """End it now, whatever it is doing, even if it waits for a plugin."""
         session = self._living()
-        if session.phase == "call" or session.greenlet is None:
+        if session.phase is Phase.CALL or session.greenlet is None:
             session.end(causes.ADMIN_DROP, text=_reason(reason))  # it has hardly begun
         elif not session.releasing:
             session.greenlet.kill(SessionEnded(causes.ADMIN_DROP, text=_reason(reason)), block=False)
@@ -216,7 +214,7 @@ class Session:
         session = self._living()
         if not session.online_since:
             raise PluginError(f"session {session.id} is not online")
-        session.lns.accounting.interim(session.accounted("interim"))
+        session.account_interim()
 
     def _living(self) -> CoreSession:
         if not self.alive:

@@ -9,32 +9,27 @@ kernel is told is system/garden_rules.py's.
 from __future__ import annotations
 
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Network
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import gevent
 from gevent.lock import RLock
 
 from l2tpns import causes
 from l2tpns.config.value_types import printable
+from l2tpns.dataplane.plane import DataPlane
 from l2tpns.errors import L2tpnsError
-from l2tpns.policy.model import PolicyError
+from l2tpns.policy.model import Changes, PolicyError, Subscriber
 from l2tpns.radius.types import TerminateCause
+from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.faults import is_kill
-from l2tpns.subscriber import plugin_hooks
+from l2tpns.runtime.log import Logger
+from l2tpns.runtime.supervisor import Part, Supervisor
 from l2tpns.system.garden_rules import DEFAULT, RESERVED, chain_of
-
-if TYPE_CHECKING:
-    from l2tpns.lns import Lns
-    from l2tpns.runtime.supervisor import Part
-    from l2tpns.state.records import SessionRecord
-    from l2tpns.subscriber.session import Session
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,16}", re.ASCII)
 MOST = 64  # gardens: each costs every forwarded packet a few rules, and the kernel has 256 sets
@@ -128,14 +123,20 @@ class Place:
 
 
 class Gardens:
-    """One for the Lns."""
+    """All walled gardens of the server; a PolicyPart."""
 
-    def __init__(self, lns: Lns, kernel: Kernel | None = None) -> None:
-        self._lns = lns
-        self.kernel: Kernel = kernel or NullKernel()
+    def __init__(
+        self, counters: Counters, log: Logger, supervisor: Supervisor, plane: DataPlane, changes: Changes
+    ) -> None:
+        self._counters = counters
+        self._log = log
+        self._supervisor = supervisor
+        self._plane = plane
+        self._changes = changes
+        self.kernel: Kernel = NullKernel()
         self._builders: list[Builder] = []
         self._users: dict[str, Counter[IPv4Network]] = {}  # of each garden that is built; sessions may share a network
-        self._places: dict[Session, Place] = {}
+        self._places: dict[Subscriber, Place] = {}
         self._building = RLock()
         self._forget: set[IPv4Network] = set()
         self._sweeper: Any = None
@@ -143,58 +144,51 @@ class Gardens:
 
     # What operators, RADIUS and plugins ask for
 
-    def enter(self, session: Session, name: str = DEFAULT, *, by: str) -> None:
+    def enter(self, session: Subscriber, name: str = DEFAULT, *, by: str) -> None:
         """Into a garden, or from one into another. Raises PolicyError, the session being where it was."""
         self.build(name)  # which may wait
         before = session.policy.garden
         if before == name:
             raise PolicyError("already in walled garden")
-        if self._lns.sessions.get(session.id) is not session:
+        if not session.alive:
             raise PolicyError(f"session {session.id} has ended")
         online = bool(session.online_since)
         usage = None
-        if online and not before:  # it has had its service: that is told, and what follows is not
-            usage = session.usage(int(TerminateCause.PORT_SUSPENDED))
-            self._lns.usage_files.ended(session, usage)
-            session.acct_session_id = self._lns.acct_session_ids.new()
-        session.policy = replace(session.policy, garden=name)
+        if online and not before:  # what it has used is accounted, what follows is not
+            usage = session.suspend_service(TerminateCause.PORT_SUSPENDED)
+        session.change_policy(garden=name)
         if online:
             self._leave_place(session)
             self.begin(session)
             self._decide_anew(session)
-            self._lns.journal.session(session)
-        self._lns.counters.garden_entered += 1
+            self._changes.session(session)
+        self._counters.garden_entered += 1
         address = str(session.address) if session.address is not None else None
         session.log.info("garden_entered", user=session.user, address=address, garden=name, by=by)
         if usage is not None:
-            self._lns.accounting.stop(plugin_hooks.accounted(session, "stop", usage))
+            session.account_stop(usage)
 
-    def leave(self, session: Session, *, user: str = "", by: str) -> None:
+    def leave(self, session: Subscriber, *, user: str = "", by: str) -> None:
         """Out of its garden, as if it had just logged in, perhaps as another user. Raises PolicyError."""
         name = session.policy.garden
         if not name:
             raise PolicyError("not in walled garden")
         if user:
-            self._lns.rename(session, user)
+            session.rename(user)
         if session.online_since:
-            session.end_older(self._lns.replaced_by(session), causes.DUPLICATE_USER)
+            session.replace_older()
             if session.policy.garden != name or not session.online_since:
-                return  # while we waited somebody else has decided, or it has ended
-        session.policy = replace(session.policy, garden="")
+                return  # meanwhile another command has decided, or it has ended
+        session.change_policy(garden="")
         if not session.online_since:
             return
         self._decide_anew(session)
         self._leave_place(session)
-        session.path.reset_counters()  # reference 9: they begin at zero, then Start
-        session.dumped = (0, 0)
-        session.online_since, session.opened_wall = monotonic(), time.time()
-        self._lns.journal.session(session)
-        self._lns.counters.garden_left += 1
+        session.resume_service()  # reference 9: counters begin at zero, then Start
+        self._changes.session(session)
+        self._counters.garden_left += 1
         session.log.info("garden_left", user=session.user, address=str(session.address), garden=name, by=by)
-        began = session.online_since
-        usage = session.accounted("start")
-        if (session.online_since, session.acct_session_id) == (began, usage.acct_session_id):
-            self._lns.accounting.start(usage)  # else it has ended while a plugin was asked, or is in a garden again
+        session.account_start()
 
     def members(self) -> dict[str, int]:
         """How many sessions are in each garden that there is."""
@@ -207,7 +201,7 @@ class Gardens:
 
     # A Part (policy/model.py)
 
-    def begin(self, session: Session) -> None:
+    def begin(self, session: Subscriber) -> None:
         """Cage it, before it sends anything. What cannot be caged does not get out: it ends."""
         name = session.policy.garden
         if not name or not session.online_since:
@@ -219,26 +213,26 @@ class Gardens:
                 raise PolicyError(f"walled garden {name} is not built")
             self._places[session] = place
             session.path.caged = True
-            self._lns.plane.changed(session.path)
+            self._plane.changed(session.path)
             new = [network for network in place.networks if not users[network]]
             users.update(place.networks)
             self.kernel.add(name, new)
         except L2tpnsError as error:
             session.log.error("garden_failed", user=session.user, garden=name, why=str(error))
-            self._lns.plane.offline(session.path)
+            self._plane.offline(session.path)
             session.end(causes.NO_RESOURCES, text="the walled garden cannot be had")
 
-    def finish(self, session: Session) -> None:
+    def finish(self, session: Subscriber) -> None:
         if session in self._places:
             self._decide_anew(session)  # whoever has the address next is not in this garden
             self._leave_place(session)
 
-    def _leave_place(self, session: Session) -> None:
+    def _leave_place(self, session: Subscriber) -> None:
         place = self._places.pop(session, None)
         if place is None:
             return
         session.path.caged = False
-        self._lns.plane.changed(session.path)
+        self._plane.changed(session.path)
         users = self._users[place.garden]
         users.subtract(place.networks)
         gone = [network for network in place.networks if users[network] <= 0]
@@ -265,14 +259,14 @@ class Gardens:
             try:
                 self.kernel.build(name)
             except L2tpnsError as error:
-                self._lns.log.error("garden_failed", garden=name, why=str(error))
+                self._log.error("garden_failed", garden=name, why=str(error))
                 raise PolicyError(f"walled garden {name} cannot be had: {error}") from error
             self._users[name] = Counter()
             self._fill_chain(name, *self._builders)
-            self._lns.log.info("garden_built", garden=name, chain=chain_of(name))
+            self._log.info("garden_built", garden=name, chain=chain_of(name))
             if self.kernel.is_empty(name):
                 why = "no rule says where connections go: there is DNS and nothing else"
-                self._lns.log.warning("garden_empty", garden=name, chain=chain_of(name), why=why)
+                self._log.warning("garden_empty", garden=name, chain=chain_of(name), why=why)
 
     def add_builder(self, builder: Builder, spawn: Callable[..., Any]) -> None:
         """Have it called when a garden is built, to put rules into its chain; soon, too, for those that are.
@@ -299,21 +293,21 @@ class Gardens:
                 if builder(name, chain_of(name)):
                     self.kernel.filled(name)
             except L2tpnsError as error:
-                self._lns.log.error("garden_failed", garden=name, why=str(error))
+                self._log.error("garden_failed", garden=name, why=str(error))
             except BaseException as error:  # it is a plugin's
                 if is_kill(error):
                     raise
-                self._lns.log.exception("garden_failed", garden=name)
+                self._log.exception("garden_failed", garden=name)
 
     # Start and end
 
-    def start(self, open_kernel: Callable[[], Kernel], saved: Iterable[SessionRecord]) -> None:
-        """Before the saved sessions are taken up: have the gardens that they are in."""
+    def start(self, open_kernel: Callable[[], Kernel], names: Iterable[str]) -> None:
+        """Build these gardens, which saved sessions are in, before the sessions are restored."""
         try:
             self.kernel = open_kernel()
         except OSError as error:
             self.kernel = NullKernel(f"this kernel has no netfilter: {error.strerror}")
-        for name in {record.policy.garden for record in saved} - {""}:
+        for name in names:
             with suppress(PolicyError):  # it is in the log; who is in it will not be taken up
                 self.build(name)
 
@@ -323,11 +317,11 @@ class Gardens:
             for name, users in self._users.items():
                 missing, stale = self.kernel.fill(name, users)
                 if stale:
-                    self._lns.log.info("garden_cleaned", garden=name, stale=stale, missing=missing)
+                    self._log.info("garden_cleaned", garden=name, stale=stale, missing=missing)
             self.kernel.tidy(self._users)
         except L2tpnsError as error:
-            self._lns.log.error("garden_failed", why=str(error))
-        self._watcher = self._lns.supervisor.spawn("garden watcher", self._watch)
+            self._log.error("garden_failed", why=str(error))
+        self._watcher = self._supervisor.spawn("garden watcher", self._watch)
 
     def stop(self) -> None:
         """Nobody carries packets any more."""
@@ -338,7 +332,7 @@ class Gardens:
         try:
             self.kernel.stop()
         except L2tpnsError as error:
-            self._lns.log.error("garden_failed", why=str(error))
+            self._log.error("garden_failed", why=str(error))
 
     def _watch(self) -> None:
         """Whoever loads his firewall anew takes our rules away with the old ones: they come back."""
@@ -348,19 +342,19 @@ class Gardens:
                 try:
                     if self.kernel.build(name):
                         self.kernel.fill(name, users)
-                        self._lns.log.warning("garden_rules_restored", garden=name, why="somebody has removed them")
+                        self._log.warning("garden_rules_restored", garden=name, why="somebody has removed them")
                         with self._building:
                             self._fill_chain(name, *self._builders)
                     elif self.kernel.count(name) != len(users):
                         missing, stale = self.kernel.fill(name, users)
                         if missing or stale:
-                            self._lns.log.warning("garden_members_restored", garden=name, missing=missing, stale=stale)
+                            self._log.warning("garden_members_restored", garden=name, missing=missing, stale=stale)
                 except L2tpnsError as error:
-                    self._lns.log.error("garden_failed", garden=name, why=str(error))
+                    self._log.error("garden_failed", garden=name, why=str(error))
 
     # Connections
 
-    def _decide_anew(self, session: Session) -> None:
+    def _decide_anew(self, session: Subscriber) -> None:
         """Its connections were let through, or sent to the portal, when it was elsewhere."""
         place = self._places.get(session)
         if place is None:
@@ -377,10 +371,10 @@ class Gardens:
             try:
                 self.kernel.forget(networks)
             except L2tpnsError as error:
-                self._lns.log.error("garden_failed", why=str(error))
+                self._log.error("garden_failed", why=str(error))
 
 
-def networks_of(session: Session) -> tuple[IPv4Network, ...]:
+def networks_of(session: Subscriber) -> tuple[IPv4Network, ...]:
     """Its address, and the networks behind it."""
     assert session.address is not None and session.profile is not None
     routes = (route.prefix for route in session.profile.routes)

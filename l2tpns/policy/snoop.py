@@ -10,20 +10,18 @@ there as long as it has it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address
 from time import time_ns
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from l2tpns.capture.frame import Framer
-from l2tpns.policy.model import PolicyError, Sink
+from l2tpns.config.settings import Config
+from l2tpns.policy.model import Changes, PolicyError, Sink, Subscriber
 from l2tpns.policy.snoop_sink import Outlet
-
-if TYPE_CHECKING:
-    from l2tpns.config.settings import Config
-    from l2tpns.lns import Lns
-    from l2tpns.subscriber.session import Session
+from l2tpns.policy.taps import Taps
+from l2tpns.runtime.counters import Counters
+from l2tpns.runtime.log import Logger
 
 CONFIGURED = Sink(IPv4Address(0), 0)  # as snoop_host and snoop_port say, also when they change
 
@@ -33,11 +31,11 @@ class Copier:
 
     __slots__ = ("_acct", "_config", "_framer", "_session", "_user", "lost", "outlet", "sent")
 
-    def __init__(self, session: Session, outlet: Outlet) -> None:
-        self._config: Config = session.lns.config
+    def __init__(self, config: Config, session: Subscriber, outlet: Outlet) -> None:
+        self._config = config
         self._session = session
         self._acct, self._user = session.acct_session_id, session.user
-        self._framer = Framer(session.tunnel.id, session.id, self._acct, self._user)
+        self._framer = Framer(session.tunnel_id, session.id, self._acct, self._user)
         self.outlet = outlet
         self.sent = self.lost = 0
 
@@ -55,17 +53,38 @@ class Copier:
 
 
 class Snoop:
-    """One for the Lns; a Part (policy/model.py)."""
+    """Intercepts sessions; a PolicyPart. `sessions` is the server's table of them, by id.
 
-    def __init__(self, lns: Lns) -> None:
-        self._lns = lns
+    `in_pool` says whether an address is one of the pool's, `holder` which session has it.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        counters: Counters,
+        log: Logger,
+        changes: Changes,
+        taps: Taps,
+        sessions: Mapping[int, Subscriber],
+        in_pool: Callable[[IPv4Address], bool],
+        holder: Callable[[IPv4Address], Subscriber | None],
+    ) -> None:
+        self._config = config
+        self._counters = counters
+        self._log = log
+        self._changes = changes
+        self._taps = taps
+        taps.interceptor = self.copier
+        self._sessions = sessions
+        self._in_pool = in_pool
+        self._holder = holder
         self._outlets: dict[Sink, Outlet] = {}
-        self.copiers: dict[Session, Copier] = {}  # of the sessions whose packets are copied now
+        self.copiers: dict[Subscriber, Copier] = {}  # of the sessions whose packets are copied now
         self._configured: Sink | None = None
 
     # What operators, RADIUS and plugins ask
 
-    def start(self, session: Session, sink: Sink | None = None, *, by: str) -> None:
+    def start(self, session: Subscriber, sink: Sink | None = None, *, by: str) -> None:
         """Copy its packets, from the first one on if it is not online yet; None: to snoop_host. PolicyError."""
         chosen = sink or CONFIGURED
         where, outlet = self.where(chosen), self._outlets.get(chosen)
@@ -81,7 +100,7 @@ class Snoop:
             self._tell_on(session, chosen, by)
             self._change(session, chosen)
 
-    def refuse(self, session: Session, why: str, sink: Sink | None = None, *, by: str) -> NoReturn:
+    def refuse(self, session: Subscriber, why: str, sink: Sink | None = None, *, by: str) -> NoReturn:
         """It cannot be: PolicyError, and a line in the audit log, for whoever asked may have to answer for it."""
         place = self._words(sink)
         session.log.secret_audit(
@@ -89,18 +108,18 @@ class Snoop:
         )
         raise PolicyError(why)
 
-    def stop(self, session: Session, *, by: str) -> None:
+    def stop(self, session: Subscriber, *, by: str) -> None:
         """No further copies."""
         sink, copier = session.policy.sink, self.copiers.get(session)
         if sink is not None:
             self._change(session, None)
             self._tell_off(session, sink, copier, by)
 
-    def _change(self, session: Session, sink: Sink | None) -> None:
-        session.policy = replace(session.policy, sink=sink)
-        self._lns.taps.rebuild(session)
+    def _change(self, session: Subscriber, sink: Sink | None) -> None:
+        session.change_policy(sink=sink)
+        self._taps.rebuild(session)
         if session.online_since:
-            self._lns.journal.session(session)
+            self._changes.session(session)
 
     def where(self, sink: Sink | None) -> Sink | None:
         """Where this is now: CONFIGURED stands for the configuration's; None if that names none."""
@@ -108,25 +127,25 @@ class Snoop:
 
     def _from_configuration(self) -> Sink | None:
         """The same object as long as it is the same place."""
-        host, port, found = self._lns.config.snoop_host, self._lns.config.snoop_port, self._configured
+        host, port, found = self._config.snoop_host, self._config.snoop_port, self._configured
         if host is None or not port:
             return None
         if found is None or found.address is not host or found.port != port:
             found = self._configured = Sink(host, port)
         return found
 
-    def refusal(self, sink: Sink, leaving: Session | None = None) -> str:
+    def refusal(self, sink: Sink, leaving: Subscriber | None = None) -> str:
         """Why nothing may be sent there, or nothing; `leaving` has its address no longer."""
         address = sink.address
         if not 0 < sink.port <= 65535:
             return f"{sink.port} is no UDP port"
         if address.is_unspecified or address.is_multicast or address.is_reserved:
             return f"{address} is not the address of one host"
-        if self._lns.pool.contains(address):
+        if self._in_pool(address):
             return f"{address} lies in the pool: copies would go to a subscriber"
-        if self._lns.by_address.get(address) not in (None, leaving):
+        if self._holder(address) not in (None, leaving):
             return f"{address} is a subscriber's: copies would go there"
-        for session in self._lns.sessions.values():
+        for session in self._sessions.values():
             if session.profile is not None and session.profile.routes and session is not leaving:
                 if _has(session, address):
                     return f"{address} is a subscriber's: copies would go there"
@@ -134,7 +153,7 @@ class Snoop:
 
     # What the data path needs
 
-    def copier(self, session: Session) -> Copier | None:
+    def copier(self, session: Subscriber) -> Copier | None:
         """Who copies its packets, if anybody; asked whenever that may have changed, before the path carries any."""
         if self._outlets and session.address is not None:
             for outlet in self._outlets.values():
@@ -148,17 +167,16 @@ class Snoop:
             return None
         outlet = self._outlets.get(sink) or self._new_outlet(sink)
         outlet.users += 1
-        copier = self.copiers[session] = Copier(session, outlet)
+        copier = self.copiers[session] = Copier(self._config, session, outlet)
         return copier
 
     def _new_outlet(self, sink: Sink) -> Outlet:
-        lns = self._lns
         find = self._from_configuration if sink == CONFIGURED else lambda: sink
-        outlet = self._outlets[sink] = Outlet(find, self.refusal, lns.counters, lns.log)
+        outlet = self._outlets[sink] = Outlet(find, self.refusal, self._counters, self._log)
         outlet.move(find())
         return outlet
 
-    def _let_go(self, session: Session) -> None:
+    def _let_go(self, session: Subscriber) -> None:
         copier = self.copiers.pop(session, None)
         if copier is not None:
             copier.outlet.users -= 1
@@ -166,10 +184,10 @@ class Snoop:
                 copier.outlet.close()
                 self._outlets = {sink: outlet for sink, outlet in self._outlets.items() if outlet.users}
 
-    def begin(self, session: Session) -> None:
+    def begin(self, session: Subscriber) -> None:
         """Session.carry() has everything in place already."""
 
-    def finish(self, session: Session) -> None:
+    def finish(self, session: Subscriber) -> None:
         copier = self.copiers.get(session)
         if copier is not None:
             self._let_go(session)
@@ -178,12 +196,12 @@ class Snoop:
             if outlet.blocked and outlet.sink is not None and _has(session, outlet.sink.address):
                 outlet.blocked = self.refusal(outlet.sink, leaving=session)
 
-    def gave_up(self, session: Session) -> None:
+    def gave_up(self, session: Subscriber) -> None:
         """It has not come online, and nothing was copied: the audit log has to say so."""
         if session.policy.sink is not None:
             self._tell_off(session, session.policy.sink, None, "end of session")
 
-    def resumed(self, sessions: Iterable[Session]) -> None:
+    def resumed(self, sessions: Iterable[Subscriber]) -> None:
         """Taken up again after a restart: for the audit log, whose last word may have been another process's."""
         for session in sessions:
             if session.policy.sink is not None:
@@ -191,11 +209,11 @@ class Snoop:
 
     # Who it is told
 
-    def _tell_on(self, session: Session, sink: Sink, by: str) -> None:
+    def _tell_on(self, session: Subscriber, sink: Sink, by: str) -> None:
         place = self._words(sink)
         session.log.secret_audit("snoop_on", by=by, user=session.user, acct=session.acct_session_id, sink=place)
 
-    def _tell_off(self, session: Session, sink: Sink | None, copier: Copier | None, by: str) -> None:
+    def _tell_off(self, session: Subscriber, sink: Sink | None, copier: Copier | None, by: str) -> None:
         session.log.secret_audit(
             "snoop_off",
             by=by,
@@ -206,7 +224,7 @@ class Snoop:
             lost=copier.lost if copier is not None else 0,
         )
 
-    def place(self, session: Session) -> str | None:
+    def place(self, session: Subscriber) -> str | None:
         """Where its copies go, `ADDRESS:PORT`; None: nowhere."""
         return self._words(session.policy.sink) or None
 
@@ -215,7 +233,7 @@ class Snoop:
         return f"{where.address}:{where.port}" if where is not None else ""
 
 
-def _has(session: Session, address: IPv4Address) -> bool:
+def _has(session: Subscriber, address: IPv4Address) -> bool:
     """Whether the kernel would bring packets for this address to this session."""
     if session.address == address:
         return True

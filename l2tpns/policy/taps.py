@@ -16,54 +16,56 @@ Session.carry() has them set before the path is online, so that nobody misses a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
+from l2tpns.dataplane.plane import DataPlane
 from l2tpns.dataplane.session_path import Copy
-
-if TYPE_CHECKING:
-    from l2tpns.lns import Lns
-    from l2tpns.subscriber.session import Session
+from l2tpns.hooks import Hooks
+from l2tpns.policy.model import Subscriber
 
 
 class Taps:
-    """One for the Lns."""
+    """Decides whose tap and whose copy stands in each path."""
 
-    def __init__(self, lns: Lns) -> None:
-        self._lns = lns
-        self._watchers: dict[Session, tuple[Copy, ...]] = {}
+    def __init__(self, plane: DataPlane, hooks: Hooks, sessions: Mapping[int, Subscriber]) -> None:
+        self._plane = plane
+        self._hooks = hooks
+        self._sessions = sessions
+        self._watchers: dict[Subscriber, tuple[Copy, ...]] = {}
+        self.interceptor: Callable[[Subscriber], Copy | None] = _no_copy  # set by Snoop, which comes before monitors
 
-    def rebuild(self, session: Session) -> None:
+    def rebuild(self, session: Subscriber) -> None:
         """Who wants this session's packets has changed."""
         if session.path.online:
             self.prepare(session)
 
-    def prepare(self, session: Session) -> None:
+    def prepare(self, session: Subscriber) -> None:
         """It is about to be carried: have everybody in place before its first packet."""
-        lns, path = self._lns, session.path
-        tap = lns.plugins.packet_tap(session)
+        path = session.path
+        tap = self._hooks.packet_tap(session)
         copy = _each(self._copies(session))
         if (tap, copy) != (path.tap, path.copy):
             path.tap, path.copy = tap, copy
-            lns.plane.changed(path)
+            self._plane.changed(path)
 
     def rebuild_all(self) -> None:
         """A packet hook has come or gone."""
-        for session in list(self._lns.sessions.values()):
+        for session in list(self._sessions.values()):
             self.rebuild(session)
 
-    def _copies(self, session: Session) -> tuple[Copy, ...]:
-        copier = self._lns.snoop.copier(session)
+    def _copies(self, session: Subscriber) -> tuple[Copy, ...]:
+        copier = self.interceptor(session)
         watchers = self._watchers.get(session, ())
         return watchers if copier is None else (copier, *watchers)
 
     # Monitors
 
-    def watch(self, session: Session, copy: Copy) -> None:
+    def watch(self, session: Subscriber, copy: Copy) -> None:
         """Have copies of its packets, until unwatch(). `copy` is called by the data path: no waiting, no error."""
         self._watchers[session] = (*self._watchers.get(session, ()), copy)
         self.rebuild(session)
 
-    def unwatch(self, session: Session, copy: Copy) -> None:
+    def unwatch(self, session: Subscriber, copy: Copy) -> None:
         left = tuple(other for other in self._watchers.pop(session, ()) if other is not copy)
         if left:
             self._watchers[session] = left
@@ -71,12 +73,17 @@ class Taps:
 
     # A Part (policy/model.py)
 
-    def begin(self, session: Session) -> None:
+    def begin(self, session: Subscriber) -> None:
         pass
 
-    def finish(self, session: Session) -> None:
+    def finish(self, session: Subscriber) -> None:
         """Let go of who may hold the session; if it comes online again, carry() brings them back."""
         session.path.tap = session.path.copy = None
+
+
+def _no_copy(_: Subscriber) -> Copy | None:
+    """Intercept nothing."""
+    return None
 
 
 def _each(copies: tuple[Copy, ...]) -> Copy | None:

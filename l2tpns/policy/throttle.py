@@ -6,40 +6,43 @@ its own; what comes from it is policed in the data path (dataplane/policer.py). 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network
 from time import monotonic
-from typing import TYPE_CHECKING
 
 import gevent
 from gevent.lock import RLock
 
+from l2tpns.config.settings import Config
 from l2tpns.config.value_types import printable
+from l2tpns.dataplane.plane import DataPlane
 from l2tpns.dataplane.policer import Police
-from l2tpns.policy.model import PolicyError
+from l2tpns.policy.model import Changes, PolicyError, Subscriber
+from l2tpns.runtime.log import Logger
 from l2tpns.system.shaping import Shaped, Shaper, ShapingError, handle
-
-if TYPE_CHECKING:
-    from l2tpns.lns import Lns
-    from l2tpns.subscriber.session import Session
 
 FASTEST = 10_000_000  # kbit/s
 CHUNK = 20  # buckets made before others get their turn
 
 
 class Throttle:
-    """One for the Lns."""
+    """Enforces the rates of all sessions. `sessions` is the server's table of them, by id."""
 
-    def __init__(self, lns: Lns) -> None:
-        self._lns = lns
+    def __init__(
+        self, config: Config, log: Logger, plane: DataPlane, changes: Changes, sessions: Mapping[int, Subscriber]
+    ) -> None:
+        self._config = config
+        self._log = log
+        self._plane = plane
+        self._changes = changes
+        self._sessions = sessions
         self._shaper: Shaper | None = None
-        self._buckets: dict[Session, tuple[int, tuple[IPv4Network, ...]]] = {}
+        self._buckets: dict[Subscriber, tuple[int, tuple[IPv4Network, ...]]] = {}
         self._lock = RLock()  # the kernel may make us wait: meanwhile a session may end, or be throttled by another
 
     # What operators, RADIUS and plugins want
 
-    def set(self, session: Session, rate_in: int | None = None, rate_out: int | None = None, *, by: str) -> None:
+    def set(self, session: Subscriber, rate_in: int | None = None, rate_out: int | None = None, *, by: str) -> None:
         """Rates in kbit/s, 0 for no limit that way; None keeps what there is, two of them mean throttle_speed."""
         if rate_in is None and rate_out is None:
             rate_in = rate_out = self.default()
@@ -54,19 +57,19 @@ class Throttle:
         if any(rates):
             session.log.info("throttled", user=session.user, by=by, **self._facts(session))
 
-    def clear(self, session: Session, *, by: str) -> None:
+    def clear(self, session: Subscriber, *, by: str) -> None:
         """At full speed again; nothing happens to one who is."""
-        if is_throttled(session):
+        if session.policy.throttled:
             self._become(session, 0, 0)
             session.log.info("unthrottled", user=session.user, by=by)
 
     def default(self) -> int:
         """The rate where nobody names one."""
-        if not self._lns.config.throttle_speed:
+        if not self._config.throttle_speed:
             raise PolicyError("throttle_speed is 0: set it first, or name a rate")
-        return self._lns.config.throttle_speed
+        return self._config.throttle_speed
 
-    def bucket(self, session: Session) -> str | None:
+    def bucket(self, session: Subscriber) -> str | None:
         """The HTB class of a session, as tc writes it (manual: Filter Bucket)."""
         held = self._buckets.get(session)
         return None if held is None else handle(held[0])
@@ -78,13 +81,13 @@ class Throttle:
 
     # The life of sessions
 
-    def begin(self, session: Session) -> None:
-        if is_throttled(session):
+    def begin(self, session: Subscriber) -> None:
+        if session.policy.throttled:
             self._enforce(session)
             if self._shaper is not None:  # else it was taken up again, and nothing is new
                 session.log.info("throttled", user=session.user, by="login", **self._facts(session))
 
-    def finish(self, session: Session) -> None:
+    def finish(self, session: Subscriber) -> None:
         with self._lock:
             self._unpolice(session)
             self._release(session)
@@ -93,11 +96,11 @@ class Throttle:
 
     def start(self, shaper: Shaper) -> None:
         """From now on there is one who shapes; sessions that were taken up again get their buckets one by one."""
-        waiting = [session for session in self._lns.sessions.values() if session.policy.rate_out]
+        waiting = [session for session in self._sessions.values() if session.policy.rate_out]
         try:
-            shaper.start(bool(self._lns.config.throttle_speed or waiting))
+            shaper.start(bool(self._config.throttle_speed or waiting))
         except ShapingError as error:
-            self._lns.log.error("throttling_impaired", why=str(error))
+            self._log.error("throttling_impaired", why=str(error))
         self._shaper = shaper
         if waiting:
             gevent.spawn(self._catch_up, waiting)
@@ -110,7 +113,7 @@ class Throttle:
         try:
             self._shaper.move(device, rates)
         except ShapingError as error:
-            self._lns.log.error("throttling_impaired", why=str(error))
+            self._log.error("throttling_impaired", why=str(error))
 
     def stop(self) -> None:
         """Leave nothing in the kernel."""
@@ -121,30 +124,30 @@ class Throttle:
         try:
             shaper.stop()
         except ShapingError as error:
-            self._lns.log.error("throttling_impaired", why=str(error))
+            self._log.error("throttling_impaired", why=str(error))
 
     def restore_queues(self) -> list[str]:
         """Put back the queues of the tun device if they are gone. Return what was missing, in words."""
         return [] if self._shaper is None else self._shaper.restore_queues()
 
-    def _catch_up(self, sessions: list[Session]) -> None:
+    def _catch_up(self, sessions: list[Subscriber]) -> None:
         for number, session in enumerate(sessions):
             if session.online_since:
                 self._enforce(session)
             if number % CHUNK == CHUNK - 1:
                 gevent.sleep(0.001)
 
-    def _become(self, session: Session, rate_in: int, rate_out: int) -> None:
+    def _become(self, session: Subscriber, rate_in: int, rate_out: int) -> None:
         """Have these rates, or PolicyError and those of before."""
         with self._lock:
             if session.online_since:
                 self._shape(session, rate_out)
                 self._police(session, rate_in)
-            session.policy = replace(session.policy, rate_in=rate_in, rate_out=rate_out)
+            session.change_policy(rate_in=rate_in, rate_out=rate_out)
             if session.online_since:
-                self._lns.journal.session(session)
+                self._changes.session(session)
 
-    def _enforce(self, session: Session) -> None:
+    def _enforce(self, session: Subscriber) -> None:
         """Make it so, as far as it can be had."""
         with self._lock:
             if not session.online_since:
@@ -156,7 +159,7 @@ class Throttle:
             except PolicyError as error:
                 session.log.error("throttle_refused", user=session.user, rate_out=policy.rate_out, why=str(error))
 
-    def _police(self, session: Session, rate: int) -> None:
+    def _police(self, session: Subscriber, rate: int) -> None:
         path = session.path
         if rate == (path.police.rate if path.police is not None else 0):
             return
@@ -166,14 +169,14 @@ class Throttle:
             path.police.change(rate)
         else:
             path.police = Police(rate, monotonic())
-        self._lns.plane.changed(path)
+        self._plane.changed(path)
 
-    def _unpolice(self, session: Session) -> None:
+    def _unpolice(self, session: Subscriber) -> None:
         police, session.path.police = session.path.police, None
         if police is not None:
             police.end(carried=session.path.online)
 
-    def _shape(self, session: Session, rate: int) -> None:
+    def _shape(self, session: Subscriber, rate: int) -> None:
         shaper, held = self._shaper, self._buckets.get(session)
         if shaper is None:
             return
@@ -185,7 +188,7 @@ class Throttle:
                 if rate != session.policy.rate_out:
                     shaper.change(held[0], rate)
                 return
-            most = self._lns.config.throttle_buckets
+            most = self._config.throttle_buckets
             if len(self._buckets) >= most:
                 raise PolicyError(f"all throttle_buckets are in use ({most})")
             assert session.address is not None
@@ -195,7 +198,7 @@ class Throttle:
             raise PolicyError(f"throttling cannot be had: {error}") from None
         self._buckets[session] = bucket, networks
 
-    def _release(self, session: Session) -> None:
+    def _release(self, session: Subscriber) -> None:
         held = self._buckets.pop(session, None)
         if held is None or self._shaper is None:
             return
@@ -204,7 +207,7 @@ class Throttle:
         except ShapingError as error:
             session.log.error("throttling_impaired", user=session.user, why=str(error))
 
-    def _facts(self, session: Session) -> dict[str, object]:
+    def _facts(self, session: Subscriber) -> dict[str, object]:
         policy = session.policy
         return {"rate_in": policy.rate_in, "rate_out": policy.rate_out, "bucket": self.bucket(session)}
 
@@ -229,7 +232,3 @@ def parse_rate(word: str) -> int:
     if not (word.isascii() and word.isdigit() and len(word) <= 8 and 0 < int(word) <= FASTEST):
         raise PolicyError(f'"{printable(word)}" is no rate: 1 to {FASTEST} kbit/s')
     return int(word)
-
-
-def is_throttled(session: Session) -> bool:
-    return bool(session.policy.rate_in or session.policy.rate_out)

@@ -6,8 +6,11 @@ sends it again.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from typing import Any
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Protocol
 
 from gevent.hub import Waiter
 
@@ -66,3 +69,50 @@ class Mailbox:
             self._waiter = None
             if timer is not None:
                 timer.close()
+
+
+class Reader(Protocol):
+    """A greenlet that serves a mailbox, and does at certain times what is due."""
+
+    mailbox: Mailbox
+
+    def now(self) -> float:
+        """Return the time by which the peer is judged, in seconds."""
+
+    def handle(self, item: Any) -> None:
+        """Do what an item asks for. What it raises ends `serve_until`."""
+
+    def before_wait(self, now: float) -> float | None:
+        """Do what is due. Return when something will be due next, None for never. What it raises ends `serve_until`."""
+
+    def pause(self, seconds: float | None) -> None:
+        """Block until there is an item, at most for so long (None: for ever). With an item there, yield and return."""
+
+
+def serve_until(
+    reader: Reader, condition: Callable[[], bool], timeout: float | None = None, slice: float = math.inf
+) -> bool:
+    """Serve a reader's mailbox until `condition()` holds. Return False after `timeout` seconds without that.
+
+    After `slice` seconds of work it does what is due and pauses, however much there is to read.
+    """
+    mailbox = reader.mailbox
+    deadline = None if timeout is None else reader.now() + timeout
+    slice_end = monotonic() + slice
+    while not condition():
+        item = mailbox.take()
+        if item is not None:
+            reader.handle(item)
+            if monotonic() < slice_end:
+                continue
+        now = reader.now()
+        due = reader.before_wait(now)
+        if condition():
+            break
+        if deadline is not None:
+            if now >= deadline and not len(mailbox):
+                return False
+            due = deadline if due is None else min(due, deadline)
+        reader.pause(None if due is None else due - now)
+        slice_end = monotonic() + slice
+    return True

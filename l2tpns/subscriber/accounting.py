@@ -1,27 +1,30 @@
-"""What RADIUS is told of a session, in authentication and in accounting (RFC 2865, RFC 2866 5, RFC 2869 5.11).
+"""What RADIUS is sent about a session: requests, and the accounting of its service (RFC 2865, 2866 5, 2869 5.11).
 
-Which attribute each becomes, and when it is told, is radius/'s and session.py's.
+A service begins when the session comes online or leaves a walled garden, and ends when it goes offline or enters one.
+Which attribute each field becomes is radius/attributes.py's.
 """
 
 from __future__ import annotations
 
+import time
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from l2tpns.proto.ppp.credentials import Credentials
-from l2tpns.radius.types import AuthRequest, Usage
-
-if TYPE_CHECKING:
-    from l2tpns.subscriber.session import Session
-
-
-def auth_request(session: Session, credentials: Credentials, state: bytes) -> AuthRequest:
-    return AuthRequest(credentials=credentials, mtu=session.lcp.peer_mru, state=state, **_call(session))
+from l2tpns.radius.types import AuthRequest, TerminateCause, Usage
+from l2tpns.subscriber import plugin_hooks
+from l2tpns.subscriber.state import SessionState
 
 
-def usage(session: Session, terminate_cause: int) -> Usage:
+def auth_request(session: SessionState, credentials: Credentials, state: bytes = b"") -> AuthRequest:
+    """Return what RADIUS is asked when a session logs in, or (with `state`) is to be authorized once more."""
+    return AuthRequest(credentials=credentials, mtu=session.link.lcp.peer_mru, state=state, **_call(session))
+
+
+def usage(session: SessionState, terminate_cause: int = 0) -> Usage:
+    """Return what a session has used until now."""
     path, profile = session.path, session.profile
-    session.lns.plane.refresh(path)
+    session.services.plane.refresh(path)
     return Usage(
         user=account_name(session),
         address=session.address,
@@ -34,7 +37,7 @@ def usage(session: Session, terminate_cause: int) -> Usage:
         out_packets=path.out_packets,
         session_timeout=profile.session_timeout if profile is not None else None,
         idle_timeout=profile.idle_timeout if profile is not None else None,
-        by_radius=bool(session.lns.config.radius_servers),
+        by_radius=bool(session.services.config.radius_servers),
         session_time=int(monotonic() - session.online_since) if session.online_since else 0,
         terminate_cause=terminate_cause,
         tunnel_connection=str(session.call_serial),
@@ -42,15 +45,54 @@ def usage(session: Session, terminate_cause: int) -> Usage:
     )
 
 
-def account_name(session: Session) -> bytes:
-    """The name to account under: the server may have given another (RFC 2865 5.1)."""
+def account_name(session: SessionState) -> bytes:
+    """Return the name to account under: the RADIUS server may have given another (RFC 2865 5.1)."""
     if session.profile is not None and session.profile.user:
         return session.profile.user
     return session.credentials.name if session.credentials is not None else b""
 
 
-def _call(session: Session) -> dict[str, Any]:
-    """The port and the call, the same in both."""
+def start(session: SessionState) -> None:
+    """Write the Start of the service that has begun, with what plugins add. May yield.
+
+    Writes nothing if that service is over when the plugins have answered, or the session is in a walled garden.
+    """
+    began = session.online_since
+    record = plugin_hooks.accounted(session, "start", usage(session))
+    if (session.online_since, session.acct_session_id) == (began, record.acct_session_id):
+        session.services.accounting.start(record)
+
+
+def interim(session: SessionState) -> None:
+    """Write an interim record. May yield."""
+    session.services.accounting.interim(plugin_hooks.accounted(session, "interim", usage(session)))
+
+
+def stop(session: SessionState, record: Usage) -> None:
+    """Write the Stop of a service, whose last usage is `record`, whatever plugins do. May yield."""
+    try:
+        record = plugin_hooks.accounted(session, "stop", record)
+    finally:
+        session.services.accounting.stop(record)
+
+
+def suspend(session: SessionState, cause: TerminateCause) -> Usage:
+    """End the service of a session that stays online. Return its last usage, for `stop`. Does not yield."""
+    record = usage(session, int(cause))
+    session.services.usage_files.ended(session, record)
+    session.acct_session_id = session.services.acct_session_ids.new()
+    return record
+
+
+def resume(session: SessionState) -> None:
+    """Begin a new service of a session that stays online: times and counters at zero. Does not yield."""
+    session.path.reset_counters()
+    session.dumped = (0, 0)
+    session.online_since, session.opened_wall = monotonic(), time.time()
+
+
+def _call(session: SessionState) -> dict[str, Any]:
+    """Return the port and the call, the same in requests and records."""
     tunnel, sent, received = session.tunnel, session.tx_speed, session.rx_speed
     return {
         "session_id": session.id,

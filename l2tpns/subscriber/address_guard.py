@@ -5,47 +5,57 @@ Called whenever something changes: another configuration or pool, a LAC that com
 
 from __future__ import annotations
 
-from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import Any
 
+from l2tpns.dataplane.plane import DataPlane
+from l2tpns.policy.model import Subscriber
 from l2tpns.proto.ip.prefixes import SPECIAL
+from l2tpns.radius.types import FramedRoute
+from l2tpns.runtime.log import Logger
+from l2tpns.subscriber.pool import Pool
+from l2tpns.subscriber.registry import Registry
 from l2tpns.subscriber.routable import Routable
 from l2tpns.system.surroundings import Surroundings
-
-if TYPE_CHECKING:
-    from l2tpns.lns import Lns
-    from l2tpns.subscriber.session import Session
 
 MAX_WARNINGS = 20  # about the pool, of one look
 
 
 class AddressGuard:
-    """One for the Lns."""
+    """Applies what may be routed to everything that routes. `sessions` is the server's table of them, by id."""
 
-    def __init__(self, lns: Lns) -> None:
-        self._lns = lns
-        self.routable = Routable(lns.config)
+    def __init__(
+        self,
+        log: Logger,
+        plane: DataPlane,
+        pool: Pool,
+        registry: Registry[Any],
+        routable: Routable,
+        sessions: Mapping[int, Subscriber],
+        lac_addresses: Callable[[], set[IPv4Address]],
+    ) -> None:
+        self.routable = routable
+        self._log = log
+        self._plane = plane
+        self._pool = pool
+        self._registry = registry
+        self._sessions = sessions
+        self._lac_addresses = lac_addresses  # of all tunnels
 
     # What sessions ask
 
-    def refusal(self, address: IPv4Address) -> str:
-        """Say why no subscriber can have this address, or nothing."""
-        return self.routable.refusal(IPv4Network(address))
-
-    def narrow(self, session: Session) -> None:
-        """Take those framed routes from a session that may not be routed, before it is carried."""
-        assert session.profile is not None
+    def permitted(self, session: Subscriber, routes: tuple[FramedRoute, ...]) -> tuple[FramedRoute, ...]:
+        """Return those of a session's framed routes that may be routed; log the others."""
         permitted = []
-        for route in session.profile.routes:
+        for route in routes:
             why = self.routable.refusal(route.prefix)
             if why:
                 session.log.provoked("framed_route_refused", user=session.user, route=str(route.prefix), why=why)
             else:
                 permitted.append(route)
-        if len(permitted) < len(session.profile.routes):
-            session.profile = replace(session.profile, routes=tuple(permitted))
+        return tuple(permitted) if len(permitted) < len(routes) else routes
 
     # What tunnels ask
 
@@ -53,11 +63,11 @@ class AddressGuard:
         """Say why a LAC at this address cannot have a tunnel: our answers would go to a subscriber. At an address of
         the pool that no subscriber has it may: the address is the LAC's from now on."""
         address = IPv4Address(host)
-        if self.routable.is_lac(address) or not self._lns.plane.leads_into_tun(address):
+        if self.routable.is_lac(address) or not self._plane.leads_into_tun(address):
             return ""
-        path = self._lns.plane.subscriber_at(address)
+        path = self._plane.subscriber_at(address)
         if path is not None:
-            session = self._lns.sessions.get(path.key & 0xFFFF)
+            session = self._sessions.get(path.key & 0xFFFF)
             return f"{address} is routed to the subscriber {session.user if session is not None else ''}".rstrip()
         if not self.routable.lac_candidate(address, monotonic()):
             return f"{address} is an address of the pool, as those of other LACs that are connecting"
@@ -67,7 +77,7 @@ class AddressGuard:
     def lac_established(self, host: str, name: str) -> None:
         """A LAC has shown that it hears us: its address is no subscriber's."""
         address = IPv4Address(host)
-        was_routed = self._lns.plane.leads_into_tun(address)
+        was_routed = self._plane.leads_into_tun(address)
         if self.routable.lac_established(address, name, monotonic()) and was_routed:
             self.refresh()
 
@@ -78,22 +88,20 @@ class AddressGuard:
 
     def follow(self, surroundings: Surroundings) -> None:
         """The kernel's state has changed, or it is time to look."""
-        lns = self._lns
-        self.routable.expire(monotonic(), {IPv4Address(tunnel.peer[0]) for tunnel in lns.tunnels.values()})
+        self.routable.expire(monotonic(), self._lac_addresses())
         self.routable.surroundings = surroundings
         self.refresh()
 
     def refresh(self) -> None:
         """Have the pool give out, and the routes lead to, what may be routed, and nothing else."""
-        lns = self._lns
-        withheld = self.routable.withheld(lns.pool.networks)
-        before = lns.pool.withheld
-        if lns.pool.withhold(withheld):
-            lns.claim_held_addresses()
+        withheld = self.routable.withheld(self._pool.networks)
+        before = self._pool.withheld
+        if self._pool.withhold(withheld):
+            self._registry.claim_held_addresses()
         new = [each for each in withheld if each not in before and not self.routable.is_configured(each)]
         for network in new[:MAX_WARNINGS]:
-            lns.log.warning("pool_address_withheld", network=str(network), why=withheld[network])
+            self._log.warning("pool_address_withheld", network=str(network), why=withheld[network])
         if len(new) > MAX_WARNINGS:
-            lns.log.warning("pool_address_withheld", network="others", why=f"{len(new) - MAX_WARNINGS} more")
+            self._log.warning("pool_address_withheld", network="others", why=f"{len(new) - MAX_WARNINGS} more")
         needed = self.routable.needed()
-        lns.plane.avoid(needed.kept_free, (*needed.connected, *SPECIAL))
+        self._plane.avoid(needed.kept_free, (*needed.connected, *SPECIAL))

@@ -1,20 +1,15 @@
-"""Sessions that have ended: the last thousand, for the operator who asks why somebody dropped."""
+"""Sessions that have ended: the last thousand, for the operator who asks why a subscriber was dropped."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
 
 from l2tpns import causes
 from l2tpns.causes import SessionEnded
 from l2tpns.radius.types import Usage
-
-if TYPE_CHECKING:
-    from l2tpns.subscriber.session import Session
-
-LENGTH = 1000
+from l2tpns.subscriber.state import SessionState
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +35,8 @@ class Ending:
     out_octets: int
 
 
-def ending(session: Session, end: SessionEnded, usage: Usage, seconds: float) -> Ending:
-    """What the operator is told of it afterwards."""
+def ending(session: SessionState, end: SessionEnded, usage: Usage, seconds: float) -> Ending:
+    """Return what `show history` tells of a session that has ended."""
     by_lac = end.reason in (causes.LAC_CDN, causes.LAC_LOST_CARRIER) and end.result  # 0: its CDN had none to read
     return Ending(
         ended=time.time(),
@@ -53,7 +48,7 @@ def ending(session: Session, end: SessionEnded, usage: Usage, seconds: float) ->
         calling=session.calling,
         cause=end.reason.name,
         why=end.text,
-        phase=session.phase,
+        phase=session.phase.value,
         lac_result=int(end.result) if by_lac else None,
         lac_error=int(end.error) if by_lac else None,
         our_result=int(end.result) if end.tell else None,

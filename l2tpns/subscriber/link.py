@@ -1,46 +1,41 @@
-"""A session's PPP link: its mailbox, its automata, and the one place that waits (RFC 1661, RFC 2661 7.4.2).
+"""A session's PPP link: its mailbox, LCP, the authenticator, the network layers, and the one place that waits.
 
-What the automata notice becomes an exception here (Renegotiated, SessionEnded), so that session.py can tell the life
-from top to bottom. Knows nothing of addresses, accounting or who the subscriber is.
+RFC 1661 has the phases and LCP. A session has a link. What the automata notice becomes an exception in the session's
+greenlet (Renegotiated, SessionEnded), so that session.py can tell its life from top to bottom. The link knows nothing
+of addresses, accounting or who the subscriber is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from ipaddress import IPv4Address
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import gevent
 
 from l2tpns import causes
 from l2tpns.causes import SessionEnded
-from l2tpns.dataplane.session_path import Path, key_of
+from l2tpns.dataplane.session_path import Path
 from l2tpns.errors import NoAnswer, PluginError, ProtocolError
-from l2tpns.proto.l2tp.messages import ICCN, ICRQ, SLI, WEN, CdnResult, ErrorCode, Message
+from l2tpns.proto.l2tp.messages import Message
 from l2tpns.proto.ppp.automaton import State, Timers
-from l2tpns.proto.ppp.chap import ChapServer
 from l2tpns.proto.ppp.credentials import Credentials
 from l2tpns.proto.ppp.frame import Protocol
-from l2tpns.proto.ppp.ipcp import Ipcp, IpcpPolicy
 from l2tpns.proto.ppp.lcp import AuthChoice, Lcp, LcpWishes
 from l2tpns.proto.ppp.names import MOST_NAMED, authentication_name, protocol_name
 from l2tpns.proto.ppp.negotiation import Notice
-from l2tpns.proto.ppp.pap import PapServer
-from l2tpns.radius.types import Assign, AuthReply
-from l2tpns.runtime.log import DATA, ppp_octets
-from l2tpns.runtime.mailbox import Mailbox
-
-if TYPE_CHECKING:
-    from l2tpns.l2tp.tunnel import Tunnel
-    from l2tpns.lns import Lns
+from l2tpns.runtime.log import DATA, Logger, ppp_octets
+from l2tpns.runtime.mailbox import Mailbox, serve_until
+from l2tpns.subscriber.layers import Authenticator, NetworkLayer
+from l2tpns.subscriber.phase import Phase
+from l2tpns.subscriber.services import Services
 
 T = TypeVar("T")
 MAILBOX_LIMIT = 64  # frames and messages; what does not fit is sent again by its sender
-EARLY_FRAMES = 4
+MAX_EARLY_FRAMES = 4
 AUTH_CHOICES = {"pap": AuthChoice.PAP, "chap": AuthChoice.CHAP_MD5}
-TICK = object()  # mailed when time has come to look at the clock
 IPV6 = 0x0057
 
 
@@ -48,187 +43,159 @@ class Renegotiated(Exception):
     """RFC 1661 4.3: a Configure-Request in Opened; authentication and networks start over."""
 
 
-class Link:
-    """What a session's greenlet feeds while it waits. Session adds the life."""
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A PPP frame that is not a subscriber's IP packet."""
+
+    protocol: int
+    information: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The session has to end, for this reason."""
+
+    why: SessionEnded | ProtocolError
+
+
+class Wake:
+    """Something that happened elsewhere is to be looked at: the timer wheel's call, a decision, an answer."""
+
+
+WAKE, TIMER = Wake(), Wake()
+
+
+class PppLink:
+    """One link. `on_message` is called with the call's L2TP messages, `on_timer` for the timer wheel's TIMER,
+    `on_credentials` with the subscriber's answers: all in the session's greenlet."""
 
     __slots__ = (
         "_early",
-        "_ending",
-        "_iccn_came",
         "_lcp_down",
         "_lcp_heard",
+        "_on_credentials",
+        "_on_message",
+        "_on_timer",
         "_pauses",
+        "_services",
         "authenticator",
-        "connected",
-        "credentials",
-        "id",
-        "ipcp",
+        "layers",
         "lcp",
-        "lns",
         "log",
         "login_deadline",
         "mailbox",
         "path",
-        "peer_id",
         "phase",
         "protocols_rejected",
-        "tunnel",
-        "wide_errors",
     )
 
-    def __init__(self, lns: Lns, tunnel: Tunnel, session_id: int, icrq: ICRQ) -> None:
-        self.lns = lns
-        self.tunnel = tunnel
-        self.id = session_id
-        self.peer_id = icrq.assigned_session_id
-        self.log = tunnel.log.bind(session=session_id)
+    def __init__(
+        self,
+        services: Services,
+        path: Path,
+        log: Logger,
+        on_message: Callable[[Message], None],
+        on_timer: Callable[[], None],
+        on_credentials: Callable[[Credentials], None],
+    ) -> None:
+        self._services = services
+        self.path = path
+        path.post = self.post_frame
+        self.log = log
+        self._on_message = on_message
+        self._on_timer = on_timer
+        self._on_credentials = on_credentials
         self.mailbox = Mailbox(MAILBOX_LIMIT)
-        self.phase = "call"  # then lcp, authenticate, network, online
-        self.connected: ICCN | None = None
-        self.wide_errors: WEN | None = None
-        self.login_deadline: float | None = None
-        self.path = Path(
-            key=key_of(tunnel.id, session_id),
-            peer=tunnel.peer,
-            endpoint=tunnel.endpoint,
-            peer_tunnel_id=tunnel.peer_id,
-            peer_session_id=self.peer_id,
-            post=self.post_frame,
-            now=monotonic(),
-        )
-        config = lns.config
+        self.phase = Phase.CALL
+        self.login_deadline: float | None = None  # by `now`
+        config = services.config
         self.lcp = Lcp(
             partial(self.send_frame, Protocol.LCP),
-            self.on_lcp,
-            lns.random,
+            self._on_lcp,
+            services.random,
             self.timers(),
             LcpWishes(mru=config.mru, auth=tuple(AUTH_CHOICES[name] for name in config.radius_authtypes)),
-            self.on_protocol_rejected,
+            self._on_protocol_rejected,
         )
-        self.authenticator: PapServer | ChapServer | None = None
-        self.credentials: Credentials | None = None
-        self.ipcp: Ipcp | None = None
+        self.authenticator: Authenticator | None = None
+        self.layers: dict[int, NetworkLayer] = {}  # by the NCP's protocol number; none before the network phase
         self.protocols_rejected: tuple[int, ...] = ()  # the last ones
         self._lcp_down = self._lcp_heard = False
-        self._ending = self._iccn_came = False
-        self._pauses = lns.awake.pauses
-        self._early: list[tuple[int, bytes]] = []
+        self._pauses = services.awake.pauses
+        self._early: list[Frame] = []
 
     def now(self) -> float:
-        """Return the time by which peers are judged; it stands still while this process does."""
-        return self.lns.awake.at(monotonic())
+        """Return the time by which the subscriber is judged; it stands still while this process does."""
+        return self._services.awake.at(monotonic())
 
     def timers(self) -> Timers:
-        config = self.lns.config
+        """Return the restart timer and counters of the configuration, for an automaton."""
+        config = self._services.config
         return Timers(
             restart=config.ppp_restart_time,
             max_configure=config.ppp_max_configure,
             max_failure=config.ppp_max_failure,
         )
 
-    def new_authenticator(self, choice: AuthChoice | None) -> PapServer | ChapServer:
-        mru = min(self.lcp.peer_mru, self.lns.config.mru)
-        if choice is AuthChoice.PAP:
-            return PapServer(partial(self.send_frame, Protocol.PAP), mru)
-        name = self.lns.config.hostname.encode()
-        return ChapServer(partial(self.send_frame, Protocol.CHAP), self.lns.random, name, self.timers(), mru)
-
-    def new_ipcp(self, profile: AuthReply, address: IPv4Address | None) -> Ipcp:
-        """`address` is what the subscriber gets; with Assign.PEER it chooses itself."""
-        config = self.lns.config
-        peer_chooses = profile.assign is Assign.PEER
-        policy = IpcpPolicy(
-            local=config.ppp_local_address,
-            peer=None if peer_chooses else address,
-            dns=profile.dns or config.dns,
-            peer_may_choose=peer_chooses,
-        )
-        ipcp = Ipcp(partial(self.send_frame, Protocol.IPCP), self.on_ipcp, self.lns.random, self.timers(), policy)
-        ipcp.peer_mru = self.lcp.peer_mru
-        return ipcp
-
-    def must_end(self, why: SessionEnded | ProtocolError) -> None:
-        """What the LAC has said ends this call. The first time counts: it may say it as often as it likes."""
-        if not self._ending:
-            self._ending = True
-            self.mailbox.post_urgent(why)
-
-    def take_early_frames(self) -> None:
-        """The call is connected: what came a little too early counts now."""
-        for frame in self._early:
-            self.mailbox.post_urgent(frame)
-        self._early = []
-
-    def let_go(self) -> None:
-        """Cut the circles of references: a session's memory is free when it ends, not when the collector comes by."""
-        self.lcp.send = self.lcp.notify = self.lcp.rejected_protocol = self.path.post = _nobody
-
-    # What a session adds
-
-    def keep_house(self) -> None:
-        """Time-outs and keepalives of a session that is online."""
-        raise NotImplementedError
-
-    def on_credentials(self, credentials: Credentials) -> None:
-        """The subscriber has answered the authenticator."""
-        raise NotImplementedError
+    @property
+    def mru(self) -> int:
+        """Return the largest packet in octets that both the subscriber and our configuration allow."""
+        return min(self.lcp.peer_mru, self._services.config.mru)
 
     # The mailbox
 
     def wait(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Serve the mailbox until `condition()` holds; False after `timeout` seconds. Raises when the session ends."""
-        deadline = None if timeout is None else self.now() + timeout
-        while not condition():
-            item = self.mailbox.take()
-            if item is not None:
-                self.handle(item)
-                self.check_link()
-                continue
-            now = self.now()
-            wake = self.run_timers(now)
-            self.check_link()
-            if condition():
-                break
-            if deadline is not None:
-                if now >= deadline:
-                    return False
-                wake = deadline if wake is None else min(wake, deadline)
-            self.mailbox.wait(None if wake is None else self.lns.awake.real(wake - now))
-        return True
+        """Serve the mailbox until `condition()` holds. Return False after `timeout` seconds without that.
 
-    def aside(self, work: Callable[[], T]) -> T:
-        """Do what may wait for others in a greenlet of its own, serving the mailbox meanwhile."""
-        job = gevent.spawn(self._work_aside, work)
+        Raises what ends the session or the link: SessionEnded, ProtocolError, Renegotiated.
+        """
+        return serve_until(self, condition, timeout)
+
+    def run_in_background(self, work: Callable[[], T]) -> T:
+        """Do what may block in a greenlet of its own, serving the mailbox meanwhile. Raises what `work` raises."""
+        job = gevent.spawn(self._work, work)
         try:
             self.wait(job.ready)
         finally:
             job.kill(block=False)  # a subscriber that begins anew has no further use for the answer
         if not job.successful():
             raise job.exception
-        if isinstance(job.value, gevent.GreenletExit):  # by a plugin, for nobody else knows this greenlet
+        if isinstance(job.value, gevent.GreenletExit):  # by a plugin, for nothing else knows this greenlet
             raise PluginError("the greenlet that a plugin worked in was killed")
         done: T | NoAnswer = job.value
         if isinstance(done, NoAnswer):
             raise NoAnswer(*done.args)  # not itself: its traceback would hold this frame, which holds it
         return done
 
-    def _work_aside(self, work: Callable[[], T]) -> T | NoAnswer:
-        """Wakes the session when it is over. NoAnswer is no failure of ours, and returned, lest gevent print it."""
+    def _work(self, work: Callable[[], T]) -> T | NoAnswer:
+        """Wake the session when the work is done. NoAnswer is returned, lest gevent print it as a failure."""
         try:
             return work()
         except NoAnswer as silence:
             return silence
         finally:
-            self.mailbox.post_urgent(TICK)
+            self.mailbox.post_urgent(WAKE)
 
-    def run_timers(self, now: float) -> float | None:
-        """Restart timers of the automata; returns when the next one is due."""
+    def handle(self, item: Any) -> None:
+        """Do what an item of the mailbox asks for."""
+        if type(item) is Frame:
+            self.on_frame(item)
+        elif type(item) is End:
+            raise item.why
+        elif item is TIMER:
+            self._on_timer()
+        elif item is not WAKE:
+            self._on_message(item)
+        self._check()
+
+    def before_wait(self, now: float) -> float | None:
+        """Run the automata's timers. Return when the next one is due."""
         wake = self.login_deadline
         if wake is not None and now >= wake:
-            raise SessionEnded(causes.LOGIN_TIMEOUT if self.phase != "authenticate" else causes.AUTH_TIMEOUT)
-        after_pause = self._pauses != self.lns.awake.pauses
-        self._pauses = self.lns.awake.pauses
-        for automaton in (self.lcp, self.authenticator, self.ipcp):
+            raise SessionEnded(causes.AUTH_TIMEOUT if self.phase is Phase.AUTHENTICATE else causes.LOGIN_TIMEOUT)
+        after_pause = self._pauses != self._services.awake.pauses
+        self._pauses = self._services.awake.pauses
+        for automaton in (self.lcp, self.authenticator, *self.layers.values()):
             if automaton is None:
                 continue
             if after_pause:
@@ -239,87 +206,74 @@ class Link:
                 due = automaton.deadline
             if due is not None and (wake is None or due < wake):
                 wake = due
+        self._check()
         return wake
 
-    def check_link(self) -> None:
-        """Turn what the automata have noticed into this life's turns."""
-        if isinstance(self.authenticator, ChapServer) and self.authenticator.exhausted:
+    def pause(self, seconds: float | None) -> None:
+        """Block until there is mail, for `seconds` of the link's time at most."""
+        self.mailbox.wait(None if seconds is None else self._services.awake.real(seconds))
+
+    def _check(self) -> None:
+        """Raise what the automata have noticed, as the turn that the session's life takes."""
+        if self.authenticator is not None and self.authenticator.exhausted:
             raise SessionEnded(causes.AUTH_TIMEOUT)
         if self.lcp.auth_refused:
-            raise SessionEnded(causes.AUTH_PROTOCOL_REFUSED, text=self.auth_refusal())
+            raise SessionEnded(causes.AUTH_PROTOCOL_REFUSED, text=self._auth_refusal())
         if self.lcp.loop_suspected:
             raise SessionEnded(causes.LOOPED)
         if self.lcp.impasse is not None:
             raise SessionEnded(causes.LCP_FAILED, text=self.lcp.impasse.words("the subscriber"))
-        if self.ipcp is not None and self.ipcp.impasse is not None:
-            reason = causes.NO_COMMON_ADDRESS if self.ipcp.address_disputed else causes.NCP_FAILED
-            raise SessionEnded(reason, text=self.ipcp.impasse.words("the subscriber"))
+        for layer in self.layers.values():
+            failure = layer.failure()
+            if failure is not None:
+                raise failure
         if self._lcp_down:
             self._lcp_down = False
             if self.lcp.state in (State.REQ_SENT, State.ACK_RCVD, State.ACK_SENT, State.OPENED):
-                self.lns.plane.offline(self.path)  # at once: the peer's MRU may be another one by now
+                self._services.plane.offline(self.path)  # at once: the peer's MRU may be another one by now
                 raise Renegotiated
             raise SessionEnded(causes.USER_REQUEST)
 
-    def auth_refusal(self) -> str:
-        """Which authentication the subscriber wants in place of those that are allowed."""
+    def _auth_refusal(self) -> str:
+        """Return which authentication the subscriber wants in place of those that are allowed."""
         wanted = self.lcp.auth_wanted
         if not wanted:
             return ""
         allowed = " or ".join(authentication_name(choice.value) for choice in self.lcp.wishes.auth)
         return f"the subscriber wants to authenticate by {', '.join(wanted)}, not by {allowed}"
 
-    def wanted(self) -> list[str]:
-        """What the subscriber has asked for in PPP and did not get, by the standards' names."""
+    def refusals(self) -> list[str]:
+        """Return what the subscriber has asked for in PPP and not got, by the standards' names."""
         rejected = [protocol_name(protocol) for protocol in self.protocols_rejected]
-        return self.lcp.refusals() + (self.ipcp.refusals() if self.ipcp is not None else []) + rejected
+        layers = [refusal for layer in self.layers.values() for refusal in layer.refusals()]
+        return self.lcp.refusals() + layers + rejected
 
-    def tell_refused(self, layer: str, wanted: list[str]) -> None:
+    def log_refused(self, layer: str, wanted: list[str]) -> None:
+        """Log what was refused in a layer, if anything was."""
         if wanted:
             self.log.debug("ppp_refused", layer=layer, wanted=wanted)
-
-    def handle(self, item: Any) -> None:
-        if item is TICK:
-            self.keep_house()
-        elif isinstance(item, tuple):
-            self.on_frame(*item)
-        elif isinstance(item, (SessionEnded, ProtocolError)):
-            raise item
-        else:
-            self.on_message(item)
-
-    def on_message(self, message: Message) -> None:
-        """A call's control message (7.4.2), except CDN, which comes as SessionEnded."""
-        if isinstance(message, ICCN) and self.phase == "call" and self.connected is None:
-            self.connected = message
-        elif isinstance(message, WEN):
-            if message.call_errors is not None:
-                self.wide_errors = message
-        elif not isinstance(message, SLI):
-            name = type(message).__name__
-            raise ProtocolError(CdnResult.GENERAL, ErrorCode.VENDOR, f"{name} is not expected here")
-
-    def post_message(self, message: Message) -> None:
-        """A control message of this call; from the tunnel, which has acknowledged it: its ICCN does not come again."""
-        if isinstance(message, ICCN) and not self._iccn_came:
-            self._iccn_came = True
-            self.mailbox.post_urgent(message)
-        elif not self.mailbox.post(message):
-            self.lns.counters.drop_mailbox_full += 1
 
     # PPP
 
     def post_frame(self, protocol: int, information: bytes) -> None:
-        """A PPP frame that is not a subscriber's IP packet; from the UDP reader."""
-        if not self.mailbox.post((protocol, information)):
-            self.lns.counters.drop_mailbox_full += 1
+        """Take a PPP frame that is not a subscriber's IP packet. Called by the UDP reader; must not block or raise."""
+        if not self.mailbox.post(Frame(protocol, information)):
+            self._services.counters.drop_mailbox_full += 1
 
-    def on_frame(self, protocol: int, information: bytes) -> None:
-        if self.phase == "call":
+    def take_early_frames(self) -> None:
+        """Post the frames that came before the ICCN: the call is connected now."""
+        for frame in self._early:
+            self.mailbox.post_urgent(frame)
+        self._early = []
+
+    def on_frame(self, frame: Frame) -> None:
+        """Dispatch a frame by its protocol number. What the phase does not allow is dropped (RFC 1661 3.4 to 3.7)."""
+        protocol, information = frame.protocol, frame.information
+        if self.phase is Phase.CALL:
             # The reader hands us frames directly, messages come through the tunnel: a subscriber's first
-            # Configure-Request may overtake the ICCN that allows it (5.1). It waits; the rest is dropped.
-            if protocol == Protocol.LCP and len(self._early) < EARLY_FRAMES:
-                self._early.append((protocol, information))
+            # Configure-Request may overtake the ICCN that allows it (RFC 2661 5.1). It waits; the rest is dropped.
+            if protocol == Protocol.LCP and len(self._early) < MAX_EARLY_FRAMES:
+                self._early.append(frame)
             return
         if self.log.enabled(DATA):
             self.log.data("ppp_received", protocol=f"{protocol:04x}", octets=ppp_octets(protocol, information))
@@ -328,57 +282,67 @@ class Link:
             self._lcp_heard = True
             self.lcp.receive(information, now)
         elif protocol in (Protocol.PAP, Protocol.CHAP):
-            self.on_auth_frame(protocol, information, now)
+            if self.authenticator is not None and protocol == self.authenticator.protocol:
+                credentials = self.authenticator.receive(information, now)
+                if credentials is not None:
+                    self._on_credentials(credentials)
         elif protocol == Protocol.IPCP:
-            if self.ipcp is not None:  # RFC 1332 2: silently discarded before the network phase
-                self.ipcp.receive(information, now)
-        elif self.lcp.opened and self.phase in ("network", "online") and protocol not in (Protocol.IP, IPV6):
+            layer = self.layers.get(protocol)
+            if layer is not None:  # RFC 1332 2: silently discarded before the network phase
+                layer.receive(information, now)
+        elif self.lcp.opened and self.phase in (Phase.NETWORK, Phase.ONLINE) and protocol not in (Protocol.IP, IPV6):
             if self.lcp.protocol_reject(protocol, information, now) and protocol not in self.protocols_rejected:
-                self.tell_refused("LCP", [protocol_name(protocol)])
+                self.log_refused("LCP", [protocol_name(protocol)])
                 self.protocols_rejected = (*self.protocols_rejected, protocol)[-MOST_NAMED:]
 
-    def on_auth_frame(self, protocol: int, information: bytes, now: float) -> None:
-        authenticator = self.authenticator
-        if authenticator is None or protocol != authenticator.protocol:
-            return
-        credentials = authenticator.receive(information, now)
-        if credentials is not None:
-            self.on_credentials(credentials)
-
     def send_frame(self, protocol: int, packet: bytes) -> None:
-        """Every frame of ours but IP packets, which the data plane cuts, leaves here: none is above the peer's MRU.
+        """Send a frame. All frames of ours but IP packets, which the data plane cuts, leave here.
 
-        Each protocol cuts what it says to what fits; a packet that is too long all the same is a slip of ours.
+        Each protocol cuts its packets to the peer's MRU; one that is longer all the same is our mistake, and dropped.
         """
         if len(packet) > self.lcp.peer_mru:
-            self.lns.counters.drop_above_mru += 1
+            self._services.counters.drop_above_mru += 1
             self.log.provoked("frame_above_mru", protocol=f"{protocol:04x}", octets=len(packet), mru=self.lcp.peer_mru)
             return
         if self.log.enabled(DATA):
             self.log.data("ppp_sent", protocol=f"{protocol:04x}", octets=ppp_octets(protocol, packet))
-        self.lns.plane.send_frame(self.path, protocol, packet)
+        self._services.plane.send_frame(self.path, protocol, packet)
 
-    def tell_lac(self, message: Message) -> None:
-        self.tunnel.send(message, self.peer_id)
+    def close(self, text: str) -> None:
+        """Send a Terminate-Request with this text, if LCP is open (RFC 1661 5.5)."""
+        if self.lcp.opened:
+            self.lcp.close(self.now(), text.encode())
 
-    def on_lcp(self, notice: Notice) -> None:
+    def end(self, why: SessionEnded | ProtocolError) -> None:
+        """Have the session end, with what it is doing now. Called from any greenlet; does not yield."""
+        self.mailbox.post_urgent(End(why))
+
+    def on_network(self, notice: Notice) -> None:
+        """End the session when an NCP has failed, or was closed by the subscriber."""
+        if notice is Notice.FINISHED:
+            negotiating = self.phase is Phase.NETWORK
+            self.end(SessionEnded(causes.NCP_FAILED if negotiating else causes.NCP_REFUSED))
+
+    def _on_lcp(self, notice: Notice) -> None:
         if notice is Notice.DOWN:
             self._lcp_down = True
         elif notice is Notice.FINISHED and not self._lcp_down:
-            reason = causes.LCP_FAILED if self._lcp_heard else causes.LCP_SILENT
-            self.mailbox.post_urgent(SessionEnded(reason))
+            self.end(SessionEnded(causes.LCP_FAILED if self._lcp_heard else causes.LCP_SILENT))
 
-    def on_ipcp(self, notice: Notice) -> None:
-        if notice is Notice.FINISHED:
-            self.mailbox.post_urgent(SessionEnded(causes.NCP_FAILED if self.phase == "network" else causes.NCP_REFUSED))
-
-    def on_protocol_rejected(self, protocol: int) -> None:
-        if protocol == Protocol.IPCP:
-            self.mailbox.post_urgent(SessionEnded(causes.NCP_REFUSED, text="the subscriber rejected IPCP"))
+    def _on_protocol_rejected(self, protocol: int) -> None:
+        """RFC 1661 5.7: stop sending what the subscriber does not know; without it there can be no session."""
+        if protocol in self.layers:
+            name = self.layers[protocol].name
+            self.end(SessionEnded(causes.NCP_REFUSED, text=f"the subscriber rejected {name}"))
         elif protocol in (Protocol.PAP, Protocol.CHAP):
             text = f"the subscriber rejected {protocol_name(protocol)}"
-            self.mailbox.post_urgent(SessionEnded(causes.AUTH_PROTOCOL_REFUSED, text=text))
+            self.end(SessionEnded(causes.AUTH_PROTOCOL_REFUSED, text=text))
+
+    def break_reference_cycles(self) -> None:
+        """Have a session's memory freed when it ends, not when the garbage collector comes by."""
+        self.lcp.send = self.lcp.notify = self.lcp.rejected_protocol = self.path.post = _ignore
+        self._on_message = self._on_timer = self._on_credentials = _ignore
 
 
-def _nobody(*_: object) -> None:
-    """Hears what comes after the end."""
+def _ignore(*_: object) -> None:
+    """Drop what comes after the end."""

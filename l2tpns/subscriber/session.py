@@ -1,8 +1,8 @@
 """A subscriber's life: one call of RFC 2661 (7.4.2, LNS side) and the PPP link it carries (RFC 1661).
 
-One greenlet per session tells it from top to bottom. It blocks in `wait` only, which feeds the automata meanwhile:
+One greenlet per session tells it from top to bottom. It blocks in `link.wait` only, which feeds the automata meanwhile:
 LCP Echo is answered and a Terminate-Request obeyed while RADIUS is slow. Packets of an online session never come
-here: the data plane carries them by the session's Path.
+here: the data plane carries them by the session's path.
 """
 
 from __future__ import annotations
@@ -11,99 +11,55 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from ipaddress import IPv4Address
 from time import monotonic
-from typing import TYPE_CHECKING, Any
-
-import gevent
 
 from l2tpns import causes
 from l2tpns.causes import Reason, SessionEnded
-from l2tpns.errors import NoAddress, NoAnswer, ProtocolError
-from l2tpns.policy import filters
+from l2tpns.errors import ProtocolError
 from l2tpns.policy.model import Policy
-from l2tpns.proto.l2tp.messages import CDN, ICRP, ICRQ, CdnResult, DisconnectCause, ErrorCode, ResultCode
+from l2tpns.proto.l2tp.messages import (
+    CDN,
+    ICCN,
+    ICRP,
+    ICRQ,
+    SLI,
+    WEN,
+    CdnResult,
+    DisconnectCause,
+    ErrorCode,
+    Message,
+    ResultCode,
+)
 from l2tpns.proto.ppp.automaton import State
-from l2tpns.proto.ppp.chap import ChapServer
 from l2tpns.proto.ppp.credentials import Credentials
-from l2tpns.proto.ppp.pap import PapServer
-from l2tpns.radius.types import Assign, AuthReply, AuthRequest, Usage
-from l2tpns.subscriber import accounting, history, plugin_hooks, proxy, timers
-from l2tpns.subscriber.link import TICK, Link, Renegotiated, T
+from l2tpns.radius.types import AuthRequest, TerminateCause, Usage
+from l2tpns.subscriber import accounting, authentication, history, network, plugin_hooks, proxy, timers
+from l2tpns.subscriber.link import TIMER, PppLink, Renegotiated
+from l2tpns.subscriber.phase import Phase
+from l2tpns.subscriber.services import LacConnection, Services
+from l2tpns.subscriber.state import SessionState
 
-if TYPE_CHECKING:
-    from l2tpns.l2tp.tunnel import Tunnel
-    from l2tpns.lns import Lns
-    from l2tpns.runtime.timer_wheel import Timer
-
-REFUSAL_GRACE = 1.0  # an Authenticate-Nak needs its moment before the CDN, which ends pppd at once
-RELEASE_PATIENCE = 5.0  # for an older session of the same user or address to let go
-MOST_RENEGOTIATIONS, RENEGOTIATIONS_WITHIN = 10, 60.0  # of LCP in one call, seconds
-NCP_RESTART_PATIENCE = 30.0  # for a subscriber that renegotiates IPCP
 FRAMING_TYPES = 3  # what our SCCRP advertises: synchronous and asynchronous
 
 
-class Session(Link):
-    """One call, one PPP link, one subscriber."""
+class Session(SessionState):
+    """One call, one PPP link, one subscriber, and their life."""
 
-    __slots__ = (
-        "_renegotiations",
-        "acct_session_id",
-        "address",
-        "call_serial",
-        "called",
-        "calling",
-        "dumped",
-        "greenlet",
-        "introduced",
-        "next_challenge",
-        "next_echo",
-        "next_interim",
-        "online_since",
-        "opened_wall",
-        "policy",
-        "profile",
-        "proxied",
-        "releasing",
-        "rx_speed",
-        "starting",
-        "time_from",
-        "timer",
-        "tx_speed",
-        "user",
-    )
+    __slots__ = ("_iccn_came",)
 
-    def __init__(self, lns: Lns, tunnel: Tunnel, session_id: int, icrq: ICRQ) -> None:
-        super().__init__(lns, tunnel, session_id, icrq)
-        self.called = _text(icrq.called_number)
-        self.calling = _text(icrq.calling_number)
-        self.call_serial = icrq.call_serial_number
-        self.user = ""
-        self.acct_session_id = ""
-        self.address: IPv4Address | None = None
-        self.profile: AuthReply | None = None
-        self.proxied: Credentials | None = None  # what the LAC has asked the subscriber, until it is used
-        self.policy = Policy()
-        self.online_since = 0.0  # monotonic; 0 while not online
-        self.time_from = 0.0  # when the Session-Timeout began to run
-        self.opened_wall = 0.0
-        self.dumped = (0, 0)  # octets from and to the subscriber that usage files have told of
-        self.tx_speed = self.rx_speed = 0  # bit/s as the LAC says; towards the subscriber, and from it
-        self.next_echo = self.next_interim = self.next_challenge = 0.0
-        self.timer: Timer[Session] | None = None
-        self.greenlet: Any = None
-        self._renegotiations: tuple[float, ...] = ()  # when the last ones were
-        self.starting = True
-        self.introduced = False  # plugins have been told of it, and will be told of its end
-        self.releasing = False
+    def __init__(self, services: Services, tunnel: LacConnection, session_id: int, icrq: ICRQ) -> None:
+        super().__init__(services, tunnel, session_id, icrq)
+        self._iccn_came = False
+        on_credentials = partial(authentication.on_credentials, self)
+        self.link = PppLink(services, self.path, self.log, self._on_message, self._on_timer, on_credentials)
 
     # The life
 
     def run(self) -> None:
-        """From ICRQ to CDN; of a session that was online before a restart, from there."""
+        """Go from ICRQ to CDN; a session that was online before a restart goes on from there."""
         ended = SessionEnded(causes.SHUTDOWN)  # if the greenlet is killed
         try:
-            resumed = bool(self.online_since)
+            resumed = self.is_online
             if not resumed:
                 self.answer_call()
             while True:
@@ -111,17 +67,17 @@ class Session(Link):
                     if resumed:  # a plugin may wait in there, and the subscriber begin anew meanwhile
                         resumed = False
                         plugin_hooks.new_session(self, resumed=True)
-                    if not self.online_since:
+                    if not self.is_online:
                         self.open_link()
-                        self.authenticate()
-                        self.open_networks()
+                        authentication.authenticate(self)
+                        network.open_networks(self)
                         self.go_online()
                     self.serve()
                 except Renegotiated:
                     self.log.info("lcp_renegotiated", user=self.user)
                     plugin_hooks.kill_session(self, causes.USER_REQUEST.name)
                     self.go_offline(causes.USER_REQUEST)
-                    self.begin_again(self.now())
+                    self.restart_negotiation()
         except SessionEnded as end:
             ended = end.detached()
         except ProtocolError as error:
@@ -132,22 +88,15 @@ class Session(Link):
             self.log.exception("session_failed")
             ended = SessionEnded(causes.INTERNAL_ERROR)
         finally:
-            if not self.lns.left:
+            if not self.services.handed_over:
                 self.release(ended)
 
-    def begin_again(self, now: float) -> None:
-        """How long the next login may take, and whether there may be one: each costs a question and two records."""
-        if self.login_deadline is None:  # it was online; who was not has no more time than before
-            self.login_deadline = now + self.lns.config.login_timeout
-        self._renegotiations = (*self._renegotiations, now)[-MOST_RENEGOTIATIONS:]
-        if len(self._renegotiations) == MOST_RENEGOTIATIONS and now - self._renegotiations[0] < RENEGOTIATIONS_WITHIN:
-            raise SessionEnded(causes.LCP_FAILED, text="LCP begins again and again")
-
     def answer_call(self) -> None:
-        """7.4.2: ICRP, then an acceptable ICCN."""
-        self.lns.plane.attach(self.path)
-        self.tell_lac(ICRP(assigned_session_id=self.id))
-        if not self.wait(lambda: self.connected is not None, self.lns.config.call_timeout):
+        """RFC 2661 7.4.2: send the ICRP, wait for an acceptable ICCN."""
+        services, link = self.services, self.link
+        services.plane.attach(self.path)
+        self.tunnel.send(ICRP(assigned_session_id=self.id), self.peer_id)
+        if not link.wait(lambda: self.connected is not None, services.config.call_timeout):
             raise SessionEnded(causes.CALL_TIMEOUT)
         assert self.connected is not None
         if self.connected.framing_type & ~FRAMING_TYPES:
@@ -155,168 +104,49 @@ class Session(Link):
         self.path.sequenced = self.connected.sequencing_required
         self.tx_speed = self.connected.tx_connect_speed
         self.rx_speed = self.connected.rx_speed
-        self.login_deadline = self.now() + self.lns.config.login_timeout
-        self.take_early_frames()
+        link.login_deadline = link.now() + services.config.login_timeout
+        link.take_early_frames()
         self.log.debug("call_connected", calling=self.calling, called=self.called)
 
     def open_link(self) -> None:
-        """LCP, both ways; with what the LAC has negotiated already if that is complete and allowed (4.4.5)."""
-        self.phase = "lcp"
-        now = self.now()
+        """Negotiate LCP, or adopt what the LAC has negotiated if that is complete and allowed (RFC 2661 4.4.5)."""
+        link, lcp = self.link, self.link.lcp
+        link.phase = Phase.LCP
+        now = link.now()
         self.proxied = None  # a subscriber that begins again with LCP is asked again, too
-        if self.lcp.state is State.INITIAL:
+        if lcp.state is State.INITIAL:
             iccn, self.connected = self.connected, None
             assert iccn is not None
-            taken = proxy.take_over(self.lcp, iccn, self.lns.config, now)
+            taken = proxy.take_over(lcp, iccn, self.services.config, now)
             if taken.why_not:
                 self.log.debug("proxy_lcp_not_adopted", why=taken.why_not)
-                self.lcp.open(now)
-                self.lcp.lower_up(now)
+                lcp.open(now)
+                lcp.lower_up(now)
             else:
                 self.log.debug("proxy_lcp_adopted")
             self.proxied = taken.credentials
-        self.wait(lambda: self.lcp.opened)
-        self.tell_refused("LCP", self.lcp.refusals())
-
-    def authenticate(self) -> None:
-        """PAP or CHAP as LCP agreed, by the LAC's proxy authentication if it may be used; then the verdict."""
-        self.phase = "authenticate"
-        self.authenticator = self.new_authenticator(self.lcp.auth)
-        self.credentials = self.proxied_credentials(self.authenticator)
-        if self.credentials is None:
-            if isinstance(self.authenticator, ChapServer):
-                self.authenticator.start(self.now())
-            self.wait(lambda: self.credentials is not None)
-        first = self.credentials
-        assert first is not None
-        self.user = first.user
-        self.acct_session_id = self.lns.acct_session_ids.new()
-        self.introduced = True
-        self.credentials, reply = self.verify(lambda: plugin_hooks.decide(self, first))
-        if not reply.accepted:
-            self.refuse(reply)
-        self.profile = reply
-        if reply.framed_pool:
-            self.log.warning("framed_pool_unknown", pool=reply.framed_pool, why="there is one pool, l2tpns.ip_pool")
-        filters.bind(self, reply.filter_ids)
-        if reply.termination_action != 1:
-            self.credentials = replace(self.credentials, password=b"")  # not needed again: not kept
-        self.authenticator.verdict(True, reply.message)
-        self.lns.counters.logins_accepted += 1
-        if reply.session_timeout == 0 and self.lns.config.kill_timedout_sessions:
-            raise SessionEnded(causes.SESSION_TIMEOUT, text="Session-Timeout is 0")
-        self.end_older(self.lns.older_sessions(self), causes.DUPLICATE_USER)
-
-    def proxied_credentials(self, authenticator: PapServer | ChapServer) -> Credentials | None:
-        """Credentials out of the ICCN (RFC 2661 4.4.5); used once: a renegotiated link authenticates anew."""
-        credentials, self.proxied = self.proxied, None
-        if credentials is not None:
-            authenticator.adopt(credentials)
-            self.log.debug("proxy_authentication_used")
-        return credentials
-
-    def verify(self, decide: Callable[[], T]) -> T:
-        """Have it decided who the subscriber is; SessionEnded when nobody answers."""
-        try:
-            return self.aside(decide)
-        except NoAnswer:
-            self.lns.counters.logins_unanswered += 1
-            self.log.warning("auth_unanswered", user=self.user)
-            raise SessionEnded(causes.RADIUS_SILENT) from None
-
-    def auth_request(self, credentials: Credentials, state: bytes = b"") -> AuthRequest:
-        """What RADIUS is asked."""
-        return accounting.auth_request(self, credentials, state)
-
-    def refuse(self, reply: AuthReply) -> None:
-        """Say no, and give the subscriber a moment to read it before the CDN."""
-        assert self.authenticator is not None
-        self.lns.counters.logins_refused += 1
-        self.log.info(
-            "auth_refused", user=self.user, calling=self.calling, why=reply.why or reply.message or "no reason given"
-        )
-        self.authenticator.verdict(False, reply.message)
-        tell = True
-        try:
-            self.wait(lambda: False, REFUSAL_GRACE)
-        except SessionEnded as end:
-            tell = end.tell
-        except Renegotiated:
-            pass
-        raise SessionEnded(causes.AUTH_REFUSED, tell=tell)
-
-    def end_older(self, older: list[Session], reason: Reason) -> None:
-        """End sessions that stand in this one's way, and wait until they have let go of what they hold."""
-        self.lns.counters.sessions_replaced += len(older)
-        for session in older:
-            session.end(reason)
-        self.lns.awake.join([session.greenlet for session in older], RELEASE_PATIENCE)
-
-    def open_networks(self) -> None:
-        """IPCP with the address that RADIUS or the pool gives."""
-        self.phase = "network"
-        assert self.profile is not None
-        peer_chooses = self.profile.assign is Assign.PEER
-        if not peer_chooses:
-            self.choose_address(self.profile)
-        self.ipcp = self.new_ipcp(self.profile, self.address)
-        now = self.now()
-        self.ipcp.open(now)
-        self.ipcp.lower_up(now)
-        self.wait(lambda: self.ipcp is not None and self.ipcp.opened)
-        self.tell_refused("IPCP", self.ipcp.refusals())
-        if peer_chooses:
-            chosen = self.ipcp.peer_address
-            assert chosen is not None  # without one IPCP does not open
-            self.take_address(chosen)
-
-    def choose_address(self, profile: AuthReply) -> None:
-        """The address that RADIUS named, or one of the pool's."""
-        if profile.address is not None and not (self.policy.garden and self.lns.holders(profile.address, self)):
-            self.end_older(self.lns.holders(profile.address, self), causes.DUPLICATE_ADDRESS)
-            self.take_address(profile.address)
-            return
-        try:
-            address = self.lns.pool.allocate(self.proven_user)
-        except NoAddress as error:
-            self.lns.counters.no_address += 1
-            self.log.error("pool_empty", user=self.user)
-            raise SessionEnded(causes.NO_ADDRESS) from error
-        self.lns.by_address[address] = self
-        self.address = address
-
-    @property
-    def proven_user(self) -> str:
-        """Whose address the pool may keep for it: in a walled garden anybody may say that it is fred."""
-        return "" if self.policy.garden else self.user
-
-    def take_address(self, address: IPv4Address) -> None:
-        why = self.lns.take_address(address, self)
-        if why:
-            self.log.provoked("address_refused", user=self.user, address=str(address), why=why)
-            raise SessionEnded(causes.ADDRESS_IN_USE, text=f"{address} cannot be had")
-        self.address = address
+        link.wait(lambda: lcp.opened)
+        link.log_refused("LCP", lcp.refusals())
 
     def go_online(self) -> None:
-        """Routes, data path, accounting Start, timers."""
-        assert self.profile is not None and self.address is not None
+        """Install routes, start forwarding, policies, accounting and timers; tell plugins. May yield."""
+        services, link = self.services, self.link
+        assert self.profile is not None and self.address is not None and link.authenticator is not None
         now = monotonic()
-        self.phase = "online"
-        self.login_deadline = None
-        self.online_since = self.time_from = now
+        link.phase = Phase.ONLINE
+        link.login_deadline = None
+        self.online_since = self.timeout_started_at = now
         self.opened_wall = time.time()
-        self.carry()
-        for part in self.lns.policies:
+        self.start_forwarding()
+        for part in services.policies:
             part.begin(self)
         self.stop_starting()
-        self.lns.counters.sessions_online += 1
+        services.counters.sessions_online += 1
         if not self.policy.garden:
-            started = self.accounted("start")
-            if started.acct_session_id == self.acct_session_id:  # else it is in a walled garden by now
-                self.lns.accounting.start(started)
+            accounting.start(self)
         timers.begin(self, now)
-        self.set_timer(now)
-        self.lns.journal.session(self)
+        timers.set_timer(self, now)
+        services.changes.session(self)
         self.log.info(
             "session_up",
             user=self.user,
@@ -325,106 +155,127 @@ class Session(Link):
             mru=self.path.mru,
             calling=self.calling,
             called=self.called,
-            auth="pap" if isinstance(self.authenticator, PapServer) else "chap",
+            auth=link.authenticator.method,
             routes=[str(route) for route in self.path.routes],
         )
         plugin_hooks.new_session(self)
 
     def stop_starting(self) -> None:
-        """Online, or ended before: this call no longer counts among those that are starting."""
+        """Count this call no longer among those that are starting: it is online, or has ended before."""
         if self.starting:
             self.starting = False
-            self.lns.session_started(self)
+            self.tunnel.call_started(self.id)
 
-    def carry(self) -> None:
-        """Let the data plane carry this session's packets."""
+    def start_forwarding(self) -> None:
+        """Have the data plane carry this session's packets."""
         assert self.address is not None and self.profile is not None
-        self.lns.guard.narrow(self)
-        self.lns.taps.prepare(self)
-        mru = min(self.lcp.peer_mru, self.lns.config.mru)
+        services = self.services
+        routes = services.guard.permitted(self, self.profile.routes)
+        if routes is not self.profile.routes:
+            self.profile = replace(self.profile, routes=routes)
+        services.taps.prepare(self)
+        mru = self.link.mru
         if self.profile.mtu:
             mru = min(mru, self.profile.mtu)
-        self.lns.plane.online(self.path, self.address, [route.prefix for route in self.profile.routes], mru)
+        services.plane.online(self.path, self.address, [route.prefix for route in routes], mru)
 
     def serve(self) -> None:
-        """Online, until somebody ends it; a renegotiated IPCP interrupts the traffic, not the session."""
+        """Stay online until something ends it. A renegotiated NCP interrupts the traffic, not the session."""
+        link, services = self.link, self.services
         while True:
-            # IPCP may have come back, with another address, before this looks: while a plugin or RADIUS was asked.
-            self.wait(lambda: not self.ipcp_stands)
-            self.lns.plane.offline(self.path)
-            back = self.wait(lambda: self.ipcp is not None and self.ipcp.opened, NCP_RESTART_PATIENCE)
-            if not back or self.ipcp is None:
+            # An NCP may have come back, with another address, before this looks: while a plugin or RADIUS was asked.
+            link.wait(lambda: not any(layer.ready for layer in link.layers.values()))
+            services.plane.offline(self.path)
+            back = link.wait(
+                lambda: any(layer.opened for layer in link.layers.values()),
+                services.session_timing.network_restart_timeout,
+            )
+            if not back:
                 raise SessionEnded(causes.NCP_FAILED)
-            if self.ipcp.peer_address != self.address:
-                text = f"the subscriber wants {self.ipcp.peer_address} in place of {self.address}"
-                raise SessionEnded(causes.NO_COMMON_ADDRESS, text=text)
-            self.carry()
+            for layer in link.layers.values():
+                disagreement = layer.disagreement()
+                if disagreement is not None:
+                    raise disagreement
+            self.start_forwarding()
 
-    @property
-    def ipcp_stands(self) -> bool:
-        """IPCP is open, for the address that the session has."""
-        return self.ipcp is not None and self.ipcp.opened and self.ipcp.peer_address == self.address
+    def restart_negotiation(self) -> None:
+        """Limit how long the next login may take, and how often a subscriber may begin anew.
+
+        Each time costs a question to RADIUS and two records. Raises SessionEnded for one that never stops.
+        """
+        link, timing, now = self.link, self.services.session_timing, self.link.now()
+        if link.login_deadline is None:  # it was online; otherwise it has no more time than before
+            link.login_deadline = now + self.services.config.login_timeout
+        times = self.renegotiations = (*self.renegotiations, now)[-timing.max_renegotiations :]
+        if len(times) == timing.max_renegotiations and now - times[0] < timing.renegotiation_window:
+            raise SessionEnded(causes.LCP_FAILED, text="the subscriber restarts LCP again and again")
+
+    # The end
 
     def go_offline(self, reason: Reason) -> None:
-        """The reverse of go_online, open_networks and authenticate; harmless at any time."""
+        """Undo go_online, open_networks and authenticate. Harmless at any time. May yield."""
+        services = self.services
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        self.ipcp = None
-        self.authenticator = None
-        if self.online_since:
+        self.link.layers = {}
+        self.link.authenticator = None
+        if self.is_online:
             self.attempt(lambda: self.stop_service(reason))
         else:
-            self.lns.snoop.gave_up(self)
+            services.snoop.gave_up(self)
         if self.address is not None:
             address, self.address = self.address, None
-            self.lns.give_back_address(address)
-        self.lns.forget_user(self)  # who it is must be shown again
+            services.registry.give_back_address(address)
+        services.registry.forget_user(self)  # the subscriber has to authenticate again
         self.policy = Policy()
         self.profile = None
         self.credentials = None
         self.opened_wall = 0.0
 
     def stop_service(self, reason: Reason) -> None:
-        """The reverse of go_online. It is offline before anything that may wait (kernel, plugins): whoever changes its
-        policy or writes the state meanwhile must not bring back to its address what is being taken from it."""
+        """Undo go_online. May yield.
+
+        The session counts as offline before anything that may yield (kernel, plugins): a command that changes its
+        policy meanwhile, or the saved state, must not bring back to its address what is being taken from it.
+        """
+        services = self.services
         seconds, self.online_since = int(monotonic() - self.online_since), 0.0
-        self.attempt(lambda: self.lns.plane.offline(self.path))
-        for part in self.lns.policies:
+        self.attempt(lambda: services.plane.offline(self.path))
+        for part in services.policies:
             self.attempt(partial(part.finish, self))
         usage = replace(self.usage(reason.terminate), session_time=seconds)  # now that no packet can follow
-        self.lns.journal.call(self)  # before the Stop: a session that has its Stop is never taken up again
+        services.changes.call(self)  # before the Stop: a session that has its Stop is never restored
         try:
-            usage = plugin_hooks.accounted(self, "stop", usage)
+            accounting.stop(self, usage)
         finally:
-            self.lns.accounting.stop(usage)
-            self.lns.usage_files.ended(self, usage)
+            services.usage_files.ended(self, usage)
             self.path.reset_counters()
 
     def attempt(self, step: Callable[[], object]) -> None:
-        """A step of the end, which the others survive."""
+        """Do a step of the end, whose failure the other steps survive. May yield."""
         try:
             step()
         except SessionEnded as end:  # by Session.kill() of a plugin's: it has to wait for the other steps
-            self.mailbox.post_urgent(end)
+            self.link.end(end)
         except Exception:
             self.log.exception("release_failed")
 
     def release(self, end: SessionEnded) -> None:
-        """The one exit, whatever happened: each step survives the others' failure."""
+        """Leave by the one exit, whatever has happened. May yield."""
         self.releasing = True
         online = self.online_since
         usage = self.usage()
         opened = round(monotonic() - online, 1) if online else 0.0
-        wanted = [] if online else self.wanted()  # of a login that failed: it may be why
+        wanted = [] if online else self.link.refusals()  # of a login that failed: it may be why
         steps: list[Callable[[], None]] = [
             self.stop_starting,
             lambda: plugin_hooks.kill_session(self, end.reason.name),
             lambda: self.go_offline(end.reason),
             lambda: self.say_goodbye(end),
-            lambda: self.lns.plane.detach(self.path),
-            lambda: self.lns.session_gone(self),
-            self.let_go,
+            lambda: self.services.plane.detach(self.path),
+            self.leave_table,
+            self.link.break_reference_cycles,
         ]
         for step in steps:
             self.attempt(step)
@@ -435,70 +286,102 @@ class Session(Link):
             why=end.text,
             result=int(end.result),
             error=int(end.error),
-            phase=self.phase,
+            phase=self.phase.value,
             wanted=wanted,
             seconds=opened,
             in_octets=usage.in_octets,
             out_octets=usage.out_octets,
         )
-        self.lns.history.append(history.ending(self, end, usage, opened))
+        self.services.history.append(history.ending(self, end, usage, opened))
+
+    def leave_table(self) -> None:
+        """Be found by no id any more."""
+        self.alive = False
+        self.tunnel.call_gone(self.id)
 
     def say_goodbye(self, end: SessionEnded) -> None:
-        """LCP Terminate-Request to the subscriber, CDN to the LAC: unless the LAC has said it itself."""
+        """Send an LCP Terminate-Request to the subscriber and a CDN to the LAC, unless the LAC has ended the call."""
         if not end.tell:
             return
-        if self.lcp.opened:
-            self.lcp.close(self.now(), end.text.encode())
-        self.tell_lac(
+        self.link.close(end.text)
+        self.tunnel.send(
             CDN(
                 result_code=ResultCode(end.result, end.error, end.text),
                 assigned_session_id=self.id,
                 disconnect_cause=DisconnectCause(end.reason.disconnect, 0, end.reason.direction, ""),
-            )
+            ),
+            self.peer_id,
         )
 
-    # What other greenlets call
+    # L2TP messages and time
 
-    def end(self, reason: Reason, *, tell: bool = True, text: str = "") -> None:
-        """Ask the session's greenlet to end; callable from any greenlet, more than once."""
-        self.mailbox.post_urgent(SessionEnded(reason, tell=tell, text=text))
+    def post_message(self, message: Message) -> None:
+        """Take a control message of this call. Called by the tunnel's greenlet; does not yield.
 
-    def usage(self, terminate_cause: int = 0) -> Usage:
-        """What accounting says of this session now."""
-        return accounting.usage(self, terminate_cause)
+        The tunnel has acknowledged it, so an ICCN, which does not come again, is never dropped.
+        """
+        if isinstance(message, ICCN) and not self._iccn_came:
+            self._iccn_came = True
+            self.link.mailbox.post_urgent(message)
+        elif not self.link.mailbox.post(message):
+            self.services.counters.drop_mailbox_full += 1
 
-    def accounted(self, kind: str, terminate_cause: int = 0) -> Usage:
-        """The same for a record, `start`, `interim` or `stop`, with what plugins add."""
-        return plugin_hooks.accounted(self, kind, self.usage(terminate_cause))
-
-    # While online
-
-    def on_credentials(self, credentials: Credentials) -> None:
-        if self.phase == "authenticate":
-            self.credentials = credentials
-        elif self.profile is not None:
-            gevent.spawn(timers.reverify, self, credentials)
+    def _on_message(self, message: Message) -> None:
+        """Handle a message of RFC 2661 7.4.2, except a CDN, which comes as an End. Raises ProtocolError."""
+        if isinstance(message, ICCN) and self.phase is Phase.CALL and self.connected is None:
+            self.connected = message
+        elif isinstance(message, WEN):
+            if message.call_errors is not None:
+                self.wide_errors = message
+        elif not isinstance(message, SLI):
+            name = type(message).__name__
+            raise ProtocolError(CdnResult.GENERAL, ErrorCode.VENDOR, f"{name} is not expected here")
 
     def on_timer(self, now: float) -> None:
-        """Called by the timer wheel: wake the greenlet only when something is due."""
-        if timers.next_due(self) <= now:
-            self.mailbox.post_urgent(TICK)
+        """Wake the session's greenlet if something is due. Called by the timer wheel; must not block."""
+        if timers.next_deadline(self) <= now:
+            self.link.mailbox.post_urgent(TIMER)
         else:
-            self.set_timer(now)
+            timers.set_timer(self, now)
 
-    def keep_house(self) -> None:
-        if self.online_since:
+    def _on_timer(self) -> None:
+        if self.is_online:
             now = monotonic()
-            timers.keep_house(self, now)
-            self.set_timer(now)
+            if timers.time_is_over(self, now):
+                authentication.reauthorize(self)
+            timers.run_due_timers(self, now)
+            timers.set_timer(self, now)
 
-    def set_timer(self, now: float) -> None:
-        """One timer a session, whoever asked to look."""
-        if self.timer is not None:
-            self.timer.cancel()
-        delay = min(timers.next_due(self) - now, timers.LONGEST_SLEEP)
-        self.timer = self.lns.wheel.schedule(self, delay, now)
+    # What policies, plugins and consoles call
 
+    def usage(self, terminate_cause: int = 0) -> Usage:
+        """Return what accounting says of this session now. Does not yield."""
+        return accounting.usage(self, terminate_cause)
 
-def _text(octets: bytes | None) -> str:
-    return "" if octets is None else octets.decode("utf-8", "backslashreplace")
+    def auth_request(self, credentials: Credentials) -> AuthRequest:
+        """Return what RADIUS would be asked if this session logged in with these credentials."""
+        return accounting.auth_request(self, credentials)
+
+    def account_interim(self) -> None:
+        """Write an interim accounting record. May yield."""
+        accounting.interim(self)
+
+    def replace_older(self) -> None:
+        """End the sessions that a login of this user replaces, and wait until they have released what they hold."""
+        network.end_older(self, self.services.registry.replaced_by(self), causes.DUPLICATE_USER)
+
+    def suspend_service(self, cause: TerminateCause) -> Usage:
+        """End what is accounted while it stays online. Return the usage for `account_stop`. Does not yield."""
+        return accounting.suspend(self, cause)
+
+    def account_stop(self, usage: Usage) -> None:
+        """Write the accounting Stop of a service that was suspended. May yield."""
+        accounting.stop(self, usage)
+
+    def resume_service(self) -> None:
+        """Begin a new accounted service, as if it had just come online. Does not yield."""
+        accounting.resume(self)
+
+    def account_start(self) -> None:
+        """Write the accounting Start of the service that has begun, if it still goes on then. May yield."""
+        accounting.start(self)

@@ -20,27 +20,45 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import gevent
 
-from l2tpns.policy.throttle import is_throttled
+from l2tpns.config.settings import Config
+from l2tpns.policy.model import Policy
+from l2tpns.radius.types import Usage
 from l2tpns.runtime import files
 from l2tpns.runtime.cooperative import in_slices
-
-if TYPE_CHECKING:
-    from l2tpns.lns import Lns
-    from l2tpns.radius.types import Usage
-    from l2tpns.runtime.supervisor import Part
-    from l2tpns.subscriber.session import Session
+from l2tpns.runtime.log import Logger
+from l2tpns.runtime.supervisor import Part, Supervisor
 
 INTERVAL = 300.0
 MOST_WAITING = 500_000  # rows kept while files cannot be written
 MOST_NAMES_TAKEN = 2 * 3600  # seconds: more than a clock that is set back for the winter repeats
 NORMAL_QOS, THROTTLED_QOS = 1, 2
+
+
+class Metered(Protocol):
+    """A session whose counters go no further, as far as usage files know it."""
+
+    user: str
+    dumped: tuple[int, int]  # octets from and to the subscriber that are in earlier files
+
+    @property
+    def policy(self) -> Policy: ...
+
+
+class Metering(Metered, Protocol):
+    """A session that is in the server's table."""
+
+    online_since: float
+
+    def usage(self, terminate_cause: int = 0) -> Usage:
+        """Return what it has used."""
 
 
 @dataclass(slots=True)
@@ -60,8 +78,19 @@ class Row:
 class UsageFiles:
     """Writes them while accounting_dir is set."""
 
-    def __init__(self, lns: Lns, *, interval: float = INTERVAL) -> None:
-        self._lns = lns
+    def __init__(
+        self,
+        config: Config,
+        log: Logger,
+        supervisor: Supervisor,
+        sessions: Mapping[int, Metering],
+        *,
+        interval: float = INTERVAL,
+    ) -> None:
+        self._config = config
+        self._log = log
+        self._supervisor = supervisor
+        self._sessions = sessions  # the server's table, by id
         self._interval = interval
         self._started = monotonic()
         self._waiting: dict[str, Row] = {}  # by Acct-Session-Id
@@ -69,7 +98,7 @@ class UsageFiles:
         self._failed = False
 
     def start(self) -> None:
-        self._part = self._lns.supervisor.spawn("usage files", self._run)
+        self._part = self._supervisor.spawn("usage files", self._run)
 
     def stop(self) -> None:
         """Nobody uses anything any more: a last file, and no more of them."""
@@ -86,17 +115,17 @@ class UsageFiles:
             try:
                 self.write()
             except Exception:  # a mistake in one file: the next may do better
-                self._lns.log.exception("usage_file_failed")
+                self._log.exception("usage_file_failed")
 
     # What sessions say
 
-    def ended(self, session: Session, usage: Usage) -> None:
+    def ended(self, session: Metered, usage: Usage) -> None:
         """The session's counters go no further: what it has used since the last file is kept for the next."""
-        if self._lns.config.accounting_dir and not session.policy.garden:
+        if self._config.accounting_dir and not session.policy.garden:
             self._take(session, usage)
         session.dumped = (0, 0)
 
-    def _take(self, session: Session, usage: Usage) -> None:
+    def _take(self, session: Metered, usage: Usage) -> None:
         """Make a row of what is new."""
         up, down = usage.in_octets - session.dumped[0], usage.out_octets - session.dumped[1]
         session.dumped = (usage.in_octets, usage.out_octets)
@@ -107,21 +136,21 @@ class UsageFiles:
             row.up += up
             row.down += down
         elif len(self._waiting) < MOST_WAITING:
-            qos = THROTTLED_QOS if is_throttled(session) else NORMAL_QOS
+            qos = THROTTLED_QOS if session.policy.throttled else NORMAL_QOS
             row = Row(one_word(usage.user), str(usage.address), qos, up, down)
             self._waiting[usage.acct_session_id] = row
         else:
-            self._lns.log.provoked("usage_row_lost", user=session.user, up=up, down=down)
+            self._log.provoked("usage_row_lost", user=session.user, up=up, down=down)
 
     # The file
 
     def write(self) -> Path | None:
         """A file of what was used since the last one; None when there was nothing, or it could not be written."""
-        config = self._lns.config
+        config = self._config
         if not config.accounting_dir:
             self._waiting.clear()
             return None
-        for session in in_slices(list(self._lns.sessions.values())):
+        for session in in_slices(list(self._sessions.values())):
             if session.online_since and not session.policy.garden:
                 self._take(session, session.usage())
         if not self._waiting:
@@ -142,13 +171,13 @@ class UsageFiles:
         except OSError as error:
             self._put_back(rows)
             if not self._failed:
-                self._lns.log.error("usage_file_failed", path=config.accounting_dir, why=error.strerror)
+                self._log.error("usage_file_failed", path=config.accounting_dir, why=error.strerror)
             self._failed = True
             return None
         if self._failed:
             self._failed = False
-            self._lns.log.warning("usage_files_again", path=str(path))
-        self._lns.log.info("usage_file_written", path=str(path), rows=len(rows))
+            self._log.warning("usage_files_again", path=str(path))
+        self._log.info("usage_file_written", path=str(path), rows=len(rows))
         return Path(path)
 
     def _put_back(self, rows: dict[str, Row]) -> None:

@@ -23,10 +23,12 @@ import gevent
 import gevent.socket
 from gevent.event import Event
 
-from l2tpns import causes, lns
+from l2tpns import causes
 from l2tpns.config.settings import Config
+from l2tpns.dataplane.plane import OnControl
 from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.errors import NoAnswer
+from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import ControlHeader, build_control, data_header, parse_control
 from l2tpns.proto.l2tp.messages import ICCN, ICRP, ICRQ, SCCCN, SCCRP, SCCRQ, Message
@@ -35,8 +37,11 @@ from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import AuthReply, AuthRequest, Usage
 from l2tpns.runtime.counters import Counters
-from l2tpns.runtime.log import Log
+from l2tpns.runtime.log import Log, Logger
+from l2tpns.runtime.supervisor import Supervisor
+from l2tpns.server import Server
 from l2tpns.subscriber.pool import Pool, parse_layout
+from l2tpns.subscriber.services import SessionTiming
 from l2tpns.system.routes import Routes
 from l2tpns.system.rtnetlink import Netlink, Route
 from tests.lab import PATIENCE
@@ -122,18 +127,13 @@ class Kernel:
 class LoopbackPlane(UserPlane):
     """The data plane without a tun device: its sockets and its forwarding, its checks and counters."""
 
-    def __init__(self, server: lns.Lns) -> None:
-        super().__init__(
-            server.config,
-            server.counters,
-            server.log,
-            server.on_control,
-            port=0,
-            supervisor=server.supervisor,
-        )
+    def __init__(
+        self, config: Config, counters: Counters, log: Logger, on_control: OnControl, supervisor: Supervisor
+    ) -> None:
+        super().__init__(config, counters, log, on_control, port=0, supervisor=supervisor)
         self.delivered: list[bytes] = []
         self.kernel = Kernel()
-        self._routes = Routes(cast(Netlink, self.kernel), 1, server.log)
+        self._routes = Routes(cast(Netlink, self.kernel), 1, log)
 
     def start(self) -> None:
         self.lacs.start()
@@ -167,7 +167,15 @@ class LoopbackPlane(UserPlane):
 class InProcess:
     """One server. Settings are those of Config, of any value: a second is long for a test."""
 
-    def __init__(self, pool: str = POOL, **settings: Any) -> None:
+    def __init__(
+        self,
+        pool: str = POOL,
+        *,
+        session_timing: SessionTiming | None = None,
+        tunnel_timing: TunnelTiming | None = None,
+        journal_interval: float = 1.0,
+        **settings: Any,
+    ) -> None:
         settings.setdefault("hostname", "lns.example")
         settings.setdefault("bind_multi_address", (LOOPBACK,))
         settings.setdefault("peer_address", IPv4Address("10.255.0.1"))
@@ -178,16 +186,30 @@ class InProcess:
         self.pool = Pool(parse_layout(pool))
         self.backend = Backend()
         self.accounting = Records()
-        self.lns = lns.Lns(
+        supervisor = Supervisor(self.log.get())
+        self.plane = LoopbackPlane(
+            self.config,
+            self.counters,
+            self.log.get(),
+            lambda datagram, peer, endpoint: self.lns.on_control(datagram, peer, endpoint),
+            supervisor,
+        )
+        self.core = Server(
             self.config,
             self.counters,
             self.log.get(),
             self.pool,
             self.backend,
             cast(Accounting, self.accounting),
+            self.plane,
+            supervisor=supervisor,
+            session_timing=session_timing,
+            tunnel_timing=tunnel_timing,
+            journal_interval=journal_interval,
         )
-        self.plane = LoopbackPlane(self.lns)
-        self.lns.plane = self.plane
+        self.lns, self.services = self.core.lns, self.core.services
+        self.plugins, self.journal = self.core.plugins, self.core.journal
+        self.registry, self.timing = self.services.registry, self.lns.timing
         self.meant: tuple[str, ...] = ()  # failures in the log that the test wanted
         self.greenlets: list[gevent.Greenlet[..., Any]] = []
         self._closers: list[Callable[[], None]] = []
@@ -211,11 +233,11 @@ class InProcess:
         for each in list(self.lns.tunnels.values()):
             each.end(causes.ADMIN_DROP, None)
         until(lambda: not self.lns.tunnels and not self.lns.sessions, strict=False)
-        self.lns.plugins.stop()
-        failed = [part.name for part in self.lns.supervisor.unwell()]
+        self.plugins.stop()
+        failed = [part.name for part in self.services.supervisor.unwell()]
         self.plane.stop()
-        self.lns.gardens.stop()
-        for part in list(self.lns.supervisor.parts):
+        self.services.gardens.stop()
+        for part in list(self.services.supervisor.parts):
             part.stop()
         gevent.sleep(0)  # what was told to end gets its turn
         gevent.Greenlet.remove_spawn_callback(self.greenlets.append)
@@ -226,17 +248,17 @@ class InProcess:
 
     def leftovers(self) -> dict[str, Any]:
         """Everything that ended tunnels and sessions should not have left, and what broke."""
-        server = self.lns
+        server, registry = self.lns, self.services.registry
         found: dict[str, Any] = {
             "tunnels": server.tunnels,
             "sessions": server.sessions,
             "by_peer": server.by_peer,
-            "by_user": server.by_user,
-            "by_address": server.by_address,
-            "half_open": server.half_open,
-            "starting": server.starting,
-            "lingering": server.lingering,
-            "timers": len(server.wheel),
+            "by_user": registry.by_user,
+            "by_address": registry.by_address,
+            "half_open": server.admission.half_open,
+            "starting": server.admission.starting,
+            "lingering": server.admission.lingering,
+            "timers": len(self.services.wheel),
             "pool": self.pool.used,
             "greenlets": [greenlet for greenlet in self.greenlets if not greenlet.dead],
             "failures": [r for r in self.log.records() if "traceback" in r and r["event"] not in self.meant],
@@ -279,8 +301,8 @@ class InProcess:
     @property
     def calm(self) -> bool:
         """No session, and nothing that one had."""
-        server = self.lns
-        return not (server.sessions or server.by_user or server.by_address or server.starting or self.pool.used)
+        registry, starting = self.services.registry, self.lns.admission.starting
+        return not (self.lns.sessions or registry.by_user or registry.by_address or starting or self.pool.used)
 
     def wait(self, condition: Callable[[], object], timeout: float = PATIENCE) -> None:
         until(condition, timeout)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from l2tpns.hooks import HOOKS, NAMES, PLUGIN_API_VERSION, Event, Hook, param_radius_account
 from l2tpns.plugins import calls, manager
-from l2tpns.plugins.hooks import HOOKS, NAMES, PLUGIN_API_VERSION, Event, Hook, param_radius_account
 from l2tpns.plugins.server_api import Count, Login, Server, Variable
 from l2tpns.plugins.session_api import Session
 

@@ -12,7 +12,7 @@ from l2tpns import lns
 from l2tpns.dataplane import plane, udp, userspace
 from l2tpns.dataplane import session_path as path
 from l2tpns.l2tp import tunnel
-from l2tpns.subscriber import accounting, link, session
+from l2tpns.subscriber import accounting, authorization, link, services, session, state
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Subscriber
 
@@ -33,14 +33,15 @@ class Clock:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Before the server is made."""
-        monkeypatch.setattr(lns, "WHEEL_TICK", LOOKS)
-        for module in (lns, session, accounting, link, *DATA_PATH):
+        for module in (lns, services):
+            monkeypatch.setattr(module, "WHEEL_TICK", LOOKS)
+        for module in (lns, services, session, state, accounting, authorization, link, *DATA_PATH):
             monkeypatch.setattr(module, "monotonic", self)
 
     def forward(self, server: InProcess, seconds: int) -> None:
         """So much later: what has come due for the sessions that are online has been done."""
         self.now += seconds
-        self.settle(server, lambda: server.lns.wheel._done >= floor(self.now / LOOKS))
+        self.settle(server, lambda: server.services.wheel._done >= floor(self.now / LOOKS))
 
     def heard(self, server: InProcess, *subscribers: Subscriber) -> None:
         """Something of theirs has reached the server since the clock went forward."""
@@ -49,7 +50,7 @@ class Clock:
 
     def settle(self, server: InProcess, condition: Callable[[], object]) -> None:
         """Until it holds and no session has anything left to do."""
-        server.wait(lambda: condition() and not any(len(each.mailbox) for each in server.lns.sessions.values()))
+        server.wait(lambda: condition() and not any(len(each.link.mailbox) for each in server.lns.sessions.values()))
 
 
 class TunnelClock:
@@ -62,7 +63,6 @@ class TunnelClock:
         return monotonic() + self.ahead
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Before the server is made. Established tunnels look at it often."""
+        """Before the server is made, with a `max_poll` of 0.05 seconds."""
         for module in (tunnel, *DATA_PATH):
             monkeypatch.setattr(module, "monotonic", self)
-        monkeypatch.setattr(tunnel.Tunnel, "next_look", lambda tunnel, now: 0.05)

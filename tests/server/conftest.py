@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from l2tpns.console.timing import ConsoleTiming
-from l2tpns.l2tp import tunnel
-from l2tpns.proto.l2tp.reliable import Reliable
-from l2tpns.state import journal
-from l2tpns.subscriber import session
+from l2tpns.l2tp.timing import TunnelTiming
+from l2tpns.subscriber.services import SessionTiming
 from tests.lab import PATIENCE
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Dial, Lac
@@ -24,24 +21,30 @@ from tests.server.shelf import Shelf
 
 Serve = Callable[..., InProcess]
 QUICK = Dial(restart=0.3)
-CLOSED_LINGER, REFUSAL_GRACE = tunnel.CLOSED_LINGER, session.REFUSAL_GRACE  # which `serve` shortens
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Starts servers with the settings given; afterwards no tunnel, session, address, route or greenlet may be left.
+def timing() -> TunnelTiming:
+    """The times of the servers' tunnels, which a test may change at any time.
 
-    They do not repeat a control message only because the machine was busy: a test that wants that sets the interval.
+    No control message is repeated only because the machine was busy: a test that wants that sets the interval.
     """
-    if tunnel.Reliable is Reliable:
-        monkeypatch.setattr(tunnel, "Reliable", partial(Reliable, first_interval=PATIENCE))
-    monkeypatch.setattr(tunnel, "CLOSED_LINGER", 0.01)
-    monkeypatch.setattr(tunnel, "SHORTEST_LOOK", 0.05)
-    monkeypatch.setattr(session, "REFUSAL_GRACE", 0.05)
+    return TunnelTiming(first_retransmission=PATIENCE, closed_linger=0.01, min_poll=0.05)
+
+
+@pytest.fixture
+def session_timing() -> SessionTiming:
+    """The times of the servers' sessions, which a test may change at any time."""
+    return SessionTiming(refusal_grace=0.05)
+
+
+@pytest.fixture
+def serve(timing: TunnelTiming, session_timing: SessionTiming) -> Iterator[Serve]:
+    """Starts servers with the settings given; afterwards no tunnel, session, address, route or greenlet may be left."""
     servers: list[InProcess] = []
 
     def start(*args: Any, **settings: Any) -> InProcess:
-        server = InProcess(*args, **settings).start()
+        server = InProcess(*args, tunnel_timing=timing, session_timing=session_timing, **settings).start()
         servers.append(server)
         return server
 
@@ -58,9 +61,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def tunnel_clock(monkeypatch: pytest.MonkeyPatch) -> TunnelClock:
+def tunnel_clock(monkeypatch: pytest.MonkeyPatch, timing: TunnelTiming) -> TunnelClock:
+    """A clock that established tunnels look at often."""
     clock = TunnelClock()
     clock.install(monkeypatch)
+    timing.max_poll = 0.05
     return clock
 
 
@@ -106,14 +111,11 @@ def desk(open_desk: Callable[..., Desk]) -> Desk:
 @pytest.fixture
 def lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lives]:
     """The first of them has begun."""
-    monkeypatch.setattr(tunnel, "CLOSED_LINGER", 0.01)
-    monkeypatch.setattr(tunnel, "SHORTEST_LOOK", 0.05)
-    monkeypatch.setattr(journal, "BEAT", 0.05)
     monkeypatch.setenv("L2TPNS_RUN", str(tmp_path / "run"))
     lives = Lives(tmp_path / "state")
     lives.begin()
     yield lives
-    lives.server.lns.journal.halt()
+    lives.server.journal.halt()
     assert lives.server.stop() == {}
     lives.store.close()
     for lac in lives.lacs:

@@ -12,7 +12,7 @@ from typing import Any
 import gevent
 
 from l2tpns import causes
-from l2tpns.causes import TunnelEnded
+from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.radius.types import AuthReply
 from l2tpns.state.records import Replay
 from l2tpns.state.restore import Resumed, resume
@@ -32,13 +32,15 @@ class Lives:
         self.store: StateStore
         self.resumed = Resumed()
         self.saved = Replay()
+        self.first_retransmission = TunnelTiming().first_retransmission
         self.port = 0
         self.pool = "10.5.0.0/24\n"
         self.replies: dict[str, AuthReply] = {}
         self.lacs: list[Lac] = []
 
     def begin(self) -> InProcess:
-        self.server = server = InProcess(self.pool, **self.settings)
+        timing = TunnelTiming(closed_linger=0.01, min_poll=0.05, first_retransmission=self.first_retransmission)
+        self.server = server = InProcess(self.pool, tunnel_timing=timing, journal_interval=0.05, **self.settings)
         server.backend.replies = self.replies
         self.store = StateStore(self.directory, server.log.get())
         self.store.open()
@@ -46,32 +48,32 @@ class Lives:
         server.plane.lacs.port = self.port
         server.start()
         self.port = server.plane.lacs.port
-        self.resumed = resume(server.lns, self.saved)
-        server.lns.journal.start(self.store, *self.resumed.gone)
+        self.resumed = resume(server.lns, server.journal, self.saved)
+        server.core.keep_state(self.store)
+        server.journal.start(*self.resumed.gone)
         return server
 
     def end(self) -> None:
         """Nobody gets a turn any more, nothing is said."""
         server = self.server
-        server.lns.left = True
+        server.services.handed_over = True
         server.plane.stop()
         assert server.lns.clock is not None
         server.lns.clock.stop()
         gevent.killall([session.greenlet for session in server.lns.sessions.values()])
         for each in server.lns.tunnels.values():
-            each.mailbox.post_urgent(TunnelEnded(causes.SHUTDOWN, None))
+            each.end(causes.SHUTDOWN, None)
         gevent.sleep(0)
         gevent.Greenlet.remove_spawn_callback(server.greenlets.append)
         self.store.close()
 
     def die(self) -> InProcess:
-        self.server.lns.journal.halt()
-        self.server.lns.journal.active = False
+        self.server.journal.halt()
         self.end()
         return self.begin()
 
     def leave(self) -> InProcess:
-        assert self.server.lns.leave()
+        assert self.server.core.hand_over()
         self.end()
         return self.begin()
 
@@ -85,7 +87,7 @@ def connect(lives: Lives, **options: Any) -> Lac:
 
 def beat(lives: Lives) -> None:
     """What the journal does twenty times a second here is done now."""
-    lives.server.lns.journal._tick()
+    lives.server.journal.tick()
 
 
 def works(lives: Lives, subscriber: Subscriber) -> bool:

@@ -49,12 +49,12 @@ class Desk:
             Options(self.config_file),
             Reading(server.config, (), {}),
             server.log,
-            apply=lambda radius: server.lns.compare_names(),
+            apply=lambda radius: server.registry.compare_names(),
             read_pool=lambda config: Layout(),
             take_pool=lambda layout: None,
         )
         self.office = Office(
-            lns=server.lns,
+            server=server.core,
             log=server.log,
             files=find_files(self.config_file),
             started=monotonic(),

@@ -26,7 +26,7 @@ class Shelf:
 
     def __init__(self, server: InProcess, directory: Path) -> None:
         self.server = server
-        self.plugins = server.lns.plugins
+        self.plugins = server.plugins
         self.directory = directory
         self._lac: Lac | None = None
 
@@ -59,7 +59,7 @@ class Shelf:
         return self.call(user, **dial).wait_online()
 
     def session(self, user: str = "fred") -> Session:
-        return next(iter(self.server.lns.by_user[user]))
+        return next(iter(self.server.registry.by_user[user]))
 
     def events(self, event: str) -> list[dict[str, Any]]:
         return self.server.events(event)

@@ -86,7 +86,7 @@ def figures_of(
 ) -> Iterator[Visitor]:
     """Serve the pages; with `running`, run the measurements as the daemon does."""
     log = server.log.get()
-    figures = MonitoringService(server.lns, accounting or unused_accounting(server.config, server), log, timing)
+    figures = MonitoringService(server.core, accounting or unused_accounting(server.config, server), log, timing)
     if running:
         figures.start()
     else:

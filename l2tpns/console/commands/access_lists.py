@@ -126,15 +126,15 @@ def filter_user(shell: Shell, name: str, direction: str, filter_name: str) -> st
         raise Refused(f"There is no access-list {printable(filter_name)}")
     for session in find_user(shell.office, name):
         if direction == "in":
-            filtering.give(session, chosen, session.path.filter_out)
+            filtering.set_filters(session.services.plane, session, chosen, session.path.filter_out)
         else:
-            filtering.give(session, session.path.filter_in, chosen)
+            filtering.set_filters(session.services.plane, session, session.path.filter_in, chosen)
     return f"Filtering user {name}: {direction} {filter_name}"
 
 
 def no_filter_user(shell: Shell, name: str) -> str:
     for session in find_user(shell.office, name):
-        filtering.give(session, None, None)
+        filtering.set_filters(session.services.plane, session, None, None)
     return f"Not filtering user {name}"
 
 

@@ -26,13 +26,13 @@ def tunnels(office: Office) -> Iterator[Choice]:
 
 
 def users(office: Office) -> Iterator[Choice]:
-    for name in sorted(office.lns.by_user):
-        for session in office.lns.by_user[name]:
+    for name in sorted(office.lns.services.registry.by_user):
+        for session in office.lns.services.registry.by_user[name]:
             yield session.user, f"session {session.id}"
 
 
 def ended_users(office: Office) -> Iterator[Choice]:
-    for name in sorted({ending.user for ending in office.lns.history if ending.user}):
+    for name in sorted({ending.user for ending in office.lns.services.history if ending.user}):
         yield name, ""
 
 
@@ -53,7 +53,7 @@ def find_tunnel(office: Office, word: str) -> Tunnel:
 
 def find_user(office: Office, word: str) -> list[Session]:
     """Return all sessions of a user, by `username_case`. Raises Refused if there is none."""
-    found = sorted(office.lns.sessions_of(word), key=lambda session: session.id)
+    found = sorted(office.lns.services.registry.sessions_of(word), key=lambda session: session.id)
     if not found:
         raise Refused(f"User {printable(word)} is not connected")
     return found

@@ -53,7 +53,7 @@ def show_running_config(shell: Shell) -> Output:
 
 
 def _variables(office: Office) -> Iterator[tuple[str, str]]:
-    for setting in (*SETTINGS.values(), *office.lns.plugins.settings.values()):
+    for setting in (*SETTINGS.values(), *office.plugins.settings.values()):
         yield setting.name, setting.help
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def enter(shell: Shell, word: str, name: str = DEFAULT) -> str:
     """Move a session, or all sessions of a user that are not there yet, into a garden."""
-    gardens = shell.office.lns.gardens
+    gardens = shell.office.lns.services.gardens
     found = _find(shell.office, word)
     outside = [session for session in found if session.policy.garden != name] or found
     for session in outside:
@@ -35,7 +35,7 @@ def leave(shell: Shell, word: str) -> str:
         ids = ", ".join(str(session.id) for session in inside)
         raise Refused(f"{printable(word)} has several sessions in a walled garden, {ids}: enter the ID of one")
     (session,) = inside
-    shell.office.lns.gardens.leave(session, by=shell.actor)
+    shell.office.lns.services.gardens.leave(session, by=shell.actor)
     return f"Session {session.id} ({session.user}) is out of the walled garden"
 
 
@@ -58,7 +58,7 @@ GARDENS = Table(
 
 def show_gardens(shell: Shell) -> Output:
     """Show the gardens built since the start or restored from saved state."""
-    gardens = shell.office.lns.gardens
+    gardens = shell.office.lns.services.gardens
 
     def rows() -> Iterator[Row]:
         for name, count in gardens.members().items():
@@ -73,7 +73,7 @@ def show_gardens(shell: Shell) -> Output:
 
 
 def _gardens(office: Office) -> Iterator[tuple[str, str]]:
-    yield from ((name, f"{count} sessions") for name, count in office.lns.gardens.members().items())
+    yield from ((name, f"{count} sessions") for name, count in office.lns.services.gardens.members().items())
 
 
 def _users_and_sessions(office: Office) -> Iterator[tuple[str, str]]:

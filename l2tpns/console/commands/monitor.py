@@ -71,11 +71,11 @@ def monitor_session(shell: Shell, word: str) -> str:
     shell.terminal.print(f"Packets of session {session.id} ({session.user or '*'}); Enter ends it")
     log.secret_audit("monitor_on", by=shell.actor, user=session.user)
     session.greenlet.rawlink(ended)
-    lns.taps.watch(session, keep)
+    lns.services.taps.watch(session, keep)
     try:
         shell.terminal.show_live(queue.lines, lambda: lns.sessions.get(session.id) is not session)
     finally:
-        lns.taps.unwatch(session, keep)
+        lns.services.taps.unwatch(session, keep)
         session.greenlet.unlink(ended)
         log.secret_audit("monitor_off", by=shell.actor, user=session.user, shown=queue.shown, missed=queue.missed)
     gone = f"Session {session.id} has ended\n" if lns.sessions.get(session.id) is not session else ""

@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 
 def load_plugin(shell: Shell, name: str) -> str:
-    shell.office.lns.plugins.load(name)
+    shell.office.plugins.load(name)
     return f"Loading plugin {name}"
 
 
 def remove_plugin(shell: Shell, name: str) -> str:
-    shell.office.lns.plugins.remove(name)
+    shell.office.plugins.remove(name)
     return f"Removing plugin {name}"
 
 
 def reload_plugin(shell: Shell, name: str) -> str:
     """Load the file again. On failure the loaded version keeps running."""
-    shell.office.lns.plugins.reload(name)
+    shell.office.plugins.reload(name)
     return f"Reloading plugin {name}"
 
 
 def show_plugins(shell: Shell) -> Output:
-    plugins = shell.office.lns.plugins
+    plugins = shell.office.plugins
 
     def rows() -> Iterator[Row]:
         yield from map(_row, plugins.loaded)
@@ -85,7 +85,7 @@ class Commands:
     """The grammar of the console's own commands and of those of the loaded plugins."""
 
     def __init__(self, office: Office, own: tuple[Command, ...], words: dict[str, str]) -> None:
-        self._plugins = office.lns.plugins
+        self._plugins = office.plugins
         self._own = own
         self._words = words
         self._grammar = Grammar(own, words)
@@ -102,7 +102,7 @@ class Commands:
 
 def _command(declared: ConsoleCommand) -> Command:
     def run(shell: Shell, *words: str) -> str | None:
-        return shell.office.lns.plugins.run_command(declared, list(words))
+        return shell.office.plugins.run_command(declared, list(words))
 
     arguments = Argument(declared.usage or "WORDS", f"arguments of plugin {declared.plugin}", optional=True, many=True)
     return Command(
@@ -116,13 +116,13 @@ def _command(declared: ConsoleCommand) -> Command:
 
 
 def _available(office: Office) -> Iterator[tuple[str, str]]:
-    loaded = {plugin.name for plugin in office.lns.plugins.loaded}
-    yield from ((name, "") for name in available(office.lns.plugins.folder) if name not in loaded)
+    loaded = {plugin.name for plugin in office.plugins.loaded}
+    yield from ((name, "") for name in available(office.plugins.folder) if name not in loaded)
 
 
 def _loaded(office: Office) -> Iterator[tuple[str, str]]:
-    yield from ((plugin.name, plugin.code.version) for plugin in office.lns.plugins.loaded)
-    yield from ((name, "not loaded") for name in office.lns.plugins.refused)
+    yield from ((plugin.name, plugin.code.version) for plugin in office.plugins.loaded)
+    yield from ((name, "not loaded") for name in office.plugins.refused)
 
 
 _NEW = Argument("NAME", "plugin name: its file name without .py", _available)

@@ -25,8 +25,8 @@ POOL = Table(
 def pool_rows(office: Office, everything: bool) -> Iterator[Row]:
     """Yield addresses in use, those kept for their last user and, with `everything`, those never assigned."""
     lns = office.lns
-    for holding in lns.pool.holdings():
-        holder = lns.by_address.get(holding.address) if holding.used else None
+    for holding in lns.services.pool.holdings():
+        holder = lns.services.registry.by_address.get(holding.address) if holding.used else None
         seconds = None if holding.used else int(holding.seconds)
         kept = f"[{holding.user}] {seconds}s" if holding.user else f"{seconds}s"
         yield {
@@ -38,7 +38,7 @@ def pool_rows(office: Office, everything: bool) -> Iterator[Row]:
             "note": holding.user if holding.used else kept,
         }
     if everything:
-        for address in lns.pool.never_used():
+        for address in lns.services.pool.never_used():
             yield {
                 "address": str(address),
                 "used": False,
@@ -58,7 +58,7 @@ def show_all_pool(shell: Shell) -> Output:
 
 
 def _pool(office: Office, everything: bool) -> Output:
-    pool = office.lns.pool
+    pool = office.lns.services.pool
 
     def after() -> Iterator[str]:
         if not everything:
@@ -78,12 +78,12 @@ def show_ipcache(shell: Shell) -> Output:
     lns = shell.office.lns
 
     def rows() -> Iterator[Row]:
-        for address in sorted(lns.by_address):
-            session = lns.by_address.get(address)
+        for address in sorted(lns.services.registry.by_address):
+            session = lns.services.registry.by_address.get(address)
             if session is not None:
                 yield {"session": session.id, "address": str(address), "routes": list(map(str, session.path.routes))}
 
-    return IPCACHE.output(rows, lambda: (f"{len(lns.by_address)} entries",))
+    return IPCACHE.output(rows, lambda: (f"{len(lns.services.registry.by_address)} entries",))
 
 
 COMMANDS = (

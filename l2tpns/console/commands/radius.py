@@ -43,9 +43,9 @@ SERVERS = Table(
 
 def transports(office: Office) -> list[tuple[str, Transport]]:
     found = []
-    if isinstance(office.lns.backend, RadiusBackend):
-        found.append(("auth", office.lns.backend.transport))
-    accounting = getattr(office.lns.accounting, "transport", None)
+    if isinstance(office.lns.services.backend, RadiusBackend):
+        found.append(("auth", office.lns.services.backend.transport))
+    accounting = getattr(office.lns.services.accounting, "transport", None)
     if accounting is not None:
         found.append(("acct", accounting))
     return found

@@ -26,6 +26,7 @@ from l2tpns.console.commands.arguments import (
 from l2tpns.console.grammar import Command, Privilege, change
 from l2tpns.console.output import Column, Output, Row, Table, sheet, shown
 from l2tpns.dataplane.session_path import Path
+from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.subscriber.history import Ending
 from l2tpns.subscriber.session import Session
 
@@ -102,7 +103,7 @@ SESSION_LABELS = {
 def session_row(session: Session, now: float, enabled: bool) -> Row:
     """Return the summary of a session. `intercepted` is None unless the operator is enabled."""
     path, policy = session.path, session.policy
-    session.lns.plane.refresh(path)
+    session.services.plane.refresh(path)
     return {
         "session": session.id,
         "linked_session": None,  # neither LAC forwarding nor multilink is supported
@@ -126,7 +127,7 @@ def session_row(session: Session, now: float, enabled: bool) -> Row:
 def remaining(session: Session, now: float) -> int | None:
     """Return the seconds until the Session-Timeout, None without one."""
     timeout = session.profile.session_timeout if session.profile is not None else None
-    return max(int(session.time_from + timeout - now), 0) if timeout and session.online_since else None
+    return max(int(session.timeout_started_at + timeout - now), 0) if timeout and session.online_since else None
 
 
 def last_packet(session: Session) -> float:
@@ -138,18 +139,19 @@ def session_detail(session: Session, now: float, enabled: bool) -> Row:
     """Return all details of a session."""
     path, profile, policy = session.path, session.profile, session.policy
     filters = (path.filter_in, path.filter_out)
+    ipcp = session.link.layers.get(Protocol.IPCP)
     return {
         **session_row(session, now, enabled),
         "called": session.called,
         "lac_session": session.peer_id,
         "lac_host": session.tunnel.host,
         "routes": [str(route) for route in path.routes],
-        "phase": session.phase,
-        "lcp": session.lcp.state.name.title(),
-        "ipcp": session.ipcp.state.name.title() if session.ipcp is not None else None,
+        "phase": session.phase.value,
+        "lcp": session.link.lcp.state.name.title(),
+        "ipcp": ipcp.state if ipcp is not None else None,
         "session_timeout": profile.session_timeout if profile is not None else None,
         "idle_timeout": profile.idle_timeout if profile is not None else None,
-        "mru": path.mru if session.online_since else session.lcp.peer_mru,
+        "mru": path.mru if session.online_since else session.link.lcp.peer_mru,
         "next_recv": path.next_ns if path.next_ns >= 0 else None,
         "next_send": path.ns if path.sequenced else None,
         "in_packets": path.in_packets,
@@ -160,11 +162,11 @@ def session_detail(session: Session, now: float, enabled: bool) -> Row:
         "tx_speed": session.tx_speed,
         "filter_in": filters[0].name if filters[0] is not None else None,
         "filter_out": filters[1].name if filters[1] is not None else None,
-        "sink": session.lns.snoop.place(session) if enabled else None,
+        "sink": session.services.snoop.place(session) if enabled else None,
         "rate_in": policy.rate_in or None,
         "rate_out": policy.rate_out or None,
         "garden": policy.garden or None,
-        "filter_bucket": session.lns.throttle.bucket(session),
+        "filter_bucket": session.services.throttle.bucket(session),
     }
 
 
@@ -235,8 +237,8 @@ def show_users(shell: Shell, user: str | None = None) -> Output:
         return session_details(shell, find_user(shell.office, user))
 
     def rows() -> Iterator[dict[str, Any]]:
-        for name in sorted(lns.by_user):
-            for session in list(lns.by_user.get(name, ())):
+        for name in sorted(lns.services.registry.by_user):
+            for session in list(lns.services.registry.by_user.get(name, ())):
                 yield {"user": session.user, "session": session.id}
 
     return Output(lambda: (row["user"] for row in rows()), rows)
@@ -290,9 +292,9 @@ def _code(result: int | None, error: int | None) -> str | None:
 
 def show_history(shell: Shell, user: str | None = None) -> Output:
     """Show ended sessions, the newest last."""
-    endings = list(shell.office.lns.history)
+    endings = list(shell.office.lns.services.history)
     if user is not None:
-        endings = [ending for ending in endings if shell.office.lns.same_user(ending.user, user)]
+        endings = [ending for ending in endings if shell.office.lns.services.registry.same_user(ending.user, user)]
     return HISTORY.output(lambda: map(ending_row, endings))
 
 
@@ -324,10 +326,10 @@ def _histogram(shell: Shell, step: int, age: Callable[[Session, float], float]) 
 
     def rows() -> Iterator[Row]:
         now = monotonic()
-        online = list(lns.by_address.values())
+        online = list(lns.services.registry.by_address.values())
         counts: Counter[int] = Counter()
         for session in online:
-            lns.plane.refresh(session.path)
+            lns.services.plane.refresh(session.path)
             counts[min(int(max(age(session, now), 0) // step), HISTOGRAM_ROWS)] += 1
         for number in range(HISTOGRAM_ROWS + 1):
             yield {
@@ -336,7 +338,7 @@ def _histogram(shell: Shell, step: int, age: Callable[[Session, float], float]) 
                 "sessions": counts[number],
             }
 
-    return HISTOGRAM.output(rows, lambda: (f"{len(lns.by_address)} sessions are open",))
+    return HISTOGRAM.output(rows, lambda: (f"{len(lns.services.registry.by_address)} sessions are open",))
 
 
 # Dropping
@@ -346,7 +348,7 @@ def drop_users(shell: Shell, *names: str) -> str:
     """Drop the users' sessions that have an address, as the manual's server does."""
     said = []
     for name in names:
-        online = [s for s in shell.office.lns.sessions_of(name) if s.address is not None]
+        online = [s for s in shell.office.lns.services.registry.sessions_of(name) if s.address is not None]
         for session in online:
             session.end(causes.ADMIN_DROP)
         said.append(f"Dropping user {name}" if online else f"User {name} is not connected")

@@ -30,20 +30,20 @@ def snoop_users(shell: Shell, *words: str) -> str:
 
 
 def _snoop(shell: Shell, name: str, sink: Sink | None) -> str:
-    sessions = shell.office.lns.sessions_of(name)
+    sessions = shell.office.lns.services.registry.sessions_of(name)
     if not sessions:
         return f"User {printable(name)} is not connected"
     for session in find_user(shell.office, name):
-        shell.office.lns.snoop.start(session, sink, by=shell.actor)
+        shell.office.lns.services.snoop.start(session, sink, by=shell.actor)
     return f"Snooping user {printable(name)}"
 
 
 def unsnoop_users(shell: Shell, *names: str) -> str:
     said = []
     for name in names:
-        sessions = shell.office.lns.sessions_of(name)
+        sessions = shell.office.lns.services.registry.sessions_of(name)
         for session in sessions:
-            shell.office.lns.snoop.stop(session, by=shell.actor)
+            shell.office.lns.services.snoop.stop(session, by=shell.actor)
         said.append(f"{'Not snooping user' if sessions else 'User'} {printable(name)}")
         if not sessions:
             said[-1] += " is not connected"
@@ -72,13 +72,13 @@ SNOOPED = Table(
 
 def show_snoop(shell: Shell) -> Output:
     """Show the intercepted sessions and their sinks."""
-    snoop = shell.office.lns.snoop
+    snoop = shell.office.lns.services.snoop
 
     def rows() -> Iterator[Row]:
         for session, copier in sorted(snoop.copiers.items(), key=lambda item: item[0].id):
             yield {
                 "session": session.id,
-                "tunnel": session.tunnel.id,
+                "tunnel": session.tunnel_id,
                 "user": session.user,
                 "address": str(session.address),
                 "sink": snoop.place(session),

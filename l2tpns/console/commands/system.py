@@ -45,7 +45,7 @@ SIDES = (("Ethernet", "tun"), ("Tunnel", "tunnel"))
 
 def counter_values(office: Office, hidden: frozenset[str]) -> dict[str, Any]:
     values: dict[str, Any] = {name: value for name, _, value in office.lns.counters.items() if name not in hidden}
-    values |= {count.name: count.value for count in office.lns.plugins.counts}
+    values |= {count.name: count.value for count in office.plugins.counts}
     cleared = office.counters_cleared
     values["seconds_since_reset"] = round(monotonic() - (cleared or office.started))
     return values
@@ -71,7 +71,7 @@ def show_counters(shell: Shell) -> Output:
         for name, help, value in office.lns.counters.items():
             if name not in shown and name not in hidden:
                 yield f"{name:<26}{value:>14}  {help}"
-        for count in office.lns.plugins.counts:
+        for count in office.plugins.counts:
             yield f"{count.name:<26}{count.value:>14}  {count.help}"
         yield ""
         yield f"Last counter reset {values['seconds_since_reset']} seconds ago"
@@ -102,7 +102,7 @@ def uptime(shell: Shell) -> Output:
     office = shell.office
     now = time.strftime("%H:%M:%S")
     up = monotonic() - office.started
-    users = len(office.lns.by_address)
+    users = len(office.lns.services.registry.by_address)
     load = os.getloadavg()
     first = f"{now} up {span(up)}, {users} users, load average: {load[0]:.2f}, {load[1]:.2f}, {load[2]:.2f}"
     return Output(
@@ -134,7 +134,7 @@ PARTS = Table(
 
 def show_parts(shell: Shell) -> Output:
     """Show the supervised greenlets of the server."""
-    supervisor = shell.office.lns.supervisor
+    supervisor = shell.office.lns.services.supervisor
 
     def rows() -> Iterator[Row]:
         unwell = {part.name: part for part in supervisor.unwell()}

@@ -9,7 +9,7 @@ from l2tpns.config.value_types import printable
 from l2tpns.console.commands.arguments import ONE_USER, SOME_USERS, find_user
 from l2tpns.console.grammar import Argument, Command, change
 from l2tpns.console.output import Column, Output, Row, Table
-from l2tpns.policy.throttle import is_throttled, parse_rates
+from l2tpns.policy.throttle import parse_rates
 from l2tpns.subscriber.session import Session
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def throttle_user(shell: Shell, name: str, *words: str) -> str:
     """Throttle all sessions of a user, in both directions or as given."""
-    throttle = shell.office.lns.throttle
+    throttle = shell.office.lns.services.throttle
     rate_in, rate_out = parse_rates(words)
     for session in find_user(shell.office, name):
         throttle.set(session, rate_in, rate_out, by=shell.actor)
@@ -29,9 +29,9 @@ def throttle_user(shell: Shell, name: str, *words: str) -> str:
 def unthrottle_users(shell: Shell, *names: str) -> str:
     said = []
     for name in names:
-        sessions = shell.office.lns.sessions_of(name)
+        sessions = shell.office.lns.services.registry.sessions_of(name)
         for session in sessions:
-            shell.office.lns.throttle.clear(session, by=shell.actor)
+            shell.office.lns.services.throttle.clear(session, by=shell.actor)
         said.append(f"unthrottling user {name}" if sessions else f"User {printable(name)} is not connected")
     return "\n".join(said)
 
@@ -51,14 +51,14 @@ THROTTLED = Table(
 
 def throttled_row(session: Session) -> Row:
     path = session.path
-    session.lns.plane.refresh(path)
+    session.services.plane.refresh(path)
     return {
         "session": session.id,
         "tunnel": session.tunnel.id,
         "user": session.user,
         "rate_in": session.policy.rate_in,
         "rate_out": session.policy.rate_out,
-        "filter_bucket": session.lns.throttle.bucket(session),
+        "filter_bucket": session.services.throttle.bucket(session),
         "dropped_in": path.dropped_policed,
     }
 
@@ -70,7 +70,7 @@ def show_throttle(shell: Shell) -> Output:
     def rows() -> Iterator[Row]:
         for session_id in sorted(lns.sessions):
             session = lns.sessions.get(session_id)
-            if session is not None and is_throttled(session):
+            if session is not None and session.policy.throttled:
                 yield throttled_row(session)
 
     return THROTTLED.output(rows)

@@ -113,6 +113,8 @@ class ChapServer:
     )
 
     protocol: ClassVar[int] = Protocol.CHAP
+    method: ClassVar[str] = "chap"
+    repeats: ClassVar[bool] = True  # a client can be challenged again at any time
 
     def __init__(
         self, send: Callable[[bytes], None], random: Random, name: bytes, timers: Timers, mru: int = DEFAULT_MRU
@@ -205,8 +207,9 @@ class ChapServer:
         """The last answer that was given. A challenge that is under way is left out: a successor challenges anew."""
         return ChapReply(self._identifier, True, self._reply.message)
 
-    def restore(self, reply: ChapReply) -> None:
-        self._identifier, self._reply = reply.identifier, reply
+    def restore(self, identifier: int, message: bytes) -> None:
+        """Go on after the Success of an earlier process."""
+        self._identifier, self._reply = identifier, ChapReply(identifier, True, message)
         self._phase = _Phase.ANSWERED
 
     def _send_challenge(self, now: float) -> None:

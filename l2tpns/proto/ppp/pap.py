@@ -66,6 +66,10 @@ class PapServer:
     deadline: float | None = None  # the client is the one who repeats (2.2.1): the server has no timer
 
     protocol: ClassVar[int] = Protocol.PAP
+    method: ClassVar[str] = "pap"
+    repeats: ClassVar[bool] = False  # a client cannot be asked to authenticate once more
+    challenging: ClassVar[bool] = False
+    exhausted: ClassVar[bool] = False
 
     def __init__(self, send: Callable[[bytes], None], mru: int = DEFAULT_MRU) -> None:
         self.send = send
@@ -73,6 +77,12 @@ class PapServer:
         self.dropped = 0
         self._asked: Credentials | None = None
         self._reply: PapReply | None = None
+
+    def start(self, now: float) -> None:
+        """Do nothing: the client begins (2.2.1)."""
+
+    def rechallenge(self, now: float) -> None:
+        """Do nothing: PAP authenticates once."""
 
     def receive(self, packet: bytes, now: float) -> Credentials | None:
         """The credentials to be checked, once; whatever the octets are, nothing is raised."""
@@ -109,8 +119,9 @@ class PapServer:
         """The answer that was given, for a successor who may be asked again."""
         return self._reply or PapReply(0, True)
 
-    def restore(self, reply: PapReply) -> None:
-        self._reply = reply
+    def restore(self, identifier: int, message: bytes) -> None:
+        """Go on after the Ack of an earlier process: a repeat of the request gets the same answer."""
+        self._reply = PapReply(identifier, True, message)
 
     def _send_reply(self, reply: PapReply) -> None:
         message = cut_text(reply.message, self.mru - PACKET_HEADER.size - 1)

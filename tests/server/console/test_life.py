@@ -292,7 +292,7 @@ def test_a_port_that_is_lost_is_served_again(desk: Desk, how: str) -> None:
 @pytest.mark.shows("show parts")
 def test_the_parts_of_the_server_are_shown(desk: Desk) -> None:
     desk.server.meant = ("part_failed",)
-    part = desk.server.lns.supervisor.spawn("test part", int, "no number")
+    part = desk.server.services.supervisor.spawn("test part", int, "no number")
     until(lambda: part.failures > 4 and not part.running)
     said = desk.plain().do("show parts")
     assert re.search(r"^timer wheel +runs +0 *$", said, re.M)

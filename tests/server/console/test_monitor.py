@@ -27,7 +27,7 @@ def call(desk: Desk) -> Iterator[Callable[[str], tuple[Subscriber, Session]]]:
 
     def dial(name: str) -> tuple[Subscriber, Session]:
         subscriber = lac.call(name, "pw").wait_online()
-        return subscriber, next(iter(desk.server.lns.by_user[name]))
+        return subscriber, next(iter(desk.server.registry.by_user[name]))
 
     yield dial
 

@@ -142,7 +142,7 @@ def test_show_radius_lists_what_waits_and_the_servers(desk: Desk) -> None:
     with Scripted(users={b"fred": User(b"pw")}) as scripted:
         settings = RadiusSettings(servers=(ServerAddress("127.0.0.1", scripted.port),), secret=scripted.secret)
         backend = RadiusBackend(settings, desk.server.log.get())
-        desk.server.lns.backend = backend
+        desk.server.services.backend = backend
         operator = desk.plain()
         scripted.silent = True
         lac = desk.server.lac("lac1").connect()
@@ -156,7 +156,7 @@ def test_show_radius_lists_what_waits_and_the_servers(desk: Desk) -> None:
         assert int(row[3]) > 1_600_000_000  # unix time
         assert said[-2].startswith("Free: ") and said[-1] == "Used: 1"
         scripted.silent = False
-        until(lambda: desk.server.lns.by_user)
+        until(lambda: desk.server.registry.by_user)
         (server,) = json_of(operator, "show radius all")["servers"]
         assert (server["answers"], server["accepts"], server["state"]) == (1, 1, "up")
         lac.close()

@@ -118,7 +118,7 @@ def test_the_history_tells_why_a_session_ended(desk: Desk) -> None:
     _, _, operator = subscribed(desk)
     session = next(iter(desk.server.lns.sessions.values()))
     operator.do("drop user fred")
-    desk.server.wait(lambda: desk.server.lns.history)
+    desk.server.wait(lambda: desk.server.services.history)
     (row,) = json_of(operator, "show session history fred")
     assert (row["user"], row["session"], row["cause"]) == ("fred", session.id, "admin_drop")
     assert (row["our_code"], row["lac_code"]) == ("3/0", None)
@@ -129,7 +129,7 @@ def test_the_history_tells_why_a_session_ended(desk: Desk) -> None:
 def test_the_history_has_the_result_code_of_the_lac(desk: Desk) -> None:
     _, fred, operator = subscribed(desk)
     fred.hangup(result=1)
-    desk.server.wait(lambda: desk.server.lns.history)
+    desk.server.wait(lambda: desk.server.services.history)
     (row,) = json_of(operator, "show session history")
     assert row["cause"] == "lac_lost_carrier"
     assert row["lac_code"] == "1/0"

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import gevent
@@ -13,12 +12,12 @@ import pytest
 
 from l2tpns import causes
 from l2tpns.l2tp import address_change, tunnel
+from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import ControlHeader, build_control
 from l2tpns.proto.l2tp.messages import CDN, HELLO, StopCCN
-from l2tpns.proto.l2tp.reliable import Reliable
 from l2tpns.state.records import TunnelRecord
-from l2tpns.state.restore import tunnel_record
+from l2tpns.state.snapshot import tunnel_record
 from tests.lab.endpoint import Endpoint
 from tests.lab.inprocess import InProcess, Peer, until
 from tests.lab.lac import Lac
@@ -29,9 +28,9 @@ CLEAR = messages.ResultCode(1, 0, "")
 
 
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tunnel, "Reliable", partial(Reliable, first_interval=0.05))
-    monkeypatch.setattr(address_change, "COPY_INTERVAL", 0.05)
+def hasty(timing: TunnelTiming) -> None:
+    timing.first_retransmission = 0.05
+    timing.probe_interval = 0.05
 
 
 def cautious(serve: Serve, **settings: Any) -> InProcess:
@@ -253,9 +252,9 @@ def test_a_message_in_the_name_of_the_old_address_whose_numbers_do_not_fit_is_no
 
 @pytest.mark.statement(10)
 def test_a_new_address_that_does_not_acknowledge_gets_no_more_than_it_sent_and_no_tunnel(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, timing: TunnelTiming
 ) -> None:
-    monkeypatch.setattr(address_change, "ANSWER_TIME", 0.3)
+    timing.probe_answer = 0.3
     server = cautious(serve)
     peer = server.peer().open()
     ours, home = the_tunnel(server, peer), peer.address
@@ -326,7 +325,7 @@ def test_probes_of_all_tunnels_together_are_limited(serve: Serve, monkeypatch: p
     budget = address_change.ProbeBudget()
     assert [budget.take(7.5) for _ in range(101)] == [True] * 100 + [False]
     assert budget.take(8.0)
-    monkeypatch.setattr(address_change, "PROBES_PER_SECOND", 0)
+    monkeypatch.setattr(address_change, "MAX_PROBES_PER_SECOND", 0)
     server = cautious(serve)
     peer = server.peer().open()
     ours = the_tunnel(server, peer)
@@ -348,16 +347,14 @@ def test_a_lac_that_gets_no_hello_is_not_asked_by_one(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("state", ["half open", "closing"])
-def test_a_tunnel_that_is_not_established_does_not_move(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, state: str
-) -> None:
+def test_a_tunnel_that_is_not_established_does_not_move(serve: Serve, timing: TunnelTiming, state: str) -> None:
     server = cautious(serve)
     peer = server.peer()
     if state == "half open":
         peer.say(peer.sccrq())
         peer.peer_tunnel_id = peer.expect(messages.SCCRP).assigned_tunnel_id
     else:
-        monkeypatch.setattr(tunnel, "CLOSED_LINGER", 0.5)
+        timing.closed_linger = 0.5
         peer.open().say(StopCCN(assigned_tunnel_id=peer.tunnel_id, result_code=CLEAR))
         server.wait(lambda: server.events("tunnel_down"))
     moved = Elsewhere(server, peer)
@@ -371,7 +368,7 @@ def test_the_saved_state_knows_where_the_lac_has_gone(serve: Serve, monkeypatch:
     peer = server.peer().open()
     ours = the_tunnel(server, peer)
     written: list[TunnelRecord] = []
-    monkeypatch.setattr(server.lns.journal, "tunnel", lambda tunnel: written.append(tunnel_record(tunnel)))
+    monkeypatch.setattr(server.journal, "tunnel", lambda tunnel: written.append(tunnel_record(tunnel)))
     moved = Elsewhere(server, peer)
     moved.repeat(peer.say(HELLO()))
     peer.acknowledge()

@@ -9,11 +9,12 @@ from itertools import count, pairwise
 import gevent
 import pytest
 
-from l2tpns import lns
-from l2tpns.l2tp import half_open, strangers
+from l2tpns.l2tp import admission, strangers
+from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import ControlHeader
 from l2tpns.proto.l2tp.messages import CDN, ICCN, ICRP, ICRQ, SCCCN, SCCRP, ResultCode, StopCCN
+from l2tpns.subscriber.link import Frame
 from tests.lab import PATIENCE
 from tests.lab.inprocess import InProcess, Peer
 from tests.lab.lac import Lac, Refused, Why
@@ -36,9 +37,9 @@ def time_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def nobody_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def nobody_makes_room(timing: TunnelTiming) -> None:
     """Every half-open tunnel is so young that it may keep its place."""
-    monkeypatch.setattr(half_open, "ANSWER_TIME", 3600.0)
+    timing.half_open_grace = 3600.0
 
 
 def ring(peer: Peer, session_id: int) -> tuple[int, int] | None:
@@ -72,7 +73,7 @@ def test_a_tunnel_that_came_up_is_no_longer_half_open(serve: Serve) -> None:
     for number in range(1, 4):
         server.peer(tunnel_id=number).open()
     assert server.counters.tunnels_opened == 3
-    assert not server.lns.half_open
+    assert not server.lns.admission.half_open
 
 
 @pytest.mark.usefixtures("nobody_makes_room")
@@ -97,18 +98,18 @@ def test_an_sccrq_that_finds_no_room_is_not_answered_and_gets_in_when_it_is_sent
 def test_what_is_said_before_the_server_is_ready_is_not_acknowledged_and_counts_when_it_is_said_again(
     server: InProcess,
 ) -> None:
-    server.lns.deaf = True
+    server.lns.paused = True
     peer = server.peer()
     datagram = peer.say(peer.sccrq())
     server.wait(lambda: server.counters.tunnel_rx_packets == 1)
     assert not server.lns.tunnels and not server.counters.tunnel_tx_packets
-    server.lns.deaf = False
+    server.lns.paused = False
     peer.send(datagram)
     assert peer.expect(SCCRP)
 
 
-def test_a_tunnel_that_was_closed_leaves_its_place_to_the_next(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2tpns.l2tp.tunnel.CLOSED_LINGER", 0.5)
+def test_a_tunnel_that_was_closed_leaves_its_place_to_the_next(serve: Serve, timing: TunnelTiming) -> None:
+    timing.closed_linger = 0.5
     server = serve(max_tunnels=1)
     peer = server.peer().open()
     assert ask(server) == (2, 4)
@@ -128,7 +129,7 @@ def test_a_flood_of_sccrqs_costs_no_memory_and_few_answers(serve: Serve, monkeyp
         peer.say(peer.sccrq(assigned_tunnel_id=number), ns=0)
         if number % 50 == 0:
             server.wait(lambda seen=number: server.counters.tunnel_rx_packets == seen)
-    assert len(server.lns.tunnels) == len(server.lns.by_peer) == server.lns.half_open.total() == 4
+    assert len(server.lns.tunnels) == len(server.lns.by_peer) == server.lns.admission.half_open.total() == 4
     server.wait(lambda: server.counters.tunnel_tx_packets == 24)  # 4 SCCRP, 20 StopCCN
     assert server.counters.tunnels_refused == 296
     monkeypatch.undo()
@@ -152,10 +153,8 @@ def may_go_on(server: InProcess, peer: Peer) -> bool:
     return server.counters.tunnels_opened > opened
 
 
-def test_the_oldest_half_open_tunnel_makes_room_and_hears_nothing_of_it(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(half_open, "ANSWER_TIME", 0.0)
+def test_the_oldest_half_open_tunnel_makes_room_and_hears_nothing_of_it(serve: Serve, timing: TunnelTiming) -> None:
+    timing.half_open_grace = 0.0
     server = serve(max_half_open_tunnels=3)
     good = server.lac(defaults=QUICK).connect()
     peers = [half_open_at(server, f"127.0.0.{number}") for number in range(2, 6)]
@@ -167,10 +166,8 @@ def test_the_oldest_half_open_tunnel_makes_room_and_hears_nothing_of_it(
     assert [line["peer"] for line in server.events("tunnel_crowded_out")] == [f"127.0.0.2:{peers[0].address[1]}"]
 
 
-def test_an_address_that_has_most_half_open_tunnels_makes_room_first(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(half_open, "ANSWER_TIME", 0.0)
+def test_an_address_that_has_most_half_open_tunnels_makes_room_first(serve: Serve, timing: TunnelTiming) -> None:
+    timing.half_open_grace = 0.0
     server = serve(max_half_open_tunnels=3)
     single = half_open_at(server, "127.0.0.2")
     many = [half_open_at(server, "127.0.0.3", tunnel_id) for tunnel_id in (1, 2)]
@@ -180,9 +177,9 @@ def test_an_address_that_has_most_half_open_tunnels_makes_room_first(
 
 @pytest.mark.parametrize("limit", ["max_half_open_per_lac", "max_tunnels"])
 def test_other_limits_that_half_open_tunnels_reach_keep_nobody_out_either(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, limit: str
+    serve: Serve, timing: TunnelTiming, limit: str
 ) -> None:
-    monkeypatch.setattr(half_open, "ANSWER_TIME", 0.0)
+    timing.half_open_grace = 0.0
     server = serve(**{limit: 2})
     elsewhere = half_open_at(server, "127.0.0.9") if limit == "max_half_open_per_lac" else None
     peers = [half_open_at(server, "127.0.0.2", tunnel_id) for tunnel_id in (1, 2, 3)]
@@ -190,32 +187,31 @@ def test_other_limits_that_half_open_tunnels_reach_keep_nobody_out_either(
     assert elsewhere is None or may_go_on(server, elsewhere)
 
 
-def test_a_tunnel_whose_scccn_has_come_does_not_make_room(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(half_open, "ANSWER_TIME", 0.0)
+def test_a_tunnel_whose_scccn_has_come_does_not_make_room(serve: Serve, timing: TunnelTiming) -> None:
+    timing.half_open_grace = 0.0
     server = serve(max_half_open_tunnels=1)
     first = half_open_at(server, "127.0.0.2")
     (tunnel,) = server.lns.tunnels.values()
     tunnel.mailbox.post_urgent(ControlHeader(tunnel.id, 0, 9, 0, b""))  # what it is does not matter
-    assert server.lns.half_open.oldest(float("inf")) is None
+    assert server.lns.admission.half_open.oldest(float("inf")) is None
     assert may_go_on(server, first)
 
 
-def test_a_lac_comes_up_while_sccrqs_from_everywhere_fill_all_places(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(half_open, "ANSWER_TIME", 0.0)
+def test_a_lac_comes_up_while_sccrqs_from_everywhere_fill_all_places(serve: Serve, timing: TunnelTiming) -> None:
+    timing.half_open_grace = 0.0
     server = serve(max_half_open_tunnels=64, max_half_open_per_lac=4)
     floods = [server.peer(local=(f"127.0.1.{number}", 0)) for number in range(1, 65)]
     numbers = count(1)
 
     def flood(sccrqs: int) -> None:
         """Each as good as the first of a LAC; returns when all are read."""
-        before = server.counters.tunnels_crowded_out + len(server.lns.half_open)
+        before = server.counters.tunnels_crowded_out + len(server.lns.admission.half_open)
         for peer in (floods * (sccrqs // len(floods) + 1))[:sccrqs]:
             peer.say(peer.sccrq(assigned_tunnel_id=next(numbers)), ns=0)
             gevent.sleep(0)
         server.wait(
-            lambda: server.counters.tunnels_crowded_out + len(server.lns.half_open) == before + sccrqs, PATIENCE
+            lambda: server.counters.tunnels_crowded_out + len(server.lns.admission.half_open) == before + sccrqs,
+            PATIENCE,
         )
 
     flood(200)
@@ -225,7 +221,7 @@ def test_a_lac_comes_up_while_sccrqs_from_everywhere_fill_all_places(
     flood(60)  # within its round trip: nearly all places change hands
     assert may_go_on(server, good)
     flood(200)
-    assert len(server.lns.half_open) == 64 and len(server.lns.tunnels) == 64 + 1
+    assert len(server.lns.admission.half_open) == 64 and len(server.lns.tunnels) == 64 + 1
     assert good.ring()
     assert server.counters.drop_half_open_limit == 0
 
@@ -257,9 +253,9 @@ def test_a_call_that_ended_or_is_online_is_no_longer_starting(serve: Serve) -> N
     lac = server.lac(defaults=QUICK).connect()
     for user in ("fred", "mary", "guest"):
         lac.call(user, "pw").wait_online()
-        server.wait(lambda: not server.lns.starting)
+        server.wait(lambda: not server.lns.admission.starting)
     assert refused(lac.call("eve", "pw")) == (3, 0)
-    server.wait(lambda: not server.lns.starting)
+    server.wait(lambda: not server.lns.admission.starting)
     assert lac.call("eve", "pw", auth="pap").wait_ended().result == 3
 
 
@@ -267,16 +263,16 @@ def test_calls_of_one_lac_do_not_use_up_the_share_of_another(serve: Serve) -> No
     server = serve(max_starting_per_lac=2)
     peer = server.peer().open()
     assert [ring(peer, number) for number in (1, 2)] == [None, None]
-    server.lns.starting["192.0.2.1"] += 5  # as if another address had these
+    server.lns.admission.starting["192.0.2.1"] += 5  # as if another address had these
     assert ring(peer, 3) == (4, 4)
-    server.lns.starting["127.0.0.1"] -= 1
+    server.lns.admission.starting["127.0.0.1"] -= 1
     assert ring(peer, 4) is None
-    server.lns.starting["127.0.0.1"] += 1
-    del server.lns.starting["192.0.2.1"]
+    server.lns.admission.starting["127.0.0.1"] += 1
+    del server.lns.admission.starting["192.0.2.1"]
 
 
 def test_there_are_never_more_sessions_than_ids(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lns, "MAX_ID", 2)
+    monkeypatch.setattr(admission, "MAX_ID", 2)
     peer = serve(max_sessions=100_000).peer().open()
     assert [ring(peer, number) for number in (1, 2, 3)] == [None, None, (4, 4)]
 
@@ -296,23 +292,23 @@ def test_an_empty_pool_ends_the_call_and_not_the_others(serve: Serve) -> None:
 def test_an_iccn_that_finds_the_mailbox_full_connects_the_call_all_the_same(server: InProcess) -> None:
     peer = server.peer().open()
     session = server.lns.sessions[peer.ring()]
-    while session.mailbox.post((0xC021, b"junk")):
+    while session.link.mailbox.post(Frame(0xC021, b"junk")):
         pass
     body = messages.encode(ICCN(tx_connect_speed=1_000_000, framing_type=1))
     header = ControlHeader(session.tunnel.id, session.id, 2, 0, body)
     for _ in range(2):  # in one go, before anybody reads the mailbox; the second is a mistake of the LAC's
         session.tunnel.on_message(header)
     assert server.counters.drop_mailbox_full == 1
-    server.wait(lambda: session.phase == "lcp")
+    server.wait(lambda: session.phase.value == "lcp")
 
 
 def test_a_session_that_does_not_read_its_mail_does_not_fill_the_memory(server: InProcess) -> None:
     peer = server.peer().open()
     session_id = peer.ring()
     session = server.lns.sessions[session_id]
-    for _ in range(session.mailbox.limit + 50):
-        session.post_frame(0xC021, b"\x09\x01\x00\x08\0\0\0\0")
-    assert len(session.mailbox) == session.mailbox.limit
+    for _ in range(session.link.mailbox.limit + 50):
+        session.link.post_frame(0xC021, b"\x09\x01\x00\x08\0\0\0\0")
+    assert len(session.link.mailbox) == session.link.mailbox.limit
     assert server.counters.drop_mailbox_full == 50
 
 
@@ -344,7 +340,7 @@ def test_assigned_ids_are_never_zero_never_twice_and_cannot_be_guessed(server: I
 @pytest.mark.statement(6)
 def test_an_id_of_zero_or_in_use_is_drawn_again(server: InProcess) -> None:
     numbers = [0, 7, 7, 9]
-    server.lns.random = lambda n: numbers.pop(0).to_bytes(n, "big")
+    server.services.random = lambda n: numbers.pop(0).to_bytes(n, "big")
     assert server.lns.unused_session_id() == 7
     server.lns.sessions[7] = None  # type: ignore[assignment]
     assert server.lns.unused_session_id() == 9

@@ -160,7 +160,7 @@ def test_an_iccn_without_the_figures_of_the_line_connects_the_call(
     for attribute in attributes:
         body = without(body, attribute)
     peer.say(body, session.id)
-    server.wait(lambda: session.phase == "lcp")
+    server.wait(lambda: session.phase.value == "lcp")
     (line,) = server.events("avp_ignored")  # one, whatever is missing
     assert [f"(AVP {n}) is missing" in line["why"] for n in (24, 19)] == [n in attributes for n in (24, 19)]
     assert session.tx_speed == (0 if 24 in attributes else CONNECTED.tx_connect_speed)
@@ -172,7 +172,7 @@ def test_a_lac_that_leaves_out_the_same_at_each_call_is_reported_once(server: In
         peer.say(without(messages.encode(ICRQ(assigned_session_id=number, call_serial_number=number)), 15))
         session_id = peer.expect(ICRP).assigned_session_id
         peer.say(without(messages.encode(CONNECTED), 24), session_id)
-    server.wait(lambda: all(session.phase == "lcp" for session in server.lns.sessions.values()))
+    server.wait(lambda: all(session.phase.value == "lcp" for session in server.lns.sessions.values()))
     assert [line["message"] for line in server.events("avp_ignored")] == ["ICRQ", "ICCN"]
 
 
@@ -436,7 +436,7 @@ def test_a_clients_first_request_may_overtake_the_iccn_that_allows_it(server: In
         datagram = peer.hear_raw()
         if not datagram[0] & 0x80:
             answers.add(datagram[10])
-    assert server.lns.sessions[session_id].phase == "lcp"
+    assert server.lns.sessions[session_id].phase.value == "lcp"
 
 
 @pytest.mark.statement(15)

@@ -7,8 +7,9 @@ from itertools import count
 import gevent
 import pytest
 
-from l2tpns.l2tp import half_open, strangers, tunnel
+from l2tpns.l2tp import strangers, tunnel
 from l2tpns.l2tp.strangers import ANY, BURST, BUSY, BUSY_SHARE, FAIR, HEAVY, MAX_ADDRESSES, SHARE, Budget
+from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import ControlHeader, build_control
 from l2tpns.proto.l2tp.messages import HELLO, SCCCN, SCCRP, SCCRQ, StopCCN
@@ -159,9 +160,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 def test_avps_are_read_only_of_an_sccrq_that_may_have_a_tunnel(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, decoded: list[bytes]
+    serve: Serve, timing: TunnelTiming, decoded: list[bytes]
 ) -> None:
-    monkeypatch.setattr(half_open, "ANSWER_TIME", 3600.0)
+    timing.half_open_grace = 3600.0
     server = serve(max_half_open_tunnels=1)
     first, second = server.peer(), server.peer()
     sccrq = first.say(first.sccrq())
@@ -188,8 +189,8 @@ def test_a_refusal_by_limits_needs_no_more_than_the_assigned_tunnel_id(serve: Se
     assert all(messages.read_message_type(body) != (True, SCCRQ.message_type) for body in decoded)
 
 
-def test_an_sccrq_that_is_refused_evicts_nobody(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(half_open, "ANSWER_TIME", 0.0)
+def test_an_sccrq_that_is_refused_evicts_nobody(serve: Serve, timing: TunnelTiming) -> None:
+    timing.half_open_grace = 0.0
     server = serve(max_half_open_tunnels=1)
     first, second = server.peer(tunnel_id=1), server.peer(tunnel_id=2)
     first.say(first.sccrq())

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import gc
-from functools import partial
 
 import gevent
 import pytest
 from gevent.event import Event
 
-from l2tpns import lns
-from l2tpns.l2tp import half_open, tunnel
+from l2tpns.l2tp import admission, tunnel
+from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import build_control, parse_control
 from l2tpns.proto.l2tp.messages import CDN, ICRQ, OCRQ, SCCCN, SCCRP, SCCRQ, ResultCode, StopCCN
-from l2tpns.proto.l2tp.reliable import Reliable
 from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius.types import AuthRequest
 from l2tpns.subscriber import session
+from l2tpns.subscriber.services import SessionTiming
 from tests.lab import PATIENCE
 from tests.lab.inprocess import InProcess, Peer, avps
 from tests.lab.lac import Refused
@@ -75,10 +74,10 @@ def hears_until_forgotten(server: InProcess, victim: Peer) -> list[bytes]:
 @pytest.mark.parametrize("challenge", [None, b"c", b"c" * 400])
 @pytest.mark.parametrize("name", ["lns", "n" * 64])
 def test_a_forged_sccrq_brings_its_victim_three_times_its_octets_at_most(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, hide: bool, challenge: bytes | None, name: str
+    serve: Serve, timing: TunnelTiming, hide: bool, challenge: bytes | None, name: str
 ) -> None:
-    monkeypatch.setattr(tunnel, "Reliable", partial(Reliable, first_interval=0.02))
-    monkeypatch.setattr(tunnel, "ESTABLISH_TIMEOUT", 0.6)  # for an SCCRP that is larger than what may be sent
+    timing.first_retransmission = 0.02
+    timing.establish_timeout = 0.6  # for an SCCRP that is larger than what may be sent
     server = serve(hostname=name, l2tp_secret="s", l2tp_challenge=True, l2tp_hide_avps=hide)
     victim = server.peer()
     forged = victim.say(victim.sccrq(host_name=b"x", challenge=challenge))
@@ -125,10 +124,10 @@ def test_a_lac_whose_sccrq_is_small_comes_up_though_sccrps_are_lost(serve: Serve
 
 
 def test_a_tunnel_refused_before_it_came_up_counts_until_its_lac_has_acknowledged_that(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, timing: TunnelTiming
 ) -> None:
-    monkeypatch.setattr(half_open, "ANSWER_TIME", 3600.0)  # nobody makes room
-    monkeypatch.setattr(tunnel, "CLOSED_LINGER", PATIENCE)
+    timing.half_open_grace = 3600.0  # nobody makes room
+    timing.closed_linger = PATIENCE
     server = serve(max_half_open_per_lac=2)
     peers = [server.peer(tunnel_id=number) for number in range(1, 4)]
     for peer in peers[:2]:
@@ -140,14 +139,14 @@ def test_a_tunnel_refused_before_it_came_up_counts_until_its_lac_has_acknowledge
     server.wait(lambda: server.counters.drop_half_open_limit == 1)
     for peer in peers[:2]:
         peer.acknowledge()
-    server.wait(lambda: not server.lns.half_open)
+    server.wait(lambda: not server.lns.admission.half_open)
 
 
 def test_beyond_the_limit_of_closed_tunnels_our_stopccn_is_said_once(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, timing: TunnelTiming
 ) -> None:
-    monkeypatch.setattr(tunnel, "CLOSED_LINGER", 0.4)
-    monkeypatch.setattr(lns, "LINGERING_LIMIT", 3)
+    timing.closed_linger = 0.4
+    monkeypatch.setattr(admission, "MAX_LINGERING", 3)
     server = serve()
     for number in range(1, 9):
         peer = server.peer(tunnel_id=number).open()
@@ -159,7 +158,7 @@ def test_beyond_the_limit_of_closed_tunnels_our_stopccn_is_said_once(
 def test_with_all_ids_in_use_a_call_is_refused_at_once(serve: Serve) -> None:
     server = serve()
     peer = server.peer().open()
-    filler = dict.fromkeys(range(1, lns.MAX_ID + 1))
+    filler = dict.fromkeys(range(1, admission.MAX_ID + 1))
     server.lns.sessions.update(filler)  # type: ignore[arg-type]
     try:
         with gevent.Timeout(PATIENCE):
@@ -183,7 +182,7 @@ def never_acknowledging(server: InProcess) -> Peer:
 def test_a_lac_that_acknowledges_nothing_does_not_fill_the_memory(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr(tunnel, "MOST_UNANSWERED", 20)
+    monkeypatch.setattr(tunnel, "MAX_UNANSWERED", 20)
     server = serve(max_starting_calls=1_000_000 if what == "calls and their ends" else 1)
     other = server.lac(defaults=QUICK).connect()
     fred = other.call("fred", "pw").wait_online()
@@ -229,7 +228,7 @@ def test_the_end_of_a_call_is_taken_to_heart_once(server: InProcess) -> None:
     for _ in range(50):
         call.tunnel.end_call(session_id, 1, session.SessionEnded(session.causes.LAC_CDN, tell=False))
         call.tunnel.refuse_call(session_id, 1, session.ProtocolError(2, 6, "malformed"))
-    assert len(call.mailbox) == 1
+    assert len(call.link.mailbox) == 1
 
 
 def test_more_avps_than_there_are_cost_no_time_to_read() -> None:
@@ -244,8 +243,8 @@ def test_more_avps_than_there_are_cost_no_time_to_read() -> None:
 # Subscribers
 
 
-def test_who_begins_lcp_again_and_again_is_disconnected(server: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "MOST_RENEGOTIATIONS", 3)
+def test_who_begins_lcp_again_and_again_is_disconnected(server: InProcess, session_timing: SessionTiming) -> None:
+    session_timing.max_renegotiations = 3
     lac = server.lac(defaults=QUICK).connect()
     fred = lac.call("fred", "pw", auth="pap").wait_online()
     for _ in range(2):
@@ -253,7 +252,7 @@ def test_who_begins_lcp_again_and_again_is_disconnected(server: InProcess, monke
         fred.wait(lambda: not fred.online)
         fred.wait_online()
     fred.restart()
-    assert fred.wait_ended().text == "LCP begins again and again"
+    assert fred.wait_ended().text == "the subscriber restarts LCP again and again"
     assert len(server.accounting.of("start")) == len(server.accounting.of("stop")) == 3
     assert len(server.backend.asked) == 3
 
@@ -308,5 +307,5 @@ def test_flooded_mailboxes_stay_small(server: InProcess) -> None:
     for _ in range(500):
         peer.send_frame(session_id, bytes.fromhex("ff03 c021 09 01 0008 00000000"))
     gevent.sleep(0.05)
-    assert len(call.mailbox) <= call.mailbox.limit
+    assert len(call.link.mailbox) <= call.link.mailbox.limit
     gc.collect()

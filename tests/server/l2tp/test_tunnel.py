@@ -286,7 +286,7 @@ def test_in_wait_ctl_conn_an_sccrp_or_sccrq_ends_the_tunnel(server: InProcess, m
     peer.say(peer.sccrq() if isinstance(message, str) else message)
     assert refusal(peer) == (7, 0)
     peer.acknowledge()
-    server.wait(lambda: not server.lns.half_open)
+    server.wait(lambda: not server.lns.admission.half_open)
 
 
 @pytest.mark.statement(79, 84)

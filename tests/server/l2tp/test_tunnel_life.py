@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from ipaddress import IPv4Address
 
 import gevent
@@ -13,6 +12,7 @@ from l2tpns import causes
 from l2tpns.config.settings import Config
 from l2tpns.dataplane import udp
 from l2tpns.l2tp import tunnel
+from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.proto.l2tp.header import build_control
 from l2tpns.proto.l2tp.messages import CDN, HELLO, SCCCN, SCCRP, ResultCode, StopCCN
 from l2tpns.proto.l2tp.reliable import Reliable
@@ -20,15 +20,15 @@ from tests.lab import PATIENCE
 from tests.lab.inprocess import InProcess, Peer, until
 from tests.lab.lac import Why
 from tests.server.clocks import TunnelClock
-from tests.server.conftest import CLOSED_LINGER, QUICK, Serve
+from tests.server.conftest import QUICK, Serve
 
 CLEAR = ResultCode(1, 0, "")
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def hasty(timing: TunnelTiming) -> None:
     """Retransmission after 0.05, 0.1, 0.2 s rather than 1, 2, 4."""
-    monkeypatch.setattr(tunnel, "Reliable", partial(Reliable, first_interval=0.05))
+    timing.first_retransmission = 0.05
 
 
 # HELLO
@@ -143,21 +143,21 @@ def test_a_lac_that_asks_for_a_tunnel_and_never_answers_is_forgotten(serve: Serv
     peer.say(peer.sccrq())
     peer.expect(SCCRP)
     server.wait(lambda: not server.lns.tunnels)
-    assert not server.lns.half_open
+    assert not server.lns.admission.half_open
     assert server.events("tunnel_down")[0]["cause"] == "tunnel_lost"
 
 
 def test_a_lac_that_acknowledges_the_sccrp_and_sends_no_scccn_is_told_so(
-    server: InProcess, monkeypatch: pytest.MonkeyPatch
+    server: InProcess, timing: TunnelTiming
 ) -> None:
-    monkeypatch.setattr(tunnel, "ESTABLISH_TIMEOUT", 0.2)
+    timing.establish_timeout = 0.2
     peer = server.peer()
     peer.say(peer.sccrq())
     peer.peer_tunnel_id = peer.expect(SCCRP).assigned_tunnel_id
     peer.acknowledge()
     assert peer.expect(StopCCN).result_code.result == 1
     peer.acknowledge()
-    server.wait(lambda: not server.lns.half_open)
+    server.wait(lambda: not server.lns.admission.half_open)
 
 
 # Closing
@@ -165,9 +165,9 @@ def test_a_lac_that_acknowledges_the_sccrp_and_sends_no_scccn_is_told_so(
 
 @pytest.mark.statement(64)
 def test_after_stopccn_repeats_of_it_are_acknowledged_for_a_cycle_of_retransmission(
-    tunnel_clock: TunnelClock, server: InProcess, monkeypatch: pytest.MonkeyPatch
+    tunnel_clock: TunnelClock, server: InProcess, timing: TunnelTiming
 ) -> None:
-    monkeypatch.setattr(tunnel, "CLOSED_LINGER", 600.0)
+    timing.closed_linger = 600.0
     peer = server.peer().open()
     datagram = peer.say(StopCCN(assigned_tunnel_id=peer.tunnel_id, result_code=CLEAR))
     for ahead in (150.0, 200.0, 200.0, 200.0):
@@ -182,12 +182,14 @@ def test_after_stopccn_repeats_of_it_are_acknowledged_for_a_cycle_of_retransmiss
 
 @pytest.mark.statement(64)
 def test_that_cycle_is_31_seconds() -> None:
-    assert Reliable().cycle <= CLOSED_LINGER == 31.0
+    assert Reliable().cycle <= TunnelTiming().closed_linger == 31.0
 
 
-def test_a_flood_of_closed_tunnels_does_not_fill_the_memory(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2tpns.lns.LINGERING_LIMIT", 3)
-    monkeypatch.setattr(tunnel, "CLOSED_LINGER", 0.3)
+def test_a_flood_of_closed_tunnels_does_not_fill_the_memory(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, timing: TunnelTiming
+) -> None:
+    monkeypatch.setattr("l2tpns.l2tp.admission.MAX_LINGERING", 3)
+    timing.closed_linger = 0.3
     server = serve()
     for number in range(1, 9):
         peer = server.peer(tunnel_id=number).open()
@@ -198,8 +200,8 @@ def test_a_flood_of_closed_tunnels_does_not_fill_the_memory(serve: Serve, monkey
 
 @pytest.mark.statement(65)
 @pytest.mark.usefixtures("hasty")
-def test_our_stopccn_is_sent_again_until_it_is_acknowledged(server: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tunnel, "CLOSED_LINGER", PATIENCE)
+def test_our_stopccn_is_sent_again_until_it_is_acknowledged(server: InProcess, timing: TunnelTiming) -> None:
+    timing.closed_linger = PATIENCE
     peer = server.peer().open()
     (ours,) = server.lns.tunnels.values()
     ours.end(causes.ADMIN_DROP, text="good night")
@@ -213,10 +215,8 @@ def test_our_stopccn_is_sent_again_until_it_is_acknowledged(server: InProcess, m
 
 @pytest.mark.statement(65)
 @pytest.mark.usefixtures("hasty")
-def test_a_stopccn_that_is_never_acknowledged_is_given_up_with_its_tunnel(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tunnel, "CLOSED_LINGER", PATIENCE)
+def test_a_stopccn_that_is_never_acknowledged_is_given_up_with_its_tunnel(serve: Serve, timing: TunnelTiming) -> None:
+    timing.closed_linger = PATIENCE
     server = serve(control_retries=2)
     peer = server.peer().open()
     server.lns.tunnels[peer.peer_tunnel_id].end(causes.ADMIN_DROP)

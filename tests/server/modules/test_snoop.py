@@ -38,7 +38,7 @@ def dial(server: InProcess, lac: Lac, tmp_path: Path) -> Dial:
     def dial(*avpairs: tuple[str, str], user: str = "fred") -> tuple[Subscriber, Session]:
         server.backend.replies[user] = AuthReply(accepted=True, avpairs=avpairs)
         subscriber = lac.call(user, "pw").wait_online()
-        return subscriber, next(iter(server.lns.by_user[user]))
+        return subscriber, next(iter(server.registry.by_user[user]))
 
     return dial
 
@@ -54,7 +54,7 @@ def audit(tmp_path: Path) -> list[dict[str, Any]]:
 def test_intercept_with_an_address_copies_from_the_first_packet_and_accounting_says_so(
     server: InProcess, dial: Dial, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.lns.plugins.load("autosnoop")
+    server.plugins.load("autosnoop")
     seen_when_online: list[bool] = []
     online = server.plane.online
 
@@ -79,7 +79,7 @@ def test_intercept_with_an_address_copies_from_the_first_packet_and_accounting_s
 
 
 def test_intercept_yes_goes_to_snoop_host_and_no_stays_alone(server: InProcess, dial: Dial, receiver: Receiver) -> None:
-    server.lns.plugins.load("autosnoop")
+    server.plugins.load("autosnoop")
     server.config.assign("snoop_host", "127.0.0.1")
     server.config.assign("snoop_port", str(receiver.sink.port))
     subscriber, session = dial(("intercept", "yes"))
@@ -94,7 +94,7 @@ def test_intercept_yes_goes_to_snoop_host_and_no_stays_alone(server: InProcess, 
 def test_what_cannot_be_keeps_nobody_out_and_is_in_the_audit_log(
     server: InProcess, dial: Dial, tmp_path: Path, value: str
 ) -> None:
-    server.lns.plugins.load("autosnoop")
+    server.plugins.load("autosnoop")
     _, session = dial(("intercept", value))
     assert session.online_since and session.policy.sink is None
     lines = audit(tmp_path)
@@ -107,7 +107,7 @@ def test_what_cannot_be_keeps_nobody_out_and_is_in_the_audit_log(
 
 
 def test_snoop_and_unsnoop_by_name_and_by_id(server: InProcess, dial: Dial, receiver: Receiver, tmp_path: Path) -> None:
-    plugins = server.lns.plugins
+    plugins = server.plugins
     plugins.load("snoopctl")
     subscriber, session = dial()
     port = str(receiver.sink.port)
@@ -123,14 +123,14 @@ def test_snoop_and_unsnoop_by_name_and_by_id(server: InProcess, dial: Dial, rece
 
 
 def test_without_an_address_it_is_snoop_hosts(server: InProcess, dial: Dial, receiver: Receiver) -> None:
-    plugins = server.lns.plugins
+    plugins = server.plugins
     plugins.load("snoopctl")
     _, session = dial()
     assert plugins.control(["snoop", "fred"], NSCTL) == (False, "snoop_host and snoop_port are not set")
     server.config.assign("snoop_host", "127.0.0.1")
     server.config.assign("snoop_port", str(receiver.sink.port))
     assert plugins.control(["snoop", "fred"], NSCTL) == (True, "snooping fred")
-    assert server.lns.snoop.place(session) == f"127.0.0.1:{receiver.sink.port}"
+    assert server.services.snoop.place(session) == f"127.0.0.1:{receiver.sink.port}"
 
 
 @pytest.mark.parametrize(
@@ -149,25 +149,25 @@ def test_without_an_address_it_is_snoop_hosts(server: InProcess, dial: Dial, rec
     ],
 )
 def test_what_nsctl_is_told_when_it_cannot_be(server: InProcess, dial: Dial, words: list[str], says: str) -> None:
-    server.lns.plugins.load("snoopctl")
+    server.plugins.load("snoopctl")
     _, session = dial()
-    assert server.lns.plugins.control(words, NSCTL) == (False, says)
+    assert server.plugins.control(words, NSCTL) == (False, says)
     assert session.policy.sink is None
 
 
 def test_other_commands_are_not_its_own_and_help_knows_these(server: InProcess, dial: Dial) -> None:
-    server.lns.plugins.load("snoopctl")
+    server.plugins.load("snoopctl")
     dial()
-    assert server.lns.plugins.control(["throttle", "fred"], NSCTL) is None
-    assert any(line.startswith("snoop USER|SID") for line in server.lns.plugins.control_help())
+    assert server.plugins.control(["throttle", "fred"], NSCTL) is None
+    assert any(line.startswith("snoop USER|SID") for line in server.plugins.control_help())
 
 
 def test_a_plugin_sees_where_copies_really_go(server: InProcess, dial: Dial, receiver: Receiver) -> None:
     server.config.assign("snoop_host", "127.0.0.1")
     server.config.assign("snoop_port", str(receiver.sink.port))
-    server.lns.plugins.load("snoopctl")
+    server.plugins.load("snoopctl")
     _, session = dial()
-    server.lns.snoop.start(session, by="test")
+    server.services.snoop.start(session, by="test")
     assert View(session, "test").sink == (IPv4Address("127.0.0.1"), receiver.sink.port)
 
 
@@ -177,7 +177,7 @@ def test_nsctl_tells_who_is_intercepted_to_the_audit_log_only(
     dial()
     sent: list[bytes] = []
     sock: Any = SimpleNamespace(sendto=lambda octets, to: sent.append(octets))
-    nsctl = NsctlServer(server.config, server.counters, server.lns.plugins, server.log.get())
+    nsctl = NsctlServer(server.config, server.counters, server.plugins, server.log.get())
 
     def ask(*words: str) -> bytes:
         arguments = b"".join(bytes([len(word)]) + word.encode() for word in words)
@@ -188,7 +188,7 @@ def test_nsctl_tells_who_is_intercepted_to_the_audit_log_only(
 
     port = str(receiver.sink.port)
     assert b"no plugin that is loaded knows it" in ask("snoop", "fred", "127.0.0.1", port)
-    server.lns.plugins.load("snoopctl")
+    server.plugins.load("snoopctl")
     assert b"snooping fred" in ask("snoop", "Fred", "127.0.0.1", port).lower()
     assert b"session not found" in ask("unsnoop", "bob")
     told = [line for line in audit(tmp_path) if line["event"] == "nsctl_command"]

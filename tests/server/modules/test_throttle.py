@@ -20,16 +20,16 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 def server(serve: Serve) -> InProcess:
     """Return a server with both shipped modules."""
     server = serve(plugin_dir=str(CHECKOUT / "modules"), throttle_speed=28)
-    server.lns.throttle.start(NullShaper())
-    server.lns.plugins.load("autothrottle")
-    server.lns.plugins.load("throttlectl")
+    server.services.throttle.start(NullShaper())
+    server.plugins.load("autothrottle")
+    server.plugins.load("throttlectl")
     return server
 
 
 def log_in(server: InProcess, *avpairs: tuple[str, str], user: str = "fred") -> Session:
     server.backend.replies[user] = AuthReply(accepted=True, avpairs=avpairs)
     server.lac(defaults=QUICK).connect().call(user, "pw").wait_online()
-    (session,) = server.lns.by_user[user]
+    (session,) = server.registry.by_user[user]
     return session
 
 
@@ -56,7 +56,7 @@ def test_what_an_answer_says_is_so_from_the_first_packet(
 ) -> None:
     session = log_in(server, *avpairs)
     assert (session.policy.rate_in, session.policy.rate_out) == rates
-    assert (session.path.police is not None, server.lns.throttle.bucket(session) is not None) == (
+    assert (session.path.police is not None, server.services.throttle.bucket(session) is not None) == (
         bool(rates[0]),
         bool(rates[1]),
     )
@@ -111,7 +111,7 @@ def test_accounting_is_told_how_fast_a_session_may_be(
 
 
 def nsctl(server: InProcess, line: str) -> tuple[bool, str] | None:
-    return server.lns.plugins.control(line.split(), ("127.0.0.1", 1703))
+    return server.plugins.control(line.split(), ("127.0.0.1", 1703))
 
 
 def test_nsctl_throttles_by_user_or_session_and_lets_go_again(server: InProcess) -> None:
@@ -160,12 +160,12 @@ def test_who_is_throttled_so_already_is_an_error(server: InProcess) -> None:
 
 def test_those_of_a_user_who_are_not_throttled_so_yet_are_throttled_and_let_go(serve: Serve) -> None:
     server = serve(plugin_dir=str(CHECKOUT / "modules"), allow_duplicate_users=True)
-    server.lns.plugins.load("throttlectl")
+    server.plugins.load("throttlectl")
     lac = server.lac(defaults=QUICK).connect()
     for _ in range(2):
         lac.call("fred", "pw").wait_online()
     for first in (True, False):
-        one, other = sorted(server.lns.by_user["fred"], key=lambda session: session.id, reverse=first)
+        one, other = sorted(server.registry.by_user["fred"], key=lambda session: session.id, reverse=first)
         assert nsctl(server, f"throttle {one.id} 64") == (True, f"session {one.id} is throttled: in 64 out 64 kbit/s")
         assert nsctl(server, "throttle fred 64") == (True, f"session {other.id} is throttled: in 64 out 64 kbit/s")
         assert nsctl(server, f"unthrottle {one.id}") == (True, f"session {one.id} is not throttled any more")
@@ -174,4 +174,4 @@ def test_those_of_a_user_who_are_not_throttled_so_yet_are_throttled_and_let_go(s
 
 def test_other_commands_are_left_to_others(server: InProcess) -> None:
     assert nsctl(server, "garden fred") is None
-    assert [line.split()[0] for line in server.lns.plugins.control_help()] == ["throttle", "unthrottle"]
+    assert [line.split()[0] for line in server.plugins.control_help()] == ["throttle", "unthrottle"]

@@ -122,7 +122,7 @@ def test_each_radius_server_has_its_latency_and_outcomes(serve: Serve, tmp_path:
         settings = settings_for(dead, answers, timeout=0.5)
         accounting = Accounting(settings_for(answers), tmp_path, log)
         accounting.open()
-        backend = server.lns.backend = RadiusBackend(settings, log)
+        backend = server.services.backend = RadiusBackend(settings, log)
         try:
             with figures_of(server, accounting) as visitor:
                 lac = server.lac(defaults=Dial(restart=0.3)).connect()
@@ -203,7 +203,7 @@ def test_health_is_ok_then_degraded_then_leaving(server: InProcess, visitor: Vis
     assert (answer.status, answer.json["status"]) == (200, "degraded")
     assert answer.json["problems"] == ["accounting records were lost: the spool was full"]
     assert answer.json["problems"][0] in visitor.ask("/").body
-    server.lns.shutting_down = True
+    server.lns.admission.shutting_down = True
     answer = visitor.ask("/health")
     assert (answer.status, answer.json["status"]) == (503, "leaving")
 
@@ -215,7 +215,8 @@ def test_a_disk_that_does_not_take_state_or_records_is_a_problem(
     server = serve("10.5.0.0/24\n", save_state=True, **SERVED)
     store = StateStore(tmp_path / "state", server.log.get())
     store.open()
-    server.lns.journal.start(store)
+    server.core.keep_state(store)
+    server.journal.start()
     accounting = Accounting(RadiusSettings(accounting=True), tmp_path / "spool", server.log.get())
     accounting.open()
     with figures_of(server, accounting) as visitor:
@@ -225,7 +226,7 @@ def test_a_disk_that_does_not_take_state_or_records_is_a_problem(
         assert accounting.spool is not None
         accounting.spool._owed[1] = b"what became of it"
         assert "wait in memory" in visitor.ask("/health").json["problems"][0]
-    server.lns.journal.halt()
+    server.journal.halt()
     store.close()
     accounting.close(0)
 
@@ -240,7 +241,7 @@ def test_an_empty_pool_is_a_problem(serve: Serve) -> None:
 
 def test_a_part_that_does_not_run_is_told_everywhere(server: InProcess, visitor: Visitor) -> None:
     server.meant = ("part_failed",)
-    part = server.lns.supervisor.spawn("test part", int, "no number")
+    part = server.services.supervisor.spawn("test part", int, "no number")
     until(lambda: part.failures > 4 and not part.running)
     answer = visitor.ask("/health")
     assert (answer.status, answer.json["status"], answer.json["down"]) == (503, "failing", ["test part"])
@@ -267,7 +268,7 @@ def test_a_part_that_runs_again_is_a_problem_for_a_while(server: InProcess, visi
         if len(begun) > 1:
             gevent.sleep(3600)
 
-    part = server.lns.supervisor.spawn("test part", once)
+    part = server.services.supervisor.spawn("test part", once)
     until(lambda: len(begun) == 2)
     answer = visitor.ask("/health")
     assert (answer.status, answer.json["status"]) == (200, "degraded")

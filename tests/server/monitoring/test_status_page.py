@@ -91,7 +91,7 @@ def test_what_was_dropped_and_who_has_gone_is_told_with_the_reason(server: InPro
     server.counters.drop_spoofed = 1234
     fred = server.lac(defaults=Dial(restart=0.3)).connect().call("fred", "pw").wait_online()
     fred.terminate()
-    server.wait(lambda: server.lns.history)
+    server.wait(lambda: server.services.history)
     read = Reader(visitor.ask("/").body)
     assert read.cells("packets from source addresses that are not the subscriber's")[1] == "1,234"
     assert read.cells("fred")[2] == "the subscriber ended PPP"

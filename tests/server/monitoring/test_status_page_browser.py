@@ -138,8 +138,8 @@ def test_pages_are_turned_without_loading_the_page_again(
 
 def test_the_page_follows_what_happens(page: Page, server: InProcess, lac: Lac) -> None:
     page.evaluate("document.querySelector('#search input').value = 'half a wo'")
-    server.lns.history.clear()
-    (session,) = server.lns.by_user["fred"]
+    server.services.history.clear()
+    (session,) = server.registry.by_user["fred"]
     session.path.in_octets = 77_000_000
     page.evaluate("refresh(ALL)")  # what the clock calls each ten seconds
     page.wait("document.querySelector('#sessions').textContent.includes('77.0 MB')")

@@ -52,9 +52,9 @@ def crowd(serve: Serve, tmp_path: Path) -> Iterator[Shelf]:
     visitors.join(30)
     assert visitors.successful()
     assert all(subscriber.ended is None and subscriber.online_at for subscriber in regulars)
-    assert len(shelf.server.lns.by_user["mary"]) == SESSIONS
+    assert len(shelf.server.registry.by_user["mary"]) == SESSIONS
     # and their packets pass
-    session = next(iter(server.lns.by_user["mary"]))
+    session = next(iter(server.registry.by_user["mary"]))
     before = session.path.out_packets
     server.plane.deliver(ip("192.0.2.1", str(session.address)))
     assert session.path.out_packets == before + 1
@@ -67,7 +67,7 @@ def use_all(shelf: Shelf) -> None:
     """Have every hook called."""
     fred = shelf.online("fred")
     fred.hangup()
-    until(lambda: "fred" not in shelf.server.lns.by_user)
+    until(lambda: "fred" not in shelf.server.registry.by_user)
     shelf.plugins.control(["x"], ("192.0.2.1", 1))
     timers = [plugin.functions["timer"] for plugin in shelf.plugins.loaded if "timer" in plugin.functions]
     until(lambda: all(timer.calls for timer in timers))
@@ -133,7 +133,7 @@ def test_one_that_sleeps_where_a_session_cannot_wait_is_given_up(
     monkeypatch.setattr(manager, "PATIENCE", 0.05)
     crowd.load("sleeps", f"import gevent\ndef plugin_{hook}(event): gevent.sleep(3600)")
     crowd.online("fred").hangup()
-    until(lambda: "fred" not in crowd.server.lns.by_user)
+    until(lambda: "fred" not in crowd.server.registry.by_user)
     assert crowd.events("plugin_given_up")[0]["hook"] == f"plugin_{hook}"
     assert "fred" in {record.user.decode() for record in crowd.server.accounting.of("stop")}
 
@@ -323,14 +323,14 @@ def test_what_is_asked_of_a_session_with_a_wrong_type_changes_nothing(shelf: She
     shelf.server.meant = ("plugin_failed",)
     shelf.load("slips", f"def plugin_control(event):\n    server.find('fred')[0].{call}")
     shelf.online()
-    (session,) = shelf.server.lns.by_user["fred"]
-    session.lns.gardens.enter(session, by="test")
+    (session,) = shelf.server.registry.by_user["fred"]
+    session.services.gardens.enter(session, by="test")
     policy = session.policy
     assert shelf.plugins.control(["x"], ("192.0.2.1", 1)) == (
         False,
         "plugin slips failed: the server's log has the details",
     )
-    assert session.policy == policy and session.user == "fred" and session in shelf.server.lns.by_user["fred"]
+    assert session.policy == policy and session.user == "fred" and session in shelf.server.registry.by_user["fred"]
 
 
 # What is no Exception: it ends neither a greenlet of ours nor the server
@@ -347,7 +347,7 @@ def test_what_a_hook_raises_is_its_failure_whatever_it_is(crowd: Shelf, error: s
     use_all(crowd)
     assert {line["hook"] for line in crowd.events("plugin_failed")} == {f"plugin_{hook}" for hook in HOOKS}
     assert "fred" in crowd.seen("good")
-    assert crowd.server.lns.supervisor.down() == []
+    assert crowd.server.services.supervisor.down() == []
 
 
 @base

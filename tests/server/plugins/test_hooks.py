@@ -9,10 +9,11 @@ from time import monotonic
 
 import pytest
 
-from l2tpns.plugins.hooks import HOOKS, PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP
+from l2tpns.hooks import HOOKS, PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP
 from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius import usage
 from l2tpns.radius.types import AuthReply, Usage
+from l2tpns.subscriber import timers
 from tests.lab.inprocess import until
 from tests.lab.packets import ip
 from tests.lab.pppclient import PAP
@@ -338,8 +339,8 @@ def test_radius_reset_comes_before_the_pairs_of_a_new_answer(shelf: Shelf) -> No
     shelf.call(auth="pap").wait_online()
     replies["fred"] = AuthReply(accepted=True, avpairs=(("a", "new"),))
     session = shelf.session()
-    session.time_from -= 1000  # its time is over
-    session.set_timer(monotonic())
+    session.timeout_started_at -= 1000  # its time is over
+    timers.set_timer(session, monotonic())
     until(lambda: len(shelf.seen("resets")) >= 3)
     assert shelf.seen("resets") == ["old", "reset", "new"]
 

@@ -55,7 +55,7 @@ def test_a_plugin_that_cannot_be_loaded_is_named_with_its_mistake_and_nothing_of
     (tmp_path / "plain.py").write_text(source)
     said = desk.plain().do("load plugin plain")
     assert said.lstrip().startswith("% ") and why in said
-    plugins = desk.server.lns.plugins
+    plugins = desk.server.plugins
     assert why in desk.server.events("plugin_not_loaded")[0]["why"]
     assert plugins.loaded == [] and plugins.chains == {} and plugins.settings == {} and plugins.counts == []
     assert desk.server.config.plugins == ()
@@ -227,14 +227,14 @@ def test_a_plugin_that_is_missing_at_the_start_is_logged_and_shown_and_the_other
 ) -> None:
     (tmp_path / "good.py").write_text("def plugin_timer(event): pass\n")
     desk = open_desk(plugin_dir=str(tmp_path), plugins=("gone", "good"))
-    desk.server.lns.plugins.start()
+    desk.server.plugins.start()
     assert [line["plugin"] for line in desk.server.events("plugin_not_loaded")] == ["gone"]
     shown = desk.plain().do("show plugins")
     assert "  good\n" in shown and "Not loaded:\n  gone: there is no " in shown
     assert desk.server.config.plugins == ("gone", "good")  # write memory does not forget it
     (tmp_path / "gone.py").write_text("def plugin_timer(event): pass\n")
     desk.plain().do("load plugin gone")
-    assert [plugin.name for plugin in desk.server.lns.plugins.loaded] == ["gone", "good"]
+    assert [plugin.name for plugin in desk.server.plugins.loaded] == ["gone", "good"]
 
 
 SETTINGS = """
@@ -272,10 +272,10 @@ def test_a_configuration_sets_a_plugins_variables_after_its_load_line(
         configured('load plugin "web"\nset wib_url x')
     (tmp_path / "web.py").write_text(SETTINGS)
     server = serve(plugin_dir=str(tmp_path), plugins=config.plugins, plugin_settings=config.plugin_settings)
-    server.lns.plugins.start()
-    module = server.lns.plugins.loaded[0].code.module
+    server.plugins.start()
+    module = server.plugins.loaded[0].code.module
     assert module.SEEN == ["http://y/"] and module.tries.value == 5 and module.host.value is None
-    assert server.lns.plugins.secrets == ("hush",)
+    assert server.plugins.secrets == ("hush",)
 
 
 def test_the_console_sets_them_too_and_says_what_would_be_right(open_desk: Callable[..., Desk], tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_the_console_sets_them_too_and_says_what_would_be_right(open_desk: Calla
     (tmp_path / "web.py").write_text(SETTINGS)
     operator: Operator = desk.plain()
     operator.do("load plugin web")
-    module = desk.server.lns.plugins.loaded[0].code.module
+    module = desk.server.plugins.loaded[0].code.module
     assert 'Setting "web_tries" to "7"' in operator.do("set web_tries 7") and module.tries.value == 7
     assert "a whole number from 1 to 9" in operator.do("set web_tries 10") and module.tries.value == 7
     assert "open or closed" in operator.do("set web_mode ajar")
@@ -291,13 +291,13 @@ def test_the_console_sets_them_too_and_says_what_would_be_right(open_desk: Calla
     assert "***" in operator.do("set web_key hush")
     running = operator.do("show running-config")
     assert 'load plugin "web"\nset web_tries "7"\nset web_key "hush"\n' in running
-    assert desk.server.lns.plugins.secrets == ("hush",)
+    assert desk.server.plugins.secrets == ("hush",)
     operator.do("remove plugin web")  # and what it was told is no mistake in the file that is written then
     assert "web_" not in operator.do("show running-config")
     operator.do("load plugin web")
-    assert desk.server.lns.plugins.secrets == ("hush",)
+    assert desk.server.plugins.secrets == ("hush",)
     with pytest.raises(ConfigError, match="web_tries"):
-        desk.server.lns.plugins.check({"web_tries": "soon"}, ("web",))
+        desk.server.plugins.check({"web_tries": "soon"}, ("web",))
 
 
 def test_a_value_that_will_not_do_refuses_the_load(shelf: Shelf) -> None:

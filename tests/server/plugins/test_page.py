@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from l2tpns.plugins.hooks import HOOKS
+from l2tpns.hooks import HOOKS
 from tests.lab.inprocess import until
 from tests.server.operators import Desk
 from tests.server.shelf import QUICK
@@ -41,7 +41,7 @@ def test_what_the_tutorial_builds_works(open_desk: Callable[..., Desk], tmp_path
     lac.call("mary", "pw", calling=b"0402").wait_online()
     shown = operator.do("show plugins")
     assert re.search(r"  threestrikes\n.*pre_auth +5 calls", shown, re.DOTALL), shown
-    until(lambda: desk.server.lns.by_user.keys() == {"mary"})
+    until(lambda: desk.server.registry.by_user.keys() == {"mary"})
 
 
 def test_the_longer_one_has_a_variable_and_a_counter_and_forgets_nothing_over_a_reload(

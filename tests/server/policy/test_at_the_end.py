@@ -14,6 +14,7 @@ import pytest
 
 from l2tpns import causes
 from l2tpns.policy.garden import NullKernel
+from l2tpns.state import snapshot
 from l2tpns.subscriber.session import Session
 from l2tpns.system.shaping import NullShaper
 from tests.lab.inprocess import InProcess
@@ -32,8 +33,8 @@ def plugin_radius_account(event):
 @pytest.fixture
 def shelf(serve: Serve, tmp_path: Path) -> Shelf:
     server = serve(plugin_dir=str(tmp_path))
-    server.lns.gardens.build()
-    server.lns.throttle.start(NullShaper())
+    server.services.gardens.build()
+    server.services.throttle.start(NullShaper())
     shelf = Shelf(server, tmp_path)
     shelf.load("waiting", WAITING)
     return shelf
@@ -49,7 +50,7 @@ def asked(shelf: Shelf, kind: str) -> None:
 
 
 def of_fred(shelf: Shelf) -> Session:
-    (session,) = shelf.server.lns.by_user["fred"]
+    (session,) = shelf.server.registry.by_user["fred"]
     return session
 
 
@@ -66,16 +67,21 @@ def balance(server: InProcess) -> dict[str, tuple[int, int]]:
 
 
 def leftovers(server: InProcess) -> list[object]:
-    kernel, shaper = server.lns.gardens.kernel, server.lns.throttle._shaper
+    kernel, shaper = server.services.gardens.kernel, server.services.throttle._shaper
     assert isinstance(kernel, NullKernel) and isinstance(shaper, NullShaper)
-    return [*kernel.gardens["garden"], *shaper.buckets.values(), *server.lns.snoop.copiers, *server.lns.by_address]
+    return [
+        *kernel.gardens["garden"],
+        *shaper.buckets.values(),
+        *server.services.snoop.copiers,
+        *server.registry.by_address,
+    ]
 
 
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda session: session.lns.gardens.enter(session, by="test"),
-        lambda session: session.lns.throttle.set(session, 64, 64, by="test"),
+        lambda session: session.services.gardens.enter(session, by="test"),
+        lambda session: session.services.throttle.set(session, 64, 64, by="test"),
     ],
     ids=["garden", "throttle"],
 )
@@ -99,7 +105,8 @@ def test_the_state_can_be_written_while_a_session_that_ends_waits_for_a_plugin(s
     shelf.online()
     of_fred(shelf).end(causes.ADMIN_DROP)
     asked(shelf, "stop")
-    assert [line[0] for line in shelf.server.lns.journal._alive()] == ["tun", "call"]
+    lns = shelf.server.lns
+    assert [line[0] for line in snapshot.lines(lns.tunnels, lns.sessions)] == ["tun", "call"]
     go_on(shelf, "stop")
     gone(shelf)
 
@@ -108,7 +115,7 @@ def test_who_goes_into_a_garden_before_its_start_is_written_has_none(shelf: Shel
     shelf.call()
     asked(shelf, "start")
     session = of_fred(shelf)
-    going = gevent.spawn(session.lns.gardens.enter, session, by="test")
+    going = gevent.spawn(session.services.gardens.enter, session, by="test")
     go_on(shelf, "start", "stop")
     going.get()
     session.end(causes.ADMIN_DROP)
@@ -120,10 +127,10 @@ def test_who_ends_before_the_start_of_leaving_a_garden_is_written_has_none(shelf
     go_on(shelf, "start", "stop")
     shelf.online()
     session = of_fred(shelf)
-    session.lns.gardens.enter(session, by="test")
+    session.services.gardens.enter(session, by="test")
     shelf.module("waiting").GATES["start"].clear()
     shelf.seen("waiting").clear()
-    leaving = gevent.spawn(session.lns.gardens.leave, session, by="test")
+    leaving = gevent.spawn(session.services.gardens.leave, session, by="test")
     asked(shelf, "start")
     session.end(causes.ADMIN_DROP)
     gone(shelf)
@@ -138,12 +145,12 @@ def test_a_part_that_fails_costs_neither_the_stop_nor_the_address(
     go_on(shelf, "start", "stop")
     shelf.online()
     session = of_fred(shelf)
-    session.lns.throttle.set(session, 64, 64, by="test")
+    session.services.throttle.set(session, 64, 64, by="test")
 
     def fail(_: Session) -> None:
         raise TimeoutError("timed out")
 
-    monkeypatch.setattr(session.lns.snoop, "finish", fail)
+    monkeypatch.setattr(session.services.snoop, "finish", fail)
     session.end(causes.ADMIN_DROP)
     gone(shelf)
     assert leftovers(shelf.server) == [] and list(balance(shelf.server).values()) == [(1, 1)]

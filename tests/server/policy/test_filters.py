@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from l2tpns.config.access_list import AccessList, parse_rule
-from l2tpns.policy import filters
 from l2tpns.radius.types import AuthReply
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Subscriber
@@ -78,7 +77,7 @@ def test_new_rules_hold_for_sessions_that_are_online(server: InProcess) -> None:
     fred = log_in(server, "web.in")
     assert not reaches(server, fred, OTHER)
     server.config.filters = access_lists(web=f"permit ip any host {OTHER}")
-    filters.rebind(server.lns)
+    server.core.refresh_filters()
     assert (reaches(server, fred, HOST), reaches(server, fred, OTHER)) == (False, True)
     assert server.events("filter_unknown") == []
 
@@ -87,7 +86,7 @@ def test_a_filter_that_is_gone_stays_with_those_who_have_it_and_is_named_once(se
     server.config.filters = ONLY_HOST
     fred = log_in(server, "web.in", "web.out")
     server.config.filters = {}
-    filters.rebind(server.lns)
+    server.core.refresh_filters()
     assert (reaches(server, fred, HOST), reaches(server, fred, OTHER)) == (True, False)
     (warning,) = server.events("filter_unknown")
     assert warning["filter"] == "web"

@@ -16,7 +16,8 @@ from l2tpns.policy.model import PolicyError
 from l2tpns.radius.types import Assign, AuthReply, FramedRoute
 from l2tpns.runtime.durable import make_line
 from l2tpns.state import records
-from l2tpns.state.restore import session_record
+from l2tpns.state.snapshot import session_record
+from l2tpns.subscriber import network
 from l2tpns.subscriber.session import Session
 from l2tpns.system import iptables
 from l2tpns.system.firewall import Table
@@ -33,7 +34,7 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 def server(serve: Serve, tmp_path: Path) -> InProcess:
     """Its plugin is the module that is shipped."""
     server = serve(plugin_dir=str(CHECKOUT / "modules"), accounting_dir=str(tmp_path))
-    server.lns.plugins.load("garden")
+    server.plugins.load("garden")
     return server
 
 
@@ -43,18 +44,18 @@ def lac(server: InProcess) -> Lac:
 
 
 def session_of(server: InProcess, user: str) -> Session:
-    (session,) = server.lns.by_user[user]
+    (session,) = server.registry.by_user[user]
     return session
 
 
 def caged(server: InProcess, name: str = "garden") -> set[str]:
-    kernel = server.lns.gardens.kernel
+    kernel = server.services.gardens.kernel
     assert isinstance(kernel, NullKernel)
     return {str(network) for network in kernel.gardens.get(name, ())}
 
 
 def nsctl(server: InProcess, line: str) -> tuple[bool, str] | None:
-    return server.lns.plugins.control(line.split(), ("127.0.0.1", 1703))
+    return server.plugins.control(line.split(), ("127.0.0.1", 1703))
 
 
 def use(session: Session, up: int, down: int) -> None:
@@ -80,9 +81,9 @@ def test_whoever_is_in_a_garden_is_caged_by_the_data_path_too_until_it_is_out(se
     lac.call("fred", "wrong").wait_online()
     session = session_of(server, "fred")
     assert session.path.caged
-    server.lns.gardens.enter(session, "poor", by="test")
+    server.services.gardens.enter(session, "poor", by="test")
     assert session.path.caged
-    server.lns.gardens.leave(session, by="test")
+    server.services.gardens.leave(session, by="test")
     assert not session.path.caged
 
 
@@ -96,9 +97,9 @@ def test_who_has_ended_while_a_garden_was_built_for_it_is_in_none(
         call.hangup()
         server.wait(lambda: not server.lns.sessions)
 
-    monkeypatch.setattr(server.lns.gardens, "build", build)
+    monkeypatch.setattr(server.services.gardens, "build", build)
     with pytest.raises(PolicyError, match="has ended"):
-        server.lns.gardens.enter(session, by="test")
+        server.services.gardens.enter(session, by="test")
     assert not server.events("garden_entered") and kinds(server) == ["start", "stop"]
 
 
@@ -119,7 +120,7 @@ def test_a_user_who_is_accepted_is_in_no_garden(server: InProcess, lac: Lac) -> 
 
 
 def test_without_the_module_a_wrong_password_is_refused_and_the_session_gone(server: InProcess, lac: Lac) -> None:
-    server.lns.plugins.remove("garden")
+    server.plugins.remove("garden")
     call = lac.call("fred", "wrong")
     call.wait_ended()
     assert not call.online and server.lns.counters.logins_refused == 1
@@ -127,7 +128,7 @@ def test_without_the_module_a_wrong_password_is_refused_and_the_session_gone(ser
 
 
 def test_a_garden_that_cannot_be_had_lets_nobody_in(server: InProcess, lac: Lac) -> None:
-    kernel = server.lns.gardens.kernel
+    kernel = server.services.gardens.kernel
     assert isinstance(kernel, NullKernel)
     server.backend.refusal = AuthReply(accepted=False, avpairs=(("garden", "other"),))
     kernel.refuse = "no such table"
@@ -138,13 +139,13 @@ def test_a_garden_that_cannot_be_had_lets_nobody_in(server: InProcess, lac: Lac)
 
 
 def test_who_cannot_be_caged_does_not_stay_online(server: InProcess, lac: Lac) -> None:
-    server.lns.gardens.build()
-    server.lns.gardens._users.pop("garden")
+    server.services.gardens.build()
+    server.services.gardens._users.pop("garden")
     server.backend.replies["mary"] = AuthReply(accepted=True)
     call = lac.call("mary", "pw").wait_online()
     session = session_of(server, "mary")
     session.policy = type(session.policy)(garden="garden")
-    server.lns.gardens.begin(session)
+    server.services.gardens.begin(session)
     assert not session.path.online
     call.wait_ended()
     (down,) = server.events("session_down")
@@ -155,10 +156,10 @@ def test_a_kernel_without_netfilter_has_no_garden(server: InProcess, lac: Lac) -
     def refuse() -> NullKernel:
         raise OSError(93, "Protocol not supported")
 
-    server.lns.gardens.start(refuse, ())
+    server.services.gardens.start(refuse, ())
     lac.call("fred", "pw").wait_online()
     with pytest.raises(PolicyError, match="this kernel has no netfilter: Protocol not supported"):
-        server.lns.gardens.enter(session_of(server, "fred"), "unpaid", by="test")
+        server.services.gardens.enter(session_of(server, "fred"), "unpaid", by="test")
 
 
 @pytest.mark.parametrize("named", ["unpaid", "garden", "yes"])
@@ -189,16 +190,16 @@ def test_a_name_that_is_none_is_refused(server: InProcess, lac: Lac, name: str) 
     lac.call("fred", "pw").wait_online()
     session = session_of(server, "fred")
     with pytest.raises(PolicyError, match="is no name of a garden"):
-        server.lns.gardens.enter(session, name, by="test")
-    assert session.policy.garden == "" and set(server.lns.gardens.members()) == {"garden"}
+        server.services.gardens.enter(session, name, by="test")
+    assert session.policy.garden == "" and set(server.services.gardens.members()) == {"garden"}
 
 
 def test_there_may_be_so_many_gardens(server: InProcess, lac: Lac) -> None:
-    server.wait(lambda: "garden" in server.lns.gardens.members())
+    server.wait(lambda: "garden" in server.services.gardens.members())
     for number in range(MOST - 1):
-        server.lns.gardens.build(f"g{number}")
+        server.services.gardens.build(f"g{number}")
     with pytest.raises(PolicyError, match=f"there are {MOST} walled gardens already"):
-        server.lns.gardens.build("one-more")
+        server.services.gardens.build("one-more")
 
 
 def test_a_chap_challenge_that_is_rejected_leads_into_the_garden_and_there_it_stays(
@@ -209,7 +210,7 @@ def test_a_chap_challenge_that_is_rejected_leads_into_the_garden_and_there_it_st
     session = session_of(server, "fred")
     server.backend.passwords["fred"] = b"another"
     server.wait(lambda: session.policy.garden == "garden")
-    server.lns.gardens.enter(session, "unpaid", by="test")
+    server.services.gardens.enter(session, "unpaid", by="test")
     asked = len(server.backend.asked)
     server.wait(lambda: len(server.backend.asked) > asked)
     server.wait(lambda: len(server.events("verdict_overruled")) > 1)
@@ -245,7 +246,7 @@ def test_who_goes_leaves_no_connection_that_the_next_one_with_the_address_would_
     call = lac.call("fred", "wrong").wait_online()
     network = IPv4Network(f"{call.address}/32")
     call.hangup()
-    kernel = server.lns.gardens.kernel
+    kernel = server.services.gardens.kernel
     assert isinstance(kernel, NullKernel)
     server.wait(lambda: network in kernel.forgotten)
 
@@ -253,8 +254,8 @@ def test_who_goes_leaves_no_connection_that_the_next_one_with_the_address_would_
 def test_what_somebody_has_flushed_comes_back(server: InProcess, lac: Lac, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("l2tpns.policy.garden.CHECK", 0.02)
     call = lac.call("fred", "wrong").wait_online()
-    server.lns.gardens.settle()
-    kernel = server.lns.gardens.kernel
+    server.services.gardens.settle()
+    kernel = server.services.gardens.kernel
     assert isinstance(kernel, NullKernel)
     del kernel.gardens["garden"]
     server.wait(lambda: server.events("garden_rules_restored"))
@@ -269,9 +270,9 @@ def test_members_of_a_garden_that_another_program_flushed_come_back_though_no_ru
 ) -> None:
     """Else they are let out, and no rule shows it."""
     monkeypatch.setattr("l2tpns.policy.garden.CHECK", 0.01)
-    server.lns.gardens.settle()
+    server.services.gardens.settle()
     lac.call("fred", "wrong").wait_online()
-    kernel = server.lns.gardens.kernel
+    kernel = server.services.gardens.kernel
     assert isinstance(kernel, NullKernel)
     members = set(kernel.gardens["garden"])
     assert members
@@ -289,7 +290,10 @@ def test_a_garden_user_neither_ends_a_session_of_its_name_nor_is_ended_by_one(se
     again = lac.call("fred", "pw").wait_online()
     real.wait_ended()
     assert stranger.online and again.online
-    assert sorted(bool(session.policy.garden) for session in server.lns.by_user["fred"]) == [False, True]
+    assert sorted(bool(session.policy.garden) for session in server.registry.by_user["fred"]) == [
+        False,
+        True,
+    ]
 
 
 def test_a_garden_user_does_not_get_the_address_that_is_kept_for_its_name(server: InProcess, lac: Lac) -> None:
@@ -322,17 +326,17 @@ def kinds(server: InProcess) -> list[str]:
 def test_a_garden_user_is_not_accounted(server: InProcess, lac: Lac) -> None:
     call = lac.call("fred", "wrong").wait_online()
     use(session_of(server, "fred"), 1000, 2000)
-    assert server.lns.usage_files.write() is None
+    assert server.services.usage_files.write() is None
     call.hangup()
     server.wait(lambda: server.calm)
     assert "start" not in kinds(server)
-    assert server.lns.usage_files.write() is None
+    assert server.services.usage_files.write() is None
 
 
 def test_leaving_counts_from_zero_ends_others_of_the_name_and_starts_accounting(server: InProcess, lac: Lac) -> None:
     real = lac.call("fred", "pw").wait_online()
     stranger = lac.call("fred", "wrong").wait_online()
-    (session,) = (session for session in server.lns.by_user["fred"] if session.policy.garden)
+    (session,) = (session for session in server.registry.by_user["fred"] if session.policy.garden)
     use(session, 1000, 2000)
     address = session.address
     assert nsctl(server, f"ungarden {session.id}") == (True, f"session {session.id} is out of the walled garden")
@@ -342,7 +346,7 @@ def test_leaving_counts_from_zero_ends_others_of_the_name_and_starts_accounting(
     assert (start.session_id, start.in_octets, start.out_octets, start.user) == (session.id, 0, 0, b"fred")
     assert stranger.online and session.address == address == stranger.address and caged(server) == set()
     use(session, 70, 80)
-    path = server.lns.usage_files.write()
+    path = server.services.usage_files.write()
     assert path is not None and f"fred {address} 1 70 80" in path.read_text()
 
 
@@ -365,9 +369,9 @@ def test_what_is_used_in_the_garden_is_in_no_file_even_if_one_is_written_while_i
     session = session_of(server, "fred")
     use(session, 1000, 2000)
     written = []
-    monkeypatch.setattr(Session, "end_older", lambda *_: written.append(server.lns.usage_files.write()))
+    monkeypatch.setattr(network, "end_older", lambda *_: written.append(server.services.usage_files.write()))
     assert nsctl(server, f"ungarden {session.id}") == (True, f"session {session.id} is out of the walled garden")
-    assert written == [None] and server.lns.usage_files.write() is None
+    assert written == [None] and server.services.usage_files.write() is None
 
 
 def test_who_ends_while_it_leaves_is_not_accounted(
@@ -380,7 +384,7 @@ def test_who_ends_while_it_leaves_is_not_accounted(
         call.hangup()
         server.wait(lambda: session.id not in server.lns.sessions)
 
-    monkeypatch.setattr(Session, "end_older", end_older)
+    monkeypatch.setattr(network, "end_older", end_older)
     nsctl(server, f"ungarden {session.id}")
     assert "start" not in kinds(server) and caged(server) == set()
 
@@ -392,7 +396,7 @@ def test_leaving_under_another_name(server: InProcess, lac: Lac) -> None:
     assert nsctl(server, f"ungarden {session.id} Mary") == (True, f"session {session.id} is out of the walled garden")
     other.wait_ended()
     assert session_of(server, "mary") is session and session.user == "Mary"
-    assert "guest@new" not in server.lns.by_user
+    assert "guest@new" not in server.registry.by_user
     assert server.accounting.of("start")[-1].user == b"Mary"
 
 
@@ -403,10 +407,10 @@ def test_who_is_put_there_while_online_has_a_stop_and_a_new_start_when_it_leaves
     assert nsctl(server, "garden fred") == (True, f"session {session.id} is in the walled garden")
     (stop,) = server.accounting.of("stop")
     assert (stop.in_octets, stop.out_octets, stop.terminate_cause) == (500, 600, 14)
-    path = server.lns.usage_files.write()
+    path = server.services.usage_files.write()
     assert path is not None and f"fred {call.address} 1 500 600" in path.read_text()
     use(session, 7, 7)
-    assert server.lns.usage_files.write() is None
+    assert server.services.usage_files.write() is None
     assert nsctl(server, f"ungarden {session.id}") is not None
     first, second = server.accounting.of("start")
     assert first.acct_session_id == stop.acct_session_id != second.acct_session_id
@@ -422,7 +426,7 @@ def test_from_one_garden_into_another_nothing_is_accounted(server: InProcess, la
     assert nsctl(server, f"garden {session.id} unpaid") == (True, f"session {session.id} is in the walled garden")
     assert caged(server) == set() and len(caged(server, "unpaid")) == 1
     assert server.accounting.records == []
-    assert server.lns.gardens.members() == {"garden": 0, "unpaid": 1}
+    assert server.services.gardens.members() == {"garden": 0, "unpaid": 1}
 
 
 # nsctl
@@ -458,7 +462,7 @@ def test_a_name_with_several_sessions_is_refused(server: InProcess, lac: Lac) ->
 
 def test_other_commands_are_not_the_modules(server: InProcess) -> None:
     assert nsctl(server, "drop fred") is None
-    assert any("garden USER|SID" in line for line in server.lns.plugins.control_help())
+    assert any("garden USER|SID" in line for line in server.plugins.control_help())
 
 
 # build-garden
@@ -471,7 +475,7 @@ def script(server: InProcess, tmp_path: Path) -> Callable[[str], Path]:
     def write(text: str, mode: int = 0o700) -> Path:
         path.write_text(f"#!/bin/sh\n{text}\n")
         path.chmod(mode)
-        server.lns.plugins.assign("garden_script", str(path))
+        server.plugins.assign("garden_script", str(path))
         return path
 
     return write
@@ -505,7 +509,7 @@ def test_a_build_garden_that_must_not_be_run_is_not_run(
     server: InProcess, script: Callable[[str, int], Path], tmp_path: Path, mode: int, level: str
 ) -> None:
     script(f"touch {tmp_path}/run", mode)
-    server.lns.gardens.build("unpaid")
+    server.services.gardens.build("unpaid")
     (said,) = server.events("plugin_says")
     assert said["level"] == level and not (tmp_path / "run").exists()
 
@@ -522,7 +526,7 @@ def test_a_build_garden_that_an_editor_has_spoilt_is_told_in_words(
     server: InProcess, script: Callable[[str], Path], octets: bytes, why: str
 ) -> None:
     script("").write_bytes(octets)
-    server.lns.gardens.build("unpaid")
+    server.services.gardens.build("unpaid")
     (said,) = server.events("plugin_says")
     assert (said["level"], said["text"]) == ("error", f"build-garden cannot be run: {why}")
 
@@ -530,7 +534,7 @@ def test_a_build_garden_that_an_editor_has_spoilt_is_told_in_words(
 def test_a_build_garden_without_end_is_ended(
     server: InProcess, lac: Lac, script: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    (plugin,) = server.lns.plugins.loaded
+    (plugin,) = server.plugins.loaded
     plugin.code.module.__dict__["SCRIPT_TIMEOUT"] = 0.2
     script("sleep 1000")
     server.backend.refusal = AuthReply(accepted=False, avpairs=(("garden", "unpaid"),))
@@ -541,15 +545,15 @@ def test_a_build_garden_without_end_is_ended(
 
 def test_the_module_builds_the_manuals_garden_and_fills_those_that_are_there(serve: Serve, tmp_path: Path) -> None:
     server = serve(plugin_dir=str(CHECKOUT / "modules"))
-    server.lns.gardens.build("unpaid")
+    server.services.gardens.build("unpaid")
     path = tmp_path / "build-garden"
     path.write_text(f"#!/bin/sh\necho $1 >>{tmp_path}/said\n")
     path.chmod(0o700)
     server.config.plugin_settings = {"garden_script": str(path)}
-    server.lns.plugins.load("garden")
+    server.plugins.load("garden")
     server.wait(lambda: (tmp_path / "said").exists() and (tmp_path / "said").read_text() == "garden\nunpaid\n")
-    server.lns.plugins.remove("garden")
-    server.lns.gardens.build("other")
+    server.plugins.remove("garden")
+    server.services.gardens.build("other")
     assert (tmp_path / "said").read_text() == "garden\nunpaid\n"
 
 

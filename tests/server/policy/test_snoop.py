@@ -73,7 +73,7 @@ def audit(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
 
 def online(server: InProcess, lac: Lac, name: str = "fred") -> tuple[Subscriber, Session]:
     subscriber = lac.call(name, "pw").wait_online()
-    return subscriber, next(iter(server.lns.by_user[name]))
+    return subscriber, next(iter(server.registry.by_user[name]))
 
 
 def talk(server: InProcess, subscriber: Subscriber, session: Session) -> tuple[bytes, bytes]:
@@ -94,7 +94,7 @@ def test_a_copy_of_each_packet_both_ways_is_the_payload_and_nothing_else(
     server: InProcess, lac: Lac, receiver: Receiver
 ) -> None:
     subscriber, session = online(server, lac)
-    server.lns.snoop.start(session, receiver.sink, by="test")
+    server.services.snoop.start(session, receiver.sink, by="test")
     up, down = talk(server, subscriber, session)
     assert receiver.take(2) == [up, down]
     assert (server.counters.snoop_packets, server.counters.snoop_errors) == (2, 0)
@@ -105,9 +105,9 @@ def test_nothing_is_copied_after_it_was_stopped_and_nothing_of_others(
 ) -> None:
     subscriber, session = online(server, lac)
     mary, hers = online(server, lac, "mary")
-    server.lns.snoop.start(session, receiver.sink, by="test")
+    server.services.snoop.start(session, receiver.sink, by="test")
     talk(server, mary, hers)
-    server.lns.snoop.stop(session, by="test")
+    server.services.snoop.stop(session, by="test")
     talk(server, subscriber, session)
     assert receiver.nothing() and session.path.copy is None and session.policy.sink is None
 
@@ -118,7 +118,7 @@ def test_one_who_is_to_be_intercepted_before_it_is_online_is_from_its_first_pack
     accept = server.backend.authenticate
 
     def accept_and_snoop(request: AuthRequest) -> AuthReply:
-        server.lns.snoop.start(server.lns.sessions[request.session_id], receiver.sink, by="radius")
+        server.services.snoop.start(server.lns.sessions[request.session_id], receiver.sink, by="radius")
         return accept(request)
 
     monkeypatch.setattr(server.backend, "authenticate", accept_and_snoop)
@@ -142,7 +142,7 @@ def test_framed_copies_carry_direction_time_number_session_and_user(
 ) -> None:
     server = serve(snoop_format="framed")
     subscriber, session = online(server, server.lac().connect())
-    server.lns.snoop.start(session, receiver.sink, by="test")
+    server.services.snoop.start(session, receiver.sink, by="test")
     up, down = talk(server, subscriber, session)
     first, second = map(parse, receiver.take(2))
     assert (first.direction, first.packet, first.number) == (UP, up, 0)
@@ -156,9 +156,9 @@ def test_framed_copies_carry_the_name_that_the_subscriber_has_now(
 ) -> None:
     server = serve(snoop_format="framed")
     subscriber, session = online(server, server.lac().connect())
-    server.lns.snoop.start(session, receiver.sink, by="test")
+    server.services.snoop.start(session, receiver.sink, by="test")
     talk(server, subscriber, session)
-    server.lns.forget_user(session)
+    server.registry.forget_user(session)
     session.user, session.acct_session_id = "fredericus", "NEW"  # as when it leaves a garden under another name
     talk(server, subscriber, session)
     copies = [parse(copy) for copy in receiver.take(4)]
@@ -168,7 +168,7 @@ def test_framed_copies_carry_the_name_that_the_subscriber_has_now(
 
 def test_the_form_of_copies_can_be_changed_while_they_are_made(server: InProcess, lac: Lac, receiver: Receiver) -> None:
     subscriber, session = online(server, lac)
-    server.lns.snoop.start(session, receiver.sink, by="test")
+    server.services.snoop.start(session, receiver.sink, by="test")
     up, _ = talk(server, subscriber, session)
     server.config.assign("snoop_format", "framed")
     talk(server, subscriber, session)
@@ -178,7 +178,7 @@ def test_the_form_of_copies_can_be_changed_while_they_are_made(server: InProcess
 
 def test_a_large_packet_arrives_whole(server: InProcess, lac: Lac, receiver: Receiver) -> None:
     subscriber, session = online(server, lac)
-    server.lns.snoop.start(session, receiver.sink, by="test")
+    server.services.snoop.start(session, receiver.sink, by="test")
     packet = ip(str(session.address), HOST, bytes(range(256)) * 8)
     subscriber.send_ip(packet)
     server.wait(lambda: server.counters.snoop_packets == 1)
@@ -193,10 +193,10 @@ def test_without_a_sink_it_goes_where_snoop_host_and_snoop_port_say_also_when_th
 ) -> None:
     subscriber, session = online(server, lac)
     with pytest.raises(PolicyError, match="snoop_host and snoop_port are not set"):
-        server.lns.snoop.start(session, by="test")
+        server.services.snoop.start(session, by="test")
     server.config.assign("snoop_host", "127.0.0.1")
     server.config.assign("snoop_port", str(receiver.sink.port))
-    server.lns.snoop.start(session, by="test")
+    server.services.snoop.start(session, by="test")
     up, down = talk(server, subscriber, session)
     assert receiver.take(2) == [up, down]
     other = Receiver()
@@ -229,7 +229,7 @@ def test_a_sink_that_would_be_a_subscriber_or_nobody_is_refused(
     _, session = online(server, lac)
     online(server, lac, "mary")
     with pytest.raises(PolicyError, match=why):
-        server.lns.snoop.start(session, Sink(IPv4Address(address), port), by="test")
+        server.services.snoop.start(session, Sink(IPv4Address(address), port), by="test")
     assert session.policy.sink is None and session.path.copy is None
 
 
@@ -238,8 +238,8 @@ def test_copies_stop_while_a_subscriber_has_the_sinks_address(
 ) -> None:
     """Else it would get them; and if it is intercepted as well, each copy would be copied again, for ever."""
     subscriber, session = online(server, lac)
-    server.lns.snoop.start(session, receiver.sink, by="test")
-    monkeypatch.setattr(server.lns.guard, "refusal", lambda address: "")
+    server.services.snoop.start(session, receiver.sink, by="test")
+    monkeypatch.setattr(server.services.guard.routable, "refusal", lambda network: "")
     server.backend.replies["mary"] = AuthReply(accepted=True, address=LOOPBACK)
     mary, hers = online(server, lac, "mary")
     talk(server, subscriber, session)
@@ -261,7 +261,7 @@ def test_a_sink_that_nobody_listens_at_is_counted_and_told_once_and_back_it_gets
     sink = receiver.sink
     receiver.socket.close()
     subscriber, session = online(server, lac)
-    server.lns.snoop.start(session, sink, by="test")
+    server.services.snoop.start(session, sink, by="test")
     for _ in range(20):
         talk(server, subscriber, session)
     assert len(server.plane.delivered) == 20 and server.counters.snoop_errors > 10
@@ -282,10 +282,10 @@ def test_interception_ends_with_the_session_and_its_socket_is_closed(
     server: InProcess, lac: Lac, receiver: Receiver
 ) -> None:
     subscriber, session = online(server, lac)
-    server.lns.snoop.start(session, receiver.sink, by="test")
+    server.services.snoop.start(session, receiver.sink, by="test")
     subscriber.hangup()
     server.wait(lambda: not server.lns.sessions)
-    snoop = server.lns.snoop
+    snoop = server.services.snoop
     assert not snoop.copiers and not snoop._outlets and session.path.copy is None
 
 
@@ -295,24 +295,24 @@ def test_several_sessions_share_a_socket_until_the_last_one_leaves(
     _, his = online(server, lac)
     mary, hers = online(server, lac, "mary")
     for session in (his, hers):
-        server.lns.snoop.start(session, receiver.sink, by="test")
-    assert len(server.lns.snoop._outlets) == 1
-    server.lns.snoop.stop(his, by="test")
+        server.services.snoop.start(session, receiver.sink, by="test")
+    assert len(server.services.snoop._outlets) == 1
+    server.services.snoop.stop(his, by="test")
     up, down = talk(server, mary, hers)
     assert receiver.take(2) == [up, down]
-    server.lns.snoop.stop(hers, by="test")
-    assert not server.lns.snoop._outlets
+    server.services.snoop.stop(hers, by="test")
+    assert not server.services.snoop._outlets
 
 
 def test_one_who_begins_again_with_lcp_is_another_login_and_no_longer_intercepted(
     server: InProcess, lac: Lac, receiver: Receiver
 ) -> None:
     subscriber, session = online(server, lac)
-    server.lns.snoop.start(session, receiver.sink, by="test")
+    server.services.snoop.start(session, receiver.sink, by="test")
     ups = server.counters.sessions_online
     subscriber.restart()
     server.wait(lambda: server.counters.sessions_online == ups + 1)
-    assert session.policy.sink is None and session.path.copy is None and not server.lns.snoop.copiers
+    assert session.policy.sink is None and session.path.copy is None and not server.services.snoop.copiers
 
 
 # Who is told
@@ -325,11 +325,11 @@ def test_the_audit_file_says_who_switched_it_on_and_off_and_no_other_line_says_w
     server.log.open_audit(str(tmp_path / "audit"))
     subscriber, session = online(server, lac)
     before = len(server.log.records())
-    server.lns.snoop.start(session, receiver.sink, by="console bob 192.0.2.9:1234")
-    server.lns.snoop.start(session, receiver.sink, by="radius")  # as it is already
+    server.services.snoop.start(session, receiver.sink, by="console bob 192.0.2.9:1234")
+    server.services.snoop.start(session, receiver.sink, by="radius")  # as it is already
     talk(server, subscriber, session)
-    server.lns.snoop.stop(session, by="nsctl 127.0.0.1")
-    server.lns.snoop.stop(session, by="nsctl 127.0.0.1")
+    server.services.snoop.stop(session, by="nsctl 127.0.0.1")
+    server.services.snoop.stop(session, by="nsctl 127.0.0.1")
     on, off = audit()
     assert {**on, "time": ""} == {
         "time": "",
@@ -354,7 +354,7 @@ def test_a_session_that_ends_ends_its_interception_in_the_audit_file_too(
 ) -> None:
     server.log.open_audit(str(tmp_path / "audit"))
     subscriber, session = online(server, lac)
-    server.lns.snoop.start(session, receiver.sink, by="test")
+    server.services.snoop.start(session, receiver.sink, by="test")
     subscriber.hangup()
     server.wait(lambda: not server.lns.sessions)
     assert [line["by"] for line in audit("snoop_off")] == ["end of session"]
@@ -368,7 +368,7 @@ def test_so_does_a_session_that_never_came_online(
     call = lac.call("fred", "wrong")
     server.wait(lambda: server.backend.asked)
     (session,) = server.lns.sessions.values()
-    server.lns.snoop.start(session, receiver.sink, by="test")
+    server.services.snoop.start(session, receiver.sink, by="test")
     server.backend.answering.set()
     call.wait_ended()
     server.wait(lambda: not server.lns.sessions)
@@ -384,7 +384,7 @@ def test_what_was_refused_is_in_the_audit_file_too(
     server.log.open_audit(str(tmp_path / "audit"))
     _, session = online(server, lac)
     with pytest.raises(PolicyError):
-        server.lns.snoop.start(session, Sink(IPv4Address("10.5.0.9"), 9), by="radius")
+        server.services.snoop.start(session, Sink(IPv4Address("10.5.0.9"), 9), by="radius")
     (line,) = audit()
     assert line["event"] == "snoop_refused" and line["sink"] == "10.5.0.9:9" and "pool" in line["why"]
 
@@ -397,7 +397,7 @@ def test_without_an_audit_file_the_log_has_it_but_no_console_shows_it(
     heard: list[bytes] = []
     listener = server.log.listen(range(6), lambda line, level: heard.append(line))
     _, session = online(server, lac)
-    server.lns.snoop.start(session, receiver.sink, by="test")
+    server.services.snoop.start(session, receiver.sink, by="test")
     assert b"snoop_on" in log.read_bytes()
     assert b"snoop" not in b"".join(heard) and b"snoop" not in b"".join(server.log.tail(1000))
     server.log.unlisten(listener)
@@ -441,13 +441,13 @@ def test_a_sink_without_a_route_is_not_tried_for_each_packet_and_found_when_ther
     with monkeypatch.context() as broken:
         broken.setattr(snoop_sink, "RawSocket", NoRoute)
         broken.setattr(snoop_sink, "REST", 3600.0)
-        server.lns.snoop.start(session, receiver.sink, by="test")
+        server.services.snoop.start(session, receiver.sink, by="test")
         for _ in range(10):
             talk(server, subscriber, session)
         assert len(tries) == 1 and server.counters.snoop_errors == 20
         (line,) = server.events("snoop_copies_lost")
         assert line["why"] == "Network is unreachable"
-    server.lns.snoop.copiers[session].outlet._rest = 0.0
+    server.services.snoop.copiers[session].outlet._rest = 0.0
     up, down = talk(server, subscriber, session)
     assert receiver.take(2) == [up, down]
 
@@ -461,11 +461,11 @@ def test_without_a_free_descriptor_copies_are_lost_and_packets_pass(
     subscriber, session = online(server, lac)
     with monkeypatch.context() as broken:
         broken.setattr(snoop_sink, "RawSocket", none_is_free)
-        server.lns.snoop.start(session, receiver.sink, by="test")
+        server.services.snoop.start(session, receiver.sink, by="test")
         talk(server, subscriber, session)  # it waits until both packets have passed
         assert server.counters.snoop_errors == 2
         assert server.events("snoop_copies_lost")[0]["why"] == "Too many open files"
-    server.lns.snoop.copiers[session].outlet._rest = 0.0
+    server.services.snoop.copiers[session].outlet._rest = 0.0
     up, down = talk(server, subscriber, session)
     assert receiver.take(2) == [up, down]
 
@@ -480,7 +480,7 @@ def test_one_that_was_intercepted_and_has_ended_leaves_no_garbage(
     try:
         subscriber = lac.call("fred", "pw").wait_online()
         for session in server.lns.sessions.values():
-            server.lns.snoop.start(session, receiver.sink, by="test")
+            server.services.snoop.start(session, receiver.sink, by="test")
             talk(server, subscriber, session)
         del session
         subscriber.hangup()

@@ -25,7 +25,7 @@ def watched(rig: Rig) -> Seen:
 
 def online(server: InProcess, lac: Lac, name: str = "fred") -> tuple[Subscriber, Session]:
     subscriber = lac.call(name, "pw").wait_online()
-    return subscriber, next(iter(server.lns.by_user[name]))
+    return subscriber, next(iter(server.registry.by_user[name]))
 
 
 # The data path
@@ -101,19 +101,19 @@ def test_nobody_pays_while_nobody_wants_packets(server: InProcess, lac: Lac) -> 
 
 def test_hooks_that_come_and_go_are_found_by_sessions_that_are_online(server: InProcess, lac: Lac) -> None:
     _, session = online(server, lac)
-    server.lns.plugins.packet_tap = hook
-    server.lns.taps.rebuild_all()
+    server.plugins.packet_tap = hook
+    server.services.taps.rebuild_all()
     assert session.path.tap is not None and session.path.tap(UP, b"x") == b"x!"
     _, mary = online(server, lac, "mary")
     assert mary.path.tap is not None
-    server.lns.plugins.packet_tap = lambda session: None
-    server.lns.taps.rebuild_all()
+    server.plugins.packet_tap = lambda session: None
+    server.services.taps.rebuild_all()
     assert session.path.tap is mary.path.tap is None
 
 
 def test_every_monitor_sees_the_packets_until_it_goes(server: InProcess, lac: Lac) -> None:
     _, session = online(server, lac)
-    taps = server.lns.taps
+    taps = server.services.taps
     first: Seen = []
     second: Seen = []
 
@@ -141,19 +141,19 @@ def test_a_monitor_stays_while_the_subscriber_begins_again(server: InProcess, la
     def note(direction: int, packet: bytes) -> None:
         seen.append((direction, packet))
 
-    server.lns.taps.watch(session, note)
+    server.services.taps.watch(session, note)
     ups = server.counters.sessions_online
     subscriber.restart()
     server.wait(lambda: server.counters.sessions_online == ups + 1)
     server.plane.deliver(ip("192.0.2.1", str(session.address)))
     assert len(seen) == 1
-    server.lns.taps.unwatch(session, note)
+    server.services.taps.unwatch(session, note)
 
 
 def test_a_session_that_has_gone_is_held_by_nobody(server: InProcess, lac: Lac) -> None:
     subscriber, session = online(server, lac)
-    server.lns.plugins.packet_tap = hook
-    server.lns.taps.rebuild_all()
+    server.plugins.packet_tap = hook
+    server.services.taps.rebuild_all()
     subscriber.hangup()
     server.wait(lambda: not server.lns.sessions)
     assert session.path.tap is session.path.copy is None

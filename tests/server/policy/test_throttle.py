@@ -16,6 +16,7 @@ from l2tpns.dataplane.policer import BURST_OCTETS, DROP, PASS, WAIT, Police
 from l2tpns.policy.model import Policy, PolicyError
 from l2tpns.policy.throttle import parse_rates
 from l2tpns.radius.types import AuthReply, FramedRoute
+from l2tpns.subscriber import network
 from l2tpns.subscriber.session import Session
 from l2tpns.system.shaping import FIRST, NullShaper, Shaped
 from tests.lab.inprocess import InProcess
@@ -29,7 +30,7 @@ HOST = "198.51.100.2"
 @pytest.fixture
 def shaper(server: InProcess) -> NullShaper:
     shaper = NullShaper()
-    server.lns.throttle.start(shaper)
+    server.services.throttle.start(shaper)
     return shaper
 
 
@@ -38,7 +39,7 @@ def log_in(server: InProcess, user: str = "fred", *routes: str, lac: Lac | None 
     server.backend.replies[user] = AuthReply(accepted=True, routes=framed)
     lac = lac or server.lac(defaults=QUICK).connect()
     subscriber = lac.call(user, "pw").wait_online()
-    (session,) = server.lns.by_user[user]
+    (session,) = server.registry.by_user[user]
     return session, subscriber
 
 
@@ -49,10 +50,10 @@ def test_a_session_gets_a_bucket_for_its_address_and_framed_routes_together(
     server: InProcess, shaper: NullShaper
 ) -> None:
     session, _ = log_in(server, "fred", "10.77.0.0/24", "10.78.0.0/16")
-    server.lns.throttle.set(session, 64, 128, by="test")
+    server.services.throttle.set(session, 64, 128, by="test")
     networks = (IPv4Network(session.address), IPv4Network("10.77.0.0/24"), IPv4Network("10.78.0.0/16"))
     assert shaper.buckets == {FIRST: Shaped(128, networks)}
-    assert server.lns.throttle.bucket(session) == "1:10"
+    assert server.services.throttle.bucket(session) == "1:10"
     assert session.path.police is not None and session.path.police.rate == 64
     (line,) = server.events("throttled")
     assert (line["by"], line["rate_in"], line["rate_out"], line["bucket"]) == ("test", 64, 128, "1:10")
@@ -60,18 +61,18 @@ def test_a_session_gets_a_bucket_for_its_address_and_framed_routes_together(
 
 def test_another_rate_changes_the_bucket_and_makes_no_new_one(server: InProcess, shaper: NullShaper) -> None:
     session, _ = log_in(server)
-    server.lns.throttle.set(session, 64, 64, by="test")
+    server.services.throttle.set(session, 64, 64, by="test")
     police = session.path.police
-    server.lns.throttle.set(session, 512, 2000, by="test")
+    server.services.throttle.set(session, 512, 2000, by="test")
     assert [(bucket, shaped.rate) for bucket, shaped in shaper.buckets.items()] == [(FIRST, 2000)]
     assert session.path.police is police and police is not None and police.rate == 512
 
 
 def test_one_way_alone_can_be_throttled_and_the_other_added(server: InProcess, shaper: NullShaper) -> None:
     session, _ = log_in(server)
-    server.lns.throttle.set(session, rate_in=64, by="test")
+    server.services.throttle.set(session, rate_in=64, by="test")
     assert (session.policy, shaper.buckets) == (Policy(rate_in=64), {})
-    server.lns.throttle.set(session, rate_out=128, by="test")
+    server.services.throttle.set(session, rate_out=128, by="test")
     assert session.policy == Policy(rate_in=64, rate_out=128)
     assert [shaped.rate for shaped in shaper.buckets.values()] == [128]
 
@@ -82,9 +83,9 @@ def test_no_rate_at_all_means_throttle_speed_and_a_later_change_of_it_touches_no
 ) -> None:
     session, _ = log_in(server)
     with pytest.raises(PolicyError, match="throttle_speed is 0"):
-        server.lns.throttle.set(session, by="test")
+        server.services.throttle.set(session, by="test")
     server.config.throttle_speed = 28
-    server.lns.throttle.set(session, by="test")
+    server.services.throttle.set(session, by="test")
     server.config.throttle_speed = 512
     assert session.policy == Policy(rate_in=28, rate_out=28)
     assert [shaped.rate for shaped in shaper.buckets.values()] == [28]
@@ -92,11 +93,11 @@ def test_no_rate_at_all_means_throttle_speed_and_a_later_change_of_it_touches_no
 
 def test_unthrottled_it_is_as_before(server: InProcess, shaper: NullShaper) -> None:
     session, _ = log_in(server)
-    server.lns.throttle.set(session, 64, 64, by="test")
-    server.lns.throttle.clear(session, by="test")
-    server.lns.throttle.clear(session, by="test")
+    server.services.throttle.set(session, 64, 64, by="test")
+    server.services.throttle.clear(session, by="test")
+    server.services.throttle.clear(session, by="test")
     assert (session.policy, session.path.police, shaper.buckets) == (Policy(), None, {})
-    assert server.lns.throttle.bucket(session) is None
+    assert server.services.throttle.bucket(session) is None
     assert len(server.events("unthrottled")) == 1
 
 
@@ -104,11 +105,11 @@ def test_who_ends_gives_its_bucket_back_and_the_next_login_is_not_throttled(
     server: InProcess, shaper: NullShaper
 ) -> None:
     session, fred = log_in(server)
-    server.lns.throttle.set(session, 64, 64, by="test")
-    assert server.lns.throttle.buckets == 1
+    server.services.throttle.set(session, 64, 64, by="test")
+    assert server.services.throttle.buckets == 1
     fred.terminate()
     server.wait(lambda: server.calm)
-    assert (server.lns.throttle.buckets, shaper.buckets) == (0, {})
+    assert (server.services.throttle.buckets, shaper.buckets) == (0, {})
     session, _ = log_in(server)
     assert (session.policy, session.path.police) == (Policy(), None)
 
@@ -116,13 +117,13 @@ def test_who_ends_gives_its_bucket_back_and_the_next_login_is_not_throttled(
 def test_a_login_that_was_throttled_before_it_is_online_is_so_from_its_first_packet(
     server: InProcess, shaper: NullShaper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choose = Session.choose_address
+    choose = network.choose_address
 
     def throttled_by_radius(session: Session, profile: AuthReply) -> None:
-        server.lns.throttle.set(session, 64, 128, by="radius")
+        server.services.throttle.set(session, 64, 128, by="radius")
         choose(session, profile)
 
-    monkeypatch.setattr(Session, "choose_address", throttled_by_radius)
+    monkeypatch.setattr(network, "choose_address", throttled_by_radius)
     session, _ = log_in(server)
     assert session.policy == Policy(rate_in=64, rate_out=128)
     assert [shaped.rate for shaped in shaper.buckets.values()] == [128]
@@ -137,14 +138,14 @@ def test_throttle_buckets_is_the_limit_and_whoever_comes_after_it_is_told(
     server.config.throttle_buckets = 1
     fred, _ = log_in(server, "fred")
     mary, _ = log_in(server, "mary")
-    server.lns.throttle.set(fred, 64, 64, by="test")
+    server.services.throttle.set(fred, 64, 64, by="test")
     with pytest.raises(PolicyError, match=r"all throttle_buckets are in use \(1\)"):
-        server.lns.throttle.set(mary, 64, 64, by="test")
+        server.services.throttle.set(mary, 64, 64, by="test")
     assert (mary.policy, mary.path.police) == (Policy(), None)
-    server.lns.throttle.set(mary, 64, 0, by="test")  # that way needs none
-    server.lns.throttle.set(fred, 64, 128, by="test")
-    server.lns.throttle.clear(fred, by="test")
-    server.lns.throttle.set(mary, 64, 64, by="test")
+    server.services.throttle.set(mary, 64, 0, by="test")  # that way needs none
+    server.services.throttle.set(fred, 64, 128, by="test")
+    server.services.throttle.clear(fred, by="test")
+    server.services.throttle.set(mary, 64, 64, by="test")
     assert list(shaper.buckets) == [FIRST]
 
 
@@ -152,7 +153,7 @@ def test_what_the_kernel_refuses_leaves_the_session_as_it_was(server: InProcess,
     session, fred = log_in(server)
     shaper.refusing = "no such thing as HTB"
     with pytest.raises(PolicyError, match="throttling cannot be had: no such thing as HTB"):
-        server.lns.throttle.set(session, 64, 64, by="test")
+        server.services.throttle.set(session, 64, 64, by="test")
     assert (session.policy, session.path.police) == (Policy(), None)
     fred.send_udp(HOST, 9, b"?")
     server.wait(lambda: server.plane.delivered)
@@ -161,9 +162,9 @@ def test_what_the_kernel_refuses_leaves_the_session_as_it_was(server: InProcess,
 def test_a_login_goes_on_when_its_bucket_cannot_be_had(server: InProcess, shaper: NullShaper) -> None:
     shaper.refusing = "no such thing as HTB"
     session, _ = log_in(server)
-    server.lns.throttle.finish(session)
+    server.services.throttle.finish(session)
     session.policy = Policy(rate_in=64, rate_out=64)
-    server.lns.throttle.begin(session)
+    server.services.throttle.begin(session)
     (line,) = server.events("throttle_refused")
     assert (line["user"], line["rate_out"]) == ("fred", 64)
     assert session.path.police is not None  # the way that needs no kernel
@@ -173,7 +174,7 @@ def test_a_login_goes_on_when_its_bucket_cannot_be_had(server: InProcess, shaper
 def test_rates_beyond_all_measure_are_refused(server: InProcess, shaper: NullShaper, rate: int) -> None:
     session, _ = log_in(server)
     with pytest.raises(PolicyError):
-        server.lns.throttle.set(session, rate, by="test")
+        server.services.throttle.set(session, rate, by="test")
 
 
 # After a restart
@@ -182,19 +183,19 @@ def test_rates_beyond_all_measure_are_refused(server: InProcess, shaper: NullSha
 def test_sessions_that_were_taken_up_get_buckets_when_the_kernel_is_ready(server: InProcess) -> None:
     fred, _ = log_in(server, "fred")
     mary, _ = log_in(server, "mary")
-    server.lns.throttle.set(fred, 64, 64, by="test")  # nobody shapes yet: as at the start
-    assert server.lns.throttle.bucket(fred) is None
+    server.services.throttle.set(fred, 64, 64, by="test")  # nobody shapes yet: as at the start
+    assert server.services.throttle.bucket(fred) is None
     shaper = NullShaper()
-    server.lns.throttle.start(shaper)
+    server.services.throttle.start(shaper)
     server.wait(lambda: shaper.buckets)
     assert [shaped.networks for shaped in shaper.buckets.values()] == [(IPv4Network(fred.address),)]
-    assert server.lns.throttle.bucket(mary) is None
+    assert server.services.throttle.bucket(mary) is None
 
 
 def test_at_the_end_nothing_is_left_in_the_kernel(server: InProcess, shaper: NullShaper) -> None:
     session, _ = log_in(server)
-    server.lns.throttle.set(session, 64, 64, by="test")
-    server.lns.throttle.stop()
+    server.services.throttle.set(session, 64, 64, by="test")
+    server.services.throttle.stop()
     assert shaper.buckets == {}
 
 
@@ -297,7 +298,7 @@ def test_who_is_not_policed_any_more_loses_nothing_that_waits() -> None:
 
 def test_what_a_subscriber_sends_too_fast_is_dropped_and_counted(server: InProcess, shaper: NullShaper) -> None:
     session, fred = log_in(server)
-    server.lns.throttle.set(session, rate_in=80, by="test")
+    server.services.throttle.set(session, rate_in=80, by="test")
     for _ in range(20):
         fred.send_udp(HOST, 9, bytes(1000))
     server.wait(lambda: len(server.plane.delivered) + session.path.dropped_policed == 20)
@@ -312,7 +313,7 @@ def test_what_a_subscriber_sends_too_fast_is_dropped_and_counted(server: InProce
 @pytest.fixture
 def office(desk: Desk) -> tuple[Desk, NullShaper]:
     shaper = NullShaper()
-    desk.server.lns.throttle.start(shaper)
+    desk.server.services.throttle.start(shaper)
     return desk, shaper
 
 
@@ -409,8 +410,8 @@ def test_usage_files_mark_who_is_throttled(serve: Serve, tmp_path: Path) -> None
         session, _ = log_in(server, user)
         session.path.in_octets = 1000
         if user == "fred":
-            server.lns.throttle.set(session, rate_in=64, by="test")
-    server.lns.usage_files.write()
+            server.services.throttle.set(session, rate_in=64, by="test")
+    server.services.usage_files.write()
     (file,) = tmp_path.iterdir()
     rows = [line.split() for line in file.read_text().splitlines() if not line.startswith("#")]
     assert sorted((row[0], row[2]) for row in rows) == [("fred", "2"), ("mary", "1")]

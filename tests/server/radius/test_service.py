@@ -30,7 +30,7 @@ def accepting(serve: Serve) -> Iterator[Accepting]:
         radius = RadiusServer(SECRET, {b"fred": User(b"pw", list(attributes))}).start()
         server = serve(**settings)
         backend = RadiusBackend(settings_for(radius, timeout=PATIENCE), server.log.get())
-        server.lns.backend = backend
+        server.services.backend = backend
         closers.extend((backend.close, radius.stop))
         return server
 

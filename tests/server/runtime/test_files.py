@@ -283,5 +283,5 @@ def test_a_usage_directory_of_another_is_written_to_and_nothing_else_changes(ser
     lac.call("fred", "pw").wait_online()
     (session,) = server.lns.sessions.values()
     session.path.in_octets = 5
-    path = server.lns.usage_files.write()
+    path = server.services.usage_files.write()
     assert path is not None and path.read_text().endswith("fred 10.5.0.1 1 5 0\n")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from ipaddress import IPv4Network
 from time import monotonic
 
@@ -15,7 +14,6 @@ import pytest
 
 from l2tpns import causes
 from l2tpns.causes import SessionEnded
-from l2tpns.proto.l2tp.reliable import Reliable
 from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius.types import AuthReply, FramedRoute
 from tests.lab import PATIENCE
@@ -40,14 +38,16 @@ def test_an_online_session_goes_on_and_hears_nothing_of_it(lives: Lives, how: st
     assert works(lives, fred)
     for name in ("id", "peer_id", "user", "address", "acct_session_id", "opened_wall", "profile", "called", "calling"):
         assert getattr(after, name) == getattr(before, name), name
-    assert after.lcp.record() == before.lcp.record() and after.ipcp.record() == before.ipcp.record()
+    assert after.link.lcp.record() == before.link.lcp.record()
+    (ipcp,) = after.link.layers.values()
+    assert [ipcp.record()] == [layer.record() for layer in before.link.layers.values()]
     assert after.path.mru == before.path.mru == 1400
     assert abs(after.online_since - before.online_since) < 10
-    assert after.usage().user == b"fred" and after.phase == "online"
+    assert after.usage().user == b"fred" and after.phase.value == "online"
     gevent.sleep(0.1)
     assert ear.heard == []
     assert [type(message).__name__ for _, message in lac.inbox] == ([] if how == "leave" else ["HELLO"])
-    assert server.pool.used == 1 and server.lns.by_user["fred"] == {after}
+    assert server.pool.used == 1 and server.registry.by_user["fred"] == {after}
     lac.close()
     until(lambda: server.calm)
     assert [usage.acct_session_id for usage in server.accounting.of("stop")] == [after.acct_session_id]
@@ -125,8 +125,7 @@ def test_what_the_lac_said_meanwhile_it_says_again_and_is_heard(lives: Lives) ->
     fred = lac.call("fred", "pw").wait_online()
     lac.call("mary", "pw").wait_online()
     lac.wait_acked()
-    lives.server.lns.journal.halt()
-    lives.server.lns.journal.active = False
+    lives.server.journal.halt()
     lives.end()
     fred.hangup()  # two messages on their way to nobody
     guest = lac.call("guest", "pw")
@@ -143,7 +142,7 @@ def test_what_we_had_said_and_nobody_has_acknowledged_is_said_again(lives: Lives
     lac.wait_acked()
     lac.alive = False  # deaf
     (session,) = lives.server.lns.sessions.values()
-    session.mailbox.post_urgent(SessionEnded(causes.ADMIN_DROP))
+    session.link.mailbox.post_urgent(SessionEnded(causes.ADMIN_DROP))
     until(lambda: not lives.server.lns.sessions)
     gevent.sleep(0.05)
     server = lives.leave()
@@ -191,7 +190,7 @@ def test_a_session_that_cannot_be_written_costs_nobody_else_the_restart(lives: L
     lac = connect(lives)
     fred = lac.call("fred", "pw").wait_online()
     lac.call("mary", "pw").wait_online()
-    (session,) = lives.server.lns.by_user["mary"]
+    (session,) = lives.server.registry.by_user["mary"]
     session.calling = "\ud800"
     server = lives.leave()
     assert [each.user for each in server.lns.sessions.values()] == ["fred"]
@@ -204,8 +203,8 @@ def test_the_session_time_goes_on_and_ends_when_it_would_have(lives: Lives) -> N
     lac = connect(lives)
     fred = lac.call("fred", "pw").wait_online()
     (session,) = lives.server.lns.sessions.values()
-    session.time_from -= 999
-    lives.server.lns.journal.session(session)
+    session.timeout_started_at -= 999
+    lives.server.journal.session(session)
     server = lives.die()
     assert fred.wait_ended().why is Why.CDN
     assert server.events("session_down")[0]["cause"] == "session_timeout"
@@ -261,8 +260,8 @@ def test_without_save_state_nothing_is_written(lives: Lives) -> None:
     lac = connect(lives)
     lac.call("fred", "pw").wait_online()
     gevent.sleep(0.2)
-    assert not lives.server.lns.journal.active
-    assert not lives.server.lns.leave()
+    assert not lives.server.journal.active
+    assert not lives.server.core.hand_over()
     lac.close()
 
 
@@ -304,7 +303,7 @@ def test_a_chap_challenge_that_was_not_answered_is_put_again(lives: Lives) -> No
     (session,) = lives.server.lns.sessions.values()
     ear = Ear(fred)
     ear.deaf_to = (Protocol.CHAP,)
-    session.authenticator.rechallenge(monotonic())  # type: ignore[union-attr]
+    session.link.authenticator.rechallenge(monotonic())  # type: ignore[union-attr]
     until(lambda: ear.of("in", Protocol.CHAP))
     server = lives.leave()
     ear.deaf_to = ()
@@ -317,7 +316,7 @@ def test_a_chap_challenge_that_was_not_answered_is_put_again(lives: Lives) -> No
 def test_a_lac_that_moves_while_the_server_is_away_is_followed(
     lives: Lives, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr("l2tpns.state.restore.Reliable", partial(Reliable, first_interval=0.05))
+    lives.first_retransmission = 0.05
     lives.settings["auth_tunnel_change_addr_src"] = True
     getattr(lives, how)()
     lac = connect(lives)

@@ -19,10 +19,12 @@ from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius.types import Assign, AuthReply
 from l2tpns.runtime.clock import Moment
 from l2tpns.runtime.durable import make_line
-from l2tpns.state import journal
+from l2tpns.state.journal import Journal
 from l2tpns.state.records import Replay
-from l2tpns.state.restore import Outage, session_record, tunnel_record
+from l2tpns.state.restore import Outage
+from l2tpns.state.snapshot import session_record, tunnel_record
 from l2tpns.state.store import StateStore
+from l2tpns.subscriber.layers import NetworkLayer
 from l2tpns.subscriber.session import Session
 from tests.lab import PATIENCE
 from tests.lab.inprocess import until
@@ -42,10 +44,14 @@ class SlowPlugin:
         monkeypatch.setattr("l2tpns.subscriber.plugin_hooks.new_session", self.new_session)
 
     def new_session(self, session: Session, resumed: bool = False) -> None:
-        session.introduced = True
+        session.plugins_notified = True
         if resumed:
             self.asked += 1
-            session.aside(self.answer.wait)
+            session.link.run_in_background(self.answer.wait)
+
+
+def ipcp(session: Session) -> NetworkLayer:
+    return session.link.layers[Protocol.IPCP]
 
 
 def say_iccn(subscriber: Subscriber) -> None:
@@ -81,8 +87,8 @@ def test_whatever_comes_while_a_plugin_is_asked_about_a_resumed_session_is_what_
     until(lambda: plugin.asked == 2)
     act, expected = EVENTS[event]
     act(fred)
-    (session,) = server.lns.by_user["fred"]
-    until(lambda: not len(session.mailbox))
+    (session,) = server.registry.by_user["fred"]
+    until(lambda: not len(session.link.mailbox))
     plugin.answer.set()
     if expected == "online":
         fred.wait(lambda: fred.online and works(lives, fred))
@@ -109,8 +115,8 @@ def test_a_subscriber_that_chooses_another_address_meanwhile_does_not_keep_the_s
     until(lambda: ear.of("in", Protocol.IPCP, 2) and ear.of("in", Protocol.IPCP, 1))
     say(fred, "ff03 8021", "02", ear.of("in", Protocol.IPCP, 1)[-1][1:].hex())  # what the server asks is granted
     (session,) = server.lns.sessions.values()
-    until(lambda: session.ipcp.opened and session.ipcp.peer_address == IPv4Address("198.18.0.8"))
-    monkeypatch.setattr("l2tpns.subscriber.session.NCP_RESTART_PATIENCE", 0.1)
+    until(lambda: ipcp(session).opened and ipcp(session).peer_address == IPv4Address("198.18.0.8"))
+    lives.server.services.session_timing.network_restart_timeout = 0.1
     plugin.answer.set()
     until(lambda: server.events("session_down"))
     assert server.events("session_down")[0]["cause"] == "no_common_address"
@@ -134,7 +140,7 @@ def test_a_part_that_fails_while_a_session_is_taken_up_leaves_nothing_of_it(
     server = lives.leave()
     assert server.events("session_not_resumed")[0]["why"] == "out of order"
     assert fred.wait_ended().why is Why.CDN and works(lives, mary)
-    assert server.pool.used == 1 and set(server.lns.by_user) == {"mary"} and len(server.lns.sessions) == 1
+    assert server.pool.used == 1 and set(server.registry.by_user) == {"mary"} and len(server.lns.sessions) == 1
     lac.close()
 
 
@@ -142,9 +148,9 @@ def test_the_tunnels_of_a_lac_are_counted_after_a_restart_too(lives: Lives) -> N
     first, second = connect(lives), connect(lives)
     first.call("fred", "pw").wait_online()
     server = lives.leave()
-    assert server.lns.tunnels_of["127.0.0.1"] == 2
+    assert server.lns.admission.tunnels_of["127.0.0.1"] == 2
     first.close()
-    until(lambda: server.lns.tunnels_of["127.0.0.1"] == 1)
+    until(lambda: server.lns.admission.tunnels_of["127.0.0.1"] == 1)
     second.close()
 
 
@@ -165,7 +171,7 @@ def test_a_record_that_makes_no_sense_costs_one_session(lives: Lives, path: tupl
     lac = connect(lives)
     fred = lac.call("fred", "pw").wait_online()
     lac.call("mary", "pw").wait_online()
-    (session,) = lives.server.lns.by_user["mary"]
+    (session,) = lives.server.registry.by_user["mary"]
     line = ["ses", altered(written(session_record(session)), path, value)]
     begin = StateStore.load
 
@@ -201,7 +207,7 @@ def test_a_clock_that_is_set_costs_no_session_and_bills_no_second(
     server = getattr(lives, how)()
     (after,) = server.lns.sessions.values()
     assert abs(after.online_since - online) < 1 and abs(after.next_interim - due) < 1
-    assert abs(after.time_from - online) < 1
+    assert abs(after.timeout_started_at - online) < 1
     assert after.usage().session_time < PATIENCE
     assert after.opened_wall == before.opened_wall
     (tunnel_,) = server.lns.tunnels.values()
@@ -237,7 +243,7 @@ def test_a_session_that_release_0_1_0_wrote_goes_on_by_the_wall_clock(lives: Liv
         del record["written"]
     ses["online_since"] = ses["time_from"] = at - 500
     lines = [["head", 1, "0.1.0", at - 20], ["tun", tun], ["ses", ses], ["use", at - 10, []], ["left", at - 5]]
-    lives.server.lns.journal.halt()
+    lives.server.journal.halt()
     lives.end()
     for path in lives.directory.glob("*.state"):
         path.write_bytes(b"".join(map(make_line, lines)))
@@ -287,7 +293,7 @@ def test_a_farewell_to_everybody_because_the_state_cannot_be_written_is_not_take
     lac = connect(lives)
     lac.call("fred", "pw").wait_online()
     setattr(disk, trouble, True)
-    assert not lives.server.lns.leave()
+    assert not lives.server.core.hand_over()
     server = lives.die()  # before anybody was told
     assert not server.lns.sessions
     lac.close()
@@ -298,7 +304,7 @@ def test_a_session_whose_stop_was_written_is_not_taken_up_whatever_the_state_say
     lac = connect(lives)
     fred = lac.call("fred", "pw").wait_online()
     lac.call("mary", "pw").wait_online()
-    (session,) = lives.server.lns.by_user["fred"]
+    (session,) = lives.server.registry.by_user["fred"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tests.lab.inprocess.Records.has_stopped", lambda _, acct, __: acct == session.acct_session_id)
         server = lives.die()
@@ -312,16 +318,16 @@ def test_a_session_that_ends_before_the_journal_begins_again_does_not_come_back(
     lac = connect(lives)
     fred = lac.call("fred", "pw").wait_online()
     lac.call("mary", "pw").wait_online()
-    start = journal.Journal.start
+    start = Journal.start
 
-    def after_an_end(self: journal.Journal, store: StateStore, *gone: list[Any]) -> None:
+    def after_an_end(self: Journal, *gone: list[Any]) -> None:
         fred.hangup()
-        until(lambda: len(self._lns.sessions) == 1)
-        start(self, store, *gone)
+        until(lambda: len(self._sessions) == 1)
+        start(self, *gone)
         self.halt()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journal.Journal, "start", after_an_end)
+        patch.setattr(Journal, "start", after_an_end)
         lives.die()
     server = lives.die()
     assert [each.user for each in server.lns.sessions.values()] == ["mary"]
@@ -336,7 +342,7 @@ def test_a_generation_that_goes_on_takes_the_last_words_when_no_new_one_can_be_b
     beat(lives)
     with monkeypatch.context() as patch:
         patch.setattr(StateStore, "begin", lambda store: False)  # as without a free descriptor
-        assert lives.server.lns.leave()
+        assert lives.server.core.hand_over()
     lives.end()
     server = lives.begin()
     assert lives.saved.clean and works(lives, fred)

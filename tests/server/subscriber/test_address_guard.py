@@ -29,7 +29,7 @@ AROUND = Surroundings(
 
 @pytest.fixture
 def guarded(server: InProcess) -> InProcess:
-    server.lns.guard.follow(AROUND)
+    server.services.guard.follow(AROUND)
     return server
 
 
@@ -68,7 +68,7 @@ def test_a_framed_route_that_contains_what_is_needed_is_left_out_and_the_login_g
 
 def test_what_the_pool_cannot_give_out_is_named_and_given_to_nobody(serve: Serve) -> None:
     server = serve("198.51.100.9\n192.0.2.6/31\n")
-    server.lns.guard.follow(AROUND)
+    server.services.guard.follow(AROUND)
     told = {(line["network"], line["why"]) for line in server.events("pool_address_withheld")}
     assert told == {
         ("198.51.100.9/32", "198.51.100.0/24 is part of the network of eth1; see routed_networks"),
@@ -84,10 +84,10 @@ def test_an_address_that_becomes_ours_later_leaves_the_pool_and_not_its_route(se
     fred = lac.call("fred", "pw").wait_online()
     assert fred.address == IPv4Address("10.5.0.1")
     ours = IPv4Network("10.5.0.2")
-    server.lns.guard.follow(Surroundings(own={ours: "an address of eth0"}))
+    server.services.guard.follow(Surroundings(own={ours: "an address of eth0"}))
     assert server.plane.kernel.routes == [IPv4Network("10.5.0.0/24")]
     assert lac.call("mary", "pw").wait_online().address == IPv4Address("10.5.0.3")
-    server.lns.guard.follow(Surroundings())
+    server.services.guard.follow(Surroundings())
     assert ours not in server.pool.withheld
     server.plane.serve(())
 
@@ -95,7 +95,7 @@ def test_an_address_that_becomes_ours_later_leaves_the_pool_and_not_its_route(se
 def test_who_has_an_address_of_a_network_that_is_connected_later_keeps_its_way(server: InProcess, lac: Lac) -> None:
     server.plane.serve(server.pool.prefixes())
     fred = lac.call("fred", "pw").wait_online()
-    server.lns.guard.follow(Surroundings(connected={IPv4Network("10.5.0.0/25"): "the network of eth9"}))
+    server.services.guard.follow(Surroundings(connected={IPv4Network("10.5.0.0/25"): "the network of eth9"}))
     routes = server.plane.kernel.routes
     assert sorted(routes) == [IPv4Network(f"{fred.address}/32"), IPv4Network("10.5.0.128/25")]
     assert lac.call("mary", "pw").wait_online().address == IPv4Address("10.5.0.128")
@@ -111,11 +111,11 @@ def test_who_has_an_address_of_a_network_that_is_connected_later_keeps_its_way(s
 def test_a_lac_keeps_its_address_after_its_tunnel_is_gone(server: InProcess) -> None:
     peer = server.peer().open()
     address = IPv4Address(peer.address[0])
-    server.wait(lambda: server.lns.guard.routable.is_lac(address))
+    server.wait(lambda: server.services.guard.routable.is_lac(address))
     for tunnel in list(server.lns.tunnels.values()):
         tunnel.end(causes.ADMIN_DROP, None)
     server.wait(lambda: not server.lns.tunnels)
-    assert server.lns.guard.routable.is_lac(address)
+    assert server.services.guard.routable.is_lac(address)
 
 
 def test_an_sccrq_from_a_subscribers_address_is_not_answered(
@@ -153,12 +153,13 @@ def test_a_saved_session_whose_address_is_needed_by_now_is_not_resumed_and_loses
     store.open()
     first.start()
     port = first.plane.lacs.port
-    first.lns.journal.start(store)
+    first.core.keep_state(store)
+    first.journal.start()
     lac = Lac(("127.0.0.1", 0), first.address, defaults=QUICK).connect()
     for user in ("fred", "mary"):
         lac.call(user, "pw").wait_online()
     first.wait(lambda: len(first.accounting.of("start")) == 2)
-    assert first.lns.leave()
+    assert first.core.hand_over()
     leave_without_a_word(first)
     store.close()
     second = InProcess(**settings)
@@ -167,16 +168,16 @@ def test_a_saved_session_whose_address_is_needed_by_now_is_not_resumed_and_loses
     saved = store.load(300)
     second.plane.lacs.port = port
     second.start()
-    second.lns.guard.follow(AROUND)
-    resumed = resume(second.lns, saved)
+    second.services.guard.follow(AROUND)
+    resumed = resume(second.lns, second.journal, saved)
     assert [session.user for session in resumed.sessions] == ["mary"]
     (line,) = second.events("session_not_resumed")
     assert (line["user"], line["why"]) == (
         "fred",
-        f"its address {NEEDED} cannot be had: {NEEDED} is an address of eth0",
+        f"its address {NEEDED} is not available: {NEEDED} is an address of eth0",
     )
     assert second.plane.busy["routes"] == ["10.8.0.0/24", "10.9.0.1/32"]
-    second.lns.journal.halt()
+    second.journal.halt()
     assert second.stop() == {}
     store.close()
     lac.leave()

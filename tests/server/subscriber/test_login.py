@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from l2tpns.subscriber import session
+from l2tpns.subscriber.services import SessionTiming
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Lac, Subscriber
 from tests.lab.pppclient import CHAP, CONF_REQ, LCP, PAP, Phase
-from tests.server.conftest import QUICK, REFUSAL_GRACE, Serve
+from tests.server.conftest import QUICK, Serve
 from tests.server.subscribers import Ear, refused, say
 
 
@@ -88,10 +88,10 @@ def test_a_response_to_no_challenge_is_discarded(serve: Serve) -> None:
 @pytest.mark.statement(104, 107)
 @pytest.mark.parametrize("auth", ["pap", "chap"])
 def test_a_refusal_comes_with_its_message_and_the_cdn_a_moment_later(
-    server: InProcess, lac: Lac, monkeypatch: pytest.MonkeyPatch, auth: str
+    server: InProcess, lac: Lac, session_timing: SessionTiming, auth: str
 ) -> None:
-    assert REFUSAL_GRACE == 1.0
-    monkeypatch.setattr(session, "REFUSAL_GRACE", 0.3)
+    assert SessionTiming().refusal_grace == 1.0
+    session_timing.refusal_grace = 0.3
     since = time.monotonic()
     eve = lac.call("fred", "wrong", auth=auth)
     ear = Ear(eve)

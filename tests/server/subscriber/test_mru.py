@@ -106,8 +106,8 @@ def test_a_frame_that_is_too_long_all_the_same_does_not_leave_and_is_told(server
     fred.wait_online()
     ear = Ear(fred)
     (session,) = server.lns.sessions.values()
-    session.send_frame(Protocol.CHAP, bytes(SMALLEST + 1))
-    session.send_frame(Protocol.CHAP, bytes(SMALLEST))
+    session.link.send_frame(Protocol.CHAP, bytes(SMALLEST + 1))
+    session.link.send_frame(Protocol.CHAP, bytes(SMALLEST))
     fred.wait(lambda: ear.of("in", CHAP), what="the frame that fits")
     assert [len(packet) for packet in ear.of("in", CHAP)] == [SMALLEST]
     assert server.counters.drop_above_mru == 1

@@ -175,7 +175,7 @@ def test_everything_of_a_link_is_over_when_the_server_ends_it(server: InProcess,
 
 def take_pool(server: InProcess, text: str) -> None:
     """As a reload does."""
-    server.lns.change_pool(parse_layout(text))
+    server.registry.change_pool(parse_layout(text))
     server.plane.serve(server.pool.prefixes())
 
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import gevent
 import pytest
 
-from l2tpns.l2tp import tunnel
+from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.proto.l2tp.messages import HELLO, ICCN, SCCCN, SCCRP
-from l2tpns.proto.l2tp.reliable import Reliable
 from l2tpns.radius.types import AuthReply
 from l2tpns.runtime import awake
 from l2tpns.runtime.awake import DRAIN, AwakeClock
@@ -41,7 +39,7 @@ class Paused:
     def __init__(self, clock: Clock, serve: Serve, reply: AuthReply | None = None, **settings: int) -> None:
         self.clock = clock
         self.server: InProcess = serve(**settings)
-        self.server.lns.awake = AwakeClock(clock, clock)
+        self.server.services.awake = AwakeClock(clock, clock)
         if reply is not None:
             self.server.backend.replies["fred"] = reply
         self.fred: Subscriber = self.server.lac(defaults=QUICK).connect().call("fred", "pw")
@@ -60,7 +58,7 @@ class Paused:
     def heard(self) -> None:
         """Wait for something of the subscriber's that came after the last pause."""
         (session,) = self.server.lns.sessions.values()
-        self.server.wait(lambda: session.path.last_rx >= self.server.lns.awake.resumed - DRAIN)
+        self.server.wait(lambda: session.path.last_rx >= self.server.services.awake.resumed - DRAIN)
 
     @property
     def online(self) -> bool:
@@ -86,7 +84,7 @@ def begin(clock: Clock, serve: Serve) -> Iterator[Begin]:
 
     yield start
     for stage in stages:
-        stage.server.lns.awake = AwakeClock()
+        stage.server.services.awake = AwakeClock()
 
 
 def test_a_client_that_was_silent_while_we_were_away_is_asked_and_stays(begin: Begin) -> None:
@@ -192,13 +190,13 @@ def test_a_call_whose_iccn_comes_after_a_pause_goes_on(serve: Serve, stand_still
     stand_still(1.5)
     paused(server)
     peer.say(ICCN(tx_connect_speed=1_000_000, framing_type=1), session_id)
-    server.wait(lambda: server.lns.sessions[session_id].phase == "lcp")
+    server.wait(lambda: server.lns.sessions[session_id].phase.value == "lcp")
 
 
 def test_a_tunnel_whose_scccn_comes_after_a_pause_opens(
-    serve: Serve, stand_still: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+    serve: Serve, stand_still: Callable[[float], None], timing: TunnelTiming
 ) -> None:
-    monkeypatch.setattr(tunnel, "ESTABLISH_TIMEOUT", 1.0)
+    timing.establish_timeout = 1.0
     server = serve()
     peer = server.peer()
     peer.say(peer.sccrq())
@@ -210,9 +208,9 @@ def test_a_tunnel_whose_scccn_comes_after_a_pause_opens(
 
 
 def test_a_lac_is_asked_once_more_before_its_tunnel_is_given_up(
-    serve: Serve, stand_still: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+    serve: Serve, stand_still: Callable[[float], None], timing: TunnelTiming
 ) -> None:
-    monkeypatch.setattr(tunnel, "Reliable", partial(Reliable, first_interval=0.3))
+    timing.first_retransmission = 0.3
     server = serve(hello_interval=0, control_retries=1)
     peer = server.peer().open()
     ours = server.lns.tunnels[peer.peer_tunnel_id]

@@ -173,7 +173,7 @@ def test_who_logs_in_under_another_name_after_that_is_another_user(server: InPro
     fred = lac.call("fred", "pw").wait_online()
     fred.user = b"mary"
     fred.restart()
-    fred.wait(lambda: len(server.lns.by_user) == 1 and "mary" in server.lns.by_user and fred.online)
+    fred.wait(lambda: len(server.registry.by_user) == 1 and "mary" in server.registry.by_user and fred.online)
     assert [usage.user for usage in server.accounting.of("start")] == [b"fred", b"mary"]
 
 

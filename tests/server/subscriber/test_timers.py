@@ -179,12 +179,12 @@ def test_termination_action_asks_radius_again_and_the_session_goes_on(
     (session,) = server.lns.sessions.values()
     for asked in (2, 3):
         clock.forward(server, 200)
-        server.wait(lambda: session.time_from == clock.now)
+        server.wait(lambda: session.timeout_started_at == clock.now)
         clock.heard(server, fred)
         assert len(server.backend.asked) == asked
     assert fred.online
     assert server.backend.asked[2].state == b"ticket"
-    assert len(server.lns.wheel) == 1
+    assert len(server.services.wheel) == 1
     server.backend.passwords["fred"] = b"changed"
     clock.forward(server, 200)
     assert fred.wait_ended().result == 3
@@ -202,7 +202,7 @@ def test_routes_are_those_of_the_login_whatever_is_said_when_radius_is_asked_aga
     (session,) = server.lns.sessions.values()
     server.backend.replies["fred"] = AuthReply(accepted=True, session_timeout=200, termination_action=1)
     clock.forward(server, 200)
-    server.wait(lambda: session.time_from == clock.now)
+    server.wait(lambda: session.timeout_started_at == clock.now)
     assert fred.online
     assert networks_of(session) == (IPv4Network(session.address), *session.path.routes)
     assert server.accounting.of("start")[0].routes == session.usage().routes == (home,)
@@ -265,7 +265,7 @@ def test_no_interval_is_shorter_than_a_minute(server: InProcess) -> None:
     server.backend.replies["fred"] = AuthReply(accepted=True, interim=1)
     dial(server)
     (session,) = server.lns.sessions.values()
-    assert timers.interim_interval(session) == 60
+    assert timers.interim_interval(session, session.profile) == 60
 
 
 @pytest.mark.statement(151)
@@ -276,8 +276,8 @@ def test_when_radius_is_asked_again_its_new_interval_counts_from_then(clock: Clo
     (session,) = server.lns.sessions.values()
     for interim, due in ((120, True), (0, False)):
         server.backend.replies["fred"] = replace(again, interim=interim)
-        clock.forward(server, session.profile.session_timeout - int(clock.now - session.time_from))
-        server.wait(lambda: session.time_from == clock.now)
+        clock.forward(server, session.profile.session_timeout - int(clock.now - session.timeout_started_at))
+        server.wait(lambda: session.timeout_started_at == clock.now)
         seen = len(server.accounting.of("interim"))
         clock.forward(server, 120)
         assert len(server.accounting.of("interim")) == seen + due
@@ -362,12 +362,12 @@ def test_many_sessions_each_get_their_echo_and_one_timer(clock: Clock, serve: Se
         clock.forward(server, 30)
         clock.heard(server, *calls)
     assert [call.echoes_answered for call in calls] == [2] * 20
-    assert len(server.lns.wheel) <= 20
+    assert len(server.services.wheel) <= 20
     calls[0].restart()
     calls[0].wait(lambda: calls[0].online)
     for call in calls[1:]:
         call.hangup()
     server.wait(lambda: len(server.lns.sessions) == 1)
-    assert len(server.lns.wheel) <= 1
+    assert len(server.services.wheel) <= 1
     say(calls[0], "ff03 c021 0501 0004")
     server.wait(lambda: server.calm)

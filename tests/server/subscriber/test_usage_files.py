@@ -30,7 +30,7 @@ def lac(server: InProcess) -> Lac:
 
 
 def session_of(server: InProcess, user: str) -> Session:
-    (session,) = server.lns.by_user[user]
+    (session,) = server.registry.by_user[user]
     return session
 
 
@@ -43,7 +43,7 @@ def use(server: InProcess, user: str, up: int, down: int) -> None:
 
 def write(server: InProcess) -> list[str]:
     """The rows of the next file; none when there is no file."""
-    path = server.lns.usage_files.write()
+    path = server.services.usage_files.write()
     return [] if path is None else rows(path)
 
 
@@ -57,7 +57,7 @@ def test_a_file_has_the_header_and_the_columns_that_operators_scripts_read(
 ) -> None:
     lac.call("fred", "pw").wait_online()
     use(server, "fred", 81920, 5_000_000_000)
-    path = server.lns.usage_files.write()
+    path = server.services.usage_files.write()
     assert path is not None and path.parent == tmp_path
     assert re.fullmatch("[0-9]{14}", path.name)
     assert abs(time.mktime(time.strptime(path.name, "%Y%m%d%H%M%S")) - time.time()) < 5  # local time
@@ -86,7 +86,7 @@ def test_each_file_tells_only_what_is_new_and_radius_is_told_everything(server: 
 
 def test_without_a_row_there_is_no_file(server: InProcess, lac: Lac, tmp_path: Path) -> None:
     lac.call("fred", "pw").wait_online()
-    assert server.lns.usage_files.write() is None
+    assert server.services.usage_files.write() is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -146,7 +146,7 @@ def test_a_full_disk_leaves_no_half_of_a_file_under_its_name(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        assert server.lns.usage_files.write() is None
+        assert server.services.usage_files.write() is None
     assert list(tmp_path.iterdir()) == []
     assert write(server) == ["fred 10.5.0.1 1 100 1000"]
     assert len(list(tmp_path.iterdir())) == 1
@@ -155,7 +155,7 @@ def test_a_full_disk_leaves_no_half_of_a_file_under_its_name(
 def test_what_is_used_while_a_file_is_being_written_is_in_the_next(server: InProcess, lac: Lac) -> None:
     fred = lac.call("fred", "pw").wait_online()
     use(server, "fred", 100, 1000)
-    files = server.lns.usage_files
+    files = server.services.usage_files
     put_back = files._put_back
     ended: list[str] = []
 
@@ -180,12 +180,14 @@ def test_nothing_is_written_or_kept_while_no_directory_is_set(serve: Serve) -> N
     use(server, "fred", 100, 1000)
     fred.terminate()
     server.wait(lambda: server.calm)
-    assert server.lns.usage_files.write() is None
-    assert not server.lns.usage_files._waiting
+    assert server.services.usage_files.write() is None
+    assert not server.services.usage_files._waiting
 
 
 def test_a_file_is_written_each_interval_and_a_last_one_at_the_end(server: InProcess, lac: Lac, tmp_path: Path) -> None:
-    files = server.lns.usage_files = UsageFiles(server.lns, interval=0.05)
+    files = server.services.usage_files = UsageFiles(
+        server.config, server.log.get(), server.services.supervisor, server.lns.sessions, interval=0.05
+    )
     lac.call("fred", "pw").wait_online()
     files.start()
     for octets in (1, 2):

@@ -50,7 +50,7 @@ def test_duplicates_may_be_allowed_for_all_or_for_guests(serve: Serve, settings:
     guests = [lac.call("guest", "pw").wait_online() for _ in range(3)]
     assert len({guest.address for guest in guests}) == 3
     assert all(guest.online for guest in guests)
-    assert len(server.lns.by_user["guest"]) == 3
+    assert len(server.registry.by_user["guest"]) == 3
     first, second = lac.call("fred", "pw").wait_online(), lac.call("fred", "pw").wait_online()
     assert second.online
     assert (first.ended is None) is ("allow_duplicate_users" in settings)
@@ -150,9 +150,9 @@ def test_only_the_case_of_ascii_letters_may_make_no_difference(
     server = serve(username_case=case)
     one = alike and case == "insensitive"
     assert both_online(server, first, second) is not one
-    assert len(server.lns.by_user) == (1 if one else 2)
-    assert len(server.lns.sessions_of(second)) == 1
-    assert server.lns.same_user(first, second) is one
+    assert len(server.registry.by_user) == (1 if one else 2)
+    assert len(server.registry.sessions_of(second)) == 1
+    assert server.registry.same_user(first, second) is one
 
 
 @pytest.mark.parametrize("case", ["insensitive", "sensitive"])
@@ -167,14 +167,14 @@ def test_users_that_are_online_are_told_apart_anew_when_the_rule_changes(open_de
     desk = open_desk(allow_duplicate_users=True)
     server, operator = desk.server, desk.plain()
     assert both_online(server, "fred", "FRED")
-    assert len(server.lns.sessions_of("fred")) == 2
+    assert len(server.registry.sessions_of("fred")) == 2
     operator.do("configure terminal")
     operator.do("set username_case sensitive")
-    assert len(server.lns.sessions_of("fred")) == len(server.lns.sessions_of("FRED")) == 1
-    assert len(server.lns.by_user) == 2
+    assert len(server.registry.sessions_of("fred")) == len(server.registry.sessions_of("FRED")) == 1
+    assert len(server.registry.by_user) == 2
     assert "is not connected" in operator.do("show users Fred")
     operator.do("set username_case insensitive")
-    assert len(server.lns.sessions_of("Fred")) == 2
+    assert len(server.registry.sessions_of("Fred")) == 2
 
 
 @pytest.mark.parametrize("case", ["insensitive", "sensitive"])
@@ -185,7 +185,7 @@ def test_operators_and_plugins_name_users_by_the_same_rule(open_desk: Callable[.
     lac = server.lac(defaults=QUICK).connect()
     for name in ("K1", "\u212a1"):
         lac.call(name.encode(), "pw").wait_online()
-    found = {name: [session.user for session in server.lns.sessions_of(name)] for name in ("K1", "k1", "\u212a1")}
+    found = {name: [session.user for session in server.registry.sessions_of(name)] for name in ("K1", "k1", "\u212a1")}
     assert found == {"K1": ["K1"], "k1": ["K1"] if case == "insensitive" else [], "\u212a1": ["\u212a1"]}
     plugin = PluginServer(server.lns, "test", lambda name, error: None)
     for name, users in found.items():
@@ -193,7 +193,7 @@ def test_operators_and_plugins_name_users_by_the_same_rule(open_desk: Callable[.
         assert ("is not connected" in operator.do(f"show users {name}")) is not users
     assert ("Dropping" in operator.do("drop user k1")) is (case == "insensitive")
     operator.do("drop user K1")
-    server.wait(lambda: [ending.user for ending in server.lns.history] == ["K1"])
+    server.wait(lambda: [ending.user for ending in server.services.history] == ["K1"])
     assert ("K1" in operator.do("show session history k1")) is (case == "insensitive")
     assert "K1" in operator.do("show session history K1")
     assert "K1" not in operator.do("show session history \u212a1")

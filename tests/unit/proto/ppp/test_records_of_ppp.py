@@ -79,7 +79,7 @@ def test_ipcp_that_is_taken_up_again_is_open_and_knows_both_addresses() -> None:
 def test_a_pap_request_repeated_after_the_restart_gets_the_answer_of_before() -> None:
     wire = Wire()
     server = PapServer(wire.packets.append)
-    server.restore(PapReply(4, True, b"hi"))
+    server.restore(4, b"hi")
     assert server.receive(build_request(5, b"fred", b"pw"), 0.0) is None
     assert wire.packets == [bytes.fromhex("02 05 0007 02") + b"hi"]
     assert server.record() == PapReply(4, True, b"hi")
@@ -88,7 +88,7 @@ def test_a_pap_request_repeated_after_the_restart_gets_the_answer_of_before() ->
 def test_a_chap_response_repeated_after_the_restart_gets_the_answer_of_before() -> None:
     wire = Wire()
     server = ChapServer(wire.packets.append, random, b"lns", Timers())
-    server.restore(ChapReply(7, True, b"hi"))
+    server.restore(7, b"hi")
     value = md5_response(7, b"pw", b"challenge")
     assert server.receive(b"\x02\x07\x00\x19\x10" + value + b"fred", 0.0) is None
     assert wire.packets == [bytes.fromhex("03 07 0006") + b"hi"]
@@ -98,6 +98,6 @@ def test_a_chap_response_repeated_after_the_restart_gets_the_answer_of_before() 
 def test_chap_can_challenge_again_after_the_restart() -> None:
     wire = Wire()
     server = ChapServer(wire.packets.append, random, b"lns", Timers())
-    server.restore(ChapReply(7, True))
+    server.restore(7, b"")
     server.rechallenge(0.0)
     assert wire.packets[0][:2] == b"\x01\x08" and server.challenging

@@ -8,12 +8,11 @@ another type, is refused where the plugin assigns it, by an exception that names
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, dataclass_transform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, TypeVar, cast, dataclass_transform
 
-if TYPE_CHECKING:
-    from l2tpns.plugins.session_api import Session
+from l2tpns.dataplane.session_path import Tap
 
 PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP = 0, 1, 2
 PLUGIN_API_VERSION = 1
@@ -22,6 +21,13 @@ _HELP, _TYPE = "help", "type"
 
 
 E = TypeVar("E", bound="Event")
+
+
+class Session(Protocol):
+    """The session of an event: what plugins see of it is in session_api.py."""
+
+    @property
+    def id(self) -> int: ...
 
 
 def given(help: str, *, default: Any = dataclasses.MISSING) -> Any:
@@ -316,3 +322,46 @@ NAMES = {
     "the log. Without it, a plugin with `plugin_post_auth` or `plugin_radius_response` is taken to read all",
     "plugin_control_help": "lines that `nsctl help` shows: a list of texts, or a function that returns one",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a chain of functions made of an event."""
+
+    code: int = PLUGIN_RET_OK  # of the last one that was called
+    plugin: str = ""  # which ended the chain
+    changed: Mapping[str, str] = field(default_factory=dict)  # the last plugin that changed a field, by field
+    failed: str = ""  # a plugin whose function failed
+
+
+NOTHING = Outcome()
+
+
+class Hooks(Protocol):
+    """Calls the functions of the plugins that are loaded: plugins/manager.py."""
+
+    @property
+    def chains(self) -> Mapping[str, Any]:
+        """Return the functions of each hook that any plugin has. Without plugins, a hook costs one look in here."""
+
+    def run(self, hook: str, event: Any, session: Any = None) -> Outcome:
+        """Call all functions of a hook in order, until one returns STOP or ERROR. May yield."""
+
+    def run_briefly(self, hook: str, event: Any, session: Any) -> Outcome:
+        """Do the same for a session that cannot wait: give up a plugin that takes too long. May yield."""
+
+    def packet_tap(self, session: Any) -> Tap | None:
+        """Return what stands in a session's path, None while no plugin has a packet hook. Does not yield."""
+
+    def reads_avpair(self, key: str) -> bool:
+        """Return whether a plugin may read AVPairs of this key."""
+
+
+def octets(text: str) -> bytes:
+    """Encode a subscriber's name or password. Octets that are not UTF-8 survive (surrogateescape)."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def text(octets: bytes) -> str:
+    """Decode a subscriber's name or password, for `octets` to restore."""
+    return octets.decode("utf-8", "surrogateescape")

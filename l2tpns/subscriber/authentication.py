@@ -1,0 +1,165 @@
+"""A session's login: who the subscriber is, and what follows from the answer (RFC 1334, RFC 1994, RFC 2865).
+
+PAP or CHAP as LCP agreed, or the answer that the LAC has received for us (RFC 2661 4.4.5). Plugins and the backend
+(RADIUS or the secrets file) decide in a background greenlet, while the session serves its mailbox.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import gevent
+
+from l2tpns import causes
+from l2tpns.causes import SessionEnded
+from l2tpns.errors import NoAnswer
+from l2tpns.proto.ppp.chap import ChapServer
+from l2tpns.proto.ppp.credentials import Credentials
+from l2tpns.proto.ppp.frame import Protocol
+from l2tpns.proto.ppp.lcp import AuthChoice
+from l2tpns.proto.ppp.pap import PapServer
+from l2tpns.radius.types import AuthReply
+from l2tpns.subscriber import accounting, authorization, network, plugin_hooks
+from l2tpns.subscriber.layers import Authenticator
+from l2tpns.subscriber.link import Renegotiated
+from l2tpns.subscriber.phase import Phase
+from l2tpns.subscriber.state import SessionState
+
+T = TypeVar("T")
+
+
+def authenticate(session: SessionState) -> None:
+    """Authenticate the subscriber, and apply what RADIUS says of it. Raises SessionEnded when it may not log in."""
+    link, services = session.link, session.services
+    link.phase = Phase.AUTHENTICATE
+    authenticator = link.authenticator = new_authenticator(session, link.lcp.auth)
+    session.credentials, session.proxied = session.proxied, None  # used once: a renegotiated link authenticates anew
+    if session.credentials is not None:
+        authenticator.adopt(session.credentials)
+        session.log.debug("proxy_authentication_used")
+    else:
+        authenticator.start(link.now())
+        link.wait(lambda: session.credentials is not None)
+    first = session.credentials
+    assert first is not None
+    session.user = first.user
+    session.acct_session_id = services.acct_session_ids.new()
+    session.plugins_notified = True
+    session.credentials, reply = decide(session, lambda: login(session, first))
+    if not reply.accepted:
+        refuse(session, authenticator, reply)
+    authorization.apply(session, reply, initial=True)
+    authenticator.verdict(True, reply.message)
+    services.counters.logins_accepted += 1
+    if reply.session_timeout == 0 and services.config.kill_timedout_sessions:
+        raise SessionEnded(causes.SESSION_TIMEOUT, text="Session-Timeout is 0")
+    network.end_older(session, services.registry.login(session), causes.DUPLICATE_USER)
+
+
+def new_authenticator(session: SessionState, choice: AuthChoice | None) -> Authenticator:
+    """Return the authenticator for what LCP has agreed."""
+    link, services = session.link, session.services
+    if choice is AuthChoice.PAP:
+        return PapServer(partial(link.send_frame, Protocol.PAP), link.mru)
+    name = services.config.hostname.encode()
+    return ChapServer(partial(link.send_frame, Protocol.CHAP), services.random, name, link.timers(), link.mru)
+
+
+def on_credentials(session: SessionState, credentials: Credentials) -> None:
+    """Take the subscriber's answer: of its login, or (RFC 1994 2.2) to a later challenge. Does not yield."""
+    if session.phase is Phase.AUTHENTICATE:
+        session.credentials = credentials
+    elif session.profile is not None:
+        gevent.spawn(reverify, session, credentials)
+
+
+def decide(session: SessionState, question: Callable[[], T]) -> T:
+    """Have a question to plugins and RADIUS answered in the background. Raises SessionEnded without an answer."""
+    try:
+        return session.link.run_in_background(question)
+    except NoAnswer:
+        session.services.counters.logins_unanswered += 1
+        session.log.warning("auth_unanswered", user=session.user)
+        raise SessionEnded(causes.RADIUS_SILENT) from None
+
+
+def login(session: SessionState, credentials: Credentials) -> tuple[Credentials, AuthReply]:
+    """Return the credentials of a login as plugins leave them, and the verdict. May yield. Raises NoAnswer."""
+    credentials, refusal = plugin_hooks.pre_auth(session, credentials)
+    session.user = credentials.user
+    if refusal is not None:
+        return credentials, refusal
+    reply = query_backend(session, credentials)
+    if reply.accepted:
+        plugin_hooks.radius_response(session, reply)
+    return credentials, reply
+
+
+def query_backend(session: SessionState, credentials: Credentials, state: bytes = b"") -> AuthReply:
+    """Return the backend's answer as plugins leave it. May yield. Raises NoAnswer."""
+    reply = session.services.backend.authenticate(accounting.auth_request(session, credentials, state))
+    return plugin_hooks.post_auth(session, credentials, reply)
+
+
+def refuse(session: SessionState, authenticator: Authenticator, reply: AuthReply) -> None:
+    """Tell the subscriber no, and give it a moment to read that before the CDN. Raises SessionEnded."""
+    session.services.counters.logins_refused += 1
+    why = reply.why or reply.message or "no reason given"
+    session.log.info("auth_refused", user=session.user, calling=session.calling, why=why)
+    authenticator.verdict(False, reply.message)
+    tell = True
+    try:
+        session.link.wait(lambda: False, session.services.session_timing.refusal_grace)
+    except SessionEnded as end:
+        tell = end.tell
+    except Renegotiated:
+        pass
+    raise SessionEnded(causes.AUTH_REFUSED, tell=tell)
+
+
+def reverify(session: SessionState, credentials: Credentials) -> None:
+    """Check the answer to a later challenge (RFC 1994 2.2), in a greenlet of its own. May yield."""
+    authenticator = session.link.authenticator
+    try:
+        credentials, refusal = plugin_hooks.pre_auth(session, credentials)
+        reply = refusal or query_backend(session, credentials)
+    except NoAnswer:
+        reply = AuthReply(accepted=True)  # what was true stays true until RADIUS says otherwise
+    if authenticator is not None and session.link.authenticator is authenticator:  # else the link has begun anew
+        same = reply.accepted and session.services.registry.same_user(credentials.user, session.user)
+        authenticator.verdict(same, reply.message)
+        if not same:
+            why = reply.why or reply.message or "no reason given"
+            session.log.info("auth_refused", user=credentials.user, why=why)
+            session.end(causes.AUTH_REFUSED)
+
+
+def reauthorize(session: SessionState) -> None:
+    """After Session-Timeout: have the session authorized anew, if Termination-Action says so (RFC 2865 5.29).
+
+    May yield. Raises SessionEnded unless the server accepts it again.
+    """
+    profile = session.profile
+    if profile is None or profile.termination_action != 1 or session.credentials is None:
+        raise SessionEnded(causes.SESSION_TIMEOUT)
+    try:
+        reply = decide(session, partial(login_again, session, session.credentials, profile.state))
+    except SessionEnded as end:
+        if end.reason is not causes.RADIUS_SILENT:
+            raise
+        raise SessionEnded(causes.SESSION_TIMEOUT) from end
+    if not reply.accepted:
+        raise SessionEnded(causes.SESSION_TIMEOUT)
+    authorization.apply(session, reply, initial=False)
+    session.services.changes.session(session)
+
+
+def login_again(session: SessionState, credentials: Credentials, state: bytes) -> AuthReply:
+    """Return RADIUS' answer for a session that is online: it replaces the first one. May yield. Raises NoAnswer."""
+    reply = query_backend(session, credentials, state)
+    if reply.accepted:
+        plugin_hooks.radius_reset(session)
+        plugin_hooks.radius_response(session, reply)
+    return reply

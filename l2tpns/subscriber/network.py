@@ -1,0 +1,152 @@
+"""A session's network: IPCP, and the address that the subscriber gets (RFC 1332, RFC 2865 5.8).
+
+`Ipv4` is the one network layer so far; the session's life treats all of a link's layers alike.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from ipaddress import IPv4Address
+from typing import ClassVar
+
+from l2tpns import causes
+from l2tpns.causes import Reason, SessionEnded
+from l2tpns.errors import NoAddress
+from l2tpns.policy.model import Subscriber
+from l2tpns.proto.ppp.frame import Protocol
+from l2tpns.proto.ppp.ipcp import Ipcp, IpcpPolicy, IpcpRecord
+from l2tpns.radius.types import Assign, AuthReply
+from l2tpns.subscriber.layers import NetworkLayer
+from l2tpns.subscriber.phase import Phase
+from l2tpns.subscriber.state import SessionState
+
+
+class Ipv4:
+    """IPv4 by IPCP; a NetworkLayer."""
+
+    __slots__ = ("_ipcp", "_session")
+
+    protocol: ClassVar[int] = Protocol.IPCP
+    name: ClassVar[str] = "IPCP"
+
+    def __init__(self, session: SessionState, profile: AuthReply, address: IPv4Address | None) -> None:
+        """Offer this address; with Assign.PEER, None, the subscriber chooses itself."""
+        link, config = session.link, session.services.config
+        peer_chooses = profile.assign is Assign.PEER
+        policy = IpcpPolicy(
+            local=config.ppp_local_address,
+            peer=None if peer_chooses else address,
+            dns=profile.dns or config.dns,
+            peer_may_choose=peer_chooses,
+        )
+        send = partial(link.send_frame, Protocol.IPCP)
+        self._session = session
+        self._ipcp = Ipcp(send, link.on_network, session.services.random, link.timers(), policy)
+        self._ipcp.peer_mru = link.lcp.peer_mru
+
+    @property
+    def state(self) -> str:
+        return self._ipcp.state.name.title()
+
+    @property
+    def opened(self) -> bool:
+        return self._ipcp.opened
+
+    @property
+    def ready(self) -> bool:
+        return self._ipcp.opened and self._ipcp.peer_address == self._session.address
+
+    @property
+    def peer_address(self) -> IPv4Address | None:
+        return self._ipcp.peer_address
+
+    @property
+    def deadline(self) -> float | None:
+        return self._ipcp.deadline
+
+    def open(self, now: float) -> None:
+        self._ipcp.open(now)
+        self._ipcp.lower_up(now)
+
+    def receive(self, packet: bytes, now: float) -> None:
+        self._ipcp.receive(packet, now)
+
+    def timeout(self, now: float) -> None:
+        self._ipcp.timeout(now)
+
+    def ask_again(self) -> None:
+        self._ipcp.ask_again()
+
+    def failure(self) -> SessionEnded | None:
+        impasse = self._ipcp.impasse
+        if impasse is None:
+            return None
+        reason = causes.NO_COMMON_ADDRESS if self._ipcp.address_disputed else causes.NCP_FAILED
+        return SessionEnded(reason, text=impasse.words("the subscriber"))
+
+    def disagreement(self) -> SessionEnded | None:
+        if self.peer_address == self._session.address:
+            return None
+        text = f"the subscriber wants {self.peer_address} in place of {self._session.address}"
+        return SessionEnded(causes.NO_COMMON_ADDRESS, text=text)
+
+    def refusals(self) -> list[str]:
+        return self._ipcp.refusals()
+
+    def record(self) -> IpcpRecord:
+        return self._ipcp.record()
+
+    def restore(self, record: IpcpRecord) -> None:
+        self._ipcp.restore(record)
+
+
+def open_networks(session: SessionState) -> None:
+    """Have each network layer negotiated, with the address that RADIUS or the pool gives. Raises SessionEnded."""
+    link, profile = session.link, session.profile
+    assert profile is not None
+    link.phase = Phase.NETWORK
+    peer_chooses = profile.assign is Assign.PEER
+    if not peer_chooses:
+        choose_address(session, profile)
+    layer: NetworkLayer = Ipv4(session, profile, session.address)
+    link.layers = {layer.protocol: layer}
+    layer.open(link.now())
+    link.wait(lambda: layer.opened)
+    link.log_refused(layer.name, layer.refusals())
+    if peer_chooses:
+        chosen = layer.peer_address
+        assert chosen is not None  # without one IPCP does not open
+        take_address(session, chosen)
+
+
+def choose_address(session: SessionState, profile: AuthReply) -> None:
+    """Give the session the address that RADIUS named, or one of the pool's. Raises SessionEnded."""
+    registry = session.services.registry
+    if profile.address is not None and not (session.policy.garden and registry.holders(profile.address, session)):
+        end_older(session, registry.holders(profile.address, session), causes.DUPLICATE_ADDRESS)
+        take_address(session, profile.address)
+        return
+    try:
+        session.address = registry.allocate(session)
+    except NoAddress as error:
+        session.services.counters.no_address += 1
+        session.log.error("pool_empty", user=session.user)
+        raise SessionEnded(causes.NO_ADDRESS) from error
+
+
+def take_address(session: SessionState, address: IPv4Address) -> None:
+    """Give the session this address. Raises SessionEnded if it cannot have it."""
+    why = session.services.registry.take_address(address, session)
+    if why:
+        session.log.provoked("address_refused", user=session.user, address=str(address), why=why)
+        raise SessionEnded(causes.ADDRESS_IN_USE, text=f"address {address} is not available")
+    session.address = address
+
+
+def end_older(session: SessionState, older: list[Subscriber], reason: Reason) -> None:
+    """End sessions that stand in this one's way, and wait until they have released what they hold. May yield."""
+    services = session.services
+    services.counters.sessions_replaced += len(older)
+    for other in older:
+        other.end(reason)
+    services.awake.join([other.greenlet for other in older], services.session_timing.release_timeout)

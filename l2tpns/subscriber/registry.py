@@ -1,0 +1,122 @@
+"""Which session has which user name, and which has which address.
+
+A name is registered when its login was accepted, an address when the pool, RADIUS or the subscriber has chosen it.
+Names are compared by `username_case` (config/user_names.py).
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+from typing import Generic, TypeVar
+
+from l2tpns.config.settings import Config
+from l2tpns.policy.model import Subscriber
+from l2tpns.subscriber.pool import Layout, Pool
+from l2tpns.subscriber.routable import Routable
+
+S = TypeVar("S", bound=Subscriber)
+
+
+class Registry(Generic[S]):
+    """Names and addresses of all sessions. Nothing here yields."""
+
+    def __init__(self, config: Config, pool: Pool, routable: Routable) -> None:
+        self.by_user: dict[str, set[S]] = {}  # by Config.user_key of the name
+        self.by_address: dict[IPv4Address, S] = {}
+        self._config = config
+        self._pool = pool
+        self._routable = routable
+        self._username_case = config.username_case  # as by_user and the pool go by it
+        pool.compare_names(config.user_key)
+
+    # Names
+
+    def login(self, session: S) -> list[S]:
+        """Register the user name of a session. Return the sessions that this login replaces (reference: duplicates).
+
+        The user of a session in a walled garden is not proven: it replaces no other session, and no other replaces it.
+        """
+        self.remember_user(session)
+        return [] if session.policy.garden else self.replaced_by(session)
+
+    def replaced_by(self, session: S) -> list[S]:
+        """Return the sessions that have to end for this one."""
+        config = self._config
+        if config.allow_duplicate_users or any(self.same_user(session.user, guest) for guest in config.guest_account):
+            return []
+        found = self.sessions_of(session.user)
+        return [other for other in found if other is not session and not other.policy.garden]
+
+    def same_user(self, user: str, other: str) -> bool:
+        """Return whether two names are one user's, by `username_case`."""
+        return self._config.user_key(user) == self._config.user_key(other)
+
+    def sessions_of(self, user: str) -> tuple[S, ...]:
+        """Return the sessions of a user who has logged in, in no order."""
+        return tuple(self.by_user.get(self._config.user_key(user), ()))
+
+    def remember_user(self, session: S) -> None:
+        """Register the user name of a session."""
+        self.by_user.setdefault(self._config.user_key(session.user), set()).add(session)
+
+    def forget_user(self, session: S) -> None:
+        """Remove the user name of a session. Harmless if it is not registered."""
+        name = self._config.user_key(session.user)
+        holders = self.by_user.get(name)
+        if holders is not None:
+            holders.discard(session)
+            if not holders:
+                del self.by_user[name]
+
+    def compare_names(self) -> None:
+        """Go by `username_case` as it is now."""
+        if self._config.username_case == self._username_case:
+            return
+        self._username_case = self._config.username_case
+        sessions = [session for holders in self.by_user.values() for session in holders]
+        self.by_user.clear()
+        for session in sessions:
+            self.remember_user(session)
+        self._pool.compare_names(self._config.user_key)
+
+    # Addresses
+
+    def holders(self, address: IPv4Address, session: S) -> list[S]:
+        """Return the other session that has this address, if there is one."""
+        holder = self.by_address.get(address)
+        return [] if holder is None or holder is session else [holder]
+
+    def allocate(self, session: S) -> IPv4Address:
+        """Give a session an address of the pool. Raises NoAddress."""
+        address = self._pool.allocate(session.proven_user)
+        self.by_address[address] = session
+        return address
+
+    def take_address(self, address: IPv4Address, session: S) -> str:
+        """Give a session an address that RADIUS or the subscriber chose. Return why it cannot have it, or nothing."""
+        why = self._routable.refusal(IPv4Network(address))
+        if why:
+            return why
+        if address in self.by_address:
+            return "another session has it"
+        if self._pool.contains(address) and not self._pool.claim(address, session.proven_user):
+            return "it is taken"
+        self.by_address[address] = session
+        return ""
+
+    def give_back_address(self, address: IPv4Address) -> None:
+        """Free an address. Raises KeyError if no session has it."""
+        del self.by_address[address]
+        if self._pool.contains(address):
+            self._pool.release(address)
+
+    def change_pool(self, layout: Layout) -> None:
+        """Give out these addresses from now on. Each session keeps the address it has."""
+        self._pool.change(layout)
+        self.claim_held_addresses()
+
+    def claim_held_addresses(self) -> None:
+        """Mark as used the addresses that came into the pool while sessions had them."""
+        for address, session in self.by_address.items():
+            if self._pool.contains(address):
+                self._pool.claim(address, session.proven_user)

@@ -1,0 +1,172 @@
+"""What there is to know about one session: its call, its link, its login, its address, its times.
+
+`Session` (session.py) adds the life. The modules between them (accounting, authentication, authorization, network,
+plugin_hooks, timers) are each one part of that life, written as functions of a `SessionState`. Only they, Session and
+state/restore.py set its fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+from time import monotonic
+from typing import Any
+
+from l2tpns.causes import Reason, SessionEnded
+from l2tpns.dataplane.session_path import Path, key_of
+from l2tpns.errors import ProtocolError
+from l2tpns.policy.model import Policy
+from l2tpns.proto.l2tp.messages import ICCN, ICRQ, WEN
+from l2tpns.proto.ppp.credentials import Credentials
+from l2tpns.radius.types import AuthReply
+from l2tpns.runtime.timer_wheel import Timer
+from l2tpns.subscriber.link import PppLink
+from l2tpns.subscriber.phase import Phase
+from l2tpns.subscriber.services import LacConnection, Services
+
+
+class SessionState:
+    """One call, one PPP link, one subscriber."""
+
+    __slots__ = (
+        "_ended_by_lac",
+        "acct_session_id",
+        "address",
+        "alive",
+        "call_serial",
+        "called",
+        "calling",
+        "connected",
+        "credentials",
+        "dumped",
+        "greenlet",
+        "id",
+        "link",
+        "log",
+        "next_challenge",
+        "next_echo",
+        "next_interim",
+        "online_since",
+        "opened_wall",
+        "path",
+        "peer_id",
+        "plugins_notified",
+        "policy",
+        "profile",
+        "proxied",
+        "releasing",
+        "renegotiations",
+        "rx_speed",
+        "services",
+        "starting",
+        "timeout_started_at",
+        "timer",
+        "tunnel",
+        "tx_speed",
+        "user",
+        "wide_errors",
+    )
+
+    link: PppLink
+
+    def __init__(self, services: Services, tunnel: LacConnection, session_id: int, icrq: ICRQ) -> None:
+        self.services = services
+        self.tunnel = tunnel
+        self.id = session_id
+        self.peer_id = icrq.assigned_session_id
+        self.log = tunnel.log.bind(session=session_id)
+        self.path = Path(
+            key=key_of(tunnel.id, session_id),
+            peer=tunnel.peer,
+            endpoint=tunnel.endpoint,
+            peer_tunnel_id=tunnel.peer_id,
+            peer_session_id=self.peer_id,
+            post=_drop,  # until the link takes them
+            now=monotonic(),
+        )
+        self.called = _text(icrq.called_number)
+        self.calling = _text(icrq.calling_number)
+        self.call_serial = icrq.call_serial_number
+        self.connected: ICCN | None = None
+        self.wide_errors: WEN | None = None  # the last one
+        self.tx_speed = self.rx_speed = 0  # bit/s as the LAC says; towards the subscriber, and from it
+        self.user = ""
+        self.credentials: Credentials | None = None
+        self.proxied: Credentials | None = None  # the answer that the LAC has received, until it is used
+        self.profile: AuthReply | None = None
+        self.acct_session_id = ""
+        self.address: IPv4Address | None = None
+        self.policy = Policy()
+        self.online_since = 0.0  # monotonic; 0 while not online
+        self.timeout_started_at = 0.0  # monotonic: Session-Timeout counts from here
+        self.opened_wall = 0.0  # Unix time of online_since
+        self.dumped = (0, 0)  # octets from and to the subscriber that are in usage files
+        self.next_echo = self.next_interim = self.next_challenge = 0.0  # monotonic
+        self.timer: Timer[Any] | None = None
+        self.greenlet: Any = None
+        self.renegotiations: tuple[float, ...] = ()  # when the last ones of LCP were, by link.now()
+        self.alive = True  # in the server's table
+        self.starting = True  # counts among the calls that are not online yet
+        self.plugins_notified = False  # of its login, so that they will be notified of its end
+        self.releasing = False
+        self._ended_by_lac = False
+
+    @property
+    def phase(self) -> Phase:
+        """Return where its life is."""
+        return self.link.phase
+
+    @property
+    def is_online(self) -> bool:
+        """Return whether it has had its login and an address, and is accounted or in a walled garden."""
+        return bool(self.online_since)
+
+    @property
+    def tunnel_id(self) -> int:
+        """Return our id of its tunnel."""
+        return self.tunnel.id
+
+    @property
+    def proven_user(self) -> str:
+        """Return the user whose address the pool may keep. In a walled garden the name is only a claim: nothing."""
+        return "" if self.policy.garden else self.user
+
+    def change_policy(self, **changes: Any) -> None:
+        """Replace fields of its policy. Does not yield."""
+        self.policy = replace(self.policy, **changes)
+
+    def rename(self, user: str) -> None:
+        """Give it another user name, for accounting too. Does not yield."""
+        name = user.encode("utf-8", "surrogateescape")
+        registry = self.services.registry
+        registry.forget_user(self)
+        self.user = name.decode("utf-8", "backslashreplace")  # as Credentials.user has it: JSON takes no other
+        registry.remember_user(self)
+        if self.credentials is not None:
+            self.credentials = replace(self.credentials, name=name)
+        if self.profile is not None:
+            self.profile = replace(self.profile, user=b"")
+
+    def lac_moved(self, peer: tuple[str, int]) -> None:
+        """Send to another address of its LAC from now on. Does not yield."""
+        self.log = self.link.log = self.log.bind(peer=f"{peer[0]}:{peer[1]}")
+        self.path.peer = peer
+        self.services.plane.changed(self.path)
+
+    def end(self, reason: Reason, *, tell: bool = True, text: str = "") -> None:
+        """End the session soon. Called from any greenlet, more than once; does not yield."""
+        self.link.end(SessionEnded(reason, tell=tell, text=text))
+
+    def end_from_lac(self, why: SessionEnded | ProtocolError) -> None:
+        """End the session as its LAC has asked. The LAC may repeat that as often as it likes: the first time counts."""
+        if not self._ended_by_lac:
+            self._ended_by_lac = True
+            self.link.end(why)
+
+
+def _drop(protocol: int, information: bytes) -> None:
+    """Drop a frame."""
+
+
+def _text(octets: bytes | None) -> str:
+    return "" if octets is None else octets.decode("utf-8", "backslashreplace")
