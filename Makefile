@@ -6,14 +6,14 @@
 # make bench      figures for this machine          make fuzz     a million hostile datagrams at a live daemon
 # make soak       10,000 sessions for five minutes, then a hundred cycles of 200 sessions up and down
 # make docs       write the generated pages again   make fmt      lay out the source
-# make install    PREFIX=/usr; PREFIX=/opt/x puts everything below it; DESTDIR=dir stages
-# make uninstall  leaves edited configuration and saved state where they are
+# make install    PREFIX=/usr; PREFIX=/opt/x puts everything below it; DESTDIR=dir stages; root makes the user l2tpns
+# make uninstall  leaves edited configuration, saved state and the user where they are
 
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.ready
-CODE := setup.py l2tpns modules tests bench
+CODE := setup.py l2tpns modules tests tools bench
 KEEP ?=
 
 # Most live tests wait for most of their time: twice as many workers as cores, each in a network of its own. A file stays
@@ -33,6 +33,8 @@ endif
 SBIN := $(PREFIX)/sbin
 LIB := $(PREFIX)/lib/l2tpns
 UNIT := $(PREFIX)/lib/systemd/system/l2tpns.service
+SYSUSERS := $(PREFIX)/lib/sysusers.d/l2tpns.conf
+ACCOUNT := l2tpns
 PLUGINS = $(notdir $(wildcard modules/*.py))
 PROGRAMS = l2tpns nsctl l2tpns-capture
 INSTALLER := build/installer
@@ -44,12 +46,12 @@ check: $(STAMP)
 	$(VENV)/bin/ruff check --quiet $(CODE)
 	$(VENV)/bin/mypy --no-error-summary
 	$(PY) -m pytest tests/unit
-	$(PY) -m tests.lab.docs --check
+	$(PY) -m tools.docs --check
 
 venv: $(STAMP)
 
-$(STAMP): setup.py tests/lab/setup.sh
-	sh tests/lab/setup.sh build run
+$(STAMP): setup.py tools/setup.sh
+	sh tools/setup.sh build run
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
@@ -59,53 +61,55 @@ fmt: $(STAMP)
 	$(VENV)/bin/ruff check --quiet --fix $(CODE)
 
 test: $(STAMP)
-	sh tests/lab/setup.sh test
+	sh tools/setup.sh test
 	@# Two runs: an event loop whose greenlets start processes reaps every child, and the live tests' exit statuses with it.
 	$(PY) -m pytest $(PARALLEL) -m "not interop and not slow" --ignore=tests/live tests
 	$(PY) -m pytest $(PARALLEL) -m "not interop and not slow" --durations=10 tests/live
 
 slow: $(STAMP)
-	sh tests/lab/setup.sh test
+	sh tools/setup.sh test
 	$(PY) -m pytest -m "slow and not interop" -v tests
 
 demo: $(STAMP)
-	sh tests/lab/setup.sh demo
-	$(PY) -m tests.lab.demo $(if $(KEEP),--keep)
+	sh tools/setup.sh demo
+	$(PY) -m tools.demo $(if $(KEEP),--keep)
 
 interop: $(STAMP)
-	sh tests/lab/setup.sh test
+	sh tools/setup.sh test
 	$(PY) -m pytest -m interop -v tests/live
 
 bench: $(STAMP)
-	sh tests/lab/setup.sh bench
+	sh tools/setup.sh bench
 	$(PY) -m bench
 
 soak: $(STAMP)
-	sh tests/lab/setup.sh bench
+	sh tools/setup.sh bench
 	$(PY) -m bench soak cycles
 
 fuzz: $(STAMP)
-	sh tests/lab/setup.sh demo
-	$(PY) -m tests.lab.fuzz
+	sh tools/setup.sh demo
+	$(PY) -m tools.fuzz
 
 docs: $(STAMP)
-	$(PY) -m tests.lab.docs
+	$(PY) -m tools.docs
 
+# The server gives up root for the user l2tpns (`set setuid`), who has to be able to read all of this: hence the umask.
 # The installed packages are laid into the virtual environment with --target and started by a launcher with absolute
 # paths: so nothing in it holds the name of the staging directory.
 install:
-	sh tests/lab/setup.sh build run
+	sh tools/setup.sh build run
 	rm -rf build/lib build/bdist.* $(DESTDIR)$(LIB)/venv.new
 	[ -x $(INSTALLER)/bin/pip ] || $(PYTHON) -m venv $(INSTALLER)
-	install -d $(DESTDIR)$(SBIN) $(DESTDIR)$(LIB)/etc $(DESTDIR)$(dir $(UNIT))
-	install -d -m 750 $(DESTDIR)$(ETC)
-	install -d -m 700 $(DESTDIR)$(STATE)
+	umask 022 && install -d $(DESTDIR)$(SBIN) $(DESTDIR)$(LIB)/etc $(DESTDIR)$(dir $(UNIT)) $(DESTDIR)$(dir $(SYSUSERS))
+	umask 022 && install -d -m 750 $(DESTDIR)$(ETC)
+	umask 022 && install -d -m 700 $(DESTDIR)$(STATE)
 	$(PYTHON) -m venv --without-pip $(DESTDIR)$(LIB)/venv.new
 	cd $(DESTDIR)$(LIB)/venv.new && rm -f bin/[Aa]ctivate* && sed -i '/^command = /d' pyvenv.cfg
 	site=$$(echo $(DESTDIR)$(LIB)/venv.new/lib/python3*/site-packages) && \
 		$(INSTALLER)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --target "$$site" . && \
 		rm -rf "$$site/bin" && \
 		$(DESTDIR)$(LIB)/venv.new/bin/python -m compileall -q -s "$$site" -p $(LIB)/venv/lib/$$(basename $$(dirname "$$site"))/site-packages "$$site"
+	chmod -R go=rX $(DESTDIR)$(LIB)/venv.new
 	rm -rf $(DESTDIR)$(LIB)/venv
 	mv $(DESTDIR)$(LIB)/venv.new $(DESTDIR)$(LIB)/venv
 	for plugin in $(PLUGINS); do install -m 644 modules/$$plugin $(DESTDIR)$(LIB)/$$plugin || exit 1; done
@@ -123,7 +127,8 @@ install:
 		chmod 755 $(DESTDIR)$(SBIN)/$$program || exit 1; \
 	done
 	sed -e 's|@SBIN@|$(SBIN)|' -e 's|@LIB@|$(LIB)|' -e 's|@ETC@|$(ETC)|' -e 's|@STATE@|$(STATE)|' \
-		etc/systemd/l2tpns.service.in >$(DESTDIR)$(UNIT)
+		etc/systemd/l2tpns.service.in >$(DESTDIR)$(UNIT) && chmod 644 $(DESTDIR)$(UNIT)
+	install -m 644 etc/systemd/l2tpns.sysusers.conf $(DESTDIR)$(SYSUSERS)
 	@# A file that is as the last installation left it follows the new default; an edited one stays, a deleted one stays away.
 	@for file in etc/l2tpns/*; do \
 		to=$(DESTDIR)$(ETC)/$${file##*/}; last=$(DESTDIR)$(LIB)/etc/$${file##*/}; \
@@ -134,13 +139,26 @@ install:
 		fi; \
 		install -m 600 $$file $$last || exit 1; \
 	done
+	@# The user of `set setuid`, and its right to read what the server reads again at each reload. A package does this in
+	@# its postinst.
+	@[ -n "$(DESTDIR)" ] || [ "$$(id -u)" != 0 ] || getent passwd $(ACCOUNT) >/dev/null || \
+		useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin \
+			--comment "L2TP network server" $(ACCOUNT)
+	@if ! grep -qsE '^[[:space:]]*set[[:space:]]+setuid[[:space:]]+"?$(ACCOUNT)"?[[:space:]]*$$' $(DESTDIR)$(ETC)/l2tpns.cfg; then \
+		echo "The server stays root: $(ETC)/l2tpns.cfg does not have 'set setuid $(ACCOUNT)' ($(LIB)/docs/privileges.md)"; \
+	elif [ -n "$(DESTDIR)" ] || [ "$$(id -u)" != 0 ]; then \
+		echo "Before it starts, the user $(ACCOUNT) has to be made, and be able to read $(ETC): $(LIB)/docs/privileges.md"; \
+	else \
+		group=$$(id -g $(ACCOUNT)) && chgrp $$group $(ETC) && \
+		find $(ETC) -maxdepth 1 -type f -user root -exec chgrp $$group {} + -exec chmod g+rX,g-w {} +; \
+	fi
 	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
 	@echo "Installed $(SBIN)/l2tpns; edit $(ETC)/l2tpns.cfg, then start it."
 
 uninstall:
 	@# What a server that crashed has left in the kernel; one that runs keeps what it has.
 	@[ -n "$(DESTDIR)" ] || [ ! -x $(SBIN)/l2tpns ] || $(SBIN)/l2tpns --clean-kernel || true
-	rm -f $(foreach program,$(PROGRAMS),$(DESTDIR)$(SBIN)/$(program)) $(DESTDIR)$(UNIT)
+	rm -f $(foreach program,$(PROGRAMS),$(DESTDIR)$(SBIN)/$(program)) $(DESTDIR)$(UNIT) $(DESTDIR)$(SYSUSERS)
 	@for last in $(DESTDIR)$(LIB)/etc/*; do \
 		[ -e "$$last" ] || continue; \
 		file=$(DESTDIR)$(ETC)/$${last##*/}; rm -f $$file.new; \
@@ -152,6 +170,8 @@ uninstall:
 		[ ! -d $(DESTDIR)$$directory ] || rmdir --ignore-fail-on-non-empty $(DESTDIR)$$directory; \
 	done
 	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
+	@# Files may belong to it, and its number must not come back as another user's.
+	@[ -n "$(DESTDIR)" ] || ! getent passwd $(ACCOUNT) >/dev/null || echo "The user $(ACCOUNT) stays"
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -32,11 +32,11 @@ def main(words: list[str]) -> int:
         return 2
     pin_ourselves()
     print(machine(), flush=True)
-    return int(any(part() for part in parts))  # the first that fails is the last
+    return int(any(part() for part in parts))  # stop at the first that fails
 
 
 def find(word: str) -> Callable[[], Any]:
-    """What is to be run. ValueError says what is wrong with the word."""
+    """Return what to run for one argument. Raises ValueError, which says what is wrong with it."""
     part, *arguments = word.split(":")
     if part not in QUICK + LONG:
         raise ValueError(f"no such part: {part}; there are {', '.join(QUICK + LONG)}")

@@ -1,10 +1,10 @@
-"""What operators who look at everything cost the subscribers.
+"""What consoles that list everything cost the subscribers.
 
     python -m bench consoles[:SESSIONS[:CONSOLES[:ROUNDS]]]
 
-50 consoles list 10,000 sessions again and again, while packets flow: the time of a ping through the server and of an
-LCP echo, with and without them, in turns. The consoles are a program of their own, which leaves its CPU to whoever
-wants it, so that only what they cost the server is seen.
+50 consoles list 10,000 sessions again and again while packets flow. Measures the time of a ping through the server and
+of an LCP echo, alternately with and without the consoles. They are a program of their own at the lowest priority, so
+that only their cost for the server shows.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def figures(times: list[float]) -> str:
 
 
 def measure(subject: Subscriber, pings: list[float], echoes: list[float]) -> None:
-    """A ping and an echo in turns."""
+    """Measure pings and echoes alternately."""
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
         took = subject.ping(HOST, timeout=5.0)
@@ -82,7 +82,7 @@ def measure(subject: Subscriber, pings: list[float], echoes: list[float]) -> Non
 
 
 def flow(subscribers: list[Subscriber]) -> None:
-    """Packets to the host, all subscribers in turn."""
+    """Send packets to the host, from all subscribers in turn."""
     begun, sent = time.monotonic(), 0
     while True:
         for subscriber in subscribers:
@@ -98,7 +98,7 @@ def look(bench: Bench, consoles: int) -> subprocess.Popen[bytes]:
 
 
 def operators(count: int) -> None:
-    """The program: `count` consoles that list all sessions until they are told to end; then, how many rows came."""
+    """Run `count` consoles that list all sessions until SIGTERM, then print the number of rows."""
     selector = DefaultSelector()
     for _ in range(count):
         console = socket.create_connection(("127.0.0.1", 23))

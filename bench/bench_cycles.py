@@ -1,9 +1,9 @@
-"""Does anything stay behind? A hundred times 200 sessions up and down.
+"""Does anything leak? A hundred times 200 sessions up and down.
 
     python -m bench cycles[:CYCLES[:SESSIONS]]
 
-They end in turns by Terminate-Request, by CDN, and each tenth time with their tunnel by StopCCN. After each tenth cycle
-the server says by its status line (SIGUSR1) what it holds. At the end descriptors, greenlets, tunnels, routes and
+Cycles end alternately by Terminate-Request and by CDN, every tenth with its tunnel by StopCCN. After every tenth cycle
+the status line of the server (SIGUSR1) is read. At the end descriptors, greenlets, tunnels, routes and
 addresses must be as at the start, and memory as after the first ten cycles, when the process has its working size.
 """
 
@@ -21,12 +21,12 @@ from tests.lab.lac import Lac
 from tests.lab.server import Server
 from tests.lab.subscriber import Subscriber
 
-GROWTH = 1024  # KiB of resident memory that are noise
+GROWTH = 1024  # KiB of resident memory: less is noise
 HELD = ("tunnels", "sessions", "online", "starting", "half_open", "pool_used", "greenlets", "descriptors")
 
 
 def main(cycles: int = 100, sessions: int = 200) -> int:
-    """The exit status: 1 when something stayed behind."""
+    """Return the exit status: 1 if something leaked."""
     with ours(users=sessions, settings={"debug": 2, "echo_timeout": 0}) as (bench, server):
         lacs = bench.tunnels(1)  # the first one makes the server open its socket on that address
         start = state(bench, server)
@@ -66,7 +66,7 @@ def take_down(subscribers: Sequence[Subscriber], lac: Lac, by_cdn: bool) -> None
 
 
 def state(bench: Bench, server: Server) -> dict[str, Any]:
-    """The status line once the last sessions have gone, and the kernel's routes of ours."""
+    """Return the status line after the last session has ended, and our routes in the kernel."""
     for _ in range(100):
         count = len(server.log("status"))
         server.signal(10)

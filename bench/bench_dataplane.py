@@ -1,8 +1,8 @@
-"""How many packets the data path carries in user space, both ways, for each CPU-second it uses.
+"""How many packets the data path in user space forwards each way for each CPU second.
 
     python -m bench.bench_dataplane [SECONDS] [SESSIONS]        (root; namespaces of its own)
 
-Only the loops of l2tpns.dataplane: no tunnels, no PPP, sessions put online by hand. bench/blast.c sends and counts.
+Only the loops of l2tpns.dataplane: no tunnels, no PPP; sessions are made directly. bench/blast.c sends and counts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from l2tpns.config.settings import Config  # noqa: E402
 from l2tpns.dataplane.session_path import Path, key_of  # noqa: E402
 from l2tpns.dataplane.userspace import UserPlane  # noqa: E402
 from l2tpns.runtime.counters import Counters  # noqa: E402
-from l2tpns.runtime.log import Log  # noqa: E402
+from tests.lab.memory_log import MemoryLog  # noqa: E402
 from tests.lab.netns import Lab, Namespace, three_hosts  # noqa: E402
 
 TUNNEL = 7
@@ -41,7 +41,7 @@ def main() -> None:
         subprocess.run(["cc", "-O2", "-o", blast, File(__file__).with_name("blast.c")], check=True)
         lac, lns, host = three_hosts(lab, clients=str(POOL))
         counters = Counters()
-        plane = UserPlane(Config(), counters, Log.in_memory().get(), lambda *_: None)
+        plane = UserPlane(Config(), counters, MemoryLog().get(), lambda *_: None)
         with lns.entered():
             plane.start()
             plane.serve([POOL])

@@ -2,9 +2,9 @@
 
     python -m bench forward [RUNS [SECONDS]]
 
-bench/blast.c sends as fast as it can and counts at the other end: so many arrive. A second run offers 70 % of that,
-to see what is lost when there is no overload. Real sessions, brought up by the LAC, whose port blast then takes over.
-The sender and the counter share one CPU: what they cannot send, the server is not asked for.
+bench/blast.c sends as fast as it can and counts what arrives at the other end. A second run offers 70 % of that, to
+measure losses without overload. The sessions are real, brought up by the LAC, whose port blast then takes over. Sender
+and counter share one CPU, which limits what the server is offered.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PORT = "9"
 
 @dataclass(slots=True)
 class Result:
-    """Of one server, way and size: a value for each run."""
+    """Results of one server, direction and size: a value for each run."""
 
     rate: list[float] = field(default_factory=list)  # packets/s that arrived at full load
     per_cpu: list[float] = field(default_factory=list)  # for each CPU second of the server
@@ -33,7 +33,7 @@ class Result:
 
 @dataclass(slots=True)
 class Traffic:
-    """Sessions of one server, as blast wants them."""
+    """Sessions of one server, in the form that blast reads."""
 
     bench: Bench
     port: str
@@ -74,7 +74,7 @@ def main(runs: int = 3, seconds: int = 3) -> None:
 
 
 def sessions(bench: Bench) -> Traffic:
-    """Bring them up, and leave the LAC's port to blast: for some seconds nobody misses its echoes."""
+    """Bring sessions up, and leave the port of the LAC to blast: missing echoes end no session within seconds."""
     lac = bench.tunnels(1)[0]
     storm, _ = bring_up(bench, [lac], SESSIONS)
     up = "".join(f"{lac.peer_tunnel_id} {call.peer_session_id} {call.address}\n" for call in storm.subscribers)
@@ -94,7 +94,7 @@ def measure(server: Traffic, blast: str, way: str, size: int, seconds: int, resu
 
 
 def run(server: Traffic, blast: str, way: str, size: int, seconds: int, rate: int) -> tuple[int, int, float]:
-    """Packets sent, packets that arrived, seconds between the first and the last of these."""
+    """Return packets sent, packets that arrived, and the seconds between the first and the last arrival."""
     bench = server.bench
     options = (str(size), str(seconds), str(rate))
     if way == "up":

@@ -1,10 +1,10 @@
-"""Walled gardens: what a change costs with many there already, and what a login costs with a full garden.
+"""Walled gardens: the cost of a change with many members, and of a login beside a full garden.
 
     python -m bench garden [THERE [LOGINS [RUNS]]]
 
-Into a garden and out of it in the kernel, with 10, 1,000 and 10,000 there; beside it a rule for each address, as the
-manual's server had it. Then LOGINS logins beside THERE sessions that are in the garden, and beside as many that are in
-none, in turns: rate, and CPU of the server for each.
+Entering and leaving a garden in the kernel with 10, 1,000 and 10,000 members, compared to a rule for each address, as
+in the manual. Then LOGINS logins beside THERE sessions in the garden, alternating with as many outside: rate, and CPU
+of the server for each.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from functools import partial
 from ipaddress import IPv4Network
 
 from bench.common import bring_up, middle, ours, ratio, say
-from l2tpns.runtime.log import Log
 from l2tpns.system.firewall import Firewall
-from l2tpns.system.garden_rules import Cage
+from l2tpns.system.garden_rules import GardenRules
 from l2tpns.system.ipset import IpSets
 from tests.lab.console import Console
+from tests.lab.memory_log import MemoryLog
 from tests.lab.netns import Lab
 from tests.lab.storm import numbered_users
 
@@ -50,12 +50,12 @@ def main(there: int = 10_000, logins: int = 1000, runs: int = 3) -> None:
 
 
 def changes(there: int, *, rules: bool) -> float:
-    """Seconds for one in and one out."""
+    """Return the seconds for one entry and one exit."""
     with Lab() as lab:
         space = lab.namespace("cage")
         with space.entered():
-            firewall = Firewall(Log.in_memory().get())
-            cage = Cage(firewall, IpSets())
+            firewall = Firewall(MemoryLog().get())
+            cage = GardenRules(firewall, IpSets())
             cage.build("garden")
             cage.fill("garden", [IPv4Network(FIRST + number) for number in range(there)])
             others = [IPv4Network(FIRST + there + number) for number in range(CHANGES)]
@@ -77,7 +77,7 @@ def append(firewall: Firewall, one: IPv4Network) -> None:
 
 
 def timed(change: Callable[[IPv4Network], object], ones: list[IPv4Network]) -> float:
-    """Seconds for each."""
+    """Return the seconds for each."""
     begun = time.monotonic()
     for one in ones:
         change(one)
@@ -85,7 +85,7 @@ def timed(change: Callable[[IPv4Network], object], ones: list[IPv4Network]) -> f
 
 
 def log_in(there: int, logins: int, gardened: bool) -> tuple[float, float, float]:
-    """CPU seconds for each of those who are there; logins a second of those who come, and CPU seconds for each."""
+    """Return CPU seconds for each member, logins a second beside them, and CPU seconds for each login."""
     with ours(users=there + logins) as (bench, _), Console(bench.server) as console:
         console.do("load plugin garden")
         lacs = bench.tunnels()
@@ -100,5 +100,5 @@ def log_in(there: int, logins: int, gardened: bool) -> tuple[float, float, float
 
 
 def rejected(number: int) -> tuple[bytes, bytes]:
-    """All are online in the garden."""
+    """Return name and password of a subscriber whose wrong password leads into the garden."""
     return numbered_users(number)[0], b"wrong"

@@ -1,4 +1,4 @@
-"""What a session that is online costs in memory.
+"""Memory of a session that is online.
 
     python -m bench memory
 
@@ -29,7 +29,7 @@ def measure(bench: Bench) -> None:
     for sessions in STEPS:
         bring_up(bench, lacs, sessions - there, first=there)
         there = sessions
-        settle(lambda: False, 0.5)  # the last replies are out, what set-up used is given back
+        settle(lambda: False, 0.5)  # the last replies are sent, and memory of the set-up is freed
         used = bench.rss() - empty
         say(
             f"memory, {bench.name}, {sessions} sessions",

@@ -1,8 +1,8 @@
-"""What plugins cost a packet: none loaded, an empty packet hook, one that looks and one that changes, each shipped one.
+"""What plugins cost per packet: none, an empty packet hook, one that reads, one that changes, each shipped plugin.
 
     python -m bench plugins [RUNS [SECONDS]]
 
-As `forward`, 64 octets, up and down, on one server: CPU of the server for each packet, before each plugin without any.
+Like `forward` with 64 octets, up and down, on one server: CPU for each packet, each plugin after a run without any.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main(runs: int = 3, seconds: int = 2) -> None:
 
 
 def shelf(folder: Path) -> Path:
-    """The hooks of this file, and the shipped plugins."""
+    """Return the hooks of this file and the shipped plugins."""
     folder.mkdir()
     for path in CHECKOUT.glob("*.py"):
         shutil.copy(path, folder)

@@ -1,10 +1,10 @@
-"""What saved state costs while we run, and how long a restart takes.
+"""What saved state costs in operation, and how long a restart takes.
 
     python -m bench restart [SESSIONS]
 
-The journal's share of a core with SESSIONS (10,000) online, half of them with a packet each second; then SIGTERM and
-start, kill -9 and start: seconds until the process had left, until it said ready, and until each session had carried a
-ping. Also the rate of set-up with and without the journal.
+The journal's share of a core with SESSIONS (10,000) online, half of them with a packet each second. Then SIGTERM and
+start, kill -9 and start: seconds until the process has ended, until it is ready, and until each session has forwarded
+a ping. Also the rate of set-up with and without the journal.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(sessions: int = 10_000) -> None:
 
 
 def busy(lacs: list[Lac], seconds: float) -> None:
-    """Every second session sends a packet a second."""
+    """Send a packet a second from every second session."""
     end = time.monotonic() + seconds
     subscribers = [s for lac in lacs for s in list(lac.sessions.values())[::2]]
     while time.monotonic() < end:

@@ -1,9 +1,9 @@
-"""How many subscribers come online in a second, and how long each waits for it.
+"""How many subscribers come online in a second, and how long each one waits.
 
     python -m bench setup [RUNS]
 
-A storm of calls in four tunnels: ICRQ to IPCP open, PAP, an address of the pool each. "Full load" keeps 64 calls under
-way, so its latency is that of a queue; "at 200/s" is what a subscriber sees on a day without a storm.
+A storm of calls in four tunnels: ICRQ to IPCP open, PAP, an address of the pool each. "Full load" keeps 64 calls in
+progress, so its latency is that of a queue; "at 200/s" is what a subscriber sees on a day without a storm.
 """
 
 from __future__ import annotations
@@ -59,6 +59,6 @@ def server(kind: str) -> Iterator[Bench]:
 
 
 def percentiles(reports: list[StormReport]) -> str:
-    """Of all calls of all runs together."""
+    """Return figures of all calls of all runs together."""
     together = StormReport(0, 0, 0.0, [latency for report in reports for latency in report.latencies])
     return " ".join(f"p{share * 100:.0f} {together.percentile(share) * 1000:.1f}" for share in (0.5, 0.9, 0.99))

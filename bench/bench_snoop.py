@@ -2,9 +2,9 @@
 
     python -m bench snoop [RUNS]
 
-TCP through one subscriber's call, up and down in turns: nobody intercepted, copies to somebody who takes them, to a
-port that is closed, to a host that is not there, to a network without a route. Then packets at full load of 200
-subscribers (as `forward`), none intercepted and all of them: CPU of the server for each packet.
+TCP through one call, alternately up and down: not intercepted, copies to a sink that reads them, to a closed port, to
+a host that does not exist, to a network without a route. Then packets at full load of 200 subscribers (as `forward`),
+none of them and all of them intercepted: CPU of the server for each packet.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from tests.lab.tun import TunLink
 PORT = 9000
 OCTETS = 8_000_000
 SECONDS = 3
-NOBODY, TAKEN = "nobody intercepted", "copies are taken"
+NONE, TAKEN = "not intercepted", "copies are read"
 SINKS = {
-    NOBODY: "",
+    NONE: "",
     TAKEN: f"203.0.113.2 {PORT}",
     "port is closed": f"203.0.113.2 {PORT + 1}",
     "host is not there": f"203.0.113.99 {PORT}",
@@ -38,7 +38,7 @@ SINKS = {
 
 @dataclass(slots=True)
 class Result:
-    """A value for each run."""
+    """Results: a value for each run."""
 
     rate: list[float] = field(default_factory=list)
     per_cpu: list[float] = field(default_factory=list)
@@ -57,7 +57,7 @@ def main(runs: int = 3) -> None:
 
 
 def take(space: Namespace) -> None:
-    """Who gets the copies."""
+    """Read the copies, as the sink that gets them."""
     with space.entered():
         sock = gevent.socket.socket(gevent.socket.AF_INET, gevent.socket.SOCK_DGRAM)
     sock.bind(("203.0.113.2", PORT))
@@ -66,7 +66,7 @@ def take(space: Namespace) -> None:
 
 
 def transfers(bench: Bench, console: Console, lac: Lac, runs: int) -> None:
-    """Each way with each sink, in turns."""
+    """Measure each direction with each sink, alternately."""
     storm, _ = bring_up(bench, [lac], 1)
     (subscriber,) = storm.subscribers
     with bench.lac.entered():
@@ -84,11 +84,11 @@ def transfers(bench: Bench, console: Console, lac: Lac, runs: int) -> None:
                 result.per_cpu.append(OCTETS / max(bench.cpu() - before, 0.01) / 1e6)
     console.do("no snoop user000000")
     for (way, name), result in results.items():
-        nobody = results[way, NOBODY]
+        without = results[way, NONE]
         say(
             f"snoop, TCP {way}, {name}",
-            f"{middle(result.rate)} MB/s, {ratio(result.rate, nobody.rate)} of nobody's; "
-            f"{middle(result.per_cpu)} MB for each CPU second, {ratio(result.per_cpu, nobody.per_cpu)}",
+            f"{middle(result.rate)} MB/s, {ratio(result.rate, without.rate)} of not intercepted; "
+            f"{middle(result.per_cpu)} MB for each CPU second, {ratio(result.per_cpu, without.per_cpu)}",
         )
     with bench.lac.entered():
         link.close()
@@ -97,7 +97,7 @@ def transfers(bench: Bench, console: Console, lac: Lac, runs: int) -> None:
 
 
 def packets(bench: Bench, console: Console, lac: Lac, runs: int) -> None:
-    """At full load; the LAC's port is blast's in the end."""
+    """Measure at full load. In the end blast has the port of the LAC."""
     blast = str(compile_blast())
     storm, _ = bring_up(bench, [lac], SESSIONS)
     up = "".join(f"{lac.peer_tunnel_id} {call.peer_session_id} {call.address}\n" for call in storm.subscribers)
@@ -106,24 +106,24 @@ def packets(bench: Bench, console: Console, lac: Lac, runs: int) -> None:
     lac.leave()
     names = [call.user.decode() for call in storm.subscribers]
     groups = [" ".join(names[first : first + 50]) for first in range(0, SESSIONS, 50)]
-    everybody = [f"snoop {group}" for group in groups]
+    all_of_them = [f"snoop {group}" for group in groups]
     console.do("set snoop_host 203.0.113.2")
     states = {
-        NOBODY: [f"no {line}" for line in everybody],
-        "ip": ["set snoop_format ip", f"set snoop_port {PORT}", *everybody],
-        "framed": ["set snoop_format framed", f"set snoop_port {PORT}", *everybody],
-        "framed, port is closed": ["set snoop_format framed", f"set snoop_port {PORT + 1}", *everybody],
+        NONE: [f"no {line}" for line in all_of_them],
+        "ip": ["set snoop_format ip", f"set snoop_port {PORT}", *all_of_them],
+        "framed": ["set snoop_format framed", f"set snoop_port {PORT}", *all_of_them],
+        "framed, port is closed": ["set snoop_format framed", f"set snoop_port {PORT + 1}", *all_of_them],
     }
     results: dict[tuple[str, str], list[float]] = {}
     for _ in range(runs):
         for name, lines in states.items():
             for line in lines:
                 console.do(line)
-            assert len(console.rows("show snoop")) == (0 if name == NOBODY else SESSIONS)
+            assert len(console.rows("show snoop")) == (0 if name == NONE else SESSIONS)
             for way in ("up", "down"):
                 before = bench.cpu()
                 _, arrived, _ = run(traffic, blast, way, 1400, SECONDS, 0)
                 results.setdefault((way, name), []).append(1e6 * (bench.cpu() - before) / arrived)
     for (way, name), costs in results.items():
-        more = median(costs) - median(results[way, NOBODY])
+        more = median(costs) - median(results[way, NONE])
         say(f"snoop, 1400 octets {way}, {name}", f"{median(costs):.1f} us of CPU a packet, {more:+.1f}")

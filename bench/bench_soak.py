@@ -3,8 +3,8 @@
     python -m bench soak[:SECONDS[:SESSIONS]]        (`make soak`)
 
 Every subscriber answers the server's echoes (one each 10 s of silence), and sends one of its own each 25 s, which the
-server must answer. Meanwhile one subscriber pings the host beyond: its worst time is the longest that the server did
-nothing for anybody. At the end each subscriber sends two packets through the server and has them back.
+server must answer. Meanwhile one subscriber pings the host beyond: the worst time is the longest pause of the server.
+At the end each subscriber sends two packets through the server, and they must come back.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PORT = 7000
 
 
 def main(seconds: int = 300, sessions: int = 10_000) -> int:
-    """The exit status: 1 when a session or an echo was lost."""
+    """Return the exit status: 1 if a session or an echo was lost."""
     with ours(users=sessions, settings={"debug": 3}) as (bench, server):
         lacs = bench.tunnels()
         empty = bench.rss()
@@ -72,7 +72,7 @@ def replies(storm: Storm) -> int:
 
 
 def send_echoes(subscribers: Sequence[Subscriber]) -> int:
-    """Each subscriber in turn, all of them in ECHO seconds; returns how many when it is killed."""
+    """Send echoes from each subscriber in turn, one each in ECHO seconds. Return how many, when killed."""
     begun, sent = time.monotonic(), 0
     try:
         while True:
@@ -93,7 +93,7 @@ def ping(subscriber: Subscriber, times: list[float]) -> None:
 
 
 def start_echo(host: Namespace) -> None:
-    """The host beyond sends marked packets back (it ends with the lab)."""
+    """Make the host beyond send marked packets back, until the lab ends."""
     program = (sys.executable, "-m", "tests.lab.traffic", "--listen", f"{HOST}:{PORT}")
     process = host.start(*program, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None

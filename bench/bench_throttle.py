@@ -1,11 +1,11 @@
-"""Throttling: how exactly, how quickly answered beside it, what a change costs, what the others pay.
+"""Throttling: its precision, latency beside it, the cost of a change, the cost for other sessions.
 
     python -m bench throttle [SECONDS]
 
-One subscriber at 64, 512 and 2,000 kbit/s, offered twice that each way, and a neighbour's 5 Mbit/s each way without and
-with it; pings while one way is full. A thousand subscribers throttled at once, counted by the server. Setting, changing
-and removing a throttle in the kernel with 10, 1,000 and 10,000 there already. The packets that the first throttle of
-all costs, and full load for those who are not throttled, beside one who is and where nobody is.
+One subscriber at 64, 512 and 2,000 kbit/s, offered twice that each way; a neighbour at 5 Mbit/s each way with and
+without it; pings while one direction is full. A thousand subscribers throttled at once, counted by the server. Setting,
+changing and removing a throttle in the kernel beside 10, 1,000 and 10,000 others. The packets that the very first
+throttle loses, and full load of sessions that are not throttled, with and without a throttled one.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import gevent
 
 from bench.bench_forward import PORT, Traffic, run
 from bench.common import HOST, LAC, LNS, Bench, bring_up, compile_blast, middle, ours, ratio, say
-from l2tpns.runtime.log import Log
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.rtnetlink import Netlink
 from l2tpns.system.shaping import KernelShaper, Shaped
 from tests.lab.console import Console
+from tests.lab.memory_log import MemoryLog
 from tests.lab.netns import Lab, Namespace
 from tests.lab.rates import Crowd, Offer
 from tests.lab.subscriber import Subscriber
@@ -83,7 +83,7 @@ def one_subscriber(seconds: int) -> None:
 
 
 def ping(subscriber: Subscriber, seconds: int) -> str:
-    """Ping after ping."""
+    """Send ping after ping."""
     answers = []
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -94,7 +94,7 @@ def ping(subscriber: Subscriber, seconds: int) -> str:
 
 
 def many_subscribers(seconds: int) -> None:
-    """blast offers a quarter more than each may have."""
+    """Offer a quarter more than each session may have."""
     blast = str(compile_blast())
     with ours(users=sum(MANY.values())) as (bench, _):
         lac = bench.tunnels(1)[0]
@@ -148,7 +148,7 @@ def start(
 
 
 def octets(console: Console) -> dict[str, tuple[int, int]]:
-    """From and to each user."""
+    """Return packets from and to each user."""
     return {row["user"]: (row["in_octets"], row["out_octets"]) for row in console.rows("show session")}
 
 
@@ -156,14 +156,14 @@ def octets(console: Console) -> dict[str, tuple[int, int]]:
 
 
 def changes(there: int, tries: int = 200) -> None:
-    """In the kernel alone: class, queue, set."""
+    """Measure changes in the kernel alone: class, queue, set."""
     with Lab() as lab:
         space = lab.namespace("throttle")
         space.ip("tuntap", "add", "tun0", "mode", "tun")
         space.ip("link", "set", "tun0", "up")
         with space.entered():
             netlink = Netlink()
-            log = Log.in_memory().get()
+            log = MemoryLog().get()
             shaper = KernelShaper(netlink, netlink.link_index("tun0"), IpSets(), Firewall(log), log)
             networks = [(IPv4Network(IPv4Address("10.64.0.0") + number),) for number in range(there + tries)]
             for number in range(there):
@@ -190,11 +190,11 @@ def timed(call: Callable[..., T], *arguments: object) -> tuple[float, T]:
     return time.perf_counter() - begun, result
 
 
-# What the others pay
+# Cost for other sessions
 
 
 def others(runs: int = 5, seconds: int = 3) -> None:
-    """Two servers in turns: nobody is throttled on the one, one subscriber on the other."""
+    """Measure two servers alternately: one without throttling, one with one throttled subscriber."""
     blast = str(compile_blast())
     with ours(users=SESSIONS) as (plain, _), ours(users=SESSIONS, beside=plain.lab) as (other, _):
         without, _ = subscribers(plain)
@@ -218,7 +218,7 @@ def others(runs: int = 5, seconds: int = 3) -> None:
 
 
 def subscribers(bench: Bench) -> tuple[Traffic, Subscriber]:
-    """All but one for blast to send to, and that one."""
+    """Return all sessions but one, for blast, and that one."""
     lac = bench.tunnels(1)[0]
     storm, _ = bring_up(bench, [lac], SESSIONS)
     one, *rest = storm.subscribers

@@ -1,8 +1,8 @@
 """What the benchmarks share: the hosts, the servers they compare, pinned CPUs, and how a figure is printed.
 
-Both servers (ours, and the C l2tpns of the Debian package) stand in the same place of the same kind of lab, with the
-same FreeRADIUS, one after the other in turns: what the machine does beside hits both. The server has the first CPU for
-itself, everything else (LAC, clients, FreeRADIUS, the host beyond) the last one.
+Both servers (ours, and the C l2tpns of the Debian package) run in the same place of the same kind of lab, with the same
+FreeRADIUS, alternately: other load of the machine affects both. The server has the first CPU for itself, everything
+else (LAC, clients, FreeRADIUS, the host beyond) the last one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OURS: Mapping[str, Setting] = {"debug": 3, "max_starting_calls": 5000, "max_star
 
 
 class Process(Protocol):
-    """A server that runs."""
+    """A running server."""
 
     @property
     def pid(self) -> int: ...
@@ -53,7 +53,7 @@ class Process(Protocol):
 
 @dataclass(slots=True)
 class Bench:
-    """A server in its lab, and how hard it works."""
+    """A server in its lab, and the load on it."""
 
     name: str
     lab: Lab
@@ -63,17 +63,17 @@ class Bench:
     process: Process
 
     def cpu(self) -> float:
-        """CPU seconds that the server has used."""
+        """Return the CPU seconds that the server has used."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / float(os.sysconf("SC_CLK_TCK"))
 
     def rss(self) -> int:
-        """Resident octets."""
+        """Return the resident octets of the server."""
         with open(f"/proc/{self.process.pid}/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def tunnels(self, count: int = TUNNELS) -> list[Lac]:
-        """Established ones, a socket each."""
+        """Return established tunnels, with a socket each."""
         with self.lac.entered():
             lacs = [Lac((LAC, 0), (LNS, 1701), f"lac{number}") for number in range(count)]
         return [lac.connect() for lac in lacs]
@@ -87,7 +87,7 @@ def ours(
     users: int = 0,
     beside: Lab | None = None,
 ) -> Iterator[tuple[Bench, Server]]:
-    """Our server with everybody in the secrets file, or with FreeRADIUS; in a lab of its own, or in `beside`."""
+    """Start our server with a secrets file, or with FreeRADIUS; in a lab of its own, or in `beside`."""
     with nullcontext(beside) if beside else Lab() as lab:
         lac, server, host = three_hosts(lab)
         everything: dict[str, Setting] = {**OURS, "peer_address": SUBSCRIBERS_SEE, **(settings or {})}
@@ -107,7 +107,7 @@ def ours(
 
 @contextmanager
 def theirs(*, settings: Mapping[str, Setting] | None = None, beside: Lab | None = None) -> Iterator[Bench]:
-    """The C l2tpns with FreeRADIUS: it has no other way to authenticate."""
+    """Start the C l2tpns with FreeRADIUS: it has no other way to authenticate."""
     package = unpack(BUILD / "cl2tpns")
     with nullcontext(beside) if beside else Lab() as lab:
         lac, server, host = three_hosts(lab)
@@ -130,7 +130,7 @@ def theirs(*, settings: Mapping[str, Setting] | None = None, beside: Lab | None 
 
 
 def start_radius(lab: Lab, namespace: Namespace) -> None:
-    """FreeRADIUS beside the server; every name has the same password. The C l2tpns signs no requests."""
+    """Start FreeRADIUS beside the server, with one password for every name. The C l2tpns signs no requests."""
     users = f'DEFAULT Cleartext-Password := "{PASSWORD}"\n'
     radius = FreeRadius(users, secret=SECRET, port=1812, prefix=tuple(namespace.command()), sign=False)
     configuration = radius.root / "radiusd.conf"
@@ -142,18 +142,18 @@ def start_radius(lab: Lab, namespace: Namespace) -> None:
 
 
 def c_available() -> str:
-    """Nothing, or why the C l2tpns cannot be measured here."""
+    """Return why the C l2tpns cannot be measured here; empty if it can."""
     if not installed():
         return "FreeRADIUS is not installed"
     try:
         unpack(BUILD / "cl2tpns")
     except Exception as error:
-        return f"its Debian package cannot be had ({type(error).__name__})"
+        return f"its Debian package is unavailable ({type(error).__name__})"
     return ""
 
 
 def compile_blast() -> Path:
-    """bench/blast.c, built when it has changed."""
+    """Build bench/blast.c if it has changed. Return the program."""
     source, program = Path(__file__).with_name("blast.c"), BUILD / "blast"
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         BUILD.mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,7 @@ def pin(pid: int, cpu: int) -> None:
 
 
 def pin_ourselves() -> None:
-    """This process, and what it starts from now on, leave the server's CPU alone."""
+    """Keep this process, and what it starts from now on, off the CPU of the server."""
     os.sched_setaffinity(0, {OTHER_CPU})
 
 
@@ -178,12 +178,12 @@ def pin_ourselves() -> None:
 
 
 def say(what: str, figures: str) -> None:
-    """One line: what, the figures, where."""
+    """Print one line: what, the figures, where."""
     print(f"{what}: {figures} [{platform.python_version()}, load {os.getloadavg()[0]:.1f}]", flush=True)
 
 
 def machine() -> str:
-    """The line above all figures."""
+    """Return the line above all figures."""
     model = "unknown CPU"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -196,7 +196,7 @@ def machine() -> str:
 
 
 def middle(values: list[float]) -> str:
-    """The median, and between what it lies."""
+    """Return the median with the lowest and highest value."""
     return f"{median(values):.0f} ({min(values):.0f}..{max(values):.0f})"
 
 
@@ -208,7 +208,7 @@ def ratio(one: list[float], other: list[float]) -> str:
 
 
 def bring_up(bench: Bench, lacs: list[Lac], count: int, first: int = 0, **options: object) -> tuple[Storm, StormReport]:
-    """A storm that must succeed whole."""
+    """Run a storm in which every call must succeed."""
     storm = Storm(lacs, count, first=first, **options)  # type: ignore[arg-type]
     report = storm.run(60 + count / 50)
     if report.online != count:
@@ -217,7 +217,7 @@ def bring_up(bench: Bench, lacs: list[Lac], count: int, first: int = 0, **option
 
 
 def settle(condition: Callable[[], bool], timeout: float) -> bool:
-    """Wait for something that takes its time; whether it came."""
+    """Wait for a condition. Return True if it came true in time."""
     until = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > until:

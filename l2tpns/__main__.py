@@ -1,4 +1,4 @@
-"""`l2tpns`: the arguments, then the daemon. Monkey-patching comes before every other import."""
+"""The command `l2tpns`: parse the arguments, run the daemon. Monkey-patching precedes every other import."""
 
 from gevent import monkey
 
@@ -16,12 +16,12 @@ from l2tpns.config.file import default_config  # noqa: E402
 from l2tpns.config.live import Options  # noqa: E402
 from l2tpns.daemon import MACHINE, Daemon  # noqa: E402
 from l2tpns.errors import ConfigError, L2tpnsError, RepairError  # noqa: E402
-from l2tpns.runtime.faults import describe  # noqa: E402
+from l2tpns.runtime.exceptions import describe  # noqa: E402
 from l2tpns.system import cleanup  # noqa: E402
 
 
 class CleanKernel(argparse.Action):
-    """Do it, and leave: as --version."""
+    """The option --clean-kernel: clean up and exit, as --version does."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         try:
@@ -32,33 +32,33 @@ class CleanKernel(argparse.Action):
 
 
 def parse_arguments(argv: list[str] | None = None) -> Options:
-    """The words of the manual: -h is the host name, so help is --help only."""
+    """Parse the options of the manual. -h is the host name there, so help is --help only."""
     parser = argparse.ArgumentParser(
         prog="l2tpns", add_help=False, description="L2TP network server. Runs in the foreground unless told otherwise."
     )
     parser.add_argument(
-        "-d", dest="detach", action="store_true", help="detach from the terminal, when everything is ready"
+        "-d", dest="detach", action="store_true", help="detach from the terminal when everything is ready"
     )
     parser.add_argument("-v", dest="verbose", action="count", default=0, help="log more (may be repeated)")
     parser.add_argument("-c", dest="config", metavar="FILE", type=Path, help="configuration file")
-    parser.add_argument("-h", dest="hostname", metavar="HOSTNAME", help="our name, before the one in the file")
-    parser.add_argument("-a", dest="address", metavar="ADDRESS", help="bind_address, before the one in the file")
+    parser.add_argument("-h", dest="hostname", metavar="HOSTNAME", help="our host name, overrides the one in the file")
+    parser.add_argument("-a", dest="address", metavar="ADDRESS", help="bind_address, overrides the one in the file")
     parser.add_argument(
         "--clean-kernel",
         action=CleanKernel,
         nargs=0,
-        help="remove the firewall rules and sets that a server left which did not end in order; start nothing",
+        help="remove the firewall rules and sets that a crashed server has left, and exit",
     )
     parser.add_argument("--version", action="version", version=f"l2tpns {__version__}")
-    parser.add_argument("--help", action="help", help="this text")
+    parser.add_argument("--help", action="help", help="show this help and exit")
     found = parser.parse_args(argv)
     config = found.config or default_config(os.environ.get("L2TPNS_ETC", "/etc/l2tpns"))
-    config = config.absolute()  # -d leaves this directory, and the files beside it are read again later
+    config = config.absolute()  # -d changes the directory, and files beside it are read again later
     return Options(config, found.detach, found.verbose, found.hostname, found.address)
 
 
 def main() -> int:
-    """Run until told to leave; the exit status."""
+    """Run the daemon until it is stopped. Return the exit status."""
     try:
         return Daemon(parse_arguments()).run()
     except ConfigError as error:
@@ -72,8 +72,8 @@ def main() -> int:
 if __name__ == "__main__":
     status = main()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # a full disk, a reader that has gone: the status counts
+        with suppress(OSError, ValueError):  # a full disk, a reader that is gone: the exit status matters more
             stream.flush()
-    # Everything is closed. Python would now take apart each session's greenlet, which is seconds for 10,000 of them in
-    # which nobody serves: the next process waits for our end.
+    # Everything is closed. Python would now destroy the greenlet of each session, which takes seconds for 10,000 of
+    # them, and the next process waits for our end.
     os._exit(status)

@@ -1,8 +1,8 @@
-"""Why a session or a tunnel ends, declared once: every reason with its codes in each protocol.
+"""Why a session or a tunnel ends: every cause, declared once, with its codes in each protocol.
 
-A reason's name is what the log, the counters and the operator see as `cause`. The codes are those of RFC 2661
-section 4.4.2 (CDN), RFC 2866 section 5.10 (Acct-Terminate-Cause) and RFC 3145 section 2 (disconnect code and
-direction: 1 caused by the PPP peer, 2 by us, 0 by neither).
+The name of a cause is the value of `cause` in the log, the counters and the console. The codes are those of RFC 2661
+4.4.2 (CDN), RFC 2866 5.10 (Acct-Terminate-Cause) and RFC 3145 2 (disconnect code and direction: 1 caused by the PPP
+peer, 2 by us, 0 by neither).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ AUTH_REFUSED = _reason("auth_refused", "authentication failed", _ADMIN, _T.USER_
 RADIUS_SILENT = _reason("radius_silent", "no RADIUS server answers", CdnResult.NO_FACILITIES, _T.SERVICE_UNAVAILABLE)
 NO_ADDRESS = _reason("no_address", "no address is free", _GENERAL, _T.SERVICE_UNAVAILABLE, 20, 2, ErrorCode.TRY_ANOTHER)
 ADDRESS_IN_USE = _reason(
-    "address_in_use", "the address cannot be had", CdnResult.NO_FACILITIES, _T.SERVICE_UNAVAILABLE, 20, 2
+    "address_in_use", "the address is unavailable", CdnResult.NO_FACILITIES, _T.SERVICE_UNAVAILABLE, 20, 2
 )
 NO_COMMON_ADDRESS = _reason(
     "no_common_address", "no address was agreed on", _GENERAL, _T.PORT_ERROR, 19, 1, ErrorCode.VENDOR
@@ -84,14 +84,14 @@ NO_RESOURCES = _reason(
     _T.SERVICE_UNAVAILABLE,
     error=ErrorCode.RESOURCES,
 )
-PROTOCOL_ERROR = _reason("protocol_error", "the LAC broke the protocol", _GENERAL, _T.NAS_ERROR, error=ErrorCode.VENDOR)
+PROTOCOL_ERROR = _reason("protocol_error", "protocol error of the LAC", _GENERAL, _T.NAS_ERROR, error=ErrorCode.VENDOR)
 INTERNAL_ERROR = _reason("internal_error", "an error of this server", _GENERAL, _T.NAS_ERROR, error=ErrorCode.VENDOR)
 
 
 class SessionEnded(Exception):
-    """Ends a session from inside its greenlet; `tell` says whether the LAC still has to hear of it by CDN.
+    """Ends a session from inside its greenlet. `tell`: the LAC still needs a CDN.
 
-    `result`, `error` and `text` replace the reason's own codes where the RFC names the answer exactly.
+    `result`, `error` and `text` replace the codes of the reason where the RFC demands other ones.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class SessionEnded(Exception):
         self.text = text or reason.text
 
     def detached(self) -> SessionEnded:
-        """Without the frames it came through: they hold it, it holds them, and both hold the session."""
+        """Return the exception without its frames: they refer to each other, and both to the session."""
         self.__traceback__ = self.__context__ = self.__cause__ = None
         return self
 
@@ -113,7 +113,7 @@ class SessionEnded(Exception):
 class TunnelEnded(Exception):
     """Ends a tunnel from inside its greenlet.
 
-    `result` is the StopCCN result code to send, None when the peer needs no StopCCN (it sent one, or is gone).
+    `result` is the result code of the StopCCN to send; None if the LAC needs none (it has sent one, or is gone).
     """
 
     def __init__(self, reason: Reason, result: int | None, error: int = 0, text: str = "") -> None:
@@ -124,6 +124,6 @@ class TunnelEnded(Exception):
         self.text = text or reason.text
 
     def detached(self) -> TunnelEnded:
-        """As that of SessionEnded."""
+        """Return the exception without its frames, as SessionEnded.detached does."""
         self.__traceback__ = self.__context__ = self.__cause__ = None
         return self

@@ -38,23 +38,24 @@ from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.secrets_file import SecretsBackend
 from l2tpns.radius.types import Backend, RadiusSettings
-from l2tpns.runtime import process
-from l2tpns.runtime.awake import AwakeClock
+from l2tpns.runtime import files, process
+from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.clock import elapsed, moment
 from l2tpns.runtime.counters import PRIVATE, Counters
-from l2tpns.runtime.faults import contain_strays, describe, words
-from l2tpns.runtime.keeper import Keeper, Steps
+from l2tpns.runtime.exceptions import contain_strays, describe, format_traceback
 from l2tpns.runtime.log import Log
 from l2tpns.runtime.log_sinks import DAEMON_FACILITY, SYSLOG_SOCKET
+from l2tpns.runtime.shutdown_steps import ShutdownSteps
 from l2tpns.runtime.supervisor import Part, Supervisor
+from l2tpns.runtime.watchdog import Watchdog
 from l2tpns.server import Server
 from l2tpns.state.records import Replay
 from l2tpns.state.restore import Resumed, resume
 from l2tpns.state.store import StateStore
 from l2tpns.subscriber.pool import Layout, Pool, read_layout
 from l2tpns.system import cleanup, privileges
-from l2tpns.system.firewall import LOCK, Firewall
-from l2tpns.system.garden_rules import Cage
+from l2tpns.system.firewall import Firewall, keep_table_list, lock_file
+from l2tpns.system.garden_rules import GardenRules
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.netlink_socket import NetlinkError
 from l2tpns.system.rtnetlink import Netlink
@@ -76,6 +77,10 @@ class Daemon:
         self.files = configfile.find_files(options.config)
         reading = read(options)
         self.config = reading.config
+        with suppress(ConfigError):  # give_up_root reports it
+            identity = privileges.find_identity(self.config.setuid)
+            if identity is not None:
+                files.accept_owner(identity.uid, identity.gid)
         self.log = Log(self.config.log_file, self.config.debug, detached=options.detach)
         self.log.open_audit(self.config.audit_file)
         self.logger = self.log.get()
@@ -93,7 +98,7 @@ class Daemon:
         self.ready = False  # the start went well
         self.disconnect_all = False  # every subscriber is to be disconnected, no state is to be left
         self.bandwidth = ""
-        self.steps = Steps(self.logger)
+        self.steps = ShutdownSteps(self.logger)
         self.parts = ExitStack()  # how what was built is stopped, the last part first
         self.firewall: Firewall | None = None  # until every port is ours: the rules may be another process's
 
@@ -119,7 +124,7 @@ class Daemon:
         """Say why there is no server, or none any more; the exit status (errors.py)."""
         status = getattr(error, "status", RepairError.status if isinstance(error, MACHINE) else ReportError.status)
         why = str(error) if isinstance(error, ConfigError) else describe(error)
-        facts = {} if isinstance(error, ConfigError) else {"traceback": words(error)}
+        facts = {} if isinstance(error, ConfigError) else {"traceback": format_traceback(error)}
         self.logger.critical("server_failed" if self.ready else "start_failed", why=why, status=status, **facts)
         if self.ready:
             self.take_leave("none", save=True)
@@ -141,18 +146,15 @@ class Daemon:
         identity = privileges.find_identity(config.setuid)
         if identity is None or identity.uid == os.geteuid():
             return
-        own = process.state_directory()
-        directories = {
-            Path(config.state_dir or own): config.save_state,
-            Path(config.spool_dir or own): bool(config.radius_accounting),
-        }
-        files = (config.log_file.removeprefix("file:"), config.audit_file, config.pid_file)
-        privileges.hand_over(
+        written = (config.log_file.removeprefix("file:"), config.audit_file, config.pid_file)
+        privileges.hand_over(  # also what is not in use now: save_state and radius_accounting may be set at any time
             identity,
-            [directory for directory, used in directories.items() if used or directory.is_dir()],
-            [Path(name) for name in files if name.startswith("/")],
+            process.state_directory(),
+            [process.runtime_directory(), *(Path(name) for name in (config.state_dir, config.spool_dir) if name)],
+            [Path(name) for name in written if name.startswith("/")],
         )
-        privileges.share_lock(identity, Path(LOCK))
+        privileges.share_lock(identity, Path(lock_file()))
+        keep_table_list()
         if config.pid_file:
             process.reserve_pid_file(Path(config.pid_file), identity.uid, identity.gid)
         privileges.become(identity)
@@ -279,7 +281,7 @@ class Daemon:
             server.plugins,
             self.logger,
             awake=awake,
-            share=self.services.share,
+            share=self.services.operator_scheduler,
             supervisor=supervisor,
         )
         for name, stop in (
@@ -332,7 +334,7 @@ class Daemon:
         self.firewall = firewall = Firewall(self.logger)
         cleanup.begin(firewall, self.logger)
         gardens = {record.policy.garden for record in self.saved.sessions.values()} - {""}
-        self.services.gardens.start(lambda: Cage(firewall, IpSets()), gardens)
+        self.services.gardens.start(lambda: GardenRules(firewall, IpSets()), gardens)
         self.server.plugins.start()
 
     def restore(self) -> Resumed:
@@ -386,7 +388,7 @@ class Daemon:
                 clean=saved.clean,
             )
         self.supervisor.spawn("bandwidth meter", self.watch_speed)
-        self.supervisor.spawn("keeper", Keeper(self.manager, self.spare, self.supervisor).run)
+        self.supervisor.spawn("keeper", Watchdog(self.manager, self.spare, self.supervisor).run)
         self.console.start()
         self.nsctl.start()
 
@@ -418,7 +420,7 @@ class Daemon:
             except LoopExit:  # nothing will ever happen any more
                 raise
             except BaseException as error:  # to obey a signal ends nothing; nor does what is thrown at this greenlet
-                self.logger.error("signal_failed", why=describe(error), traceback=words(error))
+                self.logger.error("signal_failed", why=describe(error), traceback=format_traceback(error))
 
     def part_lost(self, part: Part) -> None:
         """A part that nobody can do without fails again and again: another process may do better."""

@@ -1,6 +1,6 @@
-"""The errors of l2tpns, one tree, named by who must act on them.
+"""The errors of l2tpns: one tree, named by what has to be done about them.
 
-A peer's mistake carries the reply that the RFC asks for, so that one place can send it.
+A protocol error of a peer carries the reply that the RFC demands, so that it can be sent in one place.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ class L2tpnsError(Exception):
 
 
 class WireError(L2tpnsError):
-    """Octets that cannot be read as a packet: count and drop (RFC 2661 section 7.1)."""
+    """Octets cannot be decoded as a packet: count and drop them (RFC 2661 7.1)."""
 
 
 class ProtocolError(L2tpnsError):
-    """Well formed, not allowed here or now: answered with StopCCN or CDN.
+    """A well-formed message is not allowed here or now: answer with StopCCN or CDN.
 
-    `result_code` and `error_code` are those of the Result Code AVP (RFC 2661 section 4.4.2), `text` its message.
+    `result_code`, `error_code` and `text` are the fields of the Result Code AVP (RFC 2661 4.4.2).
     """
 
     def __init__(self, result_code: int, error_code: int = 0, text: str = "") -> None:
@@ -30,44 +30,49 @@ class ProtocolError(L2tpnsError):
 
 
 class ConfigError(L2tpnsError):
-    """Edit the file: the message is shown as it is and names file, line and variable.
+    """The operator must edit the configuration. The text names file, line and variable, and is shown as it is.
 
-    `status` is the exit status of a start that fails by it (sysexits.h). After that of this class, and of no other,
-    systemd does not start the server again: until the file is edited a restart would not help.
+    `status` is the exit status of a start that fails with this error (sysexits.h). After the status of this class, and
+    of no other, systemd does not restart the server: a restart would not help before the file is edited.
     """
 
     status = 78  # EX_CONFIG
 
 
 class WaitError(ConfigError):
-    """Wait: time may mend what the file is right to ask for. An address that comes later, a port or a device that is
-    another's, a disk that is full or read-only, no free descriptor."""
+    """The operator may wait: the configuration is right, and the cause may pass by itself.
+
+    An address that comes later, a port or device in use, a full or read-only disk, no free descriptor.
+    """
 
     status = 75  # EX_TEMPFAIL
 
 
 class RepairError(ConfigError):
-    """Repair the machine: a device node, a directory or a permission is missing there. Nothing is to be edited."""
+    """The operator must repair the machine: a device node, a directory or a permission is missing."""
 
     status = 71  # EX_OSERR
 
 
 class ReportError(L2tpnsError):
-    """Report it: a mistake of ours, which a process that begins anew may not make."""
+    """A bug of ours, to be reported. A new process may not run into it."""
 
     status = 70  # EX_SOFTWARE
 
 
 class PluginError(L2tpnsError):
-    """A plugin cannot be had, or asked for what cannot be done: in words for the operator."""
+    """A plugin cannot be loaded, or requests something impossible. The text is for the operator."""
 
 
 class NoAnswer(L2tpnsError):
-    """Every server that could have answered kept silent."""
+    """No server has answered."""
 
 
 class PassedOver(NoAnswer):
-    """No server answered this. After so many tries a server answered others; after `unsure` tries it has not yet."""
+    """No server has answered this record.
+
+    A server answered others after `tries` attempts; after `unsure` attempts it has not answered anything yet.
+    """
 
     def __init__(self, text: str, tries: int, unsure: int) -> None:
         super().__init__(text)
@@ -79,8 +84,8 @@ class NoAddress(L2tpnsError):
     """The pool has no free address for this subscriber."""
 
 
-# What of the machine's refusals means that a path or a value in the file is wrong, and what that the machine is not as
-# it should be. All others pass: better to be started once too often than never again.
+# Errno values that mean a wrong path or value in the file, and those that mean a fault of the machine. All others may
+# pass by themselves: one restart too many is better than none.
 _TO_EDIT = frozenset((errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL))
 _TO_REPAIR = frozenset(
     (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
@@ -88,7 +93,7 @@ _TO_REPAIR = frozenset(
 
 
 def refused(code: int | None, text: str) -> ConfigError:
-    """What the operator has to do about an errno of the machine's, with these words."""
+    """Return the error for an errno, by what the operator has to do about it."""
     if code in _TO_EDIT:
         return ConfigError(text)
     return RepairError(text) if code in _TO_REPAIR else WaitError(text)

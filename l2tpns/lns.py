@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 
 from l2tpns import causes
-from l2tpns.dataplane.udp import Endpoint
+from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.errors import ProtocolError, WireError
 from l2tpns.l2tp.address_change import ProbeBudget
 from l2tpns.l2tp.admission import Admission
@@ -23,12 +23,11 @@ from l2tpns.l2tp.tunnel import Tunnel, TunnelState
 from l2tpns.proto.l2tp.header import parse_control
 from l2tpns.proto.l2tp.messages import ICRQ, StopCcnResult
 from l2tpns.runtime.cooperative import in_slices
+from l2tpns.runtime.peer import Peer
 from l2tpns.runtime.supervisor import Part
 from l2tpns.subscriber import timers
 from l2tpns.subscriber.services import WHEEL_TICK, Services
 from l2tpns.subscriber.session import Session
-
-Peer = tuple[str, int]
 
 
 class Lns:

@@ -21,7 +21,7 @@ from l2tpns.policy.taps import Taps
 from l2tpns.policy.throttle import Throttle
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import Backend
-from l2tpns.runtime.awake import AwakeClock
+from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.supervisor import Supervisor

@@ -1,4 +1,4 @@
-"""Copies of intercepted packets: the form they have on the wire, and `l2tpns-capture`, which makes a file of them.
+"""Copies of intercepted packets: their form on the wire, and `l2tpns-capture`, which writes them to a file.
 
-Knows nothing of the server, and runs without it.
+Knows nothing of the server and runs without it.
 """

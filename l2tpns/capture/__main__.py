@@ -1,7 +1,7 @@
-"""`l2tpns-capture`: receives copies of intercepted packets and writes them into a file that tshark opens (pcapng).
+"""`l2tpns-capture`: receives copies of intercepted packets and writes them to a file that tshark opens (pcapng).
 
-It stops at ^C or SIGTERM, or after `--count` packets, and then says what it has received and what was lost. For
-evidence, take the form `framed`: time, direction and the subscriber's name are then those of the server.
+It stops at ^C or SIGTERM, or after `--count` packets, and reports how many it received and how many were lost. For
+evidence use the form `framed`: then time, direction and the subscriber's name are those of the server.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import Any, BinaryIO, Self
 from l2tpns import __version__
 from l2tpns.capture.frame import UP, Copied, parse
 from l2tpns.capture.pcapng import INBOUND, OUTBOUND, Writer
+from l2tpns.runtime.sockets import set_buffers
 
-LARGEST = 65535
-LATEST = 1000  # copies by which one may be late; a number further behind begins a new count
+MAX_DATAGRAM = 65535  # octets
+MAX_LATE = 1000  # a copy may be so many numbers late; a number further behind starts a new count
 BUFFER = 32 << 20  # octets that the kernel keeps while the disk is busy
-_SO_RCVBUFFORCE = 33  # Linux's number, which the socket module does not name
 
 
 @dataclass(slots=True)
 class Stream:
-    """One session's copies from one server."""
+    """The copies of one session from one server."""
 
     interface: int
     next: int  # number that the next copy should have
@@ -38,20 +38,20 @@ class Stream:
     lost: int = 0
 
     def count(self, number: int) -> int:
-        """How many copies are missing before the one of this number."""
+        """Count a copy with this number. Return how many are missing before it."""
         ahead = (number - self.next + 0x80000000 & 0xFFFFFFFF) - 0x80000000
-        if -LATEST < ahead < 0 < number:
-            self.lost = max(self.lost - 1, 0)  # it was only late
+        if -MAX_LATE < ahead < 0 < number:
+            self.lost = max(self.lost - 1, 0)  # it was counted as lost and is only late
             return 0
         self.next = number + 1 & 0xFFFFFFFF
-        missing = max(ahead, 0)  # far behind: the server has begun to count anew
+        missing = max(ahead, 0)  # far behind: the server has started a new count
         self.lost += missing
         return missing
 
 
 @dataclass(slots=True)
 class Recorder:
-    """Datagrams to packets of a file."""
+    """Turns datagrams into packets of a file."""
 
     writer: Writer
     packets: int = 0
@@ -59,7 +59,7 @@ class Recorder:
     streams: dict[tuple[str, int, int, str], Stream] = field(default_factory=dict)
 
     def take(self, payload: bytes, sender: tuple[str, int], received: int) -> None:
-        """One datagram, received at that time (nanoseconds since 1970)."""
+        """Write the packet of one datagram, `received` in nanoseconds since 1970."""
         try:
             copy = parse(payload)
         except ValueError:
@@ -77,7 +77,7 @@ class Recorder:
         self.writer.packet(stream.interface, copy.time, copy.packet, direction, comment)
 
     def _stream(self, copy: Copied, sender: tuple[str, int]) -> Stream:
-        """The form `ip` does not tell sessions apart: an interface for each sender."""
+        """Return the stream of a copy. The form `ip` names no session: it has one interface for each sender."""
         if copy.direction is None:
             key, name, description = (f"{sender[0]}:{sender[1]}", 0, 0, ""), f"{sender[0]}:{sender[1]}", ""
         else:
@@ -95,7 +95,7 @@ class Recorder:
 
 
 class Stop:
-    """Within: ^C and SIGTERM only set `asked`, and make `wake` readable, so that no block is left unfinished."""
+    """A context in which ^C and SIGTERM set `asked` and make `wake` readable, so that every block is completed."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -120,7 +120,7 @@ class Stop:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit status."""
+    """Run the program. Return the exit status."""
     arguments = parse_arguments(argv)
     try:
         sock = listen(arguments.address, arguments.port)
@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
             with Stop() as stop:
                 receive(sock, recorder, file, stop, arguments.count)
         except BrokenPipeError:
-            sys.stderr.write("l2tpns-capture: nobody reads any more\n")
+            sys.stderr.write("l2tpns-capture: the reader of standard output has gone\n")
             os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
     said = f"{recorder.packets} packets of {len(recorder.streams)} sessions, {recorder.lost} lost"
     print(f"{said}, {recorder.unreadable} unreadable", file=sys.stderr)
@@ -150,6 +150,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Return the command line's arguments."""
     parser = argparse.ArgumentParser(
         prog="l2tpns-capture", description="Writes copies of intercepted packets into a file that tshark opens."
     )
@@ -169,12 +170,10 @@ def _port(text: str) -> int:
 
 
 def listen(address: IPv4Address, port: int) -> socket.socket:
+    """Return a bound UDP socket. Raises OSError."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER)
-        except PermissionError:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        set_buffers(sock, receive=BUFFER)
         sock.bind((str(address), port))
     except OSError:
         sock.close()
@@ -183,17 +182,17 @@ def listen(address: IPv4Address, port: int) -> socket.socket:
 
 
 def open_file(name: str) -> BinaryIO:
-    """Never over what is there, and for nobody else's eyes."""
+    """Create a file that only its owner can read. Raises OSError if it exists."""
     if name == "-":
         return os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     return os.fdopen(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
 
 
 def receive(sock: socket.socket, recorder: Recorder, file: BinaryIO, stop: Stop, count: int) -> None:
-    """Until a signal, or `count` packets. What has come is in the file whenever nothing more is waiting."""
+    """Record until a signal or `count` packets. The file is flushed whenever no datagram is waiting."""
     while not stop.asked and not (count and recorder.packets >= count):
         try:
-            payload, sender = sock.recvfrom(LARGEST, socket.MSG_DONTWAIT)
+            payload, sender = sock.recvfrom(MAX_DATAGRAM, socket.MSG_DONTWAIT)
         except BlockingIOError:
             file.flush()
             select.select((sock, stop.wake), (), ())

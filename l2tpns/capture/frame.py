@@ -1,8 +1,8 @@
 """A copy of a packet as a UDP payload (docs/interception.md has both forms octet by octet).
 
-`ip`, the form of the manual: the IP packet and nothing else. `framed`: a header says whose packet it is, which way it
-went and when, and counts, so that a receiver sees what was lost. The first octet tells the forms apart: no IP packet
-begins with 15 as its version. All numbers are big-endian.
+`ip`, the form of the manual, is the IP packet and nothing else. `framed` has a header with session, subscriber,
+direction, time and a number that shows losses to the receiver. The first octet distinguishes the forms: no IP packet
+has version 15. All numbers are big-endian.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _FIRST = struct.Struct("!HBBHHH")
 # number of the copy, time in nanoseconds since 1970, lengths of Acct-Session-Id and of user name; these two follow
 _SECOND = struct.Struct("!IQBB")
 _FIXED = _FIRST.size + _SECOND.size
-_LONGEST = 255
-_SHORTEST = {4: 20, 6: 40}  # an IP packet, by version
+_MAX_NAME = 255
+_MIN_PACKET = {4: 20, 6: 40}  # an IP packet, by version
 
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """One copy, taken apart. Of the form `ip` nothing is known but the packet."""
+    """One copy, parsed. The form `ip` has nothing but the packet."""
 
     packet: bytes
     direction: int | None = None
@@ -38,7 +38,7 @@ class Copied:
 
 
 class Framer:
-    """Makes the headers of one session's copies; what does not change is made once."""
+    """Builds the headers of the copies of one session; the constant parts are built once."""
 
     __slots__ = ("_ids", "_names", "_number", "_starts")
 
@@ -48,14 +48,14 @@ class Framer:
         self.name(acct, user)
 
     def name(self, acct: str, user: str) -> None:
-        """The subscriber is called so from now on; the count goes on."""
+        """Set Acct-Session-Id and user name of the next copies. The count continues."""
         names = [_cut(name) for name in (acct, user)]
         length = _FIXED + sum(map(len, names))
         self._starts = [_FIRST.pack(MAGIC, VERSION, way, length, *self._ids) for way in (UP, DOWN)]
         self._names = (len(names[0]), len(names[1]), b"".join(names))
 
     def frame(self, direction: int, packet: bytes, time: int) -> bytes:
-        """The payload for this packet."""
+        """Return the payload for a packet; `time` in nanoseconds since 1970."""
         number = self._number
         self._number = number + 1 & 0xFFFFFFFF
         acct, user, names = self._names
@@ -63,10 +63,10 @@ class Framer:
 
 
 def parse(payload: bytes) -> Copied:
-    """A copy of either form. ValueError when it is none."""
+    """Parse a copy in either form. Raises ValueError if it is neither."""
     if not payload:
         raise ValueError("it is empty")
-    if len(payload) >= _SHORTEST.get(payload[0] >> 4, 0xFFFF):
+    if len(payload) >= _MIN_PACKET.get(payload[0] >> 4, 0xFFFF):
         return Copied(payload)
     if len(payload) < _FIXED:
         raise ValueError("it is too short")
@@ -81,8 +81,8 @@ def parse(payload: bytes) -> Copied:
 
 
 def _cut(name: str) -> bytes:
-    """UTF-8 of at most 255 octets, no character cut in two."""
-    return name.encode("utf-8", "backslashreplace")[:_LONGEST].decode("utf-8", "ignore").encode()
+    """Return UTF-8 of at most 255 octets, not cut inside a character."""
+    return name.encode("utf-8", "backslashreplace")[:_MAX_NAME].decode("utf-8", "ignore").encode()
 
 
 def _text(octets: bytes) -> str:

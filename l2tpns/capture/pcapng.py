@@ -1,7 +1,7 @@
 """Files of captured packets in the format pcapng (draft-ietf-opsawg-pcapng), which tshark and Wireshark open.
 
-Each interface of the file is a session; a block of each packet has its direction in `epb_flags`, inbound being from the
-subscriber to the server.
+Each interface of the file is a session. `epb_flags` of a packet has its direction: inbound is from the subscriber to
+the server.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NANOSECONDS = b"\x09"
 
 
 class Writer:
-    """Writes one section, block by block, so that what is there can be read at any time."""
+    """Writes one section block by block, so that the file can be read at any time."""
 
     def __init__(self, file: BinaryIO, application: str) -> None:
         self._file = file
@@ -32,7 +32,7 @@ class Writer:
         self._block(_SECTION, body)
 
     def interface(self, name: str, description: str = "") -> int:
-        """Another interface; its number."""
+        """Add an interface. Return its number."""
         options = _option(_NAME, name.encode("utf-8", "backslashreplace"))
         if description:
             options += _option(_DESCRIPTION, description.encode("utf-8", "backslashreplace"))
@@ -42,7 +42,7 @@ class Writer:
         return self._interfaces - 1
 
     def packet(self, interface: int, time: int, packet: bytes, direction: int = 0, comment: str = "") -> None:
-        """`time` in nanoseconds since 1970."""
+        """Add a packet; `time` in nanoseconds since 1970."""
         length = len(packet)
         body = struct.pack("=IIIII", interface, time >> 32 & 0xFFFFFFFF, time & 0xFFFFFFFF, length, length)
         body += _padded(packet)

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import AddressValueError, IPv4Address
 
-from l2tpns.config.value_types import printable
 from l2tpns.errors import ConfigError
+from l2tpns.runtime.text import printable
 
 ALL = 0xFFFFFFFF
 ICMP, TCP, UDP = 1, 6, 17

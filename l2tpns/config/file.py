@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from l2tpns.config.access_list import AccessList, parse_head, parse_rule
-from l2tpns.config.settings import SETTINGS, Config, find_setting, unknown_word
-from l2tpns.config.value_types import printable, quote
+from l2tpns.config.settings import SETTINGS, Config, find_setting
 from l2tpns.errors import ConfigError, refused
+from l2tpns.runtime.text import printable, quote, unknown_word
 from l2tpns.runtime.text_file import is_utf_8, oddity, read_lines
 
 _MOST_ERRORS = 20  # of one file, that are told at once

@@ -8,7 +8,6 @@ l2tpns 1.1 and 2.x, so that an operator's file loads; those after "ours" are new
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,10 +28,10 @@ from l2tpns.config.value_types import (
     User,
     Words,
     declared,
-    printable,
     setting,
 )
 from l2tpns.errors import ConfigError
+from l2tpns.runtime.text import unknown_word
 
 LIVE, NEW_SESSIONS, RESTART = Effect.LIVE, Effect.NEW_SESSIONS, Effect.RESTART
 
@@ -504,10 +503,3 @@ def find_setting(name: str) -> Setting:
     if name in SETTINGS:
         return SETTINGS[name]
     raise ConfigError(unknown_word("variable", name, tuple(SETTINGS)))
-
-
-def unknown_word(what: str, word: str, known: tuple[str, ...]) -> str:
-    """`Unknown variable "x": did you mean "y"?`"""
-    close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
-    hint = ": did you mean " + " or ".join(f'"{c}"' for c in close) + "?" if close else ""
-    return f'Unknown {what} "{printable(word)}"{hint}'

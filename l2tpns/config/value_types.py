@@ -15,12 +15,12 @@ from enum import Enum
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Any, Generic, TypeVar
 
+from l2tpns.runtime.text import CONTROL, printable, quote
 from l2tpns.runtime.text_file import is_utf_8
 
 T = TypeVar("T")
 
 _META = "setting"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Effect(Enum):
@@ -154,7 +154,7 @@ class Text(Kind[str]):
         self.maximum, self.pattern, self.example, self.octets = maximum, pattern, example, octets
 
     def parse(self, text: str) -> str:
-        if _CONTROL.search(text) or len(text.encode("utf-8", "surrogateescape")) > self.maximum:
+        if CONTROL.search(text) or len(text.encode("utf-8", "surrogateescape")) > self.maximum:
             raise ValueError
         if self.pattern and text and not re.fullmatch(self.pattern, text, re.ASCII):
             raise ValueError
@@ -191,7 +191,7 @@ class Words(Kind[tuple[str, ...]]):
         words = _split(text.lower() if self.choices else text)
         if self.choices and not set(words) <= set(self.choices):
             raise ValueError
-        if len(words) < self.minimum or len(set(words)) != len(words) or _CONTROL.search(text):
+        if len(words) < self.minimum or len(set(words)) != len(words) or CONTROL.search(text):
             raise ValueError
         return words
 
@@ -271,16 +271,6 @@ def declared(owner: type) -> Iterator[Setting]:
         if _META in field.metadata:
             kind, help, effect, pending, secret = field.metadata[_META]
             yield Setting(field.name, kind, field.default, help, effect, pending, secret)
-
-
-def quote(text: str) -> str:
-    """`text` between quotation marks. Only `\\` and `"` are escaped: a lone backslash meant itself in older files."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def printable(text: str) -> str:
-    """Foreign text for one line of a message."""
-    return _CONTROL.sub("?", text.encode("utf-8", "backslashreplace").decode("utf-8"))[:80]
 
 
 def _split(text: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,9 @@ class Office:
         path = self.files.config.resolve()
         try:
             replace_file(path, self.running_config().encode("utf-8", "surrogateescape"))
+        except PermissionError as error:
+            hint = "; the server is not root (setuid): edit the file as root, and reload" if os.geteuid() else ""
+            raise ConfigError(f"{path}: {error.strerror}{hint}") from None
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from None
         return path

@@ -13,10 +13,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from l2tpns.config.file import split_words
-from l2tpns.config.value_types import printable, quote
 from l2tpns.console import output_filters
 from l2tpns.console.output import Output, Refused
 from l2tpns.errors import ConfigError
+from l2tpns.runtime.text import printable, quote
 
 if TYPE_CHECKING:
     from l2tpns.console.context import Office

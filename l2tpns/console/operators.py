@@ -23,7 +23,7 @@ import gevent
 from l2tpns.console.timing import ConsoleTiming
 from l2tpns.errors import ConfigError
 from l2tpns.runtime.log import Logger
-from l2tpns.runtime.share import OneAtATime
+from l2tpns.runtime.scheduler import FairLock
 from l2tpns.runtime.text_file import oddity, read_lines
 
 ENABLE = "enable"
@@ -57,7 +57,7 @@ class Users:
         self._path = path
         self._log = log
         self._delay = delay
-        self._turn = OneAtATime()
+        self._turn = FairLock()
 
     def read(self) -> UserFile:
         try:

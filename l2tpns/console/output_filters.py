@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from l2tpns.config.settings import unknown_word
 from l2tpns.console.editor import quoting
 from l2tpns.console.output import Output, Refused
 from l2tpns.console.regexp import Regexp
+from l2tpns.runtime.text import unknown_word
 
 MAX_MATCHED = 4096  # characters of a line that an expression is matched against
 FILTERS = {

@@ -17,10 +17,11 @@ from l2tpns.console.shell import Shell
 from l2tpns.console.terminal import Terminal
 from l2tpns.console.timing import ConsoleTiming
 from l2tpns.errors import ConfigError, refused
-from l2tpns.runtime.door import Door
+from l2tpns.runtime.acceptor import Acceptor
+from l2tpns.runtime.connection_slots import ConnectionSlot, ConnectionSlots
 from l2tpns.runtime.log import Logger
-from l2tpns.runtime.places import Place, Places
 from l2tpns.runtime.supervisor import Part
+from l2tpns.system.socket_owner import owner_of_connection
 
 TELNET_PORT = 23
 BACKLOG = 256
@@ -38,10 +39,10 @@ class Console:
         self._port = port
         self._timing = timing or ConsoleTiming()
         self._commands = plugins.Commands(office, commands.COMMANDS, commands.WORDS)
-        self._share = office.lns.services.share
-        self._places = Places(lambda: office.config.cli_max_connections)
+        self._share = office.lns.services.operator_scheduler
+        self._places = ConnectionSlots(lambda: office.config.cli_max_connections)
         self._listener: Any = None
-        self._door: Door | None = None
+        self._door: Acceptor | None = None
         self._part: Part | None = None
         self.users = Users(office.files.users, log, self._timing.password_check)
 
@@ -76,8 +77,10 @@ class Console:
         self._part = self._office.lns.services.supervisor.spawn("console", self._keep_listening)
 
     def _open_door(self) -> None:
-        self._door = Door(self._listener, self._places, self._share, self._log, self._serve, self._refuse)
-        self._door.open()
+        self._door = Acceptor(
+            self._listener, self._places, self._share, self._log, owner_of_connection, self._serve, self._refuse
+        )
+        self._door.start()
 
     def _keep_listening(self) -> None:
         """Recreate the listening socket whenever it fails."""
@@ -126,7 +129,7 @@ class Console:
     def __len__(self) -> int:
         return len(self._places)
 
-    def _serve(self, sock: Any, address: tuple[str, int], place: Place) -> None:
+    def _serve(self, sock: Any, address: tuple[str, int], place: ConnectionSlot) -> None:
         peer = f"{address[0]}:{address[1]}"
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

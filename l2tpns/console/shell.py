@@ -16,8 +16,8 @@ from l2tpns.console.terminal import Closed, Flooded, Interrupted, Terminal
 from l2tpns.console.timing import ConsoleTiming
 from l2tpns.errors import ConfigError, PluginError
 from l2tpns.policy.model import PolicyError
+from l2tpns.runtime.connection_slots import ConnectionSlot
 from l2tpns.runtime.log import Listener, Logger
-from l2tpns.runtime.places import Place
 
 LOGIN_TRIES = 3
 REFUSALS = (
@@ -39,7 +39,7 @@ class Shell:
         terminal: Terminal,
         peer: str,
         log: Logger,
-        place: Place,
+        place: ConnectionSlot,
         timing: ConsoleTiming,
     ) -> None:
         self.office = office
@@ -99,13 +99,13 @@ class Shell:
         for _ in range(LOGIN_TRIES):
             try:
                 name = self.terminal.ask("Username: ", until=until).strip()
-                self._place.heard = True
+                self._place.active = True
                 password = self.terminal.ask("Password: ", hidden=True, until=until)
             except Interrupted:
                 continue
             if self._users.check(name, password, self._place.owner):
                 self.user = name
-                self._place.kept = True
+                self._place.protected = True
                 self.terminal.trust(name)
                 # Manual: every user in the file has full control. With an enable password (2.x), `enable` comes first.
                 self.privilege = Privilege.ENABLED if users.enable is None else Privilege.LOOK
@@ -165,7 +165,7 @@ class Shell:
         line = line.strip()
         if not line or line[0] in "#!":
             return
-        self._place.kept = True  # without a login, a command distinguishes an operator from a stranger
+        self._place.protected = True  # without a login, a command distinguishes an operator from a stranger
         if line.endswith("?"):  # from a peer without character mode: nc, a script
             self.terminal.print("\n".join(self.help(line[:-1])))
             return

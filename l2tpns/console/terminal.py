@@ -1,7 +1,7 @@
 """The screen and keyboard of one connection: a reader greenlet receives keys, and lines are sent in slices.
 
 Reading, key handling and rendering run in turns of a millisecond that all consoles share with other untrusted input
-(`Share`), so a console cannot block the server. Rendered lines are sent completely before more are rendered: a slow
+(`Scheduler`), so a console cannot block the server. Rendered lines are sent completely before more are rendered: a slow
 reader delays only itself and takes no memory. Meanwhile log messages wait in a short queue; further ones are counted.
 Before its login a peer may send no more than a few names and passwords.
 """
@@ -20,8 +20,8 @@ from gevent.queue import Full, Queue
 
 from l2tpns.console.editor import BELL, Editor, History, Key
 from l2tpns.console.telnet import GREETING, Telnet, escape
-from l2tpns.runtime.awake import AwakeClock
-from l2tpns.runtime.share import Share
+from l2tpns.runtime.awake_clock import AwakeClock
+from l2tpns.runtime.scheduler import Scheduler
 
 CHUNK = 8192  # characters per send
 READ_SIZE = 1024
@@ -52,7 +52,7 @@ class Terminal:
     def __init__(
         self,
         sock: Any,
-        share: Share,
+        share: Scheduler,
         idle_timeout: Callable[[], int],
         awake: AwakeClock,
         owner: str,
@@ -130,14 +130,14 @@ class Terminal:
 
     def _make(self, pieces: Iterator[str | None]) -> tuple[list[str], bool]:
         """Render about CHUNK characters in one turn. Return the lines, and True if more follow."""
-        self._share.turn(self._owner)
+        self._share.wait_turn(self._owner)
         made: list[str] = []
         room = CHUNK
         for piece in pieces:
             if piece is not None:
                 made.append(piece)
                 room -= len(piece)
-            if room <= 0 or not self._share.open:
+            if room <= 0 or not self._share.slice_open:
                 return made, True
         return made, False
 
@@ -226,7 +226,7 @@ class Terminal:
         silent = 0  # octets of telnet negotiation
         try:
             while octets := self._sock.recv(READ_SIZE):
-                self._share.turn(self._owner)
+                self._share.wait_turn(self._owner)
                 data = self._telnet.feed(octets)
                 typed = self._decode(data)
                 silent += len(octets) - len(data)
@@ -247,7 +247,7 @@ class Terminal:
             self._refill(timeout)
             if not self._typed:
                 return WAKE
-        self._share.turn(self._owner)
+        self._share.wait_turn(self._owner)
         if not self._trusted:
             self._characters += 1
             if self._characters > LOGIN_CHARACTERS:

@@ -1,4 +1,4 @@
-"""What carries packets: sockets, the tun device, and the loops between them.
+"""The data path: UDP sockets, the tun device, and the loops that carry packets between them.
 
-plane.py is the seam that the rest of l2tpns sees; user.py implements it in user space.
+plane.py is the seam that the rest of l2tpns sees; userspace.py implements it in this process.
 """

@@ -1,7 +1,8 @@
-"""A token bucket with a short queue for what a throttled subscriber sends (manual: Throttling).
+"""A token bucket with a short queue for packets that a throttled subscriber sends (manual: Throttling).
 
-A packet for which there are tokens goes on at once; others wait, in order, as long as there is room. Without the queue
-TCP makes nine tenths of the rate at best. The other way is the kernel's: system/shaping.py, with the same figures.
+A packet for which there are tokens passes at once; others wait in order as long as there is room. Without the queue TCP
+reaches nine tenths of the rate at best. In the other direction the kernel shapes: system/shaping.py, with the same
+figures. Knows octets and time only.
 """
 
 from __future__ import annotations
@@ -9,30 +10,26 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gevent import get_hub
 
-if TYPE_CHECKING:
-    from l2tpns.dataplane.session_path import Path
+from l2tpns.runtime.token_bucket import burst_size, octets_per_second, queue_size
 
-BURST_OCTETS, BURST_SECONDS = 1600, 0.1  # after a pause; a timer that comes late must not cost rate
-QUEUE_OCTETS, QUEUE_SECONDS = 5200, 0.2  # bounded in octets: small packets find room where large ones do not
+PASS, WAIT, DROP = range(3)  # verdicts on a packet
 
-PASS, WAIT, DROP = range(3)  # what becomes of a packet
-
-Forward = Callable[["Path", bytes], None]
+Forward = Callable[[bytes], None]
 
 
 def call_later(seconds: float, call: Callable[[], None]) -> Any:
-    """From the event loop, so `call` must not wait. The answer has `close`."""
+    """Call back once from the event loop; `call` must not block. Return a timer that has `close`."""
     timer = get_hub().loop.timer(seconds)
     timer.start(call)
     return timer
 
 
 class Police:
-    """`rate` in kbit/s. Time is handed in, but for packets that have waited."""
+    """Limits one subscriber to `rate` kbit/s. The caller passes the time; only the queue's timer reads the clock."""
 
     __slots__ = (
         "_at",
@@ -52,22 +49,22 @@ class Police:
     ) -> None:
         self._at = now
         self._tokens = float("inf")
-        self._queue: deque[tuple[Path, bytes, Forward]] = deque()
+        self._queue: deque[tuple[bytes, Forward]] = deque()
         self._queued = 0
         self._timer: Any = None
         self._schedule = schedule
         self.change(rate)
 
     def change(self, rate: int) -> None:
-        """Another rate, from what there is now."""
+        """Set another rate. Tokens and queued packets stay."""
         self.rate = rate
-        self._octets = rate * 125.0  # a second
-        self._burst = max(BURST_OCTETS, self._octets * BURST_SECONDS)
-        self._limit = max(QUEUE_OCTETS, self._octets * QUEUE_SECONDS)
+        self._octets = octets_per_second(rate)
+        self._burst = burst_size(rate)
+        self._limit = queue_size(rate)
         self._tokens = min(self._tokens, self._burst)
 
-    def take(self, path: Path, packet: bytes, now: float, forward: Forward) -> int:
-        """PASS: it may go on now. WAIT: `forward` is called with it later. DROP: there is no room for it."""
+    def submit(self, packet: bytes, now: float, forward: Forward) -> int:
+        """Return PASS if the packet may go on now, WAIT if `forward` gets it later, DROP if the queue is full."""
         octets = len(packet)
         if not self._queue:
             self._fill(now)
@@ -76,32 +73,32 @@ class Police:
                 return PASS
         if self._queued + octets > self._limit:
             return DROP
-        self._queue.append((path, packet, forward))
+        self._queue.append((packet, forward))
         self._queued += octets
         if self._timer is None:
             self._wait()
         return WAIT
 
     def end(self, *, carried: bool = True) -> None:
-        """No longer policed: what waits goes on now, if the session's packets are carried at all."""
+        """Stop policing. Forward the queued packets now if the session is still carried, otherwise drop them."""
         if self._timer is not None:
             self._timer.close()
             self._timer = None
         if not carried:
             self._queue.clear()
         while self._queue:
-            path, packet, forward = self._queue.popleft()
-            forward(path, packet)
+            packet, forward = self._queue.popleft()
+            forward(packet)
         self._queued = 0
 
     def release(self, now: float) -> None:
-        """Send on what there are tokens for by now."""
+        """Forward the queued packets for which there are tokens by now."""
         self._fill(now)
-        while self._queue and self._tokens >= len(self._queue[0][1]):
-            path, packet, forward = self._queue.popleft()
+        while self._queue and self._tokens >= len(self._queue[0][0]):
+            packet, forward = self._queue.popleft()
             self._tokens -= len(packet)
             self._queued -= len(packet)
-            forward(path, packet)
+            forward(packet)
         if self._queue:
             self._wait()
 
@@ -110,7 +107,7 @@ class Police:
         self._at = now
 
     def _wait(self) -> None:
-        missing = len(self._queue[0][1]) - self._tokens
+        missing = len(self._queue[0][0]) - self._tokens
         self._timer = self._schedule(max(missing / self._octets, 0.001), self._on_timer)
 
     def _on_timer(self) -> None:

@@ -1,7 +1,7 @@
-"""What the packet loops know of a session: one Path each, found by L2TP ids going up and by address coming down.
+"""The state of one session in the data path, found by L2TP ids upstream and by IP address downstream.
 
-A plain mutable object with slots: it is touched once or twice for each packet. The session owns it and may read its
-counters at any time (after DataPlane.refresh); what it changes it makes known by DataPlane.changed.
+A plain mutable object with slots, because each packet touches it once or twice. The session owns it. It may read the
+counters at any time, after DataPlane.refresh, and reports what it changes by DataPlane.changed.
 """
 
 from __future__ import annotations
@@ -9,32 +9,37 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import IPv4Network
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from l2tpns.config.access_list import AccessList
+from l2tpns.dataplane.endpoint import Endpoint
+from l2tpns.dataplane.policer import Police
 from l2tpns.proto.l2tp.header import data_header
+from l2tpns.proto.ppp.frame import Protocol, build_frame
+from l2tpns.runtime.peer import Peer
 
-if TYPE_CHECKING:
-    from l2tpns.dataplane.policer import Police
-    from l2tpns.dataplane.udp import Endpoint
+UP, DOWN = 0, 1  # directions: from the subscriber, to the subscriber
+MIN_MTU = 68  # RFC 791 3.2: octets that every link carries unfragmented
 
-UP, DOWN = 0, 1  # directions for taps: from the subscriber, to the subscriber
-PPP_IP = 0x0021
-PPP_ADDRESS_CONTROL = b"\xff\x03"
-MINIMUM_MTU = 68  # RFC 791: what every link carries
+Post = Callable[[int, bytes], None]  # PPP protocol, information
+Tap = Callable[[int, bytes], bytes | None]  # direction, packet -> the packet to carry instead, None: drop it
+Copy = Callable[[int, bytes], None]  # direction, packet
 
-Post = Callable[[int, bytes], None]
-Tap = Callable[[int, bytes], bytes | None]
-Copy = Callable[[int, bytes], None]
+
+# What the owner may change while the path is attached, and must then report by DataPlane.changed. The first tuple says
+# where datagrams go. Each field of the second, unless None or False, asks for more than plain forwarding, which only
+# Python code can do.
+ADDRESSING_FIELDS = ("endpoint", "peer", "peer_session_id", "peer_tunnel_id")
+USERSPACE_FIELDS = ("caged", "copy", "filter_in", "filter_out", "police", "sequenced", "tap")
+CHANGEABLE_FIELDS = ADDRESSING_FIELDS + USERSPACE_FIELDS
 
 
 def key_of(tunnel_id: int, session_id: int) -> int:
-    """The key of a Path: our two ids as they stand in the header of a data message."""
+    """Return the key of a path: the two ids that this server assigned, as in the header of a data message."""
     return tunnel_id << 16 | session_id
 
 
 class Path:
-    """A session's packets: where they come from, where they go, how many there were."""
+    """Where a session's packets come from and go to, what is done with them, and how many there were."""
 
     __slots__ = (
         "address",
@@ -63,6 +68,7 @@ class Path:
         "last_rx",
         "mru",
         "mss",
+        "needs_userspace",
         "networks",
         "next_ns",
         "ns",
@@ -85,7 +91,7 @@ class Path:
         self,
         key: int,
         endpoint: Endpoint,
-        peer: tuple[str, int],
+        peer: Peer,
         peer_tunnel_id: int,
         peer_session_id: int,
         post: Post,
@@ -98,67 +104,68 @@ class Path:
         self.peer = peer
         self.peer_tunnel_id = peer_tunnel_id
         self.peer_session_id = peer_session_id
-        self.post = post  # (PPP protocol, information): everything that is not an IP packet of an online session
-        self.sequenced = sequenced  # RFC 2661 5.4: what we send carries Ns
+        self.post = post  # called with every frame that is not an IP packet of an online session
+        self.sequenced = sequenced  # RFC 2661 5.4: data messages to the LAC carry Ns
         self.online = False
         self.address = b""
         self.routes: tuple[IPv4Network, ...] = ()  # framed routes (RFC 2865 5.22)
         self.networks: tuple[tuple[int, int], ...] = ()  # the same as (mask, network)
-        self.mru = MINIMUM_MTU  # largest IP packet for the peer
+        self.mru = MIN_MTU  # largest IP packet for the peer
         self.mss = 0
-        self.tap: Tap | None = None  # (UP or DOWN, packet) -> packet to carry, or None to drop it
-        self.copy: Copy | None = None  # told (UP or DOWN, packet) of what the peer has sent, and of what was sent to it
-        self.filter_in: AccessList | None = None  # for what the subscriber sends
-        self.filter_out: AccessList | None = None  # for what is sent to the subscriber
-        self.caged = False  # in a walled garden, which knows it by its addresses: it may use no others
-        self.police: Police | None = None  # how fast the subscriber may send
-        self.ns = 0  # of the next data message we send, when sequenced
-        self.next_ns = -1  # the lowest Ns that is not old; -1: none received yet
-        # Counted for accounting: IP packets and their octets, "in" is from the subscriber (RFC 2866 5.3).
+        self.tap: Tap | None = None  # packet hooks
+        self.copy: Copy | None = None  # gets what the subscriber has sent and what was sent to it
+        self.filter_in: AccessList | None = None  # for packets from the subscriber
+        self.filter_out: AccessList | None = None  # for packets to the subscriber
+        self.caged = False  # in a walled garden, whose rules match its addresses: no other source address passes
+        self.police: Police | None = None  # limits what the subscriber sends
+        self.ns = 0  # of the next data message to the LAC, when sequenced
+        self.next_ns = -1  # the lowest Ns from the LAC that is not old; -1: none received yet
+        # For accounting: IP packets and their octets; "in" is from the subscriber (RFC 2866 5.3).
         self.in_packets = self.in_octets = self.out_packets = self.out_octets = 0
-        # By the data path's clock (monotonic, coarse): any message of the peer's, and IP only (Idle-Timeout).
+        # Times by the data path's clock (monotonic, coarse): any data message from the LAC, and IP only (Idle-Timeout).
         self.last_rx = self.last_ip_rx = self.last_ip_tx = monotonic() if now is None else now
         self.dropped_malformed = self.dropped_wrong_peer = self.dropped_old = self.dropped_not_online = 0
         self.dropped_bad_ip = self.dropped_spoofed = self.dropped_too_big = self.dropped_policed = 0
         self.dropped_packet_limit = self.dropped_tap = self.dropped_filtered = 0
-        self.window = self.window_packets = 0  # packet_limit: number of the 0.1 s that runs, packets sent in it
-        self.header = b""
+        self.window = self.window_packets = 0  # packet_limit: number of the current 0.1 s, packets sent in it
+        self.header = b""  # of an unsequenced IP packet
+        self.needs_userspace = False  # one of USERSPACE_FIELDS is set: plain forwarding does not do
         self.changed()
 
     def changed(self) -> None:
-        """Build again what follows from the ids: the header of an unsequenced IP packet."""
-        self.header = data_header(self.peer_tunnel_id, self.peer_session_id) + PPP_ADDRESS_CONTROL + b"\x00\x21"
+        """Compute again what follows from CHANGEABLE_FIELDS: `header` and `needs_userspace`."""
+        self.needs_userspace = any(getattr(self, name) not in (None, False) for name in USERSPACE_FIELDS)
+        self.header = data_header(self.peer_tunnel_id, self.peer_session_id) + build_frame(Protocol.IP, b"")
 
     def numbered_header(self, protocol: int) -> bytes:
-        """L2TP and PPP header of the next frame of a sequenced session; uses up one Ns (RFC 2661 5.4)."""
+        """Return the L2TP and PPP header of the next frame of a sequenced session. Uses up one Ns (RFC 2661 5.4)."""
         ns = self.ns
         self.ns = (ns + 1) & 0xFFFF
-        header = data_header(self.peer_tunnel_id, self.peer_session_id, ns)
-        return header + PPP_ADDRESS_CONTROL + protocol.to_bytes(2, "big")
+        return data_header(self.peer_tunnel_id, self.peer_session_id, ns) + build_frame(protocol, b"")
 
     def frame(self, protocol: int, information: bytes) -> bytes:
-        """The datagram for one PPP frame, address, control and protocol never compressed (RFC 1661 6.5, 6.6)."""
+        """Return the datagram for one PPP frame, nothing in its header compressed (RFC 1661 6.5, 6.6)."""
         if self.sequenced:
             return self.numbered_header(protocol) + information
-        return self.header[:-2] + protocol.to_bytes(2, "big") + information
+        return data_header(self.peer_tunnel_id, self.peer_session_id) + build_frame(protocol, information)
 
     def is_old(self, ns: int) -> bool:
-        """RFC 2661 5.4, 5.8: a message whose Ns has been passed came late or twice; else Ns becomes the newest."""
+        """Return True if a data message came late or twice (RFC 2661 5.4). Otherwise remember its Ns as the newest."""
         if self.next_ns >= 0 and (ns - self.next_ns) & 0x8000:
             return True
         self.next_ns = (ns + 1) & 0xFFFF
         return False
 
     def owns(self, source: bytes) -> bool:
-        """Whether the source lies in one of the framed routes."""
+        """Return True if the source address lies in one of the framed routes."""
         number = int.from_bytes(source, "big")
         return any(number & mask == network for mask, network in self.networks)
 
     def reset_counters(self) -> None:
-        """Another accounting session begins on the same link."""
+        """Start the accounting counters again from 0: another accounting session begins on the same link."""
         self.in_packets = self.in_octets = self.out_packets = self.out_octets = 0
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Drops by reason."""
+        """Dropped packets by reason."""
         return {name[8:]: getattr(self, name) for name in self.__slots__ if name.startswith("dropped_")}

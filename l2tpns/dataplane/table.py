@@ -1,7 +1,7 @@
-"""Who has an address: the way from a packet's destination to its session.
+"""The lookup from a destination address to the path of its session (longest prefix match).
 
-Single addresses by their four octets; framed routes by the longest prefix, one dict per prefix length in use. Where
-two sessions claim the same, the newest has it, and when that goes, the one before it again.
+Single addresses are keys of one dict; framed routes have one dict per prefix length in use. If two sessions claim the
+same address or route, the newest has it; when that session ends, the one before it has it again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ K = TypeVar("K", bytes, int)
 
 
 class Claims(Generic[K]):
-    """A dict from key to the newest of the paths that claim it."""
+    """A map from each key to the newest of the paths that claim it."""
 
     __slots__ = ("holder", "older")
 
@@ -25,6 +25,7 @@ class Claims(Generic[K]):
         self.older: dict[K, list[Path]] = {}  # only where there is more than one claim
 
     def claim(self, key: K, path: Path) -> None:
+        """Make this path the holder of the key."""
         before = self.holder.get(key)
         if before is path:
             return
@@ -33,6 +34,7 @@ class Claims(Generic[K]):
         self.holder[key] = path
 
     def release(self, key: K, path: Path) -> None:
+        """Withdraw the path's claim; the claim before it holds the key again."""
         older = self.older.get(key, [])
         if self.holder.get(key) is not path:
             if path in older:
@@ -46,7 +48,7 @@ class Claims(Generic[K]):
 
 
 class AddressTable:
-    """Destinations of all online sessions."""
+    """Addresses and framed routes of all online sessions."""
 
     __slots__ = ("_addresses", "_lengths", "_prefixes", "addresses")
 
@@ -57,12 +59,14 @@ class AddressTable:
         self._lengths: tuple[tuple[int, dict[int, Path]], ...] = ()  # (mask, networks), longest first
 
     def add(self, path: Path, address: bytes, routes: Iterable[IPv4Network]) -> None:
+        """Claim an address and framed routes for a path."""
         self._addresses.claim(address, path)
         for route in routes:
             self._prefixes.setdefault(route.prefixlen, Claims()).claim(int(route.network_address), path)
         self._index()
 
     def remove(self, path: Path, address: bytes, routes: Iterable[IPv4Network]) -> None:
+        """Withdraw what `add` has claimed. Does nothing where there is no claim."""
         self._addresses.release(address, path)
         for route in routes:
             claims = self._prefixes.get(route.prefixlen)
@@ -73,7 +77,7 @@ class AddressTable:
         self._index()
 
     def by_route(self, destination: bytes) -> Path | None:
-        """The session whose framed route is the longest match."""
+        """Return the path whose framed route is the longest match, None if no route matches."""
         number = int.from_bytes(destination, "big")
         for mask, networks in self._lengths:
             path = networks.get(number & mask)

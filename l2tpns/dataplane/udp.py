@@ -1,12 +1,13 @@
-"""The LACs' side: UDP sockets, and the loop that takes L2TP datagrams apart (RFC 2661 3.1, 8.1).
+"""The side of the LACs: UDP sockets, and the loop that parses L2TP datagrams (RFC 2661 3.1, 8.1).
 
-Control messages are handed on as they are. Data messages find their Path by our ids and must come from the path's
-peer; IP packets of online sessions go to `uplink`, called directly, other PPP frames are posted to the session.
+Control messages are handed to `on_control` unread. A data message finds its path by the tunnel and session id that this
+server has assigned, and must come from the path's peer. IP packets of online sessions go to `uplink`, called directly;
+other PPP frames are posted to the session.
 
-Where no address is configured a wildcard socket listens, and answers from the address that it was asked at by ancillary
-data (8.1). The first tunnel that comes up at one of our addresses gets a socket bound to that address, which the kernel
-prefers from then on and which needs no ancillary data. It is closed when no tunnel has used it for a while
-(docs/decisions/0021-sockets-are-for-tunnels-that-are-up.md).
+Without bind_multi_address a wildcard socket listens, and by ancillary data answers from the address that a datagram was
+sent to (RFC 2661 8.1). The first tunnel that comes up at a local address gets a socket bound to that address, which the
+kernel prefers from then on and which needs no ancillary data. It is closed when no tunnel has used it for
+ENDPOINT_IDLE_TIMEOUT (docs/decisions/0021-sockets-are-for-tunnels-that-are-up.md).
 """
 
 from __future__ import annotations
@@ -19,183 +20,47 @@ from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address
 from math import inf
 from socket import (
-    AF_INET,
-    IPPROTO_IP,
-    SO_RCVBUF,
     SO_REUSEPORT,
-    SO_SNDBUF,
-    SOCK_DGRAM,
     SOL_SOCKET,
     inet_aton,
-    inet_ntoa,
 )
 from time import monotonic
 
 import gevent
 
-from l2tpns.dataplane.session_path import PPP_IP, Path
+from l2tpns.dataplane.endpoint import Endpoint, WildcardEndpoint, open_socket
+from l2tpns.dataplane.session_path import Path
 from l2tpns.errors import WireError, refused
-from l2tpns.proto.l2tp.header import parse_data
+from l2tpns.proto.l2tp.header import PORT, is_control, parse_data
+from l2tpns.proto.ppp.frame import Protocol, parse_frame
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.drain import DRAIN, Clock, drain_forever
 from l2tpns.runtime.log import Logger
+from l2tpns.runtime.peer import Peer
+from l2tpns.runtime.sockets import (
+    destination,
+    report_destinations,
+)
 from l2tpns.runtime.supervisor import Part, Supervisor
 
-L2TP_PORT = 1701
-LARGEST = 4096  # octets of a datagram; l2tp_mtu ends at 2600, and control messages of real LACs are far shorter
-MAX_SOURCES = 1024  # addresses of ours that L2TP is known to leave from; sockets of their own have the first 256
-MOST_ENDPOINTS = 256  # sockets for single addresses of ours beside the wildcard one (127/8 alone has 2^24)
-IDLE_ENDPOINT = 120.0  # seconds that such a socket stays open without a tunnel
-SWEEP = 30.0  # seconds between two looks for such sockets
+MAX_DATAGRAM = 4096  # octets; l2tp_mtu is 2600 at most, and control messages of real LACs are far shorter
+MAX_SOURCES = 1024  # local addresses that are remembered as sources of L2TP; MAX_ENDPOINTS of them have sockets
+MAX_ENDPOINTS = 256  # sockets for single addresses beside the wildcard one (127/8 alone has 2^24 addresses)
+ENDPOINT_IDLE_TIMEOUT = 120.0  # seconds that such a socket stays open without a tunnel
+SWEEP_INTERVAL = 30.0  # seconds between two searches for sockets to close
 
-Peer = tuple[str, int]
+_UNUSED_PORT = 1  # tcpmux: no UDP datagram comes from there
 
-# Linux's numbers, which the socket module does not name.
-_IP_PKTINFO, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT = 8, 10, 0
-_SO_NO_CHECK, _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 11, 32, 33
-_BUFFER = 8 << 20
-_NO_PORT = 1  # tcpmux: nothing of UDP comes from there
-_PKTINFO = struct.Struct("=i4s4s")  # interface, our address, destination in the header
-
-# 3.1, the two forms that nearly every data message has: no option, or Length only. The last two fields are the first
-# four octets of PPP. Our two ids together are the key of a path.
+# RFC 2661 3.1: the two forms that nearly every data message has, without options or with Length only. The last two
+# fields are the first four octets of PPP. The two ids together are the key of a path.
 _PLAIN, _PLAIN_FLAGS = struct.Struct("!HIHH"), 0x0002
 _WITH_LENGTH, _WITH_LENGTH_FLAGS = struct.Struct("!HIHH"), 0x4002
-_PPP_ADDRESS_CONTROL = 0xFF03
-_SHORTEST_IP = 6 + 2 + 20  # with less than this the quick way may not look at the octets
-_CONTROL_BIT = 0x80
-
-
-class Endpoint:
-    """A UDP socket on one address of ours. Never raises because of the network; never blocks.
-
-    RFC 2661 8.1: the UDP checksum must be on for control, and may be off for data. Without `data_checksums` the socket
-    sends none; `send` turns it on for its own datagram, which costs two system calls and is rare.
-    """
-
-    __slots__ = (
-        "_counters",
-        "address",
-        "data_checksums",
-        "full_at",
-        "idle_since",
-        "on_demand",
-        "port",
-        "retired",
-        "sendto",
-        "socket",
-        "tunnels",
-    )
-
-    def __init__(
-        self,
-        address: str,
-        port: int,
-        counters: Counters,
-        *,
-        beside_wildcard: bool = False,
-        data_checksums: bool = True,
-    ) -> None:
-        self._counters = counters
-        self.socket = open_socket(address, port, share=beside_wildcard)
-        self.address: str = address
-        self.port: int = self.socket.getsockname()[1]
-        self.sendto: Callable[[bytes, Peer], int] = self.socket.sendto
-        self.data_checksums = data_checksums
-        self.on_demand = beside_wildcard
-        self.full_at = -inf  # when there was last more to read than is read at once
-        self.retired = False  # about to be closed: no tunnel may use it
-        self.tunnels = 0  # that use it, whatever their state
-        self.idle_since = monotonic()  # while there are none
-        self._without_checksum(not data_checksums)
-
-    def hold(self) -> None:
-        """Note that one more tunnel uses it."""
-        self.tunnels += 1
-
-    def release(self) -> None:
-        """Note that one of its tunnels is gone."""
-        self.tunnels -= 1
-        self.idle_since = monotonic()
-
-    def _without_checksum(self, off: bool) -> None:
-        self.socket.setsockopt(SOL_SOCKET, _SO_NO_CHECK, off)
-
-    def send(self, datagram: bytes, peer: Peer) -> bool:
-        """Send a control message or a control frame of PPP, with a UDP checksum; as send_data."""
-        if self.data_checksums:
-            return self.send_data(datagram, peer)
-        self._without_checksum(False)
-        try:
-            return self.send_data(datagram, peer)
-        finally:
-            self._without_checksum(True)
-
-    def send_data(self, datagram: bytes, peer: Peer) -> bool:
-        """Send, count; False when the kernel refused (full queue, no route, firewall)."""
-        try:
-            self.sendto(datagram, peer)
-        except OSError:
-            self._counters.tunnel_tx_errors += 1
-            return False
-        self._counters.tunnel_tx_packets += 1
-        self._counters.tunnel_tx_octets += len(datagram)
-        return True
-
-    def close(self) -> None:
-        self.socket.close()
-
-
-class WildcardEndpoint(Endpoint):
-    """An address of ours without a socket of its own: the wildcard socket sends from it, by ancillary data."""
-
-    __slots__ = ("_source",)
-
-    def __init__(self, sock: RawSocket, address: str, port: int, counters: Counters, full_at: float) -> None:
-        self._counters = counters
-        self._source = [(IPPROTO_IP, _IP_PKTINFO, _PKTINFO.pack(0, inet_aton(address), bytes(4)))]
-        self.socket = sock
-        self.address = address
-        self.port = port
-        self.sendto = self._sendto
-        self.full_at = full_at
-        self.data_checksums = True  # as the socket has them
-        self.on_demand = self.retired = False
-        self.tunnels = 0
-        self.idle_since = 0.0
-
-    def _sendto(self, datagram: bytes, peer: Peer) -> int:
-        return self.socket.sendmsg([datagram], self._source, 0, peer)
-
-    def close(self) -> None:
-        """The socket is everybody's."""
-
-
-def open_socket(address: str, port: int, *, share: bool = False) -> RawSocket:
-    """A bound non-blocking socket of the C type, which gevent does not touch. Raises OSError."""
-    sock = RawSocket(AF_INET, SOCK_DGRAM)
-    try:
-        sock.setblocking(False)
-        # The outer packet may be fragmented on its way to the LAC.
-        sock.setsockopt(IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
-        for force, plain in ((_SO_RCVBUFFORCE, SO_RCVBUF), (_SO_SNDBUFFORCE, SO_SNDBUF)):
-            try:
-                sock.setsockopt(SOL_SOCKET, force, _BUFFER)
-            except PermissionError:
-                sock.setsockopt(SOL_SOCKET, plain, _BUFFER)  # as much as net.core.rmem_max allows
-        # Unlike SO_REUSEADDR, this option lets sockets of one user id share a port and no others. Once it is cleared
-        # no socket can be bound beside this one, whatever its owner and options.
-        sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, share)
-        sock.bind((address, port))
-        sock.setsockopt(SOL_SOCKET, SO_REUSEPORT, 0)
-    except OSError:
-        sock.close()
-        raise
-    return sock
+_PPP_ADDRESS_CONTROL, _IP = 0xFF03, int(Protocol.IP)  # plain integers: they are compared for each packet
+_MIN_DATAGRAM = 6 + 2 + 20  # octets of the shortest IP packet in L2TP; shorter datagrams are parsed in full
 
 
 class LacSide:
-    """All UDP sockets and the paths that are found by L2TP ids."""
+    """All UDP sockets, and the paths by L2TP ids."""
 
     def __init__(
         self,
@@ -206,18 +71,18 @@ class LacSide:
         *,
         uplink: Callable[[Path, bytes], None],
         on_control: Callable[[bytes, Peer, Endpoint], None],
-        port: int = L2TP_PORT,
+        port: int = PORT,
         data_checksums: bool = True,
         supervisor: Supervisor | None = None,
     ) -> None:
         self.paths: dict[int, Path] = {}
         self.endpoints: dict[str, Endpoint] = {}
-        self.sources: set[bytes] = set()  # addresses of ours that L2TP leaves from
+        self.sources: set[bytes] = set()  # local addresses that L2TP leaves from
         self.port = port
         self._data_checksums = data_checksums
         self._addresses = addresses
         self._wildcard: RawSocket | None = None
-        self._wildcard_full_at = -inf  # as Endpoint.full_at
+        self._wildcard_full_at = -inf  # monotonic, as Endpoint.full_at
         self._counters = counters
         self._clock = clock
         self._log = log
@@ -231,6 +96,7 @@ class LacSide:
     # Sockets
 
     def start(self) -> None:
+        """Open the configured sockets. Raises ConfigError, RepairError or WaitError."""
         for address in self._addresses:
             try:
                 if address == IPv4Address(0):
@@ -241,6 +107,7 @@ class LacSide:
                 raise refused(error.errno, _refusal(address, self.port, error)) from None
 
     def stop(self) -> None:
+        """Stop the readers and close all sockets."""
         for part in self._parts:
             part.stop()
         self._parts.clear()
@@ -255,11 +122,11 @@ class LacSide:
             self._wildcard = None
 
     def endpoint(self, address: str) -> Endpoint:
-        """The socket on this address, opened if need be and if there is room for one. Raises OSError."""
+        """Return the socket of this address, opened if it has none yet and there is room. Raises OSError."""
         endpoint = self.endpoints.get(address)
         if endpoint is None:
             if self._wildcard is not None and not self._has_room():
-                return self._at(address)
+                return self._endpoint_at(address)
             with self._wildcard_shared():
                 endpoint = Endpoint(
                     address,
@@ -277,15 +144,18 @@ class LacSide:
         return endpoint
 
     def dedicate(self, endpoint: Endpoint) -> Endpoint:
-        """Return a socket for this address alone, if there can be one: a tunnel is up there. Does not yield."""
+        """Return a socket for this address alone: a tunnel is up there. Does not yield.
+
+        Where none can be opened, return the same endpoint.
+        """
         try:
             return self.endpoint(endpoint.address)
         except OSError as error:
             self._log.provoked("listen_failed", address=endpoint.address, port=self.port, why=error.strerror)
             return endpoint
 
-    def _at(self, address: str) -> Endpoint:
-        """The socket on this address; where it has none, the wildcard one."""
+    def _endpoint_at(self, address: str) -> Endpoint:
+        """Return the socket of this address, or the wildcard socket as seen from it."""
         endpoint = self.endpoints.get(address)
         if endpoint is None:
             assert self._wildcard is not None
@@ -295,8 +165,8 @@ class LacSide:
         return endpoint
 
     def _has_room(self) -> bool:
-        """Return whether one more socket may be opened; one without a tunnel makes room."""
-        if len(self.endpoints) < MOST_ENDPOINTS:
+        """Return True if one more socket may be opened. At the limit, close the one that has been idle longest."""
+        if len(self.endpoints) < MAX_ENDPOINTS:
             return True
         idle = [endpoint for endpoint in self.endpoints.values() if endpoint.on_demand and not endpoint.tunnels]
         if not idle:
@@ -306,17 +176,17 @@ class LacSide:
 
     def _sweep_forever(self) -> None:
         while True:
-            gevent.sleep(SWEEP)
+            gevent.sleep(SWEEP_INTERVAL)
             self.sweep(monotonic())
 
     def sweep(self, now: float) -> None:
-        """Close the sockets of single addresses that no tunnel has used for a while."""
+        """Close the sockets of single addresses that no tunnel has used for ENDPOINT_IDLE_TIMEOUT."""
         for endpoint in list(self.endpoints.values()):
-            if endpoint.on_demand and not endpoint.tunnels and now - endpoint.idle_since >= IDLE_ENDPOINT:
+            if endpoint.on_demand and not endpoint.tunnels and now - endpoint.idle_since >= ENDPOINT_IDLE_TIMEOUT:
                 self._retire(endpoint)
 
     def _retire(self, endpoint: Endpoint) -> None:
-        """Close a socket that no tunnel uses; from now on the wildcard one serves its address."""
+        """Close a socket that no tunnel uses. The wildcard socket serves its address from now on."""
         endpoint.retired = True
         del self.endpoints[endpoint.address]
         self.sources.discard(inet_aton(endpoint.address))
@@ -328,12 +198,12 @@ class LacSide:
         self._log.info("listening_ended", address=endpoint.address, port=self.port)
 
     def _close(self, endpoint: Endpoint, reader: Part) -> None:
-        """Read what is in the socket, then close it: nothing that came for its address is lost."""
+        """Read what the socket has queued, then close it, so that no datagram is lost."""
         try:
             reader.stop()
-            with suppress(OSError):  # the address may be ours no more
-                # A connected socket gets what comes from its peer only: all else goes to the wildcard one from now on.
-                endpoint.socket.connect((endpoint.address, _NO_PORT))
+            with suppress(OSError):  # the address may have left this machine
+                # A connected socket receives from its peer only; other datagrams go to the wildcard socket from now on.
+                endpoint.socket.connect((endpoint.address, _UNUSED_PORT))
             while self._drain(endpoint):
                 gevent.sleep(0)
         finally:
@@ -341,7 +211,7 @@ class LacSide:
 
     def _listen_everywhere(self) -> None:
         sock = open_socket("0.0.0.0", self.port)
-        sock.setsockopt(IPPROTO_IP, _IP_PKTINFO, 1)
+        report_destinations(sock)
         self.port = sock.getsockname()[1]
         self._wildcard = sock
         self._read(sock, lambda: self._drain_wildcard(sock))
@@ -350,7 +220,7 @@ class LacSide:
 
     @contextmanager
     def _wildcard_shared(self) -> Iterator[None]:
-        """Let a socket of this process be bound beside the wildcard one."""
+        """Allow a socket of this process to be bound beside the wildcard socket."""
         if self._wildcard is None:
             yield
             return
@@ -369,10 +239,10 @@ class LacSide:
     # The loops
 
     def _drain(self, endpoint: Endpoint) -> bool:
-        """Take what is there, within limits; return whether there may be more."""
+        """Read up to DRAIN datagrams. Return True if there may be more."""
         self._clock.now = monotonic()
         recvfrom = endpoint.socket.recvfrom
-        user = self._at(endpoint.address) if endpoint.retired else endpoint
+        user = self._endpoint_at(endpoint.address) if endpoint.retired else endpoint
         full = self._drain_socket(recvfrom, user)
         if full:
             endpoint.full_at = self._clock.now
@@ -381,7 +251,7 @@ class LacSide:
     def _drain_socket(self, recvfrom: Callable[[int], tuple[bytes, Peer]], endpoint: Endpoint) -> bool:
         for _ in range(DRAIN):
             try:
-                datagram, peer = recvfrom(LARGEST)
+                datagram, peer = recvfrom(MAX_DATAGRAM)
             except BlockingIOError:
                 return False
             except OSError:
@@ -391,19 +261,19 @@ class LacSide:
         return True
 
     def _drain_wildcard(self, sock: RawSocket) -> None:
-        """What comes to addresses that have no socket of their own, and what was queued before they had one."""
+        """Read up to DRAIN datagrams to addresses without a socket of their own, or queued before they had one."""
         self._clock.now = monotonic()
         for _ in range(DRAIN):
             try:
-                datagram, ancillary, _, peer = sock.recvmsg(LARGEST, 64)
+                datagram, ancillary, _, peer = sock.recvmsg(MAX_DATAGRAM, 64)
             except BlockingIOError:
                 return
             except OSError:
                 self._counters.tunnel_rx_errors += 1
                 return
-            address = _destination(ancillary)
+            address = destination(ancillary)
             if address:
-                self.receive(datagram, peer, self._at(address))
+                self.receive(datagram, peer, self._endpoint_at(address))
             else:
                 self._counters.tunnel_rx_packets += 1
                 self._counters.tunnel_rx_octets += len(datagram)
@@ -413,12 +283,12 @@ class LacSide:
     # Datagrams
 
     def receive(self, datagram: bytes, peer: Peer, endpoint: Endpoint) -> None:
-        """The quick way: an IP packet of an online session from the right peer, in one of the common forms."""
+        """Pass an IP packet of an online session on at once if it has a common form; parse anything else in full."""
         counters = self._counters
         counters.tunnel_rx_packets += 1
         octets = len(datagram)
         counters.tunnel_rx_octets += octets
-        if octets > _SHORTEST_IP:
+        if octets > _MIN_DATAGRAM:
             flags, key, first, second = _PLAIN.unpack_from(datagram)
             start = 6
             if flags == _WITH_LENGTH_FLAGS:
@@ -427,9 +297,9 @@ class LacSide:
             elif flags != _PLAIN_FLAGS:
                 start = 0
             if start:
-                if first == _PPP_ADDRESS_CONTROL and second == PPP_IP:
+                if first == _PPP_ADDRESS_CONTROL and second == _IP:
                     start += 4
-                elif first == PPP_IP:
+                elif first == _IP:
                     start += 2
                 else:
                     start = 0
@@ -440,9 +310,9 @@ class LacSide:
         self._receive_any(datagram, peer, endpoint)
 
     def _receive_any(self, datagram: bytes, peer: Peer, endpoint: Endpoint) -> None:
-        """Everything else: control, all forms of the headers, all reasons to drop."""
+        """Parse control messages and every other form of the headers; count what must be dropped."""
         counters = self._counters
-        if datagram and datagram[0] & _CONTROL_BIT:
+        if is_control(datagram):
             self._on_control(datagram, peer, endpoint)
             return
         try:
@@ -454,7 +324,8 @@ class LacSide:
         if path is None:
             counters.drop_unknown_session += 1
             return
-        if path.peer != peer:  # 8.1; data never shows that a LAC has moved, since no answer to us is in it
+        # RFC 2661 8.1. Data cannot prove that a LAC has a new address: it acknowledges nothing that this server sent.
+        if path.peer != peer:
             counters.drop_wrong_peer += 1
             path.dropped_wrong_peer += 1
             return
@@ -464,12 +335,12 @@ class LacSide:
             path.dropped_old += 1
             return
         try:
-            protocol, information = split_ppp(header.payload)
+            protocol, information = parse_frame(header.payload)
         except WireError:
             counters.drop_malformed += 1
             path.dropped_malformed += 1
             return
-        if protocol != PPP_IP:
+        if protocol != _IP:
             path.post(protocol, information)
         elif path.online:
             self._uplink(path, information)
@@ -479,34 +350,11 @@ class LacSide:
 
 
 def _refusal(address: IPv4Address, port: int, error: OSError) -> str:
-    """In the operator's words. Without bind_multi_address we listen everywhere, and no variable is to blame."""
+    """Return an error message that names the setting. Without bind_multi_address no setting is at fault."""
     everywhere = address == IPv4Address(0)
     name, of = ("", "") if everywhere else ("bind_multi_address: ", f" of {address}")
     hints = {
         errno.EADDRINUSE: "; is another L2TP server running?",
-        errno.EADDRNOTAVAIL: "; it is no address of this machine",
+        errno.EADDRNOTAVAIL: "; it is not an address of this machine",
     }
     return f"{name}cannot listen on UDP port {port}{of}: {error.strerror}{hints.get(error.errno or 0, '')}"
-
-
-def split_ppp(frame: bytes) -> tuple[int, bytes]:
-    """(protocol, information) of a frame with or without FF 03, and with one or two octets of protocol.
-
-    RFC 1661 6.5, 6.6; all of them are legal on an L2TP link at all times. The last octet of a protocol is odd, the
-    first of two even. Raises WireError.
-    """
-    start = 2 if frame[:2] == b"\xff\x03" else 0
-    if len(frame) > start and frame[start] & 1:
-        return frame[start], frame[start + 1 :]
-    if len(frame) < start + 2 or not frame[start + 1] & 1:
-        raise WireError("no PPP protocol")
-    return frame[start] << 8 | frame[start + 1], frame[start + 2 :]
-
-
-def _destination(ancillary: list[tuple[int, int, bytes]]) -> str:
-    """The address of ours that a datagram was sent to; empty for a broadcast or multicast."""
-    for level, kind, octets in ancillary:
-        if level == IPPROTO_IP and kind == _IP_PKTINFO and len(octets) >= _PKTINFO.size:
-            _, ours, destination = _PKTINFO.unpack_from(octets)
-            return inet_ntoa(ours) if ours == destination else ""
-    return ""

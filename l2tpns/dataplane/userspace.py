@@ -1,4 +1,7 @@
-"""The data plane in user space: the sockets, the tun device and the two loops put together."""
+"""The data plane in user space: UDP sockets, tun device, kernel routes and the two readers put together.
+
+Implements plane.DataPlane. forward.py decides about packets, udp.py about sockets, system/ changes the kernel.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,14 @@ import gevent
 from gevent.event import Event
 
 from l2tpns.config.settings import Config
+from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.dataplane.forward import Forwarder, mss_for
 from l2tpns.dataplane.plane import OnControl
-from l2tpns.dataplane.session_path import MINIMUM_MTU, Path
-from l2tpns.dataplane.tun import QUEUE_LENGTH, Tun, tun_drain
-from l2tpns.dataplane.tun_watch import Device, TunWatch
-from l2tpns.dataplane.udp import L2TP_PORT, Endpoint, LacSide
+from l2tpns.dataplane.session_path import MIN_MTU, Path
+from l2tpns.dataplane.tun_reader import drain_tun
+from l2tpns.dataplane.udp import LacSide
 from l2tpns.errors import L2tpnsError, refused
+from l2tpns.proto.l2tp.header import PORT
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.drain import Clock, drain_forever
 from l2tpns.runtime.log import Logger
@@ -28,16 +32,18 @@ from l2tpns.runtime.supervisor import Part, Supervisor
 from l2tpns.system.routes import Routes
 from l2tpns.system.rtnetlink import Netlink
 from l2tpns.system.surroundings import Surroundings
+from l2tpns.system.tun_device import QUEUE_LENGTH, Tun
+from l2tpns.system.tun_watch import Device, TunWatch
 
-PAUSES = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before each attempt to make a device that was deleted
+RETRY_DELAYS = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before each attempt to recreate a device that was deleted
 
 
 class UserPlane:
-    """DataPlane by two kinds of greenlets: a reader for each UDP socket, one for the tun device.
+    """The DataPlane of two kinds of greenlets: a reader for each UDP socket and one for the tun device.
 
-    A tun device that was deleted is made again, with its address and routes; sessions do not notice. `on_device` is
-    then told its new index. `on_lost` is called by the reader when it cannot be made: nothing can be carried any more,
-    and the server has to leave. It must not stop the plane itself, only have it stopped.
+    A tun device that was deleted is created again with its address and routes, unnoticed by sessions; `on_device` is
+    then called with its new index. If it cannot be created, nothing can be carried any more and the server must exit:
+    the reader calls `on_lost`, which must not stop the plane itself, only cause it to be stopped.
     """
 
     def __init__(
@@ -49,7 +55,7 @@ class UserPlane:
         *,
         on_lost: Callable[[], None] | None = None,
         on_surroundings: Callable[[Surroundings], None] | None = None,
-        port: int = L2TP_PORT,
+        port: int = PORT,
         supervisor: Supervisor | None = None,
     ) -> None:
         self.config = config
@@ -60,7 +66,7 @@ class UserPlane:
         self.on_device: Callable[[int], None] = lambda index: None
         self._supervisor = supervisor or Supervisor(log)
         self._on_surroundings = on_surroundings
-        self.restore_queues: Callable[[], list[str]] = list  # set when there is a shaper
+        self.restore_queues: Callable[[], list[str]] = list  # replaced if there is a shaper
         self._forwarder = Forwarder(config, counters, self.clock, self._write, self._send_error)
         self.lacs = LacSide(
             config.listen_addresses,
@@ -81,26 +87,26 @@ class UserPlane:
         self._routes: Routes | None = None
         self._tun_watch: TunWatch | None = None
         self._reader: Part | None = None
-        self._installed: dict[int, tuple[IPv4Network, ...]] = {}  # kernel routes by path.key
+        self._installed: dict[int, tuple[IPv4Network, ...]] = {}  # kernel routes of single paths, by path.key
 
     @property
     def now(self) -> float:
-        """Monotonic time as of the last packets; what path.last_rx and its like are stamped with."""
+        """Monotonic time as of the last drain, as in path.last_rx and path.last_ip_tx."""
         return self.clock.now
 
     # Life
 
     def start(self) -> None:
-        """Raises ConfigError when a socket or the device cannot be had; then nothing is left open."""
+        """Open sockets and device, start the readers. Raises ConfigError, RepairError or WaitError, with all closed."""
         try:
             self.lacs.start()
             self._forwarder.l2tp_port = self.lacs.port.to_bytes(2, "big")
             self._netlink = netlink = Netlink()
-            self._tun = tun = self._make_tun(netlink)
+            self._tun = tun = self._create_tun(netlink)
             self._errors = _error_socket()
             self._routes = Routes(self._netlink, tun.index, self._log)
             self._routes.start()
-            self._keep(tun, self._routes)
+            self._watch_tun(tun, self._routes)
             self._forwarder.write = tun.write
         except BaseException:
             self.stop()
@@ -109,7 +115,7 @@ class UserPlane:
         self._log.info("tun_up", device=tun.name, address=str(self.config.tun_address), mtu=self.config.mru)
 
     def stop(self) -> None:
-        """Close everything; kernel routes go first, the device's others with it."""
+        """Close everything. The kernel removes the routes that go through the device with the device."""
         if self._reader is not None:
             self._reader.stop()
             self._reader = None
@@ -131,7 +137,8 @@ class UserPlane:
             self._errors.close()
             self._errors = None
 
-    def _make_tun(self, netlink: Netlink) -> Tun:
+    def _create_tun(self, netlink: Netlink) -> Tun:
+        """Return a tun device that is up. Raises ConfigError, RepairError or WaitError."""
         tun = Tun(self.config.tundevicename)
         try:
             tun.set_up(netlink, IPv4Interface(self.config.tun_address), self.config.mru)
@@ -140,8 +147,8 @@ class UserPlane:
             raise
         return tun
 
-    def _keep(self, tun: Tun, routes: Routes) -> None:
-        """Watch over this device, and no longer over the one before it."""
+    def _watch_tun(self, tun: Tun, routes: Routes) -> None:
+        """Keep this device as it was set up, and no longer the one before it."""
         if self._tun_watch is not None:
             self._tun_watch.stop()
         self._tun_watch = TunWatch(
@@ -155,30 +162,31 @@ class UserPlane:
         self._tun_watch.start()
 
     def _read_tun(self) -> None:
-        while self._tun is not None or self._make_again():
+        """Read the tun device, and each device that replaces it, until none can be created."""
+        while self._tun is not None or self._recreate_tun():
             tun = self._tun
             assert tun is not None
-            drain = partial(tun_drain, tun, self.counters, self._tick, self._forwarder.downlink)
+            drain = partial(drain_tun, tun, self.counters, self._tick, self._forwarder.downlink)
             drain_forever(tun.fd, drain, self._log)
-            self._forwarder.write = self._write  # before the descriptor's number is another file's
+            self._forwarder.write = self._write  # before another file can get the descriptor's number
             self._tun = None
             tun.close()
         if self._on_lost is not None:
             self._on_lost()
-        Event().wait()  # to be stopped with the server
+        Event().wait()  # until the server stops
 
-    def _make_again(self) -> bool:
-        """Have the device that was deleted, as it was; False when it cannot be had for some seconds."""
+    def _recreate_tun(self) -> bool:
+        """Create the device that was deleted, as it was. Return False if all attempts fail. May yield."""
         assert self._netlink is not None and self._routes is not None
-        for pause in PAUSES:
+        for pause in RETRY_DELAYS:
             gevent.sleep(pause)
             try:
-                tun = self._make_tun(self._netlink)
+                tun = self._create_tun(self._netlink)
             except (OSError, L2tpnsError) as error:
                 self._log.error("tun_not_made", device=self.config.tundevicename, why=str(error))
                 continue
             try:
-                self._keep(tun, self._routes)
+                self._watch_tun(tun, self._routes)
             except L2tpnsError as error:
                 self._log.error("tun_not_restored", device=tun.name, why=str(error))
             self._tun = tun
@@ -193,16 +201,16 @@ class UserPlane:
         self.clock.now = monotonic()
 
     def _write(self, packet: bytes) -> int:
-        """Before there is a device and after it: nobody should ask, and no other descriptor gets the packet."""
+        """Refuse a packet while there is no device, so that no other descriptor gets it. Raises OSError."""
         raise OSError(errno.ENODEV, "no tun device")
 
     def _report_own_l2tp(self, packet: bytes) -> None:
-        """The kernel routed one of our own L2TP packets here: sent on, it would come back, and so for ever."""
+        """Log that the kernel routed one of this server's L2TP packets into the tun device: carried, it would loop."""
         lac = inet_ntoa(packet[16:20])
         self._log.provoked("own_l2tp_dropped", lac=lac, why="the kernel routes the LAC's address into the tun device")
 
     def _send_error(self, packet: bytes) -> bool:
-        """An ICMP packet of ours, by a raw socket: from the tun device the kernel would not take our own address."""
+        """Send an ICMP packet by a raw socket: from the tun device the kernel would drop a local source address."""
         assert self._errors is not None
         try:
             self._errors.sendto(packet, (inet_ntoa(packet[16:20]), 0))
@@ -213,25 +221,25 @@ class UserPlane:
     # Sessions
 
     def endpoint(self, address: str) -> Endpoint:
-        """The socket on this address of ours, for a tunnel that is taken up again. Raises OSError."""
+        """Return the socket of this local address, for a tunnel that is restored. Raises OSError."""
         return self.lacs.endpoint(address)
 
     def dedicate(self, endpoint: Endpoint) -> Endpoint:
-        """A tunnel is up at this address of ours: return the socket that it shall use from now on."""
+        """Return the socket that a tunnel at this local address uses from now on. Does not yield."""
         return self.lacs.dedicate(endpoint)
 
     def serve(self, prefixes: Iterable[IPv4Network]) -> None:
-        """Route the pool's prefixes to the tun device; who has an address of a former one gets a route of its own."""
+        """Route the pool's prefixes to the tun device. Sessions with addresses of a former prefix get host routes."""
         routes = self._routes
         if routes is None:
             return
         gone = routes.take_pool(prefixes)
         if gone:
-            self._route_singly(routes)
+            self._add_host_routes(routes)
             routes.remove(gone)
 
-    def _route_singly(self, routes: Routes) -> None:
-        """Sessions whose addresses the pool's prefixes do not lead to any more get routes of their own."""
+    def _add_host_routes(self, routes: Routes) -> None:
+        """Add a host route for each session whose address the pool's routes do not cover any more."""
         for path in self.lacs.paths.values():
             if path.online and not routes.covers(address := IPv4Address(path.address)):
                 single = IPv4Network(address)
@@ -242,7 +250,7 @@ class UserPlane:
 
     def avoid(self, needed: Mapping[IPv4Network, str], connected: Collection[IPv4Network]) -> None:
         if self._routes is not None and self._routes.avoid(needed, connected):
-            self._route_singly(self._routes)
+            self._add_host_routes(self._routes)
 
     def leads_into_tun(self, address: IPv4Address) -> bool:
         routes = self._routes
@@ -250,7 +258,7 @@ class UserPlane:
             return False
         if self._netlink is None or self._tun is None:
             return True
-        return self._netlink.device_to(address) == self._tun.index  # the operator may have a route that is longer
+        return self._netlink.device_to(address) == self._tun.index  # the operator may have a more specific route
 
     def subscriber_at(self, address: IPv4Address) -> Path | None:
         table, packed = self._forwarder.table, address.packed
@@ -265,13 +273,14 @@ class UserPlane:
             del self.lacs.paths[path.key]
 
     def online(self, path: Path, address: IPv4Address, routes: Iterable[IPv4Network], mru: int) -> None:
-        """Carry IP. A path that is online already gets the new address, routes and MRU."""
+        """Carry IP packets. A path that is online already gets the new address, routes and MRU."""
         self.offline(path)
         path.address = address.packed
         path.routes = tuple(routes)
         path.networks = tuple((int(route.netmask), int(route.network_address)) for route in path.routes)
-        path.mru = max(min(mru, self.config.mru), MINIMUM_MTU)
+        path.mru = max(min(mru, self.config.mru), MIN_MTU)
         path.mss = mss_for(path.mru)
+        path.changed()
         path.online = True
         self._forwarder.table.add(path, path.address, path.routes)
         if self._routes is not None:
@@ -280,7 +289,7 @@ class UserPlane:
             self._routes.add(wanted)
 
     def offline(self, path: Path) -> None:
-        """No more IP; what is on its way to the address becomes `host unreachable`."""
+        """Carry no more IP packets; senders to the address get ICMP `host unreachable`."""
         if not path.online:
             return
         path.online = False
@@ -293,18 +302,18 @@ class UserPlane:
         path.changed()
 
     def refresh(self, path: Path) -> None:
-        """The counters are kept in the path itself."""
+        """Do nothing: the counters are kept in the path itself."""
 
     def send_frame(self, path: Path, protocol: int, information: bytes) -> None:
         path.endpoint.send(path.frame(protocol, information), path.peer)
 
 
 def _error_socket() -> RawSocket:
-    """For ICMP with a header of our own; IPPROTO_RAW never receives."""
+    """Return a raw socket for ICMP packets that have their own IP header; IPPROTO_RAW never receives."""
     try:
         sock = RawSocket(AF_INET, SOCK_RAW, IPPROTO_RAW)
     except OSError as error:
-        why = f"a raw socket cannot be had: {error.strerror}; CAP_NET_RAW is needed"
+        why = f"cannot open a raw socket: {error.strerror}; CAP_NET_RAW is needed"
         raise refused(error.errno, why) from None
     sock.setblocking(False)
     return sock

@@ -17,14 +17,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from l2tpns.dataplane.udp import Endpoint
+from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.proto.l2tp.header import ControlHeader
 from l2tpns.proto.l2tp.messages import HELLO, Message
 from l2tpns.proto.l2tp.reliable import Reliable
 from l2tpns.runtime.log import Logger
-
-Peer = tuple[str, int]
+from l2tpns.runtime.peer import Peer
 
 SILENT_TIMEOUTS = 3  # of the oldest message in a row: 1 + 2 + 4 seconds without an answer from the address in use
 MAX_COPIES = 3  # datagrams to the new address

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import gevent
 
-from l2tpns.dataplane.udp import Endpoint
+from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.errors import ProtocolError
 from l2tpns.l2tp.admission import Admission
 from l2tpns.l2tp.timing import TunnelTiming
@@ -22,10 +22,10 @@ from l2tpns.l2tp.tunnel import Tunnel, TunnelOwner, TunnelState
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import CONTROL, ControlHeader, build_control
 from l2tpns.proto.l2tp.messages import SCCRP, SCCRQ, MessageError, MessageType, ResultCode, StopCCN, StopCcnResult
-from l2tpns.proto.l2tp.reliable import MOST_AMPLIFIED, Reliable
+from l2tpns.proto.l2tp.reliable import MAX_AMPLIFICATION, Reliable
+from l2tpns.runtime.peer import Peer
 from l2tpns.subscriber.services import Services
 
-Peer = tuple[str, int]
 SHARE = 0.25  # of the time, for strangers altogether
 BUSY_SHARE = 0.05  # the same while the socket has more to read than is read at once
 BURST = 0.2  # seconds of work that are saved up in quiet times: some 500 SCCRQs
@@ -238,14 +238,14 @@ class Strangers:
     ) -> None:
         """StopCCN without a tunnel (7.2.1 idle): said once and forgotten, so that a flood costs no memory.
 
-        Its text is cut so that the answer is not larger than MOST_AMPLIFIED times what it answers.
+        Its text is cut so that the answer is not larger than MAX_AMPLIFICATION times what it answers.
         """
         self._services.counters.tunnels_refused += 1
         second = int(monotonic())
         if second != self._refusal_second:
             self._refusal_second, self._refusals = second, 0
         self._refusals += 1
-        room = MOST_AMPLIFIED * (CONTROL.size + len(header.body)) - STOPCCN_SIZE
+        room = MAX_AMPLIFICATION * (CONTROL.size + len(header.body)) - STOPCCN_SIZE
         if self._refusals > REFUSALS_PER_SECOND or room < 0:
             return
         text = error.text.encode()[:room].decode("utf-8", "ignore")

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol
 
 from l2tpns import causes
 from l2tpns.causes import Reason, SessionEnded, TunnelEnded
-from l2tpns.dataplane.udp import Endpoint
+from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.errors import ProtocolError
 from l2tpns.l2tp.address_change import AddressChange, Foreign
 from l2tpns.l2tp.timing import TunnelTiming
@@ -409,7 +409,7 @@ class Tunnel:
         if not self.reliable.proven:
             self.charge()
         if len(self.mailbox):
-            self.services.turns.wait()
+            self.services.tunnel_scheduler.wait_turn()
         else:
             self.mailbox.wait(None if seconds is None else self.services.awake.real(seconds))
         if not self.reliable.proven:

@@ -1,7 +1,7 @@
 """The HTTP server of /metrics, /health and the status page, with bounds on connections and on time.
 
 Each connection carries one request, which is read and answered within CONNECTION_TIMEOUT, in turns of a millisecond
-(`Share`). Pages are rendered one at a time, in slices: many visitors take no more of the data path's time than one.
+(`Scheduler`). Pages are rendered one at a time, in slices: many visitors take no more of the data path's time than one.
 To admit more than MAX_CONNECTIONS, the source (an address or a local user) with the most loses its oldest connection.
 
 All pages are read-only and need no login: a client that reaches the address sees everything. Web pages of others must
@@ -31,11 +31,12 @@ from l2tpns.monitoring.prometheus import Metrics
 from l2tpns.monitoring.samples import Samples
 from l2tpns.monitoring.sources import Sources
 from l2tpns.monitoring.status_page import MAX_QUERY, LastHour, Query, render
+from l2tpns.runtime.acceptor import Acceptor
 from l2tpns.runtime.clock import moment
-from l2tpns.runtime.door import Door
+from l2tpns.runtime.connection_slots import ConnectionSlot, ConnectionSlots
 from l2tpns.runtime.log import Logger
-from l2tpns.runtime.places import Place, Places
-from l2tpns.runtime.share import OneAtATime, Share
+from l2tpns.runtime.scheduler import FairLock, Scheduler
+from l2tpns.system.socket_owner import owner_of_connection
 
 MAX_CONNECTIONS = 512  # so that a flood of 1,000 per second leaves a client half a second to send its request
 BACKLOG = 256
@@ -85,7 +86,7 @@ class Application:
         self._log = log
         self._check = RequestCheck(sources.lns.config)
         self._metrics = Metrics(sources)
-        self._turn = OneAtATime()
+        self._turn = FairLock()
         self._paths: dict[str, Callable[[Environ], Response]] = {
             "/": self.page,
             "/metrics": self.metrics,
@@ -217,7 +218,7 @@ class RequestHead:
 class OneRequest(WSGIHandler):  # type: ignore[misc]
     """Handles the single request of a connection within the time limit."""
 
-    def __init__(self, sock: Any, address: Any, server: Any, place: Place) -> None:
+    def __init__(self, sock: Any, address: Any, server: Any, place: ConnectionSlot) -> None:
         super().__init__(sock, address, server, RequestHead(sock.makefile("rb", -1)))
         self._place = place
 
@@ -227,12 +228,12 @@ class OneRequest(WSGIHandler):  # type: ignore[misc]
 
     def read_request(self, raw_requestline: str) -> bool:
         readable: bool = super().read_request(raw_requestline)
-        self._place.heard = readable
+        self._place.active = readable
         self.close_connection = True
         return readable
 
     def handle_one_response(self) -> None:
-        self.server.share.turn(self._place.owner)
+        self.server.share.wait_turn(self._place.owner)
         super().handle_one_response()
 
     def get_environ(self) -> Environ:
@@ -256,7 +257,7 @@ class BoundedServer(WSGIServer):  # type: ignore[misc]
         self,
         address: tuple[str, int],
         application: Application,
-        share: Share,
+        share: Scheduler,
         log: Logger,
         connection_timeout: float = CONNECTION_TIMEOUT,
     ) -> None:
@@ -272,11 +273,11 @@ class BoundedServer(WSGIServer):  # type: ignore[misc]
         self._wanted = address
         self.share = share
         self._log = log
-        self._door: Door | None = None
-        self.connections = Places(lambda: MAX_CONNECTIONS)
+        self._door: Acceptor | None = None
+        self.connections = ConnectionSlots(lambda: MAX_CONNECTIONS)
 
     def init_socket(self) -> None:
-        """Create the listening socket, which `start_accepting` hands to a Door."""
+        """Create the listening socket, which `start_accepting` hands to an Acceptor."""
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -290,9 +291,11 @@ class BoundedServer(WSGIServer):  # type: ignore[misc]
         self.update_environ()
 
     def start_accepting(self) -> None:
-        """Accept through a Door: gevent's own loop has no limit per source."""
-        self._door = Door(self.socket, self.connections, self.share, self._log, self._serve, _hang_up)
-        self._door.open()
+        """Accept through an Acceptor: gevent's own loop has no limit per source."""
+        self._door = Acceptor(
+            self.socket, self.connections, self.share, self._log, owner_of_connection, self._serve, _hang_up
+        )
+        self._door.start()
 
     @property
     def broken(self) -> bool:
@@ -303,7 +306,7 @@ class BoundedServer(WSGIServer):  # type: ignore[misc]
         if self._door is not None:
             self._door.close()
 
-    def _serve(self, sock: Any, peer: tuple[str, int], place: Place) -> None:
+    def _serve(self, sock: Any, peer: tuple[str, int], place: ConnectionSlot) -> None:
         OneRequest(sock, peer, self, place).handle()
 
     def close_all(self) -> None:

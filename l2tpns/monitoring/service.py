@@ -86,7 +86,9 @@ class MonitoringService:
         if wanted is None or address is None or self._server is not None or monotonic() < self._retry_at:
             return
         application = Application(self.sources, self.samples, self._log)
-        server = BoundedServer(wanted, application, self.sources.lns.services.share, self._log, self._timing.connection)
+        server = BoundedServer(
+            wanted, application, self.sources.lns.services.operator_scheduler, self._log, self._timing.connection
+        )
         try:
             server.start()
         except OSError as error:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from l2tpns import __version__
 from l2tpns.errors import ConfigError, L2tpnsError, NoAnswer, WireError
 from l2tpns.proto.nsctl.packet import NOT_AUTHORISED, PORT, UNKNOWN_COMMAND, Packet, Request, Type, decode
-from l2tpns.proto.nsctl.seal import LONGEST_SEALED, NONCE_OCTETS, Direction, Sealed, unseal
+from l2tpns.proto.nsctl.seal import MAX_SEALED, NONCE_OCTETS, Direction, Sealed, unseal
 from l2tpns.runtime.text_file import split_lines
 
 USAGE = """\
@@ -196,7 +196,7 @@ def _exchange(sock: socket.socket, octets: bytes, options: Options) -> Iterator[
             again, wait = now + wait, 1.0
         sock.settimeout(max(min(again, until) - now, 0.001))
         try:
-            heard = sock.recv(LONGEST_SEALED + 1)
+            heard = sock.recv(MAX_SEALED + 1)
         except TimeoutError:
             pass
         else:

@@ -23,21 +23,20 @@ from gevent import socket
 from gevent.socket import wait_read
 
 from l2tpns.config.settings import Config
-from l2tpns.config.value_types import printable
 from l2tpns.errors import L2tpnsError, refused
 from l2tpns.proto.nsctl.packet import NOT_AUTHORISED, UNKNOWN_COMMAND, AnyPacket, Malformed, Request, Verb, decode
-from l2tpns.proto.nsctl.seal import LONGEST_SEALED, WINDOW, Direction, Forged, Sealed, is_sealed, unseal
-from l2tpns.runtime.awake import AwakeClock
+from l2tpns.proto.nsctl.seal import MAX_SEALED, WINDOW, Direction, Forged, Sealed, is_sealed, unseal
+from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.counters import Counters
+from l2tpns.runtime.drain import DRAIN
 from l2tpns.runtime.log import Logger
-from l2tpns.runtime.share import Share
+from l2tpns.runtime.peer import Peer
+from l2tpns.runtime.scheduler import Scheduler
 from l2tpns.runtime.supervisor import Part, Supervisor
+from l2tpns.runtime.text import printable
 from l2tpns.system.socket_owner import owner_of
 
-Peer = tuple[str, int]
-
 LOOPBACK = "127.0.0.1"
-BATCH = 16  # datagrams per turn
 RETRY_DELAY = 1.0  # seconds after a socket error
 MAX_RUNNING = 32  # requests running at the same time
 ANSWER_LIFETIME = 2.0  # seconds for which a repeated request gets its reply again: the client's timeout
@@ -147,7 +146,7 @@ class NsctlServer:
         plugins: Plugins,
         log: Logger,
         clock: Callable[[], float] = time.time,
-        share: Share | None = None,
+        share: Scheduler | None = None,
         supervisor: Supervisor | None = None,
         awake: AwakeClock | None = None,
         *,
@@ -156,7 +155,7 @@ class NsctlServer:
         max_nonces: int = MAX_NONCES,
     ) -> None:
         """`clock` is the wall clock, by which requests are sealed; `now` is a monotonic clock."""
-        self._share = share or Share()
+        self._share = share or Scheduler()
         self._supervisor = supervisor or Supervisor(log)
         self._awake = awake or AwakeClock()
         self._config = config
@@ -226,7 +225,7 @@ class NsctlServer:
         sock.setblocking(False)
         while True:
             wait_read(sock.fileno())
-            self._share.turn(SHARE_OWNER)
+            self._share.wait_turn(SHARE_OWNER)
             try:
                 self._drain(sock)
             except OSError as error:
@@ -236,13 +235,13 @@ class NsctlServer:
                 self._log.exception("nsctl_failed")
 
     def _drain(self, sock: Any) -> None:
-        for _ in range(BATCH):
+        for _ in range(DRAIN):
             try:
-                octets, source = sock.recvfrom(LONGEST_SEALED + 1)
+                octets, source = sock.recvfrom(MAX_SEALED + 1)
             except BlockingIOError:
                 return
             self.on_datagram(sock, octets, source)
-            if not self._share.open:
+            if not self._share.slice_open:
                 return
 
     # Authorisation

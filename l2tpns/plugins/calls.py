@@ -19,7 +19,7 @@ from gevent import GreenletExit, Timeout
 from l2tpns.errors import PluginError
 from l2tpns.hooks import PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP, Event
 from l2tpns.plugins import loader
-from l2tpns.runtime.faults import describe, is_kill, shown, was_thrown
+from l2tpns.runtime.exceptions import describe, is_kill, shown, was_thrown
 from l2tpns.runtime.log import Logger
 
 SLOW = 0.05  # seconds of CPU time in one call that are worth a warning: nobody else was served meanwhile

@@ -19,10 +19,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from l2tpns.config.value_types import printable
 from l2tpns.errors import PluginError
 from l2tpns.hooks import HOOKS, NAMES, PLUGIN_API_VERSION, Hook
-from l2tpns.runtime.faults import describe, is_kill
+from l2tpns.runtime.exceptions import describe, is_kill
+from l2tpns.runtime.text import printable
 from l2tpns.runtime.text_file import is_wide
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
@@ -104,8 +104,10 @@ def _source(path: Path, name: str) -> bytes:
 
 
 def _check_owner(found: os.stat_result, path: Path) -> None:
-    if os.geteuid() == 0 and found.st_uid != 0:
-        raise PluginError(f"{path} belongs to user {found.st_uid}: what root runs must belong to root")
+    own = os.geteuid()
+    if found.st_uid not in (0, own):
+        runner = "root runs must belong to root" if own == 0 else f"user {own} runs must belong to root or that user"
+        raise PluginError(f"{path} belongs to user {found.st_uid}: what {runner}")
     sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
     if found.st_mode & stat.S_IWOTH and not sticky:
         raise PluginError(f"{path} can be written by everybody: chmod o-w")

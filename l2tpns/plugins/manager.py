@@ -18,7 +18,7 @@ import gevent
 from gevent.lock import RLock
 
 from l2tpns.config.file import owner
-from l2tpns.config.settings import SETTINGS, Config, unknown_word
+from l2tpns.config.settings import SETTINGS, Config
 from l2tpns.config.value_types import Setting
 from l2tpns.dataplane.session_path import Tap
 from l2tpns.errors import ConfigError, PluginError
@@ -39,9 +39,10 @@ from l2tpns.plugins.calls import Caller, Failure, Function
 from l2tpns.plugins.loader import Code
 from l2tpns.plugins.server_api import ConsoleCommand, Count, Host, Server
 from l2tpns.plugins.session_api import Session
-from l2tpns.runtime.faults import describe
+from l2tpns.runtime.exceptions import describe
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.supervisor import Part, Supervisor
+from l2tpns.runtime.text import unknown_word
 from l2tpns.subscriber.services import Services
 from l2tpns.subscriber.session import Session as CoreSession
 

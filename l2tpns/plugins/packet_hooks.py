@@ -17,7 +17,7 @@ from l2tpns.errors import PluginError
 from l2tpns.hooks import PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP, param_packet_rx, param_packet_tx
 from l2tpns.plugins.calls import SLOW, Caller, Function
 from l2tpns.plugins.session_api import Session
-from l2tpns.runtime.faults import shown
+from l2tpns.runtime.exceptions import shown
 from l2tpns.subscriber.session import Session as CoreSession
 
 Chain = tuple[tuple[Function, param_packet_rx], ...]

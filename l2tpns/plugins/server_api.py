@@ -17,7 +17,7 @@ from l2tpns.plugins.session_api import Session
 from l2tpns.proto.ppp.credentials import Credentials
 from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.runtime import log as logs
-from l2tpns.runtime.faults import is_kill
+from l2tpns.runtime.exceptions import is_kill
 from l2tpns.subscriber.services import Services
 from l2tpns.subscriber.session import Session as CoreSession
 

@@ -20,21 +20,21 @@ import gevent
 from gevent.lock import RLock
 
 from l2tpns import causes
-from l2tpns.config.value_types import printable
 from l2tpns.dataplane.plane import DataPlane
 from l2tpns.errors import L2tpnsError
 from l2tpns.policy.model import Changes, PolicyError, Subscriber
 from l2tpns.radius.types import TerminateCause
 from l2tpns.runtime.counters import Counters
-from l2tpns.runtime.faults import is_kill
+from l2tpns.runtime.exceptions import is_kill
 from l2tpns.runtime.log import Logger
-from l2tpns.runtime.supervisor import Part, Supervisor
+from l2tpns.runtime.supervisor import Supervisor
+from l2tpns.runtime.text import printable
 from l2tpns.system.garden_rules import DEFAULT, RESERVED, chain_of
+from l2tpns.system.rule_watch import RULE_CHECK_INTERVAL, RuleWatch
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,16}", re.ASCII)
 MOST = 64  # gardens: each costs every forwarded packet a few rules, and the kernel has 256 sets
-CHECK = 60.0  # seconds between two looks whether our rules are still there
-SWEEP = 0.5  # seconds in which those whose connections are to be forgotten are collected
+CONNTRACK_FLUSH_DELAY = 0.5  # seconds in which networks are collected whose connections are to be forgotten
 
 Builder = Callable[[str, str], bool]  # garden, chain: whether it has put rules there
 
@@ -126,11 +126,18 @@ class Gardens:
     """All walled gardens of the server; a PolicyPart."""
 
     def __init__(
-        self, counters: Counters, log: Logger, supervisor: Supervisor, plane: DataPlane, changes: Changes
+        self,
+        counters: Counters,
+        log: Logger,
+        supervisor: Supervisor,
+        plane: DataPlane,
+        changes: Changes,
+        *,
+        check_interval: float = RULE_CHECK_INTERVAL,
+        flush_delay: float = CONNTRACK_FLUSH_DELAY,
     ) -> None:
         self._counters = counters
         self._log = log
-        self._supervisor = supervisor
         self._plane = plane
         self._changes = changes
         self.kernel: Kernel = NullKernel()
@@ -140,7 +147,8 @@ class Gardens:
         self._building = RLock()
         self._forget: set[IPv4Network] = set()
         self._sweeper: Any = None
-        self._watcher: Part | None = None
+        self._flush_delay = flush_delay
+        self._watch = RuleWatch(supervisor, "garden watcher", self._repair, check_interval)
 
     # What operators, RADIUS and plugins ask for
 
@@ -202,7 +210,7 @@ class Gardens:
     # A Part (policy/model.py)
 
     def begin(self, session: Subscriber) -> None:
-        """Cage it, before it sends anything. What cannot be caged does not get out: it ends."""
+        """GardenRules it, before it sends anything. What cannot be caged does not get out: it ends."""
         name = session.policy.garden
         if not name or not session.online_since:
             return
@@ -321,12 +329,11 @@ class Gardens:
             self.kernel.tidy(self._users)
         except L2tpnsError as error:
             self._log.error("garden_failed", why=str(error))
-        self._watcher = self._supervisor.spawn("garden watcher", self._watch)
+        self._watch.start()
 
     def stop(self) -> None:
         """Nobody carries packets any more."""
-        if self._watcher is not None:
-            self._watcher.stop()
+        self._watch.stop()
         if self._sweeper is not None:
             self._sweeper.kill()
         try:
@@ -334,23 +341,21 @@ class Gardens:
         except L2tpnsError as error:
             self._log.error("garden_failed", why=str(error))
 
-    def _watch(self) -> None:
-        """Whoever loads his firewall anew takes our rules away with the old ones: they come back."""
-        while True:
-            gevent.sleep(CHECK)
-            for name, users in list(self._users.items()):
-                try:
-                    if self.kernel.build(name):
-                        self.kernel.fill(name, users)
-                        self._log.warning("garden_rules_restored", garden=name, why="somebody has removed them")
-                        with self._building:
-                            self._fill_chain(name, *self._builders)
-                    elif self.kernel.count(name) != len(users):
-                        missing, stale = self.kernel.fill(name, users)
-                        if missing or stale:
-                            self._log.warning("garden_members_restored", garden=name, missing=missing, stale=stale)
-                except L2tpnsError as error:
-                    self._log.error("garden_failed", garden=name, why=str(error))
+    def _repair(self) -> None:
+        """Restore what another program has removed: an operator who reloads the firewall removes our rules too."""
+        for name, users in list(self._users.items()):
+            try:
+                if self.kernel.build(name):
+                    self.kernel.fill(name, users)
+                    self._log.warning("garden_rules_restored", garden=name, why="another program had removed them")
+                    with self._building:
+                        self._fill_chain(name, *self._builders)
+                elif self.kernel.count(name) != len(users):
+                    missing, stale = self.kernel.fill(name, users)
+                    if missing or stale:
+                        self._log.warning("garden_members_restored", garden=name, missing=missing, stale=stale)
+            except L2tpnsError as error:
+                self._log.error("garden_failed", garden=name, why=str(error))
 
     # Connections
 
@@ -366,7 +371,7 @@ class Gardens:
     def _sweep(self) -> None:
         """The table is walked once for many; who is caged is caged before that."""
         while self._forget:
-            gevent.sleep(SWEEP)
+            gevent.sleep(self._flush_delay)
             networks, self._forget = self._forget, set()
             try:
                 self.kernel.forget(networks)

@@ -12,17 +12,16 @@ from __future__ import annotations
 import errno
 from _socket import socket as RawSocket
 from collections.abc import Callable
-from socket import AF_INET, IPPROTO_IP, SO_SNDBUF, SOCK_DGRAM, SOL_SOCKET
 from time import monotonic
 
 from l2tpns.policy.model import Sink
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.log import Logger
+from l2tpns.runtime.sockets import allow_fragments, set_buffers, udp_socket
 
 BUFFER = 4 << 20  # octets that wait in the kernel for a network card or a neighbour
 REST = 0.25  # seconds without a try after one that shows that there is no way, lest each packet pay for it
 WARNING_PAUSE = 60.0  # seconds between two warnings of one sink
-_IP_MTU_DISCOVER, _IP_PMTUDISC_DONT, _SO_SNDBUFFORCE = 10, 0, 32  # Linux's numbers, which the socket module lacks
 
 
 class Outlet:
@@ -115,13 +114,9 @@ class Outlet:
         assert self.sink is not None
         sock: RawSocket | None = None
         try:
-            sock = RawSocket(AF_INET, SOCK_DGRAM)
-            sock.setblocking(False)
-            sock.setsockopt(IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
-            try:
-                sock.setsockopt(SOL_SOCKET, _SO_SNDBUFFORCE, BUFFER)
-            except PermissionError:
-                sock.setsockopt(SOL_SOCKET, SO_SNDBUF, BUFFER)
+            sock = udp_socket()
+            allow_fragments(sock)
+            set_buffers(sock, send=BUFFER)
             sock.connect((str(self.sink.address), self.sink.port))
         except OSError as error:
             if sock is not None:

@@ -14,11 +14,11 @@ import gevent
 from gevent.lock import RLock
 
 from l2tpns.config.settings import Config
-from l2tpns.config.value_types import printable
 from l2tpns.dataplane.plane import DataPlane
 from l2tpns.dataplane.policer import Police
 from l2tpns.policy.model import Changes, PolicyError, Subscriber
 from l2tpns.runtime.log import Logger
+from l2tpns.runtime.text import printable
 from l2tpns.system.shaping import Shaped, Shaper, ShapingError, handle
 
 FASTEST = 10_000_000  # kbit/s

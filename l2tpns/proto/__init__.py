@@ -1,1 +1,1 @@
-"""Pure codecs and automata: no socket, clock, greenlet, log or random source."""
+"""Codecs and automata of the protocols, all pure: no socket, clock, greenlet, log or random source."""

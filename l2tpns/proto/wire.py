@@ -1,6 +1,6 @@
-"""A bounded cursor over received octets, for decoders.
+"""A bounded cursor over received octets, for decoders of any protocol.
 
-It neither runs past its end nor lets octets be left over unseen. Knows nothing of any protocol.
+It never reads past its end, and `done` reports octets that are left over.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from l2tpns.errors import WireError
 
 
 class Cursor:
-    """Reads big-endian fields from `octets[start:end]`; too few octets left is a WireError."""
+    """Reads big-endian fields from `octets[start:end]`. All methods raise WireError if too few octets are left."""
 
     __slots__ = ("_end", "_octets", "position")
 
@@ -23,11 +23,11 @@ class Cursor:
 
     @property
     def left(self) -> int:
-        """How many octets are still unread."""
+        """The number of unread octets."""
         return self._end - self.position
 
     def take(self, count: int) -> bytes:
-        """The next `count` octets."""
+        """Return the next `count` octets."""
         after = self.position + count
         if count < 0 or after > self._end:
             raise WireError(f"{count} octets wanted, {self.left} left")
@@ -36,19 +36,22 @@ class Cursor:
         return taken
 
     def u8(self) -> int:
+        """Return the next octet as a number."""
         return int.from_bytes(self.take(1), "big")
 
     def u16(self) -> int:
+        """Return the next two octets as a number."""
         return int.from_bytes(self.take(2), "big")
 
     def u32(self) -> int:
+        """Return the next four octets as a number."""
         return int.from_bytes(self.take(4), "big")
 
     def rest(self) -> bytes:
-        """Everything that is left."""
+        """Return all octets that are left."""
         return self.take(self.left)
 
     def done(self) -> None:
-        """The structure ends here: anything left over is a WireError."""
+        """Raises WireError if any octets are left."""
         if self.left:
             raise WireError(f"{self.left} octets left over")

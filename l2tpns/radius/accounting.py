@@ -51,7 +51,7 @@ from l2tpns.radius.usage import (
     never_less,
     unusable,
 )
-from l2tpns.runtime.awake import AwakeClock
+from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.clock import Moment, date, elapsed, moment
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.supervisor import Supervisor

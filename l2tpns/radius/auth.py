@@ -14,16 +14,16 @@ from ipaddress import AddressValueError, IPv4Address
 from pyrad.packet import Packet
 
 from l2tpns.errors import NoAnswer, WireError
+from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius import ignored, packets, service
 from l2tpns.radius.framed_route import parse_framed_route
 from l2tpns.radius.transport import Transport
 from l2tpns.radius.types import Assign, AuthReply, AuthRequest, FramedRoute, RadiusSettings
-from l2tpns.runtime.awake import AwakeClock
+from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.log import Logger
-from l2tpns.runtime.reminders import Reminders
+from l2tpns.runtime.repeat_filter import RepeatFilter
 from l2tpns.runtime.supervisor import Supervisor
 
-PAP, CHAP = 0xC023, 0xC223
 MAX_PASSWORD = 128  # RFC 2865 5.2
 CHAP_RESPONSE = 16  # MD5
 IGNORED_INTERVAL = 3600.0  # seconds between two lines of the log about an attribute that is not supported
@@ -62,7 +62,7 @@ class RadiusBackend:
         self._log = log
         self._dictionary = packets.load_dictionary()
         self._random = random
-        self._ignored = Reminders(IGNORED_INTERVAL)
+        self._ignored = RepeatFilter(IGNORED_INTERVAL)
         self.transport = Transport(settings, self._dictionary, log, random=random, awake=awake, supervisor=supervisor)
 
     def configure(self, settings: RadiusSettings) -> None:
@@ -85,7 +85,7 @@ class RadiusBackend:
             fill_access_request(packet, request, settings, local)
             return packet, packet.RequestPacket()
 
-        label = "CHAP" if credentials.protocol == CHAP else "PAP"
+        label = "CHAP" if credentials.protocol == Protocol.CHAP else "PAP"
         reply = self.transport.request(encode, label=label, session_id=request.session_id)
         if reply.code not in (packets.ACCESS_ACCEPT, packets.ACCESS_REJECT, packets.ACCESS_CHALLENGE):
             self._log.error("radius_reply_unknown", user=credentials.user, code=reply.code)
@@ -117,9 +117,9 @@ def unaskable(request: AuthRequest) -> str:
     credentials = request.credentials
     if not 1 <= len(credentials.name) <= packets.MAX_VALUE:
         return f"user name of {len(credentials.name)} octets"
-    if credentials.protocol == PAP:
+    if credentials.protocol == Protocol.PAP:
         return f"password of {len(credentials.password)} octets" if len(credentials.password) > MAX_PASSWORD else ""
-    if credentials.protocol == CHAP:
+    if credentials.protocol == Protocol.CHAP:
         if len(credentials.response) != CHAP_RESPONSE or not 1 <= len(credentials.challenge) <= packets.MAX_VALUE:
             return "CHAP response or challenge of a wrong length"
         return ""
@@ -130,7 +130,7 @@ def fill_access_request(packet: Packet, request: AuthRequest, settings: RadiusSe
     """The attributes of RFC 2865 section 5.44's first column that we know."""
     credentials = request.credentials
     packets.put_octets(packet, packets.USER_NAME, credentials.name)
-    if credentials.protocol == PAP:
+    if credentials.protocol == Protocol.PAP:
         packets.put_octets(packet, packets.USER_PASSWORD, packet.PwCrypt(credentials.password))
     else:
         identifier = bytes([credentials.identifier & 0xFF])

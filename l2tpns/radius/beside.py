@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import gevent
 
 from l2tpns.radius import packets
+from l2tpns.runtime.sockets import udp_socket
 
 if TYPE_CHECKING:
     from l2tpns.radius.remote_server import Channel
@@ -61,10 +62,9 @@ def open_beside(connected: _socket.socket) -> _socket.socket | None:
     Both may share the port for the moment of the bind only. SO_REUSEPORT, unlike SO_REUSEADDR, admits sockets of this
     user id and no others. Does not yield.
     """
-    sock = _socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock = udp_socket()
     both = (connected, sock)
     try:
-        sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM)
         for each in both:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -7,7 +7,6 @@ server is asked, and when again, is transport.py's business.
 from __future__ import annotations
 
 import _socket
-import socket
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -24,12 +23,13 @@ from l2tpns.radius import packets
 from l2tpns.radius.beside import Beside, open_beside
 from l2tpns.radius.types import MessageAuthenticator, RadiusSettings, ServerAddress
 from l2tpns.runtime.counters import Histogram
+from l2tpns.runtime.drain import DRAIN
 from l2tpns.runtime.log import Logger
-from l2tpns.runtime.reminders import Reminders
+from l2tpns.runtime.repeat_filter import RepeatFilter
+from l2tpns.runtime.sockets import udp_socket
 from l2tpns.runtime.supervisor import Supervisor
 
 IDENTIFIERS = 256  # RFC 2865 3: one octet
-DRAIN = 16  # datagrams read before other greenlets get their turn
 DEAD_AFTER = 3  # tries in a row without any answer
 SPARE = IDENTIFIERS // 2  # identifiers that must be free elsewhere before an idle socket is closed
 READ = 1  # libev's EV_READ
@@ -204,7 +204,7 @@ class Server:
         self.refusing = False  # the host says that nobody listens: nothing waits there for a server that is halted
         self.retired = False
         self.channels: list[Channel] = []
-        self._elsewhere = Reminders(ELSEWHERE_INTERVAL, most=16)
+        self._elsewhere = RepeatFilter(ELSEWHERE_INTERVAL, limit=16)
         self._dictionary = dictionary
         self.log = log.bind(peer=str(address))
         self._settings = settings
@@ -404,9 +404,8 @@ def open_socket(address: ServerAddress, settings: RadiusSettings, log: Logger) -
 
 def _connected(address: ServerAddress, port: int) -> _socket.socket:
     """Raises OSError, also when the process has no free descriptor."""
-    sock = _socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock = udp_socket()
     try:
-        sock.setblocking(False)
         sock.bind(("", port))
         sock.connect((address.host, address.port))
     except OSError:

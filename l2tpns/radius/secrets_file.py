@@ -18,11 +18,12 @@ from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 
 from l2tpns.errors import ConfigError, refused
+from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius.types import Assign, AuthReply, AuthRequest
+from l2tpns.runtime import files
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.text_file import oddity, read_lines
 
-PAP, CHAP = 0xC023, 0xC223
 ANY = b"*"
 NOBODY = "-"
 REFUSAL = b"wrong name or password"
@@ -53,7 +54,7 @@ class SecretsBackend:
         """ConfigError names the file and the line."""
         try:
             lines = read_lines(self._path)
-            mode = self._path.stat().st_mode
+            found = self._path.stat()
         except OSError as error:
             why = f"{self._path}: {error.strerror}; it says who may log in while primary_radius is not set"
             raise (ConfigError(why) if error.errno == ENOENT else refused(error.errno, why)) from error
@@ -71,8 +72,9 @@ class SecretsBackend:
                 doubts += [(line.number, odd)] if odd else []
         for number, odd in doubts:  # once the file is taken
             self._log.warning("secrets_line_doubtful", path=str(self._path), line=number, why=odd)
-        if mode & 0o077:
-            self._log.warning("secrets_file_open_to_others", path=str(self._path), mode=f"{mode & 0o777:o}")
+        if files.beyond_own_group(found):
+            mode = f"{found.st_mode & 0o777:o}"
+            self._log.warning("secrets_file_open_to_others", path=str(self._path), mode=mode)
         self._secrets = secrets
         self._log.info("secrets_read", path=str(self._path), users=len(secrets))
 
@@ -81,9 +83,9 @@ class SecretsBackend:
         entry = self._find(credentials.name)
         # A user we do not know costs as much time as a wrong password.
         secret = entry.secret if entry else b"\0"
-        if credentials.protocol == PAP:
+        if credentials.protocol == Protocol.PAP:
             right = hmac.compare_digest(credentials.password, secret)
-        elif credentials.protocol == CHAP:
+        elif credentials.protocol == Protocol.CHAP:
             # RFC 1994 4.1: identifier, secret, challenge
             octets = bytes([credentials.identifier & 0xFF]) + secret + credentials.challenge
             right = hmac.compare_digest(credentials.response, hashlib.md5(octets, usedforsecurity=False).digest())

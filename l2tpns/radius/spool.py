@@ -19,7 +19,6 @@ nothing of RADIUS: accounting.py does.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 from collections.abc import Callable
@@ -31,11 +30,12 @@ import gevent
 import orjson
 from gevent.event import Event
 
-from l2tpns.errors import RepairError, WaitError, refused
+from l2tpns.errors import refused
 from l2tpns.runtime import files
 from l2tpns.runtime.clock import Moment
 from l2tpns.runtime.durable import close_quietly, fsync_all, make_line, read_line, write_all
 from l2tpns.runtime.log import Logger
+from l2tpns.runtime.private_directory import claim_directory
 from l2tpns.runtime.record_limits import WHEN
 from l2tpns.runtime.supervisor import Part, Supervisor
 
@@ -145,7 +145,7 @@ class Spool:
 
     def open(self) -> list[Entry]:
         """What an earlier process left, in order. ConfigError when the directory cannot be ours."""
-        self._claim_directory()
+        self._lock = claim_directory(self._directory, "spool_dir")
         entries: dict[int, Entry] = {}
         found = [path for path in self._directory.glob(f"*{SUFFIX}") if re.fullmatch(SEGMENT, path.name)]
         for path in sorted(found, key=_number):
@@ -157,19 +157,6 @@ class Spool:
         self._trim()
         self._part = self._supervisor.spawn("accounting spool", self._run)
         return sorted(entries.values(), key=lambda entry: entry.number)
-
-    def _claim_directory(self) -> None:
-        try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            status = self._directory.stat()
-            if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-                raise RepairError(f"spool_dir {self._directory}: must belong to us and be writable by nobody else")
-            self._lock = files.open_file(self._directory / "lock", os.O_RDWR | os.O_CREAT)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WaitError(f"spool_dir {self._directory}: another l2tpns uses it") from None
-        except OSError as error:
-            raise refused(error.errno, f"spool_dir {self._directory}: {error.strerror}") from error
 
     def _read(self, path: Path, entries: dict[int, Entry]) -> None:
         segment = Segment(_number(path), path)

@@ -20,7 +20,7 @@ from l2tpns.errors import NoAnswer, PassedOver
 from l2tpns.radius import packets
 from l2tpns.radius.remote_server import Request, Server, ServerStats
 from l2tpns.radius.types import RadiusSettings, ServerAddress
-from l2tpns.runtime.awake import AwakeClock
+from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.supervisor import Supervisor
 

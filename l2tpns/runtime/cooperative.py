@@ -1,7 +1,7 @@
-"""Going through many things without keeping the others waiting.
+"""Iterate over many things in slices, so that other greenlets run in between.
 
-60,000 sessions are a tenth of a second of work, in which no packet would be carried: so it is done a millisecond at a
-time, with as much for everybody else between. What is gone through must be a copy, for it may change meanwhile.
+60,000 sessions are a tenth of a second of work, during which no packet would be forwarded. So a millisecond of work
+alternates with a millisecond for other greenlets. The iterable must be a copy, for the original may change meanwhile.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import gevent
 
 T = TypeVar("T")
 
-SLICE = PAUSE = 0.001
-CLOCK = 32  # things between two looks at the clock, unless they are large ones
+SLICE = PAUSE = 0.001  # seconds
+CLOCK = 32  # things between two readings of the clock; fewer if a thing is much work
 
 
 def in_slices(things: Iterable[T], clock: int = CLOCK) -> Iterator[T]:
-    """Each of `things`; after each SLICE of work the greenlet gives way for a PAUSE."""
+    """Yield each of `things`. The greenlet yields for a PAUSE after each SLICE of work."""
     end = monotonic() + SLICE
     for number, thing in enumerate(things):
         if not number % clock and monotonic() > end:

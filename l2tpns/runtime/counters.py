@@ -1,4 +1,4 @@
-"""What the process has counted since it started, each counter declared once with its help.
+"""The counters of the process, each declared once with its help.
 
 `show counters`, the metrics and docs/counters.md are loops over these declarations. Plain integers, incremented in
 place (`counters.tunnel_rx_packets += 1`): all greenlets share one thread. Counters of a single session or tunnel
@@ -17,13 +17,13 @@ _HELP, _PRIVATE = "help", "private"
 
 
 def counter(help: str, *, private: bool = False) -> int:
-    """Declare a counter as the field of a dataclass. One that is `private` is for whoever may change things only."""
+    """Declare a counter, a field of a dataclass. Only operators with enable privilege see a `private` one."""
     return dataclasses.field(default=0, metadata={_HELP: help, _PRIVATE: private})
 
 
 @dataclass(slots=True)
 class Counters:
-    """tunnel: the side of the LACs. tun: the side of the tun device. rx: we received it."""
+    """tunnel: on the side of the LACs. tun: on the side of the tun device. rx: received, tx: sent by this server."""
 
     # Packets and octets; octets are those of the IP packet on the tun side, of the UDP payload on the tunnel side.
     tunnel_rx_packets: int = counter("datagrams received from LACs")
@@ -40,27 +40,27 @@ class Counters:
     tun_tx_errors: int = counter("packets that the tun device refused")
 
     # Datagrams and packets dropped, by reason
-    drop_malformed: int = counter("datagrams that are no L2TP (RFC 2661 3.1)")
-    drop_unknown_tunnel: int = counter("datagrams for a tunnel id that nobody has")
-    drop_unknown_session: int = counter("datagrams for a session id that nobody has")
+    drop_malformed: int = counter("datagrams that are not L2TP (RFC 2661 3.1)")
+    drop_unknown_tunnel: int = counter("datagrams for a tunnel id that does not exist")
+    drop_unknown_session: int = counter("datagrams for a session id that does not exist")
     drop_wrong_peer: int = counter("datagrams for a tunnel, from an address that is not its LAC's")
     drop_not_online: int = counter("IP packets of sessions that are not online")
     drop_old_ns: int = counter("data messages that came after a later one (RFC 2661 5.4)")
     drop_spoofed: int = counter("packets from source addresses that are not the subscriber's")
     drop_filtered: int = counter("packets that a session's filter does not permit, either way")
-    drop_policed: int = counter("packets of throttled subscribers, sent faster than they may")
-    drop_bad_ip: int = counter("packets that are no IP, or shorter than they say")
+    drop_policed: int = counter("packets that throttled subscribers sent too fast")
+    drop_bad_ip: int = counter("packets that are not IP, or shorter than their header says")
     drop_ipv6: int = counter("IPv6 packets from the tun device; subscribers have IPv4 only")
     drop_above_mru: int = counter("frames of this server's that were longer than the subscriber's MRU")
     drop_mailbox_full: int = counter("control or negotiation packets that came faster than they were handled")
     drop_packet_limit: int = counter("packets to sessions above packet_limit")
-    drop_no_session: int = counter("packets from the tun device for addresses that nobody has")
+    drop_no_session: int = counter("packets from the tun device for addresses without a session")
     drop_too_big: int = counter("packets that did not fit, answered by `fragmentation needed`")
     drop_tap: int = counter("packets that a packet hook dropped")
     drop_own_l2tp: int = counter("L2TP packets of our own that the kernel routed into the tun device")
-    drop_redirect: int = counter("ICMP redirects to subscribers; the kernel may send them, and they help nobody")
+    drop_redirect: int = counter("ICMP redirects of the kernel to subscribers, which are useless to them")
     drop_half_open_limit: int = counter("SCCRQs beyond the limits of half-open tunnels")
-    drop_strangers: int = counter("SCCRQs and the like beyond the share of time that messages for no tunnel may take")
+    drop_strangers: int = counter("SCCRQs and other messages for no tunnel, beyond their share of the time")
 
     # The data path's other work
     fragmented: int = counter("packets that were fragmented for a subscriber's MRU")
@@ -84,7 +84,7 @@ class Counters:
     # Calls and sessions
     calls_refused: int = counter("calls refused: limit, protocol")
     sessions_online: int = counter("sessions that came online, gone ones included")
-    sessions_resumed: int = counter("sessions taken up again after a restart")
+    sessions_resumed: int = counter("sessions restored after a restart")
     sessions_ended: int = counter("sessions that ended, online or not")
     sessions_replaced: int = counter("sessions ended by a new login of the same user or address")
     no_address: int = counter("sessions ended because no address was free")
@@ -95,17 +95,17 @@ class Counters:
     logins_unanswered: int = counter("logins given up because no server answered")
 
     # nsctl
-    nsctl_requests: int = counter("nsctl requests from who may ask")
-    nsctl_refused: int = counter("nsctl requests not obeyed: who asks, forged, replayed, too many at once")
-    nsctl_malformed: int = counter("datagrams to nsctl's port that are no request")
+    nsctl_requests: int = counter("nsctl requests that were accepted")
+    nsctl_refused: int = counter("nsctl requests refused: sender not permitted, forged, replayed, too many at once")
+    nsctl_malformed: int = counter("datagrams to the port of nsctl that are not requests")
 
     def items(self) -> Iterator[tuple[str, str, int]]:
-        """(name, help, value) of each counter, as declared."""
+        """Yield (name, help, value) of each counter, in the order of declaration."""
         for name, help in DECLARED:
             yield name, help, getattr(self, name)
 
     def clear(self) -> None:
-        """Back to zero (`clear counters`)."""
+        """Reset all counters to zero (`clear counters`)."""
         for name, _ in DECLARED:
             setattr(self, name, 0)
 
@@ -115,7 +115,7 @@ PRIVATE = frozenset(f.name for f in dataclasses.fields(Counters) if f.metadata[_
 
 
 class Histogram:
-    """How many values were at most each of `bounds`, how many in all, and their sum."""
+    """Counts values by upper bounds, and sums them up."""
 
     __slots__ = ("bounds", "counts", "sum")
 
@@ -133,6 +133,6 @@ class Histogram:
         return sum(self.counts)
 
     def cumulative(self) -> list[tuple[str, int]]:
-        """(bound, values up to it), the last of them `+Inf`."""
+        """Return (bound, number of values up to it); the last bound is `+Inf`."""
         names = [*map(str, self.bounds), "+Inf"]
         return list(zip(names, accumulate(self.counts), strict=True))

@@ -1,8 +1,8 @@
-"""How a reader greenlet shares the process: a bounded drain of a raw non-blocking descriptor, then the event loop.
+"""Bounded drains: a reader greenlet reads a few packets of a raw non-blocking descriptor, then yields.
 
-A loop that reads while data is ready never yields under load and freezes everything else; gevent.sleep(0) is no fair
-yield either. So: at most DRAIN packets, then hub.wait, also when there is more. DRAIN = 16 keeps a timer's delay
-below a millisecond at full load; 64 is 5 % faster and makes it twenty times as long.
+A loop that reads while data is ready never yields under load and blocks everything else; gevent.sleep(0) is not a fair
+yield either. So at most DRAIN packets are read, then hub.wait is called, even if there are more. 16 keeps the delay
+of a timer below a millisecond at full load; 64 is 5 % faster and makes that delay twenty times as long.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import gevent
 from l2tpns.errors import L2tpnsError
 from l2tpns.runtime.log import Logger
 
-DRAIN = 16
+DRAIN = 16  # packets or datagrams read before other greenlets run
 _READ = 1  # libev's EV_READ
 
 
@@ -33,7 +33,7 @@ class Clock:
 
 
 def drain_forever(fd: int, drain: Callable[[], None], log: Logger) -> None:
-    """Call `drain` whenever `fd` is readable. Returns when it raises DeviceGone."""
+    """Call `drain` whenever `fd` is readable, until it raises DeviceGone. Yields after each drain."""
     hub = gevent.get_hub()
     watcher = hub.loop.io(fd, _READ)
     try:
@@ -43,7 +43,7 @@ def drain_forever(fd: int, drain: Callable[[], None], log: Logger) -> None:
             except DeviceGone as gone:
                 log.error("data_path_lost", why=str(gone))
                 return
-            except Exception:  # one packet's handler failed: all other subscribers' packets still have to pass
+            except Exception:  # the handler of one packet failed: the packets of other subscribers must still pass
                 log.error("data_path_failed", traceback=traceback.format_exc())
             hub.wait(watcher)
     finally:

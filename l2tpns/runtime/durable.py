@@ -1,7 +1,6 @@
-"""Checksummed lines of JSON, for files that are appended to by a process which may be killed at any time.
+"""Checksummed lines of JSON, for files to which a process appends that may be killed at any time.
 
-A torn last line is what a crash leaves; whoever reads counts it for nothing. Used by the accounting spool and by the
-saved state.
+A crash leaves a torn last line, which a reader ignores. Used by the accounting spool and by the saved state.
 """
 
 from __future__ import annotations
@@ -16,16 +15,19 @@ from typing import Any
 
 import orjson
 
-CHECKSUM = 9  # eight hexadecimal digits and a blank
+from l2tpns.runtime.files import sync_directory
+
+CHECKSUM = 9  # characters: eight hexadecimal digits and a blank
 
 
 def make_line(fields: list[Any], default: Callable[[Any], Any] | None = None) -> bytes:
+    """Return one line. `default` converts what JSON does not know."""
     text = orjson.dumps(fields, default)
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
 def read_line(line: bytes) -> list[Any] | None:
-    """The fields, or None for a line that is torn or damaged, or holds no list in spite of its right checksum."""
+    """Return the fields of a line; None if it is torn, damaged or not a list."""
     text = line[CHECKSUM:-1]
     if not line.endswith(b"\n") or line[:CHECKSUM] != b"%08x " % zlib.crc32(text):
         return None
@@ -37,32 +39,28 @@ def read_line(line: bytes) -> list[Any] | None:
 
 
 def write_all(descriptor: int, octets: bytes) -> None:
-    """All of it, however many calls that takes. Raises OSError."""
+    """Write all octets, in as many calls as it takes. Raises OSError."""
     written = os.write(descriptor, octets)
     while written < len(octets):
         written += os.write(descriptor, octets[written:])
 
 
 def fsync_all(descriptors: Iterable[int], directory: Path) -> str:
-    """In a thread: files, then the directory that names them. The first error's text, or nothing."""
+    """Sync files, then the directory that names them. Return the first error's text, or "". Blocks: for a thread."""
     try:
         for descriptor in descriptors:
             os.fsync(descriptor)
     except OSError as error:
         return error.strerror or str(error)
     try:
-        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_directory(directory)
     except OSError as error:
-        if error.errno not in (EMFILE, ENFILE):  # no descriptor is free: what is in the files is safe, and counts
+        if error.errno not in (EMFILE, ENFILE):  # no descriptor is free: the content is safe already
             return error.strerror or str(error)
     return ""
 
 
 def close_quietly(descriptor: int) -> None:
-    """Close it. A disk that fails may say so only now, and there is nothing that we could do better."""
+    """Close a descriptor. A failing disk may report its error only now, when nothing can be done about it."""
     with suppress(OSError):
         os.close(descriptor)

@@ -1,8 +1,8 @@
-"""Where log lines go: standard output (syslog for a daemon without one), a file, syslog, or nowhere but memory.
+"""Where log lines go: standard output (syslog for a daemon without one), a file, or syslog.
 
-No write waits: a full pipe, a stopped terminal or a slow syslog loses lines, which are counted, and never holds up a
-subscriber's packet. A line that was begun is finished before the next, so that no reader sees half of one.
-Only a write to a disk may take as long as the disk does.
+No write blocks: a full pipe, a stopped terminal or a slow syslog loses lines, which are counted, and never delays a
+subscriber's packet. A line that was begun is finished before the next, so that no reader sees half a line. Only a
+write to a disk may take as long as the disk takes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from l2tpns.runtime import files
 from l2tpns.runtime.durable import close_quietly
 
 SYSLOG_SOCKET = "/dev/log"
-DAEMON_FACILITY = "daemon"  # of a daemon that has no standard output and no log_file
+DAEMON_FACILITY = "daemon"  # for a daemon that has no standard output and no log_file
 _RETRY_SECONDS = 1.0
-# Names of descriptors that we have: links, which a file may not be.
+# Names of descriptors that this process has inherited: symbolic links, which a log file must not be.
 _STANDARD = {"/dev/stdout": 1, "/dev/stderr": 2}
 _INHERITED = re.compile(r"/dev/std(?:out|err)|/(?:dev|proc/self)/fd/([0-9]{1,4})")
 
@@ -34,26 +34,26 @@ _FACILITIES = (
 _SEVERITIES = (2, 3, 4, 6, 7, 7)
 
 
-class Sink(Protocol):
-    """Takes lines; `dropped` counts those it could not."""
+class LogSink(Protocol):
+    """Takes lines, and counts in `dropped` those that it could not take."""
 
     dropped: int
 
     def write(self, line: bytes, level: int) -> bool:
-        """False if the line was lost."""
+        """Write one line. Return False if it was lost. Does not yield."""
 
     def reopen(self) -> None:
-        """OSError leaves it as it was."""
+        """Open the destination again. Raises OSError, and leaves the sink as it was."""
 
     def close(self) -> None: ...
 
 
-def open_sink(destination: str, *, detached: bool = False) -> Sink:
-    """The sink for a value of log_file; ConfigError if it cannot be had. `detached`: there is no standard output."""
+def open_sink(destination: str, *, detached: bool = False) -> LogSink:
+    """Return the sink for a value of log_file. `detached`: there is no standard output. Raises ConfigError."""
     kind, _, rest = destination.partition(":")
     try:
         if not destination and detached:
-            return Syslog(DAEMON_FACILITY, patient=True)
+            return Syslog(DAEMON_FACILITY, optional=True)
         if not destination:
             return Descriptor(sys.__stdout__.fileno() if sys.__stdout__ is not None else 1)
         if kind == "syslog":
@@ -69,32 +69,16 @@ def open_sink(destination: str, *, detached: bool = False) -> Sink:
         raise refused(error.errno, why) from None
 
 
-def open_audit(path: str) -> Sink:
-    """The sink for a value of the variable audit_file; ConfigError if it cannot be had."""
+def open_audit(path: str) -> LogSink:
+    """Return the sink for a value of audit_file. Raises ConfigError."""
     try:
         return File(path, mode=0o600)
     except OSError as error:
         raise refused(error.errno, f'audit_file: cannot open "{path}": {error.strerror or error}') from None
 
 
-class Memory:
-    """Keeps nothing itself: the Log keeps the last lines."""
-
-    def __init__(self) -> None:
-        self.dropped = 0
-
-    def write(self, line: bytes, level: int) -> bool:
-        return True
-
-    def reopen(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 class Descriptor:
-    """An inherited descriptor, such as standard output; it is not closed."""
+    """An inherited descriptor, such as standard output, which is not closed."""
 
     def __init__(self, fd: int) -> None:
         self.dropped = 0
@@ -103,10 +87,11 @@ class Descriptor:
         self._fd = self._private(fd)
 
     def _private(self, fd: int) -> int:
-        """A descriptor of our own that does not wait.
+        """Return a descriptor of our own that does not block.
 
-        O_NONBLOCK belongs to the open file, which the shell or the supervisor shares: set there, it would break them.
-        Opening it anew gives a file of our own. A socket (the journal's) cannot be opened, but takes MSG_DONTWAIT.
+        O_NONBLOCK belongs to the open file, which the shell or the service manager shares: set there, it would break
+        them. Opening it again gives an open file of our own. A socket (of the journal) cannot be opened again, but
+        takes MSG_DONTWAIT.
         """
         mode = os.fstat(fd).st_mode
         if stat.S_ISSOCK(mode):
@@ -117,14 +102,14 @@ class Descriptor:
         try:
             return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError:
-            return os.dup(fd)  # somebody else's terminal: it may make us wait
+            return os.dup(fd)  # a terminal of another user: writing to it may block
 
     def write(self, line: bytes, level: int) -> bool:
         if self._rest and not self._flush():
             return False
         self._rest = line + b"\n"
         length = len(self._rest)
-        # A line of which nothing was taken is lost; of one that was begun the rest waits.
+        # A line of which nothing was taken is lost. The rest of a line that was begun waits.
         if not self._flush() and len(self._rest) == length:
             self._rest = b""
             return False
@@ -155,7 +140,7 @@ class Descriptor:
 
 
 class File(Descriptor):
-    """A file that lines are added to; opened again after it was rotated."""
+    """A file to which lines are appended; it is opened again after it was rotated."""
 
     def __init__(self, path: str, mode: int = 0o640) -> None:
         self._path = path
@@ -163,7 +148,7 @@ class File(Descriptor):
         super().__init__(-1)
 
     def _private(self, fd: int) -> int:
-        # The log names users: nobody else needs to read it.
+        # The log names users, so others may not read it.
         return files.open_file(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, self._mode, stream=True)
 
     def reopen(self) -> None:
@@ -174,18 +159,18 @@ class File(Descriptor):
 
 
 class Syslog:
-    """The local syslog's datagram socket, in the form of RFC 3164 that it takes from libc.
+    """The datagram socket of the local syslog, in the form of RFC 3164 that libc sends.
 
-    `patient`: that nobody listens there yet is no error; lines are lost until somebody does.
+    `optional`: a syslog that does not listen yet is not an error. Lines are lost until it does.
     """
 
-    def __init__(self, facility: str, path: str = "", *, patient: bool = False) -> None:
+    def __init__(self, facility: str, path: str = "", *, optional: bool = False) -> None:
         self.dropped = 0
         self._path = path or SYSLOG_SOCKET
         self._facility = _FACILITIES.index(facility) << 3
         self._socket: socket.socket | None = None
         self._retry = 0.0
-        if not patient:
+        if not optional:
             self.reopen()
 
     def reopen(self) -> None:
@@ -215,7 +200,7 @@ class Syslog:
         return True
 
     def _connect(self) -> bool:
-        """Try again, not oftener than once a second."""
+        """Connect again, at most once per second. Return True if that worked."""
         now = time.monotonic()
         if now < self._retry:
             return False

@@ -1,7 +1,7 @@
-"""A bounded mailbox: how the packet loops and other greenlets reach a tunnel's or a session's greenlet.
+"""A bounded mailbox, by which packet loops and other greenlets reach the greenlet of a tunnel or session.
 
-Posting never blocks and never grows without limit: what does not fit is refused and counted, and L2TP or PPP
-sends it again.
+Posting does not block, and the mailbox does not grow without limit. What does not fit is refused and counted; L2TP or
+PPP retransmits it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from gevent.hub import Waiter
 
 
 class Mailbox:
-    """Items in the order of their posting, for one reader.
+    """Items in the order of posting, for one reader.
 
-    A Waiter for each wait, not an Event: a session waits nine times on its way to be online, and Event.wait with a
-    time-out costs 7 us, this 3.
+    Uses a Waiter for each wait, not an Event: a session waits nine times until it is online, and Event.wait with a
+    timeout costs 7 us, this 3 us.
     """
 
     __slots__ = ("_items", "_waiter", "dropped", "limit")
 
     def __init__(self, limit: int) -> None:
         self._items: deque[Any] = deque()
-        self._waiter: Waiter | None = None  # of the reader, while nobody has woken it
+        self._waiter: Waiter | None = None  # of the reader, until it is woken
         self.limit = limit
         self.dropped = 0
 
@@ -34,7 +34,7 @@ class Mailbox:
         return len(self._items)
 
     def post(self, item: Any) -> bool:
-        """Hand over an item; False when the mailbox is full and the item is lost."""
+        """Add an item. Return False if the mailbox is full, so that the item is lost. Does not yield."""
         if len(self._items) >= self.limit:
             self.dropped += 1
             return False
@@ -42,20 +42,20 @@ class Mailbox:
         return True
 
     def post_urgent(self, item: Any) -> None:
-        """Hand over what must not be lost (an end, a verdict): few of them exist, so no limit is needed."""
+        """Add an item that must not be lost (an end, a verdict). There are few, so no limit applies. Does not yield."""
         self._items.append(item)
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
-            # Not switched to from here: the poster goes on first. A Waiter whose reader has left takes no harm.
+            # The poster runs on first. A Waiter whose reader is gone may be switched to without harm.
             waiter.hub.loop.run_callback(waiter.switch, None)
 
     def take(self) -> Any | None:
-        """The next item, or None."""
+        """Remove and return the next item, or None."""
         return self._items.popleft() if self._items else None
 
     def wait(self, timeout: float | None) -> None:
-        """Block until there is an item, at most `timeout` seconds (None: for ever)."""
+        """Block until there is an item, for at most `timeout` seconds (None: no limit)."""
         if self._items:
             return
         waiter = self._waiter = Waiter()

@@ -1,4 +1,4 @@
-"""What a daemon asks of its operating system: detaching, sd_notify(3), limits, pid file, sysctls, memory."""
+"""What a daemon needs of its operating system: detaching, sd_notify(3), limits, pid file, sysctls, memory."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ from gevent.monkey import get_original
 from l2tpns.errors import refused
 from l2tpns.runtime import files
 
-_close = get_original("os", "close")  # gevent's own closes later, when the event loop comes to it
-SPARE = 8  # descriptors: a configuration, a pool, a log and a socket at once, and some that were not thought of
-IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")  # of the network namespace that we are in
+_close = get_original("os", "close")  # gevent's own closes later, from the event loop
+SPARE = 8  # descriptors: a configuration, a pool, a log and a socket at once, and some in reserve
+IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")  # of the network namespace of this process
 
 
 def state_directory() -> Path:
-    """What survives a restart; the installed launcher names it (README, Install)."""
+    """Return the directory for what survives a restart. The installed launcher names it (README, Install)."""
     return Path(os.environ.get("L2TPNS_STATE", "/var/lib/l2tpns"))
 
 
 def runtime_directory() -> Path:
-    """What survives this process, but not the machine: not on the disk that the state is on, and writable when that is
-    not."""
+    """Return the directory for what survives this process, but not a reboot. Not on the disk of the saved state."""
     return Path(os.environ.get("L2TPNS_RUN", "/run/l2tpns"))
 
 
 def kernel_forwards() -> bool:
-    """Whether the kernel passes packets on between its interfaces; if that cannot be read there is no need to warn."""
+    """Return True if the kernel forwards packets between interfaces, or if that cannot be read."""
     try:
         return IP_FORWARD.read_text().strip() != "0"
     except OSError:
@@ -42,17 +41,17 @@ def kernel_forwards() -> bool:
 
 
 class Starter:
-    """The process that was asked to start a daemon, and waits for its word. Without -d there is none."""
+    """The process that was called to start a daemon, and waits until it is ready. Without -d there is none."""
 
     def __init__(self, pipe: int = -1) -> None:
         self._pipe = pipe
 
     def release(self, status: int) -> None:
-        """Have it exit with this status. Standard error was its, too, and is let go."""
+        """Make that process exit with this status, and detach from its standard error."""
         if self._pipe < 0:
             return
         sys.stderr.flush()
-        with suppress(OSError):  # it did not want to wait
+        with suppress(OSError):  # it has not waited
             os.write(self._pipe, bytes([status]))
         os.close(self._pipe)
         self._pipe = -1
@@ -60,9 +59,9 @@ class Starter:
 
 
 def detach() -> Starter:
-    """Become a daemon: two forks, a session of our own, no terminal. Returns in the daemon only.
+    """Become a daemon: two forks, a session of our own, no terminal. Return in the daemon only.
 
-    Standard output is let go at once: whoever reads it to its end must not wait for a daemon's.
+    Standard output is closed at once, for a program that reads it to the end must not wait for the daemon.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -90,7 +89,7 @@ def _to_nowhere(*descriptors: int) -> None:
 
 
 class ServiceManager:
-    """sd_notify(3), where a service manager listens. Its socket stays open: a descriptor might not be had later."""
+    """sd_notify(3), if a service manager listens. The socket stays open, for later no descriptor may be free."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
@@ -100,7 +99,7 @@ class ServiceManager:
         self._open()
 
     def say(self, state: str) -> None:
-        """Never raises. Where nobody listens any more there is nothing to tell."""
+        """Send a state, if the service manager still listens. Does not raise."""
         with suppress(OSError):
             self._open()
             if self._socket is not None:
@@ -108,7 +107,7 @@ class ServiceManager:
 
     @property
     def watchdog_period(self) -> float:
-        """Seconds within which WATCHDOG=1 must be said (sd_watchdog_enabled(3)); 0: nobody waits for it."""
+        """Return the seconds within which WATCHDOG=1 must be sent (sd_watchdog_enabled(3)); 0: never."""
         pid, period = self._environment.get("WATCHDOG_PID", ""), self._environment.get("WATCHDOG_USEC", "")
         if not self._address or not period.isdecimal() or (pid and pid != str(os.getpid())):
             return 0.0
@@ -118,25 +117,25 @@ class ServiceManager:
         if self._address and self._socket is None:
             with suppress(OSError):
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-                self._socket.settimeout(1.0)  # a manager that does not read must not hold us up
+                self._socket.settimeout(1.0)  # a manager that does not read must not block us
 
 
 class Spare:
-    """Descriptors that are kept for a time when no other is free: to obey a signal, and to leave in order."""
+    """Descriptors held in reserve for when no other is free: to handle a signal, and to shut down in order."""
 
     def __init__(self, count: int = SPARE) -> None:
         self._count = count
         self._held: list[int] = []
 
     def fill(self) -> None:
-        """Have them again, or as many as there are."""
+        """Open them again, or as many as are free."""
         with suppress(OSError):
             while len(self._held) < self._count:
                 self._held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
     @property
     def short(self) -> bool:
-        """Whether the last `fill` found none that was free."""
+        """Return True if the last `fill` did not get all of them."""
         return len(self._held) < self._count
 
     def release(self) -> None:
@@ -145,7 +144,7 @@ class Spare:
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """Let what runs within have them."""
+        """Free the descriptors for the code in the body."""
         self.release()
         try:
             yield
@@ -154,18 +153,18 @@ class Spare:
 
 
 def descriptors() -> int | None:
-    """How many are open; None when there is none left to count them by."""
+    """Return how many descriptors are open; None if none is free to count them with."""
     with suppress(OSError):
         return len(os.listdir("/proc/self/fd"))
     return None
 
 
 def raise_descriptor_limit() -> None:
-    """RADIUS uses a socket for 256 requests; the soft limit of a shell is small."""
+    """Raise the soft limit: RADIUS uses a socket for 256 requests, and the limit of a shell is small."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
     if soft < wanted:
-        with suppress(OSError, ValueError):  # a container may not let us: what there is will do
+        with suppress(OSError, ValueError):  # a container may forbid it: the limit stays
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
@@ -181,7 +180,7 @@ def write_pid_file(path: Path) -> None:
 
 
 def reserve_pid_file(path: Path, uid: int, gid: int) -> None:
-    """Make an empty pid file that another user can fill, where that user may not make files. Raises ConfigError."""
+    """Create an empty pid file for a user that may not create files there. Raises ConfigError."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except FileExistsError:
@@ -193,7 +192,7 @@ def reserve_pid_file(path: Path, uid: int, gid: int) -> None:
 
 
 def remove_pid_file(path: Path) -> None:
-    """Remove the file if it is ours; empty it where its directory is not ours to change."""
+    """Remove the pid file if it is ours; empty it if we may not change its directory."""
     try:
         if files.read_file(path, 100).strip() != b"%d" % os.getpid():
             return
@@ -202,11 +201,11 @@ def remove_pid_file(path: Path) -> None:
         except PermissionError:
             os.close(files.open_file(path, os.O_WRONLY | os.O_TRUNC))
     except OSError:
-        pass  # never written, or gone already
+        pass  # never written, or removed already
 
 
 def resident_kib() -> int | None:
-    """Resident memory of this process in KiB; None when there is no descriptor to read it by."""
+    """Return the resident memory of this process in KiB; None if no descriptor is free to read it."""
     with suppress(OSError), open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * (os.sysconf("SC_PAGE_SIZE") // 1024)
     return None

@@ -1,9 +1,10 @@
-"""What the fields of a saved record may hold: each is read as if a stranger had written it.
+"""What the fields of a saved record may hold: records are read as untrusted input.
 
-A right checksum says that a line is as it was written, not that it makes sense: another release, a restored backup or
-an editor may have written it. A value outside these limits costs its record, which is refused by name. Unchecked it
-would end the start, or later the session, the accounting or the journal. `LIMITS` names the fields that have a limit of
-their own; for the others `DEFAULTS` has one by type. What is not of its type does not reach this (see records). Pure.
+A right checksum proves that a line is as it was written, not that it makes sense: another release, a restored backup
+or an editor may have written it. A record with a value outside these limits is refused, and the log names it. Without
+the check such a value would end the start, or later the session, the accounting or the journal. `LIMITS` has the
+fields with a limit of their own, `DEFAULTS` a limit by type for all others. Types are checked before (see records).
+Pure.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from l2tpns.proto.ppp.frame import Protocol
 Limit = Callable[[Any], bool]
 
 ALL_16, ALL_32, ALL_63 = 0xFFFF, 0xFFFFFFFF, (1 << 63) - 1
-LAST_SECOND = 253_402_300_799.0  # of the year 9999, the last that a date can be made of
-LONGEST_IDLE = 1e9  # seconds, 31 years; nothing lasts as long as from 1970 to now
-LARGEST_BODY = ALL_16 - 12  # octets of AVPs in a control message (RFC 2661 3.1)
-LARGEST_REPLY = 4096  # octets of a RADIUS packet (RFC 2865 3): no value of one is longer
-LONGEST_NAME = 1024  # octets; PAP carries 255, and a plugin may give a longer name
-ESCAPED = 4  # characters that one octet may take in a text
+LAST_SECOND = 253_402_300_799.0  # of the year 9999, the last that datetime can represent
+MAX_IDLE = 1e9  # seconds, 31 years: less than from 1970 to now
+MAX_BODY = ALL_16 - 12  # octets of AVPs in a control message (RFC 2661 3.1)
+MAX_REPLY = 4096  # octets of a RADIUS packet (RFC 2865 3), and so of each value in it
+MAX_NAME = 1024  # octets; PAP carries 255, and a plugin may give a longer name
+ESCAPED = 4  # characters that one octet may become in a text
 
 
 def between(low: float, high: float) -> Limit:
@@ -31,12 +32,12 @@ def between(low: float, high: float) -> Limit:
 
 
 def at_most(length: int) -> Limit:
-    """Characters of a text, octets, or entries of a list."""
+    """Limit the length: characters of a text, octets, or entries of a list."""
     return lambda value: len(value) <= length
 
 
 def each(limit: Limit) -> Limit:
-    return lambda values: len(values) <= LARGEST_REPLY and all(map(limit, values))
+    return lambda values: len(values) <= MAX_REPLY and all(map(limit, values))
 
 
 def anything(value: object) -> bool:
@@ -56,11 +57,11 @@ def _peer(value: tuple[str, int]) -> bool:
 
 
 def _pending(values: tuple[tuple[int, bytes], ...]) -> bool:
-    return len(values) <= ALL_16 and all(0 <= number <= ALL_16 and len(body) <= LARGEST_BODY for number, body in values)
+    return len(values) <= ALL_16 and all(0 <= number <= ALL_16 and len(body) <= MAX_BODY for number, body in values)
 
 
 def _pair(value: tuple[str, str]) -> bool:
-    return len(value[0]) + len(value[1]) <= LARGEST_REPLY * ESCAPED
+    return len(value[0]) + len(value[1]) <= MAX_REPLY * ESCAPED
 
 
 def _acct_session_id(value: str) -> bool:
@@ -75,9 +76,9 @@ ID = between(1, ALL_16)
 OCTET, WORD, LONG = between(0, 0xFF), between(0, ALL_16), between(0, ALL_32)
 COUNT = between(0, ALL_63)
 WHEN = between(0, LAST_SECOND)
-TEXT = at_most(LARGEST_REPLY * ESCAPED)
-OCTETS = at_most(LARGEST_REPLY)
-NAME = at_most(LONGEST_NAME)
+TEXT = at_most(MAX_REPLY * ESCAPED)
+OCTETS = at_most(MAX_REPLY)
+NAME = at_most(MAX_NAME)
 
 
 def optional(limit: Limit) -> Limit:
@@ -97,13 +98,13 @@ LIMITS: dict[str, Limit] = {
     "ReliableRecord.nr": WORD,
     "ReliableRecord.sent": WORD,
     "ReliableRecord.pending": _pending,
-    "UsageRecord.idle_rx": between(0, LONGEST_IDLE),
-    "UsageRecord.idle_tx": between(0, LONGEST_IDLE),
+    "UsageRecord.idle_rx": between(0, MAX_IDLE),
+    "UsageRecord.idle_tx": between(0, MAX_IDLE),
     "UsageRecord.ns": WORD,
     "SessionRecord.id": ID,
     "SessionRecord.tunnel": ID,
     "SessionRecord.peer_id": ID,
-    "SessionRecord.user": at_most(LONGEST_NAME * ESCAPED),
+    "SessionRecord.user": at_most(MAX_NAME * ESCAPED),
     "SessionRecord.acct_session_id": _acct_session_id,
     "SessionRecord.answer_identifier": OCTET,
     "SessionRecord.call_serial": LONG,

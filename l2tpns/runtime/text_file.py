@@ -1,8 +1,8 @@
-"""Files that an operator writes: read one way, whatever editor saved them.
+"""Read the text files of operators in one way, whatever editor saved them.
 
-A byte order mark says nothing in UTF-8 and is dropped; LF, CR LF and CR end a line; the last line needs no end. UTF-16
-and NUL octets are no text that could be meant, and ConfigError says so by file and line. Octets that are not UTF-8 are
-kept: a secret is octets.
+A byte order mark is dropped, for it means nothing in UTF-8. LF, CR LF and CR end a line; the last line needs no end.
+UTF-16 and NUL octets are refused by a ConfigError with file and line. Octets that are not UTF-8 are kept, because a
+secret may have any.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from l2tpns.errors import ConfigError
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")  # UTF-16 and UTF-32
-_LOOKED_AT = 4096  # octets, to see whether it is UTF-16 without a mark
-# What looks like a blank, like nothing, or like a quotation mark, and is none to any of our files.
+_EXAMINED = 4096  # octets, to recognise UTF-16 without a mark
+# Characters that look like a blank, like nothing or like a quotation mark, and are not in any of our files.
 _ODD = re.compile("[\u00a0\u00ad\u1680\u2000-\u200b\u2018-\u201f\u2028\u2029\u202f\u205f\u2060\u3000\ufeff]")
 _QUOTED = re.compile(r""""(?:[^"\\]|\\.)*"|'[^']*'""")
 _COMMENT = re.compile(r"(?:^|[ \t])[#!].*")
@@ -25,24 +25,24 @@ _COMMENT = re.compile(r"(?:^|[ \t])[#!].*")
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a file, without its end; the first has number 1."""
+    """One line of a file, without its end. The first has number 1."""
 
     number: int
     octets: bytes
 
     @property
     def text(self) -> str:
-        """Octets that are not UTF-8 come back as they were by `encode("utf-8", "surrogateescape")`."""
+        """Return the text. `encode("utf-8", "surrogateescape")` restores octets that are not UTF-8."""
         return self.octets.decode("utf-8", "surrogateescape")
 
 
 def read_lines(path: str | Path) -> list[Line]:
-    """The lines of a file. OSError when it cannot be read, ConfigError when it is no text."""
+    """Return the lines of a file. Raises OSError, or ConfigError if it is not text."""
     return split_lines(Path(path).read_bytes(), str(path))
 
 
 def split_lines(octets: bytes, path: str) -> list[Line]:
-    """The same of what has been read already. The mark is dropped at any line's start: files are joined by `cat`."""
+    """Return the lines of octets already read. The mark is dropped in every line, for `cat` joins files."""
     if is_wide(octets):
         raise ConfigError(f"{path}: is UTF-16 or UTF-32: save it as UTF-8")
     lines = [
@@ -51,26 +51,26 @@ def split_lines(octets: bytes, path: str) -> list[Line]:
     ]
     for line in lines:
         if b"\0" in line.octets:
-            raise ConfigError(f"{path}:{line.number}: holds a NUL octet: the file is damaged, or is no text")
+            raise ConfigError(f"{path}:{line.number}: holds a NUL octet: the file is damaged, or not text")
     return lines
 
 
 def is_wide(octets: bytes) -> bool:
-    """UTF-16 or UTF-32, with its mark or seen by the NULs between ASCII characters."""
-    head = octets[:_LOOKED_AT]
+    """Return True for UTF-16 and UTF-32, with a mark or recognised by the NULs between ASCII characters."""
+    head = octets[:_EXAMINED]
     evens, odds = head[0::2].count(0), head[1::2].count(0)
     return octets.startswith(_WIDE_MARKS) or max(evens, odds) * 4 > len(head) > 1
 
 
 def is_utf_8(text: str) -> bool:
-    """Whether a line's text, or a part of it, was UTF-8."""
+    """Return True if the text of a line, or of a part of it, was UTF-8."""
     return not any("\udc80" <= character <= "\udcff" for character in text)
 
 
 def oddity(text: str) -> str:
-    """A character that an operator cannot see or takes for another, in words; empty when there is none.
+    """Return, in words, a character that is invisible or easily mistaken; empty if there is none.
 
-    Between straight quotation marks and in comments everything is meant.
+    Text between straight quotation marks and comments may have any character.
     """
     found = _ODD.search(_COMMENT.sub("", _QUOTED.sub("", text)))
     if found is None:

@@ -1,8 +1,8 @@
-"""A timer wheel: many timers of little precision for little cost.
+"""A timer wheel: many imprecise timers at little cost.
 
-Keepalives of 65,535 sessions are 6,500 timers a second; a timer each in the event loop costs a tenth of a core, a
+Keepalives of 65,535 sessions are 6,500 timers a second: as timers of the event loop they cost a tenth of a core, in a
 wheel a hundredth. Starting, cancelling and firing are O(1). A timer fires up to one slot late, never early.
-Pure: `now` is handed in, nobody is called; who drives it calls what `advance` returns.
+Pure: `now` is handed in, and `advance` returns what is due instead of calling it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 class Timer(Generic[T]):
-    """A started timer; `cancel` it at any time, also when it has fired."""
+    """A started timer. It may be cancelled at any time, even after it has fired."""
 
     __slots__ = ("entry", "rounds", "slot")
 
     def __init__(self, entry: T, slot: dict[Timer[T], None], rounds: int) -> None:
         self.entry = entry
         self.slot: dict[Timer[T], None] | None = slot
-        self.rounds = rounds  # turns of the wheel still to pass
+        self.rounds = rounds  # revolutions of the wheel still to pass
 
     @property
     def pending(self) -> bool:
@@ -34,7 +34,7 @@ class Timer(Generic[T]):
 
 
 class Wheel(Generic[T]):
-    """`size` slots of `tick` seconds; a longer delay goes round more than once."""
+    """`size` slots of `tick` seconds. A longer delay takes more than one revolution."""
 
     __slots__ = ("_done", "_slots", "_tick")
 
@@ -47,8 +47,8 @@ class Wheel(Generic[T]):
         return sum(map(len, self._slots))
 
     def schedule(self, entry: T, delay: float, now: float) -> Timer[T]:
-        """Have `entry` returned by the first `advance` at or after `now + delay`, to the precision of a slot."""
-        # At least the next slot: a delay of 0 must not wait for a whole turn of a slot already emptied.
+        """Start a timer: the first `advance` at or after `now + delay` returns `entry`, to the precision of a slot."""
+        # At least the next slot: a delay of 0 must not wait a whole revolution for a slot already emptied.
         due = max(math.ceil((now + delay) / self._tick), self._done + 1)
         size = len(self._slots)
         slot = self._slots[due % size]
@@ -57,7 +57,7 @@ class Wheel(Generic[T]):
         return timer
 
     def advance(self, now: float) -> list[T]:
-        """The entries that have come due, in order. Call it about once a tick; a late call catches up."""
+        """Return the entries that are due, in order. Call it about once a tick; a late call catches up."""
         target = math.floor(now / self._tick)
         due: list[T] = []
         while self._done < target:
@@ -76,4 +76,4 @@ class Wheel(Generic[T]):
 def _remove(slot: dict[Timer[T], None], timer: Timer[T]) -> None:
     del slot[timer]
     if not slot:
-        slot.clear()  # an emptied dict keeps the table of its busiest moment, and there are a thousand slots
+        slot.clear()  # frees the table, which an emptied dict keeps at its largest size

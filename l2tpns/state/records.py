@@ -36,7 +36,7 @@ from l2tpns.proto.ppp.ipcp import IpcpRecord
 from l2tpns.proto.ppp.lcp import LcpRecord
 from l2tpns.radius.types import AuthReply
 from l2tpns.runtime.clock import NEVER, Moment
-from l2tpns.runtime.record_limits import COUNT, DEFAULTS, ID, LIMITS, LONGEST_IDLE, WHEN, WORD, Limit
+from l2tpns.runtime.record_limits import COUNT, DEFAULTS, ID, LIMITS, MAX_IDLE, WHEN, WORD, Limit
 
 SCHEMA = 2  # 1: without `written`, `since boot`, `boot`
 
@@ -240,7 +240,7 @@ def _usage_row(values: list[Any]) -> list[Any]:
     for name, value in zip(USAGE_FIELDS, values, strict=False):
         largest = WORD if name == "ns" else COUNT
         if name in ("idle_rx", "idle_tx"):
-            if type(value) not in (int, float) or not 0 <= value <= LONGEST_IDLE:
+            if type(value) not in (int, float) or not 0 <= value <= MAX_IDLE:
                 raise ValueError(f"{name}: {str(value)[:60]} is out of range")
         elif type(value) is not int or not largest(value):
             raise ValueError(f"{name}: {str(value)[:60]} is out of range")
@@ -367,7 +367,7 @@ class Replay:
             except ValueError as error:
                 raise ValueError(f"SessionRecord.profile: {error}") from None
         online = (record.written.wall or self.last.wall) - min(record.online_since, record.time_from)
-        if online > LONGEST_IDLE:
+        if online > MAX_IDLE:
             raise ValueError(f"SessionRecord.online_since: {online / 86400:.0f} days before it was written")
         for name, value in (("address", record.address), ("acct_session_id", record.acct_session_id)):
             holder = self._holders.setdefault((name, value), number)

@@ -11,7 +11,6 @@ has which address. Knows nothing of tunnels and sessions: records.py and journal
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -24,11 +23,11 @@ from typing import Any
 import gevent
 
 from l2tpns import __version__
-from l2tpns.errors import RepairError, WaitError, refused
 from l2tpns.runtime import files
 from l2tpns.runtime.clock import Moment, elapsed, moment
 from l2tpns.runtime.durable import close_quietly, fsync_all, make_line, read_line, write_all
 from l2tpns.runtime.log import Logger
+from l2tpns.runtime.private_directory import claim_directory
 from l2tpns.runtime.process import runtime_directory
 from l2tpns.state.records import SCHEMA, Replay, default
 
@@ -66,20 +65,8 @@ class StateStore:
         return self._lock >= 0
 
     def open(self) -> None:
-        """Make the directory ours alone. Raises ConfigError, also when somebody else could write there."""
-        try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            status = os.lstat(self.directory)
-            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-                raise RepairError(f"state_dir {self.directory}: must be a directory of ours that nobody else can enter")
-            self._lock = files.open_file(self.directory / "lock", os.O_RDWR | os.O_CREAT)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise WaitError(f"state_dir {self.directory}: another l2tpns uses it") from None
-        except OSError as error:
-            self.close()
-            raise refused(error.errno, f"state_dir {self.directory}: {error.strerror}") from error
+        """Claim the directory for this process alone. Raises ConfigError."""
+        self._lock = claim_directory(self.directory, "state_dir", confidential=True)
 
     def close(self) -> None:
         if self._descriptor >= 0:

@@ -24,9 +24,10 @@ from l2tpns.proto.ppp.automaton import State, Timers
 from l2tpns.proto.ppp.credentials import Credentials
 from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.proto.ppp.lcp import AuthChoice, Lcp, LcpWishes
-from l2tpns.proto.ppp.names import MOST_NAMED, authentication_name, protocol_name
+from l2tpns.proto.ppp.names import MAX_NAMED, authentication_name, protocol_name
 from l2tpns.proto.ppp.negotiation import Notice
-from l2tpns.runtime.log import DATA, Logger, ppp_octets
+from l2tpns.runtime.log import DATA, Logger
+from l2tpns.runtime.log_render import ppp_octets
 from l2tpns.runtime.mailbox import Mailbox, serve_until
 from l2tpns.subscriber.layers import Authenticator, NetworkLayer
 from l2tpns.subscriber.phase import Phase
@@ -293,7 +294,7 @@ class PppLink:
         elif self.lcp.opened and self.phase in (Phase.NETWORK, Phase.ONLINE) and protocol not in (Protocol.IP, IPV6):
             if self.lcp.protocol_reject(protocol, information, now) and protocol not in self.protocols_rejected:
                 self.log_refused("LCP", [protocol_name(protocol)])
-                self.protocols_rejected = (*self.protocols_rejected, protocol)[-MOST_NAMED:]
+                self.protocols_rejected = (*self.protocols_rejected, protocol)[-MAX_NAMED:]
 
     def send_frame(self, protocol: int, packet: bytes) -> None:
         """Send a frame. All frames of ours but IP packets, which the data plane cuts, leave here.

@@ -18,8 +18,8 @@ from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from pathlib import Path
 
 from l2tpns.config import user_names
-from l2tpns.config.value_types import printable
 from l2tpns.errors import ConfigError, NoAddress, refused
+from l2tpns.runtime.text import printable
 from l2tpns.runtime.text_file import oddity, read_lines
 
 _MOST_REMEMBERED = 262_144  # free addresses whose last user is remembered; beyond that, old ones are reused first

@@ -13,8 +13,8 @@ from time import monotonic
 from typing import Any, Protocol
 
 from l2tpns.config.settings import Config
+from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.dataplane.plane import DataPlane
-from l2tpns.dataplane.udp import Endpoint
 from l2tpns.hooks import Hooks
 from l2tpns.policy.garden import Gardens
 from l2tpns.policy.model import Changes, PolicyPart
@@ -25,14 +25,13 @@ from l2tpns.proto.l2tp.messages import Message
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import Backend
 from l2tpns.radius.usage import SessionIds
-from l2tpns.runtime.awake import AwakeClock
+from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.log import Logger
-from l2tpns.runtime.reminders import Reminders
-from l2tpns.runtime.share import Share
+from l2tpns.runtime.repeat_filter import RepeatFilter
+from l2tpns.runtime.scheduler import Scheduler
 from l2tpns.runtime.supervisor import Supervisor
 from l2tpns.runtime.timer_wheel import Wheel
-from l2tpns.runtime.turns import Turns
 from l2tpns.subscriber.address_guard import AddressGuard
 from l2tpns.subscriber.pool import Pool
 from l2tpns.subscriber.registry import Registry
@@ -99,11 +98,12 @@ class Services:
     taps: Taps
     usage_files: UsageFiles
     session_timing: SessionTiming = field(default_factory=SessionTiming)
-    share: Share = field(default_factory=Share)  # of the time, for what strangers feed
-    turns: Turns = field(default_factory=Turns)  # of tunnels with more mail than they can read at once
+    operator_scheduler: Scheduler = field(default_factory=Scheduler)  # for consoles, HTTP and nsctl
+    # For tunnels with more mail than they can read at once.
+    tunnel_scheduler: Scheduler = field(default_factory=lambda: Scheduler(load=1.0))
     wheel: Wheel[Any] = field(default_factory=lambda: Wheel(monotonic(), WHEEL_TICK))  # of Session
     history: deque[Any] = field(default_factory=lambda: deque(maxlen=HISTORY_LENGTH))  # of history.Ending
-    unread_avpairs: Reminders = field(default_factory=lambda: Reminders(UNREAD_INTERVAL))
+    unread_avpairs: RepeatFilter = field(default_factory=lambda: RepeatFilter(UNREAD_INTERVAL))
     handed_over: bool = False  # the next process goes on from the saved state: nothing may be sent or ended any more
     policies: tuple[PolicyPart, ...] = field(init=False)
     acct_session_ids: SessionIds = field(init=False)

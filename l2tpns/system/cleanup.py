@@ -1,6 +1,7 @@
-"""What of ours is in the kernel's tables, and its removal: at the start, after a crash, and at the end.
+"""Remove our firewall rules and sets from the kernel: at the start, after a crash, and at the end.
 
-Only what carries our mark: see firewall.py. Routes and classes go with the tun device, which goes with its process.
+Only what carries our mark is removed: see firewall.py. The kernel removes routes and classes with the tun device, and
+the tun device with its process.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ from pathlib import Path
 import structlog
 
 from l2tpns.errors import L2tpnsError
+from l2tpns.proto.l2tp.header import PORT
 from l2tpns.runtime.log import Logger
 from l2tpns.system import nft
 from l2tpns.system.firewall import Firewall, FirewallError
 from l2tpns.system.garden_rules import remove_sets
 from l2tpns.system.ipset import IpSets
 
-L2TP = 1701
-PREFIX = "l2tpns_"  # of the names of sets that no manual names
+PREFIX = "l2tpns_"  # of the names of sets that the manual does not name
 
 
 def remove_rules(firewall: Firewall, log: Logger) -> int:
-    """Rules and chains; sets may be filled anew then. How many."""
+    """Remove rules and chains. Return how many. After that the sets are unused and may be filled again."""
     try:
         return firewall.remove_all_ours()
     except FirewallError as error:
@@ -31,12 +32,12 @@ def remove_rules(firewall: Firewall, log: Logger) -> int:
 
 
 def remove_everything() -> int:
-    """Rules, chains and sets, while no server runs; how many. Raises L2tpnsError."""
+    """Remove rules, chains and sets while no server runs. Return how many. Raises L2tpnsError."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.bind(("0.0.0.0", L2TP))
+            probe.bind(("0.0.0.0", PORT))
         except OSError as error:
-            raise L2tpnsError(f"a server runs here: UDP {L2TP}: {error.strerror}") from None
+            raise L2tpnsError(f"a server runs here: UDP {PORT}: {error.strerror}") from None
     removed = Firewall(structlog.get_logger()).remove_all_ours()
     sets = IpSets()
     try:
@@ -51,7 +52,7 @@ def remove_everything() -> int:
 
 
 def begin(firewall: Firewall, log: Logger) -> None:
-    """At the start: say which tables are used and what stands in the way; remove what an earlier process left."""
+    """Log which tables are used and what conflicts with them, and remove what an earlier process left."""
     log.info("firewall_used", tables="iptables-legacy", why="iptables-nft, Debian's iptables, does not show our rules")
     for chain in nft.dropping_chains() if _has_nft() else ():
         log.warning("nft_in_the_way", chain=chain, why="it drops forwarded packets that none of its rules accepts")
@@ -61,5 +62,5 @@ def begin(firewall: Firewall, log: Logger) -> None:
 
 
 def _has_nft() -> bool:
-    """Asking would load it."""
+    """Return True if nf_tables is loaded: asking it would load it."""
     return Path("/sys/module/nf_tables").exists() or not Path("/proc/modules").exists()

@@ -1,7 +1,7 @@
-"""Connections that the kernel keeps in mind: forgotten, so that NAT decides about them anew (nfnetlink_conntrack.h).
+"""Delete tracked connections of the kernel, so that NAT decides about them again (nfnetlink_conntrack.h).
 
-A rule of the nat table sees a connection's first packet only. Whoever enters or leaves a walled garden has connections
-that were decided before.
+A rule of the nat table sees only the first packet of a connection. A session that enters or leaves a walled garden has
+connections that were decided before.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from l2tpns.runtime.cooperative import in_slices
 from l2tpns.system.netlink_socket import NetlinkError
 from l2tpns.system.nfnetlink import BATCH, NfNetlink, attribute, attributes, nested
 
-FEW = 8  # addresses, each looked for by the kernel; for more, one list of everything is cheaper
+MAX_SINGLE_LOOKUPS = 8  # addresses for which the kernel is asked one by one; for more, one full list is cheaper
 
 _SUBSYSTEM = 1 << 8
 _GET, _DELETE = 1, 2
@@ -25,7 +25,7 @@ _U32 = struct.Struct("=I")
 
 
 class Conntrack:
-    """The table of the namespace that the process is in now."""
+    """The connection table of the network namespace that the process is in now."""
 
     def __init__(self) -> None:
         self._netlink = NfNetlink()
@@ -34,19 +34,19 @@ class Conntrack:
         self._netlink.close()
 
     def forget(self, networks: Collection[IPv4Network]) -> int:
-        """Delete the connections that these sources began; how many there were. Others have their turns meanwhile."""
+        """Delete the connections that these sources opened. Return how many. Yields between slices."""
         hosts = [network.network_address for network in networks if network.prefixlen == 32]
-        if len(hosts) == len(networks) <= FEW:
+        if len(hosts) == len(networks) <= MAX_SINGLE_LOOKUPS:
             found = [entry for host in hosts for entry in self._entries({int(host)}, [], host)]
         else:
             wide = [network for network in networks if network.prefixlen < 32]
             found = self._entries({int(host) for host in hosts}, wide, None)
         batches = [found[start : start + BATCH] for start in range(0, len(found), BATCH)]
         errors = (self._netlink.request(_SUBSYSTEM | _DELETE, batch) for batch in in_slices(batches, clock=1))
-        return sum(found.count(0) for found in errors)  # the others had ended by themselves
+        return sum(found.count(0) for found in errors)  # the others have ended meanwhile
 
     def _entries(self, hosts: set[int], networks: list[IPv4Network], host: IPv4Address | None) -> list[bytes]:
-        """What names each of their connections. With `host` the kernel selects (since 5.8; it may also give all)."""
+        """Return the key of each of their connections. With `host` the kernel selects, since Linux 5.8."""
         body = b""
         if host is not None:
             source = nested(_TUPLE_ORIGINAL, nested(_TUPLE_IP, attribute(_IP_SOURCE, host.packed)))
@@ -64,7 +64,7 @@ class Conntrack:
                     zone = attribute(_ZONE, entry[_ZONE]) if _ZONE in entry else b""
                     found.append(nested(_TUPLE_ORIGINAL, original) + zone)
         except NetlinkError:
-            pass  # this kernel keeps no connections in mind
+            pass  # this kernel does not track connections
         return found
 
 

@@ -1,8 +1,9 @@
-"""Our rules in the kernel's iptables: the legacy tables. `iptables-legacy` shows them, Debian's `iptables` does not.
+"""Our rules in the kernel's iptables, in its legacy tables: `iptables-legacy` shows them, Debian's `iptables` does not.
 
 Every rule of ours carries the comment `l2tpns`, and a chain that we made holds a rule `l2tpns made this chain`: so a
-later process knows what to remove, and nothing of others is touched. Each change is made under the lock that iptables
-itself takes (python-iptables takes none, and then rules get lost on both sides), from reading a table to writing it.
+later process knows what to remove, and never touches the rules of others. Each change is made under the lock that
+iptables itself takes, from reading a table to writing it. python-iptables takes no lock; without one both programs
+lose rules.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -23,21 +24,34 @@ from l2tpns.system import iptables
 from l2tpns.system.iptables import FILLED, MADE, FirewallError
 
 LOCK = "/run/xtables.lock"
-PATIENCE = 10.0  # seconds for another program to release the lock
-STEP = 0.02
+LOCK_TIMEOUT = 10.0  # seconds for another program to release the lock
+LOCK_RETRY_INTERVAL = 0.02  # seconds
 TABLES = ("filter", "nat", "mangle")
-LOADED = Path("/proc/thread-self/net/ip_tables_names")
+LOADED = Path("/proc/thread-self/net/ip_tables_names")  # mode 0440, root's
+_loaded_descriptor = -1
 
 __all__ = ["FILLED", "MADE", "Firewall", "FirewallError", "Table"]
 
 
+def lock_file() -> str:
+    """Return the path of the lock that iptables takes."""
+    return os.environ.get("XTABLES_LOCKFILE", LOCK)
+
+
+def keep_table_list() -> None:
+    """Open the kernel's list of tables, to be read after root is given up: its mode is checked at the opening only."""
+    global _loaded_descriptor
+    with suppress(OSError):  # without the module ip_tables there is no list, and no table
+        _loaded_descriptor = os.open(LOADED, os.O_RDONLY | os.O_CLOEXEC)
+
+
 class Table:
-    """One table, between being read and being written."""
+    """One table, from being read to being written."""
 
     def __init__(self, ip4tc: Any, name: str) -> None:
         self._ip4tc = ip4tc
         self._table = ip4tc.Table(name, False)
-        self._table.refresh()  # it may be a copy that was read earlier
+        self._table.refresh()  # it may be a cached copy
         self.changed = False
 
     def has_chain(self, name: str) -> bool:
@@ -47,7 +61,7 @@ class Table:
         return [chain.name for chain in self._table.chains]
 
     def chain(self, name: str) -> bool:
-        """Have a chain of this name; whether it had to be made."""
+        """Ensure the chain exists. Return True if it was created."""
         if self.has_chain(name):
             return False
         self._table.create_chain(name)
@@ -55,12 +69,12 @@ class Table:
         return True
 
     def mark(self, name: str, comment: str = MADE) -> None:
-        """Note in a chain of ours what is to become of it."""
+        """Record in a chain of ours what is to be done with it."""
         self.unmark(name)
         self._insert(name, iptables.make(self._ip4tc, self._table, "", comment), first=True)
 
     def unmark(self, name: str) -> None:
-        """The chain is somebody else's from now on."""
+        """Record that the chain is not ours from now on."""
         self._delete(name, [at for at, entry in enumerate(self.rules(name)) if entry.comment in (MADE, FILLED)])
 
     def is_marked(self, name: str, *comments: str) -> bool:
@@ -70,11 +84,11 @@ class Table:
         return list(iptables.entries(self._table, chain))
 
     def leads(self, chain: str, to: str) -> bool:
-        """Whether a rule of a chain leads to another, whosever. Ends there: others may have thousands of rules."""
+        """Return True if a rule of the chain, ours or not, jumps to `to`. Reads no further: there may be thousands."""
         return any(rule.jump == to.encode() for rule in iptables.entries(self._table, chain))
 
     def ensure(self, chain: str, rule: str, *, first: bool = False) -> bool:
-        """Have this rule of ours in a chain, as the first or the last one; whether it had to be put there."""
+        """Ensure a chain has this rule of ours, added as the first or last one. Return True if it was added."""
         made = iptables.make(self._ip4tc, self._table, rule)
         if self._places(chain, made):
             return False
@@ -82,11 +96,11 @@ class Table:
         return True
 
     def append(self, chain: str, rule: str) -> None:
-        """Put this rule of ours at the end, whether it is there already or not."""
+        """Add this rule of ours at the end, even if the chain has it already."""
         self._insert(chain, iptables.make(self._ip4tc, self._table, rule), first=False)
 
     def remove(self, chain: str, rule: str) -> bool:
-        """Remove this rule of ours; there may be none, nor its chain."""
+        """Remove this rule of ours. Return True if there was one; neither rule nor chain need exist."""
         if not self.has_chain(chain):
             return False
         places = self._places(chain, iptables.make(self._ip4tc, self._table, rule))
@@ -94,7 +108,7 @@ class Table:
         return bool(places)
 
     def remove_chain(self, name: str) -> bool:
-        """Remove a chain that we made, if it holds only ours and no rule leads to it."""
+        """Remove a chain of ours if all its rules are ours and no rule jumps to it. Return True if it was removed."""
         if not self.has_chain(name):
             return False
         rules = self.rules(name)
@@ -109,7 +123,7 @@ class Table:
         return True
 
     def remove_ours(self) -> int:
-        """Remove every rule of ours, then the chains that we made; how many."""
+        """Remove every rule of ours, then the chains that we made. Return how many of both."""
         removed = 0
         made = [name for name in self.chains() if self.is_marked(name)]
         for name in self.chains():
@@ -118,7 +132,7 @@ class Table:
             ]
             self._delete(name, places)
             removed += len(places)
-        for _ in made:  # one may lead to another
+        for _ in made:  # one may jump to another
             gone = [name for name in made if self.remove_chain(name)]
             removed += len(gone)
             made = [name for name in made if name not in gone]
@@ -150,27 +164,32 @@ class Table:
 
 
 class Firewall:
-    """The tables of the network namespace that the process is in."""
+    """The tables of the network namespace of this process."""
 
-    def __init__(self, log: Logger, lock_file: str | None = None) -> None:
+    def __init__(self, log: Logger, lock: str | None = None, lock_timeout: float = LOCK_TIMEOUT) -> None:
         self._log = log
-        self._lock_file = lock_file or os.environ.get("XTABLES_LOCKFILE", LOCK)  # as iptables does
+        self._lock_file = lock or lock_file()
+        self._lock_timeout = lock_timeout
+        self._used: set[str] = set()  # tables
         self._ip4tc: Any = None
 
     def load(self) -> None:
-        """Load the library now, in a thread, since it takes a fifth of a second: others have their turn meanwhile.
-        Who is alone need not care. Raises FirewallError."""
+        """Load the library in a thread, for it takes 0.2 seconds. May yield. Raises FirewallError.
+
+        Without this call the first change loads it, and blocks all greenlets meanwhile.
+        """
         if self._ip4tc is None:
             self._ip4tc = gevent.get_hub().threadpool.apply(iptables.load)
 
     @contextmanager
     def change(self, *names: str) -> Iterator[tuple[Table, ...]]:
-        """Tables to be changed together: written when the block ends, in this order, and not at all if it raises.
+        """Yield tables to be changed together: written in this order when the block ends; not at all if it raises.
 
-        Nothing may wait within: iptables waits meanwhile. Raises FirewallError.
+        The block must not yield, for iptables waits meanwhile. Raises FirewallError.
         """
         if self._ip4tc is None:
             self._ip4tc = iptables.load()
+        self._used.update(names)
         with self._locked():
             try:
                 tables = tuple(Table(self._ip4tc, name) for name in names)
@@ -180,49 +199,36 @@ class Firewall:
             except self._ip4tc.IPTCError as error:
                 raise FirewallError(iptables.says(error)) from error
 
-    def chain(self, table: str, name: str) -> bool:
-        with self.change(table) as (it,):
-            return it.chain(name)
-
-    def ensure_rule(self, table: str, chain: str, rule: str, *, first: bool = False) -> bool:
-        with self.change(table) as (it,):
-            return it.ensure(chain, rule, first=first)
-
-    def remove_rule(self, table: str, chain: str, rule: str) -> bool:
-        with self.change(table) as (it,):
-            return it.remove(chain, rule)
-
-    def remove_chain(self, table: str, name: str) -> bool:
-        with self.change(table) as (it,):
-            return it.remove_chain(name)
-
     def remove_all_ours(self) -> int:
-        """Every rule of ours and every chain that we made, in all tables that there are; how many."""
+        """Remove every rule of ours and every chain that we made, in all tables that exist. Return how many of both."""
         removed = 0
         loaded = set(self.loaded())
         for name in TABLES:
-            if name in loaded:  # asking for a table makes it
+            if name in loaded:  # reading a table creates it
                 with self.change(name) as (table,):
                     removed += table.remove_ours()
         return removed
 
-    @staticmethod
-    def loaded() -> Iterable[str]:
-        """The tables that exist: a table nobody has used yet does not."""
+    def loaded(self) -> Iterable[str]:
+        """Return the tables that exist. A table exists once a program has used it."""
         try:
+            if _loaded_descriptor >= 0:
+                return os.pread(_loaded_descriptor, 4096, 0).decode().split()
             return LOADED.read_text().split()
+        except PermissionError:  # there was no list while we were root, so rules of ours are only where we made them
+            return self._used
         except OSError:
             return ()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold iptables' lock; whoever has it longer than PATIENCE makes this fail, not the server stand still."""
+        """Hold the lock of iptables. Raises FirewallError if another program keeps it too long. May yield."""
         try:
             descriptor = files.open_file(self._lock_file, os.O_RDONLY | os.O_CREAT)
         except OSError as error:
             raise FirewallError(f"{self._lock_file}: {error.strerror}") from error
         try:
-            until = monotonic() + PATIENCE
+            until = monotonic() + self._lock_timeout
             while True:
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -230,7 +236,7 @@ class Firewall:
                 except BlockingIOError:
                     if monotonic() > until:
                         raise FirewallError(f"another program holds {self._lock_file}") from None
-                    gevent.sleep(STEP)
+                    gevent.sleep(LOCK_RETRY_INTERVAL)
             yield
         finally:
-            os.close(descriptor)  # and with it the lock
+            os.close(descriptor)  # releases the lock

@@ -1,11 +1,11 @@
 """Walled gardens in the kernel (manual: Walled Garden; docs/garden.md): chains, one set of addresses for each garden.
 
-In nat, as the manual has it: PREROUTING -> l2tpns -> garden_users -> garden. The last is the operator's: it says where
-new connections go. nat alone lets everything else out (ICMP, other protocols, connections that exist), so in filter
-FORWARD -> l2tpns -> garden, the operator's, too, and then what he did not let out is dropped, but for what nat has sent
-elsewhere, and DNS. Each garden costs a few rules, whoever is in it an entry of a set.
+In nat, as in the manual: PREROUTING -> l2tpns -> garden_users -> garden. The chain garden is the operator's: it
+redirects new connections. nat alone lets everything else out (ICMP, other protocols, existing connections), so in
+filter: FORWARD -> l2tpns -> garden, again the operator's chain, then everything except DNS and connections redirected
+by nat is dropped. Each garden costs a few rules, each session in it an entry of a set.
 
-All of this holds for packets that the kernel forwards: a data path beside it must not carry whoever is in a garden.
+All of this applies to packets that the kernel forwards: a data path beside it must not carry packets of a garden.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from l2tpns.system.ipset import IpSets
 
 OURS, USERS, OUT, IN = "l2tpns", "garden_users", "l2tpns_out", "l2tpns_in"
 DEFAULT = "garden"
-RESERVED = "users"  # no garden can have this name: garden_users is a chain already
-LARGEST = 262_144  # networks in one garden
+RESERVED = "users"  # not a name for a garden: garden_users is a chain already
+MAX_NETWORKS = 262_144  # in one garden
 
 _OUT = (
-    "-m conntrack --ctstate DNAT --ctdir ORIGINAL -j RETURN",  # where the operator's chain in nat has sent it
+    "-m conntrack --ctstate DNAT --ctdir ORIGINAL -j RETURN",  # redirected by the chain of the operator in nat
     "-p udp -m udp --dport 53 -j RETURN",
     "-p tcp -m tcp --dport 53 -j RETURN",
     "-j DROP",
@@ -35,7 +35,7 @@ _IN = (
 
 
 def chain_of(name: str) -> str:
-    """The operator's chain for a garden, in nat and in filter."""
+    """Return the name of the operator's chain of a garden, in nat and in filter."""
     return DEFAULT if name == DEFAULT else f"{DEFAULT}_{name}"
 
 
@@ -43,19 +43,19 @@ def set_of(name: str) -> str:
     return USERS if name == DEFAULT else f"{USERS}_{name}"
 
 
-class Cage:
-    """All gardens of one server. What the kernel refuses is a FirewallError or an IpSetError."""
+class GardenRules:
+    """The rules of all gardens of one server. Methods raise FirewallError or IpSetError."""
 
     def __init__(self, firewall: Firewall, sets: IpSets) -> None:
         self._firewall = firewall
         self._sets = sets
         self._conntrack = Conntrack()
-        self._ours: set[tuple[str, str]] = set()  # chains of the operator's that we had to make: table, name
+        self._ours: set[tuple[str, str]] = set()  # (table, name) of the operator's chains that we had to create
 
     def build(self, name: str) -> bool:
-        """Have the garden's rules, whatever is there already; whether anything had to be made."""
+        """Ensure the rules of a garden. Return True if anything was missing."""
         self._firewall.load()
-        self._sets.ensure(set_of(name), maxelem=LARGEST)
+        self._sets.ensure(set_of(name), maxelem=MAX_NETWORKS)
         chain, users = chain_of(name), set_of(name)
         with self._firewall.change("nat", "filter") as (nat, filter_):
             for table, label in ((nat, "nat"), (filter_, "filter")):
@@ -73,14 +73,14 @@ class Cage:
             for way, last in (("src", OUT), ("dst", IN)):
                 filter_.ensure(OURS, f"-m set --match-set {users} {way} -j {chain}")
                 filter_.ensure(OURS, f"-m set --match-set {users} {way} -j {last}")
-            _lead(nat, OURS, USERS)
-            # Before everybody else's: what another rule of nat sends elsewhere has left the garden.
-            _lead(nat, "PREROUTING", OURS, first=True)
-            _lead(filter_, "FORWARD", OURS, first=True)
+            _ensure_jump(nat, OURS, USERS)
+            # Before all other rules: a connection that another rule of nat redirects has left the garden.
+            _ensure_jump(nat, "PREROUTING", OURS, first=True)
+            _ensure_jump(filter_, "FORWARD", OURS, first=True)
             return nat.changed or filter_.changed
 
     def filled(self, name: str) -> None:
-        """What is in the garden's chains was put there on our behalf: it goes with us, where we made the chain."""
+        """Record that the chains of a garden were filled on our behalf: they are removed with us if we created them."""
         chain = chain_of(name)
         with self._firewall.change("nat", "filter") as (nat, filter_):
             for table, label in ((nat, "nat"), (filter_, "filter")):
@@ -88,7 +88,7 @@ class Cage:
                     table.mark(chain, FILLED)
 
     def is_empty(self, name: str) -> bool:
-        """Nobody has said where new connections go."""
+        """Return True if no rule says where new connections go."""
         with self._firewall.change("nat") as (nat,):
             return all(rule.ours for rule in nat.rules(chain_of(name)))
 
@@ -101,7 +101,7 @@ class Cage:
             self._sets.remove(set_of(name), network)
 
     def fill(self, name: str, networks: Iterable[IPv4Network]) -> tuple[int, int]:
-        """Exactly these are in the garden; how many were missing, and too many."""
+        """Give the garden exactly these networks. Return how many were missing, and how many were too many."""
         return self._sets.fill(set_of(name), dict.fromkeys(networks))
 
     def count(self, name: str) -> int:
@@ -109,15 +109,15 @@ class Cage:
         return self._sets.count(set_of(name))
 
     def forget(self, networks: Collection[IPv4Network]) -> int:
-        """Connections that they began are decided about anew; others have turns meanwhile."""
+        """Forget the connections that they opened, so that nat decides again. Return how many. May yield."""
         return self._conntrack.forget(networks)
 
     def tidy(self, names: Collection[str]) -> None:
-        """There are these gardens: sets of others, which an earlier process had, go."""
+        """Remove the sets of all other gardens, which an earlier process has left."""
         remove_sets(self._sets, {set_of(name) for name in names})
 
     def stop(self) -> None:
-        """When no rule of ours is left, the sets can go."""
+        """Remove the sets. Our rules must be gone by now."""
         self.tidy(())
         self._conntrack.close()
 
@@ -128,7 +128,7 @@ def remove_sets(sets: IpSets, keep: Collection[str]) -> None:
             sets.destroy(name)
 
 
-def _lead(table: Table, chain: str, to: str, *, first: bool = False) -> None:
-    """A rule that leads there, unless the operator has one, as the manual tells him."""
+def _ensure_jump(table: Table, chain: str, to: str, *, first: bool = False) -> None:
+    """Ensure a rule that jumps to a chain, unless the operator has one, as the manual advises."""
     if not table.leads(chain, to):
         table.ensure(chain, f"-j {to}", first=first)

@@ -1,7 +1,7 @@
-"""ipset: named sets of addresses that a single firewall rule looks up in one step (linux/netfilter/ipset/ip_set.h).
+"""ipset: named sets of addresses, which a firewall rule looks up in one step (linux/netfilter/ipset/ip_set.h).
 
-Sets of networks (hash:net), optionally each with a packet mark (skbinfo), which `-j SET --map-set` hands to the packet.
-A change costs the same whatever the set holds. Sets of another shape under our names are refused, never changed.
+The sets hold networks (hash:net), each optionally with a packet mark (skbinfo), which `-j SET --map-set` copies to the
+packet. A change costs the same whatever the set holds. Sets of another type under our names are refused, not changed.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _CREATE, _DESTROY, _LIST, _ADD, _DEL, _HEADER = 2, 3, 7, 9, 10, 12
 _REVISIONS = {"hash:net": 6, "hash:ip": 4}  # the first with skbinfo: Linux 3.18
 _INET = 2
 _FLAG_LIST_HEADER, _FLAG_WITH_SKBINFO = 1 << 2, 1 << 6
-_LARGEST_MARK = 0xFFFFFFFF
+_MAX_MARK = 0xFFFFFFFF
 
 # Attributes: of a message, of its data
 _PROTOCOL_ATTRIBUTE, _SETNAME, _TYPENAME, _REVISION, _FAMILY, _FLAGS, _DATA, _ADT = 1, 2, 3, 4, 5, 6, 7, 8
 _IP, _CIDR, _CADT_FLAGS, _MAXELEM, _ELEMENTS, _SKBMARK = 1, 3, 8, 19, 24, 27
 _IPV4 = 1
 _BYTE_ORDER = 0x4000  # NLA_F_NET_BYTEORDER: big-endian
-_OF_IPSET = {  # errno values that strerror does not know
+_ERRORS = {  # errno values of ipset, which strerror does not know
     4097: "the kernel speaks another protocol",
-    4098: "the kernel knows no such kind of set",
+    4098: "the kernel does not support this type of set",
     4099: "there are too many sets",
     4100: "it is in use",
-    4103: "it is there already",
+    4103: "it exists already",
     4108: "a rule refers to it",
     4352: "the set is full",
 }
@@ -46,15 +46,15 @@ _MARK = struct.Struct("!II")  # mark, mask
 
 
 class IpSetError(L2tpnsError):
-    """The kernel refused; in words for the operator. `code` is its errno."""
+    """The kernel has refused. The text is for the operator, `code` is the errno."""
 
     def __init__(self, name: str, code: int) -> None:
-        super().__init__(f"ipset {name}: {_OF_IPSET.get(code) or os.strerror(code)}")
+        super().__init__(f"ipset {name}: {_ERRORS.get(code) or os.strerror(code)}")
         self.code = code
 
 
 class IpSets:
-    """The sets of one network namespace: that of the process, or of `netlink` when it was made."""
+    """The sets of one network namespace: the one of the process, or the one in which `netlink` was made."""
 
     def __init__(self, netlink: NfNetlink | None = None) -> None:
         self._netlink = netlink or NfNetlink()
@@ -63,7 +63,7 @@ class IpSets:
         self._netlink.close()
 
     def ensure(self, name: str, kind: str = "hash:net", *, skbinfo: bool = False, maxelem: int = 65536) -> None:
-        """Have a set of this name and shape; what it holds stays. Raises IpSetError: there is one of another shape."""
+        """Ensure a set of this name and type exists; it keeps its members. Raises IpSetError for another type."""
         data = attribute(_MAXELEM | _BYTE_ORDER, _U32.pack(maxelem))
         if skbinfo:
             data += attribute(_CADT_FLAGS | _BYTE_ORDER, _U32.pack(_FLAG_WITH_SKBINFO))
@@ -71,7 +71,7 @@ class IpSets:
         body = self._named(name) + head + attribute(_FAMILY, bytes([_INET])) + nested(_DATA, data)
         (error,) = self._netlink.request(_SUBSYSTEM | _CREATE, [body])
         if error in (EEXIST, _EXIST):
-            raise IpSetError(f"{name} of another kind", _EXIST)
+            raise IpSetError(f"{name} of another type", _EXIST)
         self._check(name, [error])
 
     def exists(self, name: str) -> bool:
@@ -81,13 +81,13 @@ class IpSets:
         return not error
 
     def destroy(self, name: str) -> None:
-        """There may be none of this name. Raises IpSetError, too when a rule refers to it."""
+        """Remove a set, if it exists. Raises IpSetError, such as when a rule refers to it."""
         (error,) = self._netlink.request(_SUBSYSTEM | _DESTROY, [self._named(name)])
         if error not in (0, ENOENT):
             raise IpSetError(name, error)
 
     def names(self) -> list[str]:
-        """All sets there are, whosever they are."""
+        """Return the names of all sets, ours or not."""
         found = []
         for _, octets in self._netlink.dump(_SUBSYSTEM | _LIST, _START):
             name = dict(attributes(octets)).get(_SETNAME, b"").rstrip(b"\0").decode()
@@ -95,16 +95,16 @@ class IpSets:
                 found.append(name)
         return found
 
-    def add(self, name: str, network: IPv4Network, mark: int | None = None, mask: int = _LARGEST_MARK) -> None:
-        """Add it, or give it another mark; of a packet's own mark the bits beyond `mask` stay as they are."""
+    def add(self, name: str, network: IPv4Network, mark: int | None = None, mask: int = _MAX_MARK) -> None:
+        """Add a network, or change its mark. A packet keeps the bits of its own mark that are not in `mask`."""
         self._change(name, _ADD, {network: mark}, mask)
 
     def remove(self, name: str, network: IPv4Network) -> None:
-        """It may be gone already."""
+        """Remove a network, if the set has it."""
         self._change(name, _DEL, {network: None})
 
     def members(self, name: str) -> dict[IPv4Network, int | None]:
-        """What the set holds; the mark is None where there is none. Raises IpSetError: no such set."""
+        """Return the members and their marks; None: no mark. Raises IpSetError if there is no such set."""
         found: dict[IPv4Network, int | None] = {}
         try:
             for _, octets in self._netlink.dump(_SUBSYSTEM | _LIST, self._named(name)):
@@ -125,10 +125,10 @@ class IpSets:
                     return int(_U32.unpack(data[_ELEMENTS])[0])
         except NetlinkError as error:
             raise IpSetError(name, error.code) from error
-        return len(self.members(name))  # a kernel that does not tell
+        return len(self.members(name))  # a kernel that does not report it
 
-    def fill(self, name: str, wanted: Mapping[IPv4Network, int | None], mask: int = _LARGEST_MARK) -> tuple[int, int]:
-        """Make the set exactly so, changing only what differs; how many were added or changed, and removed."""
+    def fill(self, name: str, wanted: Mapping[IPv4Network, int | None], mask: int = _MAX_MARK) -> tuple[int, int]:
+        """Give the set exactly these members. Return how many were added or changed, and how many removed."""
         wanted = {half: mark for network, mark in wanted.items() for half in _halves(network)}
         there = self.members(name)
         new = {network: mark for network, mark in wanted.items() if network not in there or there[network] != mark}
@@ -138,7 +138,7 @@ class IpSets:
         return len(new), len(gone)
 
     def _change(
-        self, name: str, command: int, networks: Mapping[IPv4Network, int | None], mask: int = _LARGEST_MARK
+        self, name: str, command: int, networks: Mapping[IPv4Network, int | None], mask: int = _MAX_MARK
     ) -> None:
         named = self._named(name)
         bodies = [
@@ -159,7 +159,7 @@ class IpSets:
 
 
 def _halves(network: IPv4Network) -> Iterable[IPv4Network]:
-    """A hash:net holds no /0."""
+    """Split a /0, which hash:net cannot hold."""
     return network.subnets() if network.prefixlen == 0 else (network,)
 
 

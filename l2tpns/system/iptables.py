@@ -2,9 +2,9 @@
 
 - Importing `iptc` runs ldconfig, gcc and ld a dozen times to find its libraries: half a second, and not every router
   has a compiler. Here they are opened by the names that distributions give them.
-- Its classes cannot read rules that use an extension they do not know, and redirect standard output to look into one.
-  So they make our rules only; what the kernel has is compared, and recognised as ours, as octets.
-- A Rule of its own loads all five tables of the namespace to find out whether a target is a chain; ours asks one.
+- Its classes cannot read rules with an extension that they do not know, and redirect standard output to examine one.
+  So they only make our rules; the rules of the kernel are compared, and recognised as ours, as octets.
+- Its Rule loads all five tables of the namespace to find out whether a target is a chain; ours asks one table.
 
 Rules are written as iptables prints them: `-p udp -m udp --dport 53 -j RETURN`. Each of ours carries a comment.
 """
@@ -23,41 +23,41 @@ from typing import Any
 
 from l2tpns.errors import L2tpnsError
 
-OURS = "l2tpns"  # the comment of every rule of ours, but for these
-MADE = f"{OURS} made this chain"  # in a chain of ours: remove it when nothing but ours is in it
-FILLED = f"{OURS} made and filled this chain"  # remove it with all that is in it
+OURS = "l2tpns"  # the comment of every rule of ours except these
+MADE = f"{OURS} made this chain"  # in a chain of ours that is removed if all its rules are ours
+FILLED = f"{OURS} made and filled this chain"  # in a chain of ours that is removed with all its rules
 
 _VERSIONS = {"c": (6,), "ip4tc": (2, 0), "ip6tc": (2, 0), "xtables": (12, 13, 11)}  # sonames since 2016
 _EXTENSIONS = ("usr/lib/*/xtables", "usr/lib64/xtables", "usr/lib/xtables", "lib/*/xtables", "lib64/xtables")
 _ATTRIBUTES = {"-p": "protocol", "-s": "src", "-d": "dst", "-i": "in_interface", "-o": "out_interface"}
 
-# linux/netfilter_ipv4/ip_tables.h, struct ipt_entry: what packets are matched by it, then offsets and counters
+# linux/netfilter_ipv4/ip_tables.h, struct ipt_entry: the packets that match, then offsets and counters
 _IP_SIZE, _OFFSETS, _ENTRY_SIZE = 84, 88, 112
 _OFFSET = struct.Struct("=HH")
 _PART = struct.Struct("=H29sB")  # linux/netfilter/x_tables.h, of a match and of a target: size, name, revision
 
 
 class FirewallError(L2tpnsError):
-    """A rule, a table or the library is not to be had; in words for the operator."""
+    """A rule, a table or the library is not available. The text is for the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A match or a target with its settings, as the kernel keeps them."""
+    """A match or a target with its settings, as the kernel stores them."""
 
     name: bytes
     revision: int
     settings: bytes
 
     def is_like(self, wanted: Part) -> bool:
-        """The kernel's has its own memory behind the settings."""
+        """Compare with a part that we want: the kernel appends memory of its own to the settings."""
         same = self.name == wanted.name and self.revision == wanted.revision
         return same and self.settings.startswith(wanted.settings)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One rule. `jump` is a chain or a verdict where the target is no extension."""
+    """One rule. `jump` is a chain or a verdict if the target is not an extension."""
 
     packets: bytes
     matches: tuple[Part, ...]
@@ -86,7 +86,7 @@ class Entry:
 
 
 def load() -> Any:
-    """The module iptc.ip4tc. Raises FirewallError."""
+    """Return the module iptc.ip4tc. Raises FirewallError."""
     if "XTABLES_LIBDIR" not in os.environ:
         for pattern in _EXTENSIONS:
             for directory in Path("/").glob(pattern):
@@ -95,7 +95,7 @@ def load() -> Any:
     ctypes.util.find_library = _find_library
     try:
         from iptc import ip4tc
-    except Exception as error:  # AttributeError, OSError, XTablesError: whatever it meets without its libraries
+    except Exception as error:  # AttributeError, OSError, XTablesError: what it raises without its libraries
         raise FirewallError(f"python-iptables cannot be used: {error or type(error).__name__}") from error
     finally:
         ctypes.util.find_library = find
@@ -114,7 +114,7 @@ def _find_library(name: str) -> str | None:
 
 
 def make(ip4tc: Any, table: Any, text: str, comment: str = OURS) -> Any:
-    """An iptc Rule for a table from its text, with our comment. Raises FirewallError: it cannot be understood."""
+    """Return an iptc Rule for a table, made from text, with our comment. Raises FirewallError for a bad text."""
 
     class Rule(ip4tc.Rule):  # type: ignore[misc]
         tables = property(lambda self: [table])
@@ -138,13 +138,13 @@ def make(ip4tc: Any, table: Any, text: str, comment: str = OURS) -> Any:
         rule.create_match("comment").set_parameter("comment", [comment])
         if rule.target is None:
             rule.create_target("")
-    except Exception as error:  # ValueError, AttributeError, TypeError, IPTCError, XTablesError: all say the same
+    except Exception as error:  # ValueError, AttributeError, TypeError, IPTCError, XTablesError: all mean a bad text
         raise FirewallError(f"rule {text}: {says(error)}") from error
     return rule
 
 
 def _words(text: str) -> Iterator[tuple[bool, str, list[str]]]:
-    """(inverted, option, its values) of each."""
+    """Yield (inverted, option, its values)."""
     inverted, option, values = False, "", list[str]()
     following = False
     for word in shlex.split(text):
@@ -162,7 +162,7 @@ def _words(text: str) -> Iterator[tuple[bool, str, list[str]]]:
 
 
 def wanted(rule: Any) -> Entry:
-    """What the kernel would keep of a rule that `make` gave; settings without the kernel's own memory."""
+    """Return what the kernel would store of a rule from `make`, without memory of its own."""
     octets = bytes(rule.rule)
     sizes = [match.usersize - _PART.size for match in rule.matches]
     entry = _read(octets, b"")
@@ -177,7 +177,7 @@ def wanted(rule: Any) -> Entry:
 
 
 def entries(table: Any, chain: str) -> Iterator[Entry]:
-    """The rules of a chain, whosever they are."""
+    """Yield the rules of a chain, ours or not."""
     entry = table.first_rule(chain)
     while entry:
         octets = ctypes.string_at(ctypes.addressof(entry), entry.next_offset)
@@ -186,7 +186,7 @@ def entries(table: Any, chain: str) -> Iterator[Entry]:
 
 
 def _read(octets: bytes, jump: bytes) -> Entry:
-    """`jump` as libiptc says it: the chain, the verdict, or the name of the extension again."""
+    """Parse a rule. `jump` is what libiptc reports: the chain, the verdict, or the name of the extension again."""
     target_at, end = _OFFSET.unpack_from(octets, _OFFSETS)
     matches = []
     position = _ENTRY_SIZE
@@ -205,5 +205,5 @@ def _name(octets: bytes) -> bytes:
 
 
 def says(error: Exception) -> str:
-    """python-iptables formats octets into its texts."""
+    """Return the text of an error, without the `b'...'` that python-iptables leaves in it."""
     return str(error).replace("b'", "").replace("'", "") or type(error).__name__

@@ -1,8 +1,8 @@
-"""Notifications of the kernel's: what has changed of links, addresses, routes and packet schedulers (rtnetlink(7)).
+"""Notifications of the kernel about links, addresses, routes and packet schedulers (rtnetlink(7)).
 
-A router that speaks BGP changes thousands of routes a second. Those of routing daemons are dropped by a filter in the
-kernel, before they cost this process anything: only addresses, static routes and our own matter here. When there are
-more notifications than the buffer holds, some are lost, and `read` says so: its caller has to compare everything.
+A router that speaks BGP changes thousands of routes a second. A filter in the kernel drops those of routing daemons
+before they cost this process anything: only addresses, static routes and our own matter here. Notifications that do
+not fit the buffer are lost, and `read` reports that: its caller must compare everything.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gevent.socket import wait_read
 
 from l2tpns.system.netlink_socket import HEADER, SOL_NETLINK, NetlinkSocket
 
-DRAIN = 64  # datagrams read at once; then others have their turn
+MAX_DATAGRAMS = 64  # read at once, before other greenlets run
 GROUPS = (1, 4, 5, 7)  # RTNLGRP_LINK, RTNLGRP_TC, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE
 # rtm_protocol: unspecified, redirect, kernel, boot, static; DHCP, keepalived. Routing daemons have others.
 PROTOCOLS = (0, 1, 2, 3, 4, 16, 18)
@@ -27,7 +27,7 @@ PROTOCOLS = (0, 1, 2, 3, 4, 16, 18)
 _NETLINK_ADD_MEMBERSHIP = 1
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33
 _BUFFER = 4 << 20
-_LARGEST = 1 << 16
+_MAX_DATAGRAM = 1 << 16
 _RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
 _INSTRUCTION = struct.Struct("=HBBI")
 _LOAD_OCTET, _JUMP_IF_EQUAL, _RETURN = 0x30, 0x15, 0x06
@@ -36,18 +36,18 @@ _PROTOCOL_AT = HEADER.size + 5
 
 
 class NetlinkEvents(NetlinkSocket):
-    """A socket that only listens. `protocol` is that of our own routes."""
+    """A socket that only listens. `protocol` is the one of our own routes."""
 
     def __init__(self, protocol: int) -> None:
         super().__init__(socket.NETLINK_ROUTE)
         self._attach(_program((*PROTOCOLS, protocol)))
-        with suppress(PermissionError):  # more is lost then, and everything compared more often
+        with suppress(PermissionError):  # then more is lost, and everything is compared more often
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         for group in GROUPS:
             self._socket.setsockopt(SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
 
     def wait(self, timeout: float) -> bool:
-        """Wait until there is something to read. Return False after `timeout` seconds."""
+        """Block until there is something to read. Return False after `timeout` seconds."""
         try:
             wait_read(self._socket.fileno(), timeout=timeout)
         except TimeoutError:
@@ -55,12 +55,12 @@ class NetlinkEvents(NetlinkSocket):
         return True
 
     def read(self) -> tuple[list[tuple[int, bytes]], bool]:
-        """Return (type, message) of at most DRAIN datagrams, and whether notifications were lost. Does not block."""
+        """Return (type, message) of at most MAX_DATAGRAMS, and whether notifications were lost. Does not block."""
         found: list[tuple[int, bytes]] = []
         lost = False
-        for _ in range(DRAIN):
+        for _ in range(MAX_DATAGRAMS):
             try:
-                octets = self._socket.recv(_LARGEST)
+                octets = self._socket.recv(_MAX_DATAGRAM)
             except BlockingIOError:
                 break
             except OSError as error:
@@ -78,7 +78,7 @@ class NetlinkEvents(NetlinkSocket):
 
 
 def _program(protocols: tuple[int, ...]) -> bytes:
-    """Classic BPF: every message but those of routes with another protocol number."""
+    """Return classic BPF that accepts every message but those of routes with another protocol number."""
     count = len(protocols)
     lines = [
         (_LOAD_OCTET, 0, 0, _TYPE_AT),

@@ -1,4 +1,4 @@
-"""A netlink socket, whatever the family: what netlink.py and nfnetlink.py have in common (netlink(7))."""
+"""A netlink socket of any family: what rtnetlink.py, nfnetlink.py and socket_owner.py share (netlink(7))."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from gevent.socket import wait_read
 
 from l2tpns.errors import L2tpnsError
 
-TIMEOUT = 5.0  # seconds for an answer; the kernel answers within the send
+ANSWER_TIMEOUT = 5.0  # seconds; usually the kernel answers within the send
 
 NLM_F_REQUEST, NLM_F_MULTI, NLM_F_ACK, NLM_F_DUMP = 0x001, 0x002, 0x004, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 SOL_NETLINK, NETLINK_CAP_ACK = 270, 10
 HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
 _ERROR = struct.Struct("=i")
-_LARGEST = 1 << 16
+_MAX_DATAGRAM = 1 << 16  # octets
 
 
 class NetlinkError(L2tpnsError):
-    """The kernel refused; `code` is its errno."""
+    """The kernel has refused a request. `code` is its errno."""
 
     def __init__(self, code: int) -> None:
         super().__init__(os.strerror(code))
@@ -33,9 +33,10 @@ class NetlinkError(L2tpnsError):
 
 
 class NetlinkSocket:
-    """In the network namespace that the process is in now. Whoever holds the lock has it for himself."""
+    """A socket of the network namespace that the process is in now. One request at a time: under `_lock`."""
 
     def __init__(self, protocol: int) -> None:
+        self.answer_timeout = ANSWER_TIMEOUT
         self._socket = RawSocket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._socket.setblocking(False)
         self._socket.bind((0, 0))
@@ -47,7 +48,7 @@ class NetlinkSocket:
         self._socket.close()
 
     def _number(self) -> int:
-        """The next sequence number."""
+        """Return the next sequence number."""
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         return self._sequence
 
@@ -58,7 +59,7 @@ class NetlinkSocket:
             raise NetlinkError(error.errno or EIO) from error
 
     def _outcomes(self, numbers: Sequence[int]) -> list[int]:
-        """The errno for each request, 0 when it was carried out."""
+        """Return the errno of each request, 0 if it succeeded. May yield."""
         waiting = dict.fromkeys(numbers, 0)
         missing = set(numbers)
         while missing:
@@ -69,19 +70,19 @@ class NetlinkSocket:
         return list(waiting.values())
 
     def _receive(self) -> Iterator[tuple[int, int, bytes, bool]]:
-        """(type, sequence number, whole message, whether more follow) for each message of one datagram."""
+        """Yield (type, sequence number, whole message, True if more follow) of one datagram. May yield the greenlet."""
         timed_out = False
         while True:
             try:
-                octets = self._socket.recv(_LARGEST)
+                octets = self._socket.recv(_MAX_DATAGRAM)
                 break
             except BlockingIOError:
                 if timed_out:
                     raise NetlinkError(ETIMEDOUT) from None
                 try:
-                    wait_read(self._socket.fileno(), timeout=TIMEOUT)
+                    wait_read(self._socket.fileno(), timeout=self.answer_timeout)
                 except TimeoutError:
-                    timed_out = True  # but if this process stood still, the answer is there
+                    timed_out = True  # one more try: if the process was suspended, the answer is there
             except OSError as error:  # ENOBUFS: an answer is lost
                 raise NetlinkError(error.errno or EIO) from error
         position = 0
@@ -94,5 +95,5 @@ class NetlinkSocket:
 
 
 def error_of(message: bytes) -> int:
-    """The errno in an NLMSG_ERROR; 0: it was carried out."""
+    """Return the errno in an NLMSG_ERROR; 0: the request succeeded."""
     return -int(_ERROR.unpack_from(message, HEADER.size)[0])

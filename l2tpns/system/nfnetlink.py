@@ -1,8 +1,8 @@
-"""nfnetlink: ipset, connection tracking and nf_tables of the kernel, for any greenlet (linux/netfilter/nfnetlink.h).
+"""nfnetlink: ipset, connection tracking and nf_tables of the kernel (linux/netfilter/nfnetlink.h).
 
-A socket of our own; messages are a header of four octets and attributes, so a handful of structs is the codec. Every
-request is acknowledged by the kernel and waited for; requests may go in batches. Knows no subsystem: ipset.py and
-conntrack.py do.
+Usable from any greenlet. A message is a header of four octets and attributes, so a few structs are the codec. The
+kernel acknowledges every request, and the caller waits for that; requests may be sent in batches. Knows no subsystem:
+ipset.py, conntrack.py and nft.py do.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Attributes: TypeAlias = dict[int, bytes]
 
 
 def attribute(kind: int, value: bytes) -> bytes:
-    """One attribute, padded."""
+    """Return one attribute, padded."""
     return _ATTRIBUTE.pack(4 + len(value), kind) + value + bytes(-len(value) & 3)
 
 
@@ -48,7 +48,7 @@ def nested(kind: int, *attributes: bytes) -> bytes:
 
 
 def attributes(octets: bytes) -> Iterator[tuple[int, bytes]]:
-    """(type, value) of each; what is cut off is left out."""
+    """Yield (type, value) of each attribute, except one that is cut off."""
     position, end = 0, len(octets)
     while position + 4 <= end:
         length, kind = _ATTRIBUTE.unpack_from(octets, position)
@@ -65,7 +65,7 @@ class NfNetlink(NetlinkSocket):
         super().__init__(_NETLINK_NETFILTER)
 
     def request(self, kind: int, bodies: Sequence[bytes], flags: int = 0, family: int = socket.AF_INET) -> list[int]:
-        """Have each carried out; the errno for each, 0 when it was. `kind` is subsystem << 8 | message."""
+        """Send requests and return the errno of each, 0 if it succeeded. `kind` is subsystem << 8 | message."""
         errors: list[int] = []
         with self._lock:
             for start in range(0, len(bodies), BATCH):
@@ -73,13 +73,13 @@ class NfNetlink(NetlinkSocket):
         return errors
 
     def demand(self, kind: int, body: bytes, flags: int = 0, family: int = socket.AF_INET) -> None:
-        """Have one carried out. Raises NetlinkError."""
+        """Send one request. Raises NetlinkError if it fails."""
         (error,) = self.request(kind, [body], flags, family)
         if error:
             raise NetlinkError(error)
 
     def dump(self, kind: int, body: bytes, family: int = socket.AF_INET) -> Iterator[tuple[int, bytes]]:
-        """(type, attributes undecoded) of each answer. Raises NetlinkError. Holds the socket until it is exhausted."""
+        """Yield (type, undecoded attributes) of each answer. Keeps the socket locked. Raises NetlinkError."""
         with self._lock:
             (wanted,) = self._send(kind, [body], NLM_F_DUMP, family)
             while True:
@@ -96,7 +96,7 @@ class NfNetlink(NetlinkSocket):
                     yield type_, octets[HEADER.size + _NFGENMSG.size :]
 
     def _send(self, kind: int, bodies: Sequence[bytes], flags: int, family: int) -> list[int]:
-        """Send the requests in one datagram; their sequence numbers."""
+        """Send requests in one datagram. Return their sequence numbers."""
         numbers = []
         octets = bytearray()
         for body in bodies:

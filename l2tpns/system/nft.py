@@ -1,6 +1,6 @@
-"""nf_tables, for a look only: does a chain of somebody's stand in the way of subscribers' packets?
+"""Read nf_tables, to find chains of other programs that drop packets of subscribers. Changes nothing.
 
-Our rules are in the legacy tables. Both kinds see every packet, and what one of them drops is dropped.
+Our rules are in the legacy tables. Every packet passes both kinds of tables, and either may drop it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _U32 = struct.Struct("!I")
 
 
 def dropping_chains() -> list[str]:
-    """`FAMILY TABLE CHAIN` of each chain on the way of forwarded IPv4 packets that drops what it does not know."""
+    """Return `FAMILY TABLE CHAIN` of each chain that forwarded IPv4 packets pass and whose policy is to drop."""
     found: list[str] = []
     try:
         netlink = NfNetlink()

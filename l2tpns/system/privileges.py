@@ -4,20 +4,21 @@ The switch comes before the first socket, device or rule is made, so that everyt
 refused, in the same way from its start to its end. What stays possible afterwards:
 
 - CAP_NET_ADMIN: the tun device, routes, qdiscs, firewall rules, sets, socket buffers, `net.*` sysctls
-- CAP_NET_RAW: the raw sockets by which iptables is spoken to and ICMP errors leave
-- CAP_NET_BIND_SERVICE: port 23, also after a reload
+- CAP_NET_RAW: the raw sockets for iptables and for ICMP errors
+- CAP_NET_BIND_SERVICE: port 23, even after a reload
 
-They are inherited by programs that a plugin starts (ambient capabilities); no other can ever be had again.
+Programs that a plugin starts inherit them (ambient capabilities). No other capability can be gained again.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import pwd
+import stat
 import struct
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,26 +75,33 @@ def become(identity: Identity) -> None:
         ) from None
 
 
-def hand_over(identity: Identity, directories: Iterable[Path], files: Iterable[Path]) -> None:
-    """Give the user what the server itself writes: whole directories, made where missing, and files that exist.
+def hand_over(identity: Identity, tree: Path, directories: Iterable[Path], files: Iterable[Path]) -> None:
+    """Give the user what the server writes: `tree` with all that is below it, directories, and files.
 
-    Only what belongs to root is given away; symbolic links are not followed. Raises ConfigError.
+    Directories are made where missing. Those besides `tree` must hold no other directory: a typing error must not give
+    away /var/lib. Only plain files and directories that belong to root are given; no symbolic link is followed, and a
+    file with a second name (hard link) stays root's, for that may be /etc/shadow. Raises ConfigError.
     """
+    every = (tree, *directories)
     try:
-        for directory in directories:
+        for directory in every:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for _, below, names, descriptor in os.fwalk(directory, follow_symlinks=False):
-                for name in (".", *below, *names):
-                    _give(identity, name, descriptor)
+        for directory in every:
+            below = [Path(entry.path) for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
+            if directory != tree and not set(every).issuperset(below):
+                raise ConfigError(
+                    f"setuid: {directory} holds directories and is not given to {identity.name}: the server needs a "
+                    "directory of its own"
+                )
+            _give_tree(identity, directory)
         for path in files:
-            if path.is_file() and not path.is_symlink():
-                _give(identity, str(path))
+            _give(identity, str(path))
     except OSError as error:
         raise ConfigError(f"setuid: {error.filename} cannot be given to {identity.name}: {error.strerror}") from None
 
 
 def share_lock(identity: Identity, path: Path) -> None:
-    """Let the user's group hold iptables' lock file, which iptables makes for root alone. Raises ConfigError."""
+    """Let the user's group take iptables' lock, a file that iptables makes for root alone. Raises ConfigError."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -120,10 +128,29 @@ def _readable(path: Path) -> bool:
     return True
 
 
+def _give_tree(identity: Identity, top: Path) -> None:
+    for _, below, names, descriptor in os.fwalk(top, follow_symlinks=False):
+        for name in (".", *below, *names):
+            _give(identity, name, descriptor)
+
+
 def _give(identity: Identity, name: str, directory: int | None = None) -> None:
-    with suppress(FileNotFoundError):
-        if os.stat(name, dir_fd=directory, follow_symlinks=False).st_uid == 0:
-            os.chown(name, identity.uid, identity.gid, dir_fd=directory, follow_symlinks=False)
+    """Look at what was opened and change its owner by the descriptor: the name may be another file's by then."""
+    try:
+        descriptor = os.open(
+            name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=directory
+        )
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            return  # missing, a symbolic link, a socket
+        raise
+    try:
+        found = os.fstat(descriptor)
+        plain = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+        if found.st_uid == 0 and (plain or stat.S_ISDIR(found.st_mode)):
+            os.fchown(descriptor, identity.uid, identity.gid)
+    finally:
+        os.close(descriptor)
 
 
 def _drop_bounding_set() -> None:

@@ -1,12 +1,11 @@
-"""The kernel routes that lead to subscribers: the pool's prefixes, framed addresses outside it, framed routes.
+"""The kernel routes to subscribers: prefixes of the pool, framed addresses outside it, framed routes.
 
-All of them go through the tun device and carry a protocol number of our own, by which `ip route show proto 115` lists
-them and by which we know our own: routes of others are never replaced nor removed. Reference-counted, because two
-sessions may bring the same route, and a framed address may be one of the pool's prefixes.
+All of them go through the tun device and carry a protocol number of our own: `ip route show proto 115` lists them, and
+by it we recognise them. Routes of others are neither replaced nor removed. Routes are reference-counted, because two
+sessions may have the same route, and a framed address may be a prefix of the pool.
 
-Addresses that this server itself needs (routable.py) are left out: a route that contains one is installed as several,
-which together lead to everything else. So they keep the way that the kernel's other routes give them, and what is
-needed later is left out from then on.
+Addresses that this server itself needs (subscriber/routable.py) are left out: a route that contains one is installed
+as several, which together cover everything else. Other routes of the kernel still apply to those addresses.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from l2tpns.proto.ip.prefixes import subtract
 from l2tpns.runtime.log import Logger
 from l2tpns.system.rtnetlink import Netlink, Route
 
-# 0 to 4 are the kernel's own, other daemons' are in iproute2's rt_protos; 115 is L2TP's number among IP's protocols.
+# 0 to 4 belong to the kernel, others to daemons in rt_protos of iproute2; 115 is the IP protocol number of L2TP.
 PROTOCOL = 115
 
 
@@ -49,15 +48,17 @@ class Routes:
         self._delete(self._netlink.routes(self._device, PROTOCOL))
 
     def stop(self) -> None:
-        """Remove all of ours."""
+        """Remove all our routes."""
         self._delete([self._route(piece) for piece in self._installed])
         for state in (self._users, self._pieces, self._installed, self._refused):
             state.clear()
         self._prefixes, self._pool = frozenset(), {}
 
     def take_pool(self, prefixes: Iterable[IPv4Network]) -> list[IPv4Network]:
-        """Route these prefixes: their addresses need no route of their own. Returns those of before that are not among
-        them, to be removed by the caller when nobody needs them any more."""
+        """Route these prefixes, so that their addresses need no routes of their own.
+
+        Return the earlier prefixes that are not among them. The caller removes these when they are unused.
+        """
         before, after = self._prefixes, frozenset(prefixes)
         self._prefixes, self._pool = after, {}
         for prefix in after:
@@ -66,7 +67,7 @@ class Routes:
         return sorted(before - after)
 
     def covers(self, address: IPv4Address) -> bool:
-        """Whether a prefix of the pool leads to this address."""
+        """Return True if a prefix of the pool covers this address."""
         number = int(address)
         if not any(number & mask in networks for mask, networks in self._pool.items()):
             return False
@@ -74,8 +75,10 @@ class Routes:
         return single not in self._needed and not any(single.subnet_of(network) for network in self._connected)
 
     def avoid(self, needed: Mapping[IPv4Network, str], connected: Collection[IPv4Network]) -> bool:
-        """Leave these out from now on: what is needed out of every route, connected networks out of the pool's.
-        Return True if routes have changed."""
+        """Leave out needed addresses of every route, and connected networks of the pool's routes, from now on.
+
+        Return True if routes have changed.
+        """
         if self._needed == needed and self._connected == tuple(connected):
             return False
         before, self._needed = self._needed, dict(needed)
@@ -91,7 +94,7 @@ class Routes:
                     why = f"{hole.network_address} is {self._needed[hole]}"
                     self._log.warning("route_holed", route=str(prefix), why=why)
         for prefix in affected:
-            self._cut_anew(prefix)
+            self._recut(prefix)
         return bool(affected)
 
     def _wanted_overlapping(self, hole: IPv4Network) -> list[IPv4Network]:
@@ -101,8 +104,8 @@ class Routes:
         supernets = (IPv4Network((number >> bits << bits, 32 - bits)) for bits in range(33))
         return [prefix for prefix in supernets if prefix in self._pieces]
 
-    def _cut_anew(self, prefix: IPv4Network) -> None:
-        """Install what the route is now before what it was is removed: no address loses its way in between."""
+    def _recut(self, prefix: IPv4Network) -> None:
+        """Install the new pieces of a route before its old ones are removed: no address is unreachable in between."""
         before = self._pieces[prefix]
         self._pieces[prefix] = after = self._cut(prefix)
         self._install(after)
@@ -118,7 +121,7 @@ class Routes:
         return tuple(subtract((prefix,), holes)) if holes else (prefix,)
 
     def add(self, prefixes: Iterable[IPv4Network]) -> None:
-        """One more user of each. A route that the kernel refuses is logged: the session lives on without it."""
+        """Count one more user of each prefix. A refused route is logged; the session goes on without it."""
         new: list[IPv4Network] = []
         for prefix in prefixes:
             users = self._users.get(prefix, 0)
@@ -129,13 +132,13 @@ class Routes:
         self._install(new)
 
     def move(self, device: int) -> int:
-        """Install all routes again, through a new device in place of one that was deleted. Return how many."""
+        """Install all routes again through a new device, after the old one was deleted. Return how many."""
         self._device = device
         self._explain(dict(self._netlink.add_routes([self._route(piece) for piece in self._installed])))
         return len(self._installed)
 
     def remove(self, prefixes: Iterable[IPv4Network]) -> None:
-        """One user less of each; the last one's going removes the route."""
+        """Count one user less of each prefix. The route is removed with its last user."""
         gone: list[IPv4Network] = []
         for prefix in prefixes:
             users = self._users.get(prefix, 0)
@@ -147,15 +150,17 @@ class Routes:
         self._uninstall(gone)
 
     def compare(self, there: Collection[IPv4Network]) -> list[IPv4Network]:
-        """Install again what is not `there`, of the routes that the kernel has of ours, and remove what is not wanted.
-        Return what was missing. Raises NetlinkError."""
+        """Compare with `there`, our routes in the kernel: install missing ones, remove unwanted ones.
+
+        Return what was missing. Raises NetlinkError.
+        """
         self._delete([self._route(prefix) for prefix in there if prefix not in self._installed])
         return self._install_again([piece for piece in self._installed if piece not in there], explain=True)
 
     def repair(self, lost: Collection[IPv4Network]) -> list[IPv4Network]:
-        """Install again what was reported as deleted, where it is wanted. Return what was missing. Raises NetlinkError.
+        """Install deleted routes again if they are wanted. Return what was missing. Raises NetlinkError.
 
-        A session that ended while another began with the same address is reported too: the route is there.
+        A route that was deleted and added again, for two sessions with the same address, is not missing.
         """
         return self._install_again([prefix for prefix in lost if prefix in self._installed])
 
@@ -164,7 +169,7 @@ class Routes:
         self._explain({route: code for route, code in failed.items() if explain or code != errno.EEXIST})
         restored = [piece for piece in pieces if self._route(piece) not in failed]
         self._refused.difference_update(restored)
-        self._delete([self._route(piece) for piece in restored if piece not in self._installed])  # gone meanwhile
+        self._delete([self._route(piece) for piece in restored if piece not in self._installed])  # removed meanwhile
         return [piece for piece in restored if piece in self._installed]
 
     # The kernel
@@ -180,14 +185,14 @@ class Routes:
         self._explain(dict(self._netlink.add_routes(new)))
 
     def _explain(self, failed: Mapping[Route, int]) -> None:
-        """Log the routes that the kernel refused. Those that are there already may be ours."""
+        """Log the routes that the kernel refused, except existing ones that are ours."""
         exist = [route for route, code in failed.items() if code == errno.EEXIST]
         ours = set(self._netlink.routes(self._device, PROTOCOL)) if exist else set()
         for route, code in failed.items():
             if code != errno.EEXIST:
                 self._refuse(route.prefix, os.strerror(code))
             elif route not in ours:
-                self._refuse(route.prefix, "somebody else routes this prefix")
+                self._refuse(route.prefix, "another program routes this prefix")
 
     def _uninstall(self, pieces: Iterable[IPv4Network]) -> None:
         gone = []
@@ -211,6 +216,6 @@ class Routes:
         if not routes:
             return
         for route, code in self._netlink.delete_routes(routes):
-            # ESRCH, ENODEV: it has gone already, or never was ours.
+            # ESRCH, ENODEV: it was removed already, or never ours.
             if code not in (errno.ESRCH, errno.ENODEV):
                 self._log.error("route_stuck", route=str(route.prefix), why=os.strerror(code))

@@ -1,8 +1,8 @@
-"""rtnetlink: links, addresses and routes, for any greenlet (rtnetlink(7)).
+"""rtnetlink: links, addresses and routes of the kernel (rtnetlink(7)).
 
-A socket of our own with pyroute2's message classes as the codec: pyroute2's own IPRoute may not be used from several
-greenlets, and is six times slower. Every request is acknowledged by the kernel and waited for; requests may go in
-batches. One at a time: a lock, no greenlet of its own.
+A socket of our own with the message classes of pyroute2 as the codec: the IPRoute of pyroute2 must not be used by
+several greenlets, and is six times slower. The kernel acknowledges every request, and the caller waits for that, one
+request at a time under a lock; requests may be sent in batches.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from l2tpns.system.netlink_socket import (
     error_of,
 )
 
-CHUNK, PAUSE = 200, 0.001  # routes that are taken apart before a pause, and its seconds
+CHUNK, PAUSE = 200, 0.001  # routes decoded before a pause, and its seconds
 BATCH = 20  # messages in one send: more gains nothing, and the answers must fit the receive buffer
 
 RTM_NEWLINK, RTM_GETLINK, RTM_NEWADDR, RTM_GETADDR = 16, 18, 20, 22
@@ -104,10 +104,10 @@ class Netlink(NetlinkSocket):
         super().__init__(socket.NETLINK_ROUTE)
         self._socket.setsockopt(SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
 
-    # What l2tpns asks for
+    # Requests
 
     def link_index(self, name: str) -> int:
-        """Raises NetlinkError (ENODEV)."""
+        """Return the index of a link. Raises NetlinkError (ENODEV)."""
         message = ifinfmsg()
         message["attrs"] = [("IFLA_IFNAME", name)]
         for link in self.query(RTM_GETLINK, message, ifinfmsg):
@@ -126,7 +126,7 @@ class Netlink(NetlinkSocket):
         self.request(RTM_NEWLINK, [message])
 
     def keep_silent(self, index: int) -> None:
-        """Have the kernel send no router solicitations and MLD reports into this link: no link-local address."""
+        """Stop router solicitations and MLD reports of the kernel on this link: it gets no link-local address."""
         message = ifinfmsg()
         message["index"] = index
         inet6 = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _IN6_ADDR_GEN_MODE_NONE)]}
@@ -134,7 +134,7 @@ class Netlink(NetlinkSocket):
         self.request(RTM_NEWLINK, [message])
 
     def add_address(self, index: int, address: IPv4Interface) -> None:
-        """Give the link this address; it may have it already."""
+        """Add an address to a link, if it does not have it."""
         message = ifaddrmsg()
         message["family"] = socket.AF_INET
         message["index"] = index
@@ -143,15 +143,15 @@ class Netlink(NetlinkSocket):
         self.request(RTM_NEWADDR, [message], _NLM_F_CREATE | _NLM_F_REPLACE)
 
     def add_routes(self, routes: Iterable[Route]) -> list[tuple[Route, int]]:
-        """Add; the errno of each that failed, EEXIST where the prefix is routed already."""
+        """Add routes. Return the errno of each that failed; EEXIST: the prefix is routed already."""
         return self._routes(RTM_NEWROUTE, list(routes), _NLM_F_CREATE | _NLM_F_EXCL)
 
     def delete_routes(self, routes: Iterable[Route]) -> list[tuple[Route, int]]:
-        """Delete exactly these; the errno of each that failed, ESRCH where there is none."""
+        """Delete exactly these routes. Return the errno of each that failed; ESRCH: there was none."""
         return self._routes(RTM_DELROUTE, list(routes), 0)
 
     def routes(self, device: int, protocol: int) -> list[Route]:
-        """The routes through the device that carry this protocol number; the kernel selects."""
+        """Return the routes through a device with this protocol number. The kernel selects."""
         return [
             Route(route.prefix, device, protocol)
             for route in self.kernel_routes(protocol, table=_RT_TABLE_MAIN, device=device)
@@ -161,8 +161,11 @@ class Netlink(NetlinkSocket):
     def kernel_routes(
         self, protocol: int, *, table: int = 0, device: int = 0, pauses: bool = False
     ) -> Iterator[KernelRoute]:
-        """The routes with this protocol number, of one table or of all (0). The kernel selects: a router may have a
-        million others. With `pauses` other greenlets run in between, and those that need this socket wait."""
+        """Yield the routes with this protocol number, of one table or of all (0).
+
+        The kernel selects, for a router may have a million others. With `pauses` other greenlets run in between; those
+        that need this socket wait.
+        """
         message = rtmsg()
         message["family"] = socket.AF_INET
         message["table"] = table
@@ -176,7 +179,7 @@ class Netlink(NetlinkSocket):
                 gevent.sleep(PAUSE)
 
     def device_to(self, address: IPv4Address) -> int:
-        """The interface by which the kernel would send to this address; 0: there is no way."""
+        """Return the interface through which the kernel would send to this address; 0 if there is no route."""
         message = rtmsg()
         message["family"] = socket.AF_INET
         message["dst_len"] = 32
@@ -190,7 +193,7 @@ class Netlink(NetlinkSocket):
         return 0
 
     def addresses(self) -> list[KernelAddress]:
-        """Every IPv4 address of every interface, whether it is up or down."""
+        """Return every IPv4 address of every interface, up or down."""
         message = ifaddrmsg()
         message["family"] = socket.AF_INET
         found = []
@@ -203,11 +206,11 @@ class Netlink(NetlinkSocket):
         return found
 
     def links(self) -> list[KernelLink]:
-        """All interfaces."""
+        """Return all interfaces."""
         return [_link(each) for each in self.query(RTM_GETLINK, ifinfmsg(), ifinfmsg, NLM_F_DUMP)]
 
     def link(self, index: int) -> KernelLink:
-        """One interface. Raises NetlinkError (ENODEV)."""
+        """Return one interface. Raises NetlinkError (ENODEV)."""
         message = ifinfmsg()
         message["index"] = index
         for each in self.query(RTM_GETLINK, message, ifinfmsg):
@@ -221,13 +224,13 @@ class Netlink(NetlinkSocket):
     # The exchange
 
     def request(self, kind: int, messages: Sequence[Message], flags: int = 0) -> None:
-        """Send, in batches; raises NetlinkError with the first error after all have been answered."""
+        """Send requests in batches. Raises NetlinkError with the first error, after all are answered."""
         for error in self._acknowledged(kind, messages, flags):
             if error:
                 raise NetlinkError(error)
 
     def query(self, kind: int, message: Message, answer: type[Message], flags: int = 0) -> list[Message]:
-        """Send one request, give the answers decoded."""
+        """Send one request. Return the decoded answers."""
         found: list[Message] = []
         for octets in self._answers(kind, message, flags):
             decoded = answer(octets)
@@ -236,7 +239,7 @@ class Netlink(NetlinkSocket):
         return found
 
     def _answers(self, kind: int, message: Message, flags: int, *, pauses: bool = False) -> list[bytes]:
-        """Send one request, give the answers as they came."""
+        """Send one request. Return the answers undecoded."""
         with self._lock:
             (wanted,) = self._send(kind, [message], flags)
             found: list[bytes] = []
@@ -258,7 +261,7 @@ class Netlink(NetlinkSocket):
                     gevent.sleep(PAUSE)
 
     def _acknowledged(self, kind: int, messages: Sequence[Message], flags: int) -> list[int]:
-        """The errno for each message, 0 when it was carried out."""
+        """Send requests in batches. Return the errno of each, 0 if it succeeded."""
         errors: list[int] = []
         with self._lock:
             for start in range(0, len(messages), BATCH):
@@ -266,7 +269,7 @@ class Netlink(NetlinkSocket):
         return errors
 
     def _send(self, kind: int, messages: Sequence[Message], flags: int) -> list[int]:
-        """Send the messages in one datagram; their sequence numbers."""
+        """Send messages in one datagram. Return their sequence numbers."""
         numbers = []
         octets = bytearray()
         for message in messages:
@@ -294,8 +297,10 @@ def _route_message(route: Route) -> Message:
 
 
 def parse_route(message: bytes, *, cloned: bool = False) -> KernelRoute | None:
-    """An RTM_NEWROUTE or RTM_DELROUTE; None for another family, or a cached route. Ten times as fast as pyroute2's
-    codec, which matters where every route of a machine passes."""
+    """Decode an RTM_NEWROUTE or RTM_DELROUTE. Return None for another family or a cached route.
+
+    Ten times as fast as the codec of pyroute2, which matters when every route of a machine is decoded.
+    """
     fields = _RTMSG.unpack_from(message, HEADER.size)
     family, length, _, _, _, protocol, scope, type_, flags = fields
     if family != socket.AF_INET or (flags & _RTM_F_CLONED and not cloned):
@@ -315,7 +320,7 @@ def parse_route(message: bytes, *, cloned: bool = False) -> KernelRoute | None:
 
 
 def _gateways_of_many(octets: bytes) -> Iterator[IPv4Address]:
-    """The gateways in an RTA_MULTIPATH."""
+    """Yield the gateways in an RTA_MULTIPATH."""
     at = 0
     while at + _NEXTHOP.size <= len(octets):
         length, _, _, _ = _NEXTHOP.unpack_from(octets, at)

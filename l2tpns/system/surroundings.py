@@ -1,4 +1,4 @@
-"""What this machine needs of the address space: its own addresses, its gateways, the networks it is connected to."""
+"""The addresses that this machine needs itself: its own, those of its gateways, and its connected networks."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from l2tpns.system.netlink_events import PROTOCOLS
 from l2tpns.system.rtnetlink import KernelRoute, Netlink
 
 _RTN_UNICAST, _RTN_LOCAL, _RTN_BROADCAST, _RTN_ANYCAST = 1, 2, 3, 4
-_KERNEL = 2  # rtm_protocol of what follows from an address of an interface
+_KERNEL = 2  # rtm_protocol of routes that follow from an address of an interface
 _LOOPBACK = IPv4Network("127.0.0.0/8")
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """Each network with the words for it: `an address of eth0`, `the gateway by eth0`, `the network of eth0`."""
+    """Networks, each with a description such as `an address of eth0` or `the network of eth0`."""
 
     own: dict[IPv4Network, str] = field(default_factory=dict)
     gateways: dict[IPv4Network, str] = field(default_factory=dict)
@@ -24,7 +24,7 @@ class Surroundings:
 
 
 def look(netlink: Netlink, tun: int) -> Surroundings:
-    """Ask the kernel. Routes through the interface `tun` are ours and do not count. Raises NetlinkError."""
+    """Read them from the kernel, without our own routes through the interface `tun`. May yield. Raises NetlinkError."""
     names = {link.index: link.name for link in netlink.links()}
     found = Surroundings()
     for each in netlink.addresses():

@@ -1,7 +1,7 @@
-"""The sysctls of the tun device: what the device of a router must not do, and what the kernel would do by default.
+"""The sysctls of the tun device: they forbid what a router must not do, and the kernel does by default.
 
-Only settings of the device itself are changed. Where `net.ipv4.conf.all` overrules the device it is not touched: other
-interfaces go by it. What the kernel then does all the same, the data path has to undo (dataplane/forward.py).
+Only settings of the device itself are changed. `net.ipv4.conf.all` is not, even where it overrules the device, for it
+applies to other interfaces. What the kernel still does, the data path must undo (dataplane/forward.py).
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
-ROOT = Path("/proc/sys/net")  # of the network namespace that the opening thread is in
+ROOT = Path("/proc/sys/net")  # of the network namespace of the thread that opens it
 WANTED = {
-    "ipv4/conf/{}/send_redirects": "0",  # two subscribers are no neighbours of each other, though behind one device
+    "ipv4/conf/{}/send_redirects": "0",  # subscribers are not neighbours of each other, although behind one device
     "ipv4/conf/{}/accept_redirects": "0",  # a subscriber must not change our routes
     "ipv4/conf/{}/accept_source_route": "0",
     "ipv4/conf/{}/route_localnet": "0",
-    "ipv6/conf/{}/disable_ipv6": "1",  # subscribers have IPv4 only; and no router solicitation goes to them
+    "ipv6/conf/{}/disable_ipv6": "1",  # subscribers have IPv4 only, and must get no router solicitations
 }
 FORWARDING = "ipv4/conf/{}/forwarding"
 OVERRULING = ("send_redirects",)  # it is enough if either `all` or the device says 1
 
 
 class Sysctls:
-    """Those of one device. The files stay open: they are of the namespace that they were opened in."""
+    """The sysctls of one device. The files stay open: they belong to the namespace in which they were opened."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -40,11 +40,11 @@ class Sysctls:
         self._files.clear()
 
     def apply(self) -> list[str]:
-        """Set what differs. Return it, as `NAME=VALUE`; settings that this kernel does not have are left out."""
+        """Set what differs. Return it as `NAME=VALUE`, without settings that this kernel does not have."""
         return [_words(name, value) for name, value in self._differing() if self._write(name, value)]
 
     def refused(self) -> list[str]:
-        """The settings that the kernel did not take, as `NAME=VALUE`: in a container /proc/sys may be read-only."""
+        """Return refused settings as `NAME=VALUE`: in a container /proc/sys may be read-only."""
         return [_words(name, value) for name, value in self._differing()]
 
     def _differing(self) -> list[tuple[str, str]]:
@@ -54,22 +54,27 @@ class Sysctls:
         return [(name, value) for name, value in wanted.items() if self._read(name) not in (value, "")]
 
     def state(self) -> list[str]:
-        """The settings as they are now, as `NAME=VALUE`."""
+        """Return the present settings as `NAME=VALUE`."""
         names = [name.format(self._device) for name in (*WANTED, FORWARDING)]
         return [_words(name, value) for name in names if (value := self._read(name))]
 
     def overruled(self) -> list[str]:
-        """The settings of `all` that overrule the device's."""
+        """Return the settings of `all` that overrule those of the device."""
         return [f"net.ipv4.conf.all.{name}" for name in OVERRULING if self._read(f"ipv4/conf/all/{name}") == "1"]
 
     def forwards(self) -> bool:
-        """Whether the kernel passes packets on between interfaces; True if that cannot be read."""
+        """Return True if the kernel forwards packets between interfaces, or if that cannot be read."""
         return self._read(FORWARDING.format("all")) != "0"
 
     def _open(self, name: str) -> None:
-        with suppress(OSError):  # a kernel without IPv6, or a container that shows no sysctls, or read-only ones
-            path = ROOT / name
-            self._files[name] = FileIO(str(path), "r+" if os.access(path, os.W_OK) else "r")
+        """Open a file for writing, or for reading where /proc/sys is read-only: in a container.
+
+        access(2) does not tell: for a user other than root it ignores CAP_NET_ADMIN, which may write here.
+        """
+        for mode in ("r+", "r"):
+            with suppress(OSError):  # a kernel without IPv6, or a container that shows no sysctls
+                self._files[name] = FileIO(str(ROOT / name), mode)
+                return
 
     def _read(self, name: str) -> str:
         try:

@@ -1,5 +1,21 @@
-"""Scripted peers and laboratories for tests, the demo and the benchmarks."""
+"""Scripted peers, and the stage on which they meet the server: for tests, bench/ and tools/.
 
-# How many seconds a test waits for what is to happen. Far more than it takes: only a test that fails waits for all of
-# it, and none may fail because the machine is slow or busy with something else.
+The folder is flat because programs outside of this repository import these modules by name, and a peer and its stage
+are used together.
+
+Peers, each one end of a protocol, written apart from the server's code:
+  L2TP and PPP   lac, endpoint, subscriber, pppclient, pppwishes, play (lac as a program), storm, tun
+  IP             traffic, packets, transfer
+  RADIUS         radius_server, freeradius
+  operators      console, browser
+  others         pppd (xl2tpd and pppd of Debian), cl2tpns (the C l2tpns), portthief
+The stage, where they meet:
+  machines       netns, uml, guest.sh, fxsave
+  the server     server (a process), inprocess (in the test's process)
+  arrangements   interop, radius_stage, radius_parts
+  observation    inner, tshark, kernel, rates
+"""
+
+# Timeout in seconds for an awaited event. Far more than any takes: only a failing test waits that long, and none may
+# fail because the machine is slow or busy with something else.
 PATIENCE = 30.0

@@ -36,8 +36,9 @@ from l2tpns.proto.ppp.chap import check_md5
 from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import AuthReply, AuthRequest, Usage
+from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.counters import Counters
-from l2tpns.runtime.log import Log, Logger
+from l2tpns.runtime.log import Logger
 from l2tpns.runtime.supervisor import Supervisor
 from l2tpns.server import Server
 from l2tpns.subscriber.pool import Pool, parse_layout
@@ -46,6 +47,7 @@ from l2tpns.system.routes import Routes
 from l2tpns.system.rtnetlink import Netlink, Route
 from tests.lab import PATIENCE
 from tests.lab.lac import Lac, Subscriber
+from tests.lab.memory_log import MemoryLog
 
 POOL = "10.5.0.0/24\n"
 LOOPBACK = IPv4Address("127.0.0.1")
@@ -171,6 +173,7 @@ class InProcess:
         self,
         pool: str = POOL,
         *,
+        awake: AwakeClock | None = None,
         session_timing: SessionTiming | None = None,
         tunnel_timing: TunnelTiming | None = None,
         journal_interval: float = 1.0,
@@ -182,7 +185,7 @@ class InProcess:
         settings.setdefault("radius_authtypes", ("chap", "pap"))
         self.config = Config(**settings)
         self.counters = Counters()
-        self.log = Log.in_memory()
+        self.log = MemoryLog()
         self.pool = Pool(parse_layout(pool))
         self.backend = Backend()
         self.accounting = Records()
@@ -203,6 +206,7 @@ class InProcess:
             cast(Accounting, self.accounting),
             self.plane,
             supervisor=supervisor,
+            awake=awake,
             session_timing=session_timing,
             tunnel_timing=tunnel_timing,
             journal_interval=journal_interval,

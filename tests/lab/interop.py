@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.lab import PATIENCE
+from tests.lab.freeradius import FreeRadius
 from tests.lab.netns import Lab, is_root, three_hosts, wait_until
 from tests.lab.pppd import Clients, Link, Peer
 from tests.lab.server import Server, Setting
@@ -38,7 +39,7 @@ def missing() -> str:
     if not is_root():
         return "needs root: network namespaces"
     absent = [name for name in NEEDED if shutil.which(name) is None]
-    return f"not installed: {', '.join(absent)} (tests/lab/setup.sh test)" if absent else ""
+    return f"not installed: {', '.join(absent)} (tools/setup.sh test)" if absent else ""
 
 
 class Stage:
@@ -74,6 +75,15 @@ class Stage:
                 self.server.stop()
         finally:
             self.lab.close()
+
+    @contextmanager
+    def freeradius(self, users: str) -> Iterator[FreeRadius]:
+        """FreeRADIUS beside the server, which ends before it does, so that somebody takes its Accounting-Off."""
+        prefix = tuple(self.server_side.command())
+        with FreeRadius(users, secret="shared-by-two", port=1812, prefix=prefix) as running:
+            yield running
+            if self.server.process is not None and self.server.process.poll() is None:
+                assert self.server.stop() == 0
 
     @contextmanager
     def scene(self, peers: Sequence[Peer], *, kernel: bool = False, negotiate_again: bool = False) -> Iterator[Clients]:

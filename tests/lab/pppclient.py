@@ -232,15 +232,21 @@ class PppClient:
         if speak:
             self._send_configure(LCP, self.lcp_asked, now)
 
+    def _read(self, packet: bytes) -> tuple[int, int, bytes] | None:
+        """Code, identifier and data of a packet; None, and it is counted, for one that is malformed."""
+        if 4 <= len(packet) <= 65535:
+            code, identifier, length = HEAD.unpack_from(packet)
+            if 4 <= length <= len(packet):
+                return code, identifier, packet[4:length]
+        self.dropped += 1
+        return None
+
     def _lcp(self, packet: bytes, now: float) -> None:
-        if not 4 <= len(packet) <= 65535:
-            self.dropped += 1
+        read = self._read(packet)
+        if read is None:
             return
-        code, identifier, length = HEAD.unpack_from(packet)
-        if not 4 <= length <= len(packet):
-            self.dropped += 1
-            return
-        data = packet[4:length]
+        code, identifier, data = read
+        length = 4 + len(data)
         phase = self.phase
         if code == ECHO_REQ:
             if Phase.AUTHENTICATE <= phase <= Phase.ONLINE:
@@ -407,14 +413,13 @@ class PppClient:
         self._send_configure(IPCP, self.ipcp_asked, now)
 
     def _ipcp(self, packet: bytes, now: float) -> None:
-        if len(packet) < 4 or self.phase < Phase.NETWORK:
+        if self.phase < Phase.NETWORK:
             self.dropped += 1
             return
-        code, identifier, length = HEAD.unpack_from(packet)
-        if not 4 <= length <= len(packet):
-            self.dropped += 1
+        read = self._read(packet)
+        if read is None:
             return
-        data = packet[4:length]
+        code, identifier, data = read
         if code == CONF_REQ:
             if self.phase == Phase.ONLINE:
                 self.renegotiations += 1

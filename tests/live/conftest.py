@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -14,3 +15,11 @@ def lab() -> Iterator[Lab]:
     """Namespaces that go with the test."""
     with Lab() as lab:
         yield lab
+
+
+@pytest.fixture
+def stage(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The Stage of the test's file, closed after the test. A file whose stage needs more has its own fixture."""
+    stage = request.module.Stage(lab)
+    yield stage
+    stage.close()

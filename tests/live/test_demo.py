@@ -18,7 +18,7 @@ from tests.lab.server import CHECKOUT
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(not is_root(), reason="needs root")]
 
-DEMO = (sys.executable, "-m", "tests.lab.demo")
+DEMO = (sys.executable, "-m", "tools.demo")
 STEPS = 15
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,15 +40,10 @@ class Stage:
         lines = [line for path in sorted(Path(self.usage).iterdir()) for line in path.read_text().splitlines()]
         return [line for line in lines if not line.startswith("#")]
 
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    with Lab() as lab:
-        stage = Stage(lab)
-        yield stage
-        stage.lac.close()
-        stage.server.kill()
-        assert stage.server.tracebacks() == ""
+    def close(self) -> None:
+        self.lac.close()
+        self.server.kill()
+        assert self.server.tracebacks() == ""
 
 
 def test_metrics_page_and_usage_file_tell_the_packets_that_went_by(stage: Stage) -> None:

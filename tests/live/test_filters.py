@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Iterator
 from ipaddress import IPv4Address
 
 import gevent
@@ -74,14 +73,6 @@ class Stage:
         assert self.server.stop() == 0
         self.radius.stop()
         assert self.server.tracebacks() == ""
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    with Lab() as lab:
-        stage = Stage(lab)
-        yield stage
-        stage.close()
 
 
 def udp_of(packet: bytes) -> tuple[IPv4Address, int, bytes]:

@@ -12,10 +12,9 @@ from pathlib import Path
 import gevent
 import pytest
 
-from l2tpns.runtime.log import Log
-from l2tpns.system import firewall as firewall_module
 from l2tpns.system.firewall import FILLED, Firewall, FirewallError
 from l2tpns.system.ipset import IpSetError, IpSets
+from tests.lab.memory_log import MemoryLog
 from tests.lab.netns import Lab, Namespace, is_root
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(not is_root(), reason="needs root for namespaces")]
@@ -41,7 +40,22 @@ def sets(space: Namespace) -> Iterator[IpSets]:
 
 @pytest.fixture
 def firewall(space: Namespace, tmp_path: Path) -> Firewall:
-    return Firewall(Log.in_memory().get(), str(tmp_path / "lock"))
+    return Firewall(MemoryLog().get(), str(tmp_path / "lock"))
+
+
+def chain(firewall: Firewall, table: str, name: str) -> bool:
+    with firewall.change(table) as (it,):
+        return it.chain(name)
+
+
+def ensure_rule(firewall: Firewall, table: str, chain: str, rule: str) -> bool:
+    with firewall.change(table) as (it,):
+        return it.ensure(chain, rule)
+
+
+def remove_rule(firewall: Firewall, table: str, chain: str, rule: str) -> bool:
+    with firewall.change(table) as (it,):
+        return it.remove(chain, rule)
 
 
 def rules(space: Namespace, *argv: str) -> list[str]:
@@ -94,7 +108,7 @@ def test_fill_changes_what_differs(space: Namespace, sets: IpSets) -> None:
 
 def test_a_set_of_another_shape_is_refused_and_stays(space: Namespace, sets: IpSets) -> None:
     space.run("ipset", "create", "garden_users", "hash:ip,port")
-    with pytest.raises(IpSetError, match="garden_users of another kind"):
+    with pytest.raises(IpSetError, match="garden_users of another type"):
         sets.ensure("garden_users")
     assert "hash:ip,port" in space.run("ipset", "save")
 
@@ -157,15 +171,15 @@ def test_a_rule_is_as_iptables_would_have_made_it_and_there_once(
 ) -> None:
     sets.ensure("garden_users")
     sets.ensure("l2tpns_marks", skbinfo=True)
-    firewall.chain("mangle", "garden")
-    assert firewall.ensure_rule("mangle", "FORWARD", rule)
-    assert not firewall.ensure_rule("mangle", "FORWARD", rule)
+    chain(firewall, "mangle", "garden")
+    assert ensure_rule(firewall, "mangle", "FORWARD", rule)
+    assert not ensure_rule(firewall, "mangle", "FORWARD", rule)
     before, _, after = rule.partition("-j")
     words = [*before.split(), "-m", "comment", "--comment", "l2tpns", *(("-j", *after.split()) if after else ())]
     appended = [line for line in rules(space, "-t", "mangle") if line.startswith("-A FORWARD")]
     assert appended == [" ".join(("-A FORWARD", *words))]
-    assert firewall.remove_rule("mangle", "FORWARD", rule)
-    assert not firewall.remove_rule("mangle", "FORWARD", rule)
+    assert remove_rule(firewall, "mangle", "FORWARD", rule)
+    assert not remove_rule(firewall, "mangle", "FORWARD", rule)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +195,7 @@ def test_a_rule_is_as_iptables_would_have_made_it_and_there_once(
 )
 def test_a_rule_that_cannot_be_is_refused_by_its_words(space: Namespace, firewall: Firewall, rule: str) -> None:
     with pytest.raises(FirewallError, match=f"rule {rule}: "):
-        firewall.ensure_rule("mangle", "FORWARD", rule)
+        ensure_rule(firewall, "mangle", "FORWARD", rule)
 
 
 def test_a_change_of_several_tables_is_made_at_once_or_not_at_all(space: Namespace, firewall: Firewall) -> None:
@@ -218,9 +232,9 @@ def test_removing_ours_leaves_what_others_have(space: Namespace, firewall: Firew
 
 
 def test_a_chain_of_ours_in_which_an_operator_put_rules_stays_for_him(space: Namespace, firewall: Firewall) -> None:
-    firewall.chain("nat", "garden")
-    firewall.chain("nat", "l2tpns")
-    firewall.ensure_rule("nat", "l2tpns", "-j garden")
+    chain(firewall, "nat", "garden")
+    chain(firewall, "nat", "l2tpns")
+    ensure_rule(firewall, "nat", "l2tpns", "-j garden")
     space.run("iptables-legacy", "-w", "-t", "nat", "-A", "garden", "-p", "icmp", "-j", "ACCEPT")
     space.run("iptables-legacy", "-w", "-t", "nat", "-A", "PREROUTING", "-j", "l2tpns")
     firewall.remove_all_ours()
@@ -229,7 +243,7 @@ def test_a_chain_of_ours_in_which_an_operator_put_rules_stays_for_him(space: Nam
 
 
 def test_a_chain_that_we_filled_goes_with_all_that_is_in_it(space: Namespace, firewall: Firewall) -> None:
-    firewall.chain("nat", "garden")
+    chain(firewall, "nat", "garden")
     space.run("iptables-legacy", "-w", "-t", "nat", "-A", "garden", "-p", "icmp", "-j", "ACCEPT")
     with firewall.change("nat") as (nat,):
         nat.mark("garden", FILLED)
@@ -250,7 +264,7 @@ def test_the_lock_is_waited_for_without_holding_anybody_up(
     order = []
 
     def change() -> None:
-        firewall.chain("nat", "garden")
+        chain(firewall, "nat", "garden")
         order.append("changed")
 
     changing = gevent.spawn(change)
@@ -261,24 +275,22 @@ def test_the_lock_is_waited_for_without_holding_anybody_up(
     assert order == ["released", "changed"]
 
 
-def test_a_lock_that_is_never_released_is_an_error(
-    space: Namespace, firewall: Firewall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(firewall_module, "PATIENCE", 0.1)
+def test_a_lock_that_is_never_released_is_an_error(space: Namespace, tmp_path: Path) -> None:
+    firewall = Firewall(MemoryLog().get(), str(tmp_path / "lock"), lock_timeout=0.1)
     other = os.open(tmp_path / "lock", os.O_RDONLY | os.O_CREAT)
     fcntl.flock(other, fcntl.LOCK_EX)
     with pytest.raises(FirewallError, match="another program holds"):
-        firewall.chain("nat", "garden")
+        chain(firewall, "nat", "garden")
     os.close(other)
 
 
 def test_no_rule_is_lost_while_iptables_changes_the_same_table(space: Namespace) -> None:
     """python-iptables alone takes no lock; then both sides lose rules without an error."""
-    firewall = Firewall(Log.in_memory().get())
+    firewall = Firewall(MemoryLog().get())
     script = "for i in $(seq 50); do iptables-legacy -w -t mangle -A FORWARD -s 10.1.0.$i -j DROP || exit 1; done"
     with subprocess.Popen(["ip", "netns", "exec", space.name, "sh", "-c", script]) as others:
         for number in range(1, 51):
-            firewall.ensure_rule("mangle", "FORWARD", f"-s 10.2.0.{number} -j ACCEPT")
+            ensure_rule(firewall, "mangle", "FORWARD", f"-s 10.2.0.{number} -j ACCEPT")
             others.poll()
             gevent.sleep(0.005)
     assert others.returncode == 0

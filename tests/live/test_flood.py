@@ -18,10 +18,10 @@ from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import build_control, data_header
 from l2tpns.proto.l2tp.messages import CDN, ICRP, ICRQ, SCCRQ, ResultCode, StopCCN
 from tests.lab import PATIENCE
-from tests.lab.fuzz import Campaign
 from tests.lab.lac import Lac
 from tests.lab.netns import Lab, is_root
-from tests.lab.villain import LNS, SECRET
+from tools.fuzz.campaign import Campaign
+from tools.fuzz.hostile_lac import LNS, SECRET
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.skipif(not is_root(), reason="namespaces need root")]
 
@@ -208,8 +208,8 @@ def test_data_for_sessions_that_nobody_has_costs_nothing_but_time(stage: Campaig
 
 
 def test_after_all_that_the_tables_are_as_before_and_no_packet_was_lost(stage: Campaign) -> None:
-    for villain in stage.villains:
-        villain.close()
+    for lac in stage.hostile_lacs:
+        lac.close()
     stage.settle()
     assert stage.traffic.stop() == 0
     assert stage.report.faults == []

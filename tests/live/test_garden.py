@@ -19,14 +19,14 @@ import gevent
 import gevent.socket
 import pytest
 
-from l2tpns.runtime.log import Log
 from l2tpns.system.conntrack import Conntrack
 from l2tpns.system.firewall import Firewall
-from l2tpns.system.garden_rules import Cage
+from l2tpns.system.garden_rules import GardenRules
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.nft import dropping_chains
 from tests.lab import PATIENCE
 from tests.lab.lac import Dial, Lac, Subscriber
+from tests.lab.memory_log import MemoryLog
 from tests.lab.netns import CommandFailed, Lab, Namespace, is_root, three_hosts
 from tests.lab.radius_server import RadiusServer, User, vsa
 from tests.lab.server import CHECKOUT, Server
@@ -362,7 +362,7 @@ def test_rules_that_somebody_has_flushed_come_back() -> None:
     with Lab() as lab:
         space = lab.namespace("cage")
         with space.entered():
-            cage = Cage(Firewall(Log.in_memory().get()), IpSets())
+            cage = GardenRules(Firewall(MemoryLog().get()), IpSets())
             assert cage.build("garden")
             cage.add("garden", [IPv4Network("10.1.0.1")])
             assert not cage.build("garden")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.lab.fuzz import Campaign
 from tests.lab.netns import Lab, is_root
+from tools.fuzz.campaign import Campaign
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.skipif(not is_root(), reason="namespaces need root")]
 COUNT = 60_000

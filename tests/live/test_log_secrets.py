@@ -17,11 +17,10 @@ from tests.lab.netns import Lab, Namespace, is_root, three_hosts
 from tests.lab.pppwishes import Phase
 from tests.lab.radius_server import RadiusServer, User
 from tests.lab.server import Server, Setting
-from tests.lab.villain import LNS
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.skipif(not is_root(), reason="namespaces need root")]
 
-HOST = "198.51.100.2"
+LNS, HOST = ("192.0.2.1", 1701), "198.51.100.2"
 TUNNEL_SECRET = "Tunnel-zq7Kd"
 RADIUS_SECRET = "Radius-vv3Xw"
 PASSWORD = "Bonbon-m4Tyh"  # of all users

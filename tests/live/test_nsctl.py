@@ -112,13 +112,6 @@ class Stage:
 
 
 @pytest.fixture
-def stage(lab: Lab) -> Iterator[Stage]:
-    stage = Stage(lab)
-    yield stage
-    stage.close()
-
-
-@pytest.fixture
 def open_stage(lab: Lab) -> Iterator[Stage]:
     """Other hosts may ask, if they know the secret."""
     stage = Stage(lab, nsctl_bind_address=LNS, nsctl_secret=SECRET)
@@ -248,8 +241,8 @@ def test_a_forged_and_a_replayed_request_are_refused(open_stage: Stage) -> None:
     assert len(stage.server.log("nsctl_command", command="note one")) == 1
     assert [line["why"] for line in stage.server.log("nsctl_refused")] == [
         "from another host, and not sealed with nsctl_secret",
-        "not sealed with our key",
-        "not sealed with our key",
+        "not sealed with the shared key",
+        "not sealed with the shared key",
         "replayed",
         "an answer, sent as a request",
     ]

@@ -18,7 +18,7 @@ import pytest
 from l2tpns.system.privileges import KEPT
 from tests.lab.console import Console
 from tests.lab.lac import Dial, Lac
-from tests.lab.netns import Lab, is_root, three_hosts, wait_until
+from tests.lab.netns import Lab, Namespace, is_root, three_hosts, wait_until
 from tests.lab.server import CHECKOUT, Server, ServerDied
 
 pytestmark = pytest.mark.live
@@ -84,6 +84,8 @@ def stage(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
         pytest.skip(f"no other user may read {', '.join(map(str, NEEDED))}, or {PYTHON} is another version than ours")
     monkeypatch.setenv("PYTHONPATH", f"{CHECKOUT}:{sysconfig.get_path('purelib')}")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("L2TPNS_STATE", str(lab.directory / "var"))  # not the machine's: it is given away
+    monkeypatch.setenv("L2TPNS_RUN", str(lab.directory / "run"))
     yield Stage(lab)
 
 
@@ -117,8 +119,11 @@ def test_it_is_the_user_with_three_capabilities_and_serves_throttles_gardens_rel
         file.write("set primary_dns 192.0.2.53\nset cli_bind_address 192.0.2.1\n")
     server.signal(signal.SIGHUP)
     server.wait_for("reloaded")
+    assert "Permission denied; the server is not root (setuid)" in stage.console("write memory")
     server.signal(signal.SIGUSR1)
     server.wait_for("status")
+    assert server.log("sysctl_refused") == []
+    assert stage.space.run("sysctl", "-n", "net.ipv4.conf.tun0.send_redirects") == "0\n"
     assert Path("/run/l2tpns-test.pid").read_text() == f"{server.pid}\n"
 
     assert gevent.get_hub().threadpool.apply(lambda: server.stop(signal.SIGTERM)) == 0
@@ -130,6 +135,78 @@ def test_it_is_the_user_with_three_capabilities_and_serves_throttles_gardens_rel
         assert path.stat().st_uid == UID
     assert server.stop() == 0
     assert server.tracebacks() == ""
+
+
+def rules(space: Namespace) -> list[str]:
+    """Return our rules in the tables that iptables-legacy shows."""
+    said = "".join(space.run("iptables-legacy-save", "-t", table) for table in ("filter", "nat", "mangle"))
+    return [line for line in said.splitlines() if "l2tpns" in line]
+
+
+def test_it_removes_its_rules_at_the_end_and_after_a_crash_though_the_list_of_tables_is_roots(stage: Stage) -> None:
+    for by in (signal.SIGKILL, signal.SIGQUIT):
+        stage.start()
+        stage.lac.connect()
+        stage.lac.call("fred", "secret").wait_online()
+        stage.lac.call("mary", "secret").wait_online()
+        stage.console("throttle fred 512")
+        stage.console("garden mary")
+        wait_until(lambda: any("garden" in rule for rule in rules(stage.space)))
+        wait_until(lambda: any("throttle" in rule for rule in rules(stage.space)))
+        stage.lac.leave()
+        gevent.get_hub().threadpool.apply(stage.server.stop if by == signal.SIGQUIT else stage.server.kill)
+    assert stage.server.log("firewall_cleaned")
+    assert rules(stage.space) == []
+
+
+def test_its_log_may_be_in_a_directory_of_the_user_at_each_start(stage: Stage) -> None:
+    logs = stage.home / "logs"
+    logs.mkdir(mode=0o750)
+    os.chown(logs, UID, UID)
+    stage.server.configure({"setuid": UID, "log_file": f"{logs}/log", "audit_file": f"{logs}/audit"})
+    stage.readable()
+    for _ in range(2):
+        stage.start()
+        assert gevent.get_hub().threadpool.apply(stage.server.stop) == 0
+    assert (logs / "log").stat().st_uid == UID
+    assert '"place_unsafe"' not in (logs / "log").read_text()
+
+
+@pytest.mark.parametrize(("mode", "group", "warned"), [(0o640, UID, 0), (0o640, UID + 1, 1), (0o644, UID, 1)])
+def test_a_file_of_secrets_may_be_readable_for_its_own_group_alone(
+    stage: Stage, mode: int, group: int, warned: int
+) -> None:
+    for name in ("secrets", "users"):
+        path = stage.home / f"l2tpns.{name}"
+        path.write_text("fred * secret *\n" if name == "secrets" else "fred:hush\n")
+        os.chown(path, UID if group != UID else 0, group)
+        path.chmod(mode)
+    stage.start()
+    assert len(stage.server.log("secrets_file_open_to_others")) == warned
+    assert len(stage.server.log("console_users_doubtful")) == warned
+    stage.server.signal(signal.SIGHUP)
+    stage.server.wait_for("reloaded")
+    assert len(stage.server.log("secrets_file_open_to_others")) == 2 * warned
+    assert stage.server.stop() == 0
+
+
+def test_only_a_directory_of_plain_files_is_given_away_and_no_file_with_another_name(stage: Stage) -> None:
+    theirs = stage.home / "theirs"
+    theirs.write_text("root's\n")
+    state = stage.home / "state"
+    state.mkdir(mode=0o700)
+    (state / "0000000001.state").hardlink_to(theirs)
+    (state / "0000000002.state").symlink_to(theirs)
+    stage.start()
+    assert stage.server.stop() == 0
+    assert state.stat().st_uid == UID
+    assert theirs.stat().st_uid == 0
+
+    os.chown(state, 0, 0)
+    (state / "somebody").mkdir()
+    with pytest.raises(ServerDied, match=f"setuid: {state} holds directories and is not given to {UID}"):
+        stage.server.start()
+    assert state.stat().st_uid == 0
 
 
 def test_a_configuration_that_the_user_could_not_reload_stops_the_start_and_names_the_file(stage: Stage) -> None:

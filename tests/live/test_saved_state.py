@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +83,6 @@ class Stage:
         self.lac.close()
         gevent.get_hub().threadpool.apply(self.server.stop)
         assert self.server.tracebacks() == ""
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    with Lab() as lab:
-        stage = Stage(lab)
-        yield stage
-        stage.close()
 
 
 def events(said: list[dict[str, Any]]) -> list[str]:

@@ -14,9 +14,10 @@ import crypt_r
 import pexpect
 import pytest
 
-from tests.lab import PATIENCE, transcript
+from tests.lab import PATIENCE
 from tests.lab.netns import Lab, Namespace, is_root
 from tests.lab.server import Server, ServerDied
+from tools import transcript
 
 pytestmark = pytest.mark.live
 PROMPT, CONFIG_PROMPT = "lns1# ", r"lns1\(config\)# "

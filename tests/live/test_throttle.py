@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from ipaddress import IPv4Network
 from time import monotonic
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import gevent
 import pytest
 
-from l2tpns.runtime.log import Log
 from l2tpns.system import shaping
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.ipset import IpSets
@@ -21,6 +19,7 @@ from tests.lab.console import Console
 from tests.lab.inprocess import until
 from tests.lab.kernel import SET, aimed, buckets, rules, sets, speeds
 from tests.lab.lac import Dial, Lac, Subscriber
+from tests.lab.memory_log import MemoryLog
 from tests.lab.netns import Lab, is_root, run, three_hosts
 from tests.lab.radius_server import RadiusServer, User
 from tests.lab.rates import HEADERS, PORT, Crowd, Offer
@@ -89,13 +88,6 @@ class Stage:
             self.stop()
         self.radius.stop()
         assert self.server.tracebacks() == ""
-
-
-@pytest.fixture
-def stage(lab: Lab) -> Iterator[Stage]:
-    stage = Stage(lab)
-    yield stage
-    stage.close()
 
 
 def network(subscriber: Subscriber) -> IPv4Network:
@@ -168,15 +160,19 @@ def test_an_operator_s_rules_and_marks_are_left_alone(stage: Stage) -> None:
     assert sets(stage.space) == ["theirs"]
 
 
-def test_rules_that_somebody_removed_come_back(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rules_that_somebody_removed_come_back(lab: Lab) -> None:
     space = lab.namespace("throttle")
     space.ip("tuntap", "add", "tun0", "mode", "tun")
-    monkeypatch.setattr(shaping, "CHECK", 0.05)
-    log = Log.in_memory()
+    log = MemoryLog()
     with space.entered():
         netlink = Netlink()
         shaper = shaping.KernelShaper(
-            netlink, netlink.link_index("tun0"), IpSets(), Firewall(log.get(), str(lab.directory / "lock")), log.get()
+            netlink,
+            netlink.link_index("tun0"),
+            IpSets(),
+            Firewall(log.get(), str(lab.directory / "lock")),
+            log.get(),
+            check_interval=0.05,
         )
         shaper.start(needed=True)
         shaper.shape(shaping.Shaped(64, (IPv4Network("10.1.0.1"), IPv4Network("10.77.0.0/24"))))

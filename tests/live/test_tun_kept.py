@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import gevent
 import pytest
 
-from l2tpns.dataplane import tun_watch
+from l2tpns.system import tun_watch
 from l2tpns.system.routes import PROTOCOL
 from l2tpns.system.rtnetlink import Netlink
 from l2tpns.system.surroundings import Surroundings, look
@@ -87,13 +87,6 @@ class Stage:
         assert self.server.tracebacks() == ""
 
 
-@pytest.fixture
-def stage(lab: Lab) -> Iterator[Stage]:
-    stage = Stage(lab)
-    yield stage
-    stage.close()
-
-
 # What is lost comes back
 
 
@@ -160,7 +153,7 @@ def test_two_programs_that_both_insist_do_not_fight_in_a_busy_loop(stage: Stage,
     rounds = lab.directory / "rounds"
     fight = f"while :; do ip route flush dev tun0; ip link set tun0 down; echo >>{rounds}; done"
     other = stage.space.start("sh", "-c", fight)
-    until(lambda: len(stage.events("tun_restored")) > tun_watch.PATIENT and rounds.stat().st_size > 200)
+    until(lambda: len(stage.events("tun_restored")) > tun_watch.MAX_IMMEDIATE_REPAIRS and rounds.stat().st_size > 200)
     repairs = len(stage.events("tun_restored"))
     assert repairs < rounds.stat().st_size / 10
     end(other)

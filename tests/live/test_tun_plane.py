@@ -14,17 +14,17 @@ import gevent.socket
 import pytest
 
 from l2tpns.config.settings import Config
-from l2tpns.dataplane import tun as tun_module
 from l2tpns.dataplane import userspace
 from l2tpns.dataplane.session_path import Path, key_of
 from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.errors import ConfigError
 from l2tpns.proto.l2tp.header import build_control
 from l2tpns.runtime.counters import Counters
-from l2tpns.runtime.log import Log
+from l2tpns.system import tun_device
 from l2tpns.system.routes import PROTOCOL, Routes
 from l2tpns.system.rtnetlink import Netlink, Route
 from tests.lab import PATIENCE
+from tests.lab.memory_log import MemoryLog
 from tests.lab.netns import Lab, Namespace, is_root, three_hosts
 from tests.lab.packets import ip, ones_sum
 
@@ -41,7 +41,7 @@ class Rig:
         self.lac_space, self.server, self.host_space = three_hosts(lab, clients="10.0.0.0/8")
         self.config = Config()
         self.counters = Counters()
-        self.log = Log.in_memory()
+        self.log = MemoryLog()
         self.posted: list[tuple[int, bytes]] = []
         self.lost: list[str] = []
         self.plane = self.make_plane()
@@ -216,7 +216,7 @@ def test_a_route_of_somebody_else_is_neither_replaced_nor_removed(rig: Rig) -> N
     rig.server.ip("route", "add", "10.9.0.0/24", "via", HOST)
     path = rig.online(routes=("10.9.0.0/24",))
     (refused,) = [record for record in rig.log.records() if record["event"] == "route_refused"]
-    assert (refused["route"], refused["why"]) == ("10.9.0.0/24", "somebody else routes this prefix")
+    assert (refused["route"], refused["why"]) == ("10.9.0.0/24", "another program routes this prefix")
     rig.plane.detach(path)
     assert HOST in rig.server.ip("route", "show", "10.9.0.0/24")
 
@@ -288,15 +288,15 @@ def test_a_tun_device_of_another_process_is_not_shared(rig: Rig) -> None:
 
 
 def test_a_missing_dev_net_tun_is_an_error_in_plain_words(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tun_module, "CLONE_DEVICE", "/dev/net/no-such-thing")
+    monkeypatch.setattr(tun_device, "CLONE_DEVICE", "/dev/net/no-such-thing")
     with pytest.raises(ConfigError, match="/dev/net/no-such-thing is missing"):
         rig.start()
 
 
 def test_a_deleted_device_that_cannot_be_made_again_is_reported_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.start()
-    monkeypatch.setattr(tun_module, "CLONE_DEVICE", "/dev/net/no-such-thing")
-    monkeypatch.setattr(userspace, "PAUSES", (0.0, 0.01))
+    monkeypatch.setattr(tun_device, "CLONE_DEVICE", "/dev/net/no-such-thing")
+    monkeypatch.setattr(userspace, "RETRY_DELAYS", (0.0, 0.01))
     rig.server.ip("link", "delete", "tun0")
     until(lambda: rig.lost == ["tun"])
     assert [line["level"] for line in rig.log.records("data_path_lost")] == ["error"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -103,14 +102,6 @@ class Stage:
         self.first.stop()
         self.second.stop()
         assert self.server.tracebacks() == ""
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    with Lab() as lab:
-        stage = Stage(lab)
-        yield stage
-        stage.close()
 
 
 def wait(condition: Any) -> None:

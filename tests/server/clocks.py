@@ -9,8 +9,7 @@ from time import monotonic
 import pytest
 
 from l2tpns import lns
-from l2tpns.dataplane import plane, udp, userspace
-from l2tpns.dataplane import session_path as path
+from l2tpns.dataplane import endpoint, session_path, udp, userspace
 from l2tpns.l2tp import tunnel
 from l2tpns.subscriber import accounting, authorization, link, services, session, state
 from tests.lab.inprocess import InProcess
@@ -19,7 +18,7 @@ from tests.lab.lac import Subscriber
 LOOKS = 1 / 16  # real seconds between two looks of the timer wheel at its clock; whole seconds are whole slots of it
 
 
-DATA_PATH = (path, plane, udp, userspace)
+DATA_PATH = (endpoint, session_path, udp, userspace)
 
 
 class Clock:

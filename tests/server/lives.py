@@ -55,16 +55,8 @@ class Lives:
 
     def end(self) -> None:
         """Nobody gets a turn any more, nothing is said."""
-        server = self.server
-        server.services.handed_over = True
-        server.plane.stop()
-        assert server.lns.clock is not None
-        server.lns.clock.stop()
-        gevent.killall([session.greenlet for session in server.lns.sessions.values()])
-        for each in server.lns.tunnels.values():
-            each.end(causes.SHUTDOWN, None)
-        gevent.sleep(0)
-        gevent.Greenlet.remove_spawn_callback(server.greenlets.append)
+        self.server.services.handed_over = True
+        end_process(self.server)
         self.store.close()
 
     def die(self) -> InProcess:
@@ -97,3 +89,15 @@ def works(lives: Lives, subscriber: Subscriber) -> bool:
     until(lambda: len(lives.server.plane.delivered) > before)
     lives.server.plane.deliver(traffic.udp(IPv4Address("198.51.100.2"), subscriber.address, 9, 7000, b"down"))
     return traffic.parse(subscriber.receive_ip()).payload[8:] == b"down"
+
+
+def end_process(server: InProcess) -> None:
+    """What the end of a process ends: the greenlets of its tunnels and sessions, without a word to anybody."""
+    server.plane.stop()
+    assert server.lns.clock is not None
+    server.lns.clock.stop()
+    gevent.killall([session.greenlet for session in server.lns.sessions.values()])
+    for tunnel in server.lns.tunnels.values():
+        tunnel.end(causes.SHUTDOWN, None)
+    gevent.sleep(0)
+    gevent.Greenlet.remove_spawn_callback(server.greenlets.append)

@@ -21,8 +21,8 @@ from l2tpns.errors import L2tpnsError
 from l2tpns.nsctl import __main__ as nsctl
 from l2tpns.nsctl.server import NsctlServer
 from l2tpns.runtime.counters import Counters
-from l2tpns.runtime.log import Log
 from tests.lab import PATIENCE
+from tests.lab.memory_log import MemoryLog
 
 SECRET = "a key that is long enough"
 NOW = 1_700_000_000.0
@@ -91,7 +91,7 @@ class Stage:
         self.config = Config(nsctl_port=0, nsctl_secret="")
         self.counters = Counters()
         self.plugins = Plugins()
-        self.log = Log.in_memory()
+        self.log = MemoryLog()
         self.now = NOW
         self.seconds = 0.0  # its monotonic clock
         self.sent: list[tuple[bytes, tuple[str, int]]] = []

@@ -46,18 +46,12 @@ RANK = {name: rank for rank, names in enumerate(ROWS) for name in names}
 KNOWN_UPWARD: set[tuple[str, str]] = {
     ("config.live", "subscriber.pool"),
     ("config.live", "subscriber.usage_files"),
-    ("runtime.door", "system.socket_owner"),
 }
 # Files that reach each other. A circle may lose files and fall apart; none may grow.
 KNOWN_CIRCLES: tuple[set[str], ...] = (
     {
         "radius.beside",
         "radius.remote_server",
-    },
-    {
-        "dataplane.policer",
-        "dataplane.session_path",
-        "dataplane.udp",
     },
 )
 MODULES = {

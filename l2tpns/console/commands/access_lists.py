@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from l2tpns.config.access_list import AccessList, parse_head, parse_rule
-from l2tpns.config.value_types import printable
 from l2tpns.console.commands.arguments import ONE_USER, find_user
 from l2tpns.console.context import Office
 from l2tpns.console.grammar import CONFIGURING, Argument, Command, Mode, change
 from l2tpns.console.output import Output, Refused, Row
 from l2tpns.policy import filters as filtering
+from l2tpns.runtime.text import printable
 
 if TYPE_CHECKING:
     from l2tpns.console.shell import Shell

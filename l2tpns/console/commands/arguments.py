@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from l2tpns.config.value_types import printable
 from l2tpns.console.context import Office
 from l2tpns.console.grammar import Argument
 from l2tpns.console.output import Refused
 from l2tpns.l2tp.tunnel import Tunnel
+from l2tpns.runtime.text import printable
 from l2tpns.subscriber.session import Session
 
 Choice = tuple[str, str]

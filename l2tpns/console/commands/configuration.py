@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from l2tpns.config.settings import SETTINGS
-from l2tpns.config.value_types import Effect, printable
+from l2tpns.config.value_types import Effect
 from l2tpns.console.context import Office
 from l2tpns.console.grammar import ANYWHERE, CONFIGURING, Argument, Command, Mode, Privilege, change
 from l2tpns.console.output import Output, Row, text
-from l2tpns.runtime.log import HIDDEN
+from l2tpns.runtime.log_render import HIDDEN
+from l2tpns.runtime.text import printable
 
 if TYPE_CHECKING:
     from l2tpns.console.shell import Shell

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from l2tpns.config.value_types import printable
 from l2tpns.console.commands.arguments import find_user, sessions, users
 from l2tpns.console.grammar import Argument, Command, change
 from l2tpns.console.output import Column, Output, Refused, Row, Table
+from l2tpns.runtime.text import printable
 from l2tpns.system.garden_rules import DEFAULT, chain_of
 
 if TYPE_CHECKING:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from l2tpns.config.value_types import printable
 from l2tpns.console.context import Office
 from l2tpns.console.grammar import Argument, Command, Grammar, Privilege, change
 from l2tpns.console.output import Output, Row
 from l2tpns.plugins.loader import available
 from l2tpns.plugins.manager import Plugin
 from l2tpns.plugins.server_api import ConsoleCommand
+from l2tpns.runtime.text import printable
 
 if TYPE_CHECKING:
     from l2tpns.console.shell import Shell

@@ -13,7 +13,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from l2tpns import causes
-from l2tpns.config.value_types import printable
 from l2tpns.console.commands.arguments import (
     ENDED_USER,
     SESSION,
@@ -27,6 +26,7 @@ from l2tpns.console.grammar import Command, Privilege, change
 from l2tpns.console.output import Column, Output, Row, Table, sheet, shown
 from l2tpns.dataplane.session_path import Path
 from l2tpns.proto.ppp.frame import Protocol
+from l2tpns.runtime.text import printable
 from l2tpns.subscriber.history import Ending
 from l2tpns.subscriber.session import Session
 

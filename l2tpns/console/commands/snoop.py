@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from ipaddress import AddressValueError, IPv4Address
 from typing import TYPE_CHECKING
 
-from l2tpns.config.value_types import printable
 from l2tpns.console.commands.arguments import SOME_USERS, find_user, users
 from l2tpns.console.grammar import Argument, Command, Privilege
 from l2tpns.console.output import Column, Output, Refused, Row, Table
 from l2tpns.policy.model import Sink
+from l2tpns.runtime.text import printable
 
 if TYPE_CHECKING:
     from l2tpns.console.shell import Shell

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from l2tpns.config.value_types import printable
 from l2tpns.console.commands.arguments import ONE_USER, SOME_USERS, find_user
 from l2tpns.console.grammar import Argument, Command, change
 from l2tpns.console.output import Column, Output, Row, Table
 from l2tpns.policy.throttle import parse_rates
+from l2tpns.runtime.text import printable
 from l2tpns.subscriber.session import Session
 
 if TYPE_CHECKING:

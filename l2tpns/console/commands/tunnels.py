@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from l2tpns.config.value_types import printable
 from l2tpns.console.commands.arguments import SOME_TUNNELS, TUNNEL, find_tunnel
 from l2tpns.console.grammar import Command, change
 from l2tpns.console.output import Column, Output, Row, Table, sheet
 from l2tpns.l2tp.tunnel import Tunnel, TunnelState
+from l2tpns.runtime.text import printable
 
 if TYPE_CHECKING:
     from l2tpns.console.shell import Shell

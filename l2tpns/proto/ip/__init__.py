@@ -1,1 +1,1 @@
-"""IPv4 and ICMP headers: what the data path reads and the errors that it answers with. Pure."""
+"""IPv4 and ICMP as the data path reads and builds them, and arithmetic of prefixes. Pure."""

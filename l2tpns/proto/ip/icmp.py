@@ -1,6 +1,6 @@
-"""ICMP errors that we send (RFC 792, RFC 1191), when none may be sent (RFC 1122 3.2.2), and how many.
+"""ICMP errors (RFC 792, RFC 1191): packets, when none may be sent (RFC 1122 3.2.2), and a rate limit.
 
-Builds packets; forward.py decides when.
+dataplane/forward.py decides which error a packet gets.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ _ICMP = struct.Struct("!BBHHH")
 
 
 def unreachable(code: int, about: bytes, source: bytes, mtu: int = 0) -> bytes:
-    """An IP packet with Destination Unreachable `code` for the sender of `about`; `mtu` is RFC 1191's next-hop MTU."""
+    """Return an IP packet with Destination Unreachable `code` for the sender of `about`.
+
+    `mtu` is the next-hop MTU in octets, for FRAGMENTATION_NEEDED (RFC 1191 section 4).
+    """
     quoted = about[: _TOTAL - ipv4.HEADER_LENGTH - _ICMP.size]
     total = ipv4.HEADER_LENGTH + _ICMP.size + len(quoted)
     sum_ = ipv4.checksum(_ICMP.pack(_DESTINATION_UNREACHABLE, code, 0, 0, mtu) + quoted)
@@ -33,7 +36,11 @@ def unreachable(code: int, about: bytes, source: bytes, mtu: int = 0) -> bytes:
 
 
 def may_answer(packet: bytes) -> bool:
-    """RFC 1122 3.2.2: no error about an ICMP error, a broadcast or multicast, a later fragment, or to nobody."""
+    """Return True if an ICMP error may be sent about a packet.
+
+    RFC 1122 3.2.2: none about an ICMP error, a broadcast, a multicast or a later fragment, and none to an address that
+    is not a single host.
+    """
     version_and_length, _, fragment, protocol, source = ipv4.HEADER.unpack_from(packet)
     if fragment & ipv4.OFFSET or not _is_one_host(source) or not _is_one_host(packet[ipv4.DESTINATION]):
         return False
@@ -44,12 +51,12 @@ def may_answer(packet: bytes) -> bool:
 
 
 def _is_one_host(address: bytes) -> bool:
-    """Neither 0/8, loopback, multicast, class E nor broadcast."""
+    """Return True unless the address is in 0/8, loopback, multicast, class E or broadcast."""
     return 0 < address[0] < 224 and address[0] != 127
 
 
 class RateLimit:
-    """At most `rate` a second, none saved up beyond one second's worth."""
+    """At most `rate` events a second; unused credit is kept for one second. Times are in seconds."""
 
     __slots__ = ("_credit", "_last")
 
@@ -58,6 +65,7 @@ class RateLimit:
         self._last = 0.0
 
     def allow(self, rate: int, now: float) -> bool:
+        """Return True and use up one credit, or return False."""
         self._credit = min(float(rate), self._credit + (now - self._last) * rate)
         self._last = now
         if self._credit < 1.0:
@@ -67,6 +75,6 @@ class RateLimit:
 
 
 def is_redirect(packet: bytes) -> bool:
-    """Whether an ICMP packet tells its receiver to use another router (RFC 792)."""
+    """Return True if an ICMP packet is a Redirect (RFC 792)."""
     start = (packet[0] & 0x0F) << 2
     return packet[start : start + 1] == bytes([_REDIRECT]) and not packet[6] & 0x1F and not packet[7]

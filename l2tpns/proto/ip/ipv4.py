@@ -1,6 +1,6 @@
-"""IPv4 octets as the data path needs them: checksum (RFC 1071), fragments (RFC 791 3.2), TCP MSS (RFC 9293 3.7.1).
+"""IPv4 packets as bytes: checksum (RFC 1071), fragments (RFC 791 3.2), the MSS option of TCP (RFC 9293 3.7.1).
 
-Pure functions on bytes. Nothing here decides where a packet goes or whether it may.
+Nothing here decides where a packet goes or whether it may pass.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ DESTINATION = slice(16, 20)
 HEADER_LENGTH = 20
 TCP, UDP, ICMP = 6, 17, 1
 DONT_FRAGMENT, MORE_FRAGMENTS, OFFSET = 0x4000, 0x2000, 0x1FFF
-FLAGS_AND_OFFSET = 0x3FFF  # anything of it set: the packet is a fragment
+FLAGS_AND_OFFSET = 0x3FFF  # if any bit of it is set, the packet is a fragment
 
 _OPTION_END, _OPTION_NOP = 0, 1
-_OPTION_COPIED = 0x80  # RFC 791 3.1: this option goes into every fragment
+_OPTION_COPIED = 0x80  # RFC 791 3.1: the option is copied into every fragment
 _TCP_MSS = 2
 _TCP_HEADER_LENGTH = 20
 
 
 def checksum(octets: bytes) -> int:
-    """The Internet checksum over `octets`, whose own checksum field counts as it stands."""
+    """Return the Internet checksum over `octets`, their checksum field included as it is (RFC 1071)."""
     if len(octets) & 1:
         octets += b"\0"
     total: int = sum(struct.unpack(f"!{len(octets) >> 1}H", octets))
@@ -32,7 +32,7 @@ def checksum(octets: bytes) -> int:
 
 
 def fragment(packet: bytes, mtu: int) -> list[bytes]:
-    """Cut a packet whose header is sound into fragments of at most `mtu` octets; it may be a fragment itself."""
+    """Return a packet in fragments of at most `mtu` octets. Its header must be valid; it may be a fragment itself."""
     header_length = (packet[0] & 0x0F) << 2
     data = packet[header_length:]
     word = packet[6] << 8 | packet[7]
@@ -53,7 +53,7 @@ def fragment(packet: bytes, mtu: int) -> list[bytes]:
 
 
 def _header_of_later_fragments(header: bytes) -> bytes:
-    """The header with only those options that are to be copied."""
+    """Return the header with only those options that are copied into every fragment."""
     if len(header) == HEADER_LENGTH:
         return header
     kept = b""
@@ -72,7 +72,7 @@ def _header_of_later_fragments(header: bytes) -> bytes:
 
 
 def _finish(header: bytes, data: bytes, flags_and_offset: int) -> bytes:
-    """A fragment: the header with its own length, offset and checksum, then the data."""
+    """Return a fragment: the header with length, offset and checksum of its own, then the data."""
     octets = bytearray(header)
     struct.pack_into("!H", octets, 2, len(header) + len(data))
     struct.pack_into("!H", octets, 6, flags_and_offset)
@@ -82,10 +82,10 @@ def _finish(header: bytes, data: bytes, flags_and_offset: int) -> bytes:
 
 
 def clamp_mss(packet: bytes, limit: int) -> bytes:
-    """Lower the MSS option of a TCP SYN to `limit`; the same object comes back where there is nothing to lower.
+    """Return a TCP SYN with its MSS option lowered to `limit`; the same object if there is nothing to lower.
 
-    The caller has seen that this is TCP and a first fragment. A SYN without the option stays so: its sender then
-    expects 536 (RFC 9293 3.7.1), which is not ours to raise.
+    The caller has checked that the packet is TCP and a first fragment. A SYN without the option stays as it is: its
+    sender accepts 536 octets (RFC 9293 3.7.1), and no middlebox may raise that.
     """
     tcp = (packet[0] & 0x0F) << 2
     if len(packet) < tcp + _TCP_HEADER_LENGTH:
@@ -114,7 +114,7 @@ def _with_mss(packet: bytes, checksum_at: int, mss_at: int, limit: int) -> bytes
         return packet
     octets = bytearray(packet)
     struct.pack_into("!H", octets, mss_at, limit)
-    # RFC 1624: HC' = ~(~HC + ~m + m'), where an option at an odd offset puts its octets in swapped places.
+    # RFC 1624 section 3: HC' = ~(~HC + ~m + m'). The octets of an option at an odd offset count swapped.
     odd = (mss_at - checksum_at) & 1
     new = limit
     if odd:

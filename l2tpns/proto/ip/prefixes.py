@@ -1,12 +1,12 @@
-"""Arithmetic of prefixes, and those that no server may route to a subscriber."""
+"""Arithmetic of IPv4 prefixes, and the special prefixes that are never routed to a subscriber."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network
 
-# A subscriber never owns these. Overlap counts, so 0.0.0.0/0 is refused, and 0.0.0.0/1 and 128.0.0.0/1 with it:
-# together they would be a default route.
+# No subscriber owns these. Overlap counts, so 0.0.0.0/0 is refused, and 0.0.0.0/1 and 128.0.0.0/1, which together would
+# be a default route.
 SPECIAL = tuple(
     IPv4Network(prefix)
     for prefix in (
@@ -20,7 +20,7 @@ SPECIAL = tuple(
 
 
 def special_refusal(network: IPv4Network) -> str:
-    """Say why no server may route this network to a subscriber, whatever its surroundings; nothing if one may."""
+    """Return why no server may route this network to a subscriber, "" if one may."""
     for special in SPECIAL:
         if network.overlaps(special):
             return f"{network} is not a subscriber's: it overlaps {special}"
@@ -28,7 +28,7 @@ def special_refusal(network: IPv4Network) -> str:
 
 
 def subtract(networks: Iterable[IPv4Network], holes: Iterable[IPv4Network]) -> Iterator[IPv4Network]:
-    """The networks without the holes, as networks."""
+    """Yield the networks without the holes, as networks."""
     holes = list(holes)
     for network in networks:
         pieces = [network]

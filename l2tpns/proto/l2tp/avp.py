@@ -1,6 +1,6 @@
-"""Attribute Value Pairs: the table of all we know, and graded decoding (RFC 2661 section 4, RFC 3145).
+"""Attribute Value Pairs: the table of all known ones, and decoding with graded errors (RFC 2661 section 4, RFC 3145).
 
-Which AVP belongs into which message is messages.py's knowledge, not this file's.
+To add an AVP, add a row to the table. messages.py says which AVP belongs to which message.
 """
 
 from __future__ import annotations
@@ -8,263 +8,37 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from struct import Struct
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from l2tpns.errors import ProtocolError, WireError
-from l2tpns.proto.l2tp.codes import ErrorCode, StopCcnResult
+from l2tpns.proto.l2tp import values
+from l2tpns.proto.l2tp.codes import ErrorCode
 from l2tpns.proto.l2tp.hiding import MAX_HIDDEN_VALUE, Random, hide, unhide
-from l2tpns.proto.wire import Cursor
+from l2tpns.proto.l2tp.values import GENERAL, ID, MAX_VALUE, OCTETS, SOME_OCTETS, U16, U32, Codec, wrong_length
 
 M_BIT = 0x8000
 H_BIT = 0x4000
 RESERVED_BITS = 0x3C00
 LENGTH_MASK = 0x03FF
 HEADER = Struct("!HHH")  # M, H, reserved, length; vendor id; attribute type
-MAX_VALUE = LENGTH_MASK - HEADER.size
-GENERAL = StopCcnResult.GENERAL  # 2 in StopCCN and in CDN alike
-HIGHEST_VERSION = 0x0100  # what StopCCN result 5 carries as its error code: version 1, revision 0
-MOST_AVPS = 100  # of a message: more than twice as many as there are; a datagram has room for hundreds of empty ones
-MAX_WARNINGS = 20  # a peer decides how many odd AVPs it sends, not how much we log
-MAX_NUMBER = 8  # octets of a number that has not the size it should have
+MAX_AVPS = 100  # of a message: more than twice as many as are defined; a datagram has room for hundreds
+MAX_WARNINGS = 20  # of a message: bounds what a peer can make this server log
+MAX_NUMBER = 8  # octets of a number that has a wrong size
 
-
-# -- values of more than one field ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ProtocolVersion:
-    version: int = 1
-    revision: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ResultCode:
-    """Result Code AVP; error code and text are optional on the wire (lengths 8, 10, 10 and more)."""
-
-    result: int
-    error: int = 0
-    text: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Q931Cause:
-    code: int
-    message: int
-    advisory: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class CallErrors:
-    crc: int = 0
-    framing: int = 0
-    hardware_overruns: int = 0
-    buffer_overruns: int = 0
-    timeouts: int = 0
-    alignment: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Accm:
-    send: int = 0xFFFFFFFF
-    receive: int = 0xFFFFFFFF
-
-
-@dataclass(frozen=True, slots=True)
-class DisconnectCause:
-    """PPP Disconnect Cause Code AVP (RFC 3145 section 2): for logs and accounting only."""
-
-    code: int
-    protocol: int = 0
-    direction: int = 0
-    text: str = ""
-
-
-# -- codecs -----------------------------------------------------------------------------------------------------------
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Codec(Generic[T]):
-    """How a value is read (ProtocolError or WireError when it is malformed) and written.
-
-    `low` and `high` are the lengths that a value may have; `decode` is not called with any other.
-    """
-
-    decode: Callable[[bytes], T]
-    encode: Callable[[T], bytes]
-    low: int = 0
-    high: int = MAX_VALUE
-    read_number: Callable[[bytes], T] | None = None  # of an unsigned number of any size
-    usual: str = ""  # the length that the RFC names, where more are read
-
-    @property
-    def expected(self) -> str:
-        """The lengths that a value may have, in words."""
-        if self.usual:
-            return self.usual
-        if self.low == self.high:
-            return str(self.low)
-        return f"{self.low} or more" if self.high >= MAX_VALUE else f"{self.low} to {self.high}"
-
-
-def _wrong_length(octets: bytes, expected: str) -> ProtocolError:
-    text = f"has the wrong length ({len(octets)}, expected {expected})"
-    return ProtocolError(GENERAL, ErrorCode.LENGTH, text)
-
-
-def _wrong_value(value: object) -> ProtocolError:
-    return ProtocolError(GENERAL, ErrorCode.VALUE, f"has the value {value}, which is not allowed")
-
-
-def _number(size: int, low: int = 0, high: int | None = None) -> Codec[int]:
-    top = (1 << 8 * size) - 1 if high is None else high
-
-    def decode(octets: bytes) -> int:
-        value = int.from_bytes(octets, "big")
-        if not low <= value <= top:
-            raise _wrong_value(value)
-        return value
-
-    def encode(value: int) -> bytes:
-        if not low <= value <= top:
-            raise _wrong_value(value)
-        return value.to_bytes(size, "big")
-
-    return Codec(decode, encode, size, size, decode)
-
-
-def _octets(low: int = 0, high: int = MAX_VALUE) -> Codec[bytes]:
-    def encode(octets: bytes) -> bytes:
-        if not low <= len(octets) <= high:
-            raise _wrong_length(octets, codec.expected)
-        return octets
-
-    codec = Codec(lambda octets: octets, encode, low, high)
-    return codec
-
-
-def _text(octets: bytes) -> str:
-    return octets.decode("utf-8", "backslashreplace")
-
-
-def _short_utf8(text: str, room: int) -> bytes:
-    """UTF-8 in at most `room` octets, never cut inside a character."""
-    octets = text.encode("utf-8", "backslashreplace")
-    if len(octets) <= room:
-        return octets
-    return octets[:room].decode("utf-8", "ignore").encode()
-
-
-def _decode_version(octets: bytes) -> ProtocolVersion:
-    if octets[0] != 1:
-        text = f"is {octets[0]}.{octets[1]}, which is not supported"
-        raise ProtocolError(StopCcnResult.VERSION, HIGHEST_VERSION, text)
-    return ProtocolVersion(octets[0], octets[1])
-
-
-def _decode_result(octets: bytes) -> ResultCode:
-    if len(octets) == 3:
-        raise _wrong_length(octets, "2, or 4 or more")
-    cursor = Cursor(octets)
-    result = cursor.u16()
-    error = cursor.u16() if cursor.left else 0
-    return ResultCode(result, error, _text(cursor.rest()))
-
-
-def _encode_result(value: ResultCode) -> bytes:
-    result = value.result.to_bytes(2, "big")
-    if not value.error and not value.text:
-        return result
-    return result + value.error.to_bytes(2, "big") + _short_utf8(value.text, MAX_VALUE - 4)
-
-
-def _decode_speed(octets: bytes) -> int:
-    """Bits per second; some access servers write ASCII digits, some eight octets."""
-    if len(octets) in (4, 8):
-        return int.from_bytes(octets, "big")
-    if octets.isdigit() and len(octets) <= 20:
-        return int(octets)
-    raise _wrong_length(octets, "4")
-
-
-def _decode_tx_speed(octets: bytes) -> int:
-    """As the Rx speed, but any short number will do: a call is not lost for a figure nobody needs."""
-    try:
-        return _decode_speed(octets)
-    except ProtocolError:
-        if 1 <= len(octets) <= 8:
-            return int.from_bytes(octets, "big")
-        raise
-
-
-def _encode_speed(value: int) -> bytes:
-    return min(value, 0xFFFFFFFF).to_bytes(4, "big")
-
-
-def _decode_q931(octets: bytes) -> Q931Cause:
-    cursor = Cursor(octets)
-    return Q931Cause(cursor.u16(), cursor.u8(), cursor.rest())
-
-
-def _encode_q931(value: Q931Cause) -> bytes:
-    return value.code.to_bytes(2, "big") + value.message.to_bytes(1, "big") + value.advisory
-
-
-def _decode_call_errors(octets: bytes) -> CallErrors:
-    cursor = Cursor(octets)
-    cursor.u16()  # reserved; nothing is won by refusing counters for it
-    errors = CallErrors(*(cursor.u32() for _ in range(6)))
-    cursor.done()
-    return errors
-
-
-def _encode_call_errors(value: CallErrors) -> bytes:
-    return Struct("!H6L").pack(
-        0, value.crc, value.framing, value.hardware_overruns, value.buffer_overruns, value.timeouts, value.alignment
-    )
-
-
-def _decode_accm(octets: bytes) -> Accm:
-    cursor = Cursor(octets)
-    cursor.u16()  # reserved
-    accm = Accm(cursor.u32(), cursor.u32())
-    cursor.done()
-    return accm
-
-
-def _encode_accm(value: Accm) -> bytes:
-    return Struct("!HLL").pack(0, value.send, value.receive)
-
-
-def _decode_disconnect(octets: bytes) -> DisconnectCause:
-    cursor = Cursor(octets)
-    return DisconnectCause(cursor.u16(), cursor.u16(), cursor.u8(), _text(cursor.rest()))
-
-
-def _encode_disconnect(value: DisconnectCause) -> bytes:
-    return Struct("!HHB").pack(value.code, value.protocol, value.direction) + _short_utf8(value.text, MAX_VALUE - 5)
-
-
-U16 = _number(2)
-U32 = _number(4)
-ID = _number(2, low=1)
-OCTETS = _octets()
-SOME_OCTETS = _octets(low=1)
 
 # -- the table --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Avp:
-    """One attribute of vendor 0: number, name, codec, M bit as we send it, whether it may be hidden."""
+    """One attribute of vendor 0: number, name, codec, the M bit as sent, and whether it may be hidden."""
 
     number: int
     name: str
     codec: Codec[Any]
     mandatory: bool
     hideable: bool
-    harmless: bool = False  # nothing of ours depends on it: malformed it is as if absent, even with M=1
+    harmless: bool = False  # nothing depends on it: a malformed one counts as absent, even with M=1
 
     def __str__(self) -> str:
         return f"{self.name} (AVP {self.number})"
@@ -274,21 +48,19 @@ M, O, H, X = True, False, True, False  # noqa: E741 - mandatory or optional, may
 HARMLESS = True
 
 MESSAGE_TYPE = Avp(0, "Message Type", U16, M, X)
-RESULT_CODE = Avp(1, "Result Code", Codec(_decode_result, _encode_result, 2), M, X)
-PROTOCOL_VERSION = Avp(
-    2, "Protocol Version", Codec(_decode_version, lambda value: bytes((value.version, value.revision)), 2, 2), M, X
-)
+RESULT_CODE = Avp(1, "Result Code", values.RESULT, M, X)
+PROTOCOL_VERSION = Avp(2, "Protocol Version", values.VERSION, M, X)
 FRAMING_CAPABILITIES = Avp(3, "Framing Capabilities", U32, M, H, HARMLESS)
 BEARER_CAPABILITIES = Avp(4, "Bearer Capabilities", U32, M, H, HARMLESS)
-TIE_BREAKER = Avp(5, "Tie Breaker", _octets(8, 8), O, X)
+TIE_BREAKER = Avp(5, "Tie Breaker", values.octet_string(8, 8), O, X)
 FIRMWARE_REVISION = Avp(6, "Firmware Revision", U16, O, H, HARMLESS)
 HOST_NAME = Avp(7, "Host Name", SOME_OCTETS, M, X)
 VENDOR_NAME = Avp(8, "Vendor Name", OCTETS, O, H)
 ASSIGNED_TUNNEL_ID = Avp(9, "Assigned Tunnel ID", ID, M, H)
 RECEIVE_WINDOW_SIZE = Avp(10, "Receive Window Size", U16, M, X)
 CHALLENGE = Avp(11, "Challenge", SOME_OCTETS, M, H)
-Q931_CAUSE_CODE = Avp(12, "Q.931 Cause Code", Codec(_decode_q931, _encode_q931, 3), M, X)
-CHALLENGE_RESPONSE = Avp(13, "Challenge Response", _octets(16, 16), M, H)
+Q931_CAUSE_CODE = Avp(12, "Q.931 Cause Code", values.Q931, M, X)
+CHALLENGE_RESPONSE = Avp(13, "Challenge Response", values.octet_string(16, 16), M, H)
 ASSIGNED_SESSION_ID = Avp(14, "Assigned Session ID", ID, M, H)
 CALL_SERIAL_NUMBER = Avp(15, "Call Serial Number", U32, M, H, HARMLESS)
 MINIMUM_BPS = Avp(16, "Minimum BPS", U32, M, H, HARMLESS)
@@ -298,9 +70,7 @@ FRAMING_TYPE = Avp(19, "Framing Type", U32, M, H, HARMLESS)
 CALLED_NUMBER = Avp(21, "Called Number", OCTETS, M, H)
 CALLING_NUMBER = Avp(22, "Calling Number", OCTETS, M, H)
 SUB_ADDRESS = Avp(23, "Sub-Address", OCTETS, M, H)
-TX_CONNECT_SPEED = Avp(
-    24, "(Tx) Connect Speed", Codec(_decode_tx_speed, _encode_speed, 1, 20, usual="4"), M, H, HARMLESS
-)
+TX_CONNECT_SPEED = Avp(24, "(Tx) Connect Speed", values.TX_SPEED, M, H, HARMLESS)
 PHYSICAL_CHANNEL_ID = Avp(25, "Physical Channel ID", U32, O, H, HARMLESS)
 INITIAL_RECEIVED_LCP_CONFREQ = Avp(26, "Initial Received LCP CONFREQ", OCTETS, O, H)
 LAST_SENT_LCP_CONFREQ = Avp(27, "Last Sent LCP CONFREQ", OCTETS, O, H)
@@ -308,17 +78,15 @@ LAST_RECEIVED_LCP_CONFREQ = Avp(28, "Last Received LCP CONFREQ", OCTETS, O, H)
 PROXY_AUTHEN_TYPE = Avp(29, "Proxy Authen Type", U16, O, H, HARMLESS)
 PROXY_AUTHEN_NAME = Avp(30, "Proxy Authen Name", OCTETS, O, H)
 PROXY_AUTHEN_CHALLENGE = Avp(31, "Proxy Authen Challenge", SOME_OCTETS, O, H, HARMLESS)
-PROXY_AUTHEN_ID = Avp(32, "Proxy Authen ID", _number(2, high=0xFF), O, H, HARMLESS)  # the upper octet is 0
+PROXY_AUTHEN_ID = Avp(32, "Proxy Authen ID", values.number(2, high=0xFF), O, H, HARMLESS)  # the upper octet is 0
 PROXY_AUTHEN_RESPONSE = Avp(33, "Proxy Authen Response", OCTETS, O, H)
-CALL_ERRORS = Avp(34, "Call Errors", Codec(_decode_call_errors, _encode_call_errors, 26, 26), M, H, HARMLESS)
-ACCM = Avp(35, "ACCM", Codec(_decode_accm, _encode_accm, 10, 10), M, H, HARMLESS)
+CALL_ERRORS = Avp(34, "Call Errors", values.ERRORS, M, H, HARMLESS)
+ACCM = Avp(35, "ACCM", values.ACCM_PAIR, M, H, HARMLESS)
 RANDOM_VECTOR = Avp(36, "Random Vector", OCTETS, M, X)
 PRIVATE_GROUP_ID = Avp(37, "Private Group ID", OCTETS, O, H)
-RX_CONNECT_SPEED = Avp(38, "Rx Connect Speed", Codec(_decode_speed, _encode_speed, 1, 20, usual="4"), O, H, HARMLESS)
-SEQUENCING_REQUIRED = Avp(39, "Sequencing Required", Codec(lambda _: True, lambda _: b"", 0, 0), M, X)
-PPP_DISCONNECT_CAUSE = Avp(
-    46, "PPP Disconnect Cause Code", Codec(_decode_disconnect, _encode_disconnect, 5), O, H, HARMLESS
-)
+RX_CONNECT_SPEED = Avp(38, "Rx Connect Speed", values.RX_SPEED, O, H, HARMLESS)
+SEQUENCING_REQUIRED = Avp(39, "Sequencing Required", values.PRESENCE, M, X)
+PPP_DISCONNECT_CAUSE = Avp(46, "PPP Disconnect Cause Code", values.DISCONNECT, O, H, HARMLESS)
 
 TABLE: Mapping[int, Avp] = {avp.number: avp for avp in list(globals().values()) if isinstance(avp, Avp)}
 
@@ -328,16 +96,16 @@ TABLE: Mapping[int, Avp] = {avp.number: avp for avp in list(globals().values()) 
 
 @dataclass(slots=True)
 class Decoded:
-    """What was read from a message's AVPs: values by attribute number, the first fatal mistake, what was skipped."""
+    """The AVPs of a message: values by attribute number, the first fatal error, and what was skipped."""
 
     values: dict[int, Any] = field(default_factory=dict)
     fault: ProtocolError | None = None
     warnings: list[str] = field(default_factory=list)
     more_warnings: int = 0  # beyond MAX_WARNINGS
-    unread: dict[int, ProtocolError] = field(default_factory=dict)  # AVPs that came but are malformed, by number
+    unread: dict[int, ProtocolError] = field(default_factory=dict)  # malformed AVPs, by number
 
     def warn(self, what: object, text: str) -> None:
-        """Note that an AVP was skipped, or not taken as it came. Costs next to nothing beyond MAX_WARNINGS."""
+        """Note that an AVP was skipped or changed. Only counts beyond MAX_WARNINGS."""
         if len(self.warnings) < MAX_WARNINGS:
             self.warnings.append(f"{what}{text}")
         else:
@@ -345,7 +113,7 @@ class Decoded:
 
 
 def name_of(vendor: int, number: int) -> str:
-    """`Host Name (AVP 7)`, `AVP 61`, `AVP 5 of vendor 9`."""
+    """Return `Host Name (AVP 7)`, `AVP 61` or `AVP 5 of vendor 9`."""
     if vendor:
         return f"AVP {number} of vendor {vendor}"
     known = TABLE.get(number)
@@ -355,11 +123,11 @@ def name_of(vendor: int, number: int) -> str:
 def decode_avps(
     body: bytes, secret: bytes = b"", start: int = 0, *, address: Avp | None = None, only_address: bool = False
 ) -> Decoded:
-    """Read every AVP from `start` on, graded by section 4.2 and 7.1.
+    """Decode all AVPs from `start` on, and grade the errors by RFC 2661 4.2 and 7.1.
 
-    Unknown or malformed with M=0: skipped with a warning, and so is a malformed one on which nothing depends. With M=1:
-    the first one becomes the fault. From there on only `address` is read, the Assigned ID that the answer needs, and
-    with `only_address` nothing else from the start.
+    An unknown or malformed AVP with M=0 is skipped with a warning, and so is a malformed one that is harmless. The
+    first other error becomes the fault; after it only `address` is decoded, the Assigned ID that the answer needs.
+    With `only_address` nothing else is decoded at all.
     """
     decoded = Decoded()
     vector: bytes | None = None
@@ -371,12 +139,12 @@ def decode_avps(
         if certain and (address is None or address.number in decoded.values):
             break
         count += 1
-        if count > MOST_AVPS:
-            decoded.fault = decoded.fault or ProtocolError(GENERAL, ErrorCode.RESOURCES, f"more than {MOST_AVPS} AVPs")
+        if count > MAX_AVPS:
+            decoded.fault = decoded.fault or ProtocolError(GENERAL, ErrorCode.RESOURCES, f"more than {MAX_AVPS} AVPs")
             break
         size = (body[at] << 8 | body[at + 1]) & LENGTH_MASK if end - at >= HEADER.size else 0
         if not HEADER.size <= size <= end - at:
-            # Where the next AVP would begin cannot be known: nothing after this one is read.
+            # The start of the next AVP is unknown: nothing after this one is decoded.
             _grade_framing(decoded, body[at:])
             break
         flags, vendor, number = HEADER.unpack_from(body, at)
@@ -388,18 +156,18 @@ def decode_avps(
         if known is None:
             _grade_unknown(decoded, flags, vendor, number)
         elif number in decoded.values:
-            decoded.warn(f"second {known.name}", " ignored")  # before it costs anything to uncover it
+            decoded.warn(f"second {known.name}", " ignored")  # before any work on a hidden value
         elif flags & H_BIT or not known.codec.low <= len(value) <= known.codec.high:
-            _read_with_care(decoded, known, flags, value, secret, vector)
+            _read_hidden_or_odd(decoded, known, flags, value, secret, vector)
         else:
             _read(decoded, known, flags, value)
         if known is RANDOM_VECTOR:
-            vector = decoded.values.pop(number, vector)  # 4.3: the last one before a hidden AVP counts
+            vector = decoded.values.pop(number, vector)  # RFC 2661 4.3: the last one before a hidden AVP applies
     return decoded
 
 
 def _grade_framing(decoded: Decoded, rest: bytes) -> None:
-    """An AVP that is longer or shorter than it can be."""
+    """Grade an AVP whose Length does not fit the message."""
     length = int.from_bytes(rest[:2], "big") & LENGTH_MASK
     error = ProtocolError(GENERAL, ErrorCode.LENGTH, f"AVP of length {length} with {len(rest)} octets left")
     if not rest[0] & (M_BIT >> 8):
@@ -417,7 +185,7 @@ def _grade_unknown(decoded: Decoded, flags: int, vendor: int, number: int) -> No
 
 @dataclass(slots=True)
 class _Unknown:
-    """An unknown AVP; its name is made only when it is wanted."""
+    """An unknown AVP. Its name is built only when it is logged."""
 
     vendor: int
     number: int
@@ -426,17 +194,17 @@ class _Unknown:
         return f"unknown {name_of(self.vendor, self.number)}"
 
 
-def _read_with_care(
+def _read_hidden_or_odd(
     decoded: Decoded, known: Avp, flags: int, value: bytes, secret: bytes, vector: bytes | None
 ) -> None:
-    """A value that is hidden, or whose length is wrong."""
+    """Decode a value that is hidden or has a wrong length."""
     codec = known.codec
     if known.number in decoded.unread and (known.harmless or not flags & M_BIT):
-        decoded.warn(f"second {known.name}", " ignored")  # a peer may repeat it a hundred times
+        decoded.warn(f"second {known.name}", " ignored")  # before any work: a peer may repeat it a hundred times
         return
     if flags & H_BIT:
         try:
-            value = _uncover(known, value, secret, vector)
+            value = _unhide(known, value, secret, vector)
         except (ProtocolError, WireError) as problem:
             _grade(decoded, known, flags, problem)
             return
@@ -445,7 +213,7 @@ def _read_with_care(
     elif known.harmless and codec.read_number is not None and 0 < len(value) <= MAX_NUMBER:
         _read_number(decoded, known, flags, value, codec.read_number)
     else:
-        _grade(decoded, known, flags, _wrong_length(value, codec.expected))
+        _grade(decoded, known, flags, wrong_length(value, codec.expected))
 
 
 def _read(decoded: Decoded, known: Avp, flags: int, value: bytes) -> None:
@@ -456,8 +224,8 @@ def _read(decoded: Decoded, known: Avp, flags: int, value: bytes) -> None:
 
 
 def _read_number(decoded: Decoded, known: Avp, flags: int, value: bytes, read: Callable[[bytes], Any]) -> None:
-    """A number of an odd size: good enough where nothing depends on it."""
-    wrong = _wrong_length(value, known.codec.expected)
+    """Decode a number of a wrong size, which is good enough for a harmless AVP."""
+    wrong = wrong_length(value, known.codec.expected)
     try:
         decoded.values[known.number] = number = read(value)
     except ProtocolError:
@@ -467,7 +235,7 @@ def _read_number(decoded: Decoded, known: Avp, flags: int, value: bytes, read: C
 
 
 def _grade(decoded: Decoded, avp: Avp, flags: int, problem: ProtocolError | WireError) -> None:
-    """A malformed AVP: a warning, or the fault."""
+    """Turn a malformed AVP into a warning or the fault."""
     if isinstance(problem, ProtocolError):
         error = ProtocolError(problem.result_code, problem.error_code, f"{avp} {problem.text}")
     else:
@@ -479,7 +247,7 @@ def _grade(decoded: Decoded, avp: Avp, flags: int, problem: ProtocolError | Wire
         decoded.fault = error
 
 
-def _uncover(avp: Avp, cipher: bytes, secret: bytes, vector: bytes | None) -> bytes:
+def _unhide(avp: Avp, cipher: bytes, secret: bytes, vector: bytes | None) -> bytes:
     if not avp.hideable:
         raise ProtocolError(GENERAL, ErrorCode.VALUE, "must not be hidden")
     if not secret:
@@ -492,14 +260,14 @@ def _uncover(avp: Avp, cipher: bytes, secret: bytes, vector: bytes | None) -> by
 def encode_avp(
     avp: Avp, value: Any, *, secret: bytes = b"", vector: bytes = b"", random: Random | None = None
 ) -> bytes:
-    """One AVP as we send it; hidden when a source of random padding is given and the AVP may be hidden."""
+    """Return one AVP as octets, hidden if `random` (the source of padding) is given and the AVP may be hidden."""
     octets = avp.codec.encode(value)
     flags = M_BIT if avp.mandatory else 0
     if random is not None and avp.hideable:
         if len(octets) > MAX_HIDDEN_VALUE:
-            raise _wrong_length(octets, f"{MAX_HIDDEN_VALUE} at most")
+            raise wrong_length(octets, f"{MAX_HIDDEN_VALUE} at most")
         octets = hide(avp.number, octets, secret, vector, random)
         flags |= H_BIT
     if len(octets) > MAX_VALUE:
-        raise _wrong_length(octets, f"{MAX_VALUE} at most")
+        raise wrong_length(octets, f"{MAX_VALUE} at most")
     return HEADER.pack(flags | HEADER.size + len(octets), 0, avp.number) + octets

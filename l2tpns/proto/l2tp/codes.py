@@ -1,6 +1,6 @@
-"""Numbers of RFC 2661 with their meaning in words: message types, result and error codes, masks (3.2, 4.4).
+"""Numbers and their meaning: message types, result and error codes, masks (RFC 2661 3.2, 4.4; RFC 3145).
 
-A number that is not listed here is printed as a number; no reading of a packet depends on these lists.
+A number that is not listed here is printed as a number. Parsing does not depend on these lists.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from enum import IntEnum, IntFlag
 
 
 class MessageType(IntEnum):
-    """Section 3.2; 0, 5 and 13 are reserved."""
+    """RFC 2661 3.2; 0, 5 and 13 are reserved."""
 
     SCCRQ = 1
     SCCRP = 2
@@ -37,7 +37,7 @@ SESSION_MESSAGES = frozenset(MessageType) - {
 
 
 def is_session_message(message_type: int) -> bool:
-    """Does a mistake in such a message end its session (CDN), and not the tunnel? Unknown types are the tunnel's."""
+    """Return True if an error in a message of this type ends its session (CDN) and not the tunnel (StopCCN)."""
     return message_type in SESSION_MESSAGES
 
 
@@ -54,7 +54,7 @@ class CodedEnum(IntEnum):
 
     @classmethod
     def describe(cls, value: int) -> str:
-        """`2 general error`, or the bare number when nothing is known of it."""
+        """Return `2 general error`, or only the number if it is unknown."""
         try:
             return f"{value} {cls(value).text}"  # type: ignore[call-arg]
         except ValueError:
@@ -62,7 +62,7 @@ class CodedEnum(IntEnum):
 
 
 class StopCcnResult(CodedEnum):
-    """Result codes of StopCCN (4.4.2)."""
+    """Result codes of StopCCN (RFC 2661 4.4.2)."""
 
     CLEAR = 1, "general request to clear the control connection"
     GENERAL = 2, "general error"
@@ -74,7 +74,7 @@ class StopCcnResult(CodedEnum):
 
 
 class CdnResult(CodedEnum):
-    """Result codes of CDN (4.4.2)."""
+    """Result codes of CDN (RFC 2661 4.4.2)."""
 
     LOST_CARRIER = 1, "loss of carrier"
     GENERAL = 2, "general error"
@@ -90,7 +90,7 @@ class CdnResult(CodedEnum):
 
 
 class ErrorCode(CodedEnum):
-    """General error codes (4.4.2), sent with result 2."""
+    """General error codes (RFC 2661 4.4.2), sent with result 2."""
 
     NONE = 0, "no general error"
     NO_CONTROL_CONNECTION = 1, "no control connection exists yet"
@@ -130,7 +130,7 @@ class DisconnectCode(CodedEnum):
 
 
 class DisconnectDirection(IntEnum):
-    """Whose side the cause is on (RFC 3145 section 2), seen from the sender of the CDN."""
+    """The side that the cause applies to (RFC 3145 section 2), seen from the sender of the CDN."""
 
     GLOBAL = 0
     PEER = 1
@@ -138,7 +138,7 @@ class DisconnectDirection(IntEnum):
 
 
 class ProxyAuthenType(IntEnum):
-    """Proxy Authen Type (4.4.5)."""
+    """Proxy Authen Type (RFC 2661 4.4.5)."""
 
     TEXTUAL = 1
     CHAP = 2
@@ -148,14 +148,14 @@ class ProxyAuthenType(IntEnum):
 
 
 class Framing(IntFlag):
-    """Framing Capabilities and Framing Type (4.4.3, 4.4.4)."""
+    """Framing Capabilities and Framing Type (RFC 2661 4.4.3, 4.4.4)."""
 
     SYNC = 1
     ASYNC = 2
 
 
 class Bearer(IntFlag):
-    """Bearer Capabilities and Bearer Type (4.4.3, 4.4.4)."""
+    """Bearer Capabilities and Bearer Type (RFC 2661 4.4.3, 4.4.4)."""
 
     DIGITAL = 1
     ANALOG = 2

@@ -1,7 +1,7 @@
 """The L2TP header of control and data messages (RFC 2661 section 3.1).
 
-Reading is lenient where the RFC says so (reserved bits, octets past Length), else strict: a malformed header is a
-WireError, to be counted and dropped (section 7.1). Sequence numbers are only read here; reliable.py understands them.
+Parsing is lenient where the RFC asks for it (reserved bits, octets past Length) and strict otherwise: a malformed
+header is a WireError, to be counted and dropped (section 7.1). reliable.py interprets the sequence numbers.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from struct import Struct
 
 from l2tpns.errors import WireError
 
+PORT = 1701  # 8.1: UDP
 T_BIT = 0x8000  # control message
 L_BIT = 0x4000  # Length present
 S_BIT = 0x0800  # Ns and Nr present
@@ -18,11 +19,11 @@ O_BIT = 0x0200  # Offset Size present
 P_BIT = 0x0100  # priority: data only
 VERSION_MASK = 0x000F
 VERSION = 2
-L2F_VERSION = 1  # 8.1: L2F shares the port and is discarded silently
+L2F_VERSION = 1  # 8.1: L2F shares the port and is silently discarded
 MAX_LENGTH = 0xFFFF
 
 CONTROL_FLAGS = T_BIT | L_BIT | S_BIT | VERSION
-CONTROL_MASK = T_BIT | L_BIT | S_BIT | O_BIT | P_BIT | VERSION_MASK  # everything but the reserved bits
+CONTROL_MASK = T_BIT | L_BIT | S_BIT | O_BIT | P_BIT | VERSION_MASK  # all but the reserved bits
 PLAIN_DATA_MASK = T_BIT | L_BIT | S_BIT | O_BIT | VERSION_MASK
 
 U16 = Struct("!H")
@@ -33,7 +34,7 @@ CONTROL = Struct("!HHHHHH")  # flags, length, tunnel id, session id, Ns, Nr
 
 @dataclass(frozen=True, slots=True)
 class ControlHeader:
-    """A control message: its header, and the AVPs still unread. An empty body is a ZLB, a bare acknowledgement."""
+    """A control message: its header, and its AVPs as octets. An empty body is a ZLB, which only acknowledges (5.8)."""
 
     tunnel_id: int
     session_id: int
@@ -44,7 +45,7 @@ class ControlHeader:
 
 @dataclass(frozen=True, slots=True)
 class DataHeader:
-    """A data message: `ns` is None when it carries no sequence number; the payload is a PPP frame."""
+    """A data message: `ns` is None if it carries no sequence number; the payload is a PPP frame."""
 
     tunnel_id: int
     session_id: int
@@ -53,12 +54,12 @@ class DataHeader:
 
 
 def is_control(datagram: bytes) -> bool:
-    """The T bit; an empty datagram is no control message."""
+    """Return True if the T bit is set. An empty datagram is not a control message."""
     return bool(datagram) and datagram[0] >= 0x80
 
 
 def parse_control(datagram: bytes) -> ControlHeader:
-    """Read a control message's header; WireError when it is malformed."""
+    """Parse the header of a control message. Raises WireError if it is malformed."""
     size = len(datagram)
     if size < CONTROL.size:
         raise WireError(f"control message of {size} octets")
@@ -78,7 +79,7 @@ def _what_is_wrong(flags: int) -> str:
 
 
 def build_control(tunnel_id: int, session_id: int, ns: int, nr: int, body: bytes = b"") -> bytes:
-    """A control message ready to send; with an empty body a ZLB."""
+    """Return a control message as octets; a ZLB if the body is empty. Raises WireError if it is too long."""
     length = CONTROL.size + len(body)
     if length > MAX_LENGTH:
         raise WireError(f"control message of {length} octets cannot be sent")
@@ -86,7 +87,7 @@ def build_control(tunnel_id: int, session_id: int, ns: int, nr: int, body: bytes
 
 
 def parse_data(datagram: bytes) -> DataHeader:
-    """Read a data message with any mix of the L, S, O and P bits; WireError when it is malformed."""
+    """Parse a data message with any mix of the L, S, O and P bits. Raises WireError if it is malformed."""
     size = len(datagram)
     if size < PLAIN_DATA.size:
         raise WireError(f"data message of {size} octets")
@@ -98,7 +99,7 @@ def parse_data(datagram: bytes) -> DataHeader:
     end = size
     at = 2
     if flags & L_BIT:
-        end = tunnel_id  # what stood first was the Length
+        end = tunnel_id  # the first field is Length
         if end > size:
             raise WireError(f"Length {end} in a data message of {size} octets")
         at = 4
@@ -115,7 +116,7 @@ def parse_data(datagram: bytes) -> DataHeader:
 
 
 def data_header(tunnel_id: int, session_id: int, ns: int | None = None, nr: int = 0) -> bytes:
-    """The header to put before a PPP frame: six octets, ten with sequence numbers; no Length, no Offset."""
+    """Return the header that precedes a PPP frame: six octets, ten with Ns and Nr; no Length, no Offset Size."""
     if ns is None:
         return PLAIN_DATA.pack(VERSION, tunnel_id, session_id)
     return SEQUENCED_DATA.pack(VERSION | S_BIT, tunnel_id, session_id, ns & 0xFFFF, nr)

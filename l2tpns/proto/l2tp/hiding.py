@@ -1,6 +1,6 @@
 """Hiding of AVP values with the tunnel's shared secret (RFC 2661 section 4.3).
 
-Which AVPs may be hidden, and where the Random Vector comes from, is avp.py's knowledge.
+avp.py decides which AVPs may be hidden, and keeps the Random Vector.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from hashlib import md5
 from l2tpns.errors import WireError
 
 BLOCK = 16
-LENGTH_SIZE = 2  # of the length that stands before the value
+LENGTH_SIZE = 2  # octets of the length that precedes the value
 VECTOR_SIZE = 16  # 4.4.1: at least 16 octets are recommended
 MAX_CIPHER = 1017  # an AVP of 1023 octets without its header
 MAX_HIDDEN_VALUE = MAX_CIPHER - 2
@@ -20,7 +20,7 @@ Random = Callable[[int], bytes]
 
 
 def hide(number: int, value: bytes, secret: bytes, vector: bytes, random: Random) -> bytes:
-    """The hidden form of a value, padded to whole blocks so that its length tells little."""
+    """Return the hidden form of a value, padded to whole blocks so that its length reveals little."""
     plain = len(value).to_bytes(2, "big") + value
     plain += random(min(-len(plain) % BLOCK, MAX_CIPHER - len(plain)))
     cipher = b""
@@ -33,9 +33,9 @@ def hide(number: int, value: bytes, secret: bytes, vector: bytes, random: Random
 
 
 def unhide(number: int, cipher: bytes, secret: bytes, vector: bytes) -> bytes:
-    """The value behind a hidden one; WireError when there can be none, as when the secrets differ.
+    """Return the value of a hidden one. Raises WireError if there is none, as when the secrets differ.
 
-    The first block tells the length: without the secret nobody makes us uncover more than that, and padding is left.
+    The length is in the first block. Padding after the value is not decoded.
     """
     if len(cipher) < LENGTH_SIZE:
         raise WireError("is hidden and cannot be uncovered")

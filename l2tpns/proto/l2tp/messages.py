@@ -1,8 +1,8 @@
-"""The control messages of L2TP, one class each (RFC 2661 section 6), and how they are read and written.
+"""The control messages of L2TP, one class each, decoded and encoded (RFC 2661 section 6).
 
-A field without default is an AVP that MUST be present; its annotation names the AVP, and what is assumed without it
-where nothing of ours depends on it. Decoding, encoding and the check for missing AVPs are loops over these
-declarations. Whether a message may come now is not decided here.
+Each field is an AVP, named by its annotation. A field without default is an AVP that must be present, unless the
+annotation also gives a value to assume. Decoding, encoding and the check for missing AVPs are loops over these
+declarations. l2tp/tunnel.py decides whether a message is allowed in the present state.
 """
 
 from __future__ import annotations
@@ -14,12 +14,6 @@ from typing import Annotated, Any, ClassVar, get_type_hints
 
 from l2tpns.errors import ProtocolError
 from l2tpns.proto.l2tp import avp
-from l2tpns.proto.l2tp.avp import Accm as Accm
-from l2tpns.proto.l2tp.avp import CallErrors as CallErrors
-from l2tpns.proto.l2tp.avp import DisconnectCause as DisconnectCause
-from l2tpns.proto.l2tp.avp import ProtocolVersion as ProtocolVersion
-from l2tpns.proto.l2tp.avp import Q931Cause as Q931Cause
-from l2tpns.proto.l2tp.avp import ResultCode as ResultCode
 from l2tpns.proto.l2tp.codes import CdnResult as CdnResult
 from l2tpns.proto.l2tp.codes import ErrorCode as ErrorCode
 from l2tpns.proto.l2tp.codes import MessageType as MessageType
@@ -27,6 +21,12 @@ from l2tpns.proto.l2tp.codes import ProxyAuthenType as ProxyAuthenType
 from l2tpns.proto.l2tp.codes import StopCcnResult as StopCcnResult
 from l2tpns.proto.l2tp.codes import is_session_message as is_session_message
 from l2tpns.proto.l2tp.hiding import VECTOR_SIZE, Random
+from l2tpns.proto.l2tp.values import Accm as Accm
+from l2tpns.proto.l2tp.values import CallErrors as CallErrors
+from l2tpns.proto.l2tp.values import DisconnectCause as DisconnectCause
+from l2tpns.proto.l2tp.values import ProtocolVersion as ProtocolVersion
+from l2tpns.proto.l2tp.values import Q931Cause as Q931Cause
+from l2tpns.proto.l2tp.values import ResultCode as ResultCode
 
 DEFAULT_WINDOW = 4  # 4.4.3: when the Receive Window Size AVP is absent
 VERSION_1_0 = ProtocolVersion(1, 0)
@@ -35,7 +35,7 @@ MESSAGE_TYPE_SIZE = 8
 
 @dataclass(frozen=True, slots=True)
 class Assumed:
-    """What a received message is taken to say in an AVP that it should have and has not, or that is malformed."""
+    """The value to assume if a received message lacks an AVP that it must have, or has a malformed one."""
 
     value: Any
 
@@ -46,7 +46,7 @@ NOTHING = Assumed(None)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """What every message has; `warnings` says in words which AVPs were skipped while reading it."""
+    """The fields of every message. `warnings` says in words which AVPs were skipped by `decode`."""
 
     message_type: ClassVar[int] = 0
     warnings: tuple[str, ...] = field(default=(), compare=False)
@@ -54,14 +54,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownMessage(Message):
-    """A message of a type we do not know, with M=0: acknowledged and ignored (4.4.1)."""
+    """A message of an unknown type with M=0: acknowledged and ignored (4.4.1)."""
 
     type: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer(Message):
-    """What SCCRQ and SCCRP have in common."""
+    """The common fields of SCCRQ and SCCRP."""
 
     protocol_version: Annotated[ProtocolVersion, avp.PROTOCOL_VERSION]
     framing_capabilities: Annotated[int, avp.FRAMING_CAPABILITIES]
@@ -75,7 +75,7 @@ class Offer(Message):
 
     @property
     def window(self) -> int:
-        """The window to use: 4 when absent; 0 is invalid and taken as 1, the smallest that works."""
+        """The window to use: 4 if absent. 0 is invalid and counts as 1, the smallest that works."""
         return DEFAULT_WINDOW if self.receive_window_size is None else max(1, self.receive_window_size)
 
 
@@ -131,7 +131,7 @@ class OCRP(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connected(Message):
-    """What OCCN and ICCN have in common. Speeds are seen from the LAC, in bits per second."""
+    """The common fields of OCCN and ICCN. Speeds are seen from the LAC, in bits per second."""
 
     tx_connect_speed: Annotated[int, avp.TX_CONNECT_SPEED, UNKNOWN]
     framing_type: Annotated[int, avp.FRAMING_TYPE, UNKNOWN]
@@ -140,7 +140,7 @@ class Connected(Message):
 
     @property
     def rx_speed(self) -> int:
-        """4.4.4: without the Rx speed the line is symmetric."""
+        """The Rx speed; without that AVP the line is symmetric (4.4.4)."""
         return self.tx_connect_speed if self.rx_connect_speed is None else self.rx_connect_speed
 
 
@@ -177,19 +177,19 @@ class ICCN(Connected):
     proxy_authen_name: Annotated[bytes | None, avp.PROXY_AUTHEN_NAME] = None
     proxy_authen_challenge: Annotated[bytes | None, avp.PROXY_AUTHEN_CHALLENGE] = None
     proxy_authen_id: Annotated[int | None, avp.PROXY_AUTHEN_ID] = None
-    # A clear text password for types 1 and 3: never printed.
+    # A clear text password for types 1 and 3: not in the repr.
     proxy_authen_response: Annotated[bytes | None, avp.PROXY_AUTHEN_RESPONSE] = field(default=None, repr=False)
     private_group_id: Annotated[bytes | None, avp.PRIVATE_GROUP_ID] = None
 
     @property
     def proxy_authen_missing(self) -> tuple[str, ...]:
-        """Which AVPs the Proxy Authen Type calls for are absent (4.4.5); then there is a new round of our own."""
+        """The fields that the Proxy Authen Type requires and the LAC left out (4.4.5)."""
         wanted = PROXY_AUTHEN_FIELDS.get(self.proxy_authen_type or 0, ())
         return tuple(name for name in wanted if getattr(self, name) is None)
 
     @property
     def proxy_authen_usable(self) -> bool:
-        """A known Proxy Authen Type came, and everything that belongs to it."""
+        """True if the LAC sent a known Proxy Authen Type and all AVPs that it requires."""
         return self.proxy_authen_type in PROXY_AUTHEN_FIELDS and not self.proxy_authen_missing
 
 
@@ -232,7 +232,7 @@ MESSAGES: dict[int, type[Message]] = {
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A field of a message class: its name, its AVP, whether it must be there, and what is assumed without it."""
+    """A field of a message class: its name, its AVP, whether it is required, and the value to assume without it."""
 
     name: str
     avp: avp.Avp
@@ -254,10 +254,10 @@ LAYOUT: dict[int, tuple[Slot, ...]] = {number: _slots(cls) for number, cls in ME
 
 
 class MessageError(ProtocolError):
-    """A message that cannot be accepted, with the answer it calls for.
+    """A message that must be refused, with the codes of the answer.
 
-    `session` tells whether a CDN or a StopCCN is the answer; `assigned_id` is the peer's own session or tunnel ID if
-    it could be read, else 0. `message_type` is 0 when even that was unreadable.
+    The answer is a CDN if `session` is True, otherwise a StopCCN. `assigned_id` is the peer's own session or tunnel ID,
+    0 if it is unreadable. `message_type` is 0 if even that is unreadable.
     """
 
     def __init__(self, cause: ProtocolError, message_type: int = 0, assigned_id: int = 0) -> None:
@@ -275,7 +275,7 @@ def _invalid(text: str, error: int = ErrorCode.VALUE) -> ProtocolError:
 
 
 def decode(body: bytes, secret: bytes = b"") -> Message:
-    """Read the AVPs of one control message (never a ZLB); MessageError when it must be refused."""
+    """Decode the AVPs of one control message, which is not a ZLB. Raises MessageError if it must be refused."""
     known, message_type = read_message_type(body)
     if not known:
         return UnknownMessage(type=message_type, warnings=(f"message type {message_type} ignored",))
@@ -293,7 +293,7 @@ def decode(body: bytes, secret: bytes = b"") -> Message:
 
 
 def _fill(decoded: avp.Decoded, slots: tuple[Slot, ...]) -> dict[str, Any]:
-    """Take the values of a message's fields; one that is missing may be the fault."""
+    """Return the values of a message's fields. A missing one may become the fault."""
     wanted: dict[str, Any] = {}
     for slot in slots:
         value = decoded.values.pop(slot.avp.number, None)
@@ -311,7 +311,7 @@ def _fill(decoded: avp.Decoded, slots: tuple[Slot, ...]) -> dict[str, Any]:
 
 
 def assigned_tunnel_id(body: bytes, secret: bytes = b"") -> int:
-    """The Assigned Tunnel ID of a message, 0 if there is none; reads nothing else, and costs little."""
+    """Return the Assigned Tunnel ID of a message, 0 if there is none. Decodes nothing else, so it is cheap."""
     address = avp.ASSIGNED_TUNNEL_ID
     decoded = avp.decode_avps(body, secret, MESSAGE_TYPE_SIZE, address=address, only_address=True)
     found: int = decoded.values.get(address.number, 0)
@@ -319,7 +319,10 @@ def assigned_tunnel_id(body: bytes, secret: bytes = b"") -> int:
 
 
 def read_message_type(body: bytes) -> tuple[bool, int]:
-    """Is the type one of ours, and its number. 4.4.1: it is the first AVP; its M bit speaks for the whole message."""
+    """Return whether the message type is known, and its number. Raises MessageError.
+
+    RFC 2661 4.4.1: the Message Type is the first AVP, and its M bit applies to the whole message.
+    """
     if len(body) < MESSAGE_TYPE_SIZE:
         raise MessageError(_invalid("message without a Message Type", ErrorCode.LENGTH))
     flags, vendor, number = avp.HEADER.unpack_from(body)
@@ -338,7 +341,10 @@ def read_message_type(body: bytes) -> tuple[bool, int]:
 
 
 def encode(message: Message, *, secret: bytes = b"", random: Random | None = None, hide: bool = False) -> bytes:
-    """The AVPs of a message, Message Type first; `hide` hides whatever may be hidden and needs secret and random."""
+    """Return the AVPs of a message as octets, Message Type first.
+
+    With `hide` all AVPs that may be hidden are; this needs `secret` and `random`, else ValueError is raised.
+    """
     slots = LAYOUT[message.message_type]
     parts = [avp.encode_avp(avp.MESSAGE_TYPE, message.message_type)]
     vector = b""
@@ -358,12 +364,12 @@ def encode(message: Message, *, secret: bytes = b"", random: Random | None = Non
 
 
 def tunnel_auth_response(message_type: int, secret: bytes, challenge: bytes) -> bytes:
-    """The Challenge Response that a message of this type carries (5.1.1): 2 for an SCCRP, 3 for an SCCCN."""
+    """Return the Challenge Response for a message of this type, SCCRP or SCCCN (5.1.1)."""
     return md5(bytes((message_type,)) + secret + challenge, usedforsecurity=False).digest()
 
 
 def describe_result(message_type: int, code: ResultCode) -> str:
-    """A Result Code in words for a log line; unknown numbers stay numbers."""
+    """Return a Result Code in words for a log line. Unknown numbers stay numbers."""
     results = CdnResult if is_session_message(message_type) else StopCcnResult
     words = [results.describe(code.result)]
     if code.error:
@@ -374,7 +380,7 @@ def describe_result(message_type: int, code: ResultCode) -> str:
 
 
 class Tie(Enum):
-    """Who keeps his tunnel when both ends sent an SCCRQ (4.4.3)."""
+    """The tunnel that stays if both ends have sent an SCCRQ (4.4.3)."""
 
     OURS = "ours"
     THEIRS = "theirs"
@@ -383,7 +389,7 @@ class Tie(Enum):
 
 
 def break_tie(ours: bytes | None, theirs: bytes | None) -> Tie:
-    """Compare the Tie Breakers of our SCCRQ and the peer's: the lower value wins, and so does the only one."""
+    """Compare the Tie Breakers of this end's SCCRQ and the peer's: the lower value wins, or the only one (4.4.3)."""
     if ours == theirs:
         return Tie.BOTH if ours is None else Tie.NEITHER
     if ours is None or theirs is None:

@@ -1,7 +1,7 @@
 """Reliable delivery of control messages: Ns, Nr, window, retransmission (RFC 2661 section 5.8, Appendix A).
 
-Knows nothing of message contents, sockets or clocks: a tunnel hands in what arrived and the time, and puts on the wire
-what outgoing() returns. HELLO and the wait after StopCCN are the tunnel's.
+Knows nothing of message contents, sockets or clocks: a tunnel passes in each received message and the time, and sends
+the datagrams that outgoing() returns. HELLO and the wait after a StopCCN are in l2tp/tunnel.py. Times are in seconds.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from itertools import chain
 from l2tpns.proto.l2tp.header import CONTROL, ControlHeader, build_control
 
 SEQUENCE_MASK = 0xFFFF
-HALF = 0x8000  # 5.8: the 32768 numbers up to the last received one are old, the others are ahead
-MAX_WINDOW = HALF - 1  # more than this in flight, and old could not be told from new
-LEAST_CAP = 8.0  # 5.8: a cap of the interval must not be less than 8 seconds
-MOST_AMPLIFIED = 3  # octets sent for each octet received, and datagrams, while the peer may be a forged address
-RESYNC_REACH = 1024  # how far the peer's numbers may be beyond a record that a crash has cut short
+HALF = 0x8000  # 5.8: the 32,768 numbers up to the last received one are old, the others are ahead
+MAX_WINDOW = HALF - 1  # with more in flight, old and new messages could not be distinguished
+MIN_INTERVAL_CAP = 8.0  # 5.8: a cap of the interval must not be less than 8 seconds
+MAX_AMPLIFICATION = (
+    3  # octets sent per octet received, and datagrams per datagram, while the peer's address may be forged
+)
+RESYNC_REACH = 1024  # how far the peer's numbers may be ahead of a record that a crash has truncated
 
 
 @dataclass(frozen=True, slots=True)
 class ReliableRecord:
-    """What a successor needs to go on: `ns` is that of the first pending message, the first `sent` were sent once."""
+    """The state that a restart restores: `ns` of the first pending message; the first `sent` of them have been sent."""
 
     peer_tunnel_id: int
     peer_window: int
@@ -32,7 +34,7 @@ class ReliableRecord:
     pending: tuple[tuple[int, bytes], ...]  # peer's session id, AVPs
 
     def after(self, change: ReliableChange) -> ReliableRecord:
-        """What the record would be now."""
+        """Return the record as it is after the change."""
         pending = (*self.pending, *change.queued)
         acknowledged = (change.ns - self.ns) & SEQUENCE_MASK
         return ReliableRecord(
@@ -42,7 +44,7 @@ class ReliableRecord:
 
 @dataclass(frozen=True, slots=True)
 class ReliableChange:
-    """What has happened since a record: the numbers as they are now, and the messages that were added."""
+    """The difference to an earlier record: the present numbers, and the messages that were added."""
 
     ns: int
     nr: int
@@ -52,14 +54,14 @@ class ReliableChange:
 
 @dataclass(slots=True)
 class Allowance:
-    """What may be sent to a peer that has not shown yet that it hears us: its address may be forged."""
+    """What may be sent to a peer whose address may be forged: it has not proved yet that it receives."""
 
     octets: int = 0
     datagrams: int = 0
 
     def earn(self, octets: int) -> None:
-        self.octets += MOST_AMPLIFIED * octets
-        self.datagrams += MOST_AMPLIFIED
+        self.octets += MAX_AMPLIFICATION * octets
+        self.datagrams += MAX_AMPLIFICATION
 
     def covers(self, octets: int) -> bool:
         return octets <= self.octets and self.datagrams > 0
@@ -79,10 +81,10 @@ class Reliable:
         receive_window: int = 16,
         retries: int = 5,
         first_interval: float = 1.0,
-        max_interval: float = LEAST_CAP,
+        max_interval: float = MIN_INTERVAL_CAP,
     ) -> None:
-        if max_interval < LEAST_CAP:
-            raise ValueError(f"the longest interval between retransmissions must be {LEAST_CAP:g} s or more")
+        if max_interval < MIN_INTERVAL_CAP:
+            raise ValueError(f"the longest interval between retransmissions must be {MIN_INTERVAL_CAP:g} s or more")
         self.peer_tunnel_id = 0  # 5.3: 0 until the peer's Assigned Tunnel ID is known
         self.ns = 0  # of the next new message
         self.nr = 0  # expected from the peer
@@ -94,17 +96,17 @@ class Reliable:
         self._retries = retries
         self._first_interval = first_interval
         self._max_interval = max_interval
-        self._queue: deque[tuple[int, bytes]] = deque()  # never sent
-        self._unacked: deque[tuple[int, bytes]] = deque()  # sent, the last one with Ns self.ns - 1
-        self._flight = 0  # how many of _unacked, from the front, we count as under way
+        self._queue: deque[tuple[int, bytes]] = deque()  # not sent yet
+        self._unacked: deque[tuple[int, bytes]] = deque()  # sent; the last one has Ns self.ns - 1
+        self._flight = 0  # how many of _unacked, from the front, count as in flight
         self._ahead: dict[int, ControlHeader] = {}
-        # After a crash, until the peer's numbers are known for certain: messages that wait for that, and whether a gap
-        # before the peer's first message may be one of our memory.
+        # After a crash, until the peer's numbers are certain: new messages, which wait, and whether a gap before the
+        # peer's first message may be due to the truncated record.
         self._held: deque[tuple[int, bytes]] | None = None
         self._gap_is_ours = False
-        self._added = 0  # messages ever given to send(), and how many of them a record or a change has told
-        self._told = 0
-        self._told_numbers = (0, 0, 0)
+        self._added = 0  # messages ever passed to send(), and how many of them a record or change includes
+        self._recorded = 0
+        self._recorded_numbers = (0, 0, 0)
         self._ack_owed = False
         self._timeouts = 0  # in a row
         self._timer: float | None = None
@@ -126,32 +128,32 @@ class Reliable:
 
     @property
     def unacked(self) -> int:
-        """How many messages were sent and are not acknowledged."""
+        """The number of messages that were sent and are not acknowledged."""
         return len(self._unacked)
 
     @property
     def queue_length(self) -> int:
-        """How many messages wait for room in the window."""
+        """The number of messages that wait for room in the window."""
         return len(self._queue)
 
     @property
     def idle(self) -> bool:
-        """Nothing is queued and everything sent was acknowledged."""
+        """True if nothing is queued and every message was acknowledged."""
         return not self._queue and not self._unacked and not self._held
 
     @property
     def silent_timeouts(self) -> int:
-        """Return how often in a row the oldest message went unanswered; with few retries the last one counts more."""
+        """How many times in a row the oldest message timed out; MAX_WINDOW once no retry is left."""
         return self._timeouts if self._timeouts < self._retries else MAX_WINDOW
 
     @property
     def cycle(self) -> float:
-        """Seconds of a full retransmission cycle, for which a closed tunnel must still answer (5.7): 31 by default."""
+        """Seconds of a full retransmission cycle, 31 by default: a closed tunnel acknowledges that long (5.7)."""
         return sum(self._interval(timeouts) for timeouts in range(self._retries + 1))
 
     @property
     def deadline(self) -> float | None:
-        """When outgoing() must be called next; a time that has passed means at once."""
+        """When outgoing() must be called next, None: not at all. A time in the past means at once."""
         if self.dead:
             return None
         if self._ack_owed or self._can_send():
@@ -160,39 +162,39 @@ class Reliable:
 
     @property
     def proven(self) -> bool:
-        """The peer is where its messages come from."""
+        """True unless the peer's address may be forged."""
         return self._allowance is None
 
     def await_proof(self) -> None:
-        """Send no more than MOST_AMPLIFIED times what is received, until proved() is called.
+        """Send no more than MAX_AMPLIFICATION times what is received, until proved() is called.
 
-        While something is unacknowledged it is what answers a repeat: a bare acknowledgement would silence a peer
-        whose repeats are what the next retransmission is paid with.
+        Meanwhile a repeated message is answered by the oldest unacknowledged message, not by a ZLB: a ZLB would stop
+        the peer's repeats, which earn the allowance for the next retransmission.
         """
         self._allowance = Allowance()
 
     def proved(self) -> None:
-        """The peer has sent what only a receiver of our messages can know."""
+        """Lift the limit: the peer has sent a value that only a receiver of this end's messages can know."""
         self._allowance = None
 
     def send(self, session_id: int, body: bytes, now: float) -> None:
-        """Queue a message for the peer's session (0: for the tunnel); outgoing() sends it."""
+        """Queue a message for the peer's session, 0: for the tunnel. outgoing() sends it."""
         self._now = now
         self._added += 1
         (self._queue if self._held is None else self._held).append((session_id, body))
 
     def receive(self, header: ControlHeader, now: float) -> list[ControlHeader]:
-        """Take in a message; what is returned may be processed now, in this order."""
+        """Take in a received message. Return the messages that are in sequence now, to be processed in this order."""
         self._now = now
         if self._allowance is not None:
             self._allowance.earn(CONTROL.size + len(header.body))
         self._acknowledged(header.nr, now)
         if not header.body:
-            return []  # a ZLB has an Ns, but does not use it up, and is never acknowledged
+            return []  # 5.8: a ZLB does not use up its Ns and is never acknowledged
         self._ack_owed = True
         distance = (header.ns - self.nr) & SEQUENCE_MASK
         if distance >= HALF:
-            self.duplicates += 1  # our acknowledgement was lost: it is sent again
+            self.duplicates += 1  # the acknowledgement was lost: it is sent again
             if self._allowance is not None:
                 self._flight = 0
             return []
@@ -203,8 +205,8 @@ class Reliable:
                 if distance < reach and len(self._ahead) < self.receive_window:
                     self._ahead.setdefault(header.ns, header)
                 return []
-            # A peer that repeats this message has nothing older to repeat: what is before it was acknowledged, by us,
-            # and the crash took the memory of it.
+            # A peer that repeats this message has nothing older to repeat: everything before it was acknowledged before
+            # the crash, and the record does not have it.
             self.nr = min(self._ahead, key=lambda ns: (ns - self.nr) & SEQUENCE_MASK)
             header = self._ahead.pop(self.nr)
         self._gap_is_ours = False
@@ -217,13 +219,13 @@ class Reliable:
         return ready
 
     def fits(self, header: ControlHeader) -> bool:
-        """Return whether the peer may have sent this now, by its Ns and Nr: what is old or far ahead does not fit."""
+        """Return True if the peer may have sent this now, by its Ns and Nr: neither is old or far ahead."""
         reach = RESYNC_REACH if self._gap_is_ours else self.receive_window
         repeats = (header.ns - self.nr + self.receive_window) & SEQUENCE_MASK
         return repeats <= self.receive_window + reach and self._newly_acknowledged(header.nr) is not None
 
     def acknowledges(self, header: ControlHeader) -> bool:
-        """Return whether this acknowledges the oldest message that is under way. Changes nothing."""
+        """Return True if this acknowledges the oldest message in flight. Changes nothing."""
         return bool(self._newly_acknowledged(header.nr))
 
     def _newly_acknowledged(self, nr: int) -> int | None:
@@ -233,7 +235,7 @@ class Reliable:
         return count if count <= len(self._unacked) + beyond else None
 
     def oldest(self) -> bytes | None:
-        """Return a copy of the oldest unacknowledged message, to ask at another address."""
+        """Return the oldest unacknowledged message as a datagram for another address, None if there is none."""
         if not self._unacked:
             return None
         session_id, body = self._unacked[0]
@@ -241,10 +243,10 @@ class Reliable:
         return build_control(self.peer_tunnel_id, session_id, ns, self.nr, body)
 
     def _acknowledged(self, nr: int, now: float) -> None:
-        """Forget what the peer has; an Nr of the past, or beyond what we sent, changes nothing."""
+        """Forget the messages that an Nr acknowledges. An old Nr, or one ahead of what was sent, changes nothing."""
         count = (nr - self.ns + len(self._unacked)) & SEQUENCE_MASK
         if self._held is not None and 0 < count - len(self._unacked) < RESYNC_REACH:
-            # The peer has had more from us than we remember. What is pending was sent with these numbers then.
+            # The peer has received more than the record has. The pending messages were sent with these numbers.
             for _ in range(min(count - len(self._unacked), len(self._queue))):
                 self._unacked.append(self._queue.popleft())
             self.ns = nr
@@ -264,7 +266,7 @@ class Reliable:
         self._congestion_window = min(self._congestion_window + growth, float(self._peer_window))
 
     def outgoing(self, now: float) -> list[bytes]:
-        """The datagrams to send now. Sets `dead` when the last retransmission stayed unanswered, too."""
+        """Return the datagrams to send now. Sets `dead` if the last retransmission timed out."""
         self._now = now
         if self._timer is not None and now >= self._timer:
             self._time_out(now)
@@ -278,7 +280,7 @@ class Reliable:
             else:
                 self.retransmissions += 1
             session_id, body = self._unacked[self._flight]
-            # A retransmission keeps its Ns, but always carries the Nr of now.
+            # 5.8: a retransmission keeps its Ns, but carries the present Nr.
             ns = (self.ns - len(self._unacked) + self._flight) & SEQUENCE_MASK
             datagrams.append(self._spend(build_control(self.peer_tunnel_id, session_id, ns, self.nr, body)))
             self._flight += 1
@@ -294,7 +296,7 @@ class Reliable:
         return bool(waiting) and self._flight < int(self._congestion_window) and self._can_afford()
 
     def _can_afford(self) -> bool:
-        """The next message may be sent, as far as the allowance goes."""
+        """Return True if the allowance covers the next message."""
         if self._allowance is None:
             return True
         _, body = self._unacked[self._flight] if self._flight < len(self._unacked) else self._queue[0]
@@ -318,46 +320,47 @@ class Reliable:
             self.dead = True
             self._timer = None
             return
-        # Appendix A: half of CWND is remembered, and slow start begins again with the oldest message alone.
+        # Appendix A: SSTHRESH becomes half of CWND, and slow start begins again with the oldest message.
         self._slow_start_threshold = max(1.0, self._congestion_window / 2)
         self._congestion_window = 1.0
         self._flight = 0
         self._timer = now + self._interval(self._timeouts)
 
     def ask_again(self) -> None:
-        """Send what is unanswered once more at least: an answer may be lost that came while nothing was read."""
+        """Allow at least one more retransmission: an answer may have been lost while this process could not read."""
         self._timeouts = min(self._timeouts, max(self._retries - 1, 0))
 
     def record(self) -> ReliableRecord:
-        """The state as data. Messages held ahead of sequence are left out: the peer sends them again."""
-        ns, nr, sent = self._tell()
+        """Return the state as data, without messages held ahead of sequence: the peer sends those again."""
+        ns, nr, sent = self._note_numbers()
         return ReliableRecord(self.peer_tunnel_id, self.peer_window, ns, nr, sent, tuple(self._pending()))
 
     def change(self) -> ReliableChange | None:
-        """What `ReliableRecord.after` needs since the last record() or change(); None when nothing has changed.
+        """Return the difference to the last record() or change(), None if there is none.
 
-        Ask before what outgoing() returned is sent, and a journal of it is never behind what the peer can know.
+        A journal that is written before the datagrams of outgoing() are sent is never behind what the peer has seen.
         """
-        before, added = self._told_numbers, self._added - self._told
-        numbers = self._tell()
+        before, added = self._recorded_numbers, self._added - self._recorded
+        numbers = self._note_numbers()
         if numbers == before and not added:
             return None
         return ReliableChange(*numbers, tuple(self._pending())[-added:] if added else ())
 
-    def _tell(self) -> tuple[int, int, int]:
+    def _note_numbers(self) -> tuple[int, int, int]:
         sent = len(self._unacked)
-        self._told = self._added
-        self._told_numbers = ((self.ns - sent) & SEQUENCE_MASK, self.nr, sent)
-        return self._told_numbers
+        self._recorded = self._added
+        self._recorded_numbers = ((self.ns - sent) & SEQUENCE_MASK, self.nr, sent)
+        return self._recorded_numbers
 
     def _pending(self) -> chain[tuple[int, bytes]]:
         return chain(self._unacked, self._queue, self._held or ())
 
     def restore(self, record: ReliableRecord, now: float, probe: bytes = b"") -> None:
-        """Go on from a record: what was sent and not acknowledged is sent again, with the Ns it had.
+        """Continue from a record: unacknowledged messages are sent again, with the Ns that they had.
 
-        A `probe` (the AVPs of a HELLO) says that the record may be older than what the peer has seen: the probe is sent
-        last, and nothing new before its acknowledgement, whose Nr tells which Ns the peer expects (5.8).
+        A `probe` (the AVPs of a HELLO) means that the record may be older than what the peer has seen. The probe is
+        sent after the pending messages, and new ones wait for its acknowledgement, whose Nr is the Ns that the peer
+        expects (5.8).
         """
         self._now = now
         self.peer_tunnel_id = record.peer_tunnel_id

@@ -1,1 +1,1 @@
-"""The nsctl packet formats and their authentication. Pure."""
+"""The packet formats of nsctl and their authentication (docs/nsctl.md). Pure."""

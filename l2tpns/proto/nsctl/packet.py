@@ -1,6 +1,6 @@
 """The packets of nsctl: 0x9012 of l2tpns 1.1 and 0x9013 of 2.x (docs/nsctl.md has them as tables).
 
-Octets and words only. Who may ask is seal.py's and the server's, what a command does is the server's and the plugins'.
+seal.py authenticates them; nsctl/server.py and the plugins carry out the commands.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import ClassVar
 from l2tpns.errors import WireError
 
 PORT = 1702
-LONGEST = 4096  # octets of a packet of 2.x
-LONGEST_OLD = 1400  # the buffer of 1.1's client
-# An ERROR's text begins so where no plugin knows the command: neither format has a field to tell that from a failure.
+MAX_PACKET = 4096  # octets of a packet of 2.x
+MAX_OLD_PACKET = 1400  # octets, the buffer of the client of 1.1
+# The text of an ERROR begins so if no plugin knows the command: neither format has a field for that.
 UNKNOWN_COMMAND = "unknown command"
 NOT_AUTHORISED = "not authorised"
 
@@ -25,14 +25,14 @@ MAGIC = 0x9013
 _OLD_HEADER = struct.Struct("!HHHI")  # magic, type, length of everything, id
 _HEADER = struct.Struct("!HBB")  # magic, type, number of arguments
 _TERMINATOR = 0xFF
-_LONGEST_ARGUMENT = 255
-_LONGEST_LINE = 254  # of an answer: a client might take a length of 255 for the terminator
-_MOST_ARGUMENTS = 255
+_MAX_ARGUMENT = 255
+_MAX_LINE = 254  # octets of a line of an answer: a client might mistake a length of 255 for the terminator
+_MAX_ARGUMENTS = 255
 _CUT = b"..."
 
 
 class Verb(Enum):
-    """What is asked for, by the words of 2.x's client. Whatever is none of the first three is for the plugins."""
+    """The kind of a command, by the words of the client of 2.x. CONTROL is every command of a plugin."""
 
     LOAD = "load_plugin"
     UNLOAD = "unload_plugin"
@@ -42,20 +42,21 @@ class Verb(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A command of either format. Octets that are not UTF-8 come back as they were (surrogateescape)."""
+    """A command in either format. Octets that are not UTF-8 are preserved (surrogateescape)."""
 
     verb: Verb
     words: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, words: Sequence[str]) -> Request:
-        """As typed."""
+        """Return the request of a command line."""
         if words and words[0] and words[0] in (verb.value for verb in Verb):
             return cls(Verb(words[0]), tuple(words[1:]))
         return cls(Verb.CONTROL, tuple(words))
 
     @property
     def name(self) -> str:
+        """The first word of the command."""
         return self.verb.value or (self.words[0] if self.words else "")
 
     def __str__(self) -> str:
@@ -63,7 +64,7 @@ class Request:
 
 
 class Malformed(WireError):
-    """No packet that we know. `packet` is what an error can be answered to, where that much could be read."""
+    """A packet that cannot be read. `packet` is what can be answered, if its header is readable."""
 
     def __init__(self, text: str, packet: AnyPacket | None = None) -> None:
         super().__init__(text)
@@ -71,6 +72,8 @@ class Malformed(WireError):
 
 
 class OldType(IntEnum):
+    """Types of 0x9012."""
+
     OK = 1
     ERROR = 2
     LOAD_PLUGIN = 5
@@ -81,7 +84,7 @@ class OldType(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class OldPacket:
-    """0x9012."""
+    """A packet of 0x9012."""
 
     type: int
     id: int
@@ -103,9 +106,9 @@ class OldPacket:
         raise Malformed(f"unknown request type {self.type}", self)
 
     def answer(self, ok: bool, text: str) -> OldPacket:
-        """To this request; what is too long for 1.1's client is cut."""
+        """Return the answer to this request, cut to the size that the client of 1.1 can receive."""
         octets = _octets(text).replace(b"\0", b" ")
-        room = LONGEST_OLD - _OLD_HEADER.size - 1
+        room = MAX_OLD_PACKET - _OLD_HEADER.size - 1
         if len(octets) > room:
             octets = next(_pieces(octets, room - len(_CUT))) + _CUT
         return OldPacket(OldType.OK if ok else OldType.ERROR, self.id, (octets,))
@@ -116,6 +119,8 @@ class OldPacket:
 
 
 class Type(IntEnum):
+    """Types of 0x9013."""
+
     LOAD = 0x11
     UNLOAD = 0x12
     HELP = 0x13
@@ -129,14 +134,15 @@ _VERBS = {Type.LOAD: Verb.LOAD, Type.UNLOAD: Verb.UNLOAD, Type.HELP: Verb.HELP, 
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """0x9013. Of an answer each argument is a line of its text."""
+    """A packet of 0x9013. In an answer each argument is a line of the text."""
 
     type: int
     arguments: tuple[bytes, ...] = ()
-    id: ClassVar[int] = 0  # it has none
+    id: ClassVar[int] = 0  # this format has none
 
     @classmethod
     def asking(cls, request: Request) -> Packet:
+        """Return the packet of a request."""
         type = next(type for type, verb in _VERBS.items() if verb is request.verb)
         return cls(type, tuple(_octets(word) for word in request.words))
 
@@ -154,25 +160,25 @@ class Packet:
         return Request(_VERBS[Type(self.type)], tuple(_text(argument) for argument in self.arguments))
 
     def answer(self, ok: bool, text: str) -> Packet:
-        """A line that is too long for one argument becomes several; what is too long for the packet is cut."""
+        """Return the answer to this request, cut to MAX_PACKET. A line longer than an argument becomes several."""
         arguments: list[bytes] = []
-        room = LONGEST - _HEADER.size - 1 - (1 + len(_CUT))
+        room = MAX_PACKET - _HEADER.size - 1 - (1 + len(_CUT))
         for line in _octets(text).split(b"\n") if text else ():
-            for piece in _pieces(line, _LONGEST_LINE):
+            for piece in _pieces(line, _MAX_LINE):
                 room -= 1 + len(piece)
-                if room < 0 or len(arguments) == _MOST_ARGUMENTS - 1:
+                if room < 0 or len(arguments) == _MAX_ARGUMENTS - 1:
                     return Packet(Type.OK if ok else Type.ERROR, (*arguments, _CUT))
                 arguments.append(piece)
         return Packet(Type.OK if ok else Type.ERROR, tuple(arguments))
 
     def encode(self) -> bytes:
-        """WireError where the arguments are too many or too long."""
-        if len(self.arguments) > _MOST_ARGUMENTS or any(len(word) > _LONGEST_ARGUMENT for word in self.arguments):
-            raise WireError(f"at most {_MOST_ARGUMENTS} words of {_LONGEST_ARGUMENT} octets")
+        """Return the packet as octets. Raises WireError if the arguments are too many or too long."""
+        if len(self.arguments) > _MAX_ARGUMENTS or any(len(word) > _MAX_ARGUMENT for word in self.arguments):
+            raise WireError(f"at most {_MAX_ARGUMENTS} words of {_MAX_ARGUMENT} octets")
         body = b"".join(bytes((len(argument),)) + argument for argument in self.arguments)
         octets = _HEADER.pack(MAGIC, self.type, len(self.arguments)) + body + bytes((_TERMINATOR,))
-        if len(octets) > LONGEST:
-            raise WireError(f"{len(octets)} octets; {LONGEST} are the most")
+        if len(octets) > MAX_PACKET:
+            raise WireError(f"{len(octets)} octets; {MAX_PACKET} are the most")
         return octets
 
 
@@ -180,7 +186,7 @@ AnyPacket = OldPacket | Packet
 
 
 def decode(octets: bytes) -> AnyPacket:
-    """A packet of either format. Raises Malformed."""
+    """Return a packet of either format. Raises Malformed."""
     if len(octets) >= _OLD_HEADER.size and octets[:2] == OLD_MAGIC.to_bytes(2, "big"):
         return _decode_old(octets)
     if len(octets) >= _HEADER.size and octets[:2] == MAGIC.to_bytes(2, "big"):
@@ -193,8 +199,8 @@ def _decode_old(octets: bytes) -> OldPacket:
     bare = OldPacket(type, id)
     if length != len(octets):
         raise Malformed(f"{len(octets)} octets, of which the header says {length}", bare)
-    if length > LONGEST_OLD:
-        raise Malformed(f"{length} octets; {LONGEST_OLD} are the most", bare)
+    if length > MAX_OLD_PACKET:
+        raise Malformed(f"{length} octets; {MAX_OLD_PACKET} are the most", bare)
     *strings, rest = octets[_OLD_HEADER.size :].split(b"\0")
     if rest:
         raise Malformed("the last string has no end", bare)
@@ -204,8 +210,8 @@ def _decode_old(octets: bytes) -> OldPacket:
 def _decode_new(octets: bytes) -> Packet:
     _, type, count = _HEADER.unpack_from(octets)
     bare = Packet(type)
-    if len(octets) > LONGEST:
-        raise Malformed(f"{len(octets)} octets; {LONGEST} are the most", bare)
+    if len(octets) > MAX_PACKET:
+        raise Malformed(f"{len(octets)} octets; {MAX_PACKET} are the most", bare)
     arguments: list[bytes] = []
     position = _HEADER.size
     for _ in range(count):
@@ -226,12 +232,12 @@ def _text(octets: bytes) -> str:
 def _octets(text: str) -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half a surrogate pair: nobody's octets
+    except UnicodeEncodeError:  # half a surrogate pair, which no octets decode to
         return text.encode("utf-8", "backslashreplace")
 
 
 def _pieces(octets: bytes, longest: int) -> Iterator[bytes]:
-    """Cut where no character of UTF-8 is torn. One piece at least."""
+    """Yield pieces of at most `longest` octets, at least one, not cut inside a UTF-8 character."""
     while len(octets) > longest:
         end = longest
         while end > longest - 4 and octets[end] & 0xC0 == 0x80:

@@ -1,1 +1,1 @@
-"""RFC 1661 and what runs over it: frames, the option negotiation automaton, LCP, IPCP, PAP, CHAP. Pure."""
+"""PPP (RFC 1661): frames, the option negotiation automaton, LCP, IPCP, PAP and CHAP. Pure."""

@@ -1,7 +1,7 @@
-"""The option negotiation automaton (RFC 1661 section 4): states, events, the table, the restart timer.
+"""The option negotiation automaton (RFC 1661 section 4): states, events, the transition table, the restart timer.
 
-Knows nothing of packets: a subclass gives the actions that send their octets. The two options of the table are not
-used: Open in Opened does not restart the link [r], and a side that gave up is not passive but Stopped [p].
+Knows nothing of packets: a subclass implements the actions that send them. The two optional features of the table are
+not used: Open in Opened does not restart the link [r], and a side that gave up is Stopped and not passive [p].
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import IntEnum, StrEnum
 
 
 class State(IntEnum):
-    """Section 4.2."""
+    """States (4.2)."""
 
     INITIAL = 0
     STARTING = 1
@@ -27,7 +27,7 @@ class State(IntEnum):
 
 
 class Event(IntEnum):
-    """Section 4.3, in the order of the table."""
+    """Events (4.3), in the order of the table."""
 
     UP = 0
     DOWN = 1
@@ -48,7 +48,7 @@ class Event(IntEnum):
 
 
 class Action(StrEnum):
-    """Section 4.4."""
+    """Actions (4.4)."""
 
     TLU = "tlu"
     TLD = "tld"
@@ -66,7 +66,7 @@ class Action(StrEnum):
 
 
 class Notice(IntEnum):
-    """What the automaton tells its owner: the actions This-Layer-Up, -Down, -Started and -Finished."""
+    """Notifications to the owner: the actions This-Layer-Up, -Down, -Started and -Finished (4.4)."""
 
     UP = 0
     DOWN = 1
@@ -76,7 +76,7 @@ class Notice(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Timers:
-    """Section 4.6."""
+    """Counters and the restart timer (4.6); `restart` in seconds."""
 
     restart: float = 3.0
     max_configure: int = 10
@@ -86,7 +86,7 @@ class Timers:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A cell of the table: what is sent, what is told to the layers, and the state after both."""
+    """A cell of the table: packets and counters, notifications, and the next state."""
 
     actions: tuple[Action, ...]
     notices: tuple[Notice, ...]
@@ -102,7 +102,7 @@ NOTICES = {
 
 
 def _row(text: str) -> tuple[Transition | None, ...]:
-    """A line of section 4.1, its cells parted by blanks; None where the RFC has a dash (cannot happen)."""
+    """Return a line of the table in 4.1, cells separated by blanks; None for a dash, which cannot happen."""
     return tuple(None if cell == "-" else _cell(cell) for cell in text.split())
 
 
@@ -110,8 +110,8 @@ def _cell(text: str) -> Transition:
     *left, state = text.split("/")
     actions = tuple(Action(name) for name in left[0].split(",")) if left else ()
     return Transition(
-        # The order of actions is free (section 4.1). The layers are told last, when the state is the new one and the
-        # packets are out, so that they may close or open the automaton from there.
+        # The order of actions is free (4.1). Notifications come last, after the packets and in the new state, so that
+        # the owner may close or open the automaton from there.
         actions=tuple(action for action in actions if action not in NOTICES),
         notices=tuple(NOTICES[action] for action in actions if action in NOTICES),
         state=State(int(state)),
@@ -138,14 +138,14 @@ TABLE: dict[Event, tuple[Transition | None, ...]] = {
     Event.RXR: _row("- - 2 3 4 5  6 7 8 ser/9"),
 }
 
-# The states whose columns have a TO event; in all others the timer stands still (section 4.1).
+# The states whose columns have a TO event; in all others the timer does not run (4.1).
 TIMED = frozenset(state for state in State if TABLE[Event.TO_PLUS][state] is not None)
-# The states in which a Configure-Request of ours waits for its answer.
+# The states in which a Configure-Request has been sent and has no answer yet.
 ASKING = frozenset((State.REQ_SENT, State.ACK_RCVD, State.ACK_SENT))
 
 
 class Automaton(ABC):
-    """One negotiation. `step` is the only way from one state to another."""
+    """One negotiation. Only `step` changes the state. Times are monotonic seconds."""
 
     __slots__ = ("deadline", "restart_count", "state", "timers")
 
@@ -160,19 +160,19 @@ class Automaton(ABC):
         return self.state is State.OPENED
 
     def timeout(self, now: float) -> None:
-        """To be called when `deadline` has come; earlier calls do nothing."""
+        """Step by the timeout event. To be called at `deadline`; does nothing before."""
         if self.deadline is not None and now >= self.deadline:
             self.step(Event.TO_PLUS if self.restart_count > 0 else Event.TO_MINUS, now)
 
     def ask_again(self) -> None:
-        """Send one request more at least: an answer may be lost that came while this process could not read it."""
+        """Allow at least one more request: an answer may have been lost while this process could not read."""
         if self.state in ASKING:
             self.restart_count = max(self.restart_count, 1)
 
     def step(self, event: Event, now: float, identifier: int = 0, data: bytes = b"") -> None:
-        """Do what the table says. `identifier` and `data` are the received packet's, for the answer to it."""
+        """Do what the table says. `identifier` and `data` are those of the received packet, for the answer to it."""
         transition = TABLE[event][self.state]
-        if transition is None:  # an owner who says Up twice, or a packet on a layer that is down
+        if transition is None:  # the owner reports Up twice, or a packet comes on a layer that is down
             return
         for action in transition.actions:
             match action:
@@ -180,7 +180,7 @@ class Automaton(ABC):
                     terminating = Action.STR in transition.actions
                     self.restart_count = self.timers.max_terminate if terminating else self.timers.max_configure
                 case Action.ZRC:
-                    # Section 4.4: waits one period before it finishes, for the peer to get our Terminate-Ack.
+                    # 4.4: wait one period before finishing, so that the peer gets the Terminate-Ack.
                     self.restart_count = 0
                     self.deadline = now + self.timers.restart
                 case Action.SCR:
@@ -203,7 +203,7 @@ class Automaton(ABC):
         if transition.state not in TIMED:
             self.deadline = None
         for notice in transition.notices:
-            self._tell(notice)
+            self._notify(notice)
 
     def _count_down(self, now: float) -> None:
         self.restart_count -= 1
@@ -211,14 +211,14 @@ class Automaton(ABC):
 
     @abstractmethod
     def _send_configure_request(self) -> None:
-        """`state` is still the old one: outside ASKING this request begins a new negotiation."""
+        """Send a Configure-Request. `state` is still the old one: outside ASKING a new negotiation begins."""
 
     @abstractmethod
     def _send_configure_ack(self, identifier: int, options: bytes) -> None: ...
 
     @abstractmethod
     def _send_configure_nak(self, packet: bytes) -> None:
-        """Configure-Nak or Configure-Reject: the whole packet is made where the options were judged."""
+        """Send a Configure-Nak or Configure-Reject; the packet was built where the options were judged."""
 
     @abstractmethod
     def _send_terminate_request(self) -> None: ...
@@ -233,4 +233,4 @@ class Automaton(ABC):
     def _send_echo_reply(self, identifier: int, data: bytes) -> None: ...
 
     @abstractmethod
-    def _tell(self, notice: Notice) -> None: ...
+    def _notify(self, notice: Notice) -> None: ...

@@ -1,7 +1,7 @@
-"""The Challenge Handshake Authentication Protocol with MD5 (RFC 1994): packets of both sides, and the server.
+"""The Challenge Handshake Authentication Protocol with MD5 (RFC 1994): its packets and the server side.
 
-Does not know secrets: `verdict` is said by whoever does, with `check_md5` or by RADIUS. When to challenge again is the
-session's decision.
+Does not know secrets: the owner passes the verdict, by `check_md5` or from RADIUS. The session decides when to
+challenge again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from l2tpns.proto.ppp.negotiation import Random
 
 CHALLENGE_SIZE = 16
 MD5_SIZE = 16
-MAX_NAME = 255  # no longer than PAP could carry
+MAX_NAME = 255  # octets, as many as PAP can carry
 
 
 class ChapCode(IntEnum):
@@ -33,7 +33,7 @@ class ChapCode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChapValue:
-    """A Challenge or a Response (4.1)."""
+    """A Challenge or a Response (RFC 1994 4.1)."""
 
     code: ChapCode
     identifier: int
@@ -43,7 +43,7 @@ class ChapValue:
 
 @dataclass(frozen=True, slots=True)
 class ChapReply:
-    """Success or Failure (4.2)."""
+    """Success or Failure (RFC 1994 4.2)."""
 
     identifier: int
     accepted: bool
@@ -51,43 +51,47 @@ class ChapReply:
 
 
 def build_value(packet: ChapValue) -> bytes:
+    """Return a Challenge or a Response (RFC 1994 4.1)."""
     data = bytes((len(packet.value),)) + packet.value + packet.name
     return build_packet(packet.code, packet.identifier, data)
 
 
 def parse_value(packet: bytes) -> ChapValue:
+    """Parse a Challenge or a Response (RFC 1994 4.1). Raises WireError."""
     code, identifier, data = parse_packet(packet)
     if code not in (ChapCode.CHALLENGE, ChapCode.RESPONSE):
         raise WireError(f"CHAP code {code} has no value")
-    if not data or data[0] == 0 or len(data) < 1 + data[0]:  # 4.1: one or more octets
+    if not data or data[0] == 0 or len(data) < 1 + data[0]:  # RFC 1994 4.1: one or more octets
         raise WireError("CHAP value of no size or beyond the packet")
     return ChapValue(ChapCode(code), identifier, data[1 : 1 + data[0]], data[1 + data[0] :])
 
 
 def build_reply(reply: ChapReply) -> bytes:
+    """Return a Success or a Failure (RFC 1994 4.2)."""
     return build_packet(ChapCode.SUCCESS if reply.accepted else ChapCode.FAILURE, reply.identifier, reply.message)
 
 
 def parse_reply(packet: bytes) -> ChapReply:
+    """Parse a Success or a Failure (RFC 1994 4.2). Raises WireError."""
     code, identifier, data = parse_packet(packet)
     if code not in (ChapCode.SUCCESS, ChapCode.FAILURE):
-        raise WireError(f"CHAP code {code} is no reply")
+        raise WireError(f"CHAP code {code} is not a reply")
     return ChapReply(identifier, code == ChapCode.SUCCESS, data)
 
 
 def md5_response(identifier: int, secret: bytes, challenge: bytes) -> bytes:
-    """4.1: over the Identifier, the secret and the challenge."""
+    """Return the MD5 over the Identifier, the secret and the challenge (RFC 1994 4.1)."""
     return hashlib.md5(bytes((identifier,)) + secret + challenge, usedforsecurity=False).digest()
 
 
 def check_md5(credentials: Credentials, secret: bytes) -> bool:
-    """Section 2.2 asks for a secret of at least one octet: without one nobody is right."""
+    """Return True if the response is right. An empty secret never is: RFC 1994 2.2 requires at least one octet."""
     expected = md5_response(credentials.identifier, secret, credentials.challenge)
     return bool(secret) and hmac.compare_digest(expected, credentials.response)
 
 
 class _Phase(Enum):
-    IDLE = auto()  # nothing asked yet
+    IDLE = auto()  # no challenge sent yet
     CHALLENGED = auto()
     CHECKING = auto()  # a response waits for its verdict
     ANSWERED = auto()
@@ -95,7 +99,7 @@ class _Phase(Enum):
 
 
 class ChapServer:
-    """One authentication and its repeats. Made when LCP has opened with CHAP."""
+    """One authentication and its repetitions. Created when LCP has opened with CHAP."""
 
     __slots__ = (
         "_challenge",
@@ -120,7 +124,7 @@ class ChapServer:
         self, send: Callable[[bytes], None], random: Random, name: bytes, timers: Timers, mru: int = DEFAULT_MRU
     ) -> None:
         self.send = send
-        self.mru = mru  # no packet of ours is longer: a name or message that does not fit is cut
+        self.mru = mru  # octets of the longest packet sent: a name or message that does not fit is cut
         self.random = random
         self.name = name
         self.timers = timers
@@ -128,13 +132,13 @@ class ChapServer:
         self.dropped = 0
         self._identifier = random(1)[0]
         self._challenge = b""
-        self._count = 0  # challenges sent with no response to any
+        self._count = 0  # challenges sent without a response to any of them
         self._phase = _Phase.IDLE
         self._reply = ChapReply(0, False)
 
     @property
     def exhausted(self) -> bool:
-        """Max-Configure challenges stayed without a response."""
+        """True if Max-Configure challenges had no response."""
         return self._phase is _Phase.EXHAUSTED
 
     def start(self, now: float) -> None:
@@ -143,12 +147,12 @@ class ChapServer:
         self._send_challenge(now)
 
     def rechallenge(self, now: float) -> None:
-        """Section 2: authentication may be asked for again at any time; not while it is going on."""
+        """Challenge again (RFC 1994 section 2: at any time). Does nothing during an authentication."""
         if self._phase is _Phase.ANSWERED:
             self.start(now)
 
     def timeout(self, now: float) -> None:
-        """To be called when `deadline` has come; earlier calls do nothing."""
+        """Send the next challenge, or give up. To be called at `deadline`; does nothing before."""
         if self.deadline is None or now < self.deadline:
             return
         if self._count < self.timers.max_configure:
@@ -158,18 +162,18 @@ class ChapServer:
             self.deadline = None
 
     def ask_again(self) -> None:
-        """Send one challenge more at least: a response may be lost that came while this process could not read it."""
+        """Allow at least one more challenge: a response may have been lost while this process could not read."""
         self._count = min(self._count, self.timers.max_configure - 1)
 
     def receive(self, packet: bytes, now: float) -> Credentials | None:
-        """The credentials to be checked, once a challenge; whatever the octets are, nothing is raised."""
+        """Return the credentials to check, once per challenge. Never raises; malformed packets count as `dropped`."""
         try:
             response = self._parse_response(packet)
         except WireError:
             self.dropped += 1
             return None
         if self._phase is _Phase.ANSWERED:
-            self._send_reply()  # 4.1: the same answer to the same response, and nobody is asked
+            self._send_reply()  # RFC 1994 4.1: the same answer to the same response, without another check
             return None
         if self._phase is not _Phase.CHALLENGED:
             self.dropped += 1
@@ -185,14 +189,14 @@ class ChapServer:
         )
 
     def adopt(self, credentials: Credentials) -> None:
-        """Proxy authentication (RFC 2661 4.4.5): the LAC has taken the response, `verdict` will answer it."""
+        """Take over a response that the LAC has received (RFC 2661 4.4.5); `verdict` answers it."""
         self._identifier = credentials.identifier
         self._challenge = credentials.challenge
         self._phase = _Phase.CHECKING
         self.deadline = None
 
     def verdict(self, ok: bool, message: bytes = b"") -> None:
-        """Answer the response that is open; without one there is nothing to answer."""
+        """Answer the open response. Does nothing if there is none."""
         if self._phase is _Phase.CHECKING:
             self._phase = _Phase.ANSWERED
             self._reply = ChapReply(self._identifier, ok, message)
@@ -200,11 +204,11 @@ class ChapServer:
 
     @property
     def challenging(self) -> bool:
-        """A challenge has not been answered yet, or the response not been judged."""
+        """True while a challenge has no response or a response no verdict."""
         return self._phase in (_Phase.CHALLENGED, _Phase.CHECKING)
 
     def record(self) -> ChapReply:
-        """The last answer that was given. A challenge that is under way is left out: a successor challenges anew."""
+        """Return the last answer that was sent, without an open challenge: after a restart there is a new one."""
         return ChapReply(self._identifier, True, self._reply.message)
 
     def restore(self, identifier: int, message: bytes) -> None:
@@ -213,8 +217,8 @@ class ChapServer:
         self._phase = _Phase.ANSWERED
 
     def _send_challenge(self, now: float) -> None:
-        # 4.1: a new Identifier and a new value each time, also when the last one was lost: a response to an old one
-        # is nobody's any more.
+        # RFC 1994 4.1: a new Identifier and a new value each time, also if the last one was lost. A response to an old
+        # challenge is dropped.
         self._identifier = (self._identifier + 1) & 0xFF
         self._challenge = self.random(CHALLENGE_SIZE)
         self._count += 1
@@ -230,7 +234,7 @@ class ChapServer:
     def _parse_response(self, packet: bytes) -> ChapValue:
         response = parse_value(packet)
         if response.code is not ChapCode.RESPONSE or response.identifier != self._identifier:
-            raise WireError("response to no challenge of ours")
+            raise WireError("response to another challenge")
         if len(response.value) != MD5_SIZE or len(response.name) > MAX_NAME:
             raise WireError("CHAP response of a wrong size")
         return response

@@ -1,4 +1,4 @@
-"""What a subscriber proves itself with, as the authentication protocols read it and RADIUS is asked about it."""
+"""A subscriber's credentials, as PAP and CHAP receive them (RFC 1334, RFC 1994) and the back end checks them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """PAP gives `password`; CHAP gives `identifier`, `challenge` and `response`. None of the secrets is in the repr."""
+    """PAP sets `password`, CHAP sets `identifier`, `challenge` and `response`. No secret is in the repr."""
 
-    protocol: int  # the PPP protocol, Protocol.PAP or Protocol.CHAP
+    protocol: int  # Protocol.PAP or Protocol.CHAP
     name: bytes
     password: bytes = field(default=b"", repr=False)
     identifier: int = 0
@@ -18,5 +18,5 @@ class Credentials:
 
     @property
     def user(self) -> str:
-        """The name for people and logs; any octets can be a name."""
+        """The name as text, for people and logs. Any octets can be a name."""
         return self.name.decode("utf-8", "backslashreplace")

@@ -1,6 +1,6 @@
-"""PPP as L2TP carries it: protocol numbers, frames without HDLC framing (RFC 1661 sections 2 and 5, RFC 2661 5.0).
+"""PPP frames in L2TP: protocol numbers, frames and control packets (RFC 1661 sections 2 and 5, RFC 2661 5.0).
 
-An L2TP payload is a PPP frame without flags and FCS. Knows nothing of what a protocol's information means.
+An L2TP payload is a PPP frame without flags and FCS. Knows nothing of what the information of a protocol means.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from enum import IntEnum
 
 from l2tpns.errors import WireError
 
-DEFAULT_MRU = 1500  # RFC 1661 6.1: what everybody can receive until told otherwise
+DEFAULT_MRU = 1500  # RFC 1661 6.1: octets that every peer can receive unless negotiated otherwise
 ADDRESS_CONTROL = b"\xff\x03"  # RFC 1662 3.1
 PROTOCOL_FIELD = struct.Struct("!H")
 PACKET_HEADER = struct.Struct("!BBH")  # code, identifier, length: RFC 1661 section 5, RFC 1334 2.2, RFC 1994 4
 
 
 class Protocol(IntEnum):
-    """The PPP protocol numbers that l2tpns has something to say about."""
+    """The PPP protocol numbers that the code compares; names.py has all names."""
 
     IP = 0x0021
     MULTILINK = 0x003D
@@ -31,11 +31,11 @@ class Protocol(IntEnum):
 
 
 def parse_frame(payload: bytes) -> tuple[int, bytes]:
-    """The protocol number and the information of a PPP frame, in every legal form.
+    """Return protocol number and information of a PPP frame in any legal form. Raises WireError if it has no protocol.
 
-    Peers compress the two header fields whether or not it was negotiated (RFC 1661 6.5 and 6.6), so both forms of
-    both fields are taken at all times. The least significant bit of a protocol's last octet is 1, of the one before
-    it 0 (section 2): that tells one octet from two.
+    Peers compress the two header fields whether or not that was negotiated (RFC 1661 6.5, 6.6), so both forms of both
+    fields are accepted at all times. The least significant bit of the last octet of a protocol is 1 and that of the
+    octet before it 0 (RFC 1661 section 2), which distinguishes one octet from two.
     """
     start = 2 if payload[:2] == ADDRESS_CONTROL else 0
     if len(payload) > start and payload[start] & 1:
@@ -49,14 +49,14 @@ def parse_frame(payload: bytes) -> tuple[int, bytes]:
 
 
 def build_frame(protocol: int, information: bytes) -> bytes:
-    """A frame with nothing compressed: the only form that LCP may take (RFC 1661 6.5), and one that all can read."""
+    """Return a frame with nothing compressed: the only legal form of LCP, readable by every peer (RFC 1661 6.5)."""
     return ADDRESS_CONTROL + PROTOCOL_FIELD.pack(protocol) + information
 
 
 def parse_packet(packet: bytes) -> tuple[int, int, bytes]:
-    """Code, identifier and data of a control protocol's packet; what follows its Length is padding (RFC 1661 5)."""
+    """Return code, identifier and data of a control packet, without padding (RFC 1661 section 5). Raises WireError."""
     if len(packet) < PACKET_HEADER.size:
-        raise WireError(f"{len(packet)} octets are no packet of a PPP control protocol")
+        raise WireError(f"{len(packet)} octets are not a packet of a PPP control protocol")
     code, identifier, length = PACKET_HEADER.unpack_from(packet)
     if not PACKET_HEADER.size <= length <= len(packet):
         raise WireError(f"Length {length} in a packet of {len(packet)} octets")
@@ -64,17 +64,18 @@ def parse_packet(packet: bytes) -> tuple[int, int, bytes]:
 
 
 def build_packet(code: int, identifier: int, data: bytes = b"") -> bytes:
+    """Return a packet of a control protocol (RFC 1661 section 5)."""
     return PACKET_HEADER.pack(code, identifier, PACKET_HEADER.size + len(data)) + data
 
 
 def cut_text(text: bytes, size: int) -> bytes:
-    """At most `size` octets of a text; a UTF-8 character that does not fit is left out whole."""
+    """Return at most `size` octets of a text, not cut inside a UTF-8 character."""
     if len(text) <= size:
         return text
     end = max(size, 0)
     while end > 0 and size - end < 3 and _continues(text[end]):
         end -= 1
-    return text[: max(size, 0) if _continues(text[end]) else end]  # in what is no UTF-8 there are no characters to keep
+    return text[: max(size, 0) if _continues(text[end]) else end]  # if it is not UTF-8 there are no characters to keep
 
 
 def _continues(octet: int) -> bool:

@@ -1,7 +1,7 @@
-"""The IP Control Protocol (RFC 1332) with name servers (RFC 1877), the LNS's side and, for our LAC, the client's.
+"""The IP Control Protocol (RFC 1332) with name servers (RFC 1877), for both ends of a link.
 
-IP-Addresses (option 1, deprecated) and IP-Compression-Protocol (Van Jacobson) are rejected. Does not know whose an
-address is: the policy says what the peer gets, or that it may choose.
+IP-Addresses (option 1, deprecated) and IP-Compression-Protocol (Van Jacobson) are rejected. Does not choose addresses:
+the policy says which one the peer gets, or that it may choose.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.proto.ppp.negotiation import ControlProtocol, Notice, Random
 from l2tpns.proto.ppp.options import Option
 
-UNSPECIFIED = IPv4Address(0)  # RFC 1332 3.3: "tell me mine"
+UNSPECIFIED = IPv4Address(0)  # RFC 1332 3.3: a request for an address
 ADDRESS_SIZE = 4
 
 
@@ -35,10 +35,10 @@ DNS_OPTIONS = (IpcpOption.PRIMARY_DNS, IpcpOption.SECONDARY_DNS)
 
 @dataclass(frozen=True, slots=True)
 class IpcpPolicy:
-    """`local`: our address; 0.0.0.0: take what the peer gives; None: say nothing of it.
+    """Which addresses are acceptable.
 
-    `peer`: the peer's address; None: any that it names. With `peer_may_choose` it is only what we offer to a peer that
-    asks for one.
+    `local` is the address of this side; 0.0.0.0: the one that the peer gives; None: do not negotiate one. `peer` is the
+    peer's address; None: any that it asks for. With `peer_may_choose` it is offered only to a peer that asks for one.
     """
 
     local: IPv4Address | None
@@ -50,7 +50,7 @@ class IpcpPolicy:
 
 @dataclass(frozen=True, slots=True)
 class IpcpRecord:
-    """What a successor needs to go on with an opened IPCP."""
+    """The state of an opened IPCP that a restart restores."""
 
     local: IPv4Address | None
     peer: IPv4Address | None
@@ -74,22 +74,18 @@ class Ipcp(ControlProtocol):
         self.policy = policy
         self.local_address = policy.local
         self.peer_address = policy.peer
-        self._dns: tuple[IPv4Address, ...] = ()  # as we ask for them: primary, secondary
-
-    @property
-    def dns_learned(self) -> tuple[IPv4Address, ...]:
-        return tuple(address for address in self._dns if address != UNSPECIFIED)
+        self._dns: tuple[IPv4Address, ...] = ()  # as asked for: primary, secondary
 
     @property
     def address_disputed(self) -> bool:
-        """It is the peer's address on which there was no agreement."""
+        """True if there was no agreement on the peer's address."""
         return self.impasse is not None and IpcpOption.IP_ADDRESS in self.impasse.types
 
     def record(self) -> IpcpRecord:
         return IpcpRecord(self.local_address, self.peer_address, self._last_identifier)
 
     def restore(self, record: IpcpRecord) -> None:
-        """Opened at once, nothing is sent and nobody is told."""
+        """Continue as Opened, without a packet or a notification."""
         self.local_address, self.peer_address = record.local, record.peer
         self._last_identifier = record.identifier
         self.restart_count = self.timers.max_configure
@@ -114,8 +110,8 @@ class Ipcp(ControlProtocol):
             return
         address = IPv4Address(option.value)
         if option.type == IpcpOption.IP_ADDRESS:
-            # A server keeps to its own address; the peer gets tired of it and takes it, or rejects the option, which
-            # RFC 1332 3.3 makes a wish of ours and no more.
+            # A server keeps its own address. The peer accepts it in the end, or rejects the option, which is optional
+            # (RFC 1332 3.3).
             if self.policy.local == UNSPECIFIED:
                 self.local_address = address
         else:
@@ -134,7 +130,7 @@ class Ipcp(ControlProtocol):
             case IpcpOption.IP_ADDRESS:
                 return self._consider_address(option)
             case IpcpOption.PRIMARY_DNS | IpcpOption.SECONDARY_DNS:
-                # RFC 1877 1.1: whatever it asks, it is told ours; with none to tell the option is rejected.
+                # RFC 1877 1.1: the peer gets the configured server, whatever it asks for; without one, a Reject.
                 index = DNS_OPTIONS.index(IpcpOption(option.type))
                 if index < len(self.policy.dns):
                     return Option(option.type, self.policy.dns[index].packed)
@@ -148,15 +144,15 @@ class Ipcp(ControlProtocol):
         return None if policy.peer is None else Option(IpcpOption.IP_ADDRESS, policy.peer.packed)
 
     def _needed(self) -> Collection[int]:
-        """Where we know the peer's address, or the peer has to choose one, IPCP does not open without it."""
+        """IPCP does not open without the peer's address if the policy has one or the peer may choose it."""
         known = self.policy.peer is not None or self.policy.peer_may_choose
         return (IpcpOption.IP_ADDRESS,) if known else ()
 
     def _is_wish(self, option: Option) -> bool:
-        return option.value != UNSPECIFIED.packed  # "tell me mine"
+        return option.value != UNSPECIFIED.packed  # a request for an address
 
     def _missing(self, options: list[Option]) -> list[Option]:
-        """RFC 1332 3.3: a peer that does not name its address is told it in a Nak, or by 0.0.0.0 asked for it."""
+        """Return the address option that the peer left out, for the Nak; 0.0.0.0 lets it choose (RFC 1332 3.3)."""
         if not self._needed() or any(option.type == IpcpOption.IP_ADDRESS for option in options):
             return []
         return [Option(IpcpOption.IP_ADDRESS, (self.policy.peer or UNSPECIFIED).packed)]
@@ -167,6 +163,7 @@ class Ipcp(ControlProtocol):
 
 
 def _may_be_a_host(address: IPv4Address) -> bool:
+    """Return True if the address can belong to one host."""
     return not (
         address.packed[0] == 0  # "this network", RFC 1122 3.2.1.3
         or address.is_loopback

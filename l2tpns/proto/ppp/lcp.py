@@ -1,7 +1,7 @@
-"""The Link Control Protocol (RFC 1661 sections 5.7 to 6.6), the LNS's side and, for our LAC, the client's.
+"""The Link Control Protocol (RFC 1661 5.7 to 6.6), for both ends of a link.
 
-Identification and Time-Remaining (RFC 1570) are read and forgotten. Callback, Quality-Protocol, FCS alternatives and
-Multilink options are rejected. An async character map has no meaning on an L2TP link (RFC 1662 7.1) and any is taken.
+Identification and Time-Remaining (RFC 1570) are ignored. Callback, Quality-Protocol, FCS alternatives and Multilink
+options are rejected. Any async character map is accepted: it has no meaning on an L2TP link (RFC 1662 7.1).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from l2tpns.proto.ppp.options import Option, parse_options
 
 U16 = struct.Struct("!H")
 U32 = struct.Struct("!I")
-MIN_MRU = 128  # what is smaller cannot carry our own packets; RFC 1661 sets no lower bound
-REJECTS_PER_SECOND = 10  # Protocol-Rejects: an answer must not become a flood
+MIN_MRU = 128  # octets, enough for the control packets sent; RFC 1661 has no lower bound
+REJECTS_PER_SECOND = 10  # Protocol-Rejects
 
 
 class LcpOption(IntEnum):
@@ -35,7 +35,7 @@ class LcpOption(IntEnum):
 
 
 class AuthChoice(Enum):
-    """What an Authentication-Protocol option says: the PPP protocol, and for CHAP the algorithm."""
+    """The value of an Authentication-Protocol option: the PPP protocol, and for CHAP the algorithm."""
 
     PAP = b"\xc0\x23"
     CHAP_MD5 = b"\xc2\x23\x05"
@@ -51,11 +51,13 @@ class AuthChoice(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LcpWishes:
-    """What we ask of the peer, and what we let it ask. One object serves all sessions."""
+    """What this side asks for and what it accepts. One object serves all sessions."""
 
     mru: int | None = 1492  # None: do not ask, the peer may send DEFAULT_MRU
-    auth: tuple[AuthChoice, ...] = ()  # what the peer may authenticate with, the best first; empty: it need not
-    accept_auth: tuple[AuthChoice, ...] = ()  # what we would authenticate with if the peer wants it
+    auth: tuple[
+        AuthChoice, ...
+    ] = ()  # what the peer may authenticate with, the best first; empty: it need not authenticate
+    accept_auth: tuple[AuthChoice, ...] = ()  # what this side would authenticate with if the peer asks for it
     magic: bool = True
     accept_pfc: bool = True
     accept_acfc: bool = True
@@ -66,7 +68,7 @@ class LcpWishes:
 
 @dataclass(frozen=True, slots=True)
 class LcpRecord:
-    """What a successor needs to go on with an opened link."""
+    """The state of an opened link that a restart restores."""
 
     auth: AuthChoice | None
     magic: int = 0
@@ -75,7 +77,7 @@ class LcpRecord:
     peer_mru: int = DEFAULT_MRU
     pfc: bool = False
     acfc: bool = False
-    identifier: int = 0  # of the last packet that we began
+    identifier: int = 0  # of the last packet sent that is not an answer
 
 
 class Lcp(ControlProtocol):
@@ -114,12 +116,12 @@ class Lcp(ControlProtocol):
         super().__init__(send, notify, random, timers)
         self.wishes = wishes
         self.rejected_protocol = rejected_protocol
-        # Ours: what the peer has to keep to.
+        # What this side asked for and the peer must respect.
         self.our_mru = wishes.mru or DEFAULT_MRU
         self.accm = wishes.accm or 0
         self.auth: AuthChoice | None = None
         self.magic = 0
-        # The peer's: what we have to keep to; peer_mru is our superclass's.
+        # What the peer asked for and this side must respect; peer_mru is in the superclass.
         self.peer_auth: AuthChoice | None = None
         self.peer_magic = 0
         self.pfc = False
@@ -127,7 +129,7 @@ class Lcp(ControlProtocol):
         self.auth_refused = False
         self.loop_suspected = False
         self.echoes_unanswered = 0
-        self._choices = wishes.auth  # those that the peer has not refused
+        self._choices = wishes.auth  # those that the peer has not refused yet
         self._collisions = 0
         self._last_nak_magic = 0
         self._rejects_second = 0
@@ -136,12 +138,13 @@ class Lcp(ControlProtocol):
     # What the owner does, beyond the superclass
 
     def send_echo(self, now: float) -> None:
+        """Send an Echo-Request if Opened (RFC 1661 5.8), and count it as unanswered."""
         if self.opened:
             self.echoes_unanswered += 1
             self.send(build_packet(Code.ECHO_REQUEST, self._next_identifier(), U32.pack(self.magic)))
 
     def protocol_reject(self, protocol: int, information: bytes, now: float) -> bool:
-        """Tell the peer that we do not speak `protocol`; False when it is not told (5.7: only while Opened)."""
+        """Send a Protocol-Reject, only while Opened (RFC 1661 5.7). Return True if it was sent."""
         second = int(now)
         if second != self._rejects_second:
             self._rejects_second, self._rejects_sent = second, 0
@@ -153,11 +156,11 @@ class Lcp(ControlProtocol):
         return True
 
     def adopt(self, last_sent: bytes, last_received: bytes, now: float, choices: Collection[AuthChoice]) -> bool:
-        """Take over what a LAC has negotiated for us (RFC 2661 4.4.5), in place of `open` and `lower_up`.
+        """Take over an LCP that a LAC has negotiated (RFC 2661 4.4.5), in place of `open` and `lower_up`.
 
-        `last_sent` are the options that the LAC asked for, `last_received` those that the peer did, `choices` the
-        kinds of authentication that can go on from there. True: Opened, with no packet exchanged. False: nothing has
-        changed, because one is missing, or does not keep to our wishes.
+        `last_sent` are the options that the LAC asked for, `last_received` those that the peer asked for, `choices` the
+        authentications that can continue from there. Return True if LCP is Opened now, without any packet. Return False
+        if nothing has changed because an option is missing or unacceptable.
         """
         if self.state not in (State.INITIAL, State.STARTING) or not last_sent or not last_received:
             return False
@@ -181,7 +184,7 @@ class Lcp(ControlProtocol):
         self._accept(theirs)
         self.restart_count = self.timers.max_configure
         self.state = State.OPENED
-        self._tell(Notice.UP)
+        self._notify(Notice.UP)
         return True
 
     def record(self) -> LcpRecord:
@@ -197,7 +200,7 @@ class Lcp(ControlProtocol):
         )
 
     def restore(self, record: LcpRecord) -> None:
-        """Opened at once, nothing is sent and nobody is told. The peer cannot know that we were away."""
+        """Continue as Opened, without a packet or a notification. The peer does not notice."""
         self.auth = record.auth
         self.magic, self.peer_magic = record.magic, record.peer_magic
         self.our_mru, self.peer_mru = record.our_mru, record.peer_mru
@@ -207,10 +210,10 @@ class Lcp(ControlProtocol):
         self.state = State.OPENED
 
     def _would_ask(self, option: Option) -> bool:
-        """Could the LAC ask this in our name?"""
+        """Return True if this side could have asked for an option that the LAC asked for."""
         match option.type:
             case LcpOption.MRU:
-                # We can take 1500 whatever we would rather have (6.1), and promise no more than that.
+                # RFC 1661 6.1: this side can always receive 1500 octets, whatever it prefers, and promises no more.
                 return len(option.value) == U16.size and U16.unpack(option.value)[0] <= DEFAULT_MRU
             case LcpOption.AUTH:
                 return any(choice.option == option for choice in self.wishes.auth)
@@ -222,13 +225,13 @@ class Lcp(ControlProtocol):
 
     @property
     def auth_wanted(self) -> list[str]:
-        """How the peer would authenticate itself, as it said in the Naks that we could not follow."""
+        """The names of the authentications that the peer suggested and that are not allowed."""
         allowed = [choice.value for choice in self.wishes.auth]
         values = [option.value for option in self.proposed if option.type == LcpOption.AUTH]
         return [authentication_name(value) for value in values if value not in allowed]
 
     def refusals(self) -> list[str]:
-        """An Authentication-Protocol in the peer's request is what it asks of us; in its Nak, what it would do."""
+        """As in the superclass. Authentication asked for in a request concerns this side, in a Nak the peer."""
         ours = [option for option in self.refused.values() if option.type == LcpOption.AUTH]
         ours += [option for option in self.proposed if option.type != LcpOption.AUTH]
         theirs = [option for option in self.refused.values() if option.type != LcpOption.AUTH]
@@ -271,7 +274,7 @@ class Lcp(ControlProtocol):
     def _take_nak(self, option: Option) -> None:
         match option.type:
             case LcpOption.MRU if len(option.value) == U16.size:
-                # More than we asked for is of no use: our wish is what fits the path.
+                # More than was asked for is not useful: the wish is what fits the path.
                 (mru,) = U16.unpack(option.value)
                 if MIN_MRU <= mru <= self.our_mru:
                     self.our_mru = mru
@@ -280,15 +283,15 @@ class Lcp(ControlProtocol):
             case LcpOption.AUTH:
                 self._next_choice(option.value)
             case LcpOption.MAGIC:
-                # 6.4: the number that we ourselves last suggested has come back.
+                # RFC 1661 6.4: the number that this side last suggested has come back.
                 if self._last_nak_magic and option.value == U32.pack(self._last_nak_magic):
                     self._collide()
                 self.magic = self._new_magic()
             case LcpOption.PFC | LcpOption.ACFC:
-                self._take_reject(option.type)  # there is nothing to change in them
+                self._take_reject(option.type)  # they have no value
 
     def _next_choice(self, preferred: bytes) -> None:
-        """6.2: the peer would rather use another protocol; if we cannot, try what is left of our list."""
+        """Choose the authentication that the peer prefers (RFC 1661 6.2), or the next one that is allowed."""
         self._choices = tuple(choice for choice in self._choices if choice is not self.auth)
         if not self._choices:
             self.auth_refused = True
@@ -344,7 +347,7 @@ class Lcp(ControlProtocol):
         elif len(option.value) == U32.size and any(option.value):
             self._collisions = 0
             return option
-        # 6.4: neither our own number nor zero will do.
+        # RFC 1661 6.4: neither the number of this side nor zero is acceptable.
         self._last_nak_magic = self._new_magic()
         return Option(LcpOption.MAGIC, U32.pack(self._last_nak_magic))
 
@@ -375,18 +378,18 @@ class Lcp(ControlProtocol):
             raise WireError("Protocol-Reject of nothing")
         (protocol,) = PROTOCOL_FIELD.unpack_from(data)
         if not self.opened:
-            raise WireError("Protocol-Reject on a link that is not open")  # 5.7: silently discarded
+            raise WireError("Protocol-Reject on a link that is not open")  # RFC 1661 5.7: silently discarded
         if protocol == Protocol.LCP:
             self.step(Event.RXJ_MINUS, now)
         else:
             self.rejected_protocol(protocol)
 
     def _receive_echo(self, code: int, identifier: int, data: bytes, now: float) -> None:
-        if len(data) < U32.size or not self.opened:  # 5.8: silently discarded
+        if len(data) < U32.size or not self.opened:  # RFC 1661 5.8: silently discarded
             raise WireError("Echo of no use")
         if code == Code.ECHO_REPLY:
-            # Some clients copy our magic number into their replies. A looped link shows itself otherwise: it brings
-            # our Requests back, not Replies.
+            # Some clients copy the magic number of this side into their replies. A looped link is detected otherwise:
+            # it returns Requests, not Replies.
             self.echoes_unanswered = 0
         elif self.magic and U32.unpack_from(data)[0] == self.magic:
             self.loop_suspected = True
@@ -395,7 +398,7 @@ class Lcp(ControlProtocol):
 
     def _code_rejected(self, code: int) -> bool:
         if code == Code.ECHO_REQUEST:
-            self.echoes_unanswered = 0  # it cannot answer, but it lives
+            self.echoes_unanswered = 0  # it cannot answer, but it is alive
         return super()._code_rejected(code)
 
     # Magic
@@ -405,17 +408,17 @@ class Lcp(ControlProtocol):
         self.loop_suspected = self.loop_suspected or self._collisions >= self.timers.max_failure
 
     def _new_magic(self) -> int:
-        """Not zero and not the one we have; chance needs help only once in two thousand million times."""
+        """Return a random number that is neither zero nor the present one."""
         number = int.from_bytes(self.random(U32.size), "big")
         return number if number not in (0, self.magic) else self.magic % 0xFFFFFFFF + 1
 
 
 def _number(options: list[Option], option_type: int, default: int) -> int:
-    """The value of an option whose length has been checked; the last one counts."""
+    """Return the value of an option whose length has been checked, the last one if there are several."""
     values = [option.value for option in options if option.type == option_type]
     return int.from_bytes(values[-1], "big") if values else default
 
 
 def _repeats(options: list[Option]) -> bool:
-    """RFC 1661 section 6: no option may be listed more than once."""
+    """Return True if an option is listed more than once, which RFC 1661 section 6 forbids."""
     return len({option.type for option in options}) < len(options)

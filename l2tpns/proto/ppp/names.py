@@ -1,6 +1,6 @@
-"""What the standards call the options and protocols of PPP, for reasons and logs (IANA's "PPP Numbers").
+"""Names of PPP protocols and options for log lines and causes (IANA, "PPP Numbers").
 
-Declared once, whether or not l2tpns speaks them: an operator has to read what a client wanted.
+Includes those that l2tpns does not implement: an operator must be able to read what a client wanted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.proto.ppp.options import Option
 
-MOST_NAMED = 8  # options in one sentence or log line
+MAX_NAMED = 8  # options in one log line
 _ADDRESS_SIZE = 4
 
 PROTOCOLS = {
@@ -69,11 +69,12 @@ IP_COMPRESSIONS = {0x0003: "ROHC", 0x002D: "Van Jacobson", 0x0061: "IP header co
 
 
 def protocol_name(protocol: int) -> str:
+    """Return the name of a PPP protocol, such as `IPCP` or `protocol 0x1234`."""
     return PROTOCOLS.get(protocol, f"protocol {protocol:#06x}")
 
 
 def authentication_name(value: bytes) -> str:
-    """What the value of an Authentication-Protocol option stands for."""
+    """Return the name of what an Authentication-Protocol option asks for."""
     protocol = int.from_bytes(value[:2], "big")
     if len(value) == 3 and protocol == Protocol.CHAP and value[2] in CHAP_ALGORITHMS:
         return CHAP_ALGORITHMS[value[2]]
@@ -159,12 +160,12 @@ _OPTIONS: dict[int, _Names] = {Protocol.LCP: LCP_OPTIONS, Protocol.IPCP: IPCP_OP
 
 
 def option_name(protocol: int, option: Option) -> str:
-    """An option of a control protocol with its value, such as `Multilink-MRRU 1614`."""
+    """Return an option of LCP or IPCP with its value, such as `Multilink-MRRU 1614`."""
     name, value = _OPTIONS.get(protocol, {}).get(option.type, (f"option {option.type}", _octets))
     return f"{name} {value(option.value)}".rstrip()
 
 
 def option_names(protocol: int, options: Iterable[Option]) -> list[str]:
-    """The same of several; of many only the first ones, and how many more there are."""
+    """Return the names of options, MAX_NAMED at most, and the number of those left out."""
     named = [option_name(protocol, option) for option in options]
-    return named if len(named) <= MOST_NAMED else [*named[:MOST_NAMED], f"{len(named) - MOST_NAMED} more"]
+    return named if len(named) <= MAX_NAMED else [*named[:MAX_NAMED], f"{len(named) - MAX_NAMED} more"]

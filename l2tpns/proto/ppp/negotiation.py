@@ -1,28 +1,27 @@
-"""What LCP and every NCP have in common: the packets of RFC 1661 section 5 around the automaton of section 4.
+"""The common part of LCP and every NCP: the packets of RFC 1661 section 5 around the automaton of section 4.
 
-A protocol of its own says which options it wants and what it thinks of the peer's. Works alike for both ends. Does not
-add the PPP protocol field. `send` and `notify` must not call back into `receive` of the same object; `open` and `close`
-are welcome from `notify`.
+A subclass says which options to ask for and judges the peer's. Works alike for both ends of a link. Does not add the
+PPP protocol field. `send` and `notify` must not call `receive` of the same object; `notify` may call `open`, `close`.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from enum import IntEnum
 
 from l2tpns.errors import WireError
 from l2tpns.proto.ppp.automaton import ASKING, Automaton, Event, Notice, State, Timers
 from l2tpns.proto.ppp.frame import DEFAULT_MRU, PACKET_HEADER, build_packet, cut_text, parse_packet
+from l2tpns.proto.ppp.impasse import Impasse
 from l2tpns.proto.ppp.names import option_name, option_names
 from l2tpns.proto.ppp.options import HEADER_SIZE, Option, build_options, parse_options
 
 Random = Callable[[int], bytes]
-PATIENCE = 3  # times Max-Failure: how many objections there may be before the negotiation is given up
-MOST_WISHES = 16  # of the peer's that are remembered
+MAX_FAILURE_FACTOR = 3  # after so many times Max-Failure objections the negotiation is given up
+MAX_WISHES = 16  # refused options of the peer that are remembered
 
-__all__ = ["Code", "ControlProtocol", "Impasse", "Notice", "Random", "State", "Timers"]
+__all__ = ["Code", "ControlProtocol", "Notice", "Random", "State", "Timers"]
 
 
 class Code(IntEnum):
@@ -43,28 +42,8 @@ class Code(IntEnum):
     TIME_REMAINING = 13
 
 
-@dataclass(frozen=True, slots=True)
-class Impasse:
-    """Why a negotiation cannot come to an agreement: what the peer insists on, and what it was offered."""
-
-    types: frozenset[int]  # of the options that are in dispute
-    insists: tuple[str, ...]
-    offered: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()  # what the peer has to name and never did
-
-    def words(self, peer: str) -> str:
-        parts = []
-        if self.insists:
-            parts.append(f"insists on {', '.join(self.insists)}")
-        elif self.missing:
-            parts.append(f"asks for no {', '.join(self.missing)}")
-        if self.offered:
-            parts.append(f"was offered {', '.join(self.offered)}")
-        return f"{peer} " + " and ".join(parts)
-
-
 class ControlProtocol(Automaton):
-    """One side of one negotiation."""
+    """One side of one negotiation. Times are monotonic seconds."""
 
     __slots__ = (
         "_awaiting",
@@ -102,46 +81,52 @@ class ControlProtocol(Automaton):
         self.send = send
         self.notify = notify
         self.random = random
-        self.peer_mru = DEFAULT_MRU  # no packet of ours is longer
+        self.peer_mru = DEFAULT_MRU  # octets of the longest packet sent
         self.dropped = 0  # packets that were silently discarded
-        self._last_identifier = 0  # of any packet that we began
-        self._identifier = 0  # of our last Configure-Request
+        self._last_identifier = 0  # of the last packet sent that is not an answer
+        self._identifier = 0  # of the last Configure-Request sent
         self._request = b""  # its options
-        self._awaiting = False  # it has had no valid answer
+        self._awaiting = False  # it has no valid answer yet
         self._terminate_identifier = 0
-        self._reason = b""  # what our Terminate-Request says
-        self._rejected = 0  # bit set: types of option that the peer does not want to see
+        self._reason = b""  # data of the Terminate-Request
+        self._rejected = 0  # bit set of the option types that the peer has rejected
         self._naks_received = 0
         self._naks_sent = 0
         self._rejects_sent = 0
-        self._objected: tuple[int, bytes] | None = None  # the peer's last request that we objected to
-        self._objections_heard = 0  # requests of the peer's that we objected to, not counting repetitions
-        self.impasse: Impasse | None = None  # the negotiation was given up; the owner may say why
-        self.refused: dict[int, Option] = {}  # by type: what the peer asked for and did not get
-        self.proposed: tuple[Option, ...] = ()  # what the peer wanted of us by Configure-Nak and did not get
+        self._objected: tuple[int, bytes] | None = (
+            None  # identifier and data of the peer's last request that was not acknowledged
+        )
+        self._objections_heard = 0  # requests of the peer that were not acknowledged, without repetitions
+        self.impasse: Impasse | None = None  # why the negotiation was given up, for the owner
+        self.refused: dict[int, Option] = {}  # by type: options that the peer asked for and did not get
+        self.proposed: tuple[Option, ...] = ()  # options that the peer asked for by Configure-Nak and did not get
 
     # What the owner does
 
     def open(self, now: float) -> None:
+        """Administratively open (RFC 1661 4.3): negotiate as soon as the lower layer is up."""
         self.step(Event.OPEN, now)
 
     def close(self, now: float, reason: bytes = b"") -> None:
+        """Administratively close; `reason` is the data of the Terminate-Request (RFC 1661 4.3, 5.5)."""
         if self.state not in (State.CLOSING, State.STOPPING):
             self._reason = reason
         self.step(Event.CLOSE, now)
 
     def lower_up(self, now: float) -> None:
+        """Report that the lower layer carries packets (RFC 1661 4.3)."""
         self.step(Event.UP, now)
 
     def lower_down(self, now: float) -> None:
+        """Report that the lower layer carries packets no more (RFC 1661 4.3)."""
         self.step(Event.DOWN, now)
 
     def protocol_rejected(self, now: float) -> None:
-        """The peer does not speak this protocol: LCP had a Protocol-Reject for it (5.7)."""
+        """Report that LCP received a Protocol-Reject for this protocol (RFC 1661 5.7)."""
         self.step(Event.RXJ_MINUS, now)
 
     def receive(self, packet: bytes, now: float) -> None:
-        """Take a packet of this protocol. Whatever its octets are, nothing is raised: `dropped` counts."""
+        """Handle a packet of this protocol. Never raises; packets that are silently discarded count as `dropped`."""
         if self.state in (State.INITIAL, State.STARTING):  # the layer below is down (RFC 1332 2: silently discarded)
             self.dropped += 1
             return
@@ -152,7 +137,7 @@ class ControlProtocol(Automaton):
             self.dropped += 1
 
     def refusals(self) -> list[str]:
-        """What the peer wanted in this negotiation and did not get, by the standard's names."""
+        """Return the options that the peer wanted in this negotiation and did not get, by their standard names."""
         of_us = [f"{name} (of this side)" for name in option_names(self.protocol, self.proposed)]
         return option_names(self.protocol, self.refused.values()) + of_us
 
@@ -160,50 +145,50 @@ class ControlProtocol(Automaton):
 
     @abstractmethod
     def _restart(self) -> None:
-        """A new negotiation begins: forget what the last one has led to on our side."""
+        """Begin a new negotiation: forget what this side agreed to in the last one."""
 
     @abstractmethod
     def _wanted(self) -> list[Option]:
-        """The options that we would ask for now; those that the peer has rejected are left out by the caller."""
+        """Return the options to ask for now. The caller leaves out those that the peer has rejected."""
 
     @abstractmethod
     def _take_nak(self, option: Option) -> None:
-        """The peer would rather have this value. The option is one that we asked for."""
+        """Handle a Nak of an option that this side asked for: the peer suggests this value."""
 
     @abstractmethod
     def _consider(self, option: Option) -> Option | None:
-        """Judge an option of the peer's: itself when good, another value when we want that, None to reject it."""
+        """Judge an option of the peer. Return it if acceptable, a better value for a Nak, None to reject it."""
 
     @abstractmethod
     def _accept(self, options: list[Option]) -> None:
-        """The peer's request is acknowledged: all its options are good."""
+        """Apply the peer's options: its request is acknowledged."""
 
     def _missing(self, options: list[Option]) -> list[Option]:
-        """Options that the peer should have asked for (RFC 1661 5.3: appended to a Configure-Nak)."""
+        """Return options that the peer should have asked for; they are appended to a Configure-Nak (RFC 1661 5.3)."""
         return []
 
     def _needed(self) -> Collection[int]:
-        """Types of option that the peer's request must name before it can be acknowledged, whatever was tried."""
+        """Return the option types without which a request of the peer is never acknowledged."""
         return ()
 
     def _is_wish(self, option: Option) -> bool:
-        """Does this value say what the peer wants? A request to be told a value does not."""
+        """Return True if the value says what the peer wants, and is not a request for a value."""
         return True
 
     def _take_reject(self, option_type: int) -> None:
-        """The peer will not hear of this option; it is not sent again in this negotiation."""
+        """Handle a Reject: do not ask for the option again in this negotiation."""
         self._rejected |= 1 << option_type
 
     def _objection(self) -> bytes:
-        """Why there is no sense in going on, for the Terminate-Request; empty when there is."""
+        """Return why the negotiation is given up, for the Terminate-Request; b"" if it is not."""
         return self.impasse.words("the peer").encode() if self.impasse else b""
 
     def _extra(self, code: int, identifier: int, data: bytes, now: float) -> bool:
-        """A code above 7. False when the protocol does not know it."""
+        """Handle a code above 7. Return False if the protocol does not know it."""
         return False
 
     def _code_rejected(self, code: int) -> bool:
-        """May we live on without the code? Those that every control protocol has are needed (section 4.3, RXJ)."""
+        """Return True if the protocol works without the rejected code. Codes 1 to 7 are needed (RFC 1661 4.3, RXJ)."""
         return code not in range(Code.CONFIGURE_REQUEST, Code.CODE_REJECT + 1)
 
     # Receiving
@@ -230,7 +215,7 @@ class ControlProtocol(Automaton):
 
     def _receive_request(self, identifier: int, data: bytes, now: float) -> None:
         options = parse_options(data)
-        if self.state in (State.CLOSED, State.CLOSING, State.STOPPING):  # judged by nobody: the link is going
+        if self.state in (State.CLOSED, State.CLOSING, State.STOPPING):  # not judged: the link is being closed
             self.step(Event.RCR_PLUS, now, identifier)
             return
         code, answer = self._judge(options, self._objected == (identifier, data))
@@ -245,23 +230,26 @@ class ControlProtocol(Automaton):
             for option in options:
                 self.refused.pop(option.type, None)
         else:
-            if answer:  # else the peer's option is larger than what the peer can receive
+            if answer:  # empty if the peer's option is larger than what the peer can receive
                 self.step(Event.RCR_MINUS, now, identifier, build_packet(code, identifier, build_options(answer)))
             self._note_objection(code, identifier, data)
             self._note_wishes(options, {option.type for option in answer})
         self._give_up_if_hopeless(now)
 
     def _judge(self, options: list[Option], repeated: bool) -> tuple[Code, list[Option]]:
-        """Reject before Nak before Ack (sections 5.2 to 5.4). Sets `impasse` where no answer leads any further."""
+        """Return code and options of the answer: Reject before Nak before Ack (RFC 1661 5.2 to 5.4).
+
+        Sets `impasse` if no answer can lead to an agreement.
+        """
         opinions: list[tuple[Option, Option | None]] = []
         seen: set[int] = set()
         for option in options:
-            # Section 6: no option may be listed more than once; which of two values would count?
+            # RFC 1661 section 6: no option may be listed more than once.
             opinions.append((option, None if option.type in seen else self._consider(option)))
             seen.add(option.type)
         needed = self._needed()
-        # Section 4.6: after Max-Failure it does not converge, so Naks turn into Rejects, and nothing is appended. But a
-        # Reject of what has to be agreed on would say that it need not be.
+        # RFC 1661 4.6: after Max-Failure Naks the negotiation does not converge, so Naks become Rejects and nothing is
+        # appended. Needed options are never rejected: a Reject would say that they are optional.
         naked = needed if self._naks_sent >= self.timers.max_failure else range(256)
         naks = [better for option, better in opinions if better not in (None, option) and option.type in naked]
         naks += [option for option in self._missing(options) if option.type in naked]
@@ -278,16 +266,16 @@ class ControlProtocol(Automaton):
     def _find_impasse(
         self, options: list[Option], rejects: list[Option], naks: list[Option], repeated: bool
     ) -> Impasse | None:
-        """Max-Failure Naks have not led to what is needed, or there were too many objections of any kind."""
+        """Return an impasse if Max-Failure Naks did not yield a needed option, or there were too many objections."""
         most = self.timers.max_failure
         objectionable = {option.type for option in (*rejects, *naks)}
         lacking = [kind for kind in self._needed() if kind in objectionable]
-        # A request that is repeated as it was says that our answer was lost, not that the peer insists.
+        # An unchanged repetition means that the answer was lost, not that the peer insists.
         stubborn = lacking and self._naks_sent >= most and self._objections_heard >= most and not repeated
-        endless = objectionable and self._naks_sent + self._rejects_sent >= PATIENCE * most
+        endless = objectionable and self._naks_sent + self._rejects_sent >= MAX_FAILURE_FACTOR * most
         if not stubborn and not endless:
             return None
-        # What is rejected is answered first: the peer has not been offered anything for the rest.
+        # Rejects are answered first: for the other options nothing has been offered yet.
         disputed = frozenset(lacking if stubborn else {option.type for option in rejects or naks})
         insists = {kind: option for kind, option in self.refused.items() if kind in disputed}
         insists |= {option.type: option for option in options if option.type in disputed}
@@ -301,6 +289,7 @@ class ControlProtocol(Automaton):
         )
 
     def _note_objection(self, code: Code, identifier: int, data: bytes) -> None:
+        """Count a Nak or Reject that was sent."""
         if code is Code.CONFIGURE_NAK:
             self._naks_sent += 1
         else:
@@ -310,9 +299,9 @@ class ControlProtocol(Automaton):
             self._objections_heard += 1
 
     def _note_wishes(self, options: list[Option], objected: set[int]) -> None:
-        """What of the peer's request it does not get."""
+        """Remember the options of a request that the peer does not get."""
         for option in options:
-            room = option.type in self.refused or len(self.refused) < MOST_WISHES
+            room = option.type in self.refused or len(self.refused) < MAX_WISHES
             if option.type in objected and room and self._is_wish(option):
                 self.refused[option.type] = option
 
@@ -334,14 +323,14 @@ class ControlProtocol(Automaton):
             if not options:
                 raise WireError("nothing is objected to")
             if code == Code.CONFIGURE_REJECT and not all(option in asked for option in options):
-                raise WireError("Configure-Reject of something else")  # section 5.4: options as they were
-            # Section 5: the Identifier changes whenever a valid reply has been received.
+                raise WireError("Configure-Reject of something else")  # RFC 1661 5.4: only options of the request
+            # RFC 1661 section 5: the Identifier changes whenever a valid reply has been received.
             self._awaiting = False
             self._yield_to(options, {option.type for option in asked}, code)
             if self._give_up_if_hopeless(now):
                 return
-            if self._naks_received > PATIENCE * self.timers.max_failure:
-                # A peer that objects for ever would keep the restart counter full: leave the rest to the timer.
+            if self._naks_received > MAX_FAILURE_FACTOR * self.timers.max_failure:
+                # A peer that objects for ever would keep resetting the restart counter: let the timer end it.
                 raise WireError("no end of objections")
         self.step(Event.RCN, now, identifier)
 
@@ -350,9 +339,9 @@ class ControlProtocol(Automaton):
         stubborn = self._naks_received > self.timers.max_failure
         for option in options:
             wish = code == Code.CONFIGURE_NAK and self._is_wish(option) and option not in self.proposed
-            if wish and len(self.proposed) < MOST_WISHES:
+            if wish and len(self.proposed) < MAX_WISHES:
                 self.proposed += (option,)
-            if option.type not in asked:  # what a Nak adds of its own we have no use for
+            if option.type not in asked:  # an option that the Nak adds is ignored
                 continue
             if code == Code.CONFIGURE_NAK:
                 self._take_nak(option)
@@ -360,12 +349,12 @@ class ControlProtocol(Automaton):
                 self._take_reject(option.type)
 
     def _expects_answer(self) -> bool:
-        """Outside these states no request of ours is out, and the table alone says what an answer to it means."""
+        """Return True if a Configure-Request may be unanswered; in other states the table alone handles an answer."""
         return self.state in ASKING or self.state is State.OPENED
 
     def _check_identifier(self, identifier: int) -> None:
-        # A second copy of a valid answer has no request any more: without this a datagram doubled by the network
-        # would take an opened link down.
+        # A second copy of a valid answer belongs to no request: without this check a datagram that the network
+        # duplicates would take an opened link down.
         if not self._awaiting or identifier != self._identifier:
             raise WireError("answer to no request of ours")
 
@@ -392,7 +381,7 @@ class ControlProtocol(Automaton):
             self._awaiting = False
             self._restart()
         request = build_options(option for option in self._wanted() if not self._rejected >> option.type & 1)
-        if not self._awaiting or request != self._request:  # else a retransmission, whose late answer is welcome
+        if not self._awaiting or request != self._request:  # otherwise a retransmission: a late answer to it is valid
             self._identifier = self._next_identifier()
         self._request = request
         self._awaiting = True
@@ -405,7 +394,7 @@ class ControlProtocol(Automaton):
         self.send(packet)
 
     def _send_terminate_request(self) -> None:
-        if self.state not in (State.CLOSING, State.STOPPING):  # else it is a retransmission
+        if self.state not in (State.CLOSING, State.STOPPING):  # otherwise it is a retransmission
             self._terminate_identifier = self._next_identifier()
         reason = cut_text(self._reason, self.peer_mru - PACKET_HEADER.size)
         self.send(build_packet(Code.TERMINATE_REQUEST, self._terminate_identifier, reason))
@@ -423,7 +412,7 @@ class ControlProtocol(Automaton):
         return data[: self.peer_mru - PACKET_HEADER.size]
 
     def _fitting(self, options: Iterable[Option]) -> list[Option]:
-        """The first options that the peer can receive in one packet; the others are objected to the next time."""
+        """Return the options that fit into one packet for the peer; the others are objected to the next time."""
         fitting = []
         room = self.peer_mru - PACKET_HEADER.size
         for option in options:
@@ -433,5 +422,5 @@ class ControlProtocol(Automaton):
                 room -= size
         return fitting
 
-    def _tell(self, notice: Notice) -> None:
+    def _notify(self, notice: Notice) -> None:
         self.notify(notice)

@@ -1,4 +1,4 @@
-"""Configuration options as a list (RFC 1661 section 6): type, length, value. What they mean: lcp.py and ipcp.py."""
+"""Lists of configuration options: type, length, value (RFC 1661 section 6). lcp.py and ipcp.py interpret them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Option:
 
 
 def parse_options(data: bytes) -> list[Option]:
-    """All options of a Configure packet, or WireError when one does not fit in it."""
+    """Return the options of a Configure packet. Raises WireError if one does not fit in it."""
     options = []
     at = 0
     while at < len(data):
@@ -31,4 +31,5 @@ def parse_options(data: bytes) -> list[Option]:
 
 
 def build_options(options: Iterable[Option]) -> bytes:
+    """Return the data of a Configure packet."""
     return b"".join(bytes((option.type, HEADER_SIZE + len(option.value))) + option.value for option in options)

@@ -1,6 +1,6 @@
-"""The Password Authentication Protocol (RFC 1334 section 2): packets of both sides, and the server.
+"""The Password Authentication Protocol (RFC 1334 section 2): its packets and the server side.
 
-Does not check passwords: whoever can says `verdict`. The client's retransmission is the client's business.
+Does not check passwords: the owner passes the verdict. Has no timer: the client retransmits (2.2.1).
 """
 
 from __future__ import annotations
@@ -30,12 +30,8 @@ class PapReply:
     message: bytes = b""
 
 
-def build_request(identifier: int, name: bytes, password: bytes) -> bytes:
-    return build_packet(PapCode.REQUEST, identifier, _counted(name) + _counted(password))
-
-
 def parse_request(packet: bytes) -> Credentials:
-    """Section 2.2.1; WireError when it is something else or its lengths do not fit."""
+    """Parse an Authenticate-Request (RFC 1334 2.2.1). Raises WireError if it is anything else."""
     code, identifier, data = parse_packet(packet)
     if code != PapCode.REQUEST:
         raise WireError(f"PAP code {code} to a server")
@@ -45,12 +41,13 @@ def parse_request(packet: bytes) -> Credentials:
 
 
 def build_reply(reply: PapReply) -> bytes:
+    """Return an Authenticate-Ack or -Nak (RFC 1334 2.2.2)."""
     code = PapCode.ACK if reply.accepted else PapCode.NAK
     return build_packet(code, reply.identifier, _counted(cut_text(reply.message, MAX_FIELD)))
 
 
 def parse_reply(packet: bytes) -> PapReply:
-    """Section 2.2.2; some servers leave out Msg-Length with the message."""
+    """Parse an Authenticate-Ack or -Nak (RFC 1334 2.2.2). Some servers leave out Msg-Length if there is no message."""
     code, identifier, data = parse_packet(packet)
     if code not in (PapCode.ACK, PapCode.NAK):
         raise WireError(f"PAP code {code} to a client")
@@ -59,11 +56,11 @@ def parse_reply(packet: bytes) -> PapReply:
 
 
 class PapServer:
-    """One authentication. Made when LCP has opened with PAP, so that requests in other phases find nobody."""
+    """One authentication. Created when LCP has opened with PAP, so that requests in other phases have no receiver."""
 
     __slots__ = ("_asked", "_reply", "dropped", "mru", "send")
 
-    deadline: float | None = None  # the client is the one who repeats (2.2.1): the server has no timer
+    deadline: float | None = None  # the client retransmits (RFC 1334 2.2.1): the server has no timer
 
     protocol: ClassVar[int] = Protocol.PAP
     method: ClassVar[str] = "pap"
@@ -73,7 +70,7 @@ class PapServer:
 
     def __init__(self, send: Callable[[bytes], None], mru: int = DEFAULT_MRU) -> None:
         self.send = send
-        self.mru = mru  # no packet of ours is longer: a message that does not fit is cut
+        self.mru = mru  # octets of the longest packet sent: a message that does not fit is cut
         self.dropped = 0
         self._asked: Credentials | None = None
         self._reply: PapReply | None = None
@@ -85,38 +82,38 @@ class PapServer:
         """Do nothing: PAP authenticates once."""
 
     def receive(self, packet: bytes, now: float) -> Credentials | None:
-        """The credentials to be checked, once; whatever the octets are, nothing is raised."""
+        """Return the credentials to check, once. Never raises; malformed packets count as `dropped`."""
         try:
             credentials = parse_request(packet)
         except WireError:
             self.dropped += 1
             return None
         if self._reply is not None:
-            # 2.2.1: the answer may have been lost; the same code, and nobody is asked again.
+            # RFC 1334 2.2.1: the answer may have been lost: the same code again, without another check.
             self._send_reply(PapReply(credentials.identifier, self._reply.accepted, self._reply.message))
             return None
         first = self._asked is None
         if self._asked is None or (credentials.name, credentials.password) == (self._asked.name, self._asked.password):
-            # Each repeat has a new Identifier, and the answer copies the one that the client knows best (2.2.2).
+            # Each repeat has a new Identifier, and the answer copies the last one (RFC 1334 2.2.2).
             self._asked = credentials
         return credentials if first else None
 
     def ask_again(self) -> None:
-        """Do nothing: the client is the one who repeats."""
+        """Do nothing: the client retransmits."""
 
     def adopt(self, credentials: Credentials) -> None:
-        """Proxy authentication (RFC 2661 4.4.5): the LAC has taken the request, `verdict` will answer it."""
+        """Take over a request that the LAC has received (RFC 2661 4.4.5); `verdict` answers it."""
         self._asked = credentials
 
     def verdict(self, ok: bool, message: bytes = b"") -> None:
-        """Answer the request that is open; without one there is nothing to answer."""
+        """Answer the open request. Does nothing if there is none."""
         if self._asked is not None and self._reply is None:
             self._reply = PapReply(self._asked.identifier, ok, message)
             self._asked = Credentials(Protocol.PAP, self._asked.name)  # no password is kept longer than needed
             self._send_reply(self._reply)
 
     def record(self) -> PapReply:
-        """The answer that was given, for a successor who may be asked again."""
+        """Return the answer that was sent, for a restored session: the client may repeat its request."""
         return self._reply or PapReply(0, True)
 
     def restore(self, identifier: int, message: bytes) -> None:
@@ -128,7 +125,7 @@ class PapServer:
         self.send(build_reply(PapReply(reply.identifier, reply.accepted, message)))
 
     def timeout(self, now: float) -> None:
-        """There is no timer; the session calls all authenticators alike."""
+        """Do nothing: there is no timer. The session calls all authenticators alike."""
 
 
 def _counted(value: bytes) -> bytes:

@@ -70,9 +70,8 @@ def stage() -> Iterator[Stage]:
 
 @pytest.fixture(scope="module")
 def radius(stage: Stage) -> Iterator[FreeRadius]:
-    with FreeRadius(USERS, secret="shared-by-two", port=1812, prefix=tuple(stage.server_side.command())) as running:
+    with stage.freeradius(USERS) as running:
         yield running
-        assert stage.server.stop() == 0  # while somebody is there to take its Accounting-Off
 
 
 def starts(radius: FreeRadius, user: str) -> int:

@@ -42,10 +42,9 @@ def stage() -> Iterator[Stage]:
 
 @pytest.fixture(scope="module")
 def radius(stage: Stage) -> Iterator[FreeRadius]:
-    prefix = tuple(stage.server_side.command())
-    with FreeRadius(USERS, secret="shared-by-two", port=1812, prefix=prefix) as running:
+    with stage.freeradius(USERS) as running:
         yield running
-        assert stage.server.stop() == 0  # while somebody is there to take its Accounting-Off
+        assert stage.server.stop() == 0
         assert len(running.records("Accounting-Off")) == 1
 
 

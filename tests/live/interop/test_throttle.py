@@ -47,10 +47,8 @@ def stage() -> Iterator[Stage]:
 
 @pytest.fixture(scope="module")
 def radius(stage: Stage) -> Iterator[FreeRadius]:
-    prefix = tuple(stage.server_side.command())
-    with FreeRadius(USERS, secret="shared-by-two", port=1812, prefix=prefix) as running:
+    with stage.freeradius(USERS) as running:
         yield running
-        assert stage.server.stop() == 0  # while somebody is there to take its Accounting-Off
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from l2tpns.console.commands import pool
 from l2tpns.console.server import Console
 from l2tpns.console.timing import ConsoleTiming
 from l2tpns.errors import ConfigError
-from l2tpns.runtime import share
+from l2tpns.runtime import scheduler
 from l2tpns.subscriber.pool import parse_layout
 from tests.lab.inprocess import until
 from tests.server.operators import Desk, OpenDesk
@@ -363,7 +363,7 @@ def test_fifty_consoles_leave_the_others_their_time(desk: Desk, monkeypatch: pyt
             yield row
 
     monkeypatch.setattr(pool, "pool_rows", counted)
-    monkeypatch.setattr(share, "monotonic", lambda: 1.0 + rows * share.SLICE / 20)
+    monkeypatch.setattr(scheduler, "monotonic", lambda: 1.0 + rows * scheduler.SLICE / 20)
     desk.server.pool.change(parse_layout("10.5.0.0/16\n"))
     consoles = [desk.operator() for _ in range(50)]
     for operator in consoles:

@@ -48,6 +48,14 @@ def audit(desk: Desk) -> list[dict[str, Any]]:
 # The line of a packet
 
 
+def monitoring(desk: Desk, session: Session) -> Operator:
+    """An operator who watches the packets of a session."""
+    operator = desk.plain()
+    operator.type(f"monitor session {session.id}\n")
+    operator.expect("Enter ends it")
+    return operator
+
+
 @pytest.mark.parametrize(
     ("packet", "line"),
     [
@@ -117,9 +125,7 @@ def test_monitor_shows_a_subscribers_packets_as_they_pass_until_enter(
     desk.server.log.open_audit(str(desk.directory / "audit"))
     fred, session = call("fred")
     _, hers = call("mary")
-    operator = desk.plain()
-    operator.type(f"monitor session {session.id}\n")
-    operator.expect("Enter ends it")
+    operator = monitoring(desk, session)
     desk.server.wait(lambda: session.path.copy is not None)
     desk.server.plane.deliver(ip(HOST, str(hers.address)))
     desk.server.plane.deliver(ip(HOST, str(session.address), bytes.fromhex("0035 14e9 000c 0000") + bytes(4)))
@@ -151,9 +157,7 @@ def test_on_a_terminal_control_c_q_and_enter_end_a_monitor(
 
 def test_a_monitor_ends_with_its_session(desk: Desk, call: Callable[[str], tuple[Subscriber, Session]]) -> None:
     fred, session = call("fred")
-    operator = desk.plain()
-    operator.type(f"monitor session {session.id}\n")
-    operator.expect("Enter ends it")
+    operator = monitoring(desk, session)
     desk.server.wait(lambda: session.path.copy is not None)
     fred.hangup()
     operator.expect(f"Session {session.id} has ended")
@@ -164,9 +168,7 @@ def test_an_operator_who_hangs_up_monitors_no_longer(
     desk: Desk, call: Callable[[str], tuple[Subscriber, Session]]
 ) -> None:
     _, session = call("fred")
-    operator = desk.plain()
-    operator.type(f"monitor session {session.id}\n")
-    operator.expect("Enter ends it")
+    operator = monitoring(desk, session)
     operator.close()
     desk.server.wait(lambda: session.path.copy is None and len(desk.console) == 0)
 
@@ -175,9 +177,7 @@ def test_a_reader_that_takes_nothing_holds_up_nobody(
     desk: Desk, call: Callable[[str], tuple[Subscriber, Session]]
 ) -> None:
     _, session = call("fred")
-    operator = desk.plain()
-    operator.type(f"monitor session {session.id}\n")
-    operator.expect("Enter ends it")
+    operator = monitoring(desk, session)
     desk.server.wait(lambda: session.path.copy is not None)
     packet = ip(HOST, str(session.address), bytes(100))
     for _ in range(200):

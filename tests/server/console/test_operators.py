@@ -10,7 +10,7 @@ import pytest
 
 from l2tpns.console.operators import Users, matches
 from l2tpns.console.timing import ConsoleTiming
-from l2tpns.runtime.log import Log
+from tests.lab.memory_log import MemoryLog
 from tests.server.operators import TELNET, Desk, OpenDesk
 
 SHA512 = crypt_r.crypt("hush", "$6$abcdefgh")
@@ -52,7 +52,7 @@ def file(path: Path, text: str | None, mode: int = 0o600) -> Users:
     if text is not None:
         (path / "l2tpns.users").write_text(text)
         (path / "l2tpns.users").chmod(mode)
-    return Users(path / "l2tpns.users", Log.in_memory().get(), QUICK.password_check)
+    return Users(path / "l2tpns.users", MemoryLog().get(), QUICK.password_check)
 
 
 def test_the_file_names_users_and_the_enable_password(tmp_path: Path) -> None:

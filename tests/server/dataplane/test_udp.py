@@ -16,14 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from l2tpns.dataplane import endpoint as endpoint_module
 from l2tpns.dataplane import udp
+from l2tpns.dataplane.endpoint import Endpoint, WildcardEndpoint, open_socket
 from l2tpns.dataplane.session_path import Path, key_of
-from l2tpns.dataplane.udp import Endpoint, LacSide, open_socket, split_ppp
+from l2tpns.dataplane.udp import LacSide
 from l2tpns.errors import ConfigError, WireError
+from l2tpns.proto.ppp.frame import parse_frame
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.drain import DRAIN, Clock, DeviceGone, drain_forever
-from l2tpns.runtime.log import Log
 from tests.lab import PATIENCE
+from tests.lab.memory_log import MemoryLog
 from tests.lab.netns import is_root
 from tests.lab.packets import ip
 from tests.lab.portthief import PortThief
@@ -52,7 +55,7 @@ class Rig:
             addresses,
             self.counters,
             self.clock,
-            Log.in_memory().get(),
+            MemoryLog().get(),
             uplink=lambda path, packet: self.carried.append(packet),
             on_control=self.on_control,
             port=port,
@@ -215,7 +218,7 @@ def test_a_frame_without_a_protocol_is_dropped_and_counted(rig: Rig, frame: byte
 @given(st.binary(max_size=40))
 def test_any_frame_gives_a_protocol_or_an_error_of_ours(frame: bytes) -> None:
     try:
-        protocol, information = split_ppp(frame)
+        protocol, information = parse_frame(frame)
     except WireError:
         return
     assert protocol & 1 and frame.endswith(information)
@@ -226,7 +229,7 @@ def test_any_datagram_is_carried_posted_handed_on_or_counted(datagram: bytes) ->
     counters = Counters()
     seen: list[bytes] = []
     side = LacSide(
-        (), counters, Clock(), Log.in_memory().get(),
+        (), counters, Clock(), MemoryLog().get(),
         uplink=lambda path, packet: seen.append(packet), on_control=lambda octets, peer, endpoint: seen.append(octets),
     )  # fmt: skip
     endpoint = object.__new__(Endpoint)
@@ -337,9 +340,9 @@ def test_a_socket_that_no_tunnel_uses_is_closed_after_a_while_and_its_address_is
     used, unused = rig.open("127.0.0.2"), rig.open("127.0.0.3")
     unused.release()
     now = unused.idle_since
-    rig.side.sweep(now + udp.IDLE_ENDPOINT - 1)
+    rig.side.sweep(now + udp.ENDPOINT_IDLE_TIMEOUT - 1)
     assert "127.0.0.3" in rig.side.endpoints
-    rig.side.sweep(now + udp.IDLE_ENDPOINT)
+    rig.side.sweep(now + udp.ENDPOINT_IDLE_TIMEOUT)
     assert list(rig.side.endpoints) == ["127.0.0.1", "127.0.0.2"]
     until(lambda: unused.socket.fileno() < 0)
     for address in ("127.0.0.2", "127.0.0.3"):
@@ -358,7 +361,7 @@ def test_what_is_in_a_socket_when_it_is_closed_is_not_lost(rig: Rig) -> None:
         lac.bind(("127.0.0.1", 0))
         for number in range(5 * DRAIN):
             lac.sendto(ZLB + number.to_bytes(2, "big"), ("127.0.0.2", rig.side.port))
-        rig.side.sweep(endpoint.idle_since + udp.IDLE_ENDPOINT)  # before its reader had a turn
+        rig.side.sweep(endpoint.idle_since + udp.ENDPOINT_IDLE_TIMEOUT)  # before its reader had a turn
         until(lambda: endpoint.socket.fileno() < 0)
         lac.sendto(ZLB, ("127.0.0.2", rig.side.port))
         until(lambda: len(rig.control) == before + 5 * DRAIN + 1)
@@ -368,7 +371,7 @@ def test_what_is_in_a_socket_when_it_is_closed_is_not_lost(rig: Rig) -> None:
 def test_when_sockets_run_out_one_without_a_tunnel_makes_room_and_else_the_wildcard_one_serves(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(udp, "MOST_ENDPOINTS", 4)
+    monkeypatch.setattr(udp, "MAX_ENDPOINTS", 4)
     rig.endpoint.hold()
     first, second, third = (rig.open(f"127.0.0.{number}") for number in (2, 3, 4))
     second.release()
@@ -377,7 +380,7 @@ def test_when_sockets_run_out_one_without_a_tunnel_makes_room_and_else_the_wildc
     assert list(rig.side.endpoints) == ["127.0.0.1", "127.0.0.2", "127.0.0.4", "127.0.0.5"]  # the longest idle one left
     first.hold()
     full = rig.open("127.0.0.6")
-    assert isinstance(full, udp.WildcardEndpoint) and "127.0.0.6" not in rig.side.endpoints
+    assert isinstance(full, WildcardEndpoint) and "127.0.0.6" not in rig.side.endpoints
     assert full.send(ZLB, rig.peer)
     assert rig.lac.recvfrom(100) == (ZLB, ("127.0.0.6", rig.side.port))
     assert third.socket.fileno() >= 0
@@ -390,7 +393,7 @@ def test_an_address_that_cannot_have_a_socket_is_served_by_the_wildcard_one(
         raise OSError(errno.EMFILE, "Too many open files")
 
     rig.send(SCCRQ, to="127.0.0.2")
-    monkeypatch.setattr(udp, "open_socket", refuse)
+    monkeypatch.setattr(endpoint_module, "open_socket", refuse)
     assert rig.side.dedicate(rig.asked) is rig.asked
     assert rig.asked.send(ZLB, rig.peer)
     assert rig.lac.recvfrom(100)[1][0] == "127.0.0.2"
@@ -507,7 +510,7 @@ def test_a_socket_tells_when_there_was_more_to_read_than_is_read_at_once(rig: Ri
 
 
 def test_a_handler_that_fails_costs_its_packet_and_not_the_loop() -> None:
-    log = Log.in_memory()
+    log = MemoryLog()
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     left.setblocking(False)
     taken = []
@@ -541,7 +544,7 @@ def test_a_handler_that_fails_costs_its_packet_and_not_the_loop() -> None:
         (
             "192.0.2.77",
             "bind_multi_address: cannot listen on UDP port {port} of 192.0.2.77: Cannot assign requested address; "
-            "it is no address of this machine",
+            "it is not an address of this machine",
         ),
     ],
 )

@@ -18,6 +18,7 @@ from l2tpns.subscriber.link import Frame
 from tests.lab import PATIENCE
 from tests.lab.inprocess import InProcess, Peer
 from tests.lab.lac import Lac, Refused, Why
+from tests.lab.memory_log import MemoryLog
 from tests.server.conftest import QUICK, Serve
 from tests.server.subscribers import refused
 
@@ -358,7 +359,7 @@ def test_after_hundreds_of_calls_nothing_is_left_and_nothing_has_grown(serve: Se
     before = len(gc.get_objects())
     for _ in range(4):
         storm(server, lac, 30)
-    server.log = type(server.log).in_memory()
+    server.log = MemoryLog()
     server.accounting.records.clear()
     server.backend.asked.clear()
     lac.inbox.clear()

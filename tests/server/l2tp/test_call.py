@@ -9,7 +9,6 @@ from gevent.event import Event
 
 from l2tpns import causes
 from l2tpns.proto.l2tp import messages
-from l2tpns.proto.l2tp.avp import DisconnectCause
 from l2tpns.proto.l2tp.messages import (
     CDN,
     ICCN,
@@ -25,6 +24,7 @@ from l2tpns.proto.l2tp.messages import (
     ResultCode,
     StopCCN,
 )
+from l2tpns.proto.l2tp.values import DisconnectCause
 from tests.lab.inprocess import InProcess, Peer, avps, without
 from tests.lab.lac import Refused, Why
 from tests.lab.pppclient import Phase

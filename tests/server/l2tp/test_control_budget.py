@@ -13,8 +13,9 @@ from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import ControlHeader, build_control
 from l2tpns.proto.l2tp.messages import HELLO, SCCCN, SCCRP, SCCRQ, StopCCN
-from l2tpns.runtime.log import MOST_PROVOKED
-from l2tpns.runtime.turns import Turns
+from l2tpns.runtime import scheduler
+from l2tpns.runtime.log import MAX_LIMITED_PER_SECOND
+from l2tpns.runtime.scheduler import Scheduler
 from tests.lab.inprocess import InProcess, avps
 from tests.server.conftest import QUICK, Serve
 
@@ -210,15 +211,15 @@ def test_a_challenge_without_a_secret_to_answer_it_makes_no_tunnel(server: InPro
 
 
 def test_tunnels_that_any_address_may_begin_and_end_fill_no_log(server: InProcess) -> None:
-    for number in range(1, 3 * MOST_PROVOKED):
+    for number in range(1, 3 * MAX_LIMITED_PER_SECOND):
         peer = server.peer(tunnel_id=number)
         peer.say(peer.sccrq())
         peer.say(StopCCN(assigned_tunnel_id=number, result_code=messages.ResultCode(1)), tunnel_id=0)
-    server.wait(lambda: server.counters.tunnels_closed == 3 * MOST_PROVOKED - 1)
+    server.wait(lambda: server.counters.tunnels_closed == 3 * MAX_LIMITED_PER_SECOND - 1)
     seconds = {line["time"][:19] for line in server.events("tunnel_down")}
-    assert len(server.events("tunnel_down")) <= MOST_PROVOKED * (len(seconds) + 1)
+    assert len(server.events("tunnel_down")) <= MAX_LIMITED_PER_SECOND * (len(seconds) + 1)
     before = len(server.events("tunnel_down"))
-    known = [server.peer(tunnel_id=number).open() for number in range(1, 2 * MOST_PROVOKED)]
+    known = [server.peer(tunnel_id=number).open() for number in range(1, 2 * MAX_LIMITED_PER_SECOND)]
     for peer in known:
         peer.say(StopCCN(assigned_tunnel_id=peer.tunnel_id, result_code=messages.ResultCode(1)))
     server.wait(lambda: len(server.events("tunnel_down")) == before + len(known))  # of those each is told
@@ -231,6 +232,7 @@ def test_a_tunnel_with_a_full_mailbox_yields_after_each_slice(
     server: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tunnel, "SLICE", 0.0)
+    server.services.turns = Scheduler(load=1.0, length=1e-6)
     peer = server.peer().open()
     (ours,) = server.lns.tunnels.values()
     hello = messages.encode(HELLO())
@@ -245,13 +247,14 @@ def test_a_tunnel_with_a_full_mailbox_yields_after_each_slice(
     assert peer.hear().nr > begin  # acknowledged meanwhile, not only in the end
 
 
-def test_tunnels_with_full_mailboxes_work_one_after_the_other() -> None:
-    turns = Turns()
+def test_tunnels_with_full_mailboxes_work_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = Scheduler(load=1.0)
     worked: list[str] = []
+    monkeypatch.setattr(scheduler, "monotonic", lambda: 1.0 + len(worked) * scheduler.SLICE)
 
     def work(name: str) -> None:
         for _ in range(3):
-            turns.wait()
+            turns.wait_turn()
             worked.append(name)
 
     greenlets = [gevent.spawn(work, name) for name in "abc"]
@@ -259,7 +262,6 @@ def test_tunnels_with_full_mailboxes_work_one_after_the_other() -> None:
     greenlets[1].kill()
     gevent.joinall(greenlets)
     assert worked == ["a", "c"] * 3
-    assert not len(turns)
 
 
 def test_messages_of_hundreds_of_avps_in_a_tunnel_cost_it_and_nobody_else(serve: Serve) -> None:

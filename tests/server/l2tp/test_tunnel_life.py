@@ -303,7 +303,7 @@ def at(server: InProcess, address: str) -> Peer:
 def test_half_open_tunnels_take_no_sockets_and_no_lac_is_locked_out_by_them(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(udp, "MOST_ENDPOINTS", 4)
+    monkeypatch.setattr(udp, "MAX_ENDPOINTS", 4)
     server = serve(bind_multi_address=(IPv4Address(0),))
     lacs = server.plane.lacs
     for number in range(20):
@@ -322,7 +322,7 @@ def test_half_open_tunnels_take_no_sockets_and_no_lac_is_locked_out_by_them(
 def test_a_tunnel_lives_with_and_without_a_socket_of_its_address(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, sockets: int
 ) -> None:
-    monkeypatch.setattr(udp, "MOST_ENDPOINTS", sockets)
+    monkeypatch.setattr(udp, "MAX_ENDPOINTS", sockets)
     server = serve(bind_multi_address=(IPv4Address(0),))
     lacs = server.plane.lacs
     lac = server.lac(to=("127.0.0.3", server.address[1]), defaults=QUICK).connect()
@@ -330,7 +330,7 @@ def test_a_tunnel_lives_with_and_without_a_socket_of_its_address(
     fred.send_udp("198.51.100.2", 9, b"x")
     server.wait(lambda: len(server.plane.delivered) == 1)
     assert list(lacs.endpoints) == ["127.0.0.3"][:sockets]
-    now = time.monotonic() + 10 * udp.IDLE_ENDPOINT
+    now = time.monotonic() + 10 * udp.ENDPOINT_IDLE_TIMEOUT
     lacs.sweep(now)
     assert list(lacs.endpoints) == ["127.0.0.3"][:sockets]
     lac.stop()

@@ -9,8 +9,8 @@ import pytest
 from l2tpns.policy.model import Policy
 from l2tpns.radius.types import AuthReply
 from l2tpns.subscriber.session import Session
-from l2tpns.system.shaping import NullShaper
 from tests.lab.inprocess import InProcess
+from tests.lab.null_shaper import NullShaper
 from tests.server.conftest import QUICK, Serve
 
 CHECKOUT = Path(__file__).resolve().parents[3]

@@ -27,11 +27,11 @@ from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.types import RadiusSettings
 from l2tpns.runtime.counters import DECLARED, PRIVATE, Histogram
-from l2tpns.runtime.log import Log
 from l2tpns.state.store import StateStore
 from tests.lab import PATIENCE
 from tests.lab.inprocess import LOOPBACK, InProcess, until
 from tests.lab.lac import Dial, Refused
+from tests.lab.memory_log import MemoryLog
 from tests.lab.pppclient import Phase
 from tests.lab.radius_parts import SECRET, settings_for, usage
 from tests.lab.radius_server import RadiusServer, User
@@ -39,17 +39,6 @@ from tests.server.conftest import Serve
 from tests.server.visitors import SERVED, Visitor, figures_of
 
 QUICK = MonitoringTiming(config_poll=0.01, listen_retry=0.02)
-
-
-@pytest.fixture
-def server(serve: Serve) -> InProcess:
-    return serve(**SERVED)
-
-
-@pytest.fixture
-def visitor(server: InProcess) -> Iterator[Visitor]:
-    with figures_of(server) as visitor:
-        yield visitor
 
 
 # What is measured
@@ -114,7 +103,7 @@ def test_logins_are_counted_by_result(server: InProcess, visitor: Visitor) -> No
 
 
 def test_each_radius_server_has_its_latency_and_outcomes(serve: Serve, tmp_path: Path) -> None:
-    log = Log.in_memory().get()
+    log = MemoryLog().get()
     with RadiusServer(SECRET, {b"fred": User(b"pw")}) as answers, RadiusServer(SECRET, {}) as dead:
         address, silent = f"{answers.host}:{answers.port}", f"{dead.host}:{dead.port}"
         dead.lose(100)

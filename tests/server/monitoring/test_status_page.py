@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from html.parser import HTMLParser
-from itertools import count
 
 import gevent
 import pytest
@@ -17,8 +15,8 @@ from l2tpns.monitoring.samples import GRAPHS, HOUR, PERIOD, Samples
 from l2tpns.runtime import cooperative
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Dial
-from tests.server.conftest import Serve
-from tests.server.visitors import SERVED, Visitor, figures_of
+from tests.server.slices import Others
+from tests.server.visitors import Visitor
 
 
 class Reader(HTMLParser):
@@ -52,17 +50,6 @@ class Reader(HTMLParser):
         """Return the row with this text in a cell."""
         (row,) = [row for row in self.rows if text in row]
         return row
-
-
-@pytest.fixture
-def server(serve: Serve) -> InProcess:
-    return serve(**SERVED)
-
-
-@pytest.fixture
-def visitor(server: InProcess) -> Iterator[Visitor]:
-    with figures_of(server) as visitor:
-        yield visitor
 
 
 def names(body: str) -> list[str]:
@@ -197,34 +184,23 @@ def test_a_query_that_makes_no_sense_is_a_page_all_the_same(visitor: Visitor, qu
 
 
 def test_60_000_sessions_hold_up_nobody(server: InProcess, visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a clock by which a slice ends at every tenth reading: others get their turns in between."""
-    looks = count()
-    monkeypatch.setattr(cooperative, "monotonic", lambda: next(looks) * cooperative.SLICE / 9)
     fred = server.lac(defaults=Dial(restart=0.3)).connect().call("fred", "pw").wait_online()
     (session,) = server.lns.sessions.values()
     real, server.lns.sessions = server.lns.sessions, dict.fromkeys(range(60_000), session)
-    turns = 0
-
-    def others() -> None:
-        nonlocal turns
-        while True:
-            gevent.sleep(cooperative.PAUSE)
-            turns += 1
-
-    greenlet = gevent.spawn(others)
+    others = Others(monkeypatch)
     try:
-        visitors = [gevent.spawn(visitor.ask, path) for path in ("/?q=fred&page=300", "/?q=x", "/metrics", "/?q=y")]
-        gevent.joinall(visitors)
+        with others:
+            visitors = [gevent.spawn(visitor.ask, path) for path in ("/?q=fred&page=300", "/?q=x", "/metrics", "/?q=y")]
+            gevent.joinall(visitors)
         bodies = [visitor.value.body for visitor in visitors]
     finally:
-        gevent.kill(greenlet)
         server.lns.sessions = real
     assert "60,000 of 60,000 sessions" in bodies[0] and "page 300 of 600" in bodies[0]
     assert len(names(bodies[0])) == 100
     assert "0 of 60,000 sessions" in bodies[1]
     assert 'l2tpns_sessions{state="online"} 60000.0' in bodies[2]
     assert max(map(len, bodies)) < 150_000
-    assert turns > 60_000 / (10 * cooperative.CLOCK)
+    assert others.turns > 60_000 / (10 * cooperative.CLOCK)
     fred.terminate()
 
 

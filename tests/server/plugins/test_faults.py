@@ -13,7 +13,7 @@ from l2tpns.errors import PluginError
 from l2tpns.nsctl.server import NsctlServer
 from l2tpns.plugins import calls, manager
 from l2tpns.proto.nsctl.packet import Packet, Request
-from l2tpns.runtime.faults import contain_strays
+from l2tpns.runtime.exceptions import contain_strays
 from tests.lab.inprocess import until
 from tests.lab.lac import Subscriber
 from tests.lab.packets import ip

@@ -69,7 +69,9 @@ def test_a_name_that_is_none_is_refused(shelf: Shelf, name: str, why: str) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root refuses foreign files")
-def test_root_runs_no_file_of_another_user_or_that_everybody_may_write(shelf: Shelf) -> None:
+def test_root_runs_no_file_of_another_user_or_that_everybody_may_write(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = shelf.write("x", HOOK)
     path.chmod(0o666)
     with pytest.raises(PluginError, match="can be written by everybody"):
@@ -78,6 +80,10 @@ def test_root_runs_no_file_of_another_user_or_that_everybody_may_write(shelf: Sh
     os.chown(path, 65534, 0)
     with pytest.raises(PluginError, match="belongs to user 65534"):
         shelf.plugins.load("x")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: 12345)
+        with pytest.raises(PluginError, match="what user 12345 runs must belong to root or that user"):
+            shelf.plugins.load("x")
     os.chown(path, 0, 0)
     shelf.directory.chmod(0o777)
     with pytest.raises(PluginError, match="can be written by everybody"):

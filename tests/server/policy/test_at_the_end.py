@@ -16,8 +16,8 @@ from l2tpns import causes
 from l2tpns.policy.garden import NullKernel
 from l2tpns.state import snapshot
 from l2tpns.subscriber.session import Session
-from l2tpns.system.shaping import NullShaper
 from tests.lab.inprocess import InProcess
+from tests.lab.null_shaper import NullShaper
 from tests.server.conftest import Serve
 from tests.server.shelf import Shelf
 

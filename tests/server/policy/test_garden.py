@@ -6,12 +6,13 @@ The kernel is one that remembers; tests/live/test_garden.py has the real one. Th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
 
-from l2tpns.policy.garden import MOST, NullKernel, networks_of
+from l2tpns.policy.garden import MOST, Gardens, NullKernel, networks_of
 from l2tpns.policy.model import PolicyError
 from l2tpns.radius.types import Assign, AuthReply, FramedRoute
 from l2tpns.runtime.durable import make_line
@@ -28,6 +29,12 @@ from tests.server.conftest import QUICK, Serve
 from tests.server.operators import Desk
 
 CHECKOUT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def quick_gardens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gardens that check their rules, and have connections forgotten, without waiting long."""
+    monkeypatch.setattr("l2tpns.server.Gardens", partial(Gardens, check_interval=0.01, flush_delay=0.01))
 
 
 @pytest.fixture
@@ -239,10 +246,10 @@ def test_framed_routes_are_caged_with_the_address_and_shared_ones_until_the_last
     server.wait(lambda: caged(server) == set())
 
 
+@pytest.mark.usefixtures("quick_gardens")
 def test_who_goes_leaves_no_connection_that_the_next_one_with_the_address_would_have(
-    server: InProcess, lac: Lac, monkeypatch: pytest.MonkeyPatch
+    server: InProcess, lac: Lac
 ) -> None:
-    monkeypatch.setattr("l2tpns.policy.garden.SWEEP", 0.01)
     call = lac.call("fred", "wrong").wait_online()
     network = IPv4Network(f"{call.address}/32")
     call.hangup()
@@ -251,8 +258,8 @@ def test_who_goes_leaves_no_connection_that_the_next_one_with_the_address_would_
     server.wait(lambda: network in kernel.forgotten)
 
 
-def test_what_somebody_has_flushed_comes_back(server: InProcess, lac: Lac, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2tpns.policy.garden.CHECK", 0.02)
+@pytest.mark.usefixtures("quick_gardens")
+def test_what_somebody_has_flushed_comes_back(server: InProcess, lac: Lac) -> None:
     call = lac.call("fred", "wrong").wait_online()
     server.services.gardens.settle()
     kernel = server.services.gardens.kernel
@@ -265,11 +272,11 @@ def test_what_somebody_has_flushed_comes_back(server: InProcess, lac: Lac, monke
 # Names and addresses
 
 
+@pytest.mark.usefixtures("quick_gardens")
 def test_members_of_a_garden_that_another_program_flushed_come_back_though_no_rule_is_missing(
-    server: InProcess, lac: Lac, monkeypatch: pytest.MonkeyPatch
+    server: InProcess, lac: Lac
 ) -> None:
     """Else they are let out, and no rule shows it."""
-    monkeypatch.setattr("l2tpns.policy.garden.CHECK", 0.01)
     server.services.gardens.settle()
     lac.call("fred", "wrong").wait_online()
     kernel = server.services.gardens.kernel

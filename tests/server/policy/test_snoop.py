@@ -18,6 +18,7 @@ from l2tpns.capture.frame import DOWN, UP, parse
 from l2tpns.policy import snoop_sink
 from l2tpns.policy.model import PolicyError, Sink
 from l2tpns.radius.types import AuthReply, AuthRequest, FramedRoute
+from l2tpns.runtime import sockets
 from l2tpns.subscriber.session import Session
 from tests.lab import PATIENCE
 from tests.lab.inprocess import InProcess
@@ -432,14 +433,14 @@ def test_a_sink_without_a_route_is_not_tried_for_each_packet_and_found_when_ther
 ) -> None:
     tries: list[object] = []
 
-    class NoRoute(snoop_sink.RawSocket):
+    class NoRoute(sockets.RawSocket):
         def connect(self, address: Any) -> None:
             tries.append(address)
             raise OSError(errno.ENETUNREACH, "Network is unreachable")
 
     subscriber, session = online(server, lac)
     with monkeypatch.context() as broken:
-        broken.setattr(snoop_sink, "RawSocket", NoRoute)
+        broken.setattr(sockets, "RawSocket", NoRoute)
         broken.setattr(snoop_sink, "REST", 3600.0)
         server.services.snoop.start(session, receiver.sink, by="test")
         for _ in range(10):
@@ -460,7 +461,7 @@ def test_without_a_free_descriptor_copies_are_lost_and_packets_pass(
 
     subscriber, session = online(server, lac)
     with monkeypatch.context() as broken:
-        broken.setattr(snoop_sink, "RawSocket", none_is_free)
+        broken.setattr(sockets, "RawSocket", none_is_free)
         server.services.snoop.start(session, receiver.sink, by="test")
         talk(server, subscriber, session)  # it waits until both packets have passed
         assert server.counters.snoop_errors == 2

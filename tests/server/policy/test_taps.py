@@ -20,6 +20,7 @@ def hook(session: Session) -> Tap:
 def watched(rig: Rig) -> Seen:
     seen: Seen = []
     rig.path.copy = lambda direction, packet: seen.append((direction, packet))
+    rig.path.changed()
     return seen
 
 
@@ -35,6 +36,7 @@ def test_a_copy_is_what_the_subscriber_sent_before_any_hook_and_what_it_gets_aft
     rig = Rig()
     seen = watched(rig)
     rig.path.tap = lambda direction, packet: packet + b"!"
+    rig.path.changed()
     up, down = ip(CLIENT, HOST), ip(HOST, CLIENT)
     rig.up(up)
     assert rig.down(down) == [HEADER + down + b"!"]
@@ -55,10 +57,12 @@ def test_what_the_subscriber_sends_is_copied_even_if_a_filter_or_a_hook_drops_it
     rig = Rig()
     seen = watched(rig)
     rig.path.filter_in = rig.path.filter_out = acl("deny ip any any")
+    rig.path.changed()
     rig.up(ip(CLIENT, HOST))
     rig.down(ip(HOST, CLIENT))
     rig.path.filter_in = rig.path.filter_out = None
     rig.path.tap = lambda direction, packet: None
+    rig.path.changed()
     rig.up(ip(CLIENT, HOST))
     rig.down(ip(HOST, CLIENT))
     assert seen == [(UP, ip(CLIENT, HOST))] * 2

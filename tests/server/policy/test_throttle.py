@@ -7,20 +7,21 @@ import re
 from collections.abc import Callable
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from l2tpns.dataplane import session_path
-from l2tpns.dataplane.policer import BURST_OCTETS, DROP, PASS, WAIT, Police
+from l2tpns.dataplane.policer import DROP, PASS, WAIT, Police
 from l2tpns.policy.model import Policy, PolicyError
 from l2tpns.policy.throttle import parse_rates
 from l2tpns.radius.types import AuthReply, FramedRoute
+from l2tpns.runtime.token_bucket import MIN_BURST_OCTETS
 from l2tpns.subscriber import network
 from l2tpns.subscriber.session import Session
-from l2tpns.system.shaping import FIRST, NullShaper, Shaped
+from l2tpns.system.shaping import FIRST, Shaped
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Lac, Subscriber
+from tests.lab.null_shaper import NullShaper
 from tests.server.conftest import QUICK, Serve
 from tests.server.operators import Desk
 
@@ -213,7 +214,6 @@ class Line:
         self.due: list[tuple[float, Callable[[], None]]] = []
         self.passed: list[bytes] = []
         self.police = Police(rate, self.now, self.schedule)
-        self.path = cast(session_path.Path, None)
 
     def schedule(self, seconds: float, call: Callable[[], None]) -> Line:
         self.due.append((self.now + seconds, call))
@@ -224,12 +224,12 @@ class Line:
         self.due.clear()
 
     def send(self, packet: bytes) -> int:
-        verdict = self.police.take(self.path, packet, self.now, self.forward)
+        verdict = self.police.submit(packet, self.now, self.forward)
         if verdict == PASS:
             self.passed.append(packet)
         return verdict
 
-    def forward(self, _: session_path.Path, packet: bytes) -> None:
+    def forward(self, packet: bytes) -> None:
         self.passed.append(packet)
 
     def advance(self, seconds: float) -> None:
@@ -245,7 +245,7 @@ def test_the_bucket_lets_the_rate_through_and_a_burst_at_its_begin() -> None:
     for _ in range(10_000):
         line.send(PACKETS[0])
         line.advance(0.001)
-    assert 80_000 <= sum(map(len, line.passed)) <= 80_000 + BURST_OCTETS
+    assert 80_000 <= sum(map(len, line.passed)) <= 80_000 + MIN_BURST_OCTETS
 
 
 def test_packets_wait_in_order_while_there_is_room() -> None:

@@ -28,9 +28,9 @@ from l2tpns.radius.usage import SessionIds, dump_usage, load_usage, never_less
 from l2tpns.runtime import durable as lines
 from l2tpns.runtime.clock import Moment, moment
 from l2tpns.runtime.durable import make_line
-from l2tpns.runtime.log import Log
 from tests.lab import PATIENCE
 from tests.lab.inprocess import until
+from tests.lab.memory_log import MemoryLog
 from tests.lab.radius_parts import SECRET, settings_for, usage
 from tests.lab.radius_server import REJECT, RadiusServer, make_reply
 from tests.unit.radius.test_packets import accounting_request
@@ -65,7 +65,7 @@ def account(tmp_path):
         accounting = Accounting(
             settings_for(*servers, **changes),
             tmp_path / "spool",
-            (log or Log.in_memory()).get(),
+            (log or MemoryLog()).get(),
             clock=clock,
             spool_octets=spool_octets,
         )
@@ -330,7 +330,7 @@ def test_nobody_waits_for_a_silent_server(server, account):
 
 def test_a_full_spool_refuses_starts_and_interims_loudly_and_still_takes_stops(server, account):
     server.silent = True
-    log = Log.in_memory()
+    log = MemoryLog()
     accounting = account(server, log=log, spool_octets=4000, timeout=0.1)
     for number in range(50):
         accounting.start(usage(f"s{number}"))
@@ -400,13 +400,13 @@ VICTIM = """
 import sys, gevent
 from pathlib import Path
 from l2tpns.runtime.durable import make_line
-from l2tpns.runtime.log import Log
+from tests.lab.memory_log import MemoryLog
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.types import RadiusSettings, ServerAddress
 from tests.lab.radius_parts import usage
 port = int(sys.argv[2])
 settings = RadiusSettings(accounting_servers=(ServerAddress("127.0.0.1", port),), secret=b"testing123", accounting=True)
-accounting = Accounting(settings, Path(sys.argv[1]), Log.in_memory().get())
+accounting = Accounting(settings, Path(sys.argv[1]), MemoryLog().get())
 accounting.open()
 for number in range(100):
     accounting.start(usage(f"s{number}"))
@@ -477,7 +477,7 @@ def test_a_sender_that_is_ended_costs_no_record(account, server):
 
 
 def test_a_spool_whose_greenlet_fails_delivers_what_it_had_in_hand(account, server, monkeypatch):
-    log = Log.in_memory()
+    log = MemoryLog()
     accounting = account(server, log=log)
     failures = iter([gevent.GreenletExit(), MemoryError()])
     original = spool_module.fsync_all
@@ -497,7 +497,7 @@ def test_a_spool_whose_greenlet_fails_delivers_what_it_had_in_hand(account, serv
 
 
 def test_a_disk_that_is_read_only_by_now_ends_nothing_in_a_traceback(account, server, monkeypatch):
-    log = Log.in_memory()
+    log = MemoryLog()
     accounting = account(server, log=log)
     accounting.start(usage())
     until(lambda: accounting.undelivered == 0)
@@ -595,7 +595,7 @@ def test_a_spool_of_release_0_1_0_is_delivered(server, account, tmp_path):
 def test_a_record_that_makes_no_sense_is_named_and_the_others_are_delivered(server, account, tmp_path, line):
     good = ["r", 1, "start", "fred", TODAY, False, orjson.loads(dump_usage(usage("fred")))]
     spoiled(tmp_path, good, line, ["r", 3, *good[2:3], "ann", *good[4:6], {**good[6], "acct_session_id": "ann"}])
-    log = Log.in_memory()
+    log = MemoryLog()
     accounting = account(server, log=log)
     until(lambda: accounting.undelivered == 0)
     assert sorted(record.one(44) for record in server.records) == [b"ann", b"fred"]
@@ -681,7 +681,7 @@ def aside(tmp_path):
 
 
 def test_a_record_too_long_for_a_packet_is_cut_and_told_once(server, account):
-    log = Log.in_memory()
+    log = MemoryLog()
     accounting = account(server, log=log)
     routes = tuple(FramedRoute(IPv4Network(f"10.{number}.0.0/16")) for number in range(240))
     facts = {"routes": routes, "classes": (b"c" * 253,) * 4}
@@ -712,7 +712,7 @@ def test_a_long_record_of_an_earlier_release_is_delivered(server, account, tmp_p
 
 
 def test_a_start_that_is_never_taken_gives_way_to_its_stop(server, account, tmp_path, wary, traffic):
-    log = Log.in_memory()
+    log = MemoryLog()
     never(server, b"bad", START)
     accounting = account(server, log=log, timeout=0.1)
     accounting.start(usage("bad"))
@@ -834,7 +834,7 @@ def test_an_outage_passes_nothing_over(server, account, tmp_path, wary):
 
 
 def test_an_answer_of_another_kind_is_none(server, account, tmp_path, wary):
-    log = Log.in_memory()
+    log = MemoryLog()
     honest = server.answer
     server.handler = lambda request: (
         [make_reply(request, REJECT, sign=False)] if request.number(40) == START else honest(request)
@@ -877,7 +877,7 @@ def test_a_record_that_cannot_be_read_is_kept_aside_and_its_session_is_stopped(
 
 
 def test_a_record_that_makes_us_stumble_gives_way_too(server, account, tmp_path, wary, monkeypatch):
-    log = Log.in_memory()
+    log = MemoryLog()
     fill = module.fill_accounting_request
 
     def stumble(packet, kind, *args, **times):
@@ -895,7 +895,7 @@ def test_a_record_that_makes_us_stumble_gives_way_too(server, account, tmp_path,
 
 
 def test_what_is_set_aside_is_named_when_it_cannot_be_kept(server, account, tmp_path, wary, traffic):
-    log = Log.in_memory()
+    log = MemoryLog()
     never(server, b"bad")
     accounting = account(server, log=log, timeout=0.1)
     (tmp_path / "target").write_text("")

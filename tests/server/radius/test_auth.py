@@ -10,7 +10,7 @@ from l2tpns.errors import WireError
 from l2tpns.radius import packets
 from l2tpns.radius.auth import RadiusBackend, parse_reply, split_avpair
 from l2tpns.radius.types import Assign, FramedRoute
-from l2tpns.runtime.log import Log
+from tests.lab.memory_log import MemoryLog
 from tests.lab.radius_parts import SECRET, login, settings_for
 from tests.lab.radius_server import ACCEPT, REJECT, RadiusServer, User, ip, join, u32, vsa
 
@@ -18,11 +18,11 @@ DICTIONARY = packets.load_dictionary()
 DNS1, DNS2 = IPv4Address("192.0.2.53"), IPv4Address("192.0.2.54")
 
 
-def read(*attributes: tuple[int, bytes], code: int = ACCEPT, log: Log | None = None):
+def read(*attributes: tuple[int, bytes], code: int = ACCEPT, log: MemoryLog | None = None):
     body = join(attributes)
     raw = bytes([code, 1]) + (20 + len(body)).to_bytes(2, "big") + bytes(16) + body
     request = packets.new_access_request(1, SECRET, bytes(16), DICTIONARY)
-    return parse_reply(packets.decode_reply(request, raw, DICTIONARY), (log or Log.in_memory()).get())
+    return parse_reply(packets.decode_reply(request, raw, DICTIONARY), (log or MemoryLog()).get())
 
 
 @pytest.mark.statement(140)
@@ -56,14 +56,14 @@ def test_a_number_of_a_wrong_length_makes_the_reply_invalid(number, length):
 
 def test_an_accept_with_an_invalid_attribute_is_a_refusal():
     with RadiusServer(SECRET, {b"alice": User(b"secret", [(8, b"\x0a\x00\x00")])}) as server:
-        backend = RadiusBackend(settings_for(server), Log.in_memory().get())
+        backend = RadiusBackend(settings_for(server), MemoryLog().get())
         assert not backend.authenticate(login()).accepted
         backend.close()
 
 
 @pytest.mark.statement(141)
 def test_framed_routes_are_read_and_bad_ones_left_out_with_a_word():
-    log = Log.in_memory()
+    log = MemoryLog()
     reply = read(
         (22, b"192.168.1.0/24 0.0.0.0 1"),
         (22, b"0.0.0.0/0 0.0.0.0 1"),
@@ -107,7 +107,7 @@ def test_numbers_without_a_range_are_read_as_they_are(number, field, value):
     [(0, None), (1, None), (63, None), (64, 64), (1492, 1492), (65535, 65535), (65536, None), (2**32 - 1, None)],
 )
 def test_an_mtu_outside_of_its_range_is_left_out_with_a_word(value, mtu):
-    log = Log.in_memory()
+    log = MemoryLog()
     assert read((12, u32(value)), log=log).mtu == mtu
     assert [line["value"] for line in log.records("radius_value_ignored")] == ([value] if mtu is None else [])
 
@@ -117,7 +117,7 @@ def test_an_mtu_outside_of_its_range_is_left_out_with_a_word(value, mtu):
 )
 @pytest.mark.parametrize("number", [135, 136])
 def test_an_address_that_no_host_has_is_no_name_server(number, address):
-    log = Log.in_memory()
+    log = MemoryLog()
     assert read((number, ip(address)), (28, u32(300)), log=log).dns == ()
     assert bool(log.records("radius_value_ignored")) is (address != "0.0.0.0")
 
@@ -174,14 +174,14 @@ def test_dns_servers_come_in_three_dialects(attributes):
     ],
 )
 def test_dns_servers_come_in_an_avpair_of_cisco_too(texts, dns):
-    log = Log.in_memory()
+    log = MemoryLog()
     assert read(*(vsa(9, (1, text)) for text in texts), log=log).dns == dns
     assert log.records("radius_value_ignored") == []
 
 
 @pytest.mark.parametrize("word", ["resolver.example", "192.0.2", "2001:db8::1", "127.0.0.1", "255.255.255.255"])
 def test_what_is_no_name_server_in_an_avpair_is_left_out_with_a_word(word):
-    log = Log.in_memory()
+    log = MemoryLog()
     assert read(vsa(9, (1, f"ip:dns-servers={word} 192.0.2.53".encode())), log=log).dns == (DNS1,)
     (line,) = log.records("radius_value_ignored")
     assert line["value"] == word
@@ -193,7 +193,7 @@ def test_attributes_of_dns_servers_go_before_the_avpair():
 
 
 def test_attributes_that_nothing_reads_are_named_once_and_their_values_are_not():
-    log = Log.in_memory()
+    log = MemoryLog()
     supported = [(6, u32(2)), (7, u32(1)), (25, b"class"), (65, u32(1)), vsa(9, (1, b"a=b"))]
     others = [(9, ip("255.255.255.0")), (62, u32(1)), (250, b"s3cret")]
     vendors = [vsa(311, (16, b"s3cret")), vsa(9999, (3, b"s3cret"))]
@@ -270,7 +270,7 @@ def test_sub_type_1_of_another_vendor_is_no_cisco_avpair():
     ],
 )
 def test_an_avpair_is_split_into_keys_and_values(text, pairs):
-    assert split_avpair(text, Log.in_memory().get()) == pairs
+    assert split_avpair(text, MemoryLog().get()) == pairs
 
 
 def test_a_reject_brings_its_attributes_for_a_walled_garden():
@@ -325,7 +325,7 @@ def test_a_service_in_a_reject_changes_nothing():
 
 
 def test_a_refused_service_is_in_the_log_with_the_user():
-    log = Log.in_memory()
+    log = MemoryLog()
     with RadiusServer(SECRET, {b"alice": User(b"secret", [(6, u32(6))])}) as server:
         backend = RadiusBackend(settings_for(server), log.get())
         assert not backend.authenticate(login()).accepted

@@ -14,9 +14,9 @@ from l2tpns.errors import NoAnswer
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.types import Assign, FramedRoute, RadiusSettings, ServerAddress
-from l2tpns.runtime.log import Log
 from tests.lab import PATIENCE, freeradius
 from tests.lab.freeradius import FreeRadius
+from tests.lab.memory_log import MemoryLog
 from tests.lab.radius_parts import SECRET, chap, login, pap, usage
 
 pytestmark = pytest.mark.skipif(not freeradius.installed(), reason="the package freeradius is not installed")
@@ -55,7 +55,7 @@ def settings(server, **changes):
 
 @pytest.fixture
 def backend(server):
-    backend = RadiusBackend(settings(server), Log.in_memory().get())
+    backend = RadiusBackend(settings(server), MemoryLog().get())
     yield backend
     backend.close()
 
@@ -85,14 +85,14 @@ def test_freeradius_refuses_who_does_not(backend, kind):
 def test_freeradius_reads_passwords_of_every_length(length):
     password = "p" * length
     with FreeRadius(f'alice Cleartext-Password := "{password}"\n') as server:
-        backend = RadiusBackend(settings(server), Log.in_memory().get())
+        backend = RadiusBackend(settings(server), MemoryLog().get())
         assert backend.authenticate(login(pap(b"alice", password.encode()))).accepted
         backend.close()
 
 
 def test_a_wrong_secret_is_no_answer_and_no_login(server):
     wrong = settings(server, timeout=0.05)
-    backend = RadiusBackend(RadiusSettings(servers=wrong.servers, secret=b"wrong", timeout=0.05), Log.in_memory().get())
+    backend = RadiusBackend(RadiusSettings(servers=wrong.servers, secret=b"wrong", timeout=0.05), MemoryLog().get())
     with pytest.raises(NoAnswer):
         backend.authenticate(login())
     backend.close()
@@ -108,7 +108,7 @@ def until(condition, patience=PATIENCE):
 @pytest.mark.statement(142, 146, 147, 149)
 def test_the_detail_file_has_one_start_the_interims_and_one_stop(tmp_path):
     with FreeRadius(USERS) as server:
-        accounting = Accounting(settings(server), tmp_path / "spool", Log.in_memory().get())
+        accounting = Accounting(settings(server), tmp_path / "spool", MemoryLog().get())
         accounting.open()
         accounting.on()
         facts = {
@@ -149,7 +149,7 @@ def test_the_detail_file_has_one_start_the_interims_and_one_stop(tmp_path):
 @pytest.mark.parametrize("outage", ["kill", "halt"])
 def test_a_server_that_is_away_among_200_logins_and_logouts_has_each_record_once(tmp_path, outage):
     with FreeRadius(USERS) as server:
-        accounting = Accounting(settings(server), tmp_path / "spool", Log.in_memory().get())
+        accounting = Accounting(settings(server), tmp_path / "spool", MemoryLog().get())
         accounting.open()
         names = [f"s{number}" for number in range(200)]
         for name in names[:100]:

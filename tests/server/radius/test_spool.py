@@ -14,8 +14,8 @@ from l2tpns.errors import ConfigError
 from l2tpns.radius import spool as spool_module
 from l2tpns.radius.spool import Spool, make_line, read_line
 from l2tpns.runtime.clock import Moment
-from l2tpns.runtime.log import Log
 from tests.lab.inprocess import until
+from tests.lab.memory_log import MemoryLog
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def opened(tmp_path):
     spools = []
 
     def build(segment_octets=1 << 20, synced=lambda entries: None, log=None):
-        spool = Spool(tmp_path / "spool", (log or Log.in_memory()).get(), synced, segment_octets=segment_octets)
+        spool = Spool(tmp_path / "spool", (log or MemoryLog()).get(), synced, segment_octets=segment_octets)
         spools.append(spool)
         return spool, spool.open()
 
@@ -93,7 +93,7 @@ def test_a_damaged_line_costs_only_itself(opened, tmp_path):
     octets = bytearray(path.read_bytes())
     octets[octets.index(b'"b"') + 1] ^= 1
     path.write_bytes(octets)
-    log = Log.in_memory()
+    log = MemoryLog()
     _, left = opened(log=log)
     assert [entry.session for entry in left] == ["a", "c"]
     assert len(log.records("spool_line_unreadable")) == 1
@@ -123,7 +123,7 @@ def test_a_line_that_makes_no_sense_costs_only_itself(opened, tmp_path, fields):
     (tmp_path / "spool" / "notes.records").write_text("not ours")
     with files(tmp_path)[0].open("ab") as file:
         file.write(make_line(fields))
-    log = Log.in_memory()
+    log = MemoryLog()
     _, left = opened(log=log)
     assert [entry.session for entry in left] == ["a"]
     assert len(log.records("spool_record_refused") + log.records("spool_line_unreadable")) == 1
@@ -175,7 +175,7 @@ def test_what_was_released_stays_released_whatever_segments_went(opened):
 def test_a_directory_that_others_may_write_is_refused(tmp_path, opened):
     (tmp_path / "spool").mkdir()
     (tmp_path / "spool").chmod(0o777)
-    with pytest.raises(ConfigError, match="writable by nobody else"):
+    with pytest.raises(ConfigError, match="no other user can write"):
         opened()
 
 
@@ -192,7 +192,7 @@ def test_only_we_may_read_it(tmp_path, opened):
 
 
 def test_a_disk_that_refuses_is_told_and_records_go_on_in_memory(opened, monkeypatch):
-    log = Log.in_memory()
+    log = MemoryLog()
     told = []
     spool, _ = opened(log=log, synced=told.extend)
     write = os.write
@@ -247,7 +247,7 @@ def die(spool):
 
 
 def test_a_full_disk_still_takes_what_becomes_of_records(opened, disk, tmp_path):
-    log = Log.in_memory()
+    log = MemoryLog()
     spool, _ = opened(log=log)
     ended, kept, told = (spool.append("start", name, Moment(1.0), b"{}") for name in "abc")
     disk.full = True
@@ -259,14 +259,14 @@ def test_a_full_disk_still_takes_what_becomes_of_records(opened, disk, tmp_path)
     assert spool.holds(stop) and log.records("spool_reserve_used")
     die(spool)
     disk.full = False
-    log = Log.in_memory()
+    log = MemoryLog()
     _, left = opened(log=log)
     assert sorted(facts(left)) == [(2, "start", "b", True), (4, "stop", "a", False), (5, "stop", "c", False)]
     assert not log.records("spool_line_unreadable")
 
 
 def test_when_there_is_room_again_there_is_a_reserve_again(opened, disk, tmp_path):
-    log = Log.in_memory()
+    log = MemoryLog()
     spool, _ = opened(log=log)
     for _ in range(3):
         disk.full = True
@@ -323,7 +323,7 @@ def test_what_is_no_plain_file_is_not_read_and_stays(opened, tmp_path):
     (tmp_path / "spool" / "0000000008.records").symlink_to("/etc/passwd")
     (tmp_path / "spool" / "0000000009.records").mkdir()
     (tmp_path / "spool" / "x\u00b2.records").write_bytes(b"")
-    log = Log.in_memory()
+    log = MemoryLog()
     spool, left = opened(log=log)
     assert [entry.session for entry in left] == ["a"]
     assert len(log.records("spool_refused")) == 3
@@ -336,7 +336,7 @@ def test_what_is_no_plain_file_is_not_read_and_stays(opened, tmp_path):
 def test_a_disk_that_fails_for_long_is_told_once(opened, disk, monkeypatch):
     monkeypatch.setattr(spool_module, "TRY_AGAIN", 0.01)
     monkeypatch.setattr(spool_module, "fsync_all", lambda *_: "Input/output error")
-    log = Log.in_memory()
+    log = MemoryLog()
     spool, _ = opened(log=log)
     disk.failed = True
     spool.append("stop", "x", Moment(1.0), b"{}")

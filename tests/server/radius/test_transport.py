@@ -16,13 +16,13 @@ from gevent.event import Event
 from gevent.pool import Pool
 
 from l2tpns.errors import NoAnswer
-from l2tpns.radius import remote_server as server_module
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.types import MessageAuthenticator
-from l2tpns.runtime.log import Log
+from l2tpns.runtime import sockets
 from tests.lab import PATIENCE
 from tests.lab.inprocess import until
+from tests.lab.memory_log import MemoryLog
 from tests.lab.radius_parts import SECRET, chap, login, pap, settings_for, usage
 from tests.lab.radius_server import ACCEPT, CHALLENGE, REJECT, RadiusServer, User, bind_pair, ip, make_reply
 
@@ -48,7 +48,7 @@ def ask():
 
     def build(*servers, log=None, **changes):
         changes.setdefault("timeout", PATIENCE)
-        backends.append(RadiusBackend(settings_for(*servers, **changes), (log or Log.in_memory()).get()))
+        backends.append(RadiusBackend(settings_for(*servers, **changes), (log or MemoryLog()).get()))
         return backends[-1]
 
     yield build
@@ -101,7 +101,7 @@ def test_intervals_double_with_jitter_and_tries_end(server, ask):
 @pytest.mark.statement(157)
 def test_the_jitter_is_a_tenth_either_way():
     low, high = (
-        RadiusBackend(settings_for(), Log.in_memory().get(), random=lambda n, octet=octet: octet * n).transport
+        RadiusBackend(settings_for(), MemoryLog().get(), random=lambda n, octet=octet: octet * n).transport
         for octet in (b"\0", b"\xff")
     )
     assert low._jittered(10.0) == pytest.approx(9.0)
@@ -373,7 +373,7 @@ def test_a_proxy_state_that_we_never_sent_is_refused(server, ask):
 
 
 def test_no_line_of_the_log_shows_a_secret_or_a_password(server, ask):
-    log = Log.in_memory()
+    log = MemoryLog()
     backend = ask(server, log=log)
     server.handler = lambda request: [make_reply(request, ACCEPT, secret=b"guess"), *server.answer(request)]
     backend.authenticate(login(pap(password=b"open sesame")))
@@ -405,13 +405,13 @@ def test_a_reader_that_is_ended_is_begun_again_and_hears_the_answer(server, ask)
 
 
 def test_without_a_free_descriptor_a_login_has_no_answer_and_nothing_fails(server, ask, monkeypatch):
-    log = Log.in_memory()
+    log = MemoryLog()
     backend = ask(server, log=log, timeout=0.01)
 
     def none_is_free(*_):
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(server_module._socket, "socket", none_is_free)
+    monkeypatch.setattr(sockets, "RawSocket", none_is_free)
     with pytest.raises(NoAnswer):
         backend.authenticate(login())
     assert "Too many open files" in log.records("radius_no_socket")[0]["why"]
@@ -445,7 +445,7 @@ def beside(backend):
 
 
 def test_an_answer_from_another_address_is_dropped_and_named_once(server, ask, elsewhere):
-    log = Log.in_memory()
+    log = MemoryLog()
     backend = ask(server, log=log, timeout=0.2, retries=3)
     elsewhere()
     for _ in range(3):
@@ -457,7 +457,7 @@ def test_an_answer_from_another_address_is_dropped_and_named_once(server, ask, e
 
 
 def test_with_one_try_a_request_the_next_request_finds_it_out(server, ask, elsewhere):
-    log = Log.in_memory()
+    log = MemoryLog()
     backend = ask(server, log=log, timeout=0.2, retries=1)
     elsewhere()
     for _ in range(2):
@@ -467,7 +467,7 @@ def test_with_one_try_a_request_the_next_request_finds_it_out(server, ask, elsew
 
 
 def test_accounting_names_it_too(server, elsewhere, tmp_path):
-    log = Log.in_memory()
+    log = MemoryLog()
     elsewhere()
     accounting = Accounting(settings_for(server, timeout=0.1), tmp_path / "spool", log.get())
     accounting.open()
@@ -479,7 +479,7 @@ def test_accounting_names_it_too(server, elsewhere, tmp_path):
 
 @pytest.mark.parametrize("told", [{"secret": b"guess"}, {"identifier": 77}, {"body": b"\x08\x06\x0a"}])
 def test_what_is_not_authentic_is_not_named(server, ask, elsewhere, told):
-    log = Log.in_memory()
+    log = MemoryLog()
     backend = ask(server, log=log, timeout=0.1, retries=4)
     elsewhere(**told)
     with pytest.raises(NoAnswer):

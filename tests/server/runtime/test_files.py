@@ -11,12 +11,22 @@ import pytest
 
 from l2tpns.errors import ConfigError
 from l2tpns.radius.spool import Spool
-from l2tpns.runtime import process
-from l2tpns.runtime.files import displaced, foreign, open_file, open_to_others, read_file, replace_file
+from l2tpns.runtime import files, process
+from l2tpns.runtime.files import (
+    accept_owner,
+    beyond_own_group,
+    displaced,
+    foreign,
+    open_file,
+    open_to_others,
+    read_file,
+    replace_file,
+)
 from l2tpns.runtime.log_sinks import Descriptor, open_audit, open_sink
 from l2tpns.state.store import StateStore
 from l2tpns.subscriber.usage_files import write_file
 from l2tpns.system.firewall import Firewall, FirewallError
+from tests.lab.memory_log import MemoryLog
 from tests.server.conftest import Serve
 
 ANOTHER = 65534
@@ -99,15 +109,14 @@ def test_what_stands_in_place_of_a_file_is_refused_in_words(
 def test_a_lock_of_state_or_spool_that_is_none_is_refused(
     trap: Callable[[Path, Path], None], tmp_path: Path, victim: Path
 ) -> None:
-    from l2tpns.runtime.log import Log
 
     folder = tmp_path / "ours"
     folder.mkdir(mode=0o700)
     trap(folder / "lock", victim)
     with pytest.raises(ConfigError, match="state_dir"):
-        StateStore(folder, Log.in_memory().get()).open()
+        StateStore(folder, MemoryLog().get()).open()
     with pytest.raises(ConfigError, match="spool_dir"):
-        Spool(folder, Log.in_memory().get(), lambda entries: None).open()
+        Spool(folder, MemoryLog().get(), lambda entries: None).open()
     assert victim.read_text() == "precious\n"
 
 
@@ -128,7 +137,7 @@ def test_what_is_no_file_is_not_replaced_by_one(
 ) -> None:
     path = tmp_path / "l2tpns.cfg"
     trap(path, victim)
-    with pytest.raises(OSError, match="no plain file"):
+    with pytest.raises(OSError, match="not a regular file"):
         replace_file(path, b"new")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["l2tpns.cfg", "victim"]
 
@@ -259,6 +268,30 @@ def test_a_directory_of_another_or_of_everybody_is_told_with_the_reason(tmp_path
     (tmp_path / "a").chmod(0o755)
     os.chown(tmp_path / "a", ANOTHER, ANOTHER)
     assert f"belongs to user {ANOTHER}" in foreign(tmp_path / "a" / "b")
+
+
+@root
+def test_the_user_of_setuid_is_ourselves_before_the_switch_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, secrets = tmp_path / "logs" / "log", tmp_path / "secrets"
+    log.parent.mkdir()
+    for path, mode in ((log, 0o640), (secrets, 0o640)):
+        path.touch()
+        path.chmod(mode)
+        os.chown(path, ANOTHER, ANOTHER)
+    os.chown(log.parent, ANOTHER, ANOTHER)
+    with pytest.raises(OSError, match=f"it belongs to user {ANOTHER}"):
+        open_file(log, os.O_WRONLY)
+    assert foreign(log.parent)
+    assert beyond_own_group(secrets.stat())
+
+    monkeypatch.setattr(files, "_own_users", {0})
+    monkeypatch.setattr(files, "_own_groups", set())
+    accept_owner(ANOTHER, ANOTHER)
+    os.close(open_file(log, os.O_WRONLY))
+    assert foreign(log.parent) == ""
+    assert not beyond_own_group(secrets.stat())
+    secrets.chmod(0o644)
+    assert beyond_own_group(secrets.stat())
 
 
 @pytest.mark.parametrize(("mode", "told"), [(0o600, False), (0o640, False), (0o644, True), (0o602, True)])

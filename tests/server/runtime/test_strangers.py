@@ -20,7 +20,7 @@ from l2tpns.console.editor import Editor
 from l2tpns.console.timing import ConsoleTiming
 from l2tpns.monitoring import http as web
 from l2tpns.nsctl import server as nsctlserver
-from l2tpns.runtime import places, share
+from l2tpns.runtime import connection_slots, scheduler
 from l2tpns.system.socket_owner import owner_of, owner_of_connection
 from tests.lab import PATIENCE
 from tests.lab.inprocess import until
@@ -40,7 +40,7 @@ class Meter:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pieces = self.most = self._seen = 0
         self._monkeypatch = monkeypatch
-        monkeypatch.setattr(share, "monotonic", lambda: 1.0 + self.pieces * share.SLICE / 10)
+        monkeypatch.setattr(scheduler, "monotonic", lambda: 1.0 + self.pieces * scheduler.SLICE / 10)
 
     def count(self, owner: Any, name: str) -> None:
         real = getattr(owner, name)
@@ -187,14 +187,17 @@ def test_a_descriptor_that_is_missing_for_a_while_ends_no_listener(
     open_desk: OpenDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk = open_desk()
-    real, failures = places.Places.take, iter((OSError(errno.EMFILE, "Too many open files"), ZeroDivisionError()))
+    real, failures = (
+        connection_slots.ConnectionSlots.take,
+        iter((OSError(errno.EMFILE, "Too many open files"), ZeroDivisionError())),
+    )
 
-    def take(crowd: places.Places, owner: str) -> places.Place | None:
+    def take(crowd: connection_slots.ConnectionSlots, owner: str) -> connection_slots.ConnectionSlot | None:
         for failure in failures:
             raise failure
         return real(crowd, owner)
 
-    monkeypatch.setattr(places.Places, "take", take)
+    monkeypatch.setattr(connection_slots.ConnectionSlots, "take", take)
     for _ in range(2):
         desk.operator().expect_end()
     desk.plain()

@@ -5,11 +5,9 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-import gevent
 import pytest
 
 from l2tpns import causes
-from l2tpns.causes import TunnelEnded
 from l2tpns.dataplane.session_path import Path as SessionPath
 from l2tpns.radius.types import Assign, AuthReply, FramedRoute
 from l2tpns.state.restore import resume
@@ -19,6 +17,7 @@ from tests.lab.inprocess import InProcess
 from tests.lab.lac import Lac
 from tests.lab.packets import ip
 from tests.server.conftest import QUICK, Serve
+from tests.server.lives import end_process
 
 NEEDED = "192.0.2.7"
 AROUND = Surroundings(
@@ -160,7 +159,7 @@ def test_a_saved_session_whose_address_is_needed_by_now_is_not_resumed_and_loses
         lac.call(user, "pw").wait_online()
     first.wait(lambda: len(first.accounting.of("start")) == 2)
     assert first.core.hand_over()
-    leave_without_a_word(first)
+    end_process(first)
     store.close()
     second = InProcess(**settings)
     store = StateStore(tmp_path / "state", second.log.get())
@@ -181,18 +180,6 @@ def test_a_saved_session_whose_address_is_needed_by_now_is_not_resumed_and_loses
     assert second.stop() == {}
     store.close()
     lac.leave()
-
-
-def leave_without_a_word(server: InProcess) -> None:
-    """What the end of a process ends: the greenlets of its tunnels and sessions."""
-    server.plane.stop()
-    assert server.lns.clock is not None
-    server.lns.clock.stop()
-    gevent.killall([session.greenlet for session in server.lns.sessions.values()])
-    for tunnel in server.lns.tunnels.values():
-        tunnel.mailbox.post_urgent(TunnelEnded(causes.SHUTDOWN, None))
-    gevent.sleep(0)
-    gevent.Greenlet.remove_spawn_callback(server.greenlets.append)
 
 
 # Our own packets

@@ -15,12 +15,12 @@ import pytest
 from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.proto.l2tp.messages import HELLO, ICCN, SCCCN, SCCRP
 from l2tpns.radius.types import AuthReply
-from l2tpns.runtime import awake
-from l2tpns.runtime.awake import DRAIN, AwakeClock
+from l2tpns.runtime.awake_clock import DEFAULT_TIMING, AwakeClock, PauseTiming
 from l2tpns.subscriber.timers import ECHO_ANSWER_TIME
 from tests.lab import traffic
 from tests.lab.inprocess import InProcess, until
 from tests.lab.lac import Subscriber
+from tests.lab.memory_log import MemoryLog
 from tests.lab.pppclient import LCP
 from tests.lab.radius_parts import SECRET, login, settings_for
 from tests.lab.radius_server import ACCEPT, RadiusServer, make_reply
@@ -30,6 +30,8 @@ from tests.server.operators import Desk
 from tests.server.subscribers import Ear
 
 ECHO_REQ = 9
+DRAIN = DEFAULT_TIMING.drain
+SHORT_PAUSES = PauseTiming(late=0.4, drain=0.3, short=0.5)
 SETTLED = int(DRAIN + ECHO_ANSWER_TIME)  # seconds after a pause in which a silent client is not given up
 
 
@@ -159,21 +161,23 @@ def test_traffic_in_the_socket_counts_from_when_it_is_read(begin: Begin) -> None
 # For real
 
 
+def stand_still(seconds: float) -> None:
+    """Stop this process for a while: a pause by SHORT_PAUSES."""
+    time.sleep(seconds)
+
+
 @pytest.fixture
-def stand_still(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Stop this process for a while: a pause, since it takes more than LATE. DRAIN is short."""
-    monkeypatch.setattr(awake, "LATE", 0.4)
-    monkeypatch.setattr(awake, "DRAIN", 0.3)
-    monkeypatch.setattr(awake, "SHORT", 0.5)
-    return time.sleep
+def awake() -> AwakeClock:
+    """A clock of the process for which a short absence is a pause, over soon."""
+    return AwakeClock(timing=SHORT_PAUSES)
 
 
 def paused(server: InProcess) -> None:
     server.wait(lambda: server.events("process_paused"))
 
 
-def test_a_login_that_waits_for_radius_goes_on(serve: Serve, stand_still: Callable[[float], None]) -> None:
-    server = serve(login_timeout=1)
+def test_a_login_that_waits_for_radius_goes_on(serve: Serve, awake: AwakeClock) -> None:
+    server = serve(login_timeout=1, awake=awake)
     server.backend.answering.clear()
     fred = server.lac(defaults=QUICK).connect().call("fred", "pw")
     server.wait(lambda: server.backend.asked)
@@ -183,8 +187,8 @@ def test_a_login_that_waits_for_radius_goes_on(serve: Serve, stand_still: Callab
     assert fred.wait_online().online
 
 
-def test_a_call_whose_iccn_comes_after_a_pause_goes_on(serve: Serve, stand_still: Callable[[float], None]) -> None:
-    server = serve(call_timeout=1)
+def test_a_call_whose_iccn_comes_after_a_pause_goes_on(serve: Serve, awake: AwakeClock) -> None:
+    server = serve(call_timeout=1, awake=awake)
     peer = server.peer().open()
     session_id = peer.ring()
     stand_still(1.5)
@@ -193,11 +197,9 @@ def test_a_call_whose_iccn_comes_after_a_pause_goes_on(serve: Serve, stand_still
     server.wait(lambda: server.lns.sessions[session_id].phase.value == "lcp")
 
 
-def test_a_tunnel_whose_scccn_comes_after_a_pause_opens(
-    serve: Serve, stand_still: Callable[[float], None], timing: TunnelTiming
-) -> None:
+def test_a_tunnel_whose_scccn_comes_after_a_pause_opens(serve: Serve, awake: AwakeClock, timing: TunnelTiming) -> None:
     timing.establish_timeout = 1.0
-    server = serve()
+    server = serve(awake=awake)
     peer = server.peer()
     peer.say(peer.sccrq())
     peer.peer_tunnel_id = peer.expect(SCCRP).assigned_tunnel_id
@@ -208,10 +210,10 @@ def test_a_tunnel_whose_scccn_comes_after_a_pause_opens(
 
 
 def test_a_lac_is_asked_once_more_before_its_tunnel_is_given_up(
-    serve: Serve, stand_still: Callable[[float], None], timing: TunnelTiming
+    serve: Serve, awake: AwakeClock, timing: TunnelTiming
 ) -> None:
     timing.first_retransmission = 0.3
-    server = serve(hello_interval=0, control_retries=1)
+    server = serve(hello_interval=0, control_retries=1, awake=awake)
     peer = server.peer().open()
     ours = server.lns.tunnels[peer.peer_tunnel_id]
     ours.send(HELLO())
@@ -230,10 +232,8 @@ def test_a_lac_is_asked_once_more_before_its_tunnel_is_given_up(
     assert server.events("tunnel_down")[0]["cause"] == "tunnel_lost"
 
 
-def test_a_console_is_not_closed_for_a_pause_of_the_server(
-    open_desk: Callable[..., Desk], stand_still: Callable[[float], None]
-) -> None:
-    desk = open_desk(cli_idle_timeout=1)
+def test_a_console_is_not_closed_for_a_pause_of_the_server(open_desk: Callable[..., Desk], awake: AwakeClock) -> None:
+    desk = open_desk(cli_idle_timeout=1, awake=awake)
     operator = desk.plain()
     operator.do("show version")
     stand_still(1.5)
@@ -244,14 +244,12 @@ def test_a_console_is_not_closed_for_a_pause_of_the_server(
     assert desk.server.events("console_closed")[0]["why"] == "idle for too long"
 
 
-def test_a_radius_server_is_not_called_silent_for_a_pause_of_ours(stand_still: Callable[[float], None]) -> None:
+def test_a_radius_server_is_not_called_silent_for_a_pause_of_ours(awake: AwakeClock) -> None:
     from l2tpns.radius.auth import RadiusBackend
-    from l2tpns.runtime.log import Log
 
-    clock = AwakeClock()
-    beat = gevent.spawn(keep_beating, clock)
+    beat = gevent.spawn(keep_beating, awake)
     with RadiusServer(SECRET, {}) as server:
-        backend = RadiusBackend(settings_for(server, timeout=1.0, retries=1), Log.in_memory().get(), awake=clock)
+        backend = RadiusBackend(settings_for(server, timeout=1.0, retries=1), MemoryLog().get(), awake=awake)
 
         def answer_late(request: object) -> list[bytes]:
             stand_still(1.5)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Network
-from itertools import count
 
-import gevent
 import pytest
 
 from l2tpns.runtime import cooperative
 from l2tpns.system import conntrack
 from l2tpns.system.nfnetlink import attribute, nested
+from tests.server.slices import Others
 
 ENTRIES = 20_000
 
@@ -34,24 +33,10 @@ class Table:
 
 
 def test_a_full_table_is_gone_through_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock on which a slice is over at every tenth look."""
-    looks = count()
     table = Table()
-    turns = 0
-    monkeypatch.setattr(cooperative, "monotonic", lambda: next(looks) * cooperative.SLICE / 9)
     monkeypatch.setattr(conntrack, "NfNetlink", lambda: table)
-
-    def others() -> None:
-        nonlocal turns
-        while True:
-            gevent.sleep(cooperative.PAUSE)
-            turns += 1
-
-    greenlet = gevent.spawn(others)
-    try:
+    with Others(monkeypatch) as others:
         assert conntrack.Conntrack().forget([IPv4Network("10.5.0.1/32")]) == ENTRIES
-    finally:
-        gevent.kill(greenlet)
     assert table.deleted == ENTRIES
     # Both the list and the batches of deletions; a timer may be late where the machine is busy.
-    assert turns > (ENTRIES / cooperative.CLOCK + ENTRIES / conntrack.BATCH) / 10 / 4
+    assert others.turns > (ENTRIES / cooperative.CLOCK + ENTRIES / conntrack.BATCH) / 10 / 4

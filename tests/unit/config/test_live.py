@@ -8,8 +8,8 @@ import pytest
 
 from l2tpns.config.live import Configurator, Options, read
 from l2tpns.errors import ConfigError
-from l2tpns.runtime.log import Log
 from l2tpns.subscriber.pool import Layout
+from tests.lab.memory_log import MemoryLog
 
 NO_SERVER = "radius_accounting moves nothing: no RADIUS server is named: records wait on disk"
 
@@ -20,7 +20,7 @@ class Running:
     def __init__(self, directory: Path) -> None:
         self.file = directory / "l2tpns.cfg"
         self.write()
-        self.log = Log.in_memory()
+        self.log = MemoryLog()
         self.applied: list[tuple[int, int]] = []  # echo_timeout and radius_timeout, each time they were handed on
         self.refuse: Exception | None = None
         self.layouts: list[Layout] = []
@@ -149,8 +149,8 @@ def test_a_place_where_everybody_decides_what_stands_there_is_told_by_the_variab
     place.mkdir()
     place.chmod(0o777)
     running.write(f"{variable} {place if variable.endswith('dir') else place / 'file'}")
-    told = [line for line in running.configurator.reload() if line.startswith(f"{variable}: everybody")]
+    told = [line for line in running.configurator.reload() if line.startswith(f"{variable}: every user")]
     assert told == [
-        f"{variable}: everybody can remove and replace what is written to {place}: chmod o-w {place}",
+        f"{variable}: every user can remove and replace what is written to {place}: chmod o-w {place}",
     ]
     assert running.said("place_unsafe") == [variable]

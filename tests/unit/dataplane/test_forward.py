@@ -145,6 +145,7 @@ def test_who_is_in_a_walled_garden_sends_from_its_own_addresses_all_the_same() -
     rig = Rig(routes=("10.9.0.0/24",))
     rig.config.disable_no_spoof = True
     rig.path.caged = True
+    rig.path.changed()
     for source in ("10.0.0.6", CLIENT, "10.9.0.77"):
         rig.up(ip(source, HOST))
     assert len(rig.written) == 2 and rig.path.dropped_spoofed == 1
@@ -327,8 +328,10 @@ def test_numbering_can_be_switched_at_any_time_and_resumes_where_it_stopped() ->
     assert rig.down(packet)[0][:2] == bytes.fromhex("0002")
     for expected in (0, 1):
         rig.path.sequenced = True
+        rig.path.changed()
         assert rig.down(packet)[0][6:8] == expected.to_bytes(2, "big")
         rig.path.sequenced = False
+        rig.path.changed()
         assert rig.down(packet) == [HEADER + packet]
 
 
@@ -341,6 +344,7 @@ def test_a_tap_sees_changes_and_drops_packets_both_ways() -> None:
         return packet + b"!" if direction == UP else None
 
     rig.path.tap = tap
+    rig.path.changed()
     rig.up(ip(CLIENT, HOST))
     assert rig.down(ip(HOST, CLIENT)) == []
     assert seen == [UP, DOWN]
@@ -358,6 +362,7 @@ def test_filter_in_is_for_what_the_subscriber_sends_and_filter_out_for_what_is_s
     rig = Rig()
     rig.path.filter_in = acl(f"permit ip host {CLIENT} host {HOST}")
     rig.path.filter_out = acl(f"deny ip host {HOST} any", "permit ip any any")
+    rig.path.changed()
     rig.up(ip(CLIENT, HOST))
     rig.up(ip(CLIENT, "198.51.100.3"))
     assert rig.written == [ip(CLIENT, HOST)]
@@ -371,6 +376,7 @@ def test_what_a_filter_drops_is_not_accounted_and_nobody_else_sees_or_answers_it
     seen: list[bytes] = []
     rig.path.tap = lambda direction, packet: seen.append(packet) or packet
     rig.path.filter_in = rig.path.filter_out = acl("deny ip any any")
+    rig.path.changed()
     rig.up(ip(CLIENT, HOST))
     rig.down(ip(HOST, CLIENT, bytes(1000), df=True))
     assert (rig.path.in_packets, rig.path.in_octets, rig.path.out_packets, rig.path.out_octets) == (0, 0, 0, 0)
@@ -380,6 +386,7 @@ def test_what_a_filter_drops_is_not_accounted_and_nobody_else_sees_or_answers_it
 def test_a_forged_source_is_a_forgery_whatever_the_filter_says() -> None:
     rig = Rig()
     rig.path.filter_in = acl("permit ip any any")
+    rig.path.changed()
     rig.up(ip("10.0.0.6", HOST))
     assert rig.written == [] and (rig.counters.drop_spoofed, rig.counters.drop_filtered) == (1, 0)
 
@@ -387,6 +394,7 @@ def test_a_forged_source_is_a_forgery_whatever_the_filter_says() -> None:
 def test_a_packet_with_padding_is_judged_without_it() -> None:
     rig = Rig()
     rig.path.filter_in = acl("deny tcp any any eq 80", "permit ip any any")
+    rig.path.changed()
     rig.up(ip(CLIENT, HOST, b"\x00\x01", protocol=6) + b"\x00\x51" + bytes(20))  # the port is padding: no port at all
     assert rig.written == [] and rig.counters.drop_filtered == 1
 

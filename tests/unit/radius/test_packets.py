@@ -17,13 +17,13 @@ from l2tpns.radius.auth import fill_access_request, parse_reply, unaskable
 from l2tpns.radius.framed_route import parse_framed_route
 from l2tpns.radius.types import FramedRoute, RadiusSettings
 from l2tpns.radius.usage import START, fill_accounting_request
-from l2tpns.runtime.log import Log
+from tests.lab.memory_log import MemoryLog
 from tests.lab.radius_parts import SECRET, chap, login, pap, usage
 from tests.lab.radius_server import Request, split
 
 DICTIONARY = packets.load_dictionary()
 HERE = IPv4Address("192.0.2.1")
-LOG = Log.in_memory().get()
+LOG = MemoryLog().get()
 
 
 def access_request(request=None, authenticator=bytes(range(16))) -> Request:

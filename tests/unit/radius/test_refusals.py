@@ -7,7 +7,7 @@ import pytest
 from l2tpns.proto.ppp.credentials import Credentials
 from l2tpns.radius.secrets_file import SecretsBackend
 from l2tpns.radius.types import AuthRequest
-from l2tpns.runtime.log import Log
+from tests.lab.memory_log import MemoryLog
 
 PAP = 0xC023
 
@@ -26,7 +26,7 @@ def test_the_operator_learns_why_and_the_subscriber_not_whether_the_name_exists(
     file = tmp_path / "l2tpns.secrets"
     file.write_text("alice * secret *\ncarol * secret -\n")
     file.chmod(0o600)
-    backend = SecretsBackend(file, "lns1", Log.in_memory().get())
+    backend = SecretsBackend(file, "lns1", MemoryLog().get())
     credentials = Credentials(PAP, name, password=password, identifier=1)
     reply = backend.authenticate(AuthRequest(credentials, 1, "0001", "08002", "0401"))
     assert (reply.accepted, reply.why, reply.message) == (False, why, b"wrong name or password")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from l2tpns.errors import ConfigError
 from l2tpns.radius.secrets_file import SecretsBackend, split_words
 from l2tpns.radius.types import Assign
-from l2tpns.runtime.log import Log
+from tests.lab.memory_log import MemoryLog
 from tests.lab.radius_parts import chap, login, pap
 
 FILE = r"""
@@ -31,7 +31,7 @@ def backend(tmp_path):
     path = tmp_path / "l2tpns.secrets"
     path.write_text(FILE)
     path.chmod(0o600)
-    return SecretsBackend(path, "lns1", Log.in_memory().get())
+    return SecretsBackend(path, "lns1", MemoryLog().get())
 
 
 @pytest.mark.parametrize("kind", [pap, chap])
@@ -73,7 +73,7 @@ def test_a_chap_answer_to_another_identifier_is_wrong(backend):
 def test_a_star_stands_for_every_user(tmp_path):
     path = tmp_path / "secrets"
     path.write_text("* * shared\nalice * own\n")
-    backend = SecretsBackend(path, "lns1", Log.in_memory().get())
+    backend = SecretsBackend(path, "lns1", MemoryLog().get())
     assert backend.authenticate(login(pap(b"anyone", b"shared"))).accepted
     assert backend.authenticate(login(pap(b"alice", b"own"))).accepted
     assert not backend.authenticate(login(pap(b"alice", b"shared"))).accepted
@@ -99,7 +99,7 @@ def test_a_wrong_line_is_named_and_the_old_users_stay(backend, tmp_path, line, w
 
 def test_a_missing_file_is_an_error_that_names_it(tmp_path):
     with pytest.raises(ConfigError, match=r"l2tpns\.secrets: No such file"):
-        SecretsBackend(tmp_path / "l2tpns.secrets", "lns1", Log.in_memory().get())
+        SecretsBackend(tmp_path / "l2tpns.secrets", "lns1", MemoryLog().get())
 
 
 def test_reload_takes_new_secrets(backend, tmp_path):
@@ -112,10 +112,14 @@ def test_a_file_that_others_can_read_is_told(tmp_path):
     path = tmp_path / "secrets"
     path.write_text("alice * secret\n")
     path.chmod(0o644)
-    log = Log.in_memory()
+    log = MemoryLog()
     SecretsBackend(path, "lns1", log.get())
     assert log.records("secrets_file_open_to_others")
     assert b"alice" not in b"".join(log.tail(10))
+    path.chmod(0o640)  # root:l2tpns, under setuid
+    log = MemoryLog()
+    SecretsBackend(path, "lns1", log.get())
+    assert not log.records("secrets_file_open_to_others")
 
 
 @given(st.binary(max_size=60))

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from l2tpns.errors import ConfigError
 from l2tpns.runtime import log as logs
 from l2tpns.runtime import log_sinks
-from l2tpns.runtime.log import Log, ppp_octets
+from l2tpns.runtime.log import Log
+from l2tpns.runtime.log_render import ppp_octets
 from l2tpns.runtime.log_sinks import Descriptor, Syslog
+from tests.lab.memory_log import MemoryLog
 
 
 class Result(IntEnum):
@@ -49,7 +51,7 @@ def test_a_line_has_time_level_event_and_the_facts_bound_and_given_in_this_order
 
 @pytest.mark.parametrize("level", range(6))
 def test_a_threshold_lets_its_own_level_and_the_graver_ones_through(level: int) -> None:
-    log = Log.in_memory(level)
+    log = MemoryLog(level)
     logger = log.get()
     for name in logs.LEVELS:
         getattr(logger, name)("x")
@@ -59,7 +61,7 @@ def test_a_threshold_lets_its_own_level_and_the_graver_ones_through(level: int) 
 
 
 def test_a_change_of_level_reaches_loggers_that_were_bound_before() -> None:
-    log = Log.in_memory(level=0)
+    log = MemoryLog(level=0)
     logger = log.get(session=1)
     logger.info("before")
     log.level = 3
@@ -69,7 +71,7 @@ def test_a_change_of_level_reaches_loggers_that_were_bound_before() -> None:
 
 def test_a_module_that_asks_structlog_for_its_logger_writes_to_the_log_that_is_installed() -> None:
     module_logger = structlog.get_logger()
-    log = Log.in_memory(level=3)
+    log = MemoryLog(level=3)
     log.install()
     try:
         module_logger.info("radius_silent", server="192.0.2.1")
@@ -82,7 +84,7 @@ def test_a_module_that_asks_structlog_for_its_logger_writes_to_the_log_that_is_i
 
 @pytest.mark.parametrize("key", ["password", "secret", "response", "l2tp_secret", "user_password", "chap_response"])
 def test_the_value_under_a_secret_key_is_not_shown(key: str) -> None:
-    log = Log.in_memory()
+    log = MemoryLog()
     log.get().info("x", **{key: "hunter2"}, nested={key: b"hunter2", "user": "bob"})
     (line,) = log.tail(1)
     assert b"hunter2" not in line
@@ -90,21 +92,21 @@ def test_the_value_under_a_secret_key_is_not_shown(key: str) -> None:
 
 
 def test_a_dataclass_shows_its_fields_but_not_the_password() -> None:
-    log = Log.in_memory()
+    log = MemoryLog()
     log.get().info("x", credentials=Credentials(b"bob", b"hunter2"), several=[Credentials(b"al", b"hunter2")])
     assert b"hunter2" not in log.tail(1)[0]
     assert log.records()[0]["credentials"] == {"name": "bob", "password": "***"}
 
 
 def test_a_dataclass_too_deep_for_the_log_does_not_show_its_password_either() -> None:
-    log = Log.in_memory()
+    log = MemoryLog()
     log.get().info("x", deep=[[[[[[Credentials(b"bob", b"hunter2")]]]]]])
     assert b"hunter2" not in log.tail(1)[0]
 
 
 @pytest.mark.parametrize("secret", ['s3cr"et\\', "pässwort", "a\udcffb", "tab\there"])
 def test_a_registered_secret_is_hidden_wherever_it_appears(secret: str) -> None:
-    log = Log.in_memory()
+    log = MemoryLog()
     log.hide([secret, ""])
     octets = secret.encode("utf-8", "surrogateescape")
     log.get().info("x", why=f"bad {secret}!", octets=b"\x01" + octets, dump=octets.hex(), more={"a": [secret]})
@@ -116,14 +118,14 @@ def test_a_registered_secret_is_hidden_wherever_it_appears(secret: str) -> None:
 
 
 def test_a_secret_that_begins_another_leaves_nothing_of_the_longer() -> None:
-    log = Log.in_memory()
+    log = MemoryLog()
     log.hide(["abc", "abcdef"])
     log.get().info("x", why="abcdef")
     assert log.records()[0]["why"] == "***"
 
 
 def test_a_secret_in_the_text_of_an_exception_is_hidden() -> None:
-    log = Log.in_memory()
+    log = MemoryLog()
     log.hide(["hunter2"])
     try:
         raise RuntimeError("cannot use hunter2")
@@ -136,7 +138,7 @@ def test_a_secret_in_the_text_of_an_exception_is_hidden() -> None:
 
 @given(st.one_of(st.text(), st.binary(), st.text(st.characters(categories=["Cs", "Cc", "Cf", "Zl", "Zp"]))))
 def test_whatever_a_peer_sends_stays_in_one_line_without_terminal_controls(value: str | bytes) -> None:
-    log = Log.in_memory()
+    log = MemoryLog()
     log.get().info("x", user=value)
     (line,) = log.tail(1)
     text = line.decode("utf-8")
@@ -146,7 +148,7 @@ def test_whatever_a_peer_sends_stays_in_one_line_without_terminal_controls(value
 
 
 def test_enums_big_numbers_and_foreign_objects_are_written() -> None:
-    log = Log.in_memory()
+    log = MemoryLog()
     log.get().info("x", result=Result.BUSY, big=1 << 80, path=Path("/x"), nothing=None, yes=True, share=0.5)
     record = log.records()[0]
     assert record["result"] == "BUSY"
@@ -155,7 +157,7 @@ def test_enums_big_numbers_and_foreign_objects_are_written() -> None:
 
 
 def test_a_very_long_value_is_cut() -> None:
-    log = Log.in_memory()
+    log = MemoryLog()
     log.get().info("x", user="u" * 1_000_000)
     assert len(log.tail(1)[0]) < 10_000
 
@@ -165,7 +167,7 @@ def test_of_a_warning_that_peers_provoke_a_few_a_second_are_written_and_the_othe
 ) -> None:
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    log = Log.in_memory()
+    log = MemoryLog()
     for number in range(1000):
         log.get(peer=f"192.0.2.{number % 250}").provoked("control_refused", why="garbage")
     log.get().provoked("tunnel_moved")  # another event has its own share
@@ -173,12 +175,12 @@ def test_of_a_warning_that_peers_provoke_a_few_a_second_are_written_and_the_othe
     for _ in range(2):
         log.get().provoked("control_refused", why="garbage")
     records = log.records("control_refused")
-    assert [record.get("kept_back") for record in records] == [None] * logs.MOST_PROVOKED + [990, None]
+    assert [record.get("kept_back") for record in records] == [None] * logs.MAX_LIMITED_PER_SECOND + [990, None]
     assert len(log.records("tunnel_moved")) == 1
 
 
 def test_a_warning_below_the_threshold_is_not_counted_as_kept_back() -> None:
-    log = Log.in_memory(level=logs.ERROR)
+    log = MemoryLog(level=logs.ERROR)
     for _ in range(100):
         log.get().provoked("control_refused")
     log.level = logs.WARNING
@@ -284,7 +286,7 @@ def test_a_reader_that_stops_costs_lines_and_no_wait_and_never_half_a_line(kind:
     else:
         ends = socket.socketpair()
         reader, writer = (end.detach() for end in ends)
-    log = Log.in_memory(level=3)
+    log = MemoryLog(level=3)
     sink = Descriptor(writer)
     log._output.sink = sink
     for number in range(5000):  # far more than a pipe holds; returns although nobody reads
@@ -310,7 +312,7 @@ def test_a_reader_that_stops_costs_lines_and_no_wait_and_never_half_a_line(kind:
 def test_syslog_gets_facility_severity_and_the_line_and_its_losses_are_counted(tmp_path: Path) -> None:
     server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     server.bind(str(tmp_path / "dev-log"))
-    log = Log.in_memory(level=3)
+    log = MemoryLog(level=3)
     log._output.sink = Syslog("local3", str(tmp_path / "dev-log"))
     log.get().warning("radius_silent", server="192.0.2.1")
     datagram = server.recv(4096)
@@ -333,7 +335,7 @@ def test_an_unknown_syslog_facility_never_gets_here_and_no_syslog_at_all_is_an_e
 
 
 def test_a_secret_that_is_an_ordinary_word_does_not_black_out_our_own_words():
-    log = Log.in_memory()
+    log = MemoryLog()
     log.hide(["tunnel"])
     log.get().info("tunnel_down", cause="tunnel_closed", why="the tunnel is closed")
     (record,) = log.records("tunnel_down")
@@ -341,7 +343,7 @@ def test_a_secret_that_is_an_ordinary_word_does_not_black_out_our_own_words():
 
 
 def test_who_listens_gets_lines_that_the_log_leaves_out() -> None:
-    log = Log.in_memory(level=0)
+    log = MemoryLog(level=0)
     heard: list[int] = []
     listener = log.listen({3, 5}, lambda line, level: heard.append(level))
     logger = log.get()
@@ -358,7 +360,7 @@ def test_who_listens_gets_lines_that_the_log_leaves_out() -> None:
 
 
 def test_what_an_operator_did_is_written_at_every_level():
-    log = Log.in_memory(level=0)
+    log = MemoryLog(level=0)
     log.get().info("session_up")
     log.get().audit("console_command", user="fred")
     assert [record["event"] for record in log.records()] == ["console_command"]

@@ -9,11 +9,10 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from l2tpns.runtime import supervisor
-from l2tpns.runtime.faults import contain_strays
-from l2tpns.runtime.log import Log
-from l2tpns.runtime.supervisor import Part, Supervisor
+from l2tpns.runtime.exceptions import contain_strays
+from l2tpns.runtime.supervisor import MAX_FAILURES, Part, RestartTiming, Supervisor
 from tests.lab.inprocess import until
+from tests.lab.memory_log import MemoryLog
 
 
 class Own(BaseException):
@@ -52,12 +51,12 @@ class Loop:
 
 
 @pytest.fixture
-def log() -> Log:
-    return Log.in_memory()
+def log() -> MemoryLog:
+    return MemoryLog()
 
 
 @pytest.fixture
-def parts(log: Log) -> Iterator[Supervisor]:
+def parts(log: MemoryLog) -> Iterator[Supervisor]:
     found = Supervisor(log.get())
     yield found
     for part in list(found.parts):
@@ -65,7 +64,7 @@ def parts(log: Log) -> Iterator[Supervisor]:
 
 
 @pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: type(ending).__name__)
-def test_a_loop_is_begun_again_however_it_ends(parts: Supervisor, log: Log, ending: BaseException | None) -> None:
+def test_a_loop_is_begun_again_however_it_ends(parts: Supervisor, log: MemoryLog, ending: BaseException | None) -> None:
     loop = Loop()
     loop.ending = ending
     parts.spawn("loop", loop.run)
@@ -88,7 +87,7 @@ def test_one_that_is_killed_by_a_stranger_is_begun_again(parts: Supervisor) -> N
     until(lambda: loop.begun == 2)
 
 
-def test_one_that_is_stopped_stays_so(parts: Supervisor, log: Log) -> None:
+def test_one_that_is_stopped_stays_so(parts: Supervisor, log: MemoryLog) -> None:
     loop = Loop()
     part = parts.spawn("loop", loop.run)
     until(lambda: loop.begun == 1)
@@ -108,7 +107,7 @@ def test_one_is_stopped_before_its_first_turn_and_while_it_waits_for_another(par
     assert (failing.failures, parts.up()) == (failures, {})
 
 
-def test_one_that_is_told_to_end_has_its_time_to_do_so(parts: Supervisor, log: Log) -> None:
+def test_one_that_is_told_to_end_has_its_time_to_do_so(parts: Supervisor, log: MemoryLog) -> None:
     loop = Loop()
     part = parts.spawn("loop", loop.run)
     until(lambda: loop.begun == 1)
@@ -117,30 +116,27 @@ def test_one_that_is_told_to_end_has_its_time_to_do_so(parts: Supervisor, log: L
     assert (loop.begun, parts.up(), log.records("part_failed")) == (1, {}, [])
 
 
-def test_the_pauses_grow_and_only_an_essential_one_is_given_up(
-    parts: Supervisor, log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(supervisor, "LONGEST_PAUSE", 0.004)
+def test_the_pauses_grow_and_only_an_essential_one_is_given_up(parts: Supervisor, log: MemoryLog) -> None:
+    parts.timing = RestartTiming(first_delay=0.001, max_delay=0.004)
     given_up: list[Part] = []
     parts.on_lost = given_up.append
     parts.spawn("other", int, "x")
     essential = parts.spawn("essential", int, "y", essential=True)
-    until(lambda: all(part.failures > supervisor.MOST_FAILURES + 1 for part in parts.parts))
+    until(lambda: all(part.failures > MAX_FAILURES + 1 for part in parts.parts))
     assert given_up == [essential]  # once, and it is tried on: leaving may take a while
     assert [line["part"] for line in log.records("part_given_up")] == ["essential"]
     pauses = [line["again_in"] for line in log.records("part_failed") if line["part"] == "other"]
     assert pauses[:6] == [0.0, 0.001, 0.002, 0.004, 0.004, 0.004]
 
 
-def test_one_that_works_for_a_while_is_well_again(parts: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_works_for_a_while_is_well_again(parts: Supervisor) -> None:
     loop = Loop()
     part = parts.spawn("loop", loop.run)
     until(lambda: loop.begun == 1)
     loop.go.set()
     until(lambda: loop.begun == 2)
     assert list(parts.unwell()) == [part]
-    monkeypatch.setattr(supervisor, "SETTLED", 0.0)
+    parts.timing = RestartTiming(settled=0.0)
     assert list(parts.unwell()) == []
     loop.go.set()
     until(lambda: loop.begun == 3)
@@ -157,7 +153,7 @@ def test_parts_of_one_name_are_up_only_together(parts: Supervisor) -> None:
 
 
 @pytest.fixture
-def strays(log: Log) -> Iterator[Log]:
+def strays(log: MemoryLog) -> Iterator[MemoryLog]:
     hub = gevent.get_hub()
     contain_strays(hub, log.get())
     yield log
@@ -172,7 +168,7 @@ def raising(error: BaseException) -> Callable[[], None]:
 
 
 def test_what_a_thread_raises_is_told_where_its_result_is_waited_for_and_nowhere_else(
-    strays: Log, capfd: pytest.CaptureFixture[str]
+    strays: MemoryLog, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(OSError, match="read-only"):
         gevent.get_hub().threadpool.apply(raising(OSError("read-only")))
@@ -181,7 +177,7 @@ def test_what_a_thread_raises_is_told_where_its_result_is_waited_for_and_nowhere
 
 @pytest.mark.parametrize("error", [*ENDINGS[1:2], *ENDINGS[3:]], ids=lambda error: type(error).__name__)
 def test_what_a_greenlet_of_nobodys_raises_is_in_the_log_and_ends_nothing_else(
-    strays: Log, error: BaseException, capsys: pytest.CaptureFixture[str]
+    strays: MemoryLog, error: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gevent.spawn(raising(error)).join()
     gevent.get_hub().loop.run_callback(raising(error))

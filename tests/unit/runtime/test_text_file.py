@@ -17,9 +17,9 @@ from l2tpns.errors import ConfigError, PluginError
 from l2tpns.nsctl import __main__ as nsctl
 from l2tpns.plugins import loader
 from l2tpns.radius.secrets_file import SecretsBackend
-from l2tpns.runtime.log import Log
 from l2tpns.runtime.text_file import Line, is_wide, oddity, split_lines
 from l2tpns.subscriber.pool import read_layout
+from tests.lab.memory_log import MemoryLog
 from tests.lab.radius_parts import login, pap
 
 KEY = "0123456789abcdef"
@@ -41,14 +41,14 @@ def config(path: Path) -> object:
 
 def secrets(path: Path) -> object:
     path.chmod(0o600)
-    backend = SecretsBackend(path, "lns1", Log.in_memory().get())
+    backend = SecretsBackend(path, "lns1", MemoryLog().get())
     pairs = ((b"fred", b"one"), (b"mary", b"two"), (b"zoe", b"three"))
     return [backend.authenticate(login(pap(*pair))).accepted for pair in pairs]
 
 
 def users(path: Path) -> object:
     path.chmod(0o600)
-    found = Users(path, Log.in_memory().get()).read()
+    found = Users(path, MemoryLog().get()).read()
     if found.broken:
         raise ConfigError(found.broken)
     return found.passwords, found.enable
@@ -138,7 +138,7 @@ def test_a_nul_is_refused_by_file_and_line(tmp_path: Path, name: str) -> None:
     path.write_bytes(lines[0] + b"\0" + b"".join(lines[1:]))
     with pytest.raises(ConfigError) as caught:
         kind.read(path)
-    assert str(caught.value) == f"{path}:2: holds a NUL octet: the file is damaged, or is no text"
+    assert str(caught.value) == f"{path}:2: holds a NUL octet: the file is damaged, or not text"
 
 
 # The configuration
@@ -232,7 +232,7 @@ def test_blanks_of_any_kind_around_a_range_are_nothing(tmp_path: Path) -> None:
 
 
 def doubts(path: Path, text: str) -> list[tuple[int, str]]:
-    log = Log.in_memory()
+    log = MemoryLog()
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     path.chmod(0o600)
     SecretsBackend(path, "lns1", log.get())
@@ -262,14 +262,14 @@ def test_a_line_of_secrets_that_does_not_part_says_why(tmp_path: Path) -> None:
     path = tmp_path / "l2tpns.secrets"
     path.write_text("fred\u00a0*\u00a0hush\n")
     with pytest.raises(ConfigError) as caught:
-        SecretsBackend(path, "lns1", Log.in_memory().get())
+        SecretsBackend(path, "lns1", MemoryLog().get())
     assert str(caught.value) == f"{path}, line 1: needs user, server and secret; the line {NBSP}"
 
 
 def test_names_and_secrets_that_are_not_utf_8_are_octets(tmp_path: Path) -> None:
     path = tmp_path / "l2tpns.secrets"
     path.write_bytes(b"fr\xe9d * h\xfcsh\r\n")
-    backend = SecretsBackend(path, "lns1", Log.in_memory().get())
+    backend = SecretsBackend(path, "lns1", MemoryLog().get())
     assert backend.authenticate(login(pap(b"fr\xe9d", b"h\xfcsh"))).accepted
 
 
@@ -294,13 +294,13 @@ def test_a_password_whose_end_nobody_sees_is_kept_and_warned_of(
     path = tmp_path / "l2tpns.users"
     path.write_bytes(f"{line}\n".encode("utf-8", "surrogateescape"))
     path.chmod(0o600)
-    found = Users(path, Log.in_memory().get()).read()
+    found = Users(path, MemoryLog().get()).read()
     assert found.passwords == {"fred": password}
     assert found.warnings == ((f"{path}:1: {words}",) if words else ())
 
 
 def test_users_that_are_no_text_let_nobody_in_and_the_log_says_why(tmp_path: Path) -> None:
-    path, log = tmp_path / "l2tpns.users", Log.in_memory()
+    path, log = tmp_path / "l2tpns.users", MemoryLog()
     path.write_bytes(b"\xff\xfe" + "fred:pw\n".encode("utf-16-le"))
     people = Users(path, log.get())
     assert not people.read().open

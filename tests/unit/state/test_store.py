@@ -14,10 +14,10 @@ from l2tpns.errors import ConfigError
 from l2tpns.runtime import files
 from l2tpns.runtime.clock import Moment
 from l2tpns.runtime.durable import make_line
-from l2tpns.runtime.log import Log
 from l2tpns.state import store as state
 from l2tpns.state.records import SCHEMA, Replay, default
 from l2tpns.state.store import StateStore
+from tests.lab.memory_log import MemoryLog
 from tests.unit.state.test_records import SESSION, TUNNEL, written
 
 NOW = 1_000_000.0
@@ -29,7 +29,7 @@ class Shelf:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.log = Log.in_memory()
+        self.log = MemoryLog()
         self.now = NOW
         self.up = 0.0
         self.boot = ""  # unknown, as in schema 1
@@ -105,7 +105,7 @@ def test_an_empty_directory_is_an_empty_state(shelf: Shelf) -> None:
 def test_a_directory_that_others_can_enter_is_refused(shelf: Shelf, mode: int) -> None:
     shelf.directory.mkdir()
     shelf.directory.chmod(mode)
-    with pytest.raises(ConfigError, match="nobody else"):
+    with pytest.raises(ConfigError, match="no other user can enter"):
         shelf.open()
 
 
@@ -120,7 +120,7 @@ def test_a_link_to_a_directory_is_refused(shelf: Shelf, tmp_path: Path) -> None:
 def test_a_directory_of_another_is_refused(shelf: Shelf) -> None:
     shelf.directory.mkdir(mode=0o700)
     os.chown(shelf.directory, 12345, 12345)
-    with pytest.raises(ConfigError, match="nobody else"):
+    with pytest.raises(ConfigError, match="no other user can enter"):
         shelf.open()
 
 

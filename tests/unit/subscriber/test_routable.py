@@ -17,6 +17,7 @@ from l2tpns.system.routes import Routes
 from l2tpns.system.rtnetlink import Netlink
 from l2tpns.system.surroundings import Surroundings
 from tests.lab.inprocess import Kernel
+from tests.lab.memory_log import MemoryLog
 
 AROUND = Surroundings(
     own={IPv4Network("192.0.2.1"): "an address of eth0", IPv4Network("192.0.2.255"): "the broadcast address of eth0"},
@@ -164,7 +165,7 @@ def test_a_pool_as_wide_as_a_connected_network_is_searched_at_once() -> None:
 
 
 def routes() -> tuple[Routes, Kernel, Log]:
-    kernel, log = Kernel(), Log.in_memory()
+    kernel, log = Kernel(), MemoryLog()
     return Routes(cast(Netlink, kernel), 1, log.get()), kernel, log
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from l2tpns.errors import L2tpnsError
-from l2tpns.system import netlink_socket
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.netlink_socket import NetlinkError
 from l2tpns.system.nfnetlink import NfNetlink
@@ -44,11 +43,6 @@ class Deaf:
             os.close(end)
 
 
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(netlink_socket, "TIMEOUT", 0.01)
-
-
 @pytest.fixture(params=[(0, 0), (ENOBUFS, 0), (0, ENOBUFS)], ids=["silence", "send fails", "answers lost"])
 def deaf(request: pytest.FixtureRequest) -> Iterator[Any]:
     deaf = Deaf(*request.param)
@@ -61,19 +55,19 @@ LIST_SET: Callable[[NfNetlink], Any] = lambda it: IpSets(it).members("x")  # noq
 
 
 @pytest.mark.parametrize("ask", [ADD_TO_SET, LIST_SET], ids=["request", "dump"])
-@pytest.mark.usefixtures("patient")
 def test_nfnetlink_raises_what_its_callers_catch(deaf: Any, ask: Callable[[NfNetlink], Any]) -> None:
     it = NfNetlink()
     it.close()
+    it.answer_timeout = 0.01
     it._socket = deaf
     with pytest.raises(L2tpnsError):
         ask(it)
 
 
-@pytest.mark.usefixtures("patient")
 def test_rtnetlink_does_so_too(deaf: Any) -> None:
     it = Netlink()
     it.close()
+    it.answer_timeout = 0.01
     it._socket = deaf
     with pytest.raises(NetlinkError):
         it.add_routes([Route(NETWORK, 1, 4)])
@@ -81,7 +75,6 @@ def test_rtnetlink_does_so_too(deaf: Any) -> None:
         it.link_index("lo")
 
 
-@pytest.mark.usefixtures("patient")
 def test_an_answer_that_came_while_this_process_stood_still_is_read_after_the_time() -> None:
     class Late(Deaf):
         """It becomes readable for nobody, as when the timer comes first, but the answer is there."""
@@ -96,6 +89,7 @@ def test_an_answer_that_came_while_this_process_stood_still_is_read_after_the_ti
 
     it = NfNetlink()
     it.close()
+    it.answer_timeout = 0.01
     it._socket = late = Late()
     assert list(it._receive()) == [] and late.reads == 2
     late.close()

@@ -13,19 +13,21 @@ from l2tpns.proto.l2tp import avp
 from l2tpns.proto.l2tp.avp import (
     MAX_WARNINGS,
     TABLE,
-    Accm,
     Avp,
-    CallErrors,
     Decoded,
-    DisconnectCause,
-    ProtocolVersion,
-    Q931Cause,
-    ResultCode,
     decode_avps,
     encode_avp,
     name_of,
 )
 from l2tpns.proto.l2tp.hiding import MAX_HIDDEN_VALUE, hide, unhide
+from l2tpns.proto.l2tp.values import (
+    Accm,
+    CallErrors,
+    DisconnectCause,
+    ProtocolVersion,
+    Q931Cause,
+    ResultCode,
+)
 
 SECRET = b"tunnel secret"
 VECTOR = bytes.fromhex("00112233445566778899aabbccddeeff")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from l2tpns.errors import WireError
 from l2tpns.proto.nsctl.packet import (
-    LONGEST,
-    LONGEST_OLD,
+    MAX_OLD_PACKET,
+    MAX_PACKET,
     Malformed,
     OldPacket,
     OldType,
@@ -22,7 +22,7 @@ from l2tpns.proto.nsctl.packet import (
     Verb,
     decode,
 )
-from l2tpns.proto.nsctl.seal import LONGEST_SEALED, Direction, Forged, Sealed, is_sealed, unseal
+from l2tpns.proto.nsctl.seal import MAX_SEALED, Direction, Forged, Sealed, is_sealed, unseal
 
 KEY = b"what both of the ends know"
 
@@ -96,8 +96,8 @@ def test_an_answer_that_is_too_long_is_cut_and_says_so(text: str) -> None:
     assert isinstance(new, Packet)
     assert old.strings[0].endswith(b"...")
     assert new.arguments[-1] == b"..."
-    assert LONGEST_OLD - 2 <= len(old.encode()) <= LONGEST_OLD
-    assert LONGEST - 255 <= len(new.encode()) <= LONGEST
+    assert MAX_OLD_PACKET - 2 <= len(old.encode()) <= MAX_OLD_PACKET
+    assert MAX_PACKET - 255 <= len(new.encode()) <= MAX_PACKET
 
 
 def test_an_answer_of_too_many_lines_is_cut_and_says_so() -> None:
@@ -191,7 +191,7 @@ def test_any_octets_give_a_packet_or_an_error_of_ours(octets: bytes) -> None:
 @given(st.integers(0, 255), st.lists(st.binary(max_size=255), max_size=16))
 def test_a_packet_of_2_x_comes_back_as_it_was(type: int, arguments: list[bytes]) -> None:
     packet = Packet(type, tuple(arguments))
-    if len(arguments) + sum(map(len, arguments)) + 5 <= LONGEST:
+    if len(arguments) + sum(map(len, arguments)) + 5 <= MAX_PACKET:
         assert decode(packet.encode()) == packet
 
 
@@ -244,7 +244,7 @@ def test_one_changed_bit_or_another_key_is_a_forgery() -> None:
 
 @pytest.mark.parametrize(
     "octets",
-    [b"", b"\x90\x14", bytes(100), b"\x90\x14" + bytes(57), b"\x90\x14" + bytes(LONGEST_SEALED - 1)],
+    [b"", b"\x90\x14", bytes(100), b"\x90\x14" + bytes(57), b"\x90\x14" + bytes(MAX_SEALED - 1)],
     ids=len,
 )
 def test_octets_that_cannot_be_sealed_are_malformed(octets: bytes) -> None:
@@ -266,7 +266,10 @@ def test_any_octets_are_refused_by_an_error_of_ours(octets: bytes) -> None:
 
 
 @given(
-    st.sampled_from(Direction), st.integers(0, 2**45), st.binary(min_size=16, max_size=16), st.binary(max_size=LONGEST)
+    st.sampled_from(Direction),
+    st.integers(0, 2**45),
+    st.binary(min_size=16, max_size=16),
+    st.binary(max_size=MAX_PACKET),
 )
 def test_what_was_sealed_comes_back_as_it_was(direction: Direction, ms: int, nonce: bytes, packet: bytes) -> None:
     sealed = Sealed(direction, ms / 1000, nonce, packet)

@@ -9,9 +9,11 @@ from ipaddress import IPv4Address
 from typing import Generic, TypeVar
 
 from l2tpns.proto.ppp.automaton import Timers
-from l2tpns.proto.ppp.ipcp import Ipcp, IpcpPolicy
+from l2tpns.proto.ppp.frame import build_packet
+from l2tpns.proto.ppp.ipcp import UNSPECIFIED, Ipcp, IpcpPolicy
 from l2tpns.proto.ppp.lcp import Lcp, LcpWishes
 from l2tpns.proto.ppp.negotiation import ControlProtocol, Notice
+from l2tpns.proto.ppp.pap import PapCode
 
 Protocol = TypeVar("Protocol", bound=ControlProtocol)
 
@@ -84,6 +86,16 @@ SERVER_POLICY = IpcpPolicy(
     dns=(IPv4Address("192.0.2.53"), IPv4Address("192.0.2.54")),
 )
 CLIENT_POLICY = IpcpPolicy(local=IPv4Address("0.0.0.0"), peer=None, ask_dns=True)
+
+
+def dns_learned(client: Ipcp) -> tuple[IPv4Address, ...]:
+    """Return the name servers that a client of CLIENT_POLICY was told."""
+    return tuple(address for address in client._dns if address != UNSPECIFIED)
+
+
+def build_request(identifier: int, name: bytes, password: bytes) -> bytes:
+    """Return a client's PAP Authenticate-Request (RFC 1334 2.2.1)."""
+    return build_packet(PapCode.REQUEST, identifier, bytes((len(name),)) + name + bytes((len(password),)) + password)
 
 
 def negotiate(

@@ -137,7 +137,7 @@ class Recorder(Automaton):
         assert (identifier, data) == (9, b"data")
         self.done.append("ser")
 
-    def _tell(self, notice: Notice) -> None:
+    def _notify(self, notice: Notice) -> None:
         self.done.append({"UP": "tlu", "DOWN": "tld", "STARTED": "tls", "FINISHED": "tlf"}[notice.name])
 
 
@@ -195,7 +195,7 @@ def test_the_layers_are_told_when_the_state_is_new_and_the_packets_are_out():
     seen: list[tuple[State, list[str]]] = []
 
     class Curious(Recorder):
-        def _tell(self, notice: Notice) -> None:
+        def _notify(self, notice: Notice) -> None:
             seen.append((self.state, list(self.done)))
 
     automaton = Curious()

@@ -10,7 +10,7 @@ import pytest
 from l2tpns.proto.ppp.automaton import State
 from l2tpns.proto.ppp.ipcp import Ipcp, IpcpPolicy
 from l2tpns.proto.ppp.negotiation import Notice
-from tests.unit.proto.ppp.ends import CLIENT_POLICY, SERVER_POLICY, End, ipcp_end, negotiate, octets
+from tests.unit.proto.ppp.ends import CLIENT_POLICY, SERVER_POLICY, End, dns_learned, ipcp_end, negotiate, octets
 
 OURS = IPv4Address("10.0.0.1")
 PEERS = IPv4Address("10.0.0.77")
@@ -58,8 +58,8 @@ def test_a_server_and_a_client_open_in_spite_of_lost_packets(lost: tuple[int, ..
     assert (server.it.opened, client.it.opened) == (True, True)
     assert server.it.peer_address == client.it.local_address == PEERS
     assert client.it.peer_address == server.it.local_address == OURS
-    assert client.it.dns_learned == SERVER_POLICY.dns
-    assert server.it.dns_learned == ()
+    assert dns_learned(client.it) == SERVER_POLICY.dns
+    assert dns_learned(server.it) == ()
 
 
 # The peer's address
@@ -311,7 +311,7 @@ def test_a_client_takes_the_address_and_the_name_servers_that_it_is_told():
     assert end.gets("03 01 0016 0306 0a00004d 8106 c0000235 8306 c0000236") == [
         octets("01 02 0016 0306 0a00004d 8106 c0000235 8306 c0000236")
     ]
-    assert end.it.dns_learned == SERVER_POLICY.dns
+    assert dns_learned(end.it) == SERVER_POLICY.dns
 
 
 def test_a_client_whose_options_are_rejected_has_no_address_and_no_name_server():
@@ -319,7 +319,7 @@ def test_a_client_whose_options_are_rejected_has_no_address_and_no_name_server()
     end.start()
     assert end.gets("04 01 0010 8106 00000000 8306 00000000") == [octets("01 02 000a 0306 00000000")]
     assert end.gets("04 02 000a 0306 00000000") == [octets("01 03 0004")]
-    assert (end.it.local_address, end.it.dns_learned) == (None, ())
+    assert (end.it.local_address, dns_learned(end.it)) == (None, ())
 
 
 def test_a_nak_of_the_wrong_length_tells_a_client_nothing():
@@ -350,7 +350,7 @@ def test_a_configure_request_in_opened_takes_ipcp_down_and_the_same_address_is_g
     client.it.lower_up(50.0)
     negotiate(server, client, begin=50.0)
     assert server.told() == [Notice.DOWN, Notice.UP]
-    assert client.it.local_address == PEERS and client.it.dns_learned == SERVER_POLICY.dns
+    assert client.it.local_address == PEERS and dns_learned(client.it) == SERVER_POLICY.dns
 
 
 @pytest.mark.statement(92)

@@ -13,11 +13,10 @@ from l2tpns.proto.ppp.pap import (
     PapReply,
     PapServer,
     build_reply,
-    build_request,
     parse_reply,
     parse_request,
 )
-from tests.unit.proto.ppp.ends import octets
+from tests.unit.proto.ppp.ends import build_request, octets
 
 REQUEST = octets("""
     01 07 0011          # Authenticate-Request, identifier 7

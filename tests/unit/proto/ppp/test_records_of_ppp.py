@@ -8,7 +8,8 @@ from l2tpns.proto.ppp.automaton import State, Timers
 from l2tpns.proto.ppp.chap import ChapReply, ChapServer, md5_response
 from l2tpns.proto.ppp.ipcp import Ipcp, IpcpPolicy, IpcpRecord
 from l2tpns.proto.ppp.lcp import AuthChoice, Lcp, LcpRecord, LcpWishes
-from l2tpns.proto.ppp.pap import PapReply, PapServer, build_request
+from l2tpns.proto.ppp.pap import PapReply, PapServer
+from tests.unit.proto.ppp.ends import build_request
 
 RECORD = LcpRecord(AuthChoice.CHAP_MD5, 0x11223344, 0x55667788, 1492, 1460, True, False, 9)
 OURS, THEIRS = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")

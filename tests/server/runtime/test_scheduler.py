@@ -1,0 +1,207 @@
+"""The time that outside work gets, the order of turns, and connection slots: no socket, and time is handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from l2tpns.runtime import scheduler
+from l2tpns.runtime.connection_slots import ConnectionSlot, ConnectionSlots
+from l2tpns.runtime.scheduler import SLICE, FairLock, Scheduler
+from tests.lab.inprocess import until
+
+
+class Work:
+    """Greenlets that always have more to do; each piece takes a tenth of a slice, by a clock of our own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1.0
+        self.done: list[str] = []
+        self.scheduler = Scheduler()
+        self.greenlets: list[Any] = []
+        monkeypatch.setattr(scheduler, "monotonic", lambda: self.now)
+
+    def begin(self, owner: str, piece: float = SLICE / 10) -> None:
+        def run() -> None:
+            while True:
+                self.scheduler.wait_turn(owner)
+                self.now += piece
+                self.done.append(owner)
+
+        self.greenlets.append(gevent.spawn(run))
+
+    def pieces_between_two_looks(self, pieces: int) -> int:
+        """The most that was done without a turn of the event loop for us."""
+        most = seen = 0
+        while seen < pieces:
+            gevent.sleep(0)
+            most, seen = max(most, len(self.done) - seen), len(self.done)
+            self.now += SLICE / 100  # as time passes without them
+        return most
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Iterator[Work]:
+    work = Work(monkeypatch)
+    yield work
+    gevent.killall(work.greenlets)
+
+
+@pytest.mark.parametrize("number", [1, 3, 200])
+def test_however_many_have_work_a_slice_is_all_that_is_done_at_once(work: Work, number: int) -> None:
+    for greenlet in range(number):
+        work.begin(f"owner {greenlet}")
+    assert 10 <= work.pieces_between_two_looks(500) <= 11
+
+
+def test_an_owner_with_a_hundred_greenlets_has_no_more_turns_than_one_with_one(work: Work) -> None:
+    for _ in range(100):
+        work.begin("crowd")
+    work.begin("alone")
+    work.pieces_between_two_looks(1000)
+    assert work.done.count("alone") >= 30  # of 100 slices each begins with the other one's turn
+
+
+def test_after_a_piece_that_takes_long_the_pause_is_as_long(work: Work) -> None:
+    work.begin("slow", piece=50 * SLICE)
+    until(lambda: work.done)
+    assert work.scheduler._next_slice >= work.now + 49 * SLICE
+
+
+def test_one_that_is_killed_while_it_waits_keeps_no_turn(work: Work) -> None:
+    for owner in ("first", "second", "third"):
+        work.begin(owner)
+    gevent.sleep(0)
+    gevent.killall(work.greenlets[:2])
+    work.pieces_between_two_looks(50)
+    assert work.done.count("third") >= 30
+
+
+# A lock
+
+
+def queue_up(lock: FairLock, order: list[str], owners: str) -> list[Any]:
+    def hold(owner: str) -> None:
+        with lock.hold(owner):
+            order.append(owner)
+            gevent.sleep(0)
+
+    greenlets = [gevent.spawn(hold, owner) for owner in owners]
+    gevent.sleep(0)
+    return greenlets
+
+
+def test_a_lock_goes_round_the_owners_that_wait_for_it() -> None:
+    order: list[str] = []
+    gevent.joinall(queue_up(FairLock(), order, "aaaaabc"))
+    assert "".join(order) == "aabcaaa"
+
+
+def test_a_lock_is_not_lost_with_a_greenlet_that_holds_it_or_waits_or_was_chosen() -> None:
+    lock = FairLock()
+    order: list[str] = []
+    holder, chosen, waiting, last = queue_up(lock, order, "abcd")
+    gevent.kill(waiting)
+    holder.kill(block=False)
+    gevent.kill(chosen)
+    gevent.joinall([holder, chosen, waiting, last])
+    assert order[0] == "a" and order[-1] == "d"
+    with lock.hold("e"):
+        pass
+
+
+# Places
+
+Take = Callable[[str], ConnectionSlot]
+
+
+@pytest.fixture
+def crowd() -> ConnectionSlots:
+    return ConnectionSlots(lambda: 8)
+
+
+@pytest.fixture
+def take(crowd: ConnectionSlots) -> Take:
+    def take(owner: str) -> ConnectionSlot:
+        place = crowd.take(owner)
+        assert place is not None
+        place.greenlet = gevent.spawn(gevent.sleep, 3600)
+        gevent.sleep(0)
+        return place
+
+    return take
+
+
+def alive(place: ConnectionSlot) -> bool:
+    gevent.sleep(0)
+    gevent.sleep(0)
+    return not place.greenlet.dead
+
+
+@pytest.mark.parametrize(
+    ("flood", "operator"),
+    [("uid 65534", "uid 0"), ("192.0.2.7", "198.51.100.2"), ("192.0.2.7", "uid 0"), ("192.0.2.7", "192.0.2.8")],
+)
+def test_a_source_that_comes_all_the_time_crowds_out_itself(take: Take, flood: str, operator: str) -> None:
+    before = take(operator)
+    for _ in range(20):
+        take(flood)
+    after = take(operator)
+    for _ in range(100):
+        newest = take(flood)
+    assert alive(before) and alive(after) and alive(newest)
+
+
+def test_the_addresses_of_one_network_count_as_one_where_another_network_needs_room(take: Take) -> None:
+    operator = take("198.51.100.2")
+    for number in range(200):
+        take(f"192.0.2.{number}")
+    assert alive(operator)
+
+
+def test_the_oldest_of_a_source_goes_but_one_that_has_spoken_after_the_silent(take: Take) -> None:
+    places = [take("192.0.2.7") for _ in range(8)]
+    places[0].active = True
+    take("192.0.2.7")
+    assert [alive(place) for place in places] == [True, False, *[True] * 6]
+    for _ in range(6):
+        take("192.0.2.7")
+    assert alive(places[0])
+
+
+def test_a_place_that_is_kept_is_never_taken_and_without_another_there_is_none(
+    crowd: ConnectionSlots, take: Take
+) -> None:
+    kept = [take("192.0.2.7") for _ in range(7)]
+    for place in kept:
+        place.protected = True
+    strangers = [take(f"uid {number}") for number in range(50)]
+    assert all(map(alive, kept)) and [alive(stranger) for stranger in strangers].count(True) == 1
+    strangers[-1].protected = True
+    assert crowd.take("198.51.100.2") is None
+    crowd.give_back(kept[0])
+    assert crowd.take("198.51.100.2") is not None
+
+
+def test_where_every_stranger_has_a_network_of_its_own_a_source_that_had_logged_in_stays(
+    crowd: ConnectionSlots, take: Take
+) -> None:
+    earlier = take("198.51.100.2")
+    earlier.protected = True
+    crowd.give_back(earlier)
+    again = take("198.51.100.2")
+    for number in range(200):
+        take(f"10.1.{number}.1")
+    assert alive(again)
+
+
+def test_a_place_that_was_given_back_is_free_and_may_be_given_back_again(crowd: ConnectionSlots, take: Take) -> None:
+    places = [take("uid 0") for _ in range(8)]
+    for _ in range(2):
+        crowd.give_back(places[3])
+    assert len(crowd) == 7
+    take("uid 1")
+    assert len(crowd) == 8 and alive(places[0])
