@@ -22,7 +22,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["l2tpns", "l2tpns.*"]),
-    package_data={"l2tpns": ["py.typed", "radius/dictionary*", "dataplane/fastpath/*.o", "monitoring/status.*"]},
+    package_data={"l2tpns": ["py.typed", "dataplane/fastpath/*.o", "monitoring/status.*"]},
     entry_points={"console_scripts": SCRIPTS},
     # Each range starts at the release that was measured and ends before the one that may break its interface.
     install_requires=[

@@ -11,8 +11,9 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -37,7 +38,8 @@ from l2tpns.nsctl.server import NsctlServer
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.secrets_file import SecretsBackend
-from l2tpns.radius.types import Backend, RadiusSettings
+from l2tpns.radius.settings import RadiusSettings
+from l2tpns.radius.types import Backend
 from l2tpns.runtime import files, process
 from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.clock import elapsed, moment
@@ -52,6 +54,7 @@ from l2tpns.server import Server
 from l2tpns.state.records import Replay
 from l2tpns.state.restore import Resumed, resume
 from l2tpns.state.store import StateStore
+from l2tpns.subscriber import usage_files
 from l2tpns.subscriber.pool import Layout, Pool, read_layout
 from l2tpns.system import cleanup, privileges
 from l2tpns.system.firewall import Firewall, keep_table_list, lock_file
@@ -84,7 +87,9 @@ class Daemon:
         self.log = Log(self.config.log_file, self.config.debug, detached=options.detach)
         self.log.open_audit(self.config.audit_file)
         self.logger = self.log.get()
-        self.configurator = Configurator(options, reading, self.log, self.apply, self.read_pool, self.take_pool)
+        self.configurator = Configurator(
+            options, reading, self.log, self.apply, self.prepare_pool, usage_files.unusable
+        )
         self.counters = Counters()
         self.awake = AwakeClock()
         self.signals: Queue[int | ConfigError | ReportError] = Queue()  # or why the server cannot go on
@@ -186,6 +191,10 @@ class Daemon:
             own.add(config.main_address)
         return read_layout(self.files.pool, own)
 
+    def prepare_pool(self, config: Config) -> Callable[[], None]:
+        """Read the addresses of a configuration. Return a function that adopts them. Raises ConfigError."""
+        return partial(self.take_pool, self.read_pool(config))
+
     def spool_directory(self) -> Path:
         """Return where accounting records wait for a server."""
         return Path(self.config.spool_dir or process.state_directory() / "spool")
@@ -210,7 +219,7 @@ class Daemon:
         """Start every part, in order. Raises ConfigError; `stop` then stops those that were built."""
         config = self.config
         self.logger.info("starting", version=__version__, config=str(self.options.config), pid=os.getpid())
-        self.configurator.doubts()
+        self.configurator.config_warnings()
         if not process.kernel_forwards():
             self.logger.warning(
                 "ip_forward_off", why=f"{process.IP_FORWARD} is 0: subscribers reach nobody but this machine"

@@ -1,11 +1,11 @@
-"""Packet filters: named access lists, as 2.4.1's startup-config(5) writes them, and their verdict on an IPv4 packet.
+"""Packet filters: named access lists, in the language of 2.4.1's startup-config(5), and their verdict on a packet.
 
     ip access-list standard|extended NAME
      permit|deny SOURCE [DESTINATION]                                          standard
      permit|deny ip|tcp|udp|icmp SOURCE [PORTS] DESTINATION [PORTS] [FLAGS]    extended
 
-The first rule that matches decides; a packet that none matches is dropped. Pure, and without memory: `established`
-looks at the TCP flags only. Which session has which filter is policy/filters.py's.
+The first rule that matches decides; a packet that none matches is dropped. Stateless: `established` looks at the TCP
+flags only. policy/filters.py assigns filters to sessions.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _NAME = re.compile(r"[A-Za-z0-9_.:+@/=-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """Addresses that agree with `address` in the bits of `mask`; all others of `address` are zero."""
+    """Addresses that are equal to `address` in the bits of `mask`; its other bits are zero."""
 
     address: int = 0
     mask: int = 0
 
     @classmethod
     def matching(cls, address: int, wildcard: int) -> Hosts:
-        """As written: the bits of `wildcard` do not matter."""
+        """Return the hosts of a rule: the bits of `wildcard` do not matter."""
         mask = ALL & ~wildcard
         return cls(address & mask, mask)
 
@@ -114,15 +114,15 @@ class Rule:
 
     @property
     def looks_deeper(self) -> bool:
-        """Whether it asks about octets behind the IP header, which only the first fragment has."""
+        """Return whether the rule looks at octets behind the IP header, which only the first fragment has."""
         return self.source_ports is not None or self.destination_ports is not None or self.flags is not None
 
     def needs(self) -> int:
-        """The octets behind the IP header that it must see."""
+        """Return how many octets behind the IP header the rule looks at."""
         return _FLAGS_AT + 1 if self.flags is not None else _PORTS.size
 
     def holds_deeper(self, packet: bytes, start: int) -> bool:
-        """Ports and flags of a packet that has them."""
+        """Return whether ports and flags match, in a packet that has them."""
         source, destination = _PORTS.unpack_from(packet, start)
         return (
             (self.source_ports is None or self.source_ports.holds(source))
@@ -131,7 +131,7 @@ class Rule:
         )
 
     def text(self, extended: bool) -> str:
-        """The line, which parse_rule reads back."""
+        """Return the line, which parse_rule reads back."""
         words: list[object] = ["permit" if self.permit else "deny"]
         if not extended:
             words += [self.source] if self.destination == Hosts() else [self.source, self.destination]
@@ -150,13 +150,13 @@ class AccessList:
     rules: tuple[Rule, ...] = ()
 
     def permits(self, packet: bytes) -> bool:
-        """The verdict on a whole IPv4 packet; what is none, or cannot be judged, is not permitted."""
+        """Return the verdict on a whole IPv4 packet. One that is malformed or too short to judge is not permitted."""
         if len(packet) < 20 or packet[0] >> 4 != 4:
             return False
         offset, protocol, source, destination = _IP.unpack_from(packet)
         offset &= _OFFSET
         if offset == 1 and protocol == TCP:
-            return False  # RFC 1858 3.2.2: it could replace the flags that the first fragment showed us
+            return False  # RFC 1858 3.2.2: it could overwrite the flags of the first fragment
         for rule in self.rules:
             if (
                 source & rule.source.mask != rule.source.address
@@ -165,8 +165,8 @@ class AccessList:
             ):
                 continue
             if offset:
-                # Ports are in the first fragment only, and without that one the others are of no use to anybody: so
-                # a permit goes for them too, and a deny leaves them to the rules that follow.
+                # Only the first fragment has ports, and without it the others are useless: so a permit applies to them
+                # too, and a deny leaves them to the rules that follow.
                 if rule.permit or not rule.looks_deeper:
                     return rule.permit
             elif rule.looks_deeper:
@@ -180,15 +180,15 @@ class AccessList:
         return False
 
     def plus(self, rule: Rule) -> AccessList:
-        """With this rule at its end."""
+        """Return the list with this rule at its end."""
         return replace(self, rules=(*self.rules, rule))
 
     def minus(self, rule: Rule) -> AccessList:
-        """Without rules that say the same; equal to this one if it has none."""
+        """Return the list without rules equal to this one."""
         return replace(self, rules=tuple(other for other in self.rules if other != rule))
 
     def lines(self) -> list[str]:
-        """The block in the configuration, which reads back to the same."""
+        """Return the block in the configuration, which reads back to the same."""
         head = f"ip access-list {'extended' if self.extended else 'standard'} {self.name}"
         return [head, *(f" {rule.text(self.extended)}" for rule in self.rules)]
 
@@ -197,17 +197,17 @@ class AccessList:
 
 
 def parse_head(words: Sequence[str]) -> tuple[str, bool]:
-    """(name, whether extended) of what follows `ip access-list`. Raises ConfigError."""
+    """Parse what follows `ip access-list`. Return the name, and True for an extended list. Raises ConfigError."""
     if len(words) != 2 or words[0] not in ("standard", "extended"):
         raise ConfigError("Usage: ip access-list standard|extended NAME")
     if not _NAME.fullmatch(words[1]):
         what = "it must be at most 64 letters, digits and _ . : + @ / = -"
-        raise ConfigError(f'"{printable(words[1])}" is no name of an access-list: {what}')
+        raise ConfigError(f'"{printable(words[1])}" is not the name of an access-list: {what}')
     return words[1], words[0] == "extended"
 
 
 def parse_rule(words: Sequence[str], extended: bool) -> Rule:
-    """A `permit` or `deny` line. Raises ConfigError saying what would be right, and where."""
+    """Parse a `permit` or `deny` line. Raises ConfigError with what is expected, and where."""
     line = _Line(words)
     permit = line.choose("permit", "deny") == "permit"
     if not extended:
@@ -250,7 +250,7 @@ class _Line:
         return word
 
     def wrong(self, expected: str) -> ConfigError:
-        """About the word that comes next."""
+        """Return an error about the next word."""
         before = printable(" ".join(self._words[: self._at]))
         given = "the line ends" if self.is_over else f'"{printable(self._words[self._at])}" will not do'
         return ConfigError(f"after `{before}`: {given}: it must be {expected}" if before else f"{given}: {expected}")

@@ -1,8 +1,8 @@
 """The configuration file: a list of commands of the console, read whole and checked whole before anything is used.
 
 `set VARIABLE VALUE`, `load plugin "NAME"` and `ip access-list` with the rules below it; lines that begin with `#` or
-`!` are comments. What l2tpns 2.4.1 has and we do not is named in a warning and passed over, so that an operator's
-startup-config loads; any other word is an error. config/settings.py declares the variables, config/access_list.py the
+`!` are comments. A command or variable of l2tpns 2.4.1 that is not supported is ignored with a warning, so that an
+operator's startup-config loads; any other word is an error. settings.py declares the variables, access_list.py the
 rules.
 """
 
@@ -20,17 +20,17 @@ from l2tpns.errors import ConfigError, refused
 from l2tpns.runtime.text import printable, quote, unknown_word
 from l2tpns.runtime.text_file import is_utf_8, oddity, read_lines
 
-_MOST_ERRORS = 20  # of one file, that are told at once
+_MAX_ERRORS = 20  # reported of one file
 
 _IPV6 = "IPv6 for subscribers comes with a later release"
 _DAE = "CoA and Disconnect come with a later release"
 _CLUSTER = "clustering comes with a later release, in another form"
-_ROUTING = "routes are announced by a routing daemon, from the kernel's table"
-_LAC = "subscribers are not passed on to other servers yet"
-_PPPOE = "there is no PPPoE server here: let the LAC do it"
-_NEEDLESS = "it is not needed here"
+_ROUTING = "a routing daemon announces the routes, from the kernel's table"
+_LAC = "forwarding of sessions to other servers comes with a later release"
+_PPPOE = "this server has no PPPoE: the LAC terminates it"
+_NEEDLESS = "not needed"
 
-# Variables of 2.4.1 that mean nothing here, and what to tell the operator of each.
+# Variables of 2.4.1 that are ignored, each with the reason for the warning.
 IGNORED: Mapping[str, str] = {
     "bind_address_remotelns": _LAC,
     "bind_portremotelns": _LAC,
@@ -58,13 +58,13 @@ IGNORED: Mapping[str, str] = {
     "pppoe_service_name": _PPPOE,
     "primary_ipv6_dns": _IPV6,
     "radius_dae_port": _DAE,
-    "random_device": "random numbers are always the kernel's",
+    "random_device": "random numbers always come from the kernel",
     "scheduler_fifo": "use the service manager to set the scheduling class",
     "secondary_ipv6_dns": _IPV6,
     "send_garp": _CLUSTER,
 }
 
-# Commands of 2.4.1 that open a block or stand alone, the words that lines of their block begin with, and what to tell.
+# Commands of 2.4.1 that are ignored: the command, the first words of the lines of its block, and the reason.
 _IGNORED_COMMANDS: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
     (("router", "bgp"), ("neighbour", "neighbor", "no", "exit"), _ROUTING),
     (("setforward",), (), _LAC),
@@ -75,8 +75,7 @@ _PLUGIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What a file says: the variables it sets, plugins in order and the variables that are theirs to check, filters by
-    name, and what was passed over."""
+    """The contents of a file: variables, plugins in order, their variables (which they check), filters by name."""
 
     path: str
     values: Mapping[str, Any]
@@ -101,20 +100,20 @@ class Files:
 
 
 def parse_file(path: str | Path) -> Parsed:
-    """Read a file; ConfigError tells of each line that is wrong, by file, line and variable."""
+    """Read a file. Raises ConfigError with every wrong line, by file, line and variable."""
     try:
         lines = read_lines(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except OSError as error:
         raise refused(error.errno, f"{path}: {error.strerror}") from None
-    # A secret may hold octets that are no UTF-8; they come back as they were.
+    # A secret may have octets that are not UTF-8: they are kept.
     return _parse((line.text for line in lines), str(path))
 
 
 def parse_text(text: str, path: str = "configuration") -> Parsed:
-    """As parse_file, of a file's text."""
-    # Only a newline ends a line: str.splitlines would also split at characters that a secret may hold.
+    """Read the text of a file, as parse_file does."""
+    # Only a newline ends a line: str.splitlines would also split at characters that a secret may have.
     return _parse((line.removesuffix("\r") for line in text.split("\n")), path)
 
 
@@ -128,22 +127,22 @@ def _parse(lines: Iterable[str], path: str) -> Parsed:
         except ConfigError as error:
             errors.append(f"{path}:{number}: {error}" + (f"; the line {odd}" if odd else ""))
         else:
-            reader.told += [f"the line {odd}"] if odd else []
-        for warning in reader.told:
+            reader.notes += [f"the line {odd}"] if odd else []
+        for warning in reader.notes:
             reader.warnings.append(f"{path}:{number}: {warning}")
-        reader.told.clear()
+        reader.notes.clear()
     if errors:
-        more = [f"{path}: and {len(errors) - _MOST_ERRORS} more"] if len(errors) > _MOST_ERRORS else []
-        raise ConfigError("\n".join(errors[:_MOST_ERRORS] + more))
+        more = [f"{path}: and {len(errors) - _MAX_ERRORS} more"] if len(errors) > _MAX_ERRORS else []
+        raise ConfigError("\n".join(errors[:_MAX_ERRORS] + more))
     return Parsed(
         path, reader.values, tuple(reader.plugins), reader.plugin_settings, reader.filters, tuple(reader.warnings)
     )
 
 
 def make_config(parsed: Parsed, overrides: Mapping[str, Any] | None = None) -> Config:
-    """The configuration that a file makes, `overrides` (the command line's) going before it. Checked as a whole.
+    """Return the configuration of a file, with `overrides` from the command line. Raises ConfigError.
 
-    A variable that the file does not name has its default: for a reload, `running.take(make_config(...))`.
+    A variable that the file does not name has its default, also at a reload.
     """
     blocks = {"plugins": parsed.plugins, "plugin_settings": parsed.plugin_settings, "filters": parsed.filters}
     config = Config(**{**parsed.values, **blocks, **(overrides or {})})
@@ -155,11 +154,11 @@ def make_config(parsed: Parsed, overrides: Mapping[str, Any] | None = None) -> C
 
 
 def running_config(config: Config) -> str:
-    """The configuration as a file that reads back to the same: `show running-config`, `write memory`."""
+    """Return a configuration as a file, for `show running-config` and `write memory`."""
     lines = ["# Current configuration:"]
     lines += [SETTINGS[f.name].line(getattr(config, f.name)) for f in fields(config) if f.name in SETTINGS]
     lines += ["# Plugins", *(f"load plugin {quote(name)}" for name in config.plugins)]
-    settings = config.plugin_settings.items()  # of a plugin that was removed they would be read as a mistake
+    settings = config.plugin_settings.items()  # those of a removed plugin would be refused
     lines += [f"set {name} {quote(text)}" for name, text in settings if owner(name, config.plugins)]
     if config.filters:
         lines += ["# Packet filters", *(line for filter in config.filters.values() for line in filter.lines())]
@@ -167,17 +166,17 @@ def running_config(config: Config) -> str:
 
 
 def owner(variable: str, plugins: Iterable[str]) -> str:
-    """Which plugin's variable this can be: its name begins with the plugin's and an underscore. Empty: nobody's."""
+    """Return the plugin whose name and an underscore this variable begins with, or an empty string."""
     return max((plugin for plugin in plugins if variable.startswith(f"{plugin}_")), key=len, default="")
 
 
 def default_config(directory: str | Path) -> Path:
-    """The configuration of a directory: ours, else that of 2.4.1."""
+    """Return the configuration file of a directory, by its name here, else by that of 2.4.1."""
     return _first(Path(directory), "l2tpns.cfg", "startup-config")
 
 
 def find_files(config_path: str | Path) -> Files:
-    """The files beside a configuration: by our name, else by that of 2.4.1."""
+    """Return the files beside a configuration, by their names here, else by those of 2.4.1."""
     path = Path(config_path)
     return Files(
         config=path,
@@ -188,7 +187,7 @@ def find_files(config_path: str | Path) -> Files:
 
 
 def split_words(line: str) -> list[str]:
-    """The words of a line; one between quotation marks may hold spaces, and `\\"` and `\\\\`."""
+    """Return the words of a line. One in quotation marks may have spaces, and `\\"` and `\\\\`. Raises ConfigError."""
     words: list[str] = []
     position = 0
     while match := _WORD.match(line, position):
@@ -214,7 +213,7 @@ _WORD = re.compile(
 
 
 class _Reader:
-    """Takes a file line by line."""
+    """What was read of a file so far."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -222,9 +221,9 @@ class _Reader:
         self.plugin_settings: dict[str, str] = {}
         self.filters: dict[str, AccessList] = {}
         self.warnings: list[str] = []
-        self.told: list[str] = []  # warnings of the line at hand
-        self._block: tuple[str, ...] = ()  # how lines of the ignored block we are in begin
-        self._filter: AccessList | None = None  # whose block we are in
+        self.notes: list[str] = []  # warnings of the current line
+        self._block: tuple[str, ...] = ()  # first words of the lines of the current block, if it is ignored
+        self._filter: AccessList | None = None  # the access list of the current block
 
     def line(self, line: str) -> None:
         if not line.strip() or line.lstrip()[0] in "#!":
@@ -258,12 +257,12 @@ class _Reader:
             raise ConfigError(f"Usage: set <variable> <value>{hint}")
         name, value = words
         if name in IGNORED:
-            self.told.append(f"{name} is ignored: {IGNORED[name]}")
+            self.notes.append(f"{name} is ignored: {IGNORED[name]}")
             return
         if name not in SETTINGS and owner(name, self.plugins):
-            self.plugin_settings[name] = value  # it is the plugin's to say what will do
+            self.plugin_settings[name] = value  # the plugin checks the value
             if not is_utf_8(value) and not name.endswith(("password", "secret")):
-                self.told.append(f"{name} is not UTF-8: the plugin gets octets")
+                self.notes.append(f"{name} is not UTF-8: the plugin gets octets")
             return
         if name not in SETTINGS:
             raise ConfigError(unknown_word("variable", name, (*SETTINGS, *IGNORED)))
@@ -278,15 +277,15 @@ class _Reader:
         name = words[1]
         if not _PLUGIN_NAME.fullmatch(name):
             raise ConfigError(
-                f'load plugin: "{printable(name)}" is no name of a plugin: give it without path and ending'
+                f'load plugin: "{printable(name)}" is not the name of a plugin: give it without path and ending'
             )
         if name in self.plugins:
-            self.told.append(f"plugin {name} is loaded already")
+            self.notes.append(f"plugin {name} is loaded already")
         else:
             self.plugins.append(name)
 
     def _access_list(self, words: list[str]) -> None:
-        """The lines that follow are its rules; a name that is known already goes on where it ended."""
+        """Begin a block of rules. A name that is known already is continued."""
         self._block = ("permit", "deny", "no", "exit")  # if the head is refused, its rules are not refused one by one
         name, extended = parse_head(words)
         known = self.filters.setdefault(name, AccessList(name, extended))
@@ -297,7 +296,7 @@ class _Reader:
     def _no_access_list(self, words: list[str]) -> None:
         name, _ = parse_head(words)
         if self.filters.pop(name, None) is None:
-            self.told.append(f"no ip access-list: there is no {name} so far")
+            self.notes.append(f"no ip access-list: there is no {name} so far")
 
     def _rule(self, words: list[str]) -> None:
         inside = self._inside(words[0])
@@ -309,7 +308,7 @@ class _Reader:
         rule = parse_rule(words, inside.extended)
         fewer = inside.minus(rule)
         if fewer == inside:
-            self.told.append(f"no {words[0]}: {inside.name} has no such rule so far")
+            self.notes.append(f"no {words[0]}: {inside.name} has no such rule so far")
         self._filter = self.filters[inside.name] = fewer
 
     def _inside(self, word: str) -> AccessList:
@@ -320,7 +319,7 @@ class _Reader:
     def _ignore(self, words: list[str]) -> None:
         for command, block, why in _IGNORED_COMMANDS:
             if tuple(words[: len(command)]) == command:
-                self.told.append(f"{' '.join(command)} is ignored: {why}")
+                self.notes.append(f"{' '.join(command)} is ignored: {why}")
                 self._block = block
                 return
         raise ConfigError(
@@ -329,7 +328,7 @@ class _Reader:
 
 
 def _first(directory: Path, ours: str, theirs: str) -> Path:
-    """The file by our name, unless only the other is there."""
+    """Return the file by its name here, unless only the other exists."""
     if not (directory / ours).exists() and (directory / theirs).exists():
         return directory / theirs
     return directory / ours

@@ -1,7 +1,7 @@
-"""The configuration of a running server: read from the file and checked whole, then taken up; variables set live.
+"""The configuration of a running server: the file read, checked whole and adopted; variables set at the console.
 
-One Config object is changed in place, so that everybody who holds it sees the change; whoever keeps a copy is told by
-`apply`. What is refused leaves everything as it was. Which variable means what is config.py's.
+One Config object is changed in place, so that all parts that hold it see the change; `apply` tells those that keep a
+copy. A change that is refused leaves everything as it was. The variables are declared in settings.py.
 """
 
 from __future__ import annotations
@@ -16,19 +16,15 @@ from gevent.lock import RLock
 
 from l2tpns.config import file as configfile
 from l2tpns.config.settings import SETTINGS, Config
-from l2tpns.config.value_types import Effect, Setting
+from l2tpns.config.value_types import Affects, Effect, Setting
 from l2tpns.errors import ConfigError
 from l2tpns.runtime import files
 from l2tpns.runtime.log import Log
-from l2tpns.subscriber.pool import Layout
-from l2tpns.subscriber.usage_files import unusable
-
-RADIUS_VARIABLES = ("radius", "bind_address", "bind_multi_address", "hostname")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The command line; it goes before the file."""
+    """The command line; it overrides the file."""
 
     config: Path
     detach: bool = False
@@ -37,7 +33,7 @@ class Options:
     address: str | None = None
 
     def overrides(self) -> dict[str, Any]:
-        """Variables set on the command line. Raises ConfigError."""
+        """Return the variables set on the command line. Raises ConfigError."""
         found: dict[str, Any] = {}
         for option, name, text in (("-h", "hostname", self.hostname), ("-a", "bind_address", self.address)):
             if text is not None:
@@ -50,7 +46,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A file that was read: what it makes, what it warns of, its own words for what the command line goes before."""
+    """A file that was read: its configuration, its warnings, and its own values where the command line overrides."""
 
     config: Config
     warnings: tuple[str, ...]
@@ -69,7 +65,7 @@ def read(options: Options) -> Reading:
 
 
 def _places(config: Config, config_file: Path) -> list[tuple[str, Path]]:
-    """Directories that we write to, by the variable that names them."""
+    """Return the directories that the server writes to, by the variable that names them."""
     log_file = config.log_file.removeprefix("file:")
     named = {"audit_file": config.audit_file, "pid_file": config.pid_file}
     if not config.log_file.startswith(("syslog:", "/dev/")):
@@ -84,9 +80,10 @@ def _places(config: Config, config_file: Path) -> list[tuple[str, Path]]:
 class Configurator:
     """Changes `config`, one change at a time.
 
-    `apply(radius)` hands on what it says now, `radius` when that may concern RADIUS; it raises ConfigError when nobody
-    could log in. `read_pool` makes the addresses that go with a configuration (or ConfigError), `take_pool` gives them
-    out.
+    `apply(radius)` passes the configuration on, to RADIUS too if `radius` is set; it raises ConfigError when no
+    subscriber could log in. `prepare` checks what a configuration names outside itself, the pool of addresses; it
+    raises ConfigError, or returns a function that adopts it. `check_usage_directory` returns why usage files cannot be
+    written to a directory, or an empty string.
     """
 
     def __init__(
@@ -95,8 +92,8 @@ class Configurator:
         reading: Reading,
         log: Log,
         apply: Callable[[bool], None],
-        read_pool: Callable[[Config], Layout],
-        take_pool: Callable[[Layout], None],
+        prepare: Callable[[Config], Callable[[], None]],
+        check_usage_directory: Callable[[str], str],
     ) -> None:
         self.config = reading.config
         self.warnings = reading.warnings
@@ -106,26 +103,29 @@ class Configurator:
         self._changing = RLock()  # the console and HUP may come together
         self._log = log
         self._apply = apply
-        self._read_pool = read_pool
-        self._take_pool = take_pool
+        self._prepare = prepare
+        self._check_usage_directory = check_usage_directory
 
     def intended(self) -> Config:
-        """As `write memory` writes it: with what waits for a restart, without what the command line has put over it."""
+        """Return what `write memory` writes: with changes that wait for a restart, without the command line."""
         return replace(self.config, **{**self._pending, **self._in_file})
 
-    def doubts(self) -> tuple[str, ...]:
-        """At the start: what stands in the file and will not do what it says, into the log."""
-        return self._doubts(self.warnings, self.config)
+    def config_warnings(self) -> tuple[str, ...]:
+        """Log, at the start, what is in the file and has no effect or is unsafe. Return the same as text."""
+        return self._config_warnings(self.warnings, self.config)
 
     # Changes
 
     def reload(self) -> tuple[str, ...]:
-        """Go by the file from now on; what there is to say. ConfigError when it is refused, nothing being changed."""
+        """Read the file and adopt it. Return what the operator should know.
+
+        Raises ConfigError when the file is refused; then nothing has changed.
+        """
         with self._changing:
             self._log.reopen()
             reading = read(self._options)
             config = reading.config
-            layout = self._read_pool(config)
+            adopt_others = self._prepare(config)
             pending = {}
             for name in self.config.differences(config):
                 if name in SETTINGS and SETTINGS[name].effect is Effect.RESTART:
@@ -133,17 +133,20 @@ class Configurator:
                     config = replace(config, **{name: getattr(self.config, name)})
             changed = self._adopt(config, radius=True)
             self._pending, self._in_file = pending, reading.in_file
-            self._take_pool(layout)
-            told = self._doubts(reading.warnings, reading.config)
+            adopt_others()
+            notes = self._config_warnings(reading.warnings, reading.config)
             log = self._log.get()
             for name in pending:
                 log.warning("setting_needs_restart", variable=name)
-                told += (f"{name} takes effect {Effect.RESTART.value}",)
+                notes += (f"{name} takes effect {Effect.RESTART.value}",)
             log.info("reloaded", changed=list(changed))
-            return (*told, f"Changed: {', '.join(changed) or 'nothing'}")
+            return (*notes, f"Changed: {', '.join(changed) or 'nothing'}")
 
     def assign(self, name: str, text: str) -> tuple[Setting, tuple[str, ...]]:
-        """Set one variable, as the console does; what there is to say. ConfigError leaves everything as it was."""
+        """Set one variable, as the console does. Return its declaration and what the operator should know.
+
+        Raises ConfigError when the value is refused; then nothing has changed.
+        """
         with self._changing:
             before = self.intended()
             trial = replace(before)
@@ -152,17 +155,17 @@ class Configurator:
             if setting.effect is Effect.RESTART:
                 self._pending[name] = value
             else:
-                radius = any(word in name for word in RADIUS_VARIABLES)
-                self._adopt(replace(self.config, **{name: value}), radius=radius)
+                self._adopt(replace(self.config, **{name: value}), radius=Affects.RADIUS in setting.affects)
             self._in_file.pop(name, None)
             known = before.without_effect()
-            new = [doubt for doubt in trial.without_effect() if doubt[0] == name or doubt not in known]
-            return setting, self._say_without_effect(new)
+            new = [pair for pair in trial.without_effect() if pair[0] == name or pair not in known]
+            return setting, self._warn_without_effect(new)
 
     def _adopt(self, config: Config, *, radius: bool) -> tuple[str, ...]:
-        """Become as `config` and hand it on; the names that changed. ConfigError leaves everything as it was."""
+        """Copy `config` and pass it on. Return the names that changed. Raises ConfigError; then nothing has changed."""
         before = replace(self.config)
-        why = unusable(config.accounting_dir) if config.accounting_dir != before.accounting_dir else ""
+        moved = config.accounting_dir != before.accounting_dir
+        why = self._check_usage_directory(config.accounting_dir) if moved else ""
         if why:
             raise ConfigError(f"accounting_dir: no file could be written to {config.accounting_dir}: {why}")
         self._open_logs(before, config)
@@ -171,14 +174,14 @@ class Configurator:
             self._apply(radius)
         except Exception:
             self.config.take(before)
-            with suppress(ConfigError):  # it was the secrets file: those that were read before still hold
+            with suppress(ConfigError):  # of the secrets file: the secrets that were read before stay
                 self._apply(radius)
             self._open_logs(config, before)
             raise
         return changed
 
     def _open_logs(self, before: Config, config: Config) -> None:
-        """Log and audit log go on where `config` says. ConfigError leaves both where they are."""
+        """Move the log and the audit log to where `config` says. Raises ConfigError; then both stay where they are."""
         if config.audit_file != before.audit_file:
             self._log.open_audit(config.audit_file)
         if config.log_file != before.log_file:
@@ -188,38 +191,38 @@ class Configurator:
                 self._log.open_audit(before.audit_file)
                 raise
 
-    # What there is to say
+    # Warnings
 
-    def _doubts(self, warnings: tuple[str, ...], config: Config) -> tuple[str, ...]:
+    def _config_warnings(self, warnings: tuple[str, ...], config: Config) -> tuple[str, ...]:
         log = self._log.get()
         for warning in warnings:
             log.warning("config_ignored", why=warning)
-        told = (*warnings, *self._say_without_effect(config.without_effect()))
-        why = unusable(config.accounting_dir)
+        notes = (*warnings, *self._warn_without_effect(config.without_effect()))
+        why = self._check_usage_directory(config.accounting_dir)
         if why:
             log.error("usage_file_failed", path=config.accounting_dir, why=why)
-            told += (f"accounting_dir: no file can be written to {config.accounting_dir}: {why}",)
-        return (*told, *self._say_unsafe(config))
+            notes += (f"accounting_dir: no file can be written to {config.accounting_dir}: {why}",)
+        return (*notes, *self._warn_unsafe(config))
 
-    def _say_unsafe(self, config: Config) -> tuple[str, ...]:
-        """Directories in which others decide what stands where we write, and secrets that everybody can read."""
-        log, told = self._log.get(), []
+    def _warn_unsafe(self, config: Config) -> tuple[str, ...]:
+        """Log directories in which other users can replace what the server writes, and secrets that all can read."""
+        log, notes = self._log.get(), []
         for name, directory in _places(config, self._options.config):
             why = files.foreign(directory)
             if why:
                 log.warning("place_unsafe", variable=name, path=str(directory), why=why)
-                told.append(f"{name}: {why}")
+                notes.append(f"{name}: {why}")
         known = configfile.find_files(self._options.config)
-        # The secrets file says so itself where it is read: see radius/secrets_file.py.
+        # While the secrets file is in use, radius/secrets_file.py checks it.
         secret = [known.config] if config.secrets() else []
         for path in (*secret, known.users, *((known.secrets,) if config.radius_servers else ())):
             why = files.open_to_others(path)
             if why:
                 log.warning("secrets_readable", path=str(path), why=why)
-                told.append(why)
-        return tuple(told)
+                notes.append(why)
+        return tuple(notes)
 
-    def _say_without_effect(self, found: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    def _warn_without_effect(self, found: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> tuple[str, ...]:
         for name, why in found:
             self._log.get().warning("setting_without_effect", variable=name, why=why)
-        return tuple(f"{name} moves nothing: {why}" for name, why in found)
+        return tuple(f"{name} has no effect: {why}" for name, why in found)

@@ -1,7 +1,7 @@
 """The configuration: every variable of l2tpns.cfg, declared once, and what follows from several of them together.
 
-Reading and writing the file is config/file.py's; what a declaration means is in settings.py. The names are those of
-l2tpns 1.1 and 2.x, so that an operator's file loads; those after "ours" are new.
+file.py reads and writes the file; value_types.py says what a declaration is. Most names are those of l2tpns 1.1 and
+2.x, so that an operator's file loads.
 """
 
 # ruff: noqa: RUF009  (setting() makes a dataclass field, as dataclasses.field() does)
@@ -18,6 +18,7 @@ from l2tpns.config.access_list import AccessList
 from l2tpns.config.value_types import (
     Address,
     Addresses,
+    Affects,
     Bool,
     Choice,
     Effect,
@@ -34,11 +35,12 @@ from l2tpns.errors import ConfigError
 from l2tpns.runtime.text import unknown_word
 
 LIVE, NEW_SESSIONS, RESTART = Effect.LIVE, Effect.NEW_SESSIONS, Effect.RESTART
+RADIUS = Affects.RADIUS
 
-# IP, UDP, and the longest L2TP data header plus PPP that we add to a subscriber's packet: 20 + 8 + 6 + 4.
+# Octets added to a subscriber's packet: IP, UDP, the longest L2TP data header, PPP: 20 + 8 + 6 + 4.
 L2TP_OVERHEAD = 38
-PPPOE_MRU = 1492  # RFC 2516 section 7: most LACs have the subscriber on PPPoE
-DEFAULT_TUN_ADDRESS = IPv4Address("1.1.1.1")  # as ever, where the file names none
+PPPOE_MRU = 1492  # RFC 2516 7: most subscribers reach their LAC by PPPoE
+DEFAULT_TUN_ADDRESS = IPv4Address("1.1.1.1")  # as in l2tpns 1.1 and 2.x
 
 _ADDRESS = Address()
 _BOOL = Bool()
@@ -74,236 +76,319 @@ class RadiusServer:
 
 @dataclass(slots=True)
 class Config:
-    """All variables with their defaults; the names of `load plugin`, in order; the packet filters by name."""
+    """All variables; the names of `load plugin`, in order; the packet filters by name."""
 
     # The log
     debug: int = setting(
-        0, "how much is logged: 0 critical, 1 errors, 2 warnings, 3 a life's events, 4 calls, 5 packets", Integer(0, 5)
+        0,
+        "Amount of logging: 0 critical, 1 errors, 2 warnings, 3 events of tunnels and sessions, 4 calls, 5 packets",
+        Integer(0, 5),
     )
     log_file: str = setting(
         "",
-        "where the log goes: a path, `file:PATH` or `syslog:FACILITY`; nothing: standard output, with -d syslog:daemon",
+        "Log destination: path, `file:PATH` or `syslog:FACILITY` (default: standard output; with -d, `syslog:daemon`)",
         _LOG_FILE,
     )
     audit_file: str = setting(
-        "", "file that also tells who changed what, and alone who is intercepted; nothing: the log does", _PATH
+        "",
+        "Audit log file: changes with their operators; interception is recorded only there (default: the main log)",
+        _PATH,
     )
-    dump_speed: bool = setting(False, "log a line with the bandwidth each second", _BOOL)
+    dump_speed: bool = setting(False, "Log line with the bandwidth, each second", _BOOL)
 
     # The process
     hostname: str = setting(
-        "", "our name, in the prompt and in SCCRP; nothing: the machine's name", _NAME, NEW_SESSIONS
+        "",
+        "Name of this server, in the prompt and in SCCRP (default: the machine's name)",
+        _NAME,
+        NEW_SESSIONS,
+        affects=RADIUS,
     )
-    pid_file: str = setting("", "file that gets the process id at the start", _PATH, RESTART)
-    setuid: str = setting("0", "user to run as, by name or number; 0: stay root (docs/privileges.md)", User(), RESTART)
+    pid_file: str = setting("", "File for the process id, written at the start (default: none)", _PATH, RESTART)
+    setuid: str = setting("0", "User to run as, by name or number; 0: root (docs/privileges.md)", User(), RESTART)
     save_state: bool = setting(
         False,
-        "keep tunnels and sessions on disk, leave without a word at SIGTERM, and take them up at the start",
+        "Saving of tunnels and sessions on disk: SIGTERM leaves them up, the next start restores them",
         _BOOL,
     )
-    state_dir: str = setting("", "where they are kept; nothing: /var/lib/l2tpns/state", _PATH, RESTART)
+    state_dir: str = setting("", "Directory of the saved state (default: /var/lib/l2tpns/state)", _PATH, RESTART)
     state_max_age: int = setting(
-        300, "saved state of a server that has been away for longer is refused as a whole", _seconds(1, 86400), RESTART
+        300, "Maximum age of saved state; older state is refused as a whole", _seconds(1, 86400), RESTART
     )
     shutdown_timeout: int = setting(
-        20, "how long leaving may take: disconnects sent and accounting delivered", _seconds(0, 3600)
+        20, "Maximum time for a shutdown: disconnects sent, accounting delivered", _seconds(0, 3600)
     )
 
     plugin_dir: str = setting(
-        "", "where `load plugin` finds plugins; nothing: /usr/lib/l2tpns, or modules/ of a checkout", _PATH
+        "", "Directory of plugins for `load plugin` (default: /usr/lib/l2tpns, or modules/ of a checkout)", _PATH
     )
 
     # Addresses and listening
     bind_address: IPv4Address | None = setting(
         None,
-        "our address: default of iftun_address and peer_address, NAS-IP-Address; L2TP listens on all addresses",
+        "Main address of this server: NAS-IP-Address, and default of iftun_address and peer_address; "
+        "L2TP listens on all addresses (default: none)",
         _ADDRESS,
         RESTART,
+        affects=RADIUS,
     )
     bind_multi_address: tuple[IPv4Address, ...] = setting(
-        (), "several addresses to listen on; the first counts as bind_address and iftun_address", Addresses(), RESTART
+        (),
+        "Addresses to listen on; the first is also bind_address and iftun_address (default: all addresses)",
+        Addresses(),
+        RESTART,
+        affects=RADIUS,
     )
     multi_hostname: tuple[str, ...] = setting(
-        (), "our name on each of bind_multi_address, in the same order", Words(), NEW_SESSIONS
+        (),
+        "Host names of the addresses in bind_multi_address, in the same order (default: hostname)",
+        Words(),
+        NEW_SESSIONS,
     )
     iftun_address: IPv4Address | None = setting(
-        None, "address of the tun device; none: bind_address, else 1.1.1.1", _ADDRESS, RESTART
+        None, "Address of the TUN device (default: bind_address, else 1.1.1.1)", _ADDRESS, RESTART
     )
     tundevicename: str = setting(
-        "tun0", "name of the tun device", Text(15, r"[^\s/:%]+", "a name of an interface", octets=False), RESTART
+        "tun0", "Name of the TUN device", Text(15, r"[^\s/:%]+", "a name of an interface", octets=False), RESTART
     )
     peer_address: IPv4Address | None = setting(
-        None, "our address as subscribers see it (IPCP); none: bind_address", _ADDRESS, NEW_SESSIONS
+        None, "Address of this server in IPCP, as subscribers see it (default: bind_address)", _ADDRESS, NEW_SESSIONS
     )
     primary_dns: IPv4Address | None = setting(
-        None, "first name server given to subscribers, unless RADIUS names one", _ADDRESS, NEW_SESSIONS
+        None, "First name server for subscribers, if RADIUS names none (default: none)", _ADDRESS, NEW_SESSIONS
     )
-    secondary_dns: IPv4Address | None = setting(None, "second name server given to subscribers", _ADDRESS, NEW_SESSIONS)
+    secondary_dns: IPv4Address | None = setting(
+        None, "Second name server for subscribers, if RADIUS names none (default: none)", _ADDRESS, NEW_SESSIONS
+    )
     cli_bind_address: IPv4Address | None = setting(
         IPv4Address("127.0.0.1"),
-        "address that the console listens on; 0.0.0.0: all",
+        "Address of the console; 0.0.0.0: all addresses",
         _ADDRESS,
         RESTART,
     )
     cli_max_connections: int = setting(
         512,
-        "consoles at the same time; to admit one more, the source that has the most loses one that has not logged in",
+        "Maximum number of consoles; at the limit, the source with the most loses one that has not logged in",
         Integer(1, 1000),
     )
     cli_idle_timeout: int = setting(
-        600, "how long a console may be left alone before it is closed; 0: for ever", _seconds(0, 86400)
+        600, "Time without input after which a console is closed; 0: never", _seconds(0, 86400)
     )
 
     nsctl_bind_address: IPv4Address | None = setting(
         IPv4Address("127.0.0.1"),
-        "address that nsctl's port is open on, and 127.0.0.1 besides; other hosts need nsctl_secret; none: nowhere",
+        "Address of nsctl's port, besides 127.0.0.1; other hosts need nsctl_secret; 0.0.0.0: no port",
         _ADDRESS,
     )
-    nsctl_port: int = setting(1702, "and its UDP port", Integer(1, 65535))
+    nsctl_port: int = setting(1702, "UDP port of nsctl", Integer(1, 65535))
     nsctl_secret: str = setting(
         "",
-        "secret of the hosts that may use nsctl from elsewhere; nothing: only this machine",
+        "Shared secret for nsctl from other hosts (default: none, only this machine is answered)",
         Text(64, pattern=r"[ -~]{16,64}", example="at least 16 characters of ASCII, or nothing"),
         secret=True,
     )
 
     metrics_bind_address: IPv4Address | None = setting(
-        None, "address for metrics, health and the status page, such as 127.0.0.1; none: they are off", _ADDRESS
+        None,
+        "Address for metrics, health and the status page, such as 127.0.0.1 (default: none, they are off)",
+        _ADDRESS,
     )
-    metrics_port: int = setting(9701, "and their TCP port", Integer(1, 65535))
+    metrics_port: int = setting(9701, "TCP port for metrics, health and the status page", Integer(1, 65535))
     metrics_allowed_hosts: str = setting(
-        "", "names that may stand in the URL besides addresses, `localhost` and our own name", _HOST_NAMES
+        "",
+        "Host names allowed in the URL, besides addresses, `localhost` and this server's own name (default: none)",
+        _HOST_NAMES,
     )
 
     # L2TP
-    l2tp_secret: str = setting("", "secret shared with the LACs (RFC 2661 5.1.1)", _SECRET, NEW_SESSIONS, secret=True)
-    l2tp_challenge: bool = setting(False, "challenge the LACs too, where l2tp_secret is set", _BOOL, NEW_SESSIONS)
-    l2tp_hide_avps: bool = setting(False, "hide the AVPs that may be hidden (RFC 2661 4.3)", _BOOL, NEW_SESSIONS)
+    l2tp_secret: str = setting(
+        "", "Secret shared with the LACs, RFC 2661 5.1.1 (default: none)", _SECRET, NEW_SESSIONS, secret=True
+    )
+    l2tp_challenge: bool = setting(
+        False, "Authentication of the LACs too, if l2tp_secret is set (RFC 2661 5.1.1)", _BOOL, NEW_SESSIONS
+    )
+    l2tp_hide_avps: bool = setting(False, "Hiding of the AVPs that may be hidden (RFC 2661 4.3)", _BOOL, NEW_SESSIONS)
     l2tp_mtu: int = setting(
         1500,
-        "largest packet to and from LACs; the MRU is this less 38, 1492 at most",
+        "Maximum size of packets to and from LACs; the MRU is 38 less, at most 1492",
         Integer(576, 2600, "octets", clamp=True),
         NEW_SESSIONS,
     )
     hello_interval: int = setting(
-        60, "silence of a tunnel before a HELLO is sent (RFC 2661 5.5); 0: none", _seconds(0, 86400)
+        60, "Silence of a tunnel after which a HELLO is sent (RFC 2661 5.5); 0: never", _seconds(0, 86400)
     )
-    disable_sending_hello: bool = setting(False, "never send HELLO, for clients that choke on it", _BOOL)
+    disable_sending_hello: bool = setting(False, "Suppression of HELLO, for clients that do not support it", _BOOL)
     control_retries: int = setting(
         5,
-        "how often a control message is sent again before the tunnel is given up (RFC 2661 5.8)",
+        "Retransmissions of a control message before the tunnel is closed (RFC 2661 5.8)",
         Integer(1, 20),
         NEW_SESSIONS,
     )
     receive_window: int = setting(
-        32, "control messages a LAC may have on the way (RFC 2661 4.4.3)", Integer(1, 1024), NEW_SESSIONS
+        32,
+        "Control messages that a LAC may send without an acknowledgement (RFC 2661 4.4.3)",
+        Integer(1, 1024),
+        NEW_SESSIONS,
     )
     auth_tunnel_change_addr_src: bool = setting(
         False,
-        "follow a known tunnel to a new address or port of its LAC, as NAT may change it, "
-        "once the old one does not answer and the new one does",
+        "Move of a tunnel to a new address or port of its LAC, as after a NAT change, once the old one "
+        "does not answer and the new one does",
         _BOOL,
     )
     tunnel_idle_timeout: int = setting(
-        0, "how long a tunnel without sessions is kept; 0: for ever", _seconds(0, 2_592_000)
+        0, "Time without sessions after which a tunnel is closed; 0: never", _seconds(0, 2_592_000)
     )
     drop_tunnel_delay: int = setting(
         10,
-        "time between the CDNs to a dropped tunnel's sessions and its StopCCN",
+        "Delay between the CDNs and the StopCCN of a tunnel that is dropped",
         _seconds(0, 300),
     )
 
     # Limits
-    max_tunnels_per_lac: int = setting(1000, "tunnels from one address; 0: no limit but the next", Integer(0, 65535))
-    max_tunnels: int = setting(0, "tunnels in all; 0: no limit but the ids", Integer(0, 65535))
-    max_sessions: int = setting(0, "sessions in all; 0: no limit", _LIMIT)
+    max_tunnels_per_lac: int = setting(
+        1000, "Maximum number of tunnels from one address; 0: no limit besides max_tunnels", Integer(0, 65535)
+    )
+    max_tunnels: int = setting(0, "Maximum number of tunnels; 0: no limit besides the 65535 ids", Integer(0, 65535))
+    max_sessions: int = setting(0, "Maximum number of sessions; 0: no limit", _LIMIT)
     max_half_open_tunnels: int = setting(
-        500, "tunnels being set up, in all; for one more the oldest is forgotten", Integer(1, 65535)
+        500, "Maximum number of tunnels being set up; at the limit, a new one evicts the oldest", Integer(1, 65535)
     )
     max_half_open_per_lac: int = setting(
-        32, "tunnels being set up, from one address; for one more its oldest is forgotten", Integer(1, 65535)
+        32,
+        "Maximum number of tunnels being set up from one address; at the limit, a new one evicts its oldest",
+        Integer(1, 65535),
     )
     max_starting_calls: int = setting(
-        2000, "calls that are not online yet, in all; more get CDN 4", Integer(1, 10_000_000)
+        2000, "Maximum number of calls that are not online yet; more get CDN 4", Integer(1, 10_000_000)
     )
-    max_starting_per_lac: int = setting(1000, "calls that are not online yet, from one LAC", Integer(1, 10_000_000))
-    call_timeout: int = setting(30, "time for ICCN or OCCN to come after our reply", _seconds(1, 3600), NEW_SESSIONS)
+    max_starting_per_lac: int = setting(
+        1000, "Maximum number of calls that are not online yet, from one LAC; more get CDN 4", Integer(1, 10_000_000)
+    )
+    call_timeout: int = setting(
+        30, "Time limit for the LAC's ICCN or OCCN after the reply to its call", _seconds(1, 3600), NEW_SESSIONS
+    )
     login_timeout: int = setting(
-        60, "time from the call's set-up until the subscriber is online", _seconds(5, 3600), NEW_SESSIONS
+        60, "Time limit from the call's set-up until the subscriber is online", _seconds(5, 3600), NEW_SESSIONS
     )
 
     # PPP
-    ppp_restart_time: int = setting(3, "restart timer (RFC 1661 4.6)", _seconds(1, 60), NEW_SESSIONS)
+    ppp_restart_time: int = setting(3, "Restart timer (RFC 1661 4.6)", _seconds(1, 60), NEW_SESSIONS)
     ppp_max_configure: int = setting(
-        10, "requests sent without an answer (RFC 1661 4.6)", Integer(1, 100), NEW_SESSIONS
+        10, "Maximum number of requests without an answer (RFC 1661 4.6)", Integer(1, 100), NEW_SESSIONS
     )
-    ppp_max_failure: int = setting(5, "Configure-Naks before we reject (RFC 1661 4.6)", Integer(1, 100), NEW_SESSIONS)
-    ppp_keepalive: bool = setting(True, "no: send an LCP Echo each echo_timeout even while traffic flows", _BOOL)
-    echo_timeout: int = setting(10, "silence before an LCP Echo is sent; 0: none", _seconds(0, 86400))
-    idle_echo_timeout: int = setting(240, "silence before a session is given up; 0: never", _seconds(0, 86400))
-    proxy_lcp: bool = setting(True, "take over what the LAC negotiated (RFC 2661 4.4.5)", _BOOL, NEW_SESSIONS)
+    ppp_max_failure: int = setting(
+        5, "Maximum number of Configure-Naks before a Configure-Reject (RFC 1661 4.6)", Integer(1, 100), NEW_SESSIONS
+    )
+    ppp_keepalive: bool = setting(
+        True, "LCP Echo only in silence; no: each echo_timeout, even while traffic flows", _BOOL
+    )
+    echo_timeout: int = setting(
+        10, "Silence of a subscriber after which an LCP Echo is sent; 0: never", _seconds(0, 86400)
+    )
+    idle_echo_timeout: int = setting(
+        240, "Silence of a subscriber after which its session ends; 0: never", _seconds(0, 86400)
+    )
+    proxy_lcp: bool = setting(True, "Adoption of the LAC's LCP negotiation (RFC 2661 4.4.5)", _BOOL, NEW_SESSIONS)
     proxy_authentication: bool = setting(
-        True, "take over the name and password the LAC asked for (RFC 2661 4.4.5)", _BOOL, NEW_SESSIONS
+        True, "Adoption of the name and password that the LAC asked for (RFC 2661 4.4.5)", _BOOL, NEW_SESSIONS
     )
     chap_rechallenge: int = setting(
-        0, "time between CHAP challenges of a session that is online; 0: none", _seconds(0, 86400)
+        0, "Interval of CHAP challenges while a session is online; 0: none", _seconds(0, 86400)
     )
 
     # Users
-    allow_duplicate_users: bool = setting(False, "no: a new login ends the older session of the same name", _BOOL)
-    guest_account: tuple[str, ...] = setting((), "names that may be online many times", Words())
+    allow_duplicate_users: bool = setting(
+        False, "Several sessions of one name; no: a new login ends the older session", _BOOL
+    )
+    guest_account: tuple[str, ...] = setting((), "User names that may have several sessions (default: none)", Words())
     username_case: str = setting(
         "insensitive",
-        "whether Fred and fred are one user (insensitive) or two (sensitive), for duplicates, guest_account, the pool, "
-        "commands and plugins; only ASCII letters have a case",
+        "Case in user names, for duplicates, guest_account, the pool, commands and plugins; insensitive:"
+        " Fred and fred are one user; only ASCII letters have a case",
         Choice("insensitive", "sensitive"),
     )
     kill_timedout_sessions: bool = setting(
-        True, "end a session whose Access-Accept has a Session-Timeout of 0", _BOOL, NEW_SESSIONS
+        True, "End of a session whose Access-Accept has a Session-Timeout of 0", _BOOL, NEW_SESSIONS
     )
 
     # RADIUS
     primary_radius: IPv4Address | None = setting(
-        None, "first RADIUS server; none: l2tpns.secrets authenticates", _ADDRESS
+        None, "First RADIUS server (default: none, l2tpns.secrets authenticates)", _ADDRESS, affects=RADIUS
     )
-    secondary_radius: IPv4Address | None = setting(None, "second RADIUS server", _ADDRESS)
-    primary_radius_port: int = setting(1812, "its port for authentication; accounting: the next", Integer(1, 65534))
-    secondary_radius_port: int = setting(1812, "the port of the second server", Integer(1, 65534))
-    radius_secret: str = setting("", "secret shared with the RADIUS servers", _SECRET, secret=True)
-    radius_accounting: bool = setting(False, "send Start, Interim and Stop", _BOOL, NEW_SESSIONS)
+    secondary_radius: IPv4Address | None = setting(
+        None, "Second RADIUS server (default: none)", _ADDRESS, affects=RADIUS
+    )
+    primary_radius_port: int = setting(
+        1812,
+        "Authentication port of the first RADIUS server; its accounting port is the next",
+        Integer(1, 65534),
+        affects=RADIUS,
+    )
+    secondary_radius_port: int = setting(
+        1812,
+        "Authentication port of the second RADIUS server; its accounting port is the next",
+        Integer(1, 65534),
+        affects=RADIUS,
+    )
+    radius_secret: str = setting(
+        "",
+        "Secret shared with the RADIUS servers (default: none, no request is sent)",
+        _SECRET,
+        secret=True,
+        affects=RADIUS,
+    )
+    radius_accounting: bool = setting(
+        False, "RADIUS accounting: Start, Interim and Stop", _BOOL, NEW_SESSIONS, affects=RADIUS
+    )
     radius_interim: int = setting(
         0,
-        "time between interim records, unless RADIUS names one (RFC 2869 5.16); 0: none",
+        "Interval of interim records, unless RADIUS sets one (RFC 2869 5.16); 0: none",
         _seconds(0, 86400),
         NEW_SESSIONS,
+        affects=RADIUS,
     )
     radius_authtypes: tuple[str, ...] = setting(
         ("pap",),
-        "how subscribers may authenticate, the preferred first",
+        "Authentication protocols, the preferred first",
         Words(("pap", "chap"), minimum=1),
         NEW_SESSIONS,
+        affects=RADIUS,
     )
-    radius_bind_min: int = setting(0, "first local port for RADIUS; 0: any", _PORT, RESTART)
-    radius_bind_max: int = setting(0, "last local port for RADIUS", _PORT, RESTART)
-    radius_timeout: int = setting(1, "wait for the first answer; doubled for each further try", _seconds(1, 60))
-    radius_retries: int = setting(0, "requests sent before we give up; 0: twice the number of servers", Integer(0, 20))
+    radius_bind_min: int = setting(0, "First local port for RADIUS; 0: any port", _PORT, RESTART, affects=RADIUS)
+    radius_bind_max: int = setting(0, "Last local port for RADIUS; 0: any port", _PORT, RESTART, affects=RADIUS)
+    radius_timeout: int = setting(
+        1,
+        "Time-out of the first try of a RADIUS request; doubled for each further try",
+        _seconds(1, 60),
+        affects=RADIUS,
+    )
+    radius_retries: int = setting(
+        0, "Maximum number of tries of a RADIUS request; 0: twice the number of servers", Integer(0, 20), affects=RADIUS
+    )
     radius_dead_time: int = setting(
-        60, "how long a server that kept silent is left alone while the other answers", _seconds(0, 3600)
+        60,
+        "Time for which a silent RADIUS server is not used while the other answers",
+        _seconds(0, 3600),
+        affects=RADIUS,
     )
     radius_require_message_authenticator: str = setting(
         "auto",
-        "refuse answers without Message-Authenticator; auto: from a server that has once sent it",
+        "Refusal of answers without Message-Authenticator; auto: from a server that has sent one before",
         Choice("auto", "yes", "no"),
+        affects=RADIUS,
     )
     spool_dir: str = setting(
-        "", "where accounting records wait for the server; nothing: /var/lib/l2tpns/spool", _PATH, RESTART
+        "", "Directory of accounting records that wait for a server (default: /var/lib/l2tpns/spool)", _PATH, RESTART
     )
     accounting_dir: str = setting(
-        "", "directory for files that say every five minutes who has used how much; nothing: none", _PATH
+        "",
+        "Directory of usage files, with the octets of each session every five minutes (default: none, no files)",
+        _PATH,
     )
     account_all_origin: bool = setting(
         False,
-        "usage files also tell of forwarded sessions",
+        "Forwarded sessions in the usage files",
         _BOOL,
         pending="sessions are not forwarded in this release",
     )
@@ -311,57 +396,62 @@ class Config:
     # The data path
     data_checksums: bool = setting(
         True,
-        "no: leave out the UDP checksum of subscribers' packets to the LACs (RFC 2661 8.1); never of control messages",
+        "UDP checksum of subscribers' packets to the LACs (RFC 2661 8.1); control messages always have it",
         _BOOL,
         RESTART,
     )
     disable_no_spoof: bool = setting(
-        False, "let subscribers send from addresses that are not theirs, unless they are in a walled garden", _BOOL
+        False, "Packets of subscribers from addresses that are not theirs, except in a walled garden", _BOOL
     )
     routed_networks: tuple[IPv4Network, ...] = setting(
         (),
-        "networks this machine is connected to whose addresses subscribers may have all the same, as with proxy ARP; "
-        "nothing: those of no connected network",
+        "Networks of this machine's interfaces whose addresses subscribers may have, as with proxy ARP (default: none)",
         Networks(),
     )
     icmp_rate: int = setting(
-        0, "`host unreachable` sent for addresses that nobody has; 0: 1000", Integer(0, 1_000_000, "a second")
+        0,
+        "Maximum rate of `host unreachable` for addresses that are not in use; 0: 1000",
+        Integer(0, 1_000_000, "a second"),
     )
     packet_limit: int = setting(
-        0, "packets to a session; more are dropped; 0: no limit", Integer(0, 1_000_000, "in 0.1 seconds")
+        0,
+        "Maximum rate of packets to a session; more are dropped; 0: no limit",
+        Integer(0, 1_000_000, "in 0.1 seconds"),
     )
     throttle_speed: int = setting(
         0,
-        "speed of a throttled session, each way, where no other is named; 0: none, then one has to be named",
+        "Speed of a throttled session, each way, unless another is named; 0: none, one must be named",
         Integer(0, 10_000_000, "kbit/s"),
     )
-    throttle_buckets: int = setting(3000, "sessions that may be throttled at the same time", Integer(1, 65000))
+    throttle_buckets: int = setting(3000, "Maximum number of throttled sessions", Integer(1, 65000))
     snoop_host: IPv4Address | None = setting(
-        None, "where copies of a snooped session's packets go, unless `snoop` or RADIUS names another place", _ADDRESS
+        None,
+        "Destination of copies of a snooped session, unless `snoop` or RADIUS names another (default: none)",
+        _ADDRESS,
     )
-    snoop_port: int = setting(0, "and the UDP port", _PORT)
+    snoop_port: int = setting(0, "UDP port of snoop_host; 0: none", _PORT)
     snoop_format: str = setting(
         "ip",
-        "form of the copies. ip: the packet and nothing else; framed: with time, direction, session and user",
+        "Form of the copies; ip: the packet only; framed: with time, direction, session and user",
         Choice("ip", "framed"),
     )
     cluster_master: IPv4Address | None = setting(
         None,
-        "partner of the cluster of 1.1",
+        "Partner in the cluster of 1.1",
         _ADDRESS,
         RESTART,
         pending="clustering comes with a later release, in another form",
     )
 
     plugins: tuple[str, ...] = ()
-    plugin_settings: Mapping[str, str] = field(default_factory=dict)  # variables of plugins, in the operator's words
+    plugin_settings: Mapping[str, str] = field(default_factory=dict)  # variables of plugins, as the operator wrote them
     filters: Mapping[str, AccessList] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.hostname = self.hostname or socket.gethostname()
 
     def assign(self, name: str, text: str) -> Setting:
-        """Set one variable from the operator's words; ConfigError leaves everything as it was."""
+        """Set one variable from the operator's text. Raises ConfigError; then nothing has changed."""
         chosen = find_setting(name)
         try:
             value = chosen.parse(text)
@@ -373,38 +463,38 @@ class Config:
         return chosen
 
     def check(self) -> None:
-        """What a single variable cannot show. Raises ConfigError."""
+        """Check variables that depend on each other. Raises ConfigError."""
         low, high = self.radius_bind_min, self.radius_bind_max
-        # While only one of them has been typed at the console the range is open, and unused: see radius_ports.
+        # Between two `set` commands one of them may be 0: then the range is unused (radius_ports).
         if low and high and low > high:
             raise ConfigError(f"radius_bind_min ({low}) must not be above radius_bind_max ({high})")
         if len(self.multi_hostname) > max(len(self.bind_multi_address), 1):
             raise ConfigError("multi_hostname: has more names than bind_multi_address has addresses")
 
     def differences(self, other: Config) -> tuple[str, ...]:
-        """The names of the fields that differ in `other`."""
+        """Return the names of the fields that differ in `other`."""
         return tuple(f.name for f in dataclasses.fields(self) if getattr(self, f.name) != getattr(other, f.name))
 
     def take(self, other: Config) -> tuple[str, ...]:
-        """Become as `other`, in place, so that everybody who holds this object sees it; the names that changed."""
+        """Copy `other` in place, for all that hold this object. Return the names of the fields that changed."""
         changed = self.differences(other)
         for name in changed:
             setattr(self, name, getattr(other, name))
         return changed
 
     def without_effect(self) -> tuple[tuple[str, str], ...]:
-        """(what, why) for each word of the operator's that moves nothing in this release."""
+        """Return (variable, why) for each variable that is set and has no effect."""
         settings = ((s.name, s.pending) for s in SETTINGS.values() if s.pending and getattr(self, s.name) != s.default)
         return (*settings, *self._half_set())
 
     def _half_set(self) -> Iterator[tuple[str, str]]:
-        """Variables that move nothing because another one is not set."""
+        """Yield (variable, why) for variables without effect because another one is not set."""
         if self.radius_servers and not self.radius_secret:
-            yield "primary_radius", "radius_secret is not set: nobody can log in"
+            yield "primary_radius", "radius_secret is not set: no subscriber can log in"
         if self.radius_accounting and not self.radius_servers:
             yield "radius_accounting", "no RADIUS server is named: records wait on disk"
         if bool(self.radius_bind_min) != bool(self.radius_bind_max):
-            yield "radius_bind_min", "it needs radius_bind_max, and that needs it: any local port is used"
+            yield "radius_bind_min", "radius_bind_min and radius_bind_max must both be set: any local port is used"
         address = self.nsctl_bind_address
         if address is not None and not address.is_loopback and not self.nsctl_secret:
             yield "nsctl_bind_address", "nsctl_secret is not set: requests from other hosts are not answered"
@@ -416,41 +506,41 @@ class Config:
             yield "l2tp_challenge", "l2tp_secret is not set: no LAC is challenged"
 
     def secrets(self) -> tuple[str, ...]:
-        """The values that no log line may show."""
+        """Return the values that no log line may show."""
         return tuple(value for s in SETTINGS.values() if s.secret and (value := getattr(self, s.name)))
 
     # What follows from several variables
 
     def name_on(self, address: IPv4Address) -> str:
-        """Our host name for a LAC that spoke to this address of ours."""
+        """Return the host name for LACs that use this address of the server."""
         names = dict(zip(self.bind_multi_address, self.multi_hostname, strict=False))
         return names.get(address, self.hostname)
 
     @property
     def listen_addresses(self) -> tuple[IPv4Address, ...]:
-        """bind_multi_address, else every address of the machine: `bind_address` has never limited UDP 1701."""
+        """Return bind_multi_address, else 0.0.0.0: `bind_address` has never limited UDP 1701."""
         return self.bind_multi_address or (IPv4Address(0),)
 
     @property
     def main_address(self) -> IPv4Address | None:
-        """`bind_address`, which the first of bind_multi_address overrides; also NAS-IP-Address."""
+        """Return the first of bind_multi_address, else `bind_address`; also NAS-IP-Address."""
         return self.bind_multi_address[0] if self.bind_multi_address else self.bind_address
 
     @property
     def tun_address(self) -> IPv4Address:
-        """The tun device's: as `iftun_address`, with its fallbacks."""
+        """Return the address of the TUN device."""
         if self.bind_multi_address:
             return self.bind_multi_address[0]
         return self.iftun_address or self.bind_address or DEFAULT_TUN_ADDRESS
 
     @property
     def ppp_local_address(self) -> IPv4Address:
-        """Our address in IPCP: peer_address, else bind_address, else the tun device's."""
+        """Return our address in IPCP: peer_address, else bind_address, else that of the TUN device."""
         return self.peer_address or self.main_address or self.tun_address
 
     @property
     def mru(self) -> int:
-        """The largest PPP payload that reaches a subscriber without fragments between LAC and us."""
+        """Return the largest PPP payload that needs no fragments between the LAC and this server."""
         return min(PPPOE_MRU, self.l2tp_mtu - L2TP_OVERHEAD)
 
     @property
@@ -464,17 +554,17 @@ class Config:
 
     @property
     def metrics_hosts(self) -> tuple[str, ...]:
-        """The names of metrics_allowed_hosts."""
+        """Return the names of metrics_allowed_hosts."""
         return tuple(name.strip() for name in self.metrics_allowed_hosts.split(",") if name)
 
     @property
     def radius_ports(self) -> range:
-        """Local ports for RADIUS; empty: whatever the kernel gives."""
+        """Return the local ports for RADIUS; empty: the kernel chooses."""
         low, high = self.radius_bind_min, self.radius_bind_max
         return range(low, high + 1) if low and high else range(0)
 
     def user_key(self, user: str) -> str:
-        """Return what the names of one user have in common, by `username_case`."""
+        """Return the same key for all names of one user, by `username_case`."""
         return user if self.username_case == "sensitive" else names.fold(user)
 
     @property
@@ -491,7 +581,7 @@ class Config:
 
     @property
     def hello_seconds(self) -> int:
-        """Silence before a HELLO; 0: never."""
+        """Return the silence after which a HELLO is sent; 0: never."""
         return 0 if self.disable_sending_hello else self.hello_interval
 
 
@@ -499,7 +589,7 @@ SETTINGS: dict[str, Setting] = {s.name: s for s in declared(Config)}
 
 
 def find_setting(name: str) -> Setting:
-    """The variable of this name; ConfigError with a guess at what was meant."""
+    """Return the variable of this name. Raises ConfigError with similar names."""
     if name in SETTINGS:
         return SETTINGS[name]
     raise ConfigError(unknown_word("variable", name, tuple(SETTINGS)))

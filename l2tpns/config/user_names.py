@@ -1,7 +1,7 @@
-"""Which names are one user's: RADIUS compares octets (RFC 2865 5.1), operators expect Fred and fred to be the same.
+"""Which user names are equal: RADIUS compares octets (RFC 2865 5.1), operators expect Fred and fred to be one user.
 
-Only the case of ASCII letters may make no difference. Unicode has letters of other scripts and symbols whose lower case
-is an ASCII letter (U+212A KELVIN SIGN), and pairs of octets that are one name to it and two to a RADIUS server.
+Only the case of ASCII letters is ignored. Unicode has symbols whose lower case is an ASCII letter (U+212A KELVIN SIGN),
+and strings that it holds equal and a RADIUS server does not.
 """
 
 from __future__ import annotations

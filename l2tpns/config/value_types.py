@@ -1,8 +1,8 @@
-"""What a configuration variable is: its kind of value, default, help, and when a change takes effect.
+"""What a configuration variable is: its kind of value, default, help, when a change takes effect, what it affects.
 
-A variable is declared once, in config.py, by `setting()`. The parser of the configuration file, `set`,
-`show running-config`, `write memory` and docs/configuration.md are loops over these declarations.
-Knows no variable by name, reads no file.
+A variable is declared once, in settings.py, by `setting()`. The parser of the configuration file, `set`,
+`show running-config`, `write memory` and docs/configuration.md are loops over these declarations. Knows no variable by
+name, reads no file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, Flag, auto
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Any, Generic, TypeVar
 
@@ -24,15 +24,22 @@ _META = "setting"
 
 
 class Effect(Enum):
-    """When a change made with `set`, or by a reload, is felt."""
+    """When a change made with `set`, or by a reload, takes effect."""
 
     LIVE = "at once"
     NEW_SESSIONS = "for tunnels and sessions that begin after it"
     RESTART = "after a restart"
 
 
+class Affects(Flag):
+    """Which parts of the server keep a copy of a setting, and get a new one when it changes."""
+
+    NO_COPY = 0
+    RADIUS = auto()
+
+
 class Kind(Generic[T]):
-    """How a value is written, read and described. `parse` raises ValueError saying what would be right."""
+    """How a value is written, read and described. `parse` raises ValueError."""
 
     quoted = False
     octets = False  # whether a value may be octets that are not UTF-8
@@ -41,20 +48,20 @@ class Kind(Generic[T]):
         raise NotImplementedError
 
     def text(self, value: T) -> str:
-        """The value as the operator writes it, without quotes; `parse(text(value)) == value`."""
+        """Return the value as the operator writes it, without quotes; `parse(text(value)) == value`."""
         return str(value)
 
     def expected(self) -> str:
-        """What would be right, to follow `must be`."""
+        """Return what a correct value is, to follow `must be`."""
         raise NotImplementedError
 
     def brief(self) -> str:
-        """The same for a table."""
+        """Return the same for a table."""
         return self.expected()
 
 
 class Bool(Kind[bool]):
-    """yes or no. 1.1 took every other word for no, so that `ture` switched a thing off unseen: here it is an error."""
+    """yes or no. l2tpns 1.1 took every other word for no, also a misspelt yes: here it is an error."""
 
     def parse(self, text: str) -> bool:
         word = text.lower()
@@ -75,7 +82,7 @@ class Bool(Kind[bool]):
 
 
 class Integer(Kind[int]):
-    """A whole number within a range; `clamp` brings a value outside into it, where older servers did."""
+    """A whole number within a range; `clamp` brings a value outside into it, as older servers did."""
 
     def __init__(self, minimum: int, maximum: int, unit: str = "", clamp: bool = False) -> None:
         self.minimum, self.maximum, self.unit, self.clamp = minimum, maximum, unit, clamp
@@ -100,7 +107,7 @@ class Integer(Kind[int]):
 
 
 class Address(Kind[IPv4Address | None]):
-    """An IPv4 address; 0.0.0.0, as ever, says `none`, and is None here."""
+    """An IPv4 address. 0.0.0.0 means none, as in older servers, and is None here."""
 
     def parse(self, text: str) -> IPv4Address | None:
         return _address(text) if text != "0.0.0.0" else None
@@ -146,7 +153,7 @@ class Networks(Kind[tuple[IPv4Network, ...]]):
 
 
 class Text(Kind[str]):
-    """Any text of one line; octets that are not UTF-8 are kept (surrogateescape), for a secret is octets."""
+    """Any text of one line. Octets that are not UTF-8 are kept (surrogateescape), because a secret is octets."""
 
     quoted = True
 
@@ -166,7 +173,7 @@ class Text(Kind[str]):
 
 
 class User(Kind[str]):
-    """A user of this machine: a number, or a name as useradd(8) takes it. Whether there is one is seen at the start."""
+    """A user of this machine: a number, or a name as useradd(8) takes it. The start checks that it exists."""
 
     def parse(self, text: str) -> str:
         if not re.fullmatch(r"[0-9]{1,10}|[a-z_][a-z0-9_-]{0,31}", text, re.ASCII):
@@ -229,20 +236,27 @@ class Setting:
     effect: Effect
     pending: str
     secret: bool
+    affects: Affects = Affects.NO_COPY
+
+    @property
+    def help_with_default(self) -> str:
+        """Return the help, with the default in brackets unless the help has it."""
+        default = self.kind.text(self.default)
+        return self.help if "(default:" in self.help or not default else f"{self.help} (default: {default})"
 
     def parse(self, text: str) -> Any:
-        """The value of `text`; ValueError with a sentence that names the variable and what would be right."""
+        """Return the value of `text`. Raises ValueError with the variable and what a correct value is."""
         if not self.kind.octets and not is_utf_8(text):
             raise ValueError(f'{self.name}: "{printable(text)}" is not UTF-8, which this variable must be')
         try:
             return self.kind.parse(text)
         except ValueError:
-            # The words of a secret never get into a message: messages are logged.
+            # The text of a secret is never in a message: messages are logged.
             given = "this value" if self.secret else f'"{printable(text)}"'
             raise ValueError(f"{self.name}: {given} will not do: it must be {self.kind.expected()}") from None
 
     def line(self, value: Any) -> str:
-        """`set NAME VALUE`, which parses back to the same value."""
+        """Return `set NAME VALUE`, which parses back to the same value."""
         text = self.kind.text(value)
         return f"set {self.name} {quote(text) if self.kind.quoted else text}"
 
@@ -255,26 +269,27 @@ def setting(
     *,
     pending: str = "",
     secret: bool = False,
+    affects: Affects = Affects.NO_COPY,
 ) -> T:
     """Declare a variable as the field of a dataclass.
 
-    `pending` says what is still to come, for a variable that is accepted and kept, but moves nothing yet: it is never
-    ignored in silence.
+    `pending` says why a variable is accepted and kept but has no effect yet, for a warning. `affects` names the
+    parts of the server that keep a copy.
     """
-    metadata = {_META: (kind, help, effect, pending, secret)}
+    metadata = {_META: (kind, help, effect, pending, secret, affects)}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def declared(owner: type) -> Iterator[Setting]:
-    """The variables that a dataclass declares, in order."""
+    """Yield the variables that a dataclass declares, in order."""
     for field in dataclasses.fields(owner):
         if _META in field.metadata:
-            kind, help, effect, pending, secret = field.metadata[_META]
-            yield Setting(field.name, kind, field.default, help, effect, pending, secret)
+            kind, help, effect, pending, secret, affects = field.metadata[_META]
+            yield Setting(field.name, kind, field.default, help, effect, pending, secret, affects)
 
 
 def _split(text: str) -> tuple[str, ...]:
-    """Words between commas; none for an empty text, and no empty word among others."""
+    """Return the words between commas. Raises ValueError for an empty word among others."""
     if not text.strip():
         return ()
     words = tuple(word.strip() for word in text.split(","))

@@ -13,8 +13,7 @@ from l2tpns.l2tp.tunnel import TunnelState
 from l2tpns.lns import Lns
 from l2tpns.monitoring.problems import Check, Finding, Problem, ProblemBoard, failing_parts
 from l2tpns.radius.accounting import Accounting
-from l2tpns.radius.auth import RadiusBackend
-from l2tpns.radius.transport import ServerReport
+from l2tpns.radius.report import ServerReport
 from l2tpns.runtime.cooperative import in_slices
 from l2tpns.runtime.counters import Histogram
 from l2tpns.server import Server
@@ -86,10 +85,8 @@ class Sources:
 
     def radius(self) -> Iterator[tuple[str, ServerReport]]:
         """Yield ("auth" or "acct", report) for each configured RADIUS server."""
-        backend = self.lns.services.backend
-        if isinstance(backend, RadiusBackend):
-            yield from (("auth", report) for report in backend.transport.report())
-        yield from (("acct", report) for report in self.accounting.transport.report())
+        yield from (("auth", report) for report in self.lns.services.backend.report())
+        yield from (("acct", report) for report in self.accounting.report())
 
     def problems(self) -> list[Problem]:
         """Return the current problems. Call it often, so that `since` is accurate."""

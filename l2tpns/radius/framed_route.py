@@ -1,7 +1,7 @@
-"""Framed-Route: reading the text (RFC 2865 section 5.22).
+"""Framed-Route: parsing the text (RFC 2865 5.22).
 
-Which prefixes may be routed is for routable.py to say; those that no server may route are refused here.
-Installing the routes is system/routes.py's work.
+Prefixes that no server may route are refused here; subscriber/routable.py checks them against this server's networks,
+and system/routes.py installs them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ROUTE = re.compile(rf"\s*({_ADDRESS})(?:/([0-9]{{1,3}}))?(?:\s+({_ADDRESS})((?:
 
 
 def parse_framed_route(value: bytes) -> FramedRoute:
-    """`prefix[/length] [gateway [metric ...]]`; ValueError says what is wrong with it."""
+    """Parse `prefix[/length] [gateway [metric ...]]`. Raises ValueError."""
     match = _ROUTE.fullmatch(value.rstrip(b"\0").decode("ascii", "replace"))
     if match is None:
         raise ValueError("not `prefix/length gateway metric`")
@@ -43,7 +43,7 @@ def _prefix(address: IPv4Address, length: str | None) -> IPv4Network:
 
 
 def _classful(address: IPv4Address) -> int:
-    """5.22: without a length, 8 bits for class A, 16 for class B, 24 for class C."""
+    """Return the length of a prefix without one: 8 bits for class A, 16 for B, 24 for C (RFC 2865 5.22)."""
     first = int(address) >> 24
     if first < 128:
         return 8

@@ -1,7 +1,7 @@
-"""RADIUS packets in pyrad's codec: our dictionary, strict framing, values in and out (RFC 2865 sections 3 and 5).
+"""RADIUS packets in pyrad's codec: the dictionary, strict framing, values in and out (RFC 2865 3, RFC 2865 5).
 
-pyrad forgives an attribute that ends beyond its packet and reads octets that begin with "0x" as hexadecimal, so
-framing is checked here and octets are given to it raw, under their number.
+pyrad accepts an attribute that ends beyond its packet and reads octets that begin with "0x" as hexadecimal, so framing
+is checked here and octets are passed to it raw, under their number. Numbers, names and types are in attributes.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from functools import cache
-from importlib import resources
+from io import StringIO
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -17,19 +17,19 @@ from pyrad.dictionary import Dictionary
 from pyrad.packet import AcctPacket, AuthPacket, Packet, PacketError
 
 from l2tpns.errors import WireError
+from l2tpns.radius.attributes import BY_NAME, Key, dictionary_text
+from l2tpns.radius.service import FRAMED, PPP, TUNNEL_TYPE_L2TP
 from l2tpns.radius.types import PORT_TYPE_VIRTUAL, AuthRequest, Usage
 
 ACCESS_REQUEST, ACCESS_ACCEPT, ACCESS_REJECT, ACCOUNTING_REQUEST, ACCOUNTING_RESPONSE = 1, 2, 3, 4, 5
 ACCESS_CHALLENGE = 11
 
-USER_NAME, USER_PASSWORD, CHAP_PASSWORD, FRAMED_IP_ADDRESS, FILTER_ID, FRAMED_MTU = 1, 2, 3, 8, 11, 12
-SERVICE_TYPE, FRAMED_PROTOCOL, TUNNEL_TYPE = 6, 7, 64
-REPLY_MESSAGE, FRAMED_ROUTE, STATE, CLASS, VENDOR_SPECIFIC = 18, 22, 24, 25, 26
-SESSION_TIMEOUT, IDLE_TIMEOUT, TERMINATION_ACTION, CHAP_CHALLENGE = 27, 28, 29, 60
-MESSAGE_AUTHENTICATOR, ACCT_INTERIM_INTERVAL, FRAMED_POOL = 80, 85, 88
-
-TUNNEL_TYPE_L2TP = 3  # RFC 2868 3.1
+MESSAGE_AUTHENTICATOR = BY_NAME["Message-Authenticator"].number
 TUNNEL_MEDIUM_IPV4 = 1  # RFC 2868 3.2
+# What describes a call, the most useful first.
+CALL = ("Calling-Station-Id", "Called-Station-Id", "NAS-Port-Id", "Connect-Info")
+TUNNEL = ("Tunnel-Client-Endpoint", "Tunnel-Server-Endpoint", "Tunnel-Client-Auth-Id")
+ALL_32 = 0xFFFFFFFF
 
 HEADER = struct.Struct("!BBH16s")
 MAX_PACKET = 4096  # RFC 2865 3
@@ -44,13 +44,12 @@ Encoder = Callable[[int, IPv4Address], tuple[Packet, bytes]]
 
 @cache
 def load_dictionary() -> Any:
-    """pyrad's view of the dictionary file beside this module."""
-    with resources.files("l2tpns.radius").joinpath("dictionary").open("r", encoding="ascii") as file:
-        return Dictionary(file)
+    """Return the table of attributes as pyrad's dictionary."""
+    return Dictionary(StringIO(dictionary_text()))
 
 
 def check_framing(datagram: bytes) -> bytes:
-    """The packet without padding, or WireError (RFC 2865 section 3, and section 5 for each attribute's Length)."""
+    """Return the packet without padding. Raises WireError (RFC 2865 3; RFC 2865 5 for each attribute's Length)."""
     if len(datagram) < HEADER.size:
         raise WireError(f"RADIUS packet of {len(datagram)} octets")
     length = int.from_bytes(datagram[2:4], "big")
@@ -70,7 +69,7 @@ def check_framing(datagram: bytes) -> bytes:
 
 
 def decode_reply(request: Packet, datagram: bytes, dictionary: Any) -> Packet:
-    """A reply's packet, not verified yet; WireError when it is none."""
+    """Return a reply's packet, whose authenticators are not verified yet. Raises WireError."""
     raw = check_framing(datagram)
     try:
         return Packet(secret=request.secret, dict=dictionary, packet=raw)
@@ -78,58 +77,36 @@ def decode_reply(request: Packet, datagram: bytes, dictionary: Any) -> Packet:
         raise WireError(str(error)) from error
 
 
-def values(packet: Packet, key: int | tuple[int, int]) -> list[bytes]:
-    """All raw values of an attribute, or of (vendor, sub-attribute), in order."""
+def values(packet: Packet, key: Key) -> list[bytes]:
+    """Return all raw values of an attribute, in order."""
     found: list[bytes] = packet.get(key, [])
     return found
 
 
-def integers(packet: Packet, key: int | tuple[int, int]) -> Iterator[int]:
-    """RFC 2865 5: a value of the wrong length makes the whole packet invalid."""
-    for value in values(packet, key):
-        if len(value) != 4:
-            raise WireError(f"RADIUS attribute {key} of {len(value)} octets where 4 are due")
-        yield int.from_bytes(value, "big")
+def put_octets(packet: Packet, name: str, value: bytes) -> None:
+    """Add one value of raw octets, cut to what an attribute holds. An empty one cannot be sent."""
+    if value:
+        key = BY_NAME[name].key
+        packet[key] = [*values(packet, key), value[:MAX_VALUE]]
 
 
-def integer(packet: Packet, key: int | tuple[int, int]) -> int | None:
-    return next(integers(packet, key), None)
-
-
-def addresses(packet: Packet, key: int | tuple[int, int]) -> Iterator[IPv4Address]:
-    return (IPv4Address(number) for number in integers(packet, key))
-
-
-def text(value: bytes) -> str:
-    """Text as people may read it: whatever octets came, no NUL at the end."""
-    return value.rstrip(b"\0").decode("utf-8", "backslashreplace")
-
-
-def put_octets(packet: Packet, number: int, *octets: bytes) -> None:
-    """Raw octets, which pyrad would take for hexadecimal when they begin with 0x; empty ones cannot be sent."""
-    kept = [value[:MAX_VALUE] for value in octets if value]
-    if kept:
-        packet[number] = kept
-
-
-def put_text(packet: Packet, name: str, *texts: str) -> None:
-    """Descriptive text, cut to what an attribute holds."""
-    for value in texts:
-        if value:
-            octets = value.encode("utf-8", "backslashreplace")
-            if len(octets) > ALWAYS_FITS:
-                octets = cut(octets, room_in(packet, name))
-            packet.AddAttribute(name, octets)
+def put_text(packet: Packet, name: str, value: str) -> None:
+    """Add one text, cut to what an attribute holds. An empty one cannot be sent."""
+    if value:
+        octets = value.encode("utf-8", "backslashreplace")
+        if len(octets) > ALWAYS_FITS:
+            octets = cut(octets, room_in(packet, name))
+        packet.AddAttribute(name, octets)
 
 
 def room_in(packet: Packet, name: str) -> int:
-    """Return how many octets a text of this attribute may have: a vendor's head or a tag take some (RFC 2868 3)."""
+    """Return how many octets a text of this attribute may have, besides a vendor's header or a tag (RFC 2868 3)."""
     attribute = packet.dict.attributes[name]
     return MAX_VALUE - (VENDOR_HEAD - HEAD if attribute.vendor else 0) - (1 if attribute.has_tag else 0)
 
 
 def cut(text: bytes, length: int) -> bytes:
-    """Return at most so many octets of UTF-8, and no part of a character."""
+    """Return at most `length` octets of UTF-8, in whole characters."""
     return text[:length].decode("utf-8", "ignore").encode()
 
 
@@ -143,54 +120,59 @@ def attribute_octets(packet: Packet) -> int:
 
 
 def put_nas(packet: Packet, address: IPv4Address, identifier: str) -> None:
-    """Who asks (RFC 2865 5.4, 5.32): either would do, servers like both."""
+    """Add what identifies this server (RFC 2865 5.4, RFC 2865 5.32): one would do, some RADIUS servers want both."""
     packet["NAS-IP-Address"] = str(address)
     put_text(packet, "NAS-Identifier", identifier)
 
 
 def put_port(packet: Packet, call: AuthRequest | Usage) -> None:
-    """The port, the service and the session, the same in authentication and accounting."""
-    packet["NAS-Port"] = call.session_id & 0xFFFFFFFF
+    """Add the port, the service and the session, the same in authentication and accounting."""
+    put_field(packet, "NAS-Port", call)
     packet["NAS-Port-Type"] = PORT_TYPE_VIRTUAL
-    packet["Service-Type"] = 2  # Framed
-    packet["Framed-Protocol"] = 1  # PPP
-    put_text(packet, "Acct-Session-Id", call.acct_session_id)
+    packet["Service-Type"] = FRAMED
+    packet["Framed-Protocol"] = PPP
+    put_field(packet, "Acct-Session-Id", call)
 
 
 def describe_call(call: AuthRequest | Usage) -> Iterator[tuple[str, str | int]]:
-    """Yield what describes the call, the most useful first (RFC 2865, RFC 2868, RFC 2869)."""
-    yield "Calling-Station-Id", call.calling
-    yield "Called-Station-Id", call.called
-    yield "NAS-Port-Id", call.nas_port_id
-    yield "Connect-Info", call.connect_info
+    """Yield (attribute, value) for all that describes the call, the most useful first."""
+    for name in CALL:
+        yield name, getattr(call, BY_NAME[name].source)
     if call.tunnel_client or call.tunnel_server:
         yield "Tunnel-Type", TUNNEL_TYPE_L2TP
         yield "Tunnel-Medium-Type", TUNNEL_MEDIUM_IPV4
-        yield "Tunnel-Client-Endpoint", call.tunnel_client
-        yield "Tunnel-Server-Endpoint", call.tunnel_server
-        yield "Tunnel-Client-Auth-Id", call.tunnel_host
+        for name in TUNNEL:
+            yield name, getattr(call, BY_NAME[name].source)
 
 
-def put_detail(packet: Packet, name: str, value: str | bytes | int) -> None:
-    """One more attribute: octets as they are, text cut to what it holds."""
+def put_value(packet: Packet, name: str, value: str | bytes | int | IPv4Address | None) -> None:
+    """Add one value by its type: octets as they are, text cut to what the attribute holds; None adds nothing."""
     if isinstance(value, bytes):
-        number = packet.dict.attributes[name].code
-        put_octets(packet, number, *values(packet, number), value)
+        put_octets(packet, name, value)
     elif isinstance(value, str):
         put_text(packet, name, value)
-    else:
-        packet[name] = value
+    elif isinstance(value, int):
+        packet[name] = value & ALL_32
+    elif value is not None:
+        packet[name] = str(value)
+
+
+def put_field(packet: Packet, name: str, source: AuthRequest | Usage) -> None:
+    """Add an attribute from the field that the table has for it."""
+    attribute = BY_NAME[name]
+    value = getattr(source, attribute.source)
+    put_value(packet, name, value >> attribute.shift if attribute.shift else value)
 
 
 def put_call(packet: Packet, call: AuthRequest) -> None:
-    """The port and the call."""
+    """Add the port and the call."""
     put_port(packet, call)
     for name, value in describe_call(call):
-        put_detail(packet, name, value)
+        put_value(packet, name, value)
 
 
 def new_access_request(identifier: int, secret: bytes, authenticator: bytes, dictionary: Any) -> AuthPacket:
-    """An Access-Request whose first attribute is Message-Authenticator (RFC 2869 5.14, CVE-2024-3596)."""
+    """Return an Access-Request whose first attribute is Message-Authenticator (RFC 2869 5.14, CVE-2024-3596)."""
     packet = AuthPacket(id=identifier, secret=secret, authenticator=authenticator, dict=dictionary)
     packet.add_message_authenticator()
     return packet

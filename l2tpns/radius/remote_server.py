@@ -1,7 +1,7 @@
-"""One RADIUS server as we see it: its sockets and identifiers, whether it answers, and its figures.
+"""One RADIUS server: our sockets to it, the identifiers in use, whether it answers, and its figures.
 
-RFC 2865 section 3 gives one socket 256 identifiers; more requests in flight take more sockets (section 2.5). Which
-server is asked, and when again, is transport.py's business.
+One socket has 256 identifiers (RFC 2865 3); more requests in flight take more sockets (RFC 2865 2.5). transport.py
+decides which server a request is sent to, and when it is sent again.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import _socket
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -20,69 +19,46 @@ from pyrad.packet import Packet
 
 from l2tpns.errors import WireError
 from l2tpns.radius import packets
-from l2tpns.radius.beside import Beside, open_beside
-from l2tpns.radius.types import MessageAuthenticator, RadiusSettings, ServerAddress
-from l2tpns.runtime.counters import Histogram
-from l2tpns.runtime.drain import DRAIN
+from l2tpns.radius.report import ServerStats
+from l2tpns.radius.settings import MessageAuthenticator, RadiusSettings, ServerAddress
+from l2tpns.radius.stray_answers import Source, StrayAnswerListener, open_second_socket
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.repeat_filter import RepeatFilter
 from l2tpns.runtime.sockets import udp_socket
 from l2tpns.runtime.supervisor import Supervisor
 
 IDENTIFIERS = 256  # RFC 2865 3: one octet
+MAX_DRAIN = 16  # datagrams read before the reader yields
 DEAD_AFTER = 3  # tries in a row without any answer
-SPARE = IDENTIFIERS // 2  # identifiers that must be free elsewhere before an idle socket is closed
+MIN_SPARE = IDENTIFIERS // 2  # identifiers that must be free on other sockets before an idle socket is closed
 READ = 1  # libev's EV_READ
-ELSEWHERE_INTERVAL = 600.0  # seconds between two lines of the log about answers from one other address
-LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
-
-
-@dataclass(slots=True)
-class ServerStats:
-    """What happened with one server since the start."""
-
-    requests: int = 0
-    retransmissions: int = 0
-    accepts: int = 0
-    rejects: int = 0
-    challenges: int = 0
-    responses: int = 0
-    timeouts: int = 0
-    bad_authenticators: int = 0
-    malformed: int = 0
-    unexpected: int = 0  # late, repeated, or of a kind nobody asked for
-    refused: int = 0  # the host said that nobody listens
-    send_errors: int = 0
-    latency_max: float = 0.0
-    latency: Histogram = field(default_factory=lambda: Histogram(LATENCIES))  # from the first sending of a request
-
-    @property
-    def latency_sum(self) -> float:
-        return self.latency.sum
+STRAY_LOG_INTERVAL = 600.0  # seconds between two log lines about answers from the same other address
 
 
 class Request:
-    """One question, whatever number of servers it is put to."""
+    """One request, to whatever number of servers it is sent."""
 
-    __slots__ = ("encode", "label", "legs", "next_try", "result", "session_id", "tries")
+    __slots__ = ("encode", "label", "next_try", "pending", "result", "session_id", "tries")
 
     def __init__(self, encode: packets.Encoder, label: str, session_id: int) -> None:
         self.encode = encode
         self.label = label
         self.session_id = session_id
-        self.legs: dict[Server, Leg] = {}
+        self.pending: dict[RemoteServer, PendingRequest] = {}
         self.tries = 0
         self.next_try = 0.0  # monotonic
         self.result: AsyncResult = AsyncResult()
 
 
-class Leg:
-    """A request as one server knows it: its identifier and authenticator stay the same when it is sent again."""
+class PendingRequest:
+    """A request at one server: it keeps its identifier and authenticator when it is sent again."""
 
-    __slots__ = ("channel", "identifier", "packet", "raw", "request", "sent", "sent_at")
+    __slots__ = ("identifier", "packet", "radius_socket", "raw", "request", "sent", "sent_at")
 
-    def __init__(self, channel: Channel, identifier: int, packet: Packet, raw: bytes, request: Request) -> None:
-        self.channel = channel
+    def __init__(
+        self, radius_socket: RadiusSocket, identifier: int, packet: Packet, raw: bytes, request: Request
+    ) -> None:
+        self.radius_socket = radius_socket
         self.identifier = identifier
         self.packet = packet
         self.raw = raw
@@ -91,37 +67,37 @@ class Leg:
         self.sent_at = 0.0
 
 
-class Channel:
+class RadiusSocket:
     """A connected UDP socket, so that the kernel drops what comes from elsewhere, and its 256 identifiers."""
 
-    __slots__ = ("address", "beside", "free", "legs", "part", "server", "sock")
+    __slots__ = ("address", "free", "part", "pending", "server", "sock", "stray_listener")
 
-    def __init__(self, server: Server, sock: _socket.socket) -> None:
+    def __init__(self, server: RemoteServer, sock: _socket.socket) -> None:
         self.server = server
         self.sock = sock
         self.address = IPv4Address(sock.getsockname()[0])
-        # Taken from the left and given back on the right: an identifier rests as long as possible, so that a late
-        # reply finds nobody instead of the next request.
+        # Taken from the left and put back on the right: an identifier is unused for as long as possible, so that a
+        # late reply matches no request instead of the next one.
         self.free: deque[int] = deque(range(IDENTIFIERS))
-        self.legs: dict[int, Leg] = {}
-        self.beside: Beside | None = None  # hears answers from elsewhere while the server is silent
+        self.pending: dict[int, PendingRequest] = {}
+        self.stray_listener: StrayAnswerListener | None = None  # while the server is silent
         self.part = server.supervisor.spawn("RADIUS reader", self._run)
 
-    def send(self, leg: Leg) -> None:
+    def send(self, pending: PendingRequest) -> None:
         stats = self.server.stats
         self.server.last_sent = time.monotonic()
-        if leg.sent:
+        if pending.sent:
             stats.retransmissions += 1
         else:
             stats.requests += 1
-            leg.sent_at = time.monotonic()
-        leg.sent += 1
+            pending.sent_at = time.monotonic()
+        pending.sent += 1
         for _ in range(2):
             try:
-                self.sock.send(leg.raw)
+                self.sock.send(pending.raw)
                 return
             except ConnectionRefusedError:
-                # The answer to an earlier datagram, told now; this one was not sent yet.
+                # An ICMP error for an earlier datagram, reported now; this one was not sent yet.
                 self.server.refused()
             except OSError:
                 stats.send_errors += 1  # no route, no buffer: the next try may do better
@@ -133,7 +109,7 @@ class Channel:
         try:
             while True:
                 try:
-                    for _ in range(DRAIN):
+                    for _ in range(MAX_DRAIN):
                         self.server.receive(self, self.sock.recv(packets.MAX_PACKET + 1))
                 except BlockingIOError:
                     pass
@@ -147,36 +123,40 @@ class Channel:
             watcher.stop()
             watcher.close()
 
-    def listen_beside(self) -> None:
-        if self.beside is None and self in self.server.channels:
-            sock = open_beside(self.sock)
+    def listen_for_strays(self) -> None:
+        """Open a second socket on our port, until the server answers. No effect on a socket that is closed."""
+        if self.stray_listener is None and self in self.server.open_sockets:
+            sock = open_second_socket(self.sock)
             if sock is not None:
-                self.beside = Beside(self, sock)
+                self.stray_listener = StrayAnswerListener(sock, self._received_stray, self.server.supervisor)
 
-    def stop_beside(self) -> None:
-        if self.beside is not None:
-            self.beside.close()
-            self.beside = None
+    def _received_stray(self, datagram: bytes, source: Source) -> None:
+        self.server.received_stray(self, datagram, source)
+
+    def close_stray_listener(self) -> None:
+        if self.stray_listener is not None:
+            self.stray_listener.close()
+            self.stray_listener = None
 
     def close(self) -> None:
-        self.stop_beside()
+        self.close_stray_listener()
         self.part.stop(block=False, then=self.sock.close)
 
 
-class Server:
+class RemoteServer:
     """One server, for authentication or for accounting."""
 
     __slots__ = (
         "_dictionary",
-        "_elsewhere",
         "_permits",
         "_settings",
+        "_stray_log",
         "address",
         "answers",
-        "channels",
         "dead_until",
         "last_sent",
         "log",
+        "open_sockets",
         "refusing",
         "retired",
         "silent_tries",
@@ -201,10 +181,10 @@ class Server:
         self.answers = 0  # authentic ones, whatever was asked
         self.dead_until: float | None = None
         self.last_sent = 0.0
-        self.refusing = False  # the host says that nobody listens: nothing waits there for a server that is halted
+        self.refusing = False  # ICMP said that the port is closed: no datagram waits there for a halted server
         self.retired = False
-        self.channels: list[Channel] = []
-        self._elsewhere = RepeatFilter(ELSEWHERE_INTERVAL, limit=16)
+        self.open_sockets: list[RadiusSocket] = []
+        self._stray_log = RepeatFilter(STRAY_LOG_INTERVAL, limit=16)
         self._dictionary = dictionary
         self.log = log.bind(peer=str(address))
         self._settings = settings
@@ -212,17 +192,17 @@ class Server:
 
     @property
     def in_flight(self) -> int:
-        return sum(len(channel.legs) for channel in self.channels)
+        return sum(len(radius_socket.pending) for radius_socket in self.open_sockets)
 
     @property
     def sockets(self) -> int:
-        return len(self.channels)
+        return len(self.open_sockets)
 
-    def legs(self) -> list[Leg]:
-        return [leg for channel in self.channels for leg in channel.legs.values()]
+    def pending_requests(self) -> list[PendingRequest]:
+        return [pending for radius_socket in self.open_sockets for pending in radius_socket.pending.values()]
 
     def configure(self, settings: RadiusSettings) -> None:
-        """Secrets reach new requests by their encoder; those in flight keep the old one."""
+        """Use these settings from now on. Requests in flight keep the secret that they were encoded with."""
         self._settings = settings
 
     @property
@@ -231,66 +211,69 @@ class Server:
 
     # --- requests
 
-    def open_leg(self, request: Request, timeout: float) -> Leg | None:
-        """An identifier on some socket; None when all are taken for so long, or no local port is left."""
+    def open_request(self, request: Request, timeout: float) -> PendingRequest | None:
+        """Take an identifier on some socket and encode the request for it. May yield, for `timeout` at most.
+
+        Return None when all identifiers stay in use, or no local port is free.
+        """
         if not self._permits.acquire(timeout=timeout):
             return None
-        channel = self._channel()
-        if channel is None:
+        radius_socket = self._socket_with_room()
+        if radius_socket is None:
             self._permits.release()
             return None
-        identifier = channel.free.popleft()
+        identifier = radius_socket.free.popleft()
         try:
-            packet, raw = request.encode(identifier, channel.address)
+            packet, raw = request.encode(identifier, radius_socket.address)
         except BaseException:
-            channel.free.append(identifier)
+            radius_socket.free.append(identifier)
             self._permits.release()
             raise
-        leg = channel.legs[identifier] = Leg(channel, identifier, packet, raw, request)
-        return leg
+        pending = radius_socket.pending[identifier] = PendingRequest(radius_socket, identifier, packet, raw, request)
+        return pending
 
-    def close_leg(self, leg: Leg) -> None:
-        channel = leg.channel
-        if channel.legs.pop(leg.identifier, None) is None:
+    def close_request(self, pending: PendingRequest) -> None:
+        radius_socket = pending.radius_socket
+        if radius_socket.pending.pop(pending.identifier, None) is None:
             return
-        channel.free.append(leg.identifier)
+        radius_socket.free.append(pending.identifier)
         self._permits.release()
-        if not channel.legs and (self.retired or self._free_elsewhere(channel) >= SPARE):
-            self.channels.remove(channel)
-            channel.close()
+        if not radius_socket.pending and (self.retired or self._free_elsewhere(radius_socket) >= MIN_SPARE):
+            self.open_sockets.remove(radius_socket)
+            radius_socket.close()
 
-    def _channel(self) -> Channel | None:
-        for channel in self.channels:
-            if channel.free:
-                return channel
+    def _socket_with_room(self) -> RadiusSocket | None:
+        for radius_socket in self.open_sockets:
+            if radius_socket.free:
+                return radius_socket
         sock = open_socket(self.address, self._settings, self.log)
         if sock is None:
             return None
-        channel = Channel(self, sock)
-        self.channels.append(channel)
-        return channel
+        radius_socket = RadiusSocket(self, sock)
+        self.open_sockets.append(radius_socket)
+        return radius_socket
 
-    def _free_elsewhere(self, channel: Channel) -> int:
-        return sum(len(other.free) for other in self.channels if other is not channel)
+    def _free_elsewhere(self, radius_socket: RadiusSocket) -> int:
+        return sum(len(other.free) for other in self.open_sockets if other is not radius_socket)
 
     # --- replies
 
-    def receive(self, channel: Channel, datagram: bytes) -> None:
-        """A datagram from this server's address and port. Nothing that is wrong with it ends a request."""
-        leg = channel.legs.get(datagram[1]) if len(datagram) > 1 else None
-        if leg is None:
+    def receive(self, radius_socket: RadiusSocket, datagram: bytes) -> None:
+        """Handle a datagram from this server's address and port. A wrong one ends no request."""
+        pending = radius_socket.pending.get(datagram[1]) if len(datagram) > 1 else None
+        if pending is None:
             self.stats.unexpected += 1
             return
         try:
-            reply = packets.decode_reply(leg.packet, datagram, self._dictionary)
+            reply = packets.decode_reply(pending.packet, datagram, self._dictionary)
         except WireError as error:
             self.stats.malformed += 1
             self.log.provoked("radius_reply_malformed", why=str(error))
             return
         signed = bool(reply.message_authenticator)
-        if not leg.packet.VerifyReply(reply, enforce_ma=self._demands_signature()):
-            # RFC 2865 3: silently discarded. The true answer may still come, so the request stays (a forged reply
-            # must not stop a login).
+        if not pending.packet.VerifyReply(reply, enforce_ma=self._demands_signature()):
+            # RFC 2865 3: silently discarded. The true answer may still come, so the request stays pending: a forged
+            # reply must not stop a login.
             self.stats.bad_authenticators += 1
             if signed or not self._demands_signature():
                 why = "wrong authenticator: is radius_secret the same on both sides?"
@@ -298,25 +281,25 @@ class Server:
                 why = "no Message-Authenticator, and radius_require_message_authenticator asks for one"
             self.log.provoked("radius_reply_not_authentic", signed=signed, why=why)
             return
-        self._count(leg, reply.code)
-        if signed and leg.packet.code == packets.ACCESS_REQUEST:
+        self._count(pending, reply.code)
+        if signed and pending.packet.code == packets.ACCESS_REQUEST:
             self.trusted = True
         self.answered()
-        leg.request.result.set((self, leg, reply))
+        pending.request.result.set((self, pending, reply))
 
-    def heard_elsewhere(self, channel: Channel, datagram: bytes, source: tuple[str, int]) -> None:
-        """Drop a datagram to this channel's port from another address or port; log it if it is an authentic answer."""
+    def received_stray(self, radius_socket: RadiusSocket, datagram: bytes, source: Source) -> None:
+        """Drop a datagram from another address or port than was asked; log it if it is an authentic answer."""
         self.stats.unexpected += 1
-        leg = channel.legs.get(datagram[1]) if len(datagram) > 1 else None
-        if leg is None:
+        pending = radius_socket.pending.get(datagram[1]) if len(datagram) > 1 else None
+        if pending is None:
             return
         try:
-            reply = packets.decode_reply(leg.packet, datagram, self._dictionary)
+            reply = packets.decode_reply(pending.packet, datagram, self._dictionary)
         except WireError:
             return
-        if not leg.packet.VerifyReply(reply, enforce_ma=self._demands_signature()):
+        if not pending.packet.VerifyReply(reply, enforce_ma=self._demands_signature()):
             return
-        if self._elsewhere.due(source, time.monotonic()):
+        if self._stray_log.due(source, time.monotonic()):
             self.log.provoked(
                 "radius_answer_from_elsewhere",
                 source=f"{source[0]}:{source[1]}",
@@ -327,9 +310,9 @@ class Server:
         require = self._settings.require
         return require is MessageAuthenticator.YES or (require is MessageAuthenticator.AUTO and self.trusted)
 
-    def _count(self, leg: Leg, code: int) -> None:
+    def _count(self, pending: PendingRequest, code: int) -> None:
         stats = self.stats
-        latency = time.monotonic() - leg.sent_at
+        latency = time.monotonic() - pending.sent_at
         stats.latency.observe(latency)
         stats.latency_max = max(stats.latency_max, latency)
         if code == packets.ACCESS_ACCEPT:
@@ -344,7 +327,7 @@ class Server:
     # --- life and death
 
     def refused(self) -> None:
-        """An ICMP message, which anybody can forge: it is no reason to give up, only to ask again sooner."""
+        """Handle an ICMP error. Any host can forge one: do not give the server up, only try it again sooner."""
         self.stats.refused += 1
         self.refusing = True
 
@@ -352,14 +335,14 @@ class Server:
         self.answers += 1
         self.silent_tries = 0
         self.refusing = False
-        for channel in self.channels:
-            channel.stop_beside()
+        for radius_socket in self.open_sockets:
+            radius_socket.close_stray_listener()
         if self.dead:
             self.dead_until = None
             self.log.info("radius_server_back")
 
-    def timed_out(self, channel: Channel) -> None:
-        channel.listen_beside()
+    def timed_out(self, radius_socket: RadiusSocket) -> None:
+        radius_socket.listen_for_strays()
         self.stats.timeouts += 1
         self.silent_tries += 1
         if self.silent_tries >= DEAD_AFTER and not self.dead:
@@ -367,7 +350,7 @@ class Server:
             self.log.warning("radius_server_silent", seconds=self._settings.dead_time)
 
     def usable(self) -> bool:
-        """May a new request go here first? After its dead time one request at a time finds out."""
+        """Return whether a new request may be sent here first. After the dead time, one request at a time may."""
         if self.dead_until is None:
             return True
         now = time.monotonic()
@@ -377,21 +360,21 @@ class Server:
         return True
 
     def retire(self) -> None:
-        """No new requests; those in flight are still answered."""
+        """Accept no new requests; those in flight are still answered."""
         self.retired = True
-        for channel in [channel for channel in self.channels if not channel.legs]:
-            self.channels.remove(channel)
-            channel.close()
+        for radius_socket in [radius_socket for radius_socket in self.open_sockets if not radius_socket.pending]:
+            self.open_sockets.remove(radius_socket)
+            radius_socket.close()
 
     def close(self) -> None:
         self.retired = True
-        for channel in self.channels:
-            channel.close()
-        self.channels.clear()
+        for radius_socket in self.open_sockets:
+            radius_socket.close()
+        self.open_sockets.clear()
 
 
 def open_socket(address: ServerAddress, settings: RadiusSettings, log: Logger) -> _socket.socket | None:
-    """A connected socket on a local port of radius_bind_min to radius_bind_max; None when all of them are taken."""
+    """Return a connected socket on a port from radius_bind_min to radius_bind_max, or None if none is free."""
     problem: OSError | None = None
     for port in range(settings.bind_min, settings.bind_max + 1) if settings.bind_min else range(1):
         try:
@@ -403,7 +386,7 @@ def open_socket(address: ServerAddress, settings: RadiusSettings, log: Logger) -
 
 
 def _connected(address: ServerAddress, port: int) -> _socket.socket:
-    """Raises OSError, also when the process has no free descriptor."""
+    """Return a connected socket. Raises OSError, also when the process has no free descriptor."""
     sock = udp_socket()
     try:
         sock.bind(("", port))

@@ -1,11 +1,11 @@
-"""Authentication from a file when no RADIUS server is configured: l2tpns.secrets, in pppd's chap-secrets format.
+"""Authentication from a file while no RADIUS server is configured: l2tpns.secrets, in pppd's chap-secrets format.
 
     # user     server   secret        address
     alice      *        "open sesame" 10.0.0.5
     bob        lns1     hunter2       *
 
-Serves PAP and CHAP-MD5 (RFC 1334, RFC 1994). Of pppd's address column it takes one address, `*` or nothing (an address
-of the pool) and `-` (this user may not come in); it has no networks and no `@file` secrets.
+Serves PAP and CHAP-MD5 (RFC 1334, RFC 1994). The address column is one address, `*` or nothing (an address of the pool)
+or `-` (this user may not log in); networks and `@file` secrets, which pppd has, are not supported.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from pathlib import Path
 
 from l2tpns.errors import ConfigError, refused
 from l2tpns.proto.ppp.frame import Protocol
+from l2tpns.radius.report import InFlight, ServerReport
 from l2tpns.radius.types import Assign, AuthReply, AuthRequest
 from l2tpns.runtime import files
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.text_file import oddity, read_lines
 
 ANY = b"*"
-NOBODY = "-"
+BARRED = "-"
 REFUSAL = b"wrong name or password"
 
 
@@ -41,7 +42,7 @@ class Secret:
 
 
 class SecretsBackend:
-    """Knows every user of one file; reload() reads it again and keeps the old contents when it cannot."""
+    """The users of one file. reload() reads it again and keeps the old contents when it fails."""
 
     def __init__(self, path: str | Path, hostname: str, log: Logger) -> None:
         self._log = log
@@ -51,15 +52,15 @@ class SecretsBackend:
         self.reload()
 
     def reload(self) -> None:
-        """ConfigError names the file and the line."""
+        """Read the file. Raises ConfigError with file and line."""
         try:
             lines = read_lines(self._path)
             found = self._path.stat()
         except OSError as error:
-            why = f"{self._path}: {error.strerror}; it says who may log in while primary_radius is not set"
+            why = f"{self._path}: {error.strerror}; the users who may log in while primary_radius is not set are there"
             raise (ConfigError(why) if error.errno == ENOENT else refused(error.errno, why)) from error
         secrets: dict[bytes, list[Secret]] = {}
-        doubts: list[tuple[int, str]] = []
+        doubtful: list[tuple[int, str]] = []
         for line in lines:
             odd = oddity(line.text)
             try:
@@ -69,8 +70,8 @@ class SecretsBackend:
                 raise ConfigError(f"{self._path}, line {line.number}: {error}{hint}") from None
             if secret is not None:
                 secrets.setdefault(secret.user, []).append(secret)
-                doubts += [(line.number, odd)] if odd else []
-        for number, odd in doubts:  # once the file is taken
+                doubtful += [(line.number, odd)] if odd else []
+        for number, odd in doubtful:  # now that the file is accepted
             self._log.warning("secrets_line_doubtful", path=str(self._path), line=number, why=odd)
         if files.beyond_own_group(found):
             mode = f"{found.st_mode & 0o777:o}"
@@ -81,7 +82,7 @@ class SecretsBackend:
     def authenticate(self, request: AuthRequest) -> AuthReply:
         credentials = request.credentials
         entry = self._find(credentials.name)
-        # A user we do not know costs as much time as a wrong password.
+        # An unknown user takes as much time as a wrong password.
         secret = entry.secret if entry else b"\0"
         if credentials.protocol == Protocol.PAP:
             right = hmac.compare_digest(credentials.password, secret)
@@ -98,8 +99,14 @@ class SecretsBackend:
             return AuthReply(accepted=True)
         return AuthReply(accepted=True, assign=Assign.FIXED, address=entry.address)
 
+    def report(self) -> list[ServerReport]:
+        return []
+
+    def in_flight(self) -> list[InFlight]:
+        return []
+
     def _find(self, user: bytes) -> Secret | None:
-        """An exact name goes before `*`, an exact server before `*`; an empty secret opens no door."""
+        """Return the line for a user: an exact name before `*`, an exact server before `*`. An empty secret is none."""
         for name in (user, ANY):
             entries = self._secrets.get(name, [])
             for server in (self._hostname, ANY):
@@ -110,7 +117,7 @@ class SecretsBackend:
 
 
 def parse_line(line: bytes) -> Secret | None:
-    """One line, or None when it holds nothing; ValueError says what is wrong."""
+    """Parse one line. Return None when it is empty. Raises ValueError."""
     words = split_words(line)
     if not words:
         return None
@@ -124,7 +131,7 @@ def parse_line(line: bytes) -> Secret | None:
     address = words[3].decode("utf-8", "replace") if len(words) == 4 else "*"
     if address == "*":
         return Secret(user, server, secret)
-    if address == NOBODY:
+    if address == BARRED:
         return Secret(user, server, secret, barred=True)
     try:
         return Secret(user, server, secret, IPv4Address(address))
@@ -133,7 +140,7 @@ def parse_line(line: bytes) -> Secret | None:
 
 
 def split_words(line: bytes) -> list[bytes]:
-    """pppd's words: blanks part them; quotes and backslash keep what they hold; # begins a comment between words."""
+    """Split a line as pppd does: at blanks, except in quotes and after a backslash; # begins a comment."""
     words: list[bytes] = []
     at = 0
     while at < len(line):

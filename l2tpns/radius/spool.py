@@ -1,19 +1,19 @@
-"""The accounting spool: records on disk from the moment they exist until a server has acknowledged them.
+"""The accounting spool: a record is on disk from the moment it exists until a server has acknowledged it.
 
-A directory of segments, each a file of lines that are only ever appended:
+A directory of segments, each a file to which lines are only appended:
 
     checksum ["r", number, kind, session, time, delivered, usage, since boot, boot]     a record
-    checksum ["d", number]                                            it was delivered, but is still needed here
-    checksum ["x", number]                                            it is needed no more
+    checksum ["d", number]                                            it was delivered, but is still needed
+    checksum ["x", number]                                            it is no longer needed
 
-Reading all lines in order gives what is left; a torn last line is what a crash leaves and counts for nothing. Segments
-go from the oldest end only, so that the line that ends a record never goes before the record itself. What keeps an old
-segment alive is copied forward when the spool has grown to twice what is live.
+All lines, read in order, give the records that are left; a torn last line, which a crash leaves, is ignored. Segments
+are removed from the oldest end only, so the line that ends a record is never removed before the record itself. Live
+records of the oldest segment are copied to the newest when the spool has grown to twice what is live.
 
 A line is written when it is made (so kill -9 loses nothing) and fsynced in batches by a thread (so power failure loses
-nothing that was sent, and no greenlet waits for the disk). A full disk does not end this: a reserve was made in time,
-and is written in place. What not even that takes lives in memory and is written when the disk has room again. Knows
-nothing of RADIUS: accounting.py does.
+no record that was sent, and no greenlet waits for the disk). When the disk is full, lines are written into a reserve
+that was allocated before. Lines for which the reserve is too small stay in memory until the disk has room again. Knows
+nothing of RADIUS.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from l2tpns.runtime.supervisor import Part, Supervisor
 SEGMENT_OCTETS = 1 << 20
 SUFFIX = ".records"
 SEGMENT = r"[0-9]{1,18}" + re.escape(SUFFIX)
-LARGEST_NUMBER = 1 << 53
+MAX_NUMBER = 1 << 53  # of a record
 RESERVE = "reserve"  # a file of zeros, which become lines when the disk is full
-RESERVED = 256 << 10  # octets: some 300 Stops, or 10,000 notes of delivery
-TRY_AGAIN = 1.0  # seconds between two attempts to write what a disk did not take
+RESERVE_OCTETS = 256 << 10  # some 300 Stops, or 10,000 notes of delivery
+RETRY_DELAY = 1.0  # seconds between two attempts to write lines that the disk refused
 
 
 @dataclass(slots=True, eq=False)
@@ -72,9 +72,9 @@ class Entry:
     delivered: bool = False
     synced: bool = False  # safe on disk: it may be sent
     tried: bool = False  # by this process
-    passed_over: int = 0  # tries after which a server answered others and not this
-    unsure: int = 0  # tries after which no server has answered anything yet
-    answers: int = 0  # of the servers, when these ended
+    passed_over: int = 0  # tries after which a server answered other records and not this one
+    unsure: int = 0  # tries after which no server has answered any request yet
+    answers: int = 0  # that servers had given when these tries ended
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ class SpoolStats:
 
 
 class Spool:
-    """Live records by number. `synced` is called with records that are safe on disk and may be sent."""
+    """The records that are still needed. `synced` is called with those that are safe on disk and may be sent."""
 
     def __init__(
         self,
@@ -95,6 +95,8 @@ class Spool:
         synced: Callable[[list[Entry]], None],
         *,
         segment_octets: int = SEGMENT_OCTETS,
+        reserve_octets: int = RESERVE_OCTETS,
+        retry_delay: float = RETRY_DELAY,
         supervisor: Supervisor | None = None,
     ) -> None:
         self._supervisor = supervisor or Supervisor(log)
@@ -102,6 +104,8 @@ class Spool:
         self._log = log
         self._synced = synced
         self._segment_octets = segment_octets
+        self._reserve_octets = reserve_octets
+        self._retry_delay = retry_delay
         self._segments: list[Segment] = []
         self._highest = 0  # number of a segment
         self._lock = -1
@@ -111,11 +115,11 @@ class Spool:
         self._unsynced: list[Entry] = []
         self._dirty = Event()
         self._broken = False  # the last write failed
-        self._unwritten: dict[int, Entry] = {}  # live records that the disk did not take
-        self._owed: dict[int, bytes] = {}  # lines that say what became of records, which it did not take either
-        self._reserved = False  # the file RESERVE is there
+        self._unwritten: dict[int, Entry] = {}  # live records that the disk refused
+        self._owed: dict[int, bytes] = {}  # by record: a line of kind d or x that it refused
+        self._reserved = False  # the file RESERVE exists
         self._sync_error = ""  # of the last fsync
-        self._room: int | None = None  # octets left in the reserve, while that is what we write into
+        self._room: int | None = None  # octets left in the reserve, while lines go there
         self._copying = False  # copies of the oldest segment's records are not on disk yet: it must stay
         self._closing = False
         self._part: Part | None = None
@@ -125,7 +129,7 @@ class Spool:
 
     @property
     def octets(self) -> int:
-        """On disk."""
+        """Return the size of all segments on disk."""
         return sum(segment.size for segment in self._segments)
 
     @property
@@ -133,18 +137,21 @@ class Spool:
         return len(self._segments)
 
     def holds(self, entry: Entry) -> bool:
-        """On the disk, not in memory only."""
+        """Return whether the record is on disk, not in memory only."""
         return entry.number not in self._unwritten
 
     @property
     def behind(self) -> bool:
-        """Something is in memory only: the disk did not take it."""
+        """Return whether a line is in memory only, because the disk refused it."""
         return bool(self._unwritten or self._owed)
 
     # --- opening
 
     def open(self) -> list[Entry]:
-        """What an earlier process left, in order. ConfigError when the directory cannot be ours."""
+        """Return the records that an earlier process left, in order.
+
+        Raises ConfigError if the directory cannot be used.
+        """
         self._lock = claim_directory(self._directory, "spool_dir")
         entries: dict[int, Entry] = {}
         found = [path for path in self._directory.glob(f"*{SUFFIX}") if re.fullmatch(SEGMENT, path.name)]
@@ -167,30 +174,30 @@ class Spool:
             self.stats.unreadable += 1
             self._log.error("spool_refused", path=str(path), why=error.strerror)
             return
-        except OSError as error:  # its records are needed: a disk that fails now may not fail later
+        except OSError as error:  # its records are needed: the disk may work at the next start
             raise refused(error.errno, f"spool_dir: {path}: {error.strerror}") from error
         self._segments.append(segment)
-        for line in octets.rstrip(b"\0").splitlines(keepends=True):  # the rest of a reserve has never been written to
+        for line in octets.rstrip(b"\0").splitlines(keepends=True):  # the rest of a reserve is zeros
             segment.size += len(line)
             self._replay(segment, line, entries)
 
     def _replay(self, segment: Segment, line: bytes, entries: dict[int, Entry]) -> None:
         fields = read_line(line)
         if fields is None:
-            if line != b"\n":  # what ends a line that a full disk has torn
+            if line != b"\n":  # it ends a line that a full disk has torn
                 self.stats.unreadable += 1
                 self._log.warning("spool_line_unreadable", path=str(segment.path), octets=len(line))
             return
         try:
-            self._take(segment, fields, len(line), entries)
+            self._apply(segment, fields, len(line), entries)
         except (ValueError, TypeError, IndexError) as error:
             self.stats.unreadable += 1
             self._log.error("spool_record_refused", path=str(segment.path), why=f"{str(fields)[:80]}: {error}")
 
-    def _take(self, segment: Segment, fields: list[Any], size: int, entries: dict[int, Entry]) -> None:
-        """One line, whatever it holds. ValueError, TypeError, IndexError: it makes no sense."""
+    def _apply(self, segment: Segment, fields: list[Any], size: int, entries: dict[int, Entry]) -> None:
+        """Apply one line, whatever it holds. Raises ValueError, TypeError or IndexError if it makes no sense."""
         kind, number = fields[:2]
-        if type(number) is not int or not 0 < number < LARGEST_NUMBER:
+        if type(number) is not int or not 0 < number < MAX_NUMBER:
             raise ValueError("its number is out of range")
         old = entries.get(number)
         if kind == "r":
@@ -210,7 +217,7 @@ class Spool:
     # --- writing
 
     def append(self, kind: str, session: str, time: Moment, body: bytes) -> Entry:
-        """A new record, written at once; synced() is told when it is safe."""
+        """Write a new record at once. `synced` is called when it is safe. Does not yield."""
         self._number += 1
         entry = Entry(self._number, kind, session, time, body, self._segments[-1], 0)
         self._write_record(entry)
@@ -220,17 +227,17 @@ class Spool:
         return entry
 
     def mark_delivered(self, entry: Entry) -> None:
-        """Acknowledged, but kept: it is the last that is known of a session."""
+        """Note that a server has acknowledged the record; it stays as the last that is known of a session."""
         entry.delivered = True
         if entry.number not in self._unwritten:
             self._write_note(entry.number, make_line(["d", entry.number]))
 
     def release(self, entry: Entry) -> None:
-        """Needed no more."""
+        """Remove a record that is no longer needed."""
         if entry.number not in entry.segment.live:
             return
         self._forget(entry)
-        if self._unwritten.pop(entry.number, None) is None:  # else the disk has never heard of it
+        if self._unwritten.pop(entry.number, None) is None:  # else it was never on disk
             self._write_note(entry.number, make_line(["x", entry.number]))
         if not self.live_octets and self._segments[-1].size > self._segment_octets // 4:
             self._start_segment()
@@ -256,7 +263,7 @@ class Spool:
         self.live_octets += entry.size
 
     def _write(self, line: bytes) -> bool:
-        """False when the disk does not take it: it is written later, by _catch_up, if it is still true then."""
+        """Return False when the disk refuses the line: _catch_up writes it later, if it is still true then."""
         if self._segments[-1].size >= self._segment_octets:
             self._start_segment()
         # After a failed write the file may end within a line: begin a new one.
@@ -288,12 +295,12 @@ class Spool:
     def _fail(self, error: OSError) -> None:
         self.stats.write_errors += 1
         if not self._broken:
-            # The record lives on in memory and is sent all the same.
+            # The record stays in memory and is sent nevertheless.
             self._log.error("spool_write_failed", path=str(self._directory), why=error.strerror)
         self._broken = True
 
     def _catch_up(self) -> None:
-        """Write what the disk did not take, as far as it is still true."""
+        """Write the lines that the disk refused, as far as they are still true."""
         for entry in list(self._unwritten.values()):
             self._forget(entry)
             self._write_record(entry)
@@ -304,17 +311,17 @@ class Spool:
                 return
             del self._owed[number]
 
-    # --- the reserve: room that is ours already when the disk is full
+    # --- the reserve: room that is allocated before the disk is full
 
     def _make_reserve(self) -> bool:
-        """Whether there is one. A Stop that cannot be spooled would be lost, or be sent twice, after a kill -9."""
+        """Return whether the reserve could be made. A Stop that is not on disk is lost, or sent twice, by kill -9."""
         path = self._directory / RESERVE
         if not files.remove(path):
             return False
         try:
             descriptor = files.open_file(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
             try:
-                os.posix_fallocate(descriptor, 0, RESERVED)
+                os.posix_fallocate(descriptor, 0, self._reserve_octets)
             finally:
                 os.close(descriptor)
         except OSError:
@@ -323,7 +330,7 @@ class Spool:
         return True
 
     def _enter_reserve(self, error: OSError) -> bool:
-        """The reserve becomes the segment that is written, in place: that needs no room."""
+        """Make the reserve the segment that is written, in place, which needs no room. Return False if it cannot be."""
         if not self._reserved:
             return False
         segment = self._next_segment()
@@ -333,14 +340,16 @@ class Spool:
         except OSError:
             self._reserved = False
             return False
-        self._log.error("spool_reserve_used", path=str(self._directory), octets=RESERVED, why=error.strerror)
+        self._log.error(
+            "spool_reserve_used", path=str(self._directory), octets=self._reserve_octets, why=error.strerror
+        )
         self._reserved = False
-        self._room = RESERVED
-        self._become(segment, descriptor)
+        self._room = self._reserve_octets
+        self._write_to(segment, descriptor)
         return True
 
     def _leave_reserve(self) -> None:
-        """The disk may have room again: a new reserve is the proof."""
+        """Start a normal segment if the disk has room again, which a new reserve proves."""
         self._reserved = self._reserved or self._make_reserve()
         if self._room is None or not self._reserved:
             return
@@ -359,16 +368,16 @@ class Spool:
             if not self._segments or self._descriptor < 0:
                 raise refused(error.errno, f"spool_dir {self._directory}: {error.strerror}") from error
             self._log.error("spool_write_failed", path=str(segment.path), why=error.strerror)
-            return  # the old segment grows on
+            return  # the old segment goes on growing
         self._room = None
-        self._become(segment, descriptor)
+        self._write_to(segment, descriptor)
 
     def _next_segment(self) -> Segment:
         number = self._highest + 1
         return Segment(number, self._directory / f"{number:010d}{SUFFIX}")
 
-    def _become(self, segment: Segment, descriptor: int) -> None:
-        """This segment is the one that is written from now on."""
+    def _write_to(self, segment: Segment, descriptor: int) -> None:
+        """Write to this segment from now on."""
         if self._descriptor >= 0:
             self._rolled.append(self._descriptor)
         self._descriptor, self._highest = descriptor, segment.number
@@ -384,11 +393,11 @@ class Spool:
         """Remove segments from the oldest end, as long as nothing in them is needed."""
         while len(self._segments) > 1 and not self._segments[0].live and not self._copying:
             if not files.remove(self._segments[0].path):
-                return  # a disk that has become read-only: the next process finds that nothing in it is needed
+                return  # the disk has become read-only: the next process finds that nothing in it is needed
             self._segments.pop(0)
 
     def _copy_forward(self) -> None:
-        """Free the oldest segment by writing what is live in it again, at the end."""
+        """Free the oldest segment by writing its live records again, at the end."""
         oldest = self._segments[0]
         for entry in list(oldest.live.values()):
             self._forget(entry)
@@ -402,11 +411,11 @@ class Spool:
 
     def _run(self) -> None:
         while not self._closing:
-            self._dirty.wait(TRY_AGAIN if self.behind or self._room is not None else None)
+            self._dirty.wait(self._retry_delay if self.behind or self._room is not None else None)
             self._sync()
 
     def _sync(self) -> None:
-        """Make what is written safe; blocks this greenlet only."""
+        """Make what is written safe. Yields."""
         self._dirty.clear()
         batch, self._unsynced = self._unsynced, []
         self._leave_reserve()
@@ -421,7 +430,7 @@ class Spool:
                 entry.synced = True
             if batch:
                 self._synced(batch)
-        except BaseException:  # another run of this loop comes back to them: none is forgotten
+        except BaseException:  # another run of this loop handles them
             self._unsynced = batch + self._unsynced
             self._dirty.set()
             raise
@@ -436,14 +445,14 @@ class Spool:
         self._copying = False
         if error:
             self.stats.write_errors += 1
-            if error != self._sync_error:  # else it has been told: this comes back each second
+            if error != self._sync_error:  # else it is logged already: this is tried each second
                 self._log.error("spool_sync_failed", path=str(self._directory), why=error)
         elif overgrown and not self._broken:
             self._trim()
         self._sync_error = error
 
     def close(self) -> None:
-        """Everything safe; a spool without a live record leaves no segment behind."""
+        """Make everything safe. A spool without a live record leaves no segment behind. Yields."""
         if self._part is None:
             return
         self._closing = True
@@ -466,13 +475,13 @@ def _number(path: Path) -> int:
 
 
 def _entry(fields: list[Any], segment: Segment, size: int) -> Entry:
-    """A record as its line tells it. ValueError or TypeError: no record is like that."""
+    """Return the record that a line describes. Raises ValueError or TypeError if it cannot be one."""
     _, number, kind, session, wall, delivered, usage, *clock = fields
     since_boot, boot = clock[:2] if len(clock) > 1 else (0.0, "")
     if not (isinstance(kind, str) and isinstance(session, str) and isinstance(boot, str)):
-        raise ValueError("its names are no text")
+        raise ValueError("its names are not text")
     if not isinstance(delivered, bool):
-        raise ValueError("it says neither that it was delivered nor that it was not")
+        raise ValueError("its delivered flag is not a boolean")
     if not (WHEN(wall) and WHEN(since_boot)) or len(session) > 253:
         raise ValueError("its time or its name is out of range")
     moment = Moment(float(wall), float(since_boot), boot)

@@ -1,8 +1,7 @@
-"""Asking RADIUS: tries, back-off, failover and return (RFC 2865 section 2.5, RFC 5080 section 2.2.1).
+"""Sending requests to RADIUS servers: tries, back-off, failover and return (RFC 2865 2.5, RFC 5080 2.2.1).
 
-A request goes round the servers, the usable ones first. What was sent to a server once stays open there until the
-request is over, so that a late answer of the first server still counts while the second is being asked. Knows nothing
-of attributes.
+A request is sent to one server after another, the usable ones first. It stays pending at each of them until it is
+over, so that a late answer of the first server still counts while the second is tried. Knows nothing of attributes.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ from pyrad.packet import Packet
 
 from l2tpns.errors import NoAnswer, PassedOver
 from l2tpns.radius import packets
-from l2tpns.radius.remote_server import Request, Server, ServerStats
-from l2tpns.radius.types import RadiusSettings, ServerAddress
+from l2tpns.radius.remote_server import IDENTIFIERS, RemoteServer, Request
+from l2tpns.radius.report import InFlight, ServerReport
+from l2tpns.radius.settings import RadiusSettings, ServerAddress
 from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.supervisor import Supervisor
@@ -27,53 +27,36 @@ from l2tpns.runtime.supervisor import Supervisor
 MAX_INTERVAL = 32.0
 JITTER = 0.1  # RFC 5080 2.2.1: each interval plus or minus a tenth
 
-# A server that is silent may be halted, with everything that is sent to it waiting in its socket. Servers recognise a
-# repetition only for a while (FreeRADIUS not at all once it has answered an Accounting-Request), and would write a
-# record down as often as it was sent. So accounting tells a dead server each record once, a new one now and then, and
-# repeats only when it shows life, or when there is nothing new to try it with.
-FRESH_PROBE = 2.0
-REPEATED_PROBE = 8.0
-LOOK_AGAIN = 0.5
-# An Accounting-Request that a server does not answer, though it answers others, may be one that it never takes (a bug,
-# a firewall that drops fragments). After so many such tries a round is over early: others need the worker.
-PASSED_OVER = 4
-STALE = 90.0  # a request held back for so long is given up: the next one tells its new Acct-Delay-Time
-
 
 @dataclass(frozen=True, slots=True)
-class InFlight:
-    """A request that waits for its answer, as `show radius` prints it."""
+class TransportTiming:
+    """How accounting asks servers that are dead. All but max_passed_over in seconds.
 
-    identifier: int
-    server: ServerAddress
-    label: str  # PAP, CHAP, START ...
-    session_id: int
-    tries: int
-    next_try: float  # by the wall clock as it is set now
+    A silent server may be halted, with everything that is sent to it waiting in its socket. Servers recognise a
+    repetition only for a while (FreeRADIUS not at all once it has answered an Accounting-Request), and would record
+    the same usage as often as it was sent. So each Accounting-Request is sent to a dead server once, a new one every
+    `fresh_probe` seconds, and repeated only when the server shows life, or when there is no new one to try.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class ServerReport:
-    """A server's figures at one moment."""
-
-    address: ServerAddress
-    dead: bool
-    trusted: bool
-    in_flight: int
-    sockets: int
-    stats: ServerStats
+    fresh_probe: float = 2.0
+    repeated_probe: float = 8.0
+    poll_interval: float = 0.5  # between two looks whether the server has come back
+    stale_after: float = 90.0  # a request held back for so long is given up: the next has a new Acct-Delay-Time
+    # A server that leaves an Accounting-Request unanswered and answers others may never accept it (a bug, a firewall
+    # that drops fragments). After this number of such tries a round ends early: other records need the worker.
+    max_passed_over: int = 4
 
 
 class Tally:
-    """Count the tries of one request that live servers have left unanswered."""
+    """The tries of one request that live servers have left unanswered."""
 
     __slots__ = ("_answers", "_servers", "passed_over", "unsure")
 
-    def __init__(self, servers: list[Server]) -> None:
+    def __init__(self, servers: list[RemoteServer]) -> None:
         self._servers = servers
         self._answers = answers_of(servers)
-        self.passed_over = 0  # a server has answered another request since
-        self.unsure = 0  # none has: it may have died
+        self.passed_over = 0  # tries after which a server has answered another request
+        self.unsure = 0  # tries after which none has: the server may have died
 
     def unanswered(self, *, live: bool) -> None:
         self.unsure += live
@@ -84,12 +67,12 @@ class Tally:
             self.unsure = 0
 
 
-def answers_of(servers: list[Server]) -> int:
+def answers_of(servers: list[RemoteServer]) -> int:
     return sum(server.answers for server in servers)
 
 
 class Transport:
-    """All requests of one kind; request() blocks the greenlet that calls it and nobody else."""
+    """All requests of one kind. request() blocks the calling greenlet only."""
 
     def __init__(
         self,
@@ -101,20 +84,22 @@ class Transport:
         random: Callable[[int], bytes] = os.urandom,
         supervisor: Supervisor | None = None,
         awake: AwakeClock | None = None,
+        timing: TransportTiming | None = None,
     ) -> None:
         self._supervisor = supervisor or Supervisor(log)
         self.awake = awake or AwakeClock()
         self._accounting = accounting
+        self._timing = timing or TransportTiming()
         self._dictionary = dictionary
         self._log = log
         self._random = random
-        self._servers: list[Server] = []
-        self._retired: list[Server] = []
+        self._servers: list[RemoteServer] = []
+        self._retired: list[RemoteServer] = []
         self.settings = settings
         self.configure(settings)
 
     def configure(self, settings: RadiusSettings) -> None:
-        """Takes effect for new requests; a server that stays keeps its sockets, figures and trust."""
+        """Use these settings for new requests. A server that stays keeps its sockets, figures and trust."""
         known = {server.address: server for server in self._servers}
         kept = []
         for address in dict.fromkeys(settings.accounting_servers if self._accounting else settings.servers):
@@ -129,8 +114,8 @@ class Transport:
         self._servers = kept
         self.settings = settings
 
-    def _new_server(self, address: ServerAddress, settings: RadiusSettings) -> Server:
-        return Server(address, settings, self._dictionary, self._log, self._supervisor)
+    def _new_server(self, address: ServerAddress, settings: RadiusSettings) -> RemoteServer:
+        return RemoteServer(address, settings, self._dictionary, self._log, self._supervisor)
 
     def request(
         self,
@@ -141,8 +126,11 @@ class Transport:
         tries: int | None = None,
         max_interval: float = MAX_INTERVAL,
     ) -> Packet:
-        """Return the first authentic reply. Raises NoAnswer when all tries are used up; PassedOver when the servers
-        answered others meanwhile."""
+        """Return the first authentic reply. Yields.
+
+        Raises NoAnswer when no server is configured, or PassedOver when all tries are used up: it counts the tries
+        after which a server has answered another request.
+        """
         order = self._order()
         if not order:
             raise NoAnswer("no RADIUS server is configured")
@@ -162,79 +150,83 @@ class Transport:
                 if answer is not None:
                     return answer
                 tally.unanswered(live=request.tries > sent and not dead)
-                if self._accounting and tally.passed_over >= PASSED_OVER:
+                if self._accounting and tally.passed_over >= self._timing.max_passed_over:
                     break
                 interval *= 2
         finally:
-            for server, leg in request.legs.items():
-                server.close_leg(leg)
+            for server, pending in request.pending.items():
+                server.close_request(pending)
         text = f"no RADIUS server answered {request.tries} tries of {label}"
         raise PassedOver(text, tally.passed_over, tally.unsure)
 
-    def _try(self, request: Request, server: Server, interval: float) -> Packet | None:
+    def _try(self, request: Request, server: RemoteServer, interval: float) -> Packet | None:
         deadline = self.awake.now() + interval
         request.next_try = time.monotonic() + interval
-        leg = request.legs.get(server)
-        if leg is None:
-            leg = server.open_leg(request, interval)
-            if leg is None:
-                # Thousands are in flight already, or no local port: our own limit, not the server's silence.
+        pending = request.pending.get(server)
+        if pending is None:
+            pending = server.open_request(request, interval)
+            if pending is None:
+                # Thousands are in flight, or no local port is free: this process is at its limit, not the server.
                 return self._answer(request, deadline)
-            request.legs[server] = leg
+            request.pending[server] = pending
         request.tries += 1
-        leg.channel.send(leg)
+        pending.radius_socket.send(pending)
         answer = self._answer(request, deadline)
         if answer is None:
-            server.timed_out(leg.channel)
+            server.timed_out(pending.radius_socket)
         return answer
 
-    def _turn(self, order: list[Server], number: int) -> Server:
-        """Round robin; accounting leaves out the dead after its first try, as long as another one lives."""
+    def _turn(self, order: list[RemoteServer], number: int) -> RemoteServer:
+        """Return the server of the next try: round robin, for accounting without dead servers after the first try."""
         server = order[number % len(order)]
         if number and self._accounting and server.dead:
             return next((other for other in order if not other.dead), server)
         return server
 
-    def _hold_back(self, request: Request, server: Server, order: list[Server]) -> Packet | None:
-        """Wait while all servers are dead and it is another request's turn to find out whether they still are."""
-        leg = request.legs.get(server)
-        quiet = FRESH_PROBE if leg is None or server.refusing else REPEATED_PROBE
+    def _hold_back(self, request: Request, server: RemoteServer, order: list[RemoteServer]) -> Packet | None:
+        """Wait while all servers are dead and another request has just been sent to this one.
+
+        Return an answer if one comes meanwhile. Raises NoAnswer when the request has become stale.
+        """
+        pending = request.pending.get(server)
+        fresh = pending is None or server.refusing
+        quiet = self._timing.fresh_probe if fresh else self._timing.repeated_probe
         held = False
         while all(other.dead for other in order) and time.monotonic() < server.last_sent + quiet:
             held = True
-            answer = self._answer(request, self.awake.now() + LOOK_AGAIN)
+            answer = self._answer(request, self.awake.now() + self._timing.poll_interval)
             if answer is not None:
                 return answer
-        if leg is None:
-            server.last_sent = time.monotonic()  # taken: nobody else finds it quiet now
-        elif time.monotonic() > leg.sent_at + STALE:
+        if pending is None:
+            server.last_sent = time.monotonic()  # now: no other request may probe it
+        elif time.monotonic() > pending.sent_at + self._timing.stale_after:
             raise NoAnswer(f"no RADIUS server answered {request.label} in time")
         elif held and not server.dead:
-            # It lives again, and may be about to answer what it was told before.
+            # It lives again, and may be about to answer what was sent before.
             return self._answer(request, self.awake.now() + self.settings.timeout)
         return None
 
     def _answer(self, request: Request, deadline: float) -> Packet | None:
-        """Wait for an answer until the awake clock shows `deadline`: the server is not blamed for a pause of ours."""
+        """Wait for an answer until the awake clock shows `deadline`, which excludes pauses of this process."""
         while not request.result.ready():
             left = deadline - self.awake.now()
             if left > 0.0:
                 request.result.wait(self.awake.real(left))
                 continue
-            gevent.sleep(0)  # who was held up finds the end of the time and the answer at once: the answer counts
+            gevent.sleep(0)  # after a delay both the deadline and the answer are there: let the reader run
             if not request.result.ready():
                 return None
-        _, leg, reply = request.result.get()
+        _, pending, reply = request.result.get()
         # RFC 2868 3.5: salted attributes of a reply are read with the authenticator of its request.
-        reply.request_authenticator = leg.packet.authenticator
+        reply.request_authenticator = pending.packet.authenticator
         return reply
 
-    def _order(self) -> list[Server]:
-        """In the configured order, but the dead ones last."""
-        usable: list[Server] = []
-        dead: list[Server] = []
+    def _order(self) -> list[RemoteServer]:
+        """Return the servers in the configured order, but the dead ones last."""
+        usable: list[RemoteServer] = []
+        dead: list[RemoteServer] = []
         for server in self._servers:
-            # A server behind a usable one is not probed: nobody needs its answer now.
+            # A server behind a usable one is not probed: no request needs its answer now.
             (usable if (not usable or not server.dead) and server.usable() else dead).append(server)
         return usable + dead
 
@@ -252,16 +244,16 @@ class Transport:
     def in_flight(self) -> list[InFlight]:
         shift = time.time() - time.monotonic()
         return [
-            InFlight(leg.identifier, server.address, leg.request.label, leg.request.session_id,
-                     leg.request.tries, leg.request.next_try + shift)
+            InFlight(pending.identifier, server.address, pending.request.label, pending.request.session_id,
+                     pending.request.tries, pending.request.next_try + shift)
             for server in self._servers + self._retired
-            for leg in server.legs()
+            for pending in server.pending_requests()
         ]  # fmt: skip
 
     def report(self) -> list[ServerReport]:
         return [
             ServerReport(server.address, server.dead, server.trusted, server.in_flight,
-                         server.sockets, server.stats)
+                         self.settings.max_sockets * IDENTIFIERS, server.sockets, server.stats)
             for server in self._servers
         ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What crosses the border of l2tpns.radius: requests, replies, usage, settings (RFC 2865, 2866, 2869).
+"""What crosses the border of l2tpns.radius: requests, replies, usage (RFC 2865, RFC 2866, RFC 2869).
 
 Only data: nothing here opens a socket or a file.
 """
@@ -10,12 +10,13 @@ from enum import Enum, IntEnum
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, Protocol
 
-from l2tpns.config.settings import Config
+from l2tpns.radius.report import InFlight, ServerReport
 
 if TYPE_CHECKING:
     from l2tpns.proto.ppp.credentials import Credentials
 
 PORT_TYPE_VIRTUAL = 5  # RFC 2865 5.41
+MTUS = range(64, 65536)  # RFC 2865 5.12
 
 
 class TerminateCause(IntEnum):
@@ -51,7 +52,7 @@ class Assign(Enum):
 
 @dataclass(frozen=True, slots=True)
 class AuthRequest:
-    """A subscriber who wants in, and what the tunnel told about the call."""
+    """A subscriber's credentials, and what the tunnel says about the call."""
 
     credentials: Credentials
     session_id: int
@@ -59,8 +60,8 @@ class AuthRequest:
     called: str = ""
     calling: str = ""
     nas_port_id: str = ""
-    tunnel_client: str = ""  # the LAC's address, RFC 2868 3.3
-    tunnel_server: str = ""  # our address on that tunnel
+    tunnel_client: str = ""  # the LAC's address (RFC 2868 3.3)
+    tunnel_server: str = ""  # our address on that tunnel (RFC 2868 3.4)
     tunnel_host: str = ""  # the LAC's host name (Tunnel-Client-Auth-ID)
     connect_info: str = ""
     mtu: int = 0
@@ -69,7 +70,7 @@ class AuthRequest:
 
 @dataclass(frozen=True, slots=True)
 class FramedRoute:
-    """One Framed-Route (RFC 2865 5.22); gateway None is the subscriber's own address."""
+    """One Framed-Route (RFC 2865 5.22). The gateway None is the subscriber's own address."""
 
     prefix: IPv4Network
     gateway: IPv4Address | None = None
@@ -78,7 +79,7 @@ class FramedRoute:
 
 @dataclass(frozen=True, slots=True)
 class AuthReply:
-    """The verdict. A refusal carries its attributes too: a walled garden may let the subscriber in with them."""
+    """The verdict. A refusal has attributes too: a walled garden may admit the subscriber with them."""
 
     accepted: bool
     message: bytes = b""  # Reply-Message, for the PAP or CHAP answer
@@ -92,23 +93,33 @@ class AuthReply:
     classes: tuple[bytes, ...] = ()
     avpairs: tuple[tuple[str, str], ...] = ()
     filter_ids: tuple[str, ...] = ()
-    termination_action: int = 0  # 1: ask RADIUS again when the session time is over
+    termination_action: int = 0  # 1: send a new Access-Request when the session time is over
     state: bytes = b""
     framed_pool: str = ""
     mtu: int | None = None
     user: bytes = b""  # the name to account under, when the server gave another (RFC 2865 5.1)
-    why: str = ""  # of a refusal, for the operator's log only: a subscriber may not learn which names exist
+    why: str = ""  # of a refusal, for the log only: a subscriber must not learn which names exist
 
 
 class Backend(Protocol):
-    """Whoever can say yes or no. Blocks its greenlet only; raises NoAnswer."""
+    """Decides who may log in: RADIUS servers, or the secrets file."""
 
-    def authenticate(self, request: AuthRequest) -> AuthReply: ...
+    def authenticate(self, request: AuthRequest) -> AuthReply:
+        """Return the verdict. May yield. Raises NoAnswer."""
+        ...
+
+    def report(self) -> list[ServerReport]:
+        """Return the figures of each server that is configured now; none for a backend without servers."""
+        ...
+
+    def in_flight(self) -> list[InFlight]:
+        """Return the requests that wait for an answer."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a session used so far. "In" is from the subscriber, as RFC 2866 5.3 has it."""
+    """What a session has used so far. "In" is from the subscriber (RFC 2866 5.3)."""
 
     acct_session_id: str
     user: bytes
@@ -136,59 +147,3 @@ class Usage:
     terminate_cause: int = 0
     avpairs: tuple[str, ...] = ()  # Cisco-AVPair texts that plugins add
     attributes: tuple[tuple[str, str | int], ...] = ()  # and other attributes, by name
-
-
-@dataclass(frozen=True, slots=True)
-class ServerAddress:
-    """Where one RADIUS server takes requests of one kind."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-
-class MessageAuthenticator(Enum):
-    """radius_require_message_authenticator: what a reply must carry (RFC 2869 5.14, CVE-2024-3596)."""
-
-    AUTO = "auto"  # demanded of a server from the moment it has sent a valid one
-    YES = "yes"
-    NO = "no"
-
-
-@dataclass(frozen=True, slots=True)
-class RadiusSettings:
-    """One consistent set of settings; a change at run time is a new one given to configure()."""
-
-    servers: tuple[ServerAddress, ...] = ()
-    accounting_servers: tuple[ServerAddress, ...] = ()
-    secret: bytes = b""
-    accounting: bool = False
-    bind_min: int = 0
-    bind_max: int = 0
-    require: MessageAuthenticator = MessageAuthenticator.AUTO
-    retries: int = 0  # tries of one request; 0 is twice the number of servers
-    timeout: float = 1.0  # before the second try; doubles from there
-    dead_time: float = 60.0  # a silent server is left alone this long
-    max_sockets: int = 64  # per server and kind, 256 requests each
-    nas_address: IPv4Address | None = None  # None: the address our socket has towards the server
-    nas_identifier: str = ""
-
-    @classmethod
-    def from_config(cls, config: Config) -> RadiusSettings:
-        ports = config.radius_ports
-        return cls(
-            servers=tuple(ServerAddress(str(s.address), s.auth_port) for s in config.radius_servers),
-            accounting_servers=tuple(ServerAddress(str(s.address), s.acct_port) for s in config.radius_servers),
-            secret=config.radius_secret_octets,
-            accounting=config.radius_accounting,
-            bind_min=ports.start,
-            bind_max=ports.stop - 1,
-            require=MessageAuthenticator(config.radius_require_message_authenticator),
-            retries=config.radius_retries,
-            timeout=float(config.radius_timeout),
-            dead_time=float(config.radius_dead_time),
-            nas_address=config.main_address,
-            nas_identifier=config.hostname,
-        )

@@ -1,6 +1,6 @@
 """A session's usage in its two written forms: JSON in the spool, attributes in an Accounting-Request.
 
-RFC 2866 section 5, gigawords of RFC 2869 section 5.1, tunnels of RFC 2867 section 4.
+RFC 2866 5, with gigawords (RFC 2869 5.1) and tunnels (RFC 2867 4).
 """
 
 from __future__ import annotations
@@ -18,13 +18,18 @@ import orjson
 from pyrad.packet import Packet
 
 from l2tpns.radius import packets
-from l2tpns.radius.types import FramedRoute, RadiusSettings, Usage
+from l2tpns.radius.packets import ALL_32
+from l2tpns.radius.settings import RadiusSettings
+from l2tpns.radius.types import FramedRoute, Usage
 
 START, STOP, INTERIM, ON, OFF = "start", "stop", "interim", "on", "off"
 STATUS = {START: 1, STOP: 2, INTERIM: 3, ON: 7, OFF: 8}  # RFC 2866 5.1
 BY_RADIUS, BY_US = 1, 2  # Acct-Authentic, RFC 2866 5.6
-ALL_32 = 0xFFFFFFFF
 ROUTE = "Framed-Route"
+LEASE = ("Framed-IP-Address", "Session-Timeout", "Idle-Timeout")
+# RFC 2866 5.3 to 5.8; the upper 32 bits of the octets are gigawords (RFC 2869 5.1, RFC 2869 5.2).
+COUNTED = ("Acct-Input-Octets", "Acct-Output-Octets", "Acct-Input-Gigawords", "Acct-Output-Gigawords",
+           "Acct-Input-Packets", "Acct-Output-Packets", "Acct-Session-Time")  # fmt: skip
 
 NAMES = tuple(field.name for field in dataclasses.fields(Usage))
 # What only grows while a session lives.
@@ -32,10 +37,10 @@ COUNTERS = ("in_octets", "in_packets", "out_octets", "out_packets", "session_tim
 
 
 class SessionIds:
-    """Acct-Session-Ids, sixteen hexadecimal digits: the second of the login, and a count that begins anywhere.
+    """Acct-Session-Ids, sixteen hexadecimal digits: the second of the login, and a count that begins at random.
 
-    RFC 2866 5.5: unique, over restarts too. Within one life the count tells them apart, between two lives the second
-    does, and within the second of a restart the count's random beginning.
+    They are unique, over restarts too (RFC 2866 5.5): within one process by the count, between two processes by the
+    second, and within the second of a restart by the random beginning.
     """
 
     def __init__(self, random: Callable[[int], bytes] = os.urandom, clock: Callable[[], float] = time.time) -> None:
@@ -48,7 +53,7 @@ class SessionIds:
 
 
 def dump_usage(usage: Usage) -> bytes:
-    """JSON; octets as latin-1, which loses none of them."""
+    """Return a usage as JSON, with octets as latin-1, which loses none of them."""
     facts: dict[str, Any] = {name: getattr(usage, name) for name in NAMES}
     facts["user"] = usage.user.decode("latin-1")
     facts["classes"] = [value.decode("latin-1") for value in usage.classes]
@@ -60,9 +65,9 @@ def dump_usage(usage: Usage) -> bytes:
 
 
 def load_usage(body: bytes) -> Usage:
-    """What dump_usage wrote, perhaps in another release: the unknown is left out, the missing has its default.
+    """Return what dump_usage wrote, perhaps in another release: unknown fields are left out, missing have defaults.
 
-    Raises ValueError when it is no usage at all.
+    Raises ValueError when it is not a usage.
     """
     try:
         facts = {name: value for name, value in orjson.loads(body).items() if name in NAMES}
@@ -81,9 +86,9 @@ def load_usage(body: bytes) -> Usage:
 
 
 def unusable(kind: str, session: str, body: bytes) -> str:
-    """Why no record can be made of what the spool has; nothing when that looks possible."""
+    """Return why no record can be made of what the spool has, or an empty string."""
     if kind not in (START, STOP, INTERIM):
-        return f"{kind!r} is no kind of record"
+        return f"{kind!r} is not a kind of record"
     try:
         usage = load_usage(body)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -98,7 +103,7 @@ def unusable(kind: str, session: str, body: bytes) -> str:
 
 
 def never_less(usage: Usage, earlier: Usage) -> Usage:
-    """Counters as they are, or as they were reported before, whichever is more: no server sees them go back."""
+    """Return the usage with no counter below what was reported earlier: a server never sees one decrease."""
     lost = {name: getattr(earlier, name) for name in COUNTERS if getattr(earlier, name) > getattr(usage, name)}
     return dataclasses.replace(usage, **lost) if lost else usage
 
@@ -113,23 +118,23 @@ def fill_accounting_request(
     happened: float,
     now: float,
 ) -> Counter[str]:
-    """All attributes; usage is None for Accounting-On and -Off, which speak of the whole server.
+    """Add all attributes; usage is None for Accounting-On and -Off, which concern the whole server.
 
-    Return the names of those that are left out, because no server takes a packet of more than 4096 octets (RFC 2866 3).
+    Return the names of those that are left out, because a packet has at most 4096 octets (RFC 2866 3).
     """
     packet["Acct-Status-Type"] = STATUS[kind]
     packets.put_nas(packet, settings.nas_address or local, settings.nas_identifier)
     packet["Event-Timestamp"] = int(happened) & ALL_32
-    # RFC 2866 5.2: a record that waited says how long; sent again unchanged it keeps its identifier.
+    # RFC 2866 5.2: how long the record has waited. A packet that is sent again unchanged keeps its identifier.
     packet["Acct-Delay-Time"] = max(0, min(ALL_32, int(now - happened)))
     if usage is None:
-        # RFC 2866 5.13 demands no session, servers want the attribute all the same: a name for this event.
+        # RFC 2866 5.13 does not require it, but servers do: a name for this event.
         packets.put_text(packet, "Acct-Session-Id", f"{int(happened) & ALL_32:08X}00000000")
         return Counter()
     put_bill(packet, kind, usage)
     bill = {key: list(found) for key, found in dict.items(packet)}
     for put, name, value in details(usage):
-        with suppress(ValueError):  # a plugin's: it was possible when it was added, by another release
+        with suppress(ValueError):  # a plugin added it under another release, which accepted it
             put(packet, name, value)
     if packets.attribute_octets(packet) <= packets.MAX_ATTRIBUTES:
         return Counter()
@@ -140,7 +145,7 @@ def fill_accounting_request(
 
 
 def add_what_fits(packet: Packet, usage: Usage) -> Counter[str]:
-    """Add each detail that the packet still has room for; routes, only if they are all that is too much.
+    """Add each detail that the packet still has room for; routes only if nothing else was left out.
 
     Return the names of the others.
     """
@@ -161,25 +166,19 @@ def add_what_fits(packet: Packet, usage: Usage) -> Counter[str]:
 
 
 def put_bill(packet: Packet, kind: str, usage: Usage) -> None:
-    """What every record has: whose it is, and how much was used. A few hundred octets."""
-    packets.put_octets(packet, packets.USER_NAME, usage.user)
+    """Add what every record has: the user, the session, and how much was used. A few hundred octets."""
+    packets.put_field(packet, "User-Name", usage)
     packet["Acct-Authentic"] = BY_RADIUS if usage.by_radius else BY_US
     packets.put_port(packet, usage)
-    if usage.address is not None:
-        packet["Framed-IP-Address"] = str(usage.address)
-    if usage.session_timeout is not None:
-        packet["Session-Timeout"] = usage.session_timeout
-    if usage.idle_timeout is not None:
-        packet["Idle-Timeout"] = usage.idle_timeout
-    if kind != START:
-        put_counters(packet, usage)
+    for name in LEASE if kind == START else (*LEASE, *COUNTED):
+        packets.put_field(packet, name, usage)
     if kind == STOP and usage.terminate_cause:
-        packet["Acct-Terminate-Cause"] = usage.terminate_cause
+        packets.put_field(packet, "Acct-Terminate-Cause", usage)
 
 
 def details(usage: Usage) -> Iterator[tuple[Callable[[Packet, str, Any], None], str, Any]]:
     """Yield what may be left out of a record that is too long, what matters most to billing first."""
-    put = packets.put_detail
+    put = packets.put_value
     for value in usage.classes:
         yield put, "Class", value
     yield put, "Acct-Tunnel-Connection", usage.tunnel_connection
@@ -194,7 +193,7 @@ def details(usage: Usage) -> Iterator[tuple[Callable[[Packet, str, Any], None], 
 
 
 def put_attribute(packet: Packet, name: str, value: str | int) -> None:
-    """One more attribute, by its name in the dictionary. ValueError when the dictionary or the packet has no such."""
+    """Add one attribute by its name in the dictionary. Raises ValueError if it is unknown or cannot have this value."""
     if name not in packet.dict:
         raise ValueError(f"the dictionary has no attribute {name}")
     octets = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else b""
@@ -207,22 +206,10 @@ def put_attribute(packet: Packet, name: str, value: str | int) -> None:
 
 
 def sample(kind: str, usage: Usage) -> Packet:
-    """A record that is sent to nobody."""
+    """Return a record that is not sent, to try attributes of plugins on."""
     packet = packets.new_accounting_request(0, b"-", packets.load_dictionary())
-    nobody = IPv4Address(0)
-    fill_accounting_request(packet, kind, usage, RadiusSettings(), nobody, happened=0.0, now=0.0)
+    fill_accounting_request(packet, kind, usage, RadiusSettings(), IPv4Address(0), happened=0.0, now=0.0)
     return packet
-
-
-def put_counters(packet: Packet, usage: Usage) -> None:
-    """RFC 2866 5.3 to 5.8; the upper 32 bits of the octets are gigawords (RFC 2869 5.1, 5.2)."""
-    packet["Acct-Input-Octets"] = usage.in_octets & ALL_32
-    packet["Acct-Output-Octets"] = usage.out_octets & ALL_32
-    packet["Acct-Input-Gigawords"] = usage.in_octets >> 32
-    packet["Acct-Output-Gigawords"] = usage.out_octets >> 32
-    packet["Acct-Input-Packets"] = usage.in_packets & ALL_32
-    packet["Acct-Output-Packets"] = usage.out_packets & ALL_32
-    packet["Acct-Session-Time"] = usage.session_time & ALL_32
 
 
 def route_text(route: FramedRoute) -> str:

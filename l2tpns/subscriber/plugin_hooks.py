@@ -26,7 +26,7 @@ from l2tpns.hooks import (
 from l2tpns.proto.ppp.credentials import Credentials
 from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius import usage
-from l2tpns.radius.auth import OWN_AVPAIRS, avpair_key
+from l2tpns.radius.attribute_values import OWN_AVPAIRS, avpair_key
 from l2tpns.radius.types import AuthReply, Usage
 from l2tpns.subscriber.services import Services
 from l2tpns.subscriber.state import SessionState

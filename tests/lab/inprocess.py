@@ -35,6 +35,7 @@ from l2tpns.proto.l2tp.messages import ICCN, ICRP, ICRQ, SCCCN, SCCRP, SCCRQ, Me
 from l2tpns.proto.ppp.chap import check_md5
 from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius.accounting import Accounting
+from l2tpns.radius.report import InFlight, ServerReport
 from l2tpns.radius.types import AuthReply, AuthRequest, Usage
 from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.counters import Counters
@@ -83,6 +84,12 @@ class Backend:
         )
         return self.replies.get(credentials.user, AuthReply(accepted=True)) if right else self.refusal
 
+    def report(self) -> list[ServerReport]:
+        return []
+
+    def in_flight(self) -> list[InFlight]:
+        return []
+
 
 class Records:
     """Accounting that only remembers."""
@@ -102,6 +109,12 @@ class Records:
 
     def of(self, kind: str) -> list[Usage]:
         return [usage for name, usage in self.records if name == kind]
+
+    def report(self) -> list[ServerReport]:
+        return []
+
+    def in_flight(self) -> list[InFlight]:
+        return []
 
     def is_on_disk(self, session: str) -> bool:
         return False

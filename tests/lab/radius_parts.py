@@ -8,7 +8,8 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from l2tpns.proto.ppp.credentials import Credentials
-from l2tpns.radius.types import AuthRequest, RadiusSettings, ServerAddress, Usage
+from l2tpns.radius.settings import RadiusSettings, ServerAddress
+from l2tpns.radius.types import AuthRequest, Usage
 from tests.lab.radius_server import RadiusServer
 
 SECRET = b"testing123"

@@ -18,7 +18,6 @@ from l2tpns.console.context import Office
 from l2tpns.console.server import Console
 from l2tpns.console.timing import ConsoleTiming
 from l2tpns.errors import ConfigError
-from l2tpns.subscriber.pool import Layout
 from tests.lab import PATIENCE
 from tests.lab.inprocess import InProcess, until
 
@@ -50,8 +49,8 @@ class Desk:
             Reading(server.config, (), {}),
             server.log,
             apply=lambda radius: server.registry.compare_names(),
-            read_pool=lambda config: Layout(),
-            take_pool=lambda layout: None,
+            prepare=lambda config: lambda: None,
+            check_usage_directory=lambda directory: "",
         )
         self.office = Office(
             server=server.core,

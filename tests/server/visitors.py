@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from l2tpns.config.settings import Config
 from l2tpns.monitoring.service import MonitoringService, MonitoringTiming
 from l2tpns.radius.accounting import Accounting
-from l2tpns.radius.types import RadiusSettings
+from l2tpns.radius.settings import RadiusSettings
 from tests.lab import PATIENCE
 from tests.lab.inprocess import LOOPBACK, InProcess
 

@@ -22,6 +22,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "plugins.md": plugins.page,
     "conformance.md": conformance.page,
     "reference.md": reference.page,
+    "radius.md": pages.radius,
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from itertools import groupby
 
 from l2tpns.config.file import IGNORED
 from l2tpns.config.settings import SETTINGS
@@ -17,10 +18,14 @@ from l2tpns.console.grammar import Command, Grammar, Mode, Privilege
 from l2tpns.console.terminal import LOGIN_CHARACTERS
 from l2tpns.monitoring.http import MAX_CONNECTIONS
 from l2tpns.monitoring.prometheus import COUNTED, FAMILIES, Counted
+from l2tpns.radius.attributes import IN_REPLIES, VENDORS, Attribute
 from l2tpns.runtime import log as logs
 from l2tpns.runtime.counters import DECLARED
 from l2tpns.subscriber import usage_files
 from tools.docs.markdown import NOTE, ROOT, table
+
+ATTRIBUTES_BEGIN = "<!-- attributes: written by `make docs` from l2tpns/radius/attributes.py -->"
+ATTRIBUTES_END = "<!-- end of attributes -->"
 
 # Settings
 
@@ -237,3 +242,22 @@ def _log_calls(tree: ast.AST) -> Iterator[tuple[str, str, list[str]]]:
                 keywords=keywords,
             ) if attr in named and owner.endswith(("log", "logger", "root")):
                 yield named[attr], event, [keyword.arg for keyword in keywords if keyword.arg]
+
+
+# RADIUS
+
+
+def radius() -> str:
+    """Return docs/radius.md: the page as it is, with the table of attributes from l2tpns/radius/attributes.py."""
+    shown = groupby((each for each in IN_REPLIES if each.effect), lambda each: each.effect)
+    rows = [(", ".join(map(_numbered, group)), effect) for effect, group in shown]
+    before, begin, rest = (ROOT / "docs/radius.md").read_text().partition(ATTRIBUTES_BEGIN)
+    _, end, after = rest.partition(ATTRIBUTES_END)
+    if not end:
+        raise SystemExit(f"docs/radius.md has no {ATTRIBUTES_BEGIN} ... {ATTRIBUTES_END}")
+    return f"{before}{begin}\n\n{table(('Attribute', 'Effect'), rows)}\n{end}{after}"
+
+
+def _numbered(attribute: Attribute) -> str:
+    vendor = f"{VENDORS[attribute.vendor]} " if attribute.vendor else ""
+    return f"{attribute.name} ({vendor}{attribute.number})"

@@ -55,7 +55,7 @@ def show_running_config(shell: Shell) -> Output:
 
 def _variables(office: Office) -> Iterator[tuple[str, str]]:
     for setting in (*SETTINGS.values(), *office.plugins.settings.values()):
-        yield setting.name, setting.help
+        yield setting.name, setting.help_with_default
 
 
 def _is_secret(words: Sequence[str]) -> bool:

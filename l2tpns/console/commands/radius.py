@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from l2tpns.console.context import Office
 from l2tpns.console.grammar import Command
 from l2tpns.console.output import Column, Output, Row, Table
-from l2tpns.radius.auth import RadiusBackend
-from l2tpns.radius.remote_server import IDENTIFIERS
-from l2tpns.radius.transport import Transport
+from l2tpns.radius.accounting import Accounting
+from l2tpns.radius.types import Backend
 
 if TYPE_CHECKING:
     from l2tpns.console.shell import Shell
@@ -41,20 +40,14 @@ SERVERS = Table(
 )
 
 
-def transports(office: Office) -> list[tuple[str, Transport]]:
-    found = []
-    if isinstance(office.lns.services.backend, RadiusBackend):
-        found.append(("auth", office.lns.services.backend.transport))
-    accounting = getattr(office.lns.services.accounting, "transport", None)
-    if accounting is not None:
-        found.append(("acct", accounting))
-    return found
+def radius_clients(office: Office) -> tuple[tuple[str, Backend | Accounting], ...]:
+    return ("auth", office.lns.services.backend), ("acct", office.lns.services.accounting)
 
 
 def radius_rows(office: Office) -> Iterator[Row]:
     """Yield the requests awaiting a reply. `retry` is the Unix time of the next attempt, as in the manual."""
-    for kind, transport in transports(office):
-        for request in transport.in_flight():
+    for kind, client in radius_clients(office):
+        for request in client.in_flight():
             yield {
                 "identifier": request.identifier,
                 "kind": kind,
@@ -67,8 +60,8 @@ def radius_rows(office: Office) -> Iterator[Row]:
 
 
 def server_rows(office: Office) -> Iterator[Row]:
-    for kind, transport in transports(office):
-        for report in transport.report():
+    for kind, client in radius_clients(office):
+        for report in client.report():
             stats = report.stats
             answers = stats.accepts + stats.rejects + stats.challenges + stats.responses
             yield {
@@ -107,10 +100,10 @@ def show_all_radius(shell: Shell) -> Output:
 def _radius_use(office: Office) -> Iterator[str]:
     """Yield the numbers of free and used identifiers: a socket has 256 (RFC 2865 section 3)."""
     used = room = 0
-    for _, transport in transports(office):
-        for report in transport.report():
+    for _, client in radius_clients(office):
+        for report in client.report():
             used += report.in_flight
-            room += transport.settings.max_sockets * IDENTIFIERS
+            room += report.identifiers
     yield ""
     yield f"Free: {room - used}"
     yield f"Used: {used}"

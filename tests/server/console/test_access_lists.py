@@ -115,7 +115,7 @@ def test_what_is_wrong_with_a_rule_is_said_and_changes_nothing(desk: Desk) -> No
         "deny": "Usage: deny RULE...",
         "no permit tcp any any": "web has no such rule",
         "ip access-list standard web": "of the other kind already",
-        "ip access-list standard a|b": "no name of an access-list",
+        "ip access-list standard a|b": "not the name of an access-list",
         "ip access-list simple a": "is none of standard, extended",
     }.items():
         assert says in operator.do(line), line

@@ -49,7 +49,7 @@ def test_every_change_is_in_the_log_with_who_did_it(desk: Desk) -> None:
         ("set l2tp_secret hush", 'Setting "l2tp_secret" to "***"'),
         ("set echo_timeout soon", '% echo_timeout: "soon" will not do: it must be a whole number from 0 to 86400'),
         ("set echo_tiemout 20", '% Unknown variable "echo_tiemout": did you mean "echo_timeout"'),
-        ("set radius_accounting yes", "radius_accounting moves nothing: no RADIUS server is named"),
+        ("set radius_accounting yes", "radius_accounting has no effect: no RADIUS server is named"),
         ("set echo_timeout", "% Usage: set VARIABLE VALUE"),
     ],
 )

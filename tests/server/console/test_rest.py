@@ -9,7 +9,7 @@ import pytest
 from l2tpns import __version__
 from l2tpns.console.commands.system import BANANA
 from l2tpns.radius.auth import RadiusBackend
-from l2tpns.radius.types import RadiusSettings, ServerAddress
+from l2tpns.radius.settings import RadiusSettings, ServerAddress
 from tests.lab.inprocess import until
 from tests.lab.radius_server import RadiusServer as Scripted
 from tests.lab.radius_server import User

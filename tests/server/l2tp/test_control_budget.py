@@ -232,7 +232,7 @@ def test_a_tunnel_with_a_full_mailbox_yields_after_each_slice(
     server: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tunnel, "SLICE", 0.0)
-    server.services.turns = Scheduler(load=1.0, length=1e-6)
+    server.services.tunnel_scheduler = Scheduler(load=1.0, length=1e-6)
     peer = server.peer().open()
     (ours,) = server.lns.tunnels.values()
     hello = messages.encode(HELLO())

@@ -25,7 +25,7 @@ from l2tpns.monitoring.service import MonitoringTiming
 from l2tpns.monitoring.sources import SESSION_STATES, LagMeter
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
-from l2tpns.radius.types import RadiusSettings
+from l2tpns.radius.settings import RadiusSettings
 from l2tpns.runtime.counters import DECLARED, PRIVATE, Histogram
 from l2tpns.state.store import StateStore
 from tests.lab import PATIENCE

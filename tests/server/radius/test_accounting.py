@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from ipaddress import IPv4Network
 from itertools import groupby
 from pathlib import Path
@@ -17,12 +18,11 @@ import orjson
 import pytest
 
 from l2tpns.errors import ConfigError
-from l2tpns.radius import account as patience
-from l2tpns.radius import accounting as module
-from l2tpns.radius import remote_server as remote
+from l2tpns.radius import delivery, remote_server
 from l2tpns.radius import spool as spool_module
-from l2tpns.radius import transport
 from l2tpns.radius.accounting import Accounting
+from l2tpns.radius.session_records import AccountingTiming
+from l2tpns.radius.transport import TransportTiming
 from l2tpns.radius.types import FramedRoute, TerminateCause
 from l2tpns.radius.usage import SessionIds, dump_usage, load_usage, never_less
 from l2tpns.runtime import durable as lines
@@ -38,15 +38,24 @@ from tests.unit.radius.test_packets import accounting_request
 START, STOP, INTERIM, ON, OFF = 1, 2, 3, 7, 8
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Rounds of 0.1 + 0.2 + 0.3 seconds."""
-    monkeypatch.setattr(module, "TRIES_PER_SERVER", 3)
-    monkeypatch.setattr(module, "MAX_INTERVAL", 0.3)
-    monkeypatch.setattr(module, "PAUSE", 0.1)
-    monkeypatch.setattr(transport, "FRESH_PROBE", 0.1)
-    monkeypatch.setattr(transport, "REPEATED_PROBE", 0.2)
-    monkeypatch.setattr(transport, "LOOK_AGAIN", 0.02)
+# Rounds of 0.1 + 0.2 + 0.3 seconds.
+QUICK = AccountingTiming(
+    tries_per_server=3,
+    max_interval=0.3,
+    retry_delay=0.1,
+    transport=TransportTiming(fresh_probe=0.1, repeated_probe=0.2, poll_interval=0.02),
+)
+# Few tries are enough to give a record up.
+WARY = replace(
+    QUICK,
+    retry_delay=0.01,
+    max_retry_delay=0.1,
+    suspect_tries=1,
+    replace_tries=3,
+    undeliverable_tries=6,
+    failed_round_tries=1,
+    transport=replace(QUICK.transport, max_passed_over=1),
+)
 
 
 @pytest.fixture
@@ -60,7 +69,7 @@ def account(tmp_path):
     """Builds Accountings on one spool directory, as one daemon after the other. They repeat only with a `timeout`."""
     built = []
 
-    def build(*servers, log=None, clock=moment, spool_octets=1 << 30, **changes):
+    def build(*servers, log=None, clock=moment, spool_octets=1 << 30, timing=QUICK, **changes):
         changes.setdefault("timeout", PATIENCE)
         accounting = Accounting(
             settings_for(*servers, **changes),
@@ -68,6 +77,7 @@ def account(tmp_path):
             (log or MemoryLog()).get(),
             clock=clock,
             spool_octets=spool_octets,
+            timing=timing,
         )
         accounting.open()
         built.append(accounting)
@@ -205,11 +215,10 @@ def test_accounting_on_goes_before_later_records_and_off_after_all(server, accou
     assert sorted(statuses(server)[1:-1]) == [START] * 5 + [STOP] * 5
 
 
-def test_accounting_on_that_nobody_answers_holds_nobody_up_for_ever(server, account, monkeypatch):
-    monkeypatch.setattr(module, "GATE", 0.3)
+def test_accounting_on_that_nobody_answers_holds_nobody_up_for_ever(server, account):
     honest = server.answer
     server.handler = lambda request: [] if request.number(40) == ON else honest(request)
-    accounting = account(server, timeout=0.1)
+    accounting = account(server, timeout=0.1, timing=replace(QUICK, accounting_on_timeout=0.3))
     accounting.on()
     accounting.start(usage())
     until(lambda: accounting.undelivered == 0)
@@ -269,7 +278,7 @@ def test_an_outage_loses_nothing_doubles_nothing_and_keeps_the_order(server, acc
     server.silent = True
     for number in range(300):
         accounting.start(usage(f"s{number}"))
-    until(lambda: any(report.stats.retransmissions for report in accounting.transport.report()))
+    until(lambda: any(report.stats.retransmissions for report in accounting.report()))
     for number in range(300):
         accounting.stop(usage(f"s{number}", in_octets=number))
     before = accounting.stats.rounds_unanswered
@@ -402,7 +411,7 @@ from pathlib import Path
 from l2tpns.runtime.durable import make_line
 from tests.lab.memory_log import MemoryLog
 from l2tpns.radius.accounting import Accounting
-from l2tpns.radius.types import RadiusSettings, ServerAddress
+from l2tpns.radius.settings import RadiusSettings, ServerAddress
 from tests.lab.radius_parts import usage
 port = int(sys.argv[2])
 settings = RadiusSettings(accounting_servers=(ServerAddress("127.0.0.1", port),), secret=b"testing123", accounting=True)
@@ -467,8 +476,8 @@ def test_a_sender_that_is_ended_costs_no_record(account, server):
     accounting = account(server)
     usual, server.handler = server.handler, lambda request: []  # it takes its time
     accounting.start(usage())
-    until(lambda: accounting._workers and statuses(server) == [START])
-    (worker,) = accounting._workers
+    until(lambda: accounting._delivery._workers and statuses(server) == [START])
+    (worker,) = accounting._delivery._workers
     worker.kill()
     server.handler = usual
     accounting.stop(usage(terminate_cause=1))
@@ -629,18 +638,6 @@ def test_a_spool_that_is_new_says_nothing(server, account):
 
 
 @pytest.fixture
-def wary(monkeypatch):
-    """Few tries are enough to give a record up."""
-    monkeypatch.setattr(transport, "PASSED_OVER", 1)
-    monkeypatch.setattr(module, "A_ROUND", 1)
-    monkeypatch.setattr(patience, "SUSPECT", 1)
-    monkeypatch.setattr(patience, "GIVE_WAY", 3)
-    monkeypatch.setattr(patience, "SET_ASIDE", 6)
-    monkeypatch.setattr(patience, "LONGEST_PAUSE", 0.1)
-    monkeypatch.setattr(module, "PAUSE", 0.01)
-
-
-@pytest.fixture
 def traffic():
     """Has a session of its own send interim records all the time: the server is seen to answer."""
     greenlets = []
@@ -711,10 +708,10 @@ def test_a_long_record_of_an_earlier_release_is_delivered(server, account, tmp_p
     assert all(len(record.raw) <= 4096 for record in server.records)
 
 
-def test_a_start_that_is_never_taken_gives_way_to_its_stop(server, account, tmp_path, wary, traffic):
+def test_a_start_that_is_never_taken_gives_way_to_its_stop(server, account, tmp_path, traffic):
     log = MemoryLog()
     never(server, b"bad", START)
-    accounting = account(server, log=log, timeout=0.1)
+    accounting = account(server, log=log, timeout=0.1, timing=WARY)
     accounting.start(usage("bad"))
     traffic(accounting)
     accounting.stop(usage("bad", in_octets=5, terminate_cause=1))
@@ -726,29 +723,26 @@ def test_a_start_that_is_never_taken_gives_way_to_its_stop(server, account, tmp_
     assert (tmp_path / "spool" / "set-aside").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_start_that_is_never_taken_is_given_up_and_the_stop_still_comes(server, account, tmp_path, wary, traffic):
+def test_a_start_that_is_never_taken_is_given_up_and_the_stop_still_comes(server, account, tmp_path, traffic):
     never(server, b"bad", START)
-    accounting = account(server, timeout=0.1)
+    accounting = account(server, timeout=0.1, timing=WARY)
     accounting.start(usage("bad"))
     traffic(accounting)
     until(lambda: aside(tmp_path))
     assert "bad" in accounting.open_sessions()
     accounting.stop(usage("bad", in_octets=5, terminate_cause=1))
     until(lambda: STOP in taken(server, b"bad"))
-    until(lambda: "bad" not in accounting._accounts)
+    until(lambda: "bad" not in accounting._book.sessions)
 
 
-def test_accounting_off_goes_without_what_is_never_taken_which_the_next_daemon_tries_again(
-    server, account, wary, traffic, monkeypatch
-):
-    monkeypatch.setattr(patience, "SET_ASIDE", 1_000_000)
+def test_accounting_off_goes_without_what_is_never_taken_which_the_next_daemon_tries_again(server, account, traffic):
     never(server, b"bad", STOP)
-    accounting = account(server, timeout=0.1)
+    accounting = account(server, timeout=0.1, timing=replace(WARY, undeliverable_tries=1_000_000))
     accounting.start(usage("bad"))
     traffic(accounting)
     accounting.stop(usage("bad", in_octets=5, terminate_cause=1))
     accounting.stop(usage("lively"))
-    until(lambda: any(entry.session == "bad" for entry in accounting._suspects) or not accounting._hopeful)
+    until(lambda: any(entry.session == "bad" for entry in accounting._book.suspects) or not accounting._book.hopeful)
     accounting.off()
     assert not accounting.close(PATIENCE)
     assert server.accounting(OFF)
@@ -785,9 +779,9 @@ def test_tries_before_an_outage_is_noticed_are_fewer_than_a_suspects(server, acc
     assert all(STOP in taken(server, b"s%d" % number) for number in range(3))
 
 
-def test_an_answer_of_any_other_request_tells_that_earlier_tries_were_passed_over(server, account, wary, tmp_path):
+def test_an_answer_of_any_other_request_tells_that_earlier_tries_were_passed_over(server, account, tmp_path):
     never(server, b"bad", START)
-    accounting = account(server, timeout=0.05)
+    accounting = account(server, timeout=0.05, timing=WARY)
     accounting.start(usage("bad"))
     accounting.stop(usage("bad", terminate_cause=1))
     until(lambda: accounting.stats.rounds_unanswered)
@@ -801,16 +795,11 @@ def test_an_answer_of_any_other_request_tells_that_earlier_tries_were_passed_ove
     assert [kept["kind"] for kept in aside(tmp_path)] == ["start"]
 
 
-def test_sessions_whose_records_are_never_taken_do_not_keep_the_workers_from_others(
-    server, account, wary, traffic, monkeypatch
-):
-    monkeypatch.setattr(module, "WORKERS", 4)
-    monkeypatch.setattr(module, "AGAIN_WORKERS", 1)
-    monkeypatch.setattr(patience, "GIVE_WAY", 1_000_000)
-    monkeypatch.setattr(patience, "SET_ASIDE", 1_000_000)
+def test_sessions_whose_records_are_never_taken_do_not_keep_the_workers_from_others(server, account, traffic):
+    patient = replace(WARY, workers=4, retry_workers=1, replace_tries=1_000_000, undeliverable_tries=1_000_000)
     honest = server.answer
     server.handler = lambda request: [] if (request.one(44) or b"").startswith(b"bad") else honest(request)
-    accounting = account(server, timeout=0.1)
+    accounting = account(server, timeout=0.1, timing=patient)
     traffic(accounting)
     for number in range(8):
         accounting.start(usage(f"bad{number}"))
@@ -819,27 +808,27 @@ def test_sessions_whose_records_are_never_taken_do_not_keep_the_workers_from_oth
         accounting.start(usage(f"good{number}"))
         accounting.stop(usage(f"good{number}"))
     until(lambda: all(STOP in taken(server, b"good%d" % number) for number in range(20)))
-    assert accounting._again_out <= 1
+    assert accounting._delivery._retries_in_flight <= 1
 
 
-def test_an_outage_passes_nothing_over(server, account, tmp_path, wary):
+def test_an_outage_passes_nothing_over(server, account, tmp_path):
     server.silent = True
-    accounting = account(server, timeout=0.05)
+    accounting = account(server, timeout=0.05, timing=WARY)
     for number in range(5):
         accounting.start(usage(f"s{number}"))
         accounting.stop(usage(f"s{number}"))
     until(lambda: accounting.stats.rounds_unanswered > 6)
-    assert accounting.stats.set_aside == 0 and not accounting._suspects
-    assert all(entry.passed_over == 0 for each in accounting._accounts.values() for entry in each.pending)
+    assert accounting.stats.set_aside == 0 and not accounting._book.suspects
+    assert all(entry.passed_over == 0 for each in accounting._book.sessions.values() for entry in each.pending)
 
 
-def test_an_answer_of_another_kind_is_none(server, account, tmp_path, wary):
+def test_an_answer_of_another_kind_is_none(server, account, tmp_path):
     log = MemoryLog()
     honest = server.answer
     server.handler = lambda request: (
         [make_reply(request, REJECT, sign=False)] if request.number(40) == START else honest(request)
     )
-    accounting = account(server, log=log)
+    accounting = account(server, log=log, timing=WARY)
     accounting.start(usage("bad"))
     accounting.stop(usage("bad"))
     until(lambda: taken(server, b"bad")[-1:] == [STOP])
@@ -876,17 +865,17 @@ def test_a_record_that_cannot_be_read_is_kept_aside_and_its_session_is_stopped(
     assert spooled(tmp_path) == []
 
 
-def test_a_record_that_makes_us_stumble_gives_way_too(server, account, tmp_path, wary, monkeypatch):
+def test_a_record_that_makes_us_stumble_gives_way_too(server, account, tmp_path, monkeypatch):
     log = MemoryLog()
-    fill = module.fill_accounting_request
+    fill = delivery.fill_accounting_request
 
     def stumble(packet, kind, *args, **times):
         if kind == "start":
             raise RuntimeError("a bug")
         return fill(packet, kind, *args, **times)
 
-    monkeypatch.setattr(module, "fill_accounting_request", stumble)
-    accounting = account(server, log=log)
+    monkeypatch.setattr(delivery, "fill_accounting_request", stumble)
+    accounting = account(server, log=log, timing=WARY)
     accounting.start(usage("bad"))
     accounting.stop(usage("bad"))
     until(lambda: taken(server, b"bad") == [STOP])
@@ -894,10 +883,10 @@ def test_a_record_that_makes_us_stumble_gives_way_too(server, account, tmp_path,
     assert len(log.records("accounting_failed")) == 3
 
 
-def test_what_is_set_aside_is_named_when_it_cannot_be_kept(server, account, tmp_path, wary, traffic):
+def test_what_is_set_aside_is_named_when_it_cannot_be_kept(server, account, tmp_path, traffic):
     log = MemoryLog()
     never(server, b"bad")
-    accounting = account(server, log=log, timeout=0.1)
+    accounting = account(server, log=log, timeout=0.1, timing=WARY)
     (tmp_path / "target").write_text("")
     (tmp_path / "spool" / "set-aside").symlink_to(tmp_path / "target")
     accounting.start(usage("bad"))
@@ -908,9 +897,7 @@ def test_what_is_set_aside_is_named_when_it_cannot_be_kept(server, account, tmp_
 
 
 @pytest.mark.parametrize("error", [errno.EMSGSIZE, errno.EPERM, errno.EINVAL])
-def test_a_record_that_the_kernel_refuses_to_send_gives_way(
-    server, account, tmp_path, wary, traffic, monkeypatch, error
-):
+def test_a_record_that_the_kernel_refuses_to_send_gives_way(server, account, tmp_path, traffic, monkeypatch, error):
     class Narrow:
         """A socket through which only short datagrams go."""
 
@@ -925,9 +912,9 @@ def test_a_record_that_the_kernel_refuses_to_send_gives_way(
         def __getattr__(self, name):
             return getattr(self.sock, name)
 
-    opened = remote.open_socket
-    monkeypatch.setattr(remote, "open_socket", lambda *args: Narrow(opened(*args)))
-    accounting = account(server, timeout=0.1)
+    opened = remote_server.open_socket
+    monkeypatch.setattr(remote_server, "open_socket", lambda *args: Narrow(opened(*args)))
+    accounting = account(server, timeout=0.1, timing=WARY)
     accounting.start(usage("bad", classes=(b"c" * 253,) * 4))
     traffic(accounting)
     accounting.stop(usage("bad", terminate_cause=1))

@@ -8,7 +8,9 @@ import pytest
 
 from l2tpns.errors import WireError
 from l2tpns.radius import packets
-from l2tpns.radius.auth import RadiusBackend, parse_reply, split_avpair
+from l2tpns.radius.attribute_values import split_avpair
+from l2tpns.radius.auth import RadiusBackend
+from l2tpns.radius.reply import parse_reply
 from l2tpns.radius.types import Assign, FramedRoute
 from tests.lab.memory_log import MemoryLog
 from tests.lab.radius_parts import SECRET, login, settings_for

@@ -13,7 +13,8 @@ from gevent.pool import Pool
 from l2tpns.errors import NoAnswer
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
-from l2tpns.radius.types import Assign, FramedRoute, RadiusSettings, ServerAddress
+from l2tpns.radius.settings import RadiusSettings, ServerAddress
+from l2tpns.radius.types import Assign, FramedRoute
 from tests.lab import PATIENCE, freeradius
 from tests.lab.freeradius import FreeRadius
 from tests.lab.memory_log import MemoryLog

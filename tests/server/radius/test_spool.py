@@ -22,8 +22,9 @@ from tests.lab.memory_log import MemoryLog
 def opened(tmp_path):
     spools = []
 
-    def build(segment_octets=1 << 20, synced=lambda entries: None, log=None):
-        spool = Spool(tmp_path / "spool", (log or MemoryLog()).get(), synced, segment_octets=segment_octets)
+    def build(segment_octets=1 << 20, synced=lambda entries: None, log=None, **changes):
+        log = (log or MemoryLog()).get()
+        spool = Spool(tmp_path / "spool", log, synced, segment_octets=segment_octets, **changes)
         spools.append(spool)
         return spool, spool.open()
 
@@ -281,10 +282,8 @@ def test_when_there_is_room_again_there_is_a_reserve_again(opened, disk, tmp_pat
     assert [entry.session for entry in left] == ["a", "b"] * 3
 
 
-def test_what_not_even_the_reserve_takes_is_written_when_there_is_room(opened, disk, monkeypatch):
-    monkeypatch.setattr(spool_module, "RESERVED", 100)
-    monkeypatch.setattr(spool_module, "TRY_AGAIN", 0.01)
-    spool, _ = opened()
+def test_what_not_even_the_reserve_takes_is_written_when_there_is_room(opened, disk):
+    spool, _ = opened(reserve_octets=100, retry_delay=0.01)
     entries = [spool.append("start", f"s{number}", Moment(1.0), b"{}") for number in range(5)]
     until(lambda: all(entry.synced for entry in entries))
     disk.full = True
@@ -334,10 +333,9 @@ def test_what_is_no_plain_file_is_not_read_and_stays(opened, tmp_path):
 
 
 def test_a_disk_that_fails_for_long_is_told_once(opened, disk, monkeypatch):
-    monkeypatch.setattr(spool_module, "TRY_AGAIN", 0.01)
     monkeypatch.setattr(spool_module, "fsync_all", lambda *_: "Input/output error")
     log = MemoryLog()
-    spool, _ = opened(log=log)
+    spool, _ = opened(log=log, retry_delay=0.01)
     disk.failed = True
     spool.append("stop", "x", Moment(1.0), b"{}")
     until(lambda: spool.stats.write_errors > 10)

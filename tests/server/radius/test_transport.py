@@ -18,7 +18,7 @@ from gevent.pool import Pool
 from l2tpns.errors import NoAnswer
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
-from l2tpns.radius.types import MessageAuthenticator
+from l2tpns.radius.settings import MessageAuthenticator
 from l2tpns.runtime import sockets
 from tests.lab import PATIENCE
 from tests.lab.inprocess import until
@@ -113,7 +113,7 @@ def test_tries_are_twice_the_number_of_servers_round_robin(server, second, ask):
     with pytest.raises(NoAnswer):
         ask(server, second, timeout=0.03).authenticate(login())
     until(lambda: (len(server.requests), len(second.requests)) == (2, 2))
-    assert server.requests[0].raw == server.requests[1].raw  # the same leg
+    assert server.requests[0].raw == server.requests[1].raw  # the same identifier and authenticator
     assert server.requests[0].authenticator != second.requests[0].authenticator
 
 
@@ -398,10 +398,10 @@ def test_closing_leaves_no_descriptor(server, ask):
 def test_a_reader_that_is_ended_is_begun_again_and_hears_the_answer(server, ask):
     backend = ask(server)
     assert backend.authenticate(login()).accepted
-    (channel,) = backend.transport._servers[0].channels
-    channel.part._greenlet.kill()
+    (radius_socket,) = backend.transport._servers[0].open_sockets
+    radius_socket.part._greenlet.kill()
     assert backend.authenticate(login()).accepted
-    assert channel.part.failures == 1
+    assert radius_socket.part.failures == 1
 
 
 def test_without_a_free_descriptor_a_login_has_no_answer_and_nothing_fails(server, ask, monkeypatch):
@@ -441,7 +441,12 @@ def elsewhere(server):
 
 
 def beside(backend):
-    return [channel for server in backend.transport._servers for channel in server.channels if channel.beside]
+    return [
+        radius_socket
+        for server in backend.transport._servers
+        for radius_socket in server.open_sockets
+        if radius_socket.stray_listener
+    ]
 
 
 def test_an_answer_from_another_address_is_dropped_and_named_once(server, ask, elsewhere):
@@ -510,11 +515,11 @@ def test_a_flood_from_elsewhere_takes_no_time_and_stops_no_answer(server, ask, e
     server.lose(1)
     with pytest.raises(NoAnswer):
         backend.authenticate(login())
-    (channel,) = beside(backend)
+    (radius_socket,) = beside(backend)
     heard = stats(backend).unexpected
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
         for _ in range(2000):
-            stranger.sendto(bytes(20), channel.sock.getsockname())
+            stranger.sendto(bytes(20), radius_socket.sock.getsockname())
     gevent.sleep(0)
     assert stats(backend).unexpected - heard <= 1
     backend.configure(settings_for(server, timeout=PATIENCE))

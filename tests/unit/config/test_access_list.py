@@ -313,5 +313,5 @@ def test_any_words_are_a_rule_or_an_error_of_ours(words: list[str]) -> None:
 
 @pytest.mark.parametrize("words", ["", "standard", "named x", "extended x y", "extended x" * 40, "standard a\x00b"])
 def test_the_head_of_a_list_has_a_kind_and_a_name(words: str) -> None:
-    with pytest.raises(ConfigError, match=r"Usage: ip access-list|is no name of an access-list"):
+    with pytest.raises(ConfigError, match=r"Usage: ip access-list|is not the name of an access-list"):
         parse_head(words.split())

@@ -310,8 +310,8 @@ def test_lines_of_a_block_are_errors_outside_of_it() -> None:
         ('set radius_secret "open', ["quotation mark"]),
         ('set radius_secret "a"b', ["quotation mark"]),
         ("load garden", ['Usage: load plugin "NAME"']),
-        ('load plugin "../../tmp/x"', ["no name of a plugin"]),
-        ('load plugin "garden.so"', ["no name of a plugin", "without path and ending"]),
+        ('load plugin "../../tmp/x"', ["not the name of a plugin"]),
+        ('load plugin "garden.so"', ["not the name of a plugin", "without path and ending"]),
     ],
 )
 def test_what_is_wrong_is_told_with_file_line_and_what_would_be_right(line: str, words: list[str]) -> None:
@@ -512,3 +512,16 @@ def test_the_shipped_configuration_is_also_good_with_every_commented_line_in_for
     in_force = re.sub(r"^#(set|load) ", r"\1 ", text, flags=re.MULTILINE)
     assert in_force != text
     assert parse_text(in_force).warnings == ()
+
+
+@pytest.mark.parametrize("variable", SETTINGS)
+def test_the_help_of_a_variable_is_a_phrase_that_ends_with_the_default(variable: str) -> None:
+    chosen = SETTINGS[variable]
+    assert chosen.help[0].isupper() and not chosen.help.endswith(".")
+    assert chosen.help_with_default.count("(default: ") == 1
+    assert chosen.help_with_default.endswith(")")
+
+
+def test_a_default_that_the_help_does_not_explain_is_added_to_it() -> None:
+    assert SETTINGS["nsctl_port"].help_with_default == "UDP port of nsctl (default: 1702)"
+    assert SETTINGS["iftun_address"].help_with_default == SETTINGS["iftun_address"].help

@@ -1,8 +1,8 @@
-"""Accounting records that no server takes, kept in a file for the operator: `set-aside` in the spool's directory.
+"""Accounting records that no server accepts, in a file for the operator: `set-aside` in the spool's directory.
 
-A line of JSON a record: when it was set aside and why, when it happened, kind, session, usage. The file
-is for people: its records were never delivered and are not sent any more. It grows to LIMIT octets; later records are
-named in the log and not kept.
+One line of JSON per record: when it was given up and why, when it happened, kind, session, usage. The file is for
+people: its records were never delivered and are not sent any more. It grows to MAX_OCTETS; later records are logged
+and not kept.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from l2tpns.runtime import files
 from l2tpns.runtime.durable import write_all
 
 NAME = "set-aside"
-LIMIT = 64 << 20
+MAX_OCTETS = 64 << 20
 
 
 def keep(directory: Path, entry: Entry, why: str, now: float) -> str:
-    """Append a record to the file. Return why that was impossible, or an empty string."""
+    """Append a record to the file. Return why this failed, or an empty string."""
     record = {
         "set_aside": now,
         "why": why,
@@ -33,8 +33,8 @@ def keep(directory: Path, entry: Entry, why: str, now: float) -> str:
     try:
         descriptor = files.open_file(directory / NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
-            if os.fstat(descriptor).st_size >= LIMIT:
-                return f"{NAME} has {LIMIT >> 20} MB already"
+            if os.fstat(descriptor).st_size >= MAX_OCTETS:
+                return f"{NAME} has {MAX_OCTETS >> 20} MB already"
             write_all(descriptor, orjson.dumps(record) + b"\n")
         finally:
             os.close(descriptor)
