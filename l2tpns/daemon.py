@@ -33,7 +33,7 @@ from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.errors import ConfigError, RepairError, ReportError, WaitError
 from l2tpns.monitoring.bandwidth import bandwidth_line, sample
 from l2tpns.monitoring.problems import Finding
-from l2tpns.monitoring.service import Figures
+from l2tpns.monitoring.service import MonitoringService
 from l2tpns.nsctl.server import NsctlServer
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
@@ -281,8 +281,8 @@ class Daemon:
         self.plane.on_device = self.services.throttle.move
         self.plane.restore_queues = self.services.throttle.restore_queues
         server.plugins.on_change = self.hide_secrets
-        self.figures = Figures(server, self.accounting, self.logger)
-        self.figures.sources.finders.append(self.find_problems)
+        self.figures = MonitoringService(server, self.accounting, self.logger)
+        self.figures.sources.checks.append(self.find_problems)
         self.console = Console(self.office(), self.logger)
         self.nsctl = NsctlServer(
             config,
@@ -319,7 +319,7 @@ class Daemon:
         self.accounting.open()
         self.plane.start()
         self.console.open()
-        self.nsctl.follow()
+        self.nsctl.apply_config()
         if self.config.pid_file:  # the last: a second start by mistake must not take the file of the one that runs
             process.write_pid_file(Path(self.config.pid_file))
 
@@ -531,7 +531,7 @@ class Daemon:
         self.log.level = config.debug
         self.hide_secrets()
         self.services.registry.compare_names()
-        self.nsctl.follow()
+        self.nsctl.apply_config()
         self.services.guard.refresh()
         if not radius:
             return

@@ -1,8 +1,8 @@
 """Interception by RADIUS: Cisco-AVPair `intercept=yes`, `intercept=no` or `intercept=IP:PORT` in the Accept.
 
-Every packet is copied, from the subscriber's first one on: to snoop_host and snoop_port, or to the address and port
-that RADIUS names. Accounting records of a session that is intercepted say so: `intercept=IP:PORT`. What cannot be done
-does not keep the subscriber out; it is `snoop_refused` in the audit log, which alone tells who is intercepted.
+Every packet is copied, starting with the subscriber's first one: to snoop_host and snoop_port, or to the address and
+port given by RADIUS. Accounting records of an intercepted session carry `intercept=IP:PORT`. If interception is not
+possible, the subscriber is admitted all the same. Only the audit log has `snoop_refused`, which names the subscriber.
 """
 
 from l2tpns.plugins import PLUGIN_RET_OK, PluginError
@@ -13,7 +13,7 @@ plugin_avpairs = ("intercept",)
 YES, NO = ("yes", "on", "true", "1"), ("no", "off", "false", "0")
 
 
-ASKED = set()  # sessions that RADIUS has had intercepted
+ASKED = set()  # sessions intercepted by RADIUS
 
 
 def plugin_init(server):
@@ -37,12 +37,12 @@ def plugin_radius_response(event):
             event.session.snoop(address or "none", port, by="radius")
         ASKED.add(event.session)
     except PluginError:
-        SERVER.log("error", "an answer of RADIUS asks for an interception that cannot be: the audit log says which")
+        SERVER.log("error", "RADIUS requested an interception that is not possible: the audit log has the details")
     return PLUGIN_RET_OK
 
 
 def plugin_radius_reset(event):
-    """The answer that follows says whether it goes on; what an operator has begun does."""
+    """Stop interception by RADIUS; the reply may start it again. An operator's interception continues."""
     if event.session in ASKED:
         ASKED.discard(event.session)
         event.session.unsnoop(by="radius")

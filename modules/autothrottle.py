@@ -1,12 +1,12 @@
-"""Throttling by RADIUS: what an answer's Cisco-AVPairs say is done, and accounting is told how fast a session may be.
+"""Throttling by RADIUS: applies the Cisco-AVPairs of a reply, and reports the rates in accounting.
 
-    throttle=yes                                          both ways at throttle_speed
-    throttle=512                                          both ways at so many kbit/s
-    throttle=no                                           not
-    lcp:interface-config#1=service-policy input 512       what the subscriber sends
-    lcp:interface-config#2=service-policy output 2000     what is sent to the subscriber
+    throttle=yes                                          both directions at throttle_speed
+    throttle=512                                          both directions at this rate in kbit/s
+    throttle=no                                           not throttled
+    lcp:interface-config#1=service-policy input 512       packets from the subscriber
+    lcp:interface-config#2=service-policy output 2000     packets to the subscriber
 
-When RADIUS is asked again about a session that is online, only the new answer counts. See docs/throttling.md.
+When an online session is authenticated again, the new reply replaces the old one. See docs/throttling.md.
 """
 
 from l2tpns.plugins import PluginError
@@ -60,7 +60,7 @@ def throttle(session, value):
 
 def serve(session, words):
     if len(words) != 2 or words[0] not in ("input", "output"):
-        raise PluginError("service-policy needs input or output, and a rate")
+        raise PluginError("service-policy takes input or output, then a rate")
     if words[0] == "input":
         session.throttle(rate_in=rate(words[1]))
     else:
@@ -69,5 +69,5 @@ def serve(session, words):
 
 def rate(word):
     if not (word.isascii() and word.isdigit() and 0 < int(word[:9])):
-        raise PluginError(f"{word!r:.40} is no rate in kbit/s")
+        raise PluginError(f"{word!r:.40} is not a rate in kbit/s")
     return int(word[:9])

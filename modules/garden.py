@@ -1,11 +1,11 @@
-"""The walled garden: whoever RADIUS rejects is online all the same, and reaches what the operator's rules permit.
+"""The walled garden: rejected subscribers are admitted, but reach only what the operator's rules permit.
 
-A rejected login becomes a success, and its session goes into the garden `garden`, or into the one that a Cisco-AVPair
-`garden=NAME` of the Reject names; `garden=no` there leaves it rejected. In an Accept `garden=NAME` does the same, and
-`garden=no` lets a session out that RADIUS is asked about again.
+A rejected login is accepted, and its session is put into the garden `garden`, or into the one given by the Cisco-AVPair
+`garden=NAME` of the Reject. `garden=no` in a Reject keeps the login rejected. In an Accept `garden=NAME` selects a
+garden, and `garden=no` releases a session that is authenticated again.
 
-When a garden is built, build-garden (beside the configuration, or `set garden_script`) is run, if it is there and may
-be executed: it says where the connections of the garden's users go. See docs/garden.md.
+When a garden is built, build-garden (beside the configuration, or `set garden_script`) is run if it exists and is
+executable. It decides where the connections of the garden's users go. See docs/garden.md.
 
 nsctl: garden USER|SID [NAME], ungarden SID [NEWUSER]
 """
@@ -20,25 +20,25 @@ from l2tpns.plugins import PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP, Plu
 plugin_api_version = 1
 plugin_avpairs = ("garden",)
 plugin_control_help = [
-    "garden USER|SID [NAME] - put a session into a walled garden",
-    "ungarden SID [NEWUSER] - let it out, as if it had just logged in",
+    "garden USER|SID [NAME] - move a session into a walled garden",
+    "ungarden SID [NEWUSER] - release it, as after a new login",
 ]
 
 NAME = "garden"
 YES, NO = ("yes", "on", "true", "1"), ("no", "off", "false", "0", "")
-PATIENCE = 30.0  # seconds for build-garden
-MOST_LOGGED = 2000  # characters of what it says
+SCRIPT_TIMEOUT = 30.0  # seconds for build-garden
+MAX_LOGGED = 2000  # characters of its output
 
 
 def plugin_init(server):
     global SERVER, SCRIPT
     SERVER = server
-    SCRIPT = server.setting("script", "", "program that fills a garden's chain; nothing: build-garden in /etc/l2tpns")
+    SCRIPT = server.setting("script", "", "program that fills a garden's chain (default: build-garden in /etc/l2tpns)")
     server.on_garden(build)
 
 
 def plugin_post_auth(event):
-    """A Reject becomes a success, if the garden can be had."""
+    """Accept a rejected login if its garden is available."""
     if event.auth_allowed:
         return
     named = dict(event.avpairs).get("garden", event.session.garden or "yes")
@@ -59,7 +59,7 @@ def plugin_radius_response(event):
 
 
 def put(session, named):
-    """Into the garden of this name, wherever it is now; whether it is there."""
+    """Move the session into this garden. Return True if it is there."""
     name = NAME if named.lower() in YES else named
     try:
         if session.garden != name:
@@ -80,7 +80,7 @@ def plugin_control(event):
         sessions = SERVER.find(words[0])
         if len(sessions) > 1:
             ids = ", ".join(str(session.id) for session in sessions)
-            raise PluginError(f"{words[0]} has sessions {ids}: name one")
+            raise PluginError(f"{words[0]} has several sessions, {ids}: name one")
         (session,) = sessions
         if command == "garden":
             session.enter_garden(*words[1:])
@@ -101,7 +101,7 @@ def script():
 
 
 def damage(path):
-    """What an editor has done to the first line, for which the kernel has no words."""
+    """Return what is wrong with the first line, where the kernel's error does not say it."""
     try:
         with open(path, "rb") as file:
             first = file.readline(200)
@@ -115,17 +115,17 @@ def damage(path):
 
 
 def build(name, chain):
-    """Run build-garden for a garden; whether it was run."""
+    """Run build-garden for a garden. Return True if it was run."""
     path = script()
     try:
         found = os.stat(path)
     except OSError:
         return False
     if not os.access(path, os.X_OK):
-        SERVER.log("info", "build-garden is not executable, and not run", path=path, garden=name)
+        SERVER.log("info", "build-garden is not executable: it was not run", path=path, garden=name)
         return False
     if found.st_uid not in (0, os.geteuid()) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        SERVER.log("error", "others may write build-garden: it is not run", path=path)
+        SERVER.log("error", "build-garden is writable by other users: it was not run", path=path)
         return False
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "GARDEN": name, "CHAIN": chain}
     try:
@@ -143,7 +143,7 @@ def build(name, chain):
         return False
     said, status = b"", None
     try:
-        with Timeout(PATIENCE):
+        with Timeout(SCRIPT_TIMEOUT):
             said, _ = process.communicate()
             status = process.returncode
     except Timeout:
@@ -151,6 +151,6 @@ def build(name, chain):
         process.wait()
     level = "info" if status == 0 else "error"
     text = "build-garden has filled the chain" if status == 0 else "build-garden failed"
-    output = said.decode(errors="replace")[:MOST_LOGGED]
+    output = said.decode(errors="replace")[:MAX_LOGGED]
     SERVER.log(level, text, garden=name, chain=chain, status=status, output=output)
     return True

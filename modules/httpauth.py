@@ -1,13 +1,13 @@
-"""Ask an HTTP API before RADIUS is: who may not log in is refused there, and the API may give another user name.
+"""Check logins with an HTTP API before RADIUS. The API can refuse a login or replace the user name.
 
     load plugin "httpauth"
     set httpauth_url "http://127.0.0.1:8080/login"
     set httpauth_timeout 3
 
-Each login is one POST with a JSON object: username, protocol (pap or chap), calling, called, lac, session; no password.
-The answer is a JSON object, too: {"allow": false} refuses the login, {"username": "NAME"} replaces the name; whatever
-else is in it, the login goes on to RADIUS. While the API thinks, only the subscriber concerned waits. What becomes of
-logins that it does not answer, httpauth_fail says.
+Each login is one POST of a JSON object: username, protocol (pap or chap), calling, called, lac, session; no password.
+The reply is a JSON object: {"allow": false} refuses the login, {"username": "NAME"} replaces the name. Other members
+are ignored, and the login proceeds to RADIUS. Only the subscriber concerned waits for the API. httpauth_fail decides
+what happens when the API does not reply.
 """
 
 import json
@@ -16,8 +16,8 @@ import urllib.request
 
 from l2tpns.plugins import PLUGIN_RET_OK, PLUGIN_RET_STOP, Count, Server, Variable, param_pre_auth
 
-MOST_OCTETS = 65536  # of an answer
-QUIET = 10.0  # seconds between two lines of the log about an API that does not answer
+MAX_OCTETS = 65536  # of a reply
+WARNING_INTERVAL = 10.0  # seconds between two warnings about an API that does not reply
 
 server: Server
 url: Variable[str]
@@ -26,18 +26,23 @@ fail: Variable[str]
 asked: Count
 refused: Count
 failed: Count
-complained = -QUIET
+last_warning = -WARNING_INTERVAL
 
 
 def plugin_init(given: Server) -> None:
     global server, url, timeout, fail, asked, refused, failed
     server = given
-    url = server.setting("url", "", "where each login is posted to; nothing: nobody is asked")
-    timeout = server.setting("timeout", 3, "seconds to wait for the answer", minimum=1, maximum=60)
-    fail = server.setting("fail", "open", "what a login becomes without an answer", choices=("open", "closed"))
-    asked = server.counter("asked", "logins that the HTTP API was asked about")
-    refused = server.counter("refused", "logins that it refused")
-    failed = server.counter("failed", "questions that it did not answer")
+    url = server.setting("url", "", "URL that each login is posted to (default: none, no login is checked)")
+    timeout = server.setting("timeout", 3, "seconds to wait for a reply", minimum=1, maximum=60)
+    fail = server.setting(
+        "fail",
+        "open",
+        "logins without a reply: open passes them on to RADIUS, closed refuses them",
+        choices=("open", "closed"),
+    )
+    asked = server.counter("asked", "logins checked with the HTTP API")
+    refused = server.counter("refused", "logins refused by the HTTP API")
+    failed = server.counter("failed", "requests that the HTTP API did not answer")
 
 
 def plugin_pre_auth(event: param_pre_auth) -> int:
@@ -47,7 +52,7 @@ def plugin_pre_auth(event: param_pre_auth) -> int:
     try:
         answer = ask(event)
     except (OSError, ValueError) as error:  # no connection, no time, no HTTP, no JSON
-        complain(event.username, error)
+        warn(event.username, error)
         event.continue_auth = fail.value == "open"
         return PLUGIN_RET_OK
     if answer.get("allow") is False:
@@ -60,17 +65,17 @@ def plugin_pre_auth(event: param_pre_auth) -> int:
     return PLUGIN_RET_OK
 
 
-def complain(user: str, error: Exception) -> None:
-    """Once in a while: the counter tells how often."""
-    global complained
+def warn(user: str, error: Exception) -> None:
+    """Count the failure and log a warning, at most one per WARNING_INTERVAL."""
+    global last_warning
     failed.add()
-    if time.monotonic() - complained >= QUIET:
-        complained = time.monotonic()
+    if time.monotonic() - last_warning >= WARNING_INTERVAL:
+        last_warning = time.monotonic()
         server.log("warning", "the HTTP API did not answer", user=user, why=str(error), then=fail.value)
 
 
 def ask(event: param_pre_auth) -> dict[str, object]:
-    """The API's answer. OSError or ValueError when there is none."""
+    """Return the API's reply. Raises OSError or ValueError without a valid one."""
     session = event.session
     question = {
         "username": event.username.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
@@ -82,7 +87,7 @@ def ask(event: param_pre_auth) -> dict[str, object]:
     }
     request = urllib.request.Request(url.value, json.dumps(question).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=timeout.value) as reply:
-        answer = json.loads(reply.read(MOST_OCTETS))
+        answer = json.loads(reply.read(MAX_OCTETS))
     if not isinstance(answer, dict):
-        raise ValueError("the answer is no JSON object")
+        raise ValueError("the reply is not a JSON object")
     return answer

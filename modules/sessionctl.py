@@ -1,10 +1,10 @@
-"""nsctl drop|kill USER|SID [REASON]: end sessions; drop in good order, kill whatever they are doing."""
+"""nsctl drop|kill USER|SID [REASON]: disconnect sessions, in an orderly way (drop) or immediately (kill)."""
 
 from l2tpns.plugins import PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP, PluginError, Server, param_control
 
 plugin_control_help = (
-    "drop USER|SID [REASON] - end sessions in good order",
-    "kill USER|SID [REASON] - end sessions at once",
+    "drop USER|SID [REASON] - disconnect sessions in an orderly way",
+    "kill USER|SID [REASON] - disconnect sessions immediately",
 )
 
 server: Server

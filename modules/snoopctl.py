@@ -1,15 +1,15 @@
 """Interception by nsctl: `nsctl snoop USER|SID [IP PORT]`, `nsctl unsnoop USER|SID`.
 
-Without an address the copies go to snoop_host and snoop_port. A user's name stands for all sessions of that user. Who
-asked, for whom and where to is in the audit log, and in no other.
+Without an address the copies are sent to snoop_host and snoop_port. A user name means all sessions of this user. The
+audit log records the client, the subscriber and the sink; no other log does.
 """
 
 from l2tpns.plugins import PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP, PluginError
 
 plugin_api_version = 1
 plugin_control_help = [
-    "snoop USER|SID [IP PORT] - copy all packets of a user or session there, or to snoop_host",
-    "unsnoop USER|SID - copy them no longer",
+    "snoop USER|SID [IP PORT] - send copies of all packets of a user or session there (default: snoop_host)",
+    "unsnoop USER|SID - stop sending copies",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Cut the user name at the first @, before RADIUS is asked: fred@isp.example logs in as fred."""
+"""Remove the domain from user names before authentication: fred@isp.example logs in as fred."""
 
 from l2tpns.plugins import PLUGIN_RET_OK, param_pre_auth
 

@@ -1,16 +1,16 @@
-"""Throttling by nsctl, of all sessions of a user or of one session; rates are in kbit/s.
+"""Throttling by nsctl, for all sessions of a user or for one session. Rates are in kbit/s.
 
 nsctl: throttle USER|SID [RATE | in RATE | out RATE | in RATE out RATE], unthrottle USER|SID
 
-Without a rate it is throttle_speed. See docs/throttling.md.
+The default rate is throttle_speed. See docs/throttling.md.
 """
 
 from l2tpns.plugins import PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP, PluginError
 
 plugin_api_version = 1
 plugin_control_help = [
-    "throttle USER|SID [RATE | in RATE | out RATE] - slow sessions down, kbit/s",
-    "unthrottle USER|SID - let them be as fast as they can",
+    "throttle USER|SID [RATE | in RATE | out RATE] - limit the rate of sessions, in kbit/s",
+    "unthrottle USER|SID - remove the rate limits of sessions",
 ]
 
 
@@ -40,7 +40,7 @@ def plugin_control(event):
 
 
 def throttle(session, rate_in, rate_out):
-    """What there is to say; nothing, if it was so before."""
+    """Throttle the session. Return a message, empty if nothing changed."""
     before = session.rate_in, session.rate_out
     session.throttle(rate_in, rate_out)
     if before == (session.rate_in, session.rate_out):
@@ -57,7 +57,7 @@ def unthrottle(session, rate_in, rate_out):
 
 
 def parse(words):
-    """(rate in, rate out); None: as it is, or throttle_speed if both are."""
+    """Return (rate in, rate out). None leaves a rate as it is; both None stand for throttle_speed."""
     if len(words) == 1:
         return rate(words[0]), rate(words[0])
     rates = {"in": None, "out": None}

@@ -1,6 +1,6 @@
-"""The operator's console: a telnet server with the words of the manual (reference: the command-line interface).
+"""The operator's console: a telnet server with the commands of the manual (reference: the command-line interface).
 
-telnet.py and editor.py are pure: octets and keys. terminal.py is one connection's screen, shell.py what is typed there,
-server.py the port. grammar.py knows how commands are declared, shortened and helped with; commands.py and show*.py
-declare them. office.py is what they may see and do.
+server.py owns the port, terminal.py the screen of one connection, shell.py its login and command lines. telnet.py and
+editor.py decode octets and keys and own no socket. grammar.py declares, finds, completes and explains commands;
+commands/ declares them by subject. context.py is what commands may use of the running server.
 """

@@ -1,4 +1,4 @@
-"""What the console may see and do: the parts of the running server, and what only the daemon can do for it."""
+"""What console commands may use: parts of the running server, and actions that the daemon provides."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from l2tpns.server import Server
 
 @dataclass(slots=True)
 class Office:
-    """One for the daemon."""
+    """The context of all consoles of a server."""
 
     server: Server
     log: Log
     files: configfile.Files
     started: float  # monotonic
-    intended: Callable[[], Config]  # as `write memory` writes it: with what waits for a restart
-    # Set a variable and let it take effect; the variable, and what there is to say. ConfigError.
+    intended: Callable[[], Config]  # as `write memory` writes it, including values that await a restart
+    # Set a variable and apply it. Return the variable and messages. Raises ConfigError.
     assign: Callable[[str, str], tuple[Setting, tuple[str, ...]]]
-    reload: Callable[[], tuple[str, ...]]  # as SIGHUP: what there is to say; ConfigError when nothing was changed
+    reload: Callable[[], tuple[str, ...]]  # as SIGHUP; returns messages, raises ConfigError if nothing was changed
     leave: Callable[[], None]  # as SIGTERM
-    bandwidth: Callable[[], str]  # the line of the last second
+    bandwidth: Callable[[], str]  # returns the bandwidth line of the last second
     counters_cleared: float = 0.0  # monotonic; 0: never
 
     @property
@@ -52,7 +52,7 @@ class Office:
         return configfile.running_config(self.intended())
 
     def write_memory(self) -> Path:
-        """Put the running configuration in the place of the file; ConfigError when that cannot be."""
+        """Replace the configuration file by the running configuration. Raises ConfigError on failure."""
         path = self.files.config.resolve()
         try:
             replace_file(path, self.running_config().encode("utf-8", "surrogateescape"))
@@ -64,12 +64,12 @@ class Office:
         return path
 
     def set_variable(self, name: str, text: str) -> tuple[Setting, tuple[str, ...]]:
-        """As assign, also of a plugin's variable."""
+        """Set a variable of the server or of a plugin. Raises ConfigError."""
         plugins = self.plugins
         return (plugins.assign(name, text), ()) if plugins.owns(name) else self.assign(name, text)
 
     def change_filters(self, filters: Mapping[str, AccessList]) -> None:
-        """The packet filters are these from now on, also those that sessions have."""
+        """Replace all packet filters, also those applied to sessions."""
         self.config.filters = filters
         self.server.refresh_filters()
 

@@ -1,8 +1,8 @@
-"""The line editor: keys in, what to show and what has happened out. No socket, no clock; a VT100 is enough.
+"""The line editor: maps keys to text for a VT100 and to events. Owns no socket and no clock.
 
-^A ^E begin and end, ^B ^F and the arrows, ^K ^U ^W delete to the end, to the beginning, the word before, ^D the
-character below the cursor (on an empty line: leave), ^P ^N older and newer lines, ^L draw again, ^V take the next
-key as it is. A line longer than the window scrolls sideways.
+^A ^E move to the start and end, ^B ^F and the arrows by one character. ^K ^U ^W delete to the end, to the start and the
+previous word, ^D the character at the cursor (on an empty line it ends the input). ^P ^N recall older and newer lines,
+^L redraws, ^V inserts the next key literally. A line longer than the window scrolls sideways.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 
-LONGEST_LINE = 1024  # characters
-LONGEST_HISTORY = 200
-LONGEST_SEQUENCE = 16  # of an escape sequence
+MAX_LINE = 1024  # characters
+MAX_HISTORY = 200
+MAX_SEQUENCE = 16  # of an escape sequence
 BELL = "\a"
 
 
-class Event(Enum):
-    """What a key means beyond the line itself."""
+class Key(Enum):
+    """An event caused by a key, beyond a change of the line."""
 
     LINE = "line"  # Enter: the line is in `text`
-    TOO_LONG = "too long"  # Enter, but characters had to be left out
+    TOO_LONG = "too long"  # Enter, but characters were discarded
     END = "end"  # ^D on an empty line
     INTERRUPT = "interrupt"
     COMPLETE = "complete"
@@ -28,7 +28,7 @@ class Event(Enum):
 
 
 class History:
-    """Lines typed before."""
+    """Lines entered earlier."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -36,16 +36,16 @@ class History:
     def add(self, line: str) -> None:
         if line.strip() and self.lines[-1:] != [line]:
             self.lines.append(line)
-            del self.lines[:-LONGEST_HISTORY]
+            del self.lines[:-MAX_HISTORY]
 
 
 class Editor:
-    """One line being typed."""
+    """The line being edited."""
 
     def __init__(
         self, history: History | None = None, *, hidden: bool = False, plain: bool = False, width: int = 80
     ) -> None:
-        """`hidden`: a password, neither shown nor remembered. `plain`: a stranger's; no key costs much."""
+        """`hidden`: for a password, neither shown nor kept. `plain`: before the login, with cheap keys only."""
         self.prompt = ""
         self.width = width or 80
         self.cursor = 0
@@ -53,14 +53,14 @@ class Editor:
         self._hidden = hidden
         self._helps = not hidden and not plain
         self._history = history or History()
-        self._place = len(self._history.lines)  # in the history
+        self._place = len(self._history.lines)  # index in the history
         self._unfinished = ""
         self._chars: list[str] = []
-        self._offset = 0  # first character shown
+        self._offset = 0  # of the first visible character
         self._sequence = ""  # an escape sequence being received
         self._verbatim = False
-        self._keys: Keys = PLAIN_KEYS if plain else KEYS
-        self._sequences: Keys = {} if plain else SEQUENCES
+        self._keys: KeyMap = PLAIN_KEYS if plain else KEYS
+        self._sequences: KeyMap = {} if plain else SEQUENCES
 
     @property
     def text(self) -> str:
@@ -70,23 +70,23 @@ class Editor:
     def before_cursor(self) -> str:
         return "".join(self._chars[: self.cursor])
 
-    def key(self, char: str) -> tuple[str, Event | None]:
-        """One character typed: what to show, and what has happened."""
+    def key(self, char: str) -> tuple[str, Key | None]:
+        """Handle one character. Return the text to show and the event, if any."""
         if self._sequence:
             return self._on_sequence(char), None
         if self._verbatim:
             self._verbatim = False
             return self._insert(char), None
         if char == "\n":
-            return ("", Event.TOO_LONG if self.too_long else Event.LINE)
+            return ("", Key.TOO_LONG if self.too_long else Key.LINE)
         if char == "\x03":
-            return "", Event.INTERRUPT
+            return "", Key.INTERRUPT
         if char == "\x04" and not self._chars:
-            return "", Event.END
+            return "", Key.END
         if char == "\t" and self._helps:
-            return "", Event.COMPLETE
+            return "", Key.COMPLETE
         if char == "?" and self._helps and not in_quotes(self.before_cursor):
-            return "", Event.HELP
+            return "", Key.HELP
         if char == "\x1b":
             self._sequence = char
             return "", None
@@ -99,21 +99,21 @@ class Editor:
         return self._insert(char), None
 
     def insert(self, text: str) -> str:
-        """Put text at the cursor, as if it had been typed."""
+        """Insert text at the cursor, as if typed. Return the text to show."""
         return "".join(self._insert(char) for char in text)
 
     def draw(self) -> str:
-        """The prompt and the line again, over what stands there."""
+        """Return the text that redraws the current line of the screen."""
         shown, back = self._view()
         return f"\r{self.prompt}{shown}\x1b[K{back}"
 
     def draw_below(self) -> str:
-        """The same where nothing stands."""
+        """Return the text that draws prompt and line on an empty line of the screen."""
         shown, back = self._view()
         return f"{self.prompt}{shown}{back}"
 
     def _view(self) -> tuple[str, str]:
-        """The part of the line that fits, scrolled to the cursor, and the way back to it."""
+        """Return the visible part of the line, and the backspaces from its end to the cursor."""
         if self._hidden:
             return "", ""
         room = max(self.width - len(self.prompt) - 1, 8)
@@ -125,7 +125,7 @@ class Editor:
         return "\x1b[H\x1b[2J" + self.draw()
 
     def erase(self) -> str:
-        """Make room for a line from elsewhere; draw() afterwards."""
+        """Return the text that erases the line, to print another one; draw() restores it."""
         return "\r\x1b[K"
 
     # Keys
@@ -133,7 +133,7 @@ class Editor:
     def _insert(self, char: str) -> str:
         if not (char.isprintable() or "\udc80" <= char <= "\udcff"):
             return ""
-        if len(self._chars) >= LONGEST_LINE:
+        if len(self._chars) >= MAX_LINE:
             self.too_long = True
             return BELL
         self._chars.insert(self.cursor, char)
@@ -154,7 +154,7 @@ class Editor:
     def _cut(self, start: int, end: int) -> str:
         del self._chars[start:end]
         self.cursor = start
-        if len(self._chars) < LONGEST_LINE and not self._chars:
+        if len(self._chars) < MAX_LINE and not self._chars:
             self.too_long = False
         return self._drawn()
 
@@ -187,26 +187,26 @@ class Editor:
         return "" if self._hidden else self.draw()
 
     def _on_sequence(self, char: str) -> str:
-        """CSI and SS3 as terminals send them for arrows and the like; what we do not know is passed over."""
+        """Handle CSI and SS3 sequences, as sent for arrow keys. Unknown ones are ignored."""
         self._sequence += char
         body = self._sequence[1:]
-        if body in ("[", "O") or (body[0] == "[" and char in "0123456789;" and len(body) < LONGEST_SEQUENCE):
+        if body in ("[", "O") or (body[0] == "[" and char in "0123456789;" and len(body) < MAX_SEQUENCE):
             return ""
         self._sequence = ""
         handler = self._sequences.get(body)
         return handler(self) if handler is not None else ""
 
 
-Keys = Mapping[str, Callable[[Editor], str]]
+KeyMap = Mapping[str, Callable[[Editor], str]]
 
-# Of a name or a password.
-PLAIN_KEYS: Keys = {
+# For a name or a password.
+PLAIN_KEYS: KeyMap = {
     "\x08": Editor._backspace,
     "\x7f": Editor._backspace,
     "\x15": lambda editor: editor._cut(0, editor.cursor),
     "\x17": Editor._cut_word,
 }
-KEYS: Keys = {
+KEYS: KeyMap = {
     **PLAIN_KEYS,
     "\x01": lambda editor: editor._move(0),
     "\x02": lambda editor: editor._move(editor.cursor - 1),
@@ -218,7 +218,7 @@ KEYS: Keys = {
     "\x0e": lambda editor: editor._recall(editor._place + 1),
     "\x10": lambda editor: editor._recall(editor._place - 1),
 }
-SEQUENCES: Keys = {
+SEQUENCES: KeyMap = {
     **dict.fromkeys(("[A", "OA"), KEYS["\x10"]),
     **dict.fromkeys(("[B", "OB"), KEYS["\x0e"]),
     **dict.fromkeys(("[C", "OC"), KEYS["\x06"]),
@@ -230,12 +230,12 @@ SEQUENCES: Keys = {
 
 
 def in_quotes(text: str) -> bool:
-    """Whether the end of this text lies between quotation marks."""
+    """Return True if the end of the text is inside quotation marks."""
     return (False, *quoting(text))[-1]
 
 
 def quoting(text: str) -> Iterator[bool]:
-    """For each character, whether what follows it lies between quotation marks."""
+    """Yield for each character whether the text after it is inside quotation marks."""
     quote = ""
     escaped = False
     for char in text:

@@ -1,7 +1,7 @@
-"""How commands are declared, found by their unambiguous beginnings, helped with and completed.
+"""The command grammar: declarations, unambiguous abbreviations, help and completion.
 
-A command is declared once: its words, its arguments, its help, who may use it, the function. Everything else here is
-a walk over the tree of words. Knows no command.
+A command is declared once, with its words, arguments, help, required privilege and function. Everything else is derived
+by walking the tree of words. This module knows no individual command.
 """
 
 from __future__ import annotations
@@ -21,23 +21,27 @@ from l2tpns.runtime.text import printable, quote
 if TYPE_CHECKING:
     from l2tpns.console.context import Office
 
-MOST_PROPOSED = 200  # words shown for Tab or `?`
+MAX_PROPOSALS = 200  # completions shown for Tab or `?`
 ENTER = "<cr>"
 
 
 class Privilege(IntEnum):
-    """`HOST>` may look, `HOST#` may change."""
+    """The prompt `HOST>` permits reading, `HOST#` also changes."""
 
     LOOK = 0
     ENABLED = 1
 
 
 class Mode(Enum):
-    """Where a line is typed; the value follows the host's name in the prompt."""
+    """The mode in which a line is entered; the value follows the host name in the prompt."""
 
     EXEC = ""
     CONFIG = "(config)"
     ACL = "(config-acl)"
+
+
+ANYWHERE = tuple(Mode)
+CONFIGURING = (Mode.CONFIG, Mode.ACL)
 
 
 Choices = Callable[["Office"], Iterable[tuple[str, str]]]  # word and help
@@ -49,12 +53,12 @@ def no_choices(office: Office) -> Iterable[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument, or with `many` all that follow. Of a `closed` one only the choices will do, shortened or not."""
+    """An argument or, with `many`, all that follow. A `closed` one accepts only its choices, abbreviated or not."""
 
     name: str
     help: str
     choices: Choices = no_choices
-    parse: Callable[[str], Any] = str  # ValueError with a sentence
+    parse: Callable[[str], Any] = str  # raises ValueError with a message for the operator
     closed: bool = False
     optional: bool = False
     many: bool = False
@@ -62,7 +66,7 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command. `run` gets the shell and the arguments' values; what it returns is printed."""
+    """A command. `run` is called with the shell and the values of the arguments; its result is printed."""
 
     words: str
     help: str
@@ -70,9 +74,9 @@ class Command:
     arguments: tuple[Argument, ...] = ()
     privilege: Privilege = Privilege.LOOK
     modes: tuple[Mode, ...] = (Mode.EXEC,)
-    whole: bool = False  # never by a shortened word: too much would end by a slip
-    changes: bool = False  # worth a line in the log, with who did it
-    secret: Callable[[Sequence[str]], bool] | None = None  # do these words of arguments hold a secret?
+    whole: bool = False  # cannot be abbreviated, because a slip would cost too much
+    changes: bool = False  # logged with the operator
+    secret: Callable[[Sequence[str]], bool] | None = None  # returns True if these arguments contain a secret
 
     @property
     def usage(self) -> str:
@@ -83,34 +87,34 @@ class Command:
         return " ".join(parts)
 
     def runnable(self, given: int) -> bool:
-        """Whether the command is complete with so many arguments."""
+        """Return True if this number of arguments is sufficient."""
         return given >= sum(not argument.optional for argument in self.arguments)
 
     def argument(self, place: int) -> Argument | None:
-        """The argument that a word in this place is."""
+        """Return the argument at this position, or None."""
         if place < len(self.arguments):
             return self.arguments[place]
         return self.arguments[-1] if self.arguments and self.arguments[-1].many else None
 
 
 def change(words: str, help: str, run: Callable[..., Any], *arguments: Argument, **more: Any) -> Command:
-    """A command that changes the server: for the enabled, and with a line in the log."""
+    """Declare a command that changes the server: it requires `enable` and is logged."""
     return Command(words, help, run, arguments, privilege=Privilege.ENABLED, changes=True, **more)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A line that was understood."""
+    """A parsed line."""
 
     command: Command
     values: tuple[Any, ...]
     pipe: output_filters.Pipe
-    line: str  # as it goes into the log: the whole words, no secret
+    line: str  # as logged: full words, without secrets
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where and by whom a line is typed."""
+    """The mode and privilege with which a line is entered."""
 
     office: Office
     mode: Mode = Mode.EXEC
@@ -122,32 +126,32 @@ class Standing:
 
 @dataclass(slots=True)
 class _Node:
-    """A place in the tree: the words that may follow, and the command that ends here."""
+    """A node of the tree: the words that may follow, and the command that ends here."""
 
     children: dict[str, _Node] = field(default_factory=dict)
     command: Command | None = None
-    everybody: list[Command] = field(default_factory=list)  # all commands at or below this place
+    commands_below: list[Command] = field(default_factory=list)  # all commands at or below this place
 
     @property
     def whole(self) -> bool:
-        """Whether its word must be typed to the end."""
-        return all(command.whole for command in self.everybody)
+        """Return True if the word cannot be abbreviated."""
+        return all(command.whole for command in self.commands_below)
 
 
 class Grammar:
-    """All commands."""
+    """The tree of all commands."""
 
     def __init__(self, commands: Iterable[Command], words: Mapping[str, str]) -> None:
-        """`words` is the help of words that begin several commands."""
+        """`words` maps words that several commands share to their help."""
         self._help = words
         self.commands = tuple(sorted(commands, key=lambda command: command.words))
         self._root = _Node()
         for command in self.commands:
             node = self._root
-            node.everybody.append(command)
+            node.commands_below.append(command)
             for word in command.words.split():
                 node = node.children.setdefault(word, _Node())
-                node.everybody.append(command)
+                node.commands_below.append(command)
             if node.command is not None:
                 raise ValueError(f"{command.words} is declared twice")
             node.command = command
@@ -155,34 +159,34 @@ class Grammar:
     # A line
 
     def parse(self, line: str, standing: Standing) -> Call:
-        """What to do; Refused says what was not understood."""
+        """Parse a line. Raises Refused with the reason."""
         typed, after = output_filters.split(line)
         words = _words(typed)
         node, used, path = self._descend(words, standing)
         if node.command is None or not standing.may_see(node.command):
-            raise Refused(self._why_not(node, words, used, path, standing))
+            raise Refused(self._refusal(node, words, used, path, standing))
         command = node.command
         rest = words[used:]
         if not command.runnable(len(rest)) or (rest and command.argument(len(rest) - 1) is None):
             raise Refused(f"Usage: {command.usage}")
         values = [self._value(command, place, word, standing) for place, word in enumerate(rest)]
         pipe = output_filters.Pipe() if after is None else output_filters.parse(after)
-        told = "***" if command.secret is not None and command.secret(rest) else " ".join(map(_quoted, rest[1:]))
-        logged = " ".join([*path, *map(_quoted, rest[:1]), told]).rstrip()
+        arguments = "***" if command.secret is not None and command.secret(rest) else " ".join(map(_quoted, rest[1:]))
+        logged = " ".join([*path, *map(_quoted, rest[:1]), arguments]).rstrip()
         return Call(command, tuple(values), pipe, logged)
 
     def _value(self, command: Command, place: int, word: str, standing: Standing) -> Any:
         argument = command.argument(place)
         assert argument is not None
         if argument.closed:
-            word = _unabbreviated(argument, word, standing.office)
+            word = _expand(argument, word, standing.office)
         try:
             return argument.parse(word)
         except ValueError as error:
             raise Refused(str(error)) from None
 
     def _descend(self, words: Sequence[str], standing: Standing) -> tuple[_Node, int, list[str]]:
-        """Follow the words as far as they are keywords: the node, how many, and which."""
+        """Follow the words while they are keywords. Return the node, their number, and the full keywords."""
         node = self._root
         path: list[str] = []
         for word in words:
@@ -196,16 +200,16 @@ class Grammar:
         return node, len(path), path
 
     def _matching(self, node: _Node, word: str, standing: Standing) -> list[str]:
-        """The keywords that a word stands for."""
-        seen = [name for name, child in node.children.items() if any(map(standing.may_see, child.everybody))]
+        """Return the keywords that a word may abbreviate."""
+        seen = [name for name, child in node.children.items() if any(map(standing.may_see, child.commands_below))]
         if word in seen:
             return [word]
         return [name for name in seen if name.startswith(word) and not node.children[name].whole]
 
-    def _why_not(self, node: _Node, words: Sequence[str], used: int, path: list[str], standing: Standing) -> str:
+    def _refusal(self, node: _Node, words: Sequence[str], used: int, path: list[str], standing: Standing) -> str:
         if used == len(words) and node.children:
             if node.command is None or standing.mode not in node.command.modes:
-                return f'"{" ".join(path)}" is not complete: ? shows what may follow'
+                return f'"{" ".join(path)}" is not complete: press ? to see what may follow'
         enabled = Standing(standing.office, standing.mode, Privilege.ENABLED)
         if standing.privilege < Privilege.ENABLED:
             try:
@@ -215,18 +219,18 @@ class Grammar:
             if reached > used or (above.command is not None and reached == used):
                 return 'This needs "enable" first'
         wrong = printable(" ".join([*path, *words[used : used + 1]]))
-        return f'Unknown command "{wrong}": ? shows what there is'
+        return f'Unknown command "{wrong}": press ? for a list of commands'
 
     # Help
 
     def help(self, line: str, standing: Standing) -> list[tuple[str, str]]:
-        """What may follow, or stand in place of the word begun: word and a line of help."""
-        return list(islice(self._proposals(line, standing, helping=True), MOST_PROPOSED))
+        """Return the words that may follow or complete the last one, with their help."""
+        return list(islice(self._proposals(line, standing, helping=True), MAX_PROPOSALS))
 
     def complete(self, line: str, standing: Standing) -> tuple[str, list[str]]:
-        """For Tab: the word begun, and the words it may become."""
+        """Return the incomplete last word and its completions."""
         _, begun = _split_begun(line)
-        found = [word for word, _ in islice(self._proposals(line, standing, helping=False), MOST_PROPOSED)]
+        found = [word for word, _ in islice(self._proposals(line, standing, helping=False), MAX_PROPOSALS)]
         return begun, found
 
     def _proposals(self, line: str, standing: Standing, *, helping: bool) -> Iterator[tuple[str, str]]:
@@ -242,7 +246,7 @@ class Grammar:
         if used == len(words):
             for name in sorted(node.children):
                 child = node.children[name]
-                if name.startswith(begun) and any(map(standing.may_see, child.everybody)):
+                if name.startswith(begun) and any(map(standing.may_see, child.commands_below)):
                     yield name, self._help.get(name) or (child.command.help if child.command is not None else "")
         command = node.command
         if command is None or not standing.may_see(command):
@@ -252,8 +256,8 @@ class Grammar:
         if argument is not None:
             yield from _argument_proposals(argument, begun, standing, helping)
         if helping and not begun and command.runnable(place):
-            yield ENTER, "do it"
-            yield "|", "filter what it says"
+            yield ENTER, "execute the command"
+            yield "|", "filter the output"
 
 
 def _argument_proposals(argument: Argument, begun: str, standing: Standing, helping: bool) -> Iterator[tuple[str, str]]:
@@ -273,12 +277,12 @@ def _pipe_proposals(after: str, helping: bool) -> Iterator[tuple[str, str]]:
     elif helping and not "json".startswith(words[0]):
         yield "RE", "regular expression: . [a-z] ^ $ * + ? | ( ) \\d \\w \\s"
         if begun or len(words) > 1:
-            yield ENTER, "do it"
+            yield ENTER, "execute the command"
     elif helping:
-        yield ENTER, "do it"
+        yield ENTER, "execute the command"
 
 
-def _unabbreviated(argument: Argument, word: str, office: Office) -> str:
+def _expand(argument: Argument, word: str, office: Office) -> str:
     choices = [choice for choice, _ in argument.choices(office)]
     if word in choices:
         return word
@@ -298,14 +302,14 @@ def _words(line: str) -> list[str]:
 
 
 def _split_begun(line: str) -> tuple[list[str], str]:
-    """The whole words of a line, and the one that is being typed."""
+    """Split a line into its complete words and the incomplete last one."""
     head, space, begun = _rpartition_space(line)
     if not space:
         return [], begun
     try:
         return split_words(head), begun
     except ConfigError:
-        return [""], begun  # within quotation marks: nothing to propose
+        return [""], begun  # inside quotation marks: no completion
 
 
 def _rpartition_space(line: str) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""A line of the log for people: `LEVEL-ip-tid-sid event key=value ...`, the form that `debug` has always shown."""
+"""Formats log entries as `LEVEL-ip-tid-sid event key=value ...`, as `debug` of the manual's server shows them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _IN_FRONT = frozenset({"time", "level", "event", "peer", "tunnel", "session"})
 
 
 def log_line(entry: Mapping[str, Any]) -> str:
-    """One entry; addresses and ids that it does not name are `0.0.0.0` and 0."""
+    """Format an entry. A missing address is `0.0.0.0`, a missing ID 0."""
     facts = " ".join(f"{key}={_value(value)}" for key, value in entry.items() if key not in _IN_FRONT)
     address = str(entry.get("peer", "0.0.0.0")).rpartition(":")[0] or "0.0.0.0"
     level = NAMES.get(entry["level"], "?")

@@ -1,12 +1,13 @@
-"""l2tpns.users: who may use the console. `NAME:PASSWORD` a line, `#` comments; `enable` is the enable password.
+"""l2tpns.users: the operators and their passwords, one `NAME:PASSWORD` per line; `enable` is the enable password.
 
-A password stands in clear text (manual) or as a hash of crypt(3): `$6$`, `$y$` and whatever else the C library knows.
-The thirteen characters of traditional crypt could be either, so both are tried. The file is read at each login: a
-change needs no reload. Without the file everybody may come in; one that cannot be read lets nobody in.
+A password is in clear text (manual) or a crypt(3) hash: `$6$`, `$y$` or any other that the C library supports. Thirteen
+characters could be a traditional crypt hash or clear text, so both are tried. Lines starting with `#` are comments. The
+file is read at each login, so a change needs no reload. Without the file there is no login; if it is unreadable, all
+logins are refused.
 
-Hashing costs up to 20 ms in which nothing else runs (crypt_r keeps the interpreter's lock), so it is done for one
-login at a time, and a wrong password makes the next one wait. Those who wait are served owner by owner: an address or
-a local user that tries passwords all the time delays an operator elsewhere by one try.
+Hashing blocks the whole server for up to 20 ms (crypt_r holds the interpreter lock), so only one password is checked at
+a time, with a delay after a wrong one. Waiting logins are served in turn by source: an address or local user that tries
+passwords continuously delays other operators by one attempt.
 """
 
 from __future__ import annotations
@@ -19,15 +20,14 @@ from pathlib import Path
 import crypt_r
 import gevent
 
+from l2tpns.console.timing import ConsoleTiming
 from l2tpns.errors import ConfigError
-from l2tpns.runtime import files
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.scheduler import FairLock
 from l2tpns.runtime.text_file import oddity, read_lines
 
 ENABLE = "enable"
-LONGEST_PASSWORD = 256  # octets; a longer one is wrong
-PAUSE = 0.25  # seconds after a wrong password before anybody's is looked at
+MAX_PASSWORD = 256  # octets; a longer one is refused
 
 _HASH = re.compile(r"\$[0-9a-z]+\$.+", re.ASCII | re.DOTALL)
 _TRADITIONAL = re.compile(r"[./0-9A-Za-z]{13}", re.ASCII)
@@ -35,7 +35,7 @@ _TRADITIONAL = re.compile(r"[./0-9A-Za-z]{13}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class UserFile:
-    """The file at one moment. `exists` is False when there is none, `broken` says why it cannot be used."""
+    """The contents of the file. `broken` is the reason why it cannot be used, else empty."""
 
     exists: bool
     passwords: dict[str, str]
@@ -45,29 +45,30 @@ class UserFile:
 
     @property
     def open(self) -> bool:
-        """Nobody is asked for a name: there is no file, or it has nothing but an enable password."""
+        """Return True if no login is required: there is no file, or only an enable password in it."""
         return not self.broken and not self.passwords and (not self.exists or self.enable is not None)
 
 
 class Users:
-    """Checks names and passwords against the file."""
+    """Checks user names and passwords against the file."""
 
-    def __init__(self, path: Path, log: Logger) -> None:
+    def __init__(self, path: Path, log: Logger, delay: float = ConsoleTiming().password_check) -> None:
+        """`delay`: seconds after a wrong password before the next one is checked."""
         self._path = path
         self._log = log
+        self._delay = delay
         self._turn = FairLock()
 
     def read(self) -> UserFile:
         try:
             lines = read_lines(self._path)
-            found = self._path.stat()
+            readable = self._path.stat().st_mode & 0o077
         except FileNotFoundError:
             return UserFile(False, {})
         except OSError as error:
             return UserFile(True, {}, broken=f"{self._path}: {error.strerror}")
         except ConfigError as error:
             return UserFile(True, {}, broken=str(error))
-        readable = files.beyond_own_group(found)
         warnings = [f"{self._path} can be read by others than its owner"] if readable else []
         passwords: dict[str, str] = {}
         enable = None
@@ -80,7 +81,7 @@ class Users:
             if _HASH.fullmatch(password.rstrip()):
                 password = password.rstrip()  # no hash ends in a blank
             if not colon or not name or not password:
-                warnings.append(f"{where}: is not NAME:PASSWORD")  # never the line: it may be a password
+                warnings.append(f"{where}: is not NAME:PASSWORD")  # without the text, which may be a password
                 continue
             if password != password.rstrip():
                 warnings.append(f"{where}: ends in a blank, which belongs to the password")
@@ -93,7 +94,7 @@ class Users:
         return UserFile(True, passwords, enable, warnings=tuple(warnings))
 
     def check(self, name: str, password: str, owner: str = "") -> bool:
-        """Whether this is the password of this user. An unknown name takes as long as a known one."""
+        """Return True if the password is the user's. An unknown name takes as long as a known one. Yields."""
         users = self.read()
         if users.broken:
             self._log.error("console_users_unreadable", why=users.broken)
@@ -113,14 +114,14 @@ class Users:
         with self._turn.hold(owner):
             right = matches(password, wanted)
             if not right:
-                gevent.sleep(PAUSE)
+                gevent.sleep(self._delay)
             return right
 
 
 def matches(password: str, wanted: str) -> bool:
-    """Compare a password with that of the file, taking as long however much of it is right."""
+    """Compare a password with the file's in constant time. Blocks the process for a hash."""
     given = password.encode("utf-8", "surrogateescape")
-    if not wanted or "\0" in password or len(given) > LONGEST_PASSWORD:
+    if not wanted or "\0" in password or len(given) > MAX_PASSWORD:
         return False
     if _HASH.fullmatch(wanted):
         return _hash_matches(password, wanted)
@@ -131,7 +132,7 @@ def matches(password: str, wanted: str) -> bool:
 
 
 def _hash_matches(password: str, wanted: str) -> bool:
-    """crypt(3) says `*0` or `*1`, or nothing, where it does not know the kind of hash."""
+    """Compare with a hash. crypt(3) returns `*0`, `*1` or nothing for an unknown kind of hash."""
     try:
         found = crypt_r.crypt(password, wanted)
     except (OSError, ValueError, UnicodeError):

@@ -1,6 +1,6 @@
-"""What a command says: lines to read, and the same as data for `| json`. Both are made lazily, row by row.
+"""The output of a command: lines of text, and the same as data for `| json`. Both are produced lazily, row by row.
 
-A table's columns are declared once: heading and width for people, key for programs. The keys do not change.
+The columns of a table are declared once, with heading and width for the text and a key for JSON. Keys are stable.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ Row = Mapping[str, Any]
 
 
 class Refused(Exception):
-    """A command that cannot be done; the text is for the operator."""
+    """A command was refused; the text is shown to the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """`lines` for people; `data` for programs: a mapping, or rows. Without data the lines are the data."""
+    """`lines` are the text, `data` a mapping or rows for JSON. Without `data`, JSON contains the lines."""
 
     lines: Callable[[], Iterable[str]]
     data: Callable[[], Iterable[Any] | Row] | None = None
 
     def json_lines(self) -> Iterator[str]:
-        """One JSON value; of rows each on a line of its own."""
+        """Yield one JSON value, with each row on its own line."""
         data: Iterable[Any] | Row = {"lines": list(self.lines())} if self.data is None else self.data()
         if isinstance(data, Mapping):
             yield from _dump(data, orjson.OPT_INDENT_2).split("\n")
@@ -43,13 +43,13 @@ def _dump(value: Any, option: int = 0) -> str:
 
 
 def text(words: str) -> Output:
-    """A few lines and no data."""
+    """Return an output of text only."""
     return Output(lambda: words.split("\n"))
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: negative width is flush left, 0 the last one, as long as it is."""
+    """A column. A negative width aligns left; 0 is for the last column, of any length."""
 
     key: str
     title: str
@@ -59,7 +59,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns, in order."""
+    """A table of these columns."""
 
     columns: tuple[Column, ...]
 
@@ -70,7 +70,7 @@ class Table:
         return self._lay_out(column.show(row[column.key]) for column in self.columns)
 
     def _lay_out(self, cells: Iterable[str]) -> str:
-        """What is too long for its column takes the blanks of the next ones, so that those behind stand in line."""
+        """Lay out a line. A long cell uses the padding of the next ones, so that later columns stay aligned."""
         line, edge = "", 0
         for column, words in zip(self.columns, cells, strict=True):
             edge += abs(column.width)
@@ -93,7 +93,7 @@ class Table:
 
 
 def sheet(title: str, labels: Mapping[str, str], row: Row) -> Iterator[str]:
-    """The long form of one row: a blank line, a title, then a tab, label and value for each key."""
+    """Yield a row in detail: a blank line, a title, then a tab, label and value for each key."""
     yield ""
     yield f"{title}:"
     for key, label in labels.items():
@@ -101,7 +101,7 @@ def sheet(title: str, labels: Mapping[str, str], row: Row) -> Iterator[str]:
 
 
 def shown(value: Any) -> str:
-    """A value in words."""
+    """Return a value as text."""
     if value is None or value == "":
         return "none"
     if value is True or value is False:

@@ -1,6 +1,6 @@
-"""`COMMAND | include RE`, `| exclude RE`, `| begin RE`, `| json`: what happens to a command's lines on their way out.
+"""Filters of a command's output: `COMMAND | include RE`, `| exclude RE`, `| begin RE`, `| json`.
 
-The expression is the rest of the line, so that it may hold `|` and spaces; it may stand between quotation marks.
+The expression is the rest of the line and may contain `|` and spaces. Quotation marks around it are removed.
 """
 
 from __future__ import annotations
@@ -13,34 +13,34 @@ from l2tpns.console.output import Output, Refused
 from l2tpns.console.regexp import Regexp
 from l2tpns.runtime.text import unknown_word
 
-LONGEST_LOOK = 4096  # characters of a line that an expression is tried on
+MAX_MATCHED = 4096  # characters of a line that an expression is matched against
 FILTERS = {
-    "include": "only lines that contain a regular expression",
-    "exclude": "only lines that do not contain a regular expression",
-    "begin": "all lines from the first one that contains a regular expression",
-    "json": "as data for programs",
+    "include": "only lines that match a regular expression",
+    "exclude": "only lines that do not match a regular expression",
+    "begin": "all lines from the first one that matches a regular expression",
+    "json": "output as JSON, for programs",
 }
 
-Lines = Iterable[str | None]  # None: no line yet, but time for a pause
+Lines = Iterable[str | None]  # None: no line, but the server may do other work
 Filter = Callable[[Lines], Iterator[str | None]]
-PACE = 8  # lines made between two pauses
+LINES_PER_PAUSE = 8  # lines produced between two pauses
 
 
 @dataclass(frozen=True, slots=True)
 class Pipe:
-    """What follows the first `|` of a line."""
+    """The filter after the first `|` of a line."""
 
     json: bool = False
     filter: Filter | None = None
 
     def lines(self, output: Output) -> Lines:
-        """What is left of the output. A filter that lets nothing through must not keep the server busy unseen."""
+        """Return the filtered lines, with None where the server may do other work, even if nothing passes."""
         lines = output.json_lines() if self.json else output.lines()
         return self.filter(_paced(lines)) if self.filter is not None else lines
 
 
 def split(line: str) -> tuple[str, str | None]:
-    """The command, and what follows the first `|` that begins a word outside quotation marks; None: no `|`."""
+    """Split a line at the first `|` that begins a word outside quotation marks. The second part may be None."""
     for position, (char, inside) in enumerate(zip(line, quoting(line), strict=True)):
         if char == "|" and not inside and line[:position].endswith((" ", "\t")):
             return line[:position], line[position + 1 :]
@@ -48,7 +48,7 @@ def split(line: str) -> tuple[str, str | None]:
 
 
 def parse(text: str) -> Pipe:
-    """Refused when it is no filter of ours."""
+    """Parse a filter. Raises Refused."""
     word, _, rest = text.strip().partition(" ")
     rest = rest.strip()
     found = [name for name in FILTERS if word and name.startswith(word)]
@@ -75,11 +75,11 @@ def parse(text: str) -> Pipe:
 
 
 def matcher(pattern: str) -> Callable[[str], bool]:
-    """Whether a line contains the expression; plain text takes no walking. ValueError says what is wrong with it."""
+    """Return a function that tests a line; plain text needs no Regexp. Raises ValueError with a message."""
     if pattern and not set(pattern) & set(r"\.[]()*+?|^$"):
         return lambda line: pattern in line
     expression = Regexp(pattern)
-    return lambda line: expression.search(line[:LONGEST_LOOK])
+    return lambda line: expression.search(line[:MAX_MATCHED])
 
 
 def _begin(matches: Callable[[str], bool], lines: Lines) -> Iterator[str | None]:
@@ -93,5 +93,5 @@ def _begin(matches: Callable[[str], bool], lines: Lines) -> Iterator[str | None]
 def _paced(lines: Iterable[str]) -> Iterator[str | None]:
     for number, line in enumerate(lines):
         yield line
-        if number % PACE == 0:
+        if number % LINES_PER_PAUSE == 0:
             yield None

@@ -1,6 +1,6 @@
-"""One IP packet in one line, for `monitor session`: who, to whom, which protocol, what of it.
+"""Formats an IP packet as one line for `monitor session`: protocol, addresses, ports and main fields.
 
-Much shorter than tshark, and never wrong about a packet that is cut or malformed: what is not there is not told.
+A truncated or malformed packet is safe: fields that are missing are left out.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from socket import inet_ntoa
 
-SNAP = 128  # octets of a packet that are enough for its line: longest IP header, longest TCP header but its options
+SNAP_LENGTH = 128  # octets of a packet that its line is made from: longest IP header, TCP header
 ICMP, TCP, UDP = 1, 6, 17
 _PROTOCOLS = {2: "IGMP", 4: "IPIP", 41: "IPv6", 47: "GRE", 50: "ESP", 51: "AH", 89: "OSPF", 115: "L2TP", 132: "SCTP"}
 _ICMP_TYPES = {0: "echo reply", 3: "unreachable", 5: "redirect", 8: "echo request", 11: "time exceeded"}
@@ -18,7 +18,7 @@ _TCP = struct.Struct("!HHIIBBH")
 
 
 def packet_line(packet: bytes, octets: int) -> str:
-    """The line for a packet of so many octets, of which the first SNAP are here."""
+    """Return the line for a packet of this length, given its first SNAP_LENGTH octets."""
     if len(packet) < 20 or packet[0] >> 4 != 4:
         return f"no IPv4, length {octets}"
     header = (packet[0] & 0x0F) << 2
@@ -39,8 +39,8 @@ def packet_line(packet: bytes, octets: int) -> str:
         letters = "".join(letter for bit, letter in _FLAGS if flags & bit) or "none"
         acked = f" ack {ack}" if flags & 0x10 else ""
         carried = max(length - (data >> 4 << 2), 0)
-        told = f"{letters} seq {seq}{acked} win {window} length {carried}"
-        return f"{name} {source}:{ours} > {destination}:{theirs} {told}{tail}"
+        fields = f"{letters} seq {seq}{acked} win {window} length {carried}"
+        return f"{name} {source}:{ours} > {destination}:{theirs} {fields}{tail}"
     if protocol == UDP and len(payload) >= 4:
         ours, theirs = _PORTS.unpack_from(payload)
         return f"{name} {source}:{ours} > {destination}:{theirs} length {max(length - 8, 0)}{tail}"

@@ -1,8 +1,8 @@
-"""Regular expressions of an operator: a small language whose matching takes time in proportion to the text.
+"""Regular expressions for output filters, matched in time proportional to the length of the text.
 
 Literals, `.`, `[abc]`, `[^a-z]`, `^`, `$`, `*`, `+`, `?`, `|`, `( )`, `\\d \\w \\s` and `\\` before a sign.
-Python's own `re` backtracks: `(a+)+$` on a line of forty letters takes hours, and nothing else runs meanwhile.
-Here the expression becomes a set of states that walks over the text once (Thompson 1968); each set met is remembered.
+Python's `re` backtracks: `(a+)+$` on a line of forty letters takes hours and blocks the server meanwhile. Here the
+expression is simulated as a set of states in one pass over the text (Thompson 1968). Steps between sets are cached.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-LONGEST = 200  # characters of an expression
-DEEPEST = 20  # parentheses
-REMEMBERED = 500  # sets of states; then they are forgotten and found again
+MAX_LENGTH = 200  # characters of an expression
+MAX_DEPTH = 20  # levels of parentheses
+MAX_CACHED_STEPS = 500  # steps between sets of states; then the cache is cleared
 
 Test = Callable[[str], bool]
 _CLASSES: dict[str, Test] = {
@@ -25,7 +25,7 @@ _BEGIN, _END = "begin", "end"
 
 @dataclass(slots=True, eq=False)
 class _State:
-    """Goes on to `out` on a character that passes `test`; without a test it goes to all of `free` at once."""
+    """A state. A character that passes `test` leads to `out`; without a test, `free` follow at once."""
 
     test: Test | None = None
     anchor: str = ""
@@ -37,19 +37,19 @@ _Set = frozenset[_State]
 
 
 class Regexp:
-    """One expression. ValueError with a sentence when it cannot be understood."""
+    """A compiled expression. Raises ValueError with a message for the operator."""
 
     def __init__(self, pattern: str) -> None:
         if not pattern:
             raise ValueError("a regular expression is missing")
-        if len(pattern) > LONGEST:
-            raise ValueError(f"the regular expression is longer than {LONGEST} characters")
+        if len(pattern) > MAX_LENGTH:
+            raise ValueError(f"the regular expression is longer than {MAX_LENGTH} characters")
         self._accept = _State()
         self._start = _Parser(pattern).parse(self._accept)
         self._known: dict[tuple[_Set, str], _Set] = {}
 
     def search(self, text: str) -> bool:
-        """Whether the expression fits any part of the text."""
+        """Return True if the expression matches any part of the text."""
         states = self._closure([self._start], begin=True, end=not text)
         if self._accept in states:
             return True
@@ -60,7 +60,7 @@ class Regexp:
             key = (states, char)
             found = self._known.get(key)
             if found is None:
-                if len(self._known) >= REMEMBERED:
+                if len(self._known) >= MAX_CACHED_STEPS:
                     self._known.clear()
                 found = self._known[key] = self._step(states, char, end=False)
             states = found
@@ -73,7 +73,7 @@ class Regexp:
         return self._closure([*following, self._start], begin=False, end=end)
 
     def _closure(self, states: list[_State], *, begin: bool, end: bool) -> _Set:
-        """All states that are reached from these without a character."""
+        """Return all states reachable from these without consuming a character."""
         found: set[_State] = set()
         waiting = list(states)
         while waiting:
@@ -91,10 +91,10 @@ class Regexp:
 
 @dataclass(slots=True)
 class _Piece:
-    """A part of an expression: where it begins, and the states that lead out of it."""
+    """A part of an expression: its first state and its last."""
 
     start: _State
-    end: _State  # a free state: what follows is appended to its `free`
+    end: _State  # a state without test: the next part is appended to its `free`
 
 
 class _Parser:
@@ -116,7 +116,7 @@ class _Parser:
     def _next(self) -> str:
         char = self._peek()
         if not char:
-            raise ValueError("the regular expression ends too early")
+            raise ValueError("the regular expression is incomplete")
         self._at += 1
         return char
 
@@ -175,8 +175,8 @@ class _Parser:
 
     def _group(self) -> _Piece:
         self._depth += 1
-        if self._depth > DEEPEST:
-            raise ValueError("the regular expression has too many parentheses within each other")
+        if self._depth > MAX_DEPTH:
+            raise ValueError("the regular expression nests parentheses too deeply")
         piece = self._alternatives()
         if self._peek() != ")":
             raise ValueError("the regular expression has a ( without a )")
@@ -185,7 +185,7 @@ class _Parser:
         return piece
 
     def _set(self) -> Test:
-        """What stands between brackets; a `]` that comes first stands for itself, a `-` at either end too."""
+        """Parse a bracket expression. A leading `]` is literal, as is a `-` at either end."""
         inverse = self._peek() == "^"
         self._at += inverse
         tests: list[Test] = []
@@ -202,7 +202,7 @@ class _Parser:
                 self._at += 1
                 high = self._next()
                 if high < low:
-                    raise ValueError(f"the regular expression has a range {low}-{high} that is empty")
+                    raise ValueError(f"the regular expression contains the empty range {low}-{high}")
                 tests.append(_between(low, high))
             else:
                 tests.append(low.__eq__)

@@ -1,4 +1,4 @@
-"""The console's port: accepts connections, within limits, and gives each a shell of its own."""
+"""The console's port: accepts connections within limits and runs a shell for each."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from l2tpns.console.context import Office
 from l2tpns.console.operators import Users
 from l2tpns.console.shell import Shell
 from l2tpns.console.terminal import Terminal
+from l2tpns.console.timing import ConsoleTiming
 from l2tpns.errors import ConfigError, refused
 from l2tpns.runtime.acceptor import Acceptor
 from l2tpns.runtime.connection_slots import ConnectionSlot, ConnectionSlots
@@ -24,32 +25,33 @@ from l2tpns.system.socket_owner import owner_of_connection
 
 TELNET_PORT = 23
 BACKLOG = 256
-SEND_BUFFER = 65536  # octets that the kernel keeps for a reader that is slow
-RETRY = 10.0  # seconds between two attempts to have it again
-FAREWELL = 2.0  # seconds in which a console that is refused may read why
+SEND_BUFFER = 65536  # octets that the kernel buffers for a slow reader
 
 
 class Console:
-    """All operators."""
+    """The console of a server."""
 
-    def __init__(self, office: Office, log: Logger, port: int = TELNET_PORT) -> None:
+    def __init__(
+        self, office: Office, log: Logger, port: int = TELNET_PORT, timing: ConsoleTiming | None = None
+    ) -> None:
         self._office = office
         self._log = log
         self._port = port
+        self._timing = timing or ConsoleTiming()
         self._commands = plugins.Commands(office, commands.COMMANDS, commands.WORDS)
         self._share = office.lns.services.operator_scheduler
         self._places = ConnectionSlots(lambda: office.config.cli_max_connections)
         self._listener: Any = None
         self._door: Acceptor | None = None
         self._part: Part | None = None
-        self.users = Users(office.files.users, log)
+        self.users = Users(office.files.users, log, self._timing.password_check)
 
     @property
     def _address(self) -> IPv4Address:
         return self._office.config.cli_bind_address or IPv4Address(0)
 
     def open(self) -> None:
-        """Take the port; who comes waits until `start`. Raises ConfigError when it cannot be had."""
+        """Bind the port; connections wait until `start`. Raises ConfigError if it is unavailable."""
         address = self._address
         try:
             listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -61,36 +63,36 @@ class Console:
                 listener.close()
                 raise
         except OSError as error:
-            hint = "; cli_bind_address is no address of this machine" if error.errno == errno.EADDRNOTAVAIL else ""
+            hint = "; cli_bind_address is not an address of this machine" if error.errno == errno.EADDRNOTAVAIL else ""
             why = f"the console cannot listen on {address}:{self._port}: {error.strerror}{hint}"
             raise refused(error.errno, why) from None
         self._listener = listener
 
     def start(self) -> None:
-        """Serve. Raises ConfigError as `open` does, if that was not called."""
+        """Serve connections. Calls `open` if needed, which raises ConfigError."""
         if self._listener is None:
             self.open()
-        self._let_in()
+        self._open_door()
         self._warn(self._address)
-        self._part = self._office.lns.services.supervisor.spawn("console", self._keep_served)
+        self._part = self._office.lns.services.supervisor.spawn("console", self._keep_listening)
 
-    def _let_in(self) -> None:
+    def _open_door(self) -> None:
         self._door = Acceptor(
-            self._listener, self._places, self._share, self._log, owner_of_connection, self._serve, self._turn_away
+            self._listener, self._places, self._share, self._log, owner_of_connection, self._serve, self._refuse
         )
         self._door.start()
 
-    def _keep_served(self) -> None:
-        """Make the listening socket again when it has failed."""
+    def _keep_listening(self) -> None:
+        """Recreate the listening socket whenever it fails."""
         while True:
             if self._door is None:
                 try:
                     self.open()
-                except ConfigError as error:  # no reason to do without the rest of the server
+                except ConfigError as error:  # the rest of the server keeps running
                     self._log.provoked("console_not_served", why=str(error))
-                    gevent.sleep(RETRY)
+                    gevent.sleep(self._timing.listen_retry)
                     continue
-                self._let_in()
+                self._open_door()
             assert self._door is not None
             self._door.wait()
             self._door.close()
@@ -103,9 +105,11 @@ class Console:
         if users.broken:
             self._log.error("console_users_unreadable", why=users.broken)
         elif users.open and not address.is_loopback:
-            self._log.warning("console_open", why=f"whoever reaches {address}:{self.port} may use it: no user is named")
+            self._log.warning(
+                "console_open", why=f"no users are configured: anyone who can reach {address}:{self.port} has access"
+            )
         elif not users.open and not users.passwords:
-            self._log.warning("console_locked", why="the users file names nobody: nobody can log in")
+            self._log.warning("console_locked", why="the users file contains no user: nobody can log in")
 
     @property
     def port(self) -> int:
@@ -113,7 +117,7 @@ class Console:
         return self._door.address[1]
 
     def stop(self) -> None:
-        """Close the port and all consoles."""
+        """Close the port and all connections."""
         if self._part is not None:
             self._part.stop()
             self._part = None
@@ -132,12 +136,17 @@ class Console:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         except OSError:
-            return  # it has been reset
+            return  # reset by the peer
         office = self._office
         terminal = Terminal(
-            sock, self._share, lambda: office.config.cli_idle_timeout, office.lns.services.awake, place.owner
+            sock,
+            self._share,
+            lambda: office.config.cli_idle_timeout,
+            office.lns.services.awake,
+            place.owner,
+            self._timing.send,
         )
-        shell = Shell(office, self._commands.grammar, self.users, terminal, peer, self._log, place)
+        shell = Shell(office, self._commands.grammar, self.users, terminal, peer, self._log, place, self._timing)
         self._log.debug("console_connected", peer=peer)
         why = "an error of this server"
         try:
@@ -148,16 +157,16 @@ class Console:
             terminal.close()
             self._log.debug("console_closed", peer=peer, user=shell.user, why=why)
 
-    def _turn_away(self, sock: Any, address: tuple[str, int]) -> None:
+    def _refuse(self, sock: Any, address: tuple[str, int]) -> None:
         peer = f"{address[0]}:{address[1]}"
         self._log.provoked("console_refused_connection", peer=peer, why="cli_max_connections")
-        refuse(sock)
+        refuse(sock, self._timing.refusal_send)
 
 
-def refuse(sock: Any) -> None:
-    """A word, if it can be said at once."""
+def refuse(sock: Any, timeout: float) -> None:
+    """Send a refusal if the socket takes it within the time, then close it."""
     try:
-        sock.settimeout(FAREWELL)
+        sock.settimeout(timeout)
         sock.sendall(b"Too many consoles\r\n")
     except OSError:
         pass

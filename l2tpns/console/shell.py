@@ -1,4 +1,4 @@
-"""What is typed at one console: the login, the prompt, each line's command, and the log line of what it changed."""
+"""The shell of one console: login, prompt, execution of command lines, and logging of changes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from l2tpns.console.log_line import log_line
 from l2tpns.console.operators import Users
 from l2tpns.console.output import Output, Refused, text
 from l2tpns.console.terminal import Closed, Flooded, Interrupted, Terminal
+from l2tpns.console.timing import ConsoleTiming
 from l2tpns.errors import ConfigError, PluginError
 from l2tpns.policy.model import PolicyError
 from l2tpns.runtime.connection_slots import ConnectionSlot
 from l2tpns.runtime.log import Listener, Logger
 
 LOGIN_TRIES = 3
-LOGIN_TIMEOUT = 60.0  # seconds for all of it
-FAILURE_DELAY = 1.0  # after a wrong password
-REFUSALS = (Refused, ConfigError, PluginError, PolicyError)  # of a command; their text is for the operator
+REFUSALS = (
+    Refused,
+    ConfigError,
+    PluginError,
+    PolicyError,
+)  # refusals by a command; their text is shown to the operator
 
 
 class Shell:
-    """One operator."""
+    """A shell for one connection."""
 
     def __init__(
         self,
@@ -36,33 +40,35 @@ class Shell:
         peer: str,
         log: Logger,
         place: ConnectionSlot,
+        timing: ConsoleTiming,
     ) -> None:
         self.office = office
-        self._grammar = grammar  # it changes with the plugins
+        self._grammar = grammar  # changes with the loaded plugins
         self.terminal = terminal
         self.user = ""
         self.peer = peer
         self.mode = Mode.EXEC
-        self.access_list = ""  # whose rules are typed, in Mode.ACL
+        self.access_list = ""  # the list being edited in Mode.ACL
         self.privilege = Privilege.LOOK
         self._place = place
+        self._timing = timing
         self.streams: frozenset[int] = frozenset()  # levels that `debug` shows
         self._users = users
         self._log = log
         self._listener: Listener | None = None
         self._leaving = False
 
-    # The life
+    # Life cycle
 
     def run(self) -> str:
-        """From the greeting to the end; returns why it ended."""
+        """Serve the console until it ends. Return the reason."""
         try:
             self.terminal.start()
             if not self.login():
                 return "not logged in"
             while not self._leaving:
                 line = self.terminal.read_line(self.prompt, self.complete, self.help)
-                self.obey(line)
+                self.execute(line)
             return "left"
         except Flooded as flooded:
             self._log.provoked("console_flooded", peer=self.peer, why=str(flooded))
@@ -80,16 +86,16 @@ class Shell:
     def leave(self) -> None:
         self._leaving = True
 
-    # Who it is
+    # Login
 
     def login(self) -> bool:
-        """Name and password, unless nobody is asked for them."""
+        """Ask for name and password if a login is required. Return False if it failed."""
         users = self._users.read()
         if users.open:
             self.terminal.trust("")
             return True
         awake = self.office.lns.services.awake
-        until = awake.now() + LOGIN_TIMEOUT
+        until = awake.now() + self._timing.login
         for _ in range(LOGIN_TRIES):
             try:
                 name = self.terminal.ask("Username: ", until=until).strip()
@@ -101,19 +107,19 @@ class Shell:
                 self.user = name
                 self._place.protected = True
                 self.terminal.trust(name)
-                # Manual: everybody on the list has full control; with an enable password (2.x) that comes first.
+                # Manual: every user in the file has full control. With an enable password (2.x), `enable` comes first.
                 self.privilege = Privilege.ENABLED if users.enable is None else Privilege.LOOK
                 self._log.info("console_login", user=name, peer=self.peer)
                 return True
-            # A name that nobody has may be a password, typed a line too early.
+            # An unknown name is not logged: it may be a password entered one line too early.
             known = name if name in users.passwords else "?"
             self._log.provoked("console_login_refused", user=known, peer=self.peer)
-            gevent.sleep(FAILURE_DELAY)
-            self.terminal.say("Access denied")
+            gevent.sleep(self._timing.access_denied)
+            self.terminal.print("Access denied")
         return False
 
     def enable(self) -> None:
-        """`enable`: by password where the users file has one. Refused otherwise."""
+        """Grant the privilege, by password if the users file has one. Raises Refused."""
         users = self._users.read()
         if users.enable is not None or users.broken:
             for _ in range(LOGIN_TRIES):
@@ -123,14 +129,14 @@ class Shell:
                 except Interrupted:
                     raise Refused("Access denied") from None
                 self._log.provoked("console_enable_refused", user=self.user, peer=self.peer)
-                gevent.sleep(FAILURE_DELAY)
+                gevent.sleep(self._timing.access_denied)
             else:
                 raise Refused("Access denied")
         self.privilege = Privilege.ENABLED
 
     @property
-    def who(self) -> str:
-        """As logs say who did it, and where from."""
+    def actor(self) -> str:
+        """Return the operator and address, as logged in `by`."""
         return " ".join(filter(None, ("console", self.user, self.peer)))
 
     # Lines
@@ -147,35 +153,35 @@ class Shell:
         return self.grammar.complete(line, self.standing)
 
     def help(self, line: str) -> list[str]:
-        """What `?` shows."""
+        """Return the lines that `?` shows."""
         found = self.grammar.help(line, self.standing)
         if not found:
-            return ["Nothing fits here"]
+            return ["Nothing can follow here"]
         width = max(len(word) for word, _ in found)
         return [f"  {word.ljust(width)}  {help}".rstrip() for word, help in found]
 
-    def obey(self, line: str) -> None:
-        """One line. Whatever is wrong with it is said, and the next one comes."""
+    def execute(self, line: str) -> None:
+        """Execute a line. Errors are printed, not raised."""
         line = line.strip()
         if not line or line[0] in "#!":
             return
-        self._place.protected = True  # where no user is named, a command is what tells an operator from a stranger
-        if line.endswith("?"):  # typed where no key could be seen: nc, a script
-            self.terminal.say("\n".join(self.help(line[:-1])))
+        self._place.protected = True  # without a login, a command distinguishes an operator from a stranger
+        if line.endswith("?"):  # from a peer without character mode: nc, a script
+            self.terminal.print("\n".join(self.help(line[:-1])))
             return
         try:
-            self.do(line)
+            self._run_command(line)
         except REFUSALS as refused:
-            self.terminal.say("% " + str(refused).replace("\n", "\n% "))
+            self.terminal.print("% " + str(refused).replace("\n", "\n% "))
         except Interrupted:
-            self.terminal.say("")
+            self.terminal.print("")
         except Closed:
             raise
         except Exception:
             self._log.exception("console_command_failed", user=self.user, peer=self.peer)
-            self.terminal.say("% An error of this server; its log has the details")
+            self.terminal.print("% An error of this server; its log has the details")
 
-    def do(self, line: str) -> None:
+    def _run_command(self, line: str) -> None:
         call = self.grammar.parse(line, self.standing)
         where = {"access_list": self.access_list} if self.mode is Mode.ACL else {}
         try:
@@ -193,10 +199,10 @@ class Shell:
         output = said if isinstance(said, Output) else text(said)
         self.terminal.show(call.pipe.lines(output))
 
-    # The log, live
+    # Live log
 
     def watch(self, levels: frozenset[int]) -> None:
-        """Show the log's lines of these levels from now on, and no others."""
+        """Show log messages of these levels only."""
         if self._listener is not None:
             self.office.log.unlisten(self._listener)
             self._listener = None
@@ -206,4 +212,4 @@ class Shell:
             self._listener = self.office.log.listen(levels, self._on_log)
 
     def _on_log(self, line: bytes, level: int) -> None:
-        self.terminal.tell(log_line(orjson.loads(line)))
+        self.terminal.notify(log_line(orjson.loads(line)))

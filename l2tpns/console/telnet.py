@@ -1,7 +1,7 @@
-"""Telnet without its socket: what is data, what is negotiation (RFC 854, 857 echo, 858 go-ahead, 1073 window size).
+"""The telnet protocol: separates data from negotiation (RFC 854; echo RFC 857, go-ahead RFC 858, NAWS RFC 1073).
 
-A peer that knows no telnet (nc, an expect script on a plain socket) never answers our offers, and is served without
-echo. Everything a peer may send is bounded: a refused option is refused once, not as often as it is offered.
+Owns no socket. A peer without telnet (nc, a script on a plain socket) never answers the offers and gets no echo. The
+number of replies is bounded: an option is refused once, however often the peer offers it.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Callable
 IAC, DONT, DO, WONT, WILL, SB, SE = 255, 254, 253, 252, 251, 250, 240
 BREAK, INTERRUPT, ABORT, ARE_YOU_THERE, ERASE_CHARACTER, ERASE_LINE = 243, 244, 245, 246, 247, 248
 ECHO, SUPPRESS_GO_AHEAD, NAWS = 1, 3, 31
-LONGEST_SUBNEGOTIATION = 64  # octets kept; NAWS has four
+MAX_SUBNEGOTIATION = 64  # octets; NAWS has five
 
-# What we offer at once: character mode (we echo, no go-ahead), and that we would like to know the window's size.
+# Initial offers: character mode (echo by the server, no go-ahead); request for the window size.
 GREETING = bytes([IAC, WILL, ECHO, IAC, WILL, SUPPRESS_GO_AHEAD, IAC, DO, NAWS])
 
-# Keys that have a command of their own in telnet.
+# Telnet commands that stand for keys.
 KEYS = {INTERRUPT: b"\x03", BREAK: b"\x03", ABORT: b"\x03", ERASE_CHARACTER: b"\x7f", ERASE_LINE: b"\x15"}
 
 
 class Telnet:
-    """One connection's decoder. `reply` gets the octets to send back."""
+    """The decoder of one connection. `reply` is called with octets to send."""
 
     def __init__(self, reply: Callable[[bytes], None]) -> None:
         self._reply = reply
@@ -30,18 +30,18 @@ class Telnet:
         self._command = 0
         self._sub = bytearray()
         self._after_cr = False
-        self._ours = {ECHO: False, SUPPRESS_GO_AHEAD: False}  # what we offered, and whether the peer agreed
-        self._offered = set(self._ours)  # answers to these are not answered
+        self._ours = {ECHO: False, SUPPRESS_GO_AHEAD: False}  # offered options, and whether the peer agreed
+        self._offered = set(self._ours)  # offers without an answer so far; their answers get no reply
         self._answered: set[tuple[int, int]] = set()
-        self.echo = False  # the peer wants us to echo: it is a terminal in character mode
+        self.echo = False  # the peer is a terminal in character mode and expects echo
         self.width = self.height = 0  # 0: unknown
 
-    def let_go(self) -> None:
-        """Cut the circles of references: a connection's memory is free when it ends, not when the collector comes."""
+    def break_reference_cycles(self) -> None:
+        """Free the connection's memory when it ends, without waiting for the garbage collector."""
         self._reply = self._state = _nothing
 
     def feed(self, octets: bytes) -> bytes:
-        """What was typed; each end of a line is one `\\n`, whatever the peer makes of it."""
+        """Return the data in these octets. Every line ending becomes a single `\\n`."""
         self._data = bytearray()
         for octet in octets:
             self._state(octet)
@@ -80,7 +80,7 @@ class Telnet:
                 if option == ECHO:
                     self.echo = command == DO
                 if option in self._offered:
-                    self._offered.discard(option)  # this was the answer to our offer
+                    self._offered.discard(option)  # the answer to the offer
                 elif command == DONT:
                     self._answer_once(command, option, bytes([IAC, WONT, option]))
                 else:
@@ -93,7 +93,7 @@ class Telnet:
             self._answer_once(command, option, bytes([IAC, DO, option]))
 
     def _answer_once(self, command: int, option: int, answer: bytes) -> None:
-        """An answer that is repeated as often as the question lets two ends talk for ever."""
+        """Send an answer once per option: repeated answers could loop for ever."""
         if (command, option) not in self._answered:
             self._answered.add((command, option))
             self._reply(answer)
@@ -101,13 +101,13 @@ class Telnet:
     def _on_sub(self, octet: int) -> None:
         if octet == IAC:
             self._state = self._on_sub_command
-        elif len(self._sub) < LONGEST_SUBNEGOTIATION:
+        elif len(self._sub) < MAX_SUBNEGOTIATION:
             self._sub.append(octet)
 
     def _on_sub_command(self, octet: int) -> None:
         if octet == IAC:
             self._state = self._on_sub
-            if len(self._sub) < LONGEST_SUBNEGOTIATION:
+            if len(self._sub) < MAX_SUBNEGOTIATION:
                 self._sub.append(IAC)
             return
         self._state = self._on_data
@@ -121,5 +121,5 @@ def _nothing(_: object) -> None:
 
 
 def escape(octets: bytes) -> bytes:
-    """Data for the wire: an octet 255 is doubled (RFC 854)."""
+    """Return data with each octet 255 doubled (RFC 854)."""
     return octets.replace(b"\xff", b"\xff\xff")

@@ -1,9 +1,9 @@
-"""One connection's screen: keys come in through a reader greenlet, lines go out in slices.
+"""The screen and keyboard of one connection: a reader greenlet receives keys, and lines are sent in slices.
 
-Nothing here can hold up the server: octets are read, keys obeyed and lines made in turns of a millisecond that all
-consoles share with HTTP and nsctl (`Scheduler`). What was made is sent to the end before more is made, so that a
-slow reader waits alone and costs no memory. What the log has to say meanwhile is kept in a short queue; what does not
-fit is counted. A peer that has not logged in may send a name and a password a few times, and no more.
+Reading, key handling and rendering run in turns of a millisecond that all consoles share with other untrusted input
+(`Scheduler`), so a console cannot block the server. Rendered lines are sent completely before more are rendered: a slow
+reader delays only itself and takes no memory. Meanwhile log messages wait in a short queue; further ones are counted.
+Before its login a peer may send no more than a few names and passwords.
 """
 
 from __future__ import annotations
@@ -18,62 +18,67 @@ import gevent
 from gevent.lock import Semaphore
 from gevent.queue import Full, Queue
 
-from l2tpns.console.editor import BELL, Editor, History
-from l2tpns.console.editor import Event as Key
+from l2tpns.console.editor import BELL, Editor, History, Key
 from l2tpns.console.telnet import GREETING, Telnet, escape
 from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.scheduler import Scheduler
 
-CHUNK = 8192  # characters sent at once
-SEND_TIMEOUT = 60.0  # for a reader that takes nothing
+CHUNK = 8192  # characters per send
 READ_SIZE = 1024
-INPUT_QUEUE = 16  # pieces of READ_SIZE typed ahead
-LOGIN_CHARACTERS = 4096  # that may be typed before the login has succeeded
-LOGIN_TELNET = 16_384  # octets before it that are no characters: what telnet negotiates
-ECHO_PIECES = 64  # answers to keys that are kept for one packet
-NEWS_QUEUE = 500  # log lines that wait to be shown
+INPUT_QUEUE = 16  # pieces of READ_SIZE octets
+LOGIN_CHARACTERS = 4096  # accepted before the login
+LOGIN_TELNET = 16_384  # octets of telnet negotiation accepted before the login
+ECHO_PIECES = 64  # echoes collected for one packet
+NEWS_QUEUE = 500  # log lines waiting to be shown
 MORE = "--More--"
-WAKE = ""  # in the input queue: there is news
+WAKE = ""  # in the input queue: new lines to show
 
 
 class Closed(Exception):
-    """The connection is over; the text says why."""
+    """The connection has ended; the text is the reason."""
 
 
 class Flooded(Closed):
-    """The peer has sent more than a login takes."""
+    """The peer sent more than a login needs."""
 
 
 class Interrupted(Exception):
-    """^C."""
+    """The operator pressed ^C."""
 
 
 class Terminal:
-    """A screen and a keyboard, on a socket."""
+    """The terminal of one connection."""
 
     def __init__(
-        self, sock: Any, share: Scheduler, idle_timeout: Callable[[], int], awake: AwakeClock, owner: str = ""
+        self,
+        sock: Any,
+        share: Scheduler,
+        idle_timeout: Callable[[], int],
+        awake: AwakeClock,
+        owner: str,
+        send_timeout: float,
     ) -> None:
         self._awake = awake
         self._sock = sock
         self._share = share
-        self._owner = owner  # of the turns
+        self._owner = owner  # whose turns are used
         self._idle_timeout = idle_timeout
+        self._send_timeout = send_timeout
         self._sending = Semaphore(1)
         self._telnet = Telnet(self._send)
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
         self._input: Queue[str | None] = Queue(INPUT_QUEUE)
-        self._typed: deque[str] = deque()  # characters taken out of the queue
-        self._echoed: list[str] = []  # what keys have shown and is not sent yet
+        self._typed: deque[str] = deque()  # characters taken from the queue
+        self._echoed: list[str] = []  # echoes not sent yet
         self._trusted = False  # logged in
-        self._characters = 0  # typed before that
-        self._flooded = ""  # why the peer is sent away
+        self._characters = 0  # typed before the login
+        self._flooded = ""  # why the peer is disconnected
         self._over = False
         self._interrupted = False
         self._news: deque[str] = deque()
         self._news_lost = 0
-        self.length: int | None = None  # `terminal length`; None: as the peer says
-        self.keep_awake = False  # somebody watches: no idle time-out
+        self.length: int | None = None  # `terminal length`; None: as reported by the peer
+        self.keep_awake = False  # log or packets are shown: no idle timeout
         self.history = History()
         self._reader = gevent.spawn(self._read)
 
@@ -81,7 +86,7 @@ class Terminal:
         self._send(GREETING)
 
     def trust(self, user: str) -> None:
-        """The peer has logged in: it may send what it likes, and has its turns as this user."""
+        """Lift the limits on input after the login, and take turns as this user."""
         self._trusted = True
         if user:
             self._owner = f"operator {user}"
@@ -89,7 +94,7 @@ class Terminal:
     def close(self) -> None:
         self._reader.kill(block=False)
         self._sock.close()
-        self._telnet.let_go()
+        self._telnet.break_reference_cycles()
 
     @property
     def echo(self) -> bool:
@@ -101,17 +106,17 @@ class Terminal:
 
     @property
     def height(self) -> int:
-        """Lines of a page; 0: no paging. A peer that has told no size is a program, or reads it all anyway."""
+        """Return the lines per page; 0: no paging, as for a peer that reported no size (a script)."""
         return self._telnet.height if self.length is None else self.length
 
     # Out
 
-    def say(self, words: str) -> None:
-        """Lines of our own."""
+    def print(self, words: str) -> None:
+        """Print lines. Yields."""
         self._send_text("".join(f"{line}\r\n" for line in words.split("\n")))
 
     def show(self, lines: Iterable[str | None]) -> None:
-        """A command's lines, page by page; None where there is none yet, but a pause may be made."""
+        """Print the lines of a command, page by page. None among them permits a pause. Yields."""
         self._interrupted = False
         page = _Page(self)
         pieces = iter(lines)
@@ -124,7 +129,7 @@ class Terminal:
                 self._send_text(portion)
 
     def _make(self, pieces: Iterator[str | None]) -> tuple[list[str], bool]:
-        """Pieces of about CHUNK characters in all, made in one turn; and whether there are more."""
+        """Render about CHUNK characters in one turn. Return the lines, and True if more follow."""
         self._share.wait_turn(self._owner)
         made: list[str] = []
         room = CHUNK
@@ -137,12 +142,12 @@ class Terminal:
         return made, False
 
     def put(self, words: str) -> None:
-        """Text as it is, such as a prompt."""
+        """Print text without a line ending, such as a prompt. Yields."""
         if words:
             self._send_text(words)
 
     def _put_later(self, words: str) -> None:
-        """Text that goes with what comes next, or before the next key is waited for: one packet for many keys."""
+        """Queue text until the next output or wait for a key: one packet for many keys."""
         self._echoed.append(words)
         if len(self._echoed) >= ECHO_PIECES:
             self._send_text("")
@@ -154,7 +159,7 @@ class Terminal:
         self._send(escape(words.encode("utf-8", "surrogateescape")))
 
     def _send(self, octets: bytes) -> None:
-        timeout = gevent.Timeout(SEND_TIMEOUT)
+        timeout = gevent.Timeout(self._send_timeout)
         timeout.start()
         try:
             with self._sending:
@@ -168,10 +173,10 @@ class Terminal:
         finally:
             timeout.close()
 
-    # News: lines that come by themselves
+    # Asynchronous lines
 
-    def tell(self, line: str) -> None:
-        """Show a line as soon as possible; from any greenlet, never blocks."""
+    def notify(self, line: str) -> None:
+        """Queue a line to be shown. Called from any greenlet; does not yield."""
         if len(self._news) >= NEWS_QUEUE:
             self._news_lost += 1
             return
@@ -192,14 +197,14 @@ class Terminal:
             self.put(editor.erase() + text + editor.draw_below() if self.echo else text)
 
     def wake(self) -> None:
-        """There is something to show: for who is followed; from any greenlet, never blocks."""
+        """Wake `read_line` or `show_live` to show new lines. Called from any greenlet; does not yield."""
         try:
             self._input.put_nowait(WAKE)
         except Full:
-            pass  # it is awake
+            pass  # already awake
 
-    def follow(self, lines: Callable[[], Iterator[str]], over: Callable[[], bool]) -> None:
-        """Show lines whenever woken, without pages, until Enter, ^C or ^D is typed, or until it is over."""
+    def show_live(self, lines: Callable[[], Iterator[str]], over: Callable[[], bool]) -> None:
+        """Show lines whenever woken, without paging, until Enter, ^C or ^D is typed or `over` returns True."""
         awake, self.keep_awake = self.keep_awake, True
         try:
             while True:
@@ -217,8 +222,8 @@ class Terminal:
     # In
 
     def _read(self) -> None:
-        """Octets to characters, a piece at a turn; waits where nobody takes them, so that the peer waits too."""
-        silent = 0  # octets that were no characters
+        """Decode octets into characters, one piece per turn. Blocks while the input queue is full."""
+        silent = 0  # octets of telnet negotiation
         try:
             while octets := self._sock.recv(READ_SIZE):
                 self._share.wait_turn(self._owner)
@@ -237,7 +242,7 @@ class Terminal:
         self._input.put(None)
 
     def _next(self, timeout: float | None = None) -> str:
-        """The next character, or WAKE. Closed at the end, or when nothing was typed for too long."""
+        """Return the next character, or WAKE. Raises Closed at the end or after the idle timeout."""
         if not self._typed:
             self._refill(timeout)
             if not self._typed:
@@ -250,7 +255,7 @@ class Terminal:
         return self._typed.popleft()
 
     def _refill(self, timeout: float | None) -> None:
-        """Wait for what is typed; nothing was if it was for news."""
+        """Wait for input. `_typed` stays empty if the wait was ended by `wake`."""
         if self._echoed:
             self._send_text("")
         if self._over:
@@ -266,7 +271,7 @@ class Terminal:
         self._typed.extend(piece)
 
     def _get_within(self, limit: float) -> str | None:
-        """Return what was typed within so many awake seconds; raises Empty."""
+        """Return input received within this number of awake seconds. Raises Empty."""
         deadline = self._awake.now() + limit
         while True:
             try:
@@ -277,13 +282,13 @@ class Terminal:
                     raise
 
     def key(self) -> str:
-        """One key, for --More--; news waits."""
+        """Return one key, for --More--. Queued log lines stay queued."""
         while (char := self._next()) == WAKE:
             pass
         return char
 
     def ask(self, prompt: str, *, hidden: bool = False, until: float | None = None) -> str:
-        """A line without history or help: a name, a password. Interrupted by ^C, Closed by ^D or at `until`."""
+        """Read a name or password, without history and help. Raises Interrupted on ^C, Closed on ^D or at `until`."""
         editor = Editor(hidden=hidden, plain=True, width=self.width)
         editor.prompt = prompt
         self.put(prompt)
@@ -310,7 +315,7 @@ class Terminal:
         complete: Callable[[str], tuple[str, list[str]]],
         help: Callable[[str], Iterable[str]],
     ) -> str:
-        """A command line; "" after ^C or a line that was too long. Closed by ^D on an empty line."""
+        """Read a command line. Return "" after ^C or a line that is too long. Raises Closed on ^D in an empty line."""
         editor = Editor(self.history, width=self.width)
         editor.prompt = prompt()
         self.put(editor.prompt)
@@ -341,7 +346,7 @@ class Terminal:
             else:
                 self.put("\r\n" if self.echo else "")
                 if event is Key.TOO_LONG:
-                    self.say("The line is too long")
+                    self.print("The line is too long")
                     return ""
                 self.history.add(editor.text)
                 return editor.text
@@ -371,14 +376,14 @@ class Terminal:
 
 
 class _Page:
-    """Where on the page we are."""
+    """The position on the current page."""
 
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
         self._left = self._height = terminal.height - 1
 
     def portions(self, lines: Iterable[str]) -> Iterator[str]:
-        """The lines as text to send, asking for a key where a page is full."""
+        """Yield the lines as text to send, and ask for a key when a page is full."""
         text: list[str] = []
         for line in lines:
             line = printable(line)
@@ -393,7 +398,7 @@ class _Page:
         yield "".join(text)
 
     def _turn_page(self, rows: int) -> None:
-        """Space: a page; Enter: a line; q: no more."""
+        """Ask for a key: Space shows a page, Enter a line, q ends the output."""
         terminal = self._terminal
         terminal.put(MORE)
         while True:
@@ -407,7 +412,7 @@ class _Page:
 
 
 def printable(line: str) -> str:
-    """A line that cannot steer the terminal: what peers call themselves may hold anything."""
+    """Return the line with control characters escaped: peers choose their names freely."""
     if line.isprintable():
         return line
     return "".join(c if c.isprintable() or c == "\t" or "\udc80" <= c <= "\udcff" else _escape(c) for c in line)

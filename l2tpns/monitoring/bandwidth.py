@@ -1,4 +1,4 @@
-"""The bandwidth line of the manual, from the counters of two moments (reference: uptime, dump_speed)."""
+"""The bandwidth line of `uptime` and dump_speed, computed from two samples of the counters (reference)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from l2tpns.runtime.counters import Counters
 
-MEGABIT = 1024**2 / 8  # octets, as the line has always counted them
+MEGABIT = 1024**2 / 8  # octets; the manual's line uses binary megabits
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Octets and packets so far, on the LACs' side (udp) and on the tun device's (eth)."""
+    """Octets and packets counted so far, on the side of the LACs (udp) and of the tun device (eth)."""
 
     udp_rx: int
     udp_tx: int
@@ -33,9 +33,11 @@ def sample(counters: Counters) -> Sample:
 
 
 def bandwidth_line(before: Sample, after: Sample, seconds: float) -> str:
-    """`Bandwidth: UDP-ETH:rx/tx  ETH-UDP:rx/tx  TOTAL:sum   IN:pps OUT:pps`, speeds in Mbit/s."""
+    """Return `Bandwidth: UDP-ETH:rx/tx  ETH-UDP:rx/tx  TOTAL:sum   IN:pps OUT:pps`, in Mbit/s and packets/s."""
     udp_rx, udp_tx, eth_rx, eth_tx = (
-        max(getattr(after, name) - getattr(before, name), 0) / seconds / MEGABIT  # cleared in between: not below 0
+        max(getattr(after, name) - getattr(before, name), 0)
+        / seconds
+        / MEGABIT  # 0 if the counters were cleared in between
         for name in ("udp_rx", "udp_tx", "eth_rx", "eth_tx")
     )
     packets_in = max(after.packets_in - before.packets_in, 0) / seconds

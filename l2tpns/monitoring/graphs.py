@@ -1,4 +1,4 @@
-"""A graph of the last hour as SVG, to stand within the page. Only draws: what is drawn is declared in samples.py."""
+"""Draws a graph of the last hour as inline SVG. samples.py declares the graphs and provides their values."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from l2tpns.monitoring.samples import HOUR, PERIOD
 
 WIDTH, HEIGHT = 420, 150
 LEFT, RIGHT, TOP, BOTTOM = 42, 412, 10, 126
-GAP = 3 * PERIOD  # between two samples: nobody measured
+GAP = 3 * PERIOD  # seconds between two samples that interrupt a line
 
 Points = Sequence[tuple[float, float | None]]  # (time, value), the oldest first
 
 
 def draw(lines: Sequence[Points], now: float, title: str) -> str:
-    """`title` must be ours: it is not escaped. Numbers that the script needs stand in data attributes."""
+    """Return the SVG. `title` is not escaped. Data attributes carry the numbers that the script needs."""
     values = [value for points in lines for _, value in points if value is not None]
     top = nice(max(values, default=0.0))
     parts = [
@@ -45,7 +45,7 @@ def draw(lines: Sequence[Points], now: float, title: str) -> str:
 
 
 def pieces(points: Points) -> Iterator[list[tuple[float, float]]]:
-    """The runs of values without a gap."""
+    """Yield runs of values without a gap."""
     piece: list[tuple[float, float]] = []
     for at, value in points:
         if piece and (value is None or at - piece[-1][0] > GAP):
@@ -58,7 +58,7 @@ def pieces(points: Points) -> Iterator[list[tuple[float, float]]]:
 
 
 def nice(highest: float) -> float:
-    """The end of the scale: the least 1, 2 or 5 times a power of ten that is not below; 1 at least."""
+    """Return the end of the scale: the smallest 1, 2 or 5 times a power of ten >= `highest`, at least 1."""
     if highest <= 1:
         return 1.0
     power = 10.0 ** math.floor(math.log10(highest))
@@ -66,9 +66,9 @@ def nice(highest: float) -> float:
 
 
 def short(value: float) -> str:
-    """A number in few letters: 0.5, 12, 3.4k, 60k, 1.2M."""
+    """Return a number in few characters: 0.5, 12, 3.4k, 60k, 1.2M."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size * 0.9995:  # what three digits round up
+        if value >= size * 0.9995:  # values that round up to the next unit
             return f"{value / size:.3g}{letter}"
     return f"{value:.3g}"
 

@@ -1,9 +1,9 @@
-"""Which requests are answered: those that name this server, and do not come out of a foreign web page.
+"""Checks that an HTTP request names this server and was not made by another web page.
 
-A page of attacker.example, open in an operator's browser, may have its own name point here (DNS rebinding) and then
-read what it likes as its own: but the browser says in the Host header which name the page has. An address in that
-header is never rebound. A page may also ask across origins; it cannot read the answer, but it need not be made either
-(Origin: RFC 6454; Sec-Fetch-Site: W3C Fetch Metadata).
+A page of attacker.example that is open in an operator's browser can make its own name resolve to this server (DNS
+rebinding) and then read the replies as its own. The Host header reveals this, because it contains the page's name; an
+address in it cannot be rebound. A page can also send cross-origin requests. It cannot read the replies, but making them
+takes time, so they are refused (Origin: RFC 6454; Sec-Fetch-Site: W3C Fetch Metadata).
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ FOREIGN_PAGE = "Requests made by other web pages are not answered."
 
 
 class RequestCheck:
-    """Reads the configuration at each request: a change takes effect at once."""
+    """Checks requests. Reads the configuration each time, so that a change takes effect at once."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
 
     def refusal(self, environ: Mapping[str, Any]) -> tuple[str, str] | None:
-        """Status and reason in words; None: the request may be answered."""
+        """Return the status and reason of a refusal, or None if the request may be answered."""
         host = environ.get("HTTP_HOST", "")
-        if host and not self._known(host):  # without one it is no browser
+        if host and not self._known(host):  # browsers always send one
             return MISDIRECTED, (
                 "This server answers to its address, to localhost and to its own name; "
-                "other names have to be listed in metrics_allowed_hosts."
+                "other names must be listed in metrics_allowed_hosts."
             )
         origin = environ.get("HTTP_ORIGIN", "")
         if origin and not self._own_origin(origin, host):
             return FORBIDDEN, FOREIGN_PAGE
-        # Links from other pages are harmless: no page sees what another one shows.
+        # Links from other pages are harmless: a page cannot read what the browser navigates to.
         site, mode = environ.get("HTTP_SEC_FETCH_SITE", ""), environ.get("HTTP_SEC_FETCH_MODE", "")
         if site == "cross-site" and mode != "navigate":
             return FORBIDDEN, FOREIGN_PAGE
@@ -57,7 +57,7 @@ class RequestCheck:
         return {_name(name) for name in names}
 
     def _own_origin(self, origin: str, host: str) -> bool:
-        """A proxy before us may speak TLS, and have a name of its own that is listed."""
+        """Return True if the origin is this server, or a proxy in front of it whose name is listed."""
         scheme, separator, authority = origin.partition("://")
         if scheme.lower() not in ("http", "https") or not separator:
             return False
@@ -67,7 +67,7 @@ class RequestCheck:
 
 
 def _name(host: str) -> str:
-    """The host of `host:port`, in the form in which names are compared."""
+    """Return the host of `host:port`, normalised for comparison."""
     name, colon, port = host.rpartition(":")
     if not colon or not port.isdigit():
         name = host

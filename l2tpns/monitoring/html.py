@@ -1,21 +1,21 @@
-"""Text, tables and numbers as HTML. Everything that others chose the words of goes through `e`."""
+"""Text, tables and numbers as HTML. Every text that a peer can choose must pass through `e`."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
 
-LONGEST = 200  # letters of a peer's text
+MAX_TEXT = 200  # characters of a peer's text
 
 
 def e(text: object) -> str:
-    """Any text as HTML: what has a meaning there is escaped, what cannot be seen or turns writing round is a dot."""
-    shown = "".join(letter if letter.isprintable() else "·" for letter in str(text)[:LONGEST])
+    """Return text as HTML: markup is escaped; invisible and bidirectional control characters become dots."""
+    shown = "".join(letter if letter.isprintable() else "·" for letter in str(text)[:MAX_TEXT])
     return html.escape(shown)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> str:
-    """Cells are HTML already. A head that ends in `#` has numbers below it."""
+    """Return a table. Cells are HTML. A heading that ends in `#` marks a column of numbers."""
     kinds = [' class="n"' if title.endswith("#") else "" for title in head]
     titles = "".join(f"<th{kind}>{title.rstrip('#')}</th>" for kind, title in zip(kinds, head, strict=True))
     body = "".join(
@@ -27,7 +27,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> str
     return f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-# Numbers for people
+# Numbers
 
 
 def number(value: int) -> str:
@@ -35,17 +35,17 @@ def number(value: int) -> str:
 
 
 def octets(value: int) -> str:
-    """12 B, 3.4 kB, 56.7 GB: powers of a thousand, as lines are sold."""
+    """Return octets with a decimal unit: 12 B, 3.4 kB, 56.7 GB."""
     if value < 1000:
         return f"{value} B"
     for power, unit in ((4, "TB"), (3, "GB"), (2, "MB")):
-        if value >= 0.99995 * 1000**power:  # what one digit after the point rounds up
+        if value >= 0.99995 * 1000**power:  # values that round up to this unit
             return f"{value / 1000**power:,.1f} {unit}"
     return f"{value / 1000:.1f} kB"
 
 
 def duration(seconds: float) -> str:
-    """0:07, 12:34, 5:06:07, 3 d 04:05:06."""
+    """Return a duration as 0:07, 12:34, 5:06:07 or 3 d 04:05:06."""
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)

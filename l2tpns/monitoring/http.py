@@ -1,11 +1,11 @@
-"""HTTP for the figures: metrics, health, status page; and a server that nobody can hold up.
+"""The HTTP server of /metrics, /health and the status page, with bounds on connections and on time.
 
-One request a connection, read and answered within CONNECTION_SECONDS, in turns of a millisecond (`Scheduler`). Pages
-are made one at a time, in slices: many visitors cost no more of the data path's time than one. When there are
-CONNECTIONS, the source (an address, a local user) that has the most loses its oldest.
+Each connection carries one request, which is read and answered within CONNECTION_TIMEOUT, in turns of a millisecond
+(`Scheduler`). Pages are rendered one at a time, in slices: many visitors take no more of the data path's time than one.
+To admit more than MAX_CONNECTIONS, the source (an address or a local user) with the most loses its oldest connection.
 
-There is nothing to change here, and no login: what reaches the address sees everything. So a browser must not be led
-here by a foreign page: see `RequestCheck`.
+All pages are read-only and need no login: a client that reaches the address sees everything. Web pages of others must
+not be able to make an operator's browser ask here: see `RequestCheck`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from l2tpns.monitoring.problems import Problem
 from l2tpns.monitoring.prometheus import Metrics
 from l2tpns.monitoring.samples import Samples
 from l2tpns.monitoring.sources import Sources
-from l2tpns.monitoring.status_page import LONGEST_QUERY, LastHour, Query, render
+from l2tpns.monitoring.status_page import MAX_QUERY, LastHour, Query, render
 from l2tpns.runtime.acceptor import Acceptor
 from l2tpns.runtime.clock import moment
 from l2tpns.runtime.connection_slots import ConnectionSlot, ConnectionSlots
@@ -38,14 +38,14 @@ from l2tpns.runtime.log import Logger
 from l2tpns.runtime.scheduler import FairLock, Scheduler
 from l2tpns.system.socket_owner import owner_of_connection
 
-CONNECTIONS = 512  # more than a flood of 1,000 a second opens while a scraper thinks for half a second
+MAX_CONNECTIONS = 512  # so that a flood of 1,000 per second leaves a client half a second to send its request
 BACKLOG = 256
-CONNECTION_SECONDS = 20.0
-REQUEST_OCTETS = 16_384  # of a request's line and headers
+CONNECTION_TIMEOUT = 20.0  # seconds
+REQUEST_OCTETS = 16_384  # of a request line and its headers
 REQUEST_LINES = 128
-OWNER = "l2tpns.owner"  # in the environment of a request: the source that it is counted to
-LAST_PAGE = 100_000
-LONGEST_NAME = 253  # of a host, in the log
+OWNER = "l2tpns.owner"  # key in the environ of a request: the source that it is attributed to
+MAX_PAGE = 100_000
+MAX_HOST_NAME = 253  # characters of a host name in the log
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
@@ -72,12 +72,12 @@ class Response:
 
 
 NOT_FOUND = Response(b"not found\n", status="404 Not Found")
-NOT_ALLOWED = Response(b"there is nothing to change here\n", status="405 Method Not Allowed")
-FAILED = Response(b"a mistake of the server's: see its log\n", status="500 Internal Server Error")
+NOT_ALLOWED = Response(b"only GET and HEAD are supported\n", status="405 Method Not Allowed")
+FAILED = Response(b"internal error: see the server's log\n", status="500 Internal Server Error")
 
 
 class Application:
-    """WSGI: what is answered to which path."""
+    """The WSGI application: maps paths to responses."""
 
     def __init__(self, sources: Sources, samples: Samples, log: Logger) -> None:
         self._sources = sources
@@ -111,7 +111,7 @@ class Application:
         refusal = self._check.refusal(environ)
         if refusal is not None:
             status, why = refusal
-            host, origin = (environ.get(name, "")[:LONGEST_NAME] for name in ("HTTP_HOST", "HTTP_ORIGIN"))
+            host, origin = (environ.get(name, "")[:MAX_HOST_NAME] for name in ("HTTP_HOST", "HTTP_ORIGIN"))
             self._log.provoked(
                 "figures_refused", peer=environ.get("REMOTE_ADDR", ""), host=host, origin=origin, why=why
             )
@@ -130,8 +130,7 @@ class Application:
         return Response(body, content_type)
 
     def health(self, environ: Environ) -> Response:
-        """503 when the server takes no subscribers any more, or a part of it does not run. What else is wrong, a
-        restart would not mend."""
+        """Return 503 while the server shuts down or a component does not run: a restart repairs no other problem."""
         lns = self._sources.lns
         problems = self._sources.problems()
         down = lns.services.supervisor.down()
@@ -144,7 +143,7 @@ class Application:
             if problems
             else "ok",
             "problems": [problem.text for problem in problems],
-            "standing": [standing(problem) for problem in problems],
+            "standing": [problem_facts(problem) for problem in problems],
             "down": down,
             "version": __version__,
             "uptime": int(monotonic() - self._sources.started),
@@ -156,8 +155,8 @@ class Application:
         return Response(orjson.dumps(facts) + b"\n", "application/json", status)
 
 
-def standing(problem: Problem) -> dict[str, str]:
-    """One of the standing problems, for programs; `since` as a date."""
+def problem_facts(problem: Problem) -> dict[str, str]:
+    """Return a problem for programs, with `since` as an ISO 8601 date."""
     since = datetime.fromtimestamp(moment().wall - (monotonic() - problem.since), UTC)
     return {
         "name": problem.name,
@@ -174,21 +173,21 @@ def static(name: str, content_type: str) -> Callable[[Environ], Response]:
 
 
 def parse_query(text: str) -> Query:
-    """Whatever stands in the URL; what makes no sense is as if it were not there."""
+    """Parse the query of a URL. Invalid parts are ignored."""
     try:
         fields = parse_qs(text, max_num_fields=10)
     except ValueError:
         return Query()
     page = fields.get("page", ["1"])[0]
     number = int(page) if page.isascii() and page.isdigit() and len(page) < 8 else 1
-    return Query(fields.get("q", [""])[0][:LONGEST_QUERY].strip(), min(max(number, 1), LAST_PAGE))
+    return Query(fields.get("q", [""])[0][:MAX_QUERY].strip(), min(max(number, 1), MAX_PAGE))
 
 
 # The server
 
 
-class Head:
-    """A connection's file that ends after REQUEST_OCTETS or REQUEST_LINES: a head without end is no request."""
+class RequestHead:
+    """A connection's file that ends after REQUEST_OCTETS or REQUEST_LINES, to bound the head of a request."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -217,14 +216,14 @@ class Head:
 
 
 class OneRequest(WSGIHandler):  # type: ignore[misc]
-    """One request of one connection, within its time."""
+    """Handles the single request of a connection within the time limit."""
 
     def __init__(self, sock: Any, address: Any, server: Any, place: ConnectionSlot) -> None:
-        super().__init__(sock, address, server, Head(sock.makefile("rb", -1)))
+        super().__init__(sock, address, server, RequestHead(sock.makefile("rb", -1)))
         self._place = place
 
     def handle(self) -> None:
-        with suppress(gevent.Timeout), self.server.awake.timeout(CONNECTION_SECONDS):
+        with suppress(gevent.Timeout), self.server.awake.timeout(self.server.connection_timeout):
             super().handle()
 
     def read_request(self, raw_requestline: str) -> bool:
@@ -243,34 +242,42 @@ class OneRequest(WSGIHandler):  # type: ignore[misc]
         return environ
 
     def handle_error(self, kind: Any, error: Any, trace: Any) -> None:
-        """Its time is over, or it has made room for another: nothing more is sent. The application has no errors."""
+        """Close the connection: it timed out or was evicted. The application itself raises nothing."""
         self.close_connection = True
 
     def _handle_client_error(self, error: Exception) -> tuple[str, bytes]:
-        """No request: the default would write a traceback to standard error."""
+        """Return a 400 reply. gevent's default would write a traceback to standard error."""
         return "400", b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class BoundedServer(WSGIServer):  # type: ignore[misc]
-    """CONNECTIONS at most. `start` raises OSError."""
+    """A WSGI server with at most MAX_CONNECTIONS. `start` raises OSError."""
 
-    def __init__(self, address: tuple[str, int], application: Application, share: Scheduler, log: Logger) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        application: Application,
+        share: Scheduler,
+        log: Logger,
+        connection_timeout: float = CONNECTION_TIMEOUT,
+    ) -> None:
         super().__init__(
             address,
             application,
             log=None,
             error_log=None,
-            environ={"SERVER_NAME": address[0]},  # else it would ask the DNS for a name, and wait for it
+            environ={"SERVER_NAME": address[0]},  # else it would block on a DNS query for the name
         )
         self.awake = application.awake
+        self.connection_timeout = connection_timeout
         self._wanted = address
         self.share = share
         self._log = log
         self._door: Acceptor | None = None
-        self.connections = ConnectionSlots(lambda: CONNECTIONS)
+        self.connections = ConnectionSlots(lambda: MAX_CONNECTIONS)
 
     def init_socket(self) -> None:
-        """gevent would make a socket that it accepts from in its own way."""
+        """Create the listening socket, which `start_accepting` hands to an Acceptor."""
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -284,7 +291,7 @@ class BoundedServer(WSGIServer):  # type: ignore[misc]
         self.update_environ()
 
     def start_accepting(self) -> None:
-        """gevent's own way of accepting knows no limits."""
+        """Accept through an Acceptor: gevent's own loop has no limit per source."""
         self._door = Acceptor(
             self.socket, self.connections, self.share, self._log, owner_of_connection, self._serve, _hang_up
         )
@@ -303,9 +310,9 @@ class BoundedServer(WSGIServer):  # type: ignore[misc]
         OneRequest(sock, peer, self, place).handle()
 
     def close_all(self) -> None:
-        """Listen no more and end what is open."""
+        """Close the listening socket and all connections."""
         self.stop(timeout=0)
 
 
 def _hang_up(sock: Any, peer: tuple[str, int]) -> None:
-    """Never called: no place is kept here, so that there is always one for a newcomer."""
+    """Never called: no place is reserved here, so an old connection can always be evicted."""

@@ -1,7 +1,7 @@
-"""What is wrong now and stays so until it is mended: the standing problems that /health and the status page tell.
+"""Problems that persist until they are repaired, as reported by /health and the status page.
 
-Each part of the server that may have one yields findings when it is asked; what is found twice in a row under the same
-name and subject is one problem, which stands since it was found first. A further kind is a further generator.
+A check is a generator of findings. Findings with the same name and subject in consecutive runs are one problem, which
+exists since the first of them. A further kind of problem needs one further check.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from l2tpns.runtime.supervisor import Supervisor
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is wrong at this moment."""
+    """A fault found by a check."""
 
-    name: str  # of the kind, for programs
-    subject: str  # which server, part or file; empty where there is one only
-    text: str  # for operators
-    remedy: str  # what they can do
+    name: str  # kind of the fault, for programs
+    subject: str  # server, component or file; empty if there is only one
+    text: str  # description for operators
+    remedy: str  # suggested action
 
 
 @dataclass(frozen=True, slots=True)
 class Problem(Finding):
-    """A finding that stands."""
+    """A finding and the time since which it persists."""
 
     since: float  # monotonic
 
 
-Find = Callable[[], Iterable[Finding]]
+Check = Callable[[], Iterable[Finding]]
 
 
-class Board:
-    """Remembers since when each has been found."""
+class ProblemBoard:
+    """Remembers since when each problem exists."""
 
     def __init__(self) -> None:
         self._since: dict[tuple[str, str], float] = {}
 
-    def look(self, found: Iterable[Finding], now: float) -> list[Problem]:
-        """The problems that stand; whatever is not among `found` is mended."""
+    def update(self, found: Iterable[Finding], now: float) -> list[Problem]:
+        """Return the current problems. A problem that is not among `found` has been repaired."""
         before, self._since = self._since, {}
         problems = []
         for each in found:
@@ -50,7 +50,7 @@ class Board:
 
 
 def failing_parts(supervisor: Supervisor) -> Iterator[Finding]:
-    """Parts of the server that have failed of late, whether they run again or not."""
+    """Yield components that failed recently, running again or not."""
     for part in supervisor.unwell():
         times = "once" if part.failures == 1 else f"{part.failures} times"
         state = "it runs again" if part.running else "it does not run"
@@ -58,5 +58,5 @@ def failing_parts(supervisor: Supervisor) -> Iterator[Finding]:
             "part_failing",
             part.name,
             f"the {part.name} has failed {times}, the last time by {part.why}: {state}",
-            "look for part_failed in the log: remove the plugin that its traceback names, or report it",
+            "see part_failed in the log: unload the plugin named in its traceback, or report the failure",
         )

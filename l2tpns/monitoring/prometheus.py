@@ -1,7 +1,7 @@
-"""Metrics for Prometheus: each family declared once, with its help, its labels and where its values come from.
+"""Metrics for Prometheus. Each family is declared once, with its help, its labels and the function that reads it.
 
-Most follow from the counters (counters.py), so that a counter more is a metric more; docs/metrics.md is a loop over
-the declarations. The text formats are prometheus_client's.
+Most families are derived from the counters (runtime/counters.py), so a new counter is a new metric. Any other metric is
+one entry in FAMILIES. docs/metrics.md is generated from the declarations. prometheus_client writes the text formats.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Rows = Iterable[tuple[tuple[str, ...], Value]]  # label values, value
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Metrics of one name; `name` is without the prefix, and a counter's without `_total`."""
+    """The metrics of one name. `name` has no prefix and, for a counter, no `_total`."""
 
     name: str
     kind: str
@@ -48,7 +48,7 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Counters that are one family: the groups of the pattern are the labels' values."""
+    """Counters that form one family. The groups of the pattern are the values of the labels."""
 
     pattern: str
     name: str
@@ -56,11 +56,11 @@ class Group:
     labels: tuple[str, ...]
 
 
-_SIDE = "side tunnel: the LACs; tun: the tun device; rx: we received it"
+_SIDE = "side tunnel: LACs, tun: TUN device; rx: received by this server"
 GROUPS = (
     Group(r"(tunnel|tun)_(rx|tx)_packets", "packets", f"datagrams and packets carried; {_SIDE}", ("side", "direction")),
-    Group(r"(tunnel|tun)_(rx|tx)_octets", "octets", f"octets of them; {_SIDE}", ("side", "direction")),
-    Group(r"(tunnel|tun)_(rx|tx)_errors", "errors", f"errors of sockets and device; {_SIDE}", ("side", "direction")),
+    Group(r"(tunnel|tun)_(rx|tx)_octets", "octets", f"octets carried; {_SIDE}", ("side", "direction")),
+    Group(r"(tunnel|tun)_(rx|tx)_errors", "errors", f"socket and device errors; {_SIDE}", ("side", "direction")),
     Group(r"drop_(.+)", "drops", "datagrams and packets dropped, by reason", ("reason",)),
     Group(r"logins_(.+)", "logins", "logins, by result", ("result",)),
 )
@@ -68,12 +68,12 @@ GROUPS = (
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Where a counter is found among the metrics."""
+    """The family and label values of a counter."""
 
     counter: str
     help: str
     group: Group | None
-    values: tuple[str, ...]  # of the group's labels
+    values: tuple[str, ...]  # values of the group's labels
 
 
 def _place(counter: str, help: str) -> Counted:
@@ -84,7 +84,7 @@ def _place(counter: str, help: str) -> Counted:
     return Counted(counter, help, None, ())
 
 
-# Anybody may read these: a subscriber who did would see the copies of its own packets counted.
+# Private counters are left out: a subscriber could recognise copies of its own packets in them.
 COUNTED = tuple(_place(name, help) for name, help in DECLARED if name not in PRIVATE)
 
 
@@ -104,7 +104,7 @@ def _counter_families() -> Iterator[Family]:
             yield _counter_family(counted.counter, counted.help, (), (counted,))
 
 
-# Measured otherwise
+# From other sources
 
 
 def _build(sources: Sources, census: Census) -> Rows:
@@ -160,7 +160,7 @@ def _plugin_counters(sources: Sources, census: Census) -> Rows:
 
 
 def _plugin_hooks(name: str) -> Callable[[Sources, Census], Rows]:
-    """A figure of each function of each plugin."""
+    """Return a reader of one attribute of each hook of each plugin."""
 
     def read(sources: Sources, _: Census) -> Rows:
         for plugin in sources.server.plugins.loaded:
@@ -189,7 +189,7 @@ FAILURES = {
 
 
 def _radius(name: str) -> Callable[[Sources, Census], Rows]:
-    """A field of ServerReport or of its ServerStats."""
+    """Return a reader of one field of each ServerReport or of its ServerStats."""
 
     def read(sources: Sources, _: Census) -> Rows:
         for use, report in sources.radius():
@@ -210,12 +210,16 @@ def _radius_by(fields: dict[str, str]) -> Callable[[Sources, Census], Rows]:
 FAMILIES: tuple[Family, ...] = (
     Family("build_info", GAUGE, "always 1", ("version", "python", "gevent"), _build),
     Family("tunnels", GAUGE, "tunnels, by state", ("state",), _tunnels),
-    Family("sessions", GAUGE, "sessions, by what they are doing", ("state",), _sessions),
-    Family("users", GAUGE, "different names that are logged in", (), _users),
+    Family("sessions", GAUGE, "sessions, by phase", ("state",), _sessions),
+    Family("users", GAUGE, "distinct names of online users", (), _users),
     Family(
-        "throttle_buckets", GAUGE, "sessions whose downstream is throttled, and how many may be", ("state",), _throttled
+        "throttle_buckets",
+        GAUGE,
+        "sessions throttled downstream (used) and their maximum number (limit)",
+        ("state",),
+        _throttled,
     ),
-    Family("pool_addresses", GAUGE, "addresses of the pool", ("state",), _pool),
+    Family("pool_addresses", GAUGE, "addresses of the pool, by state", ("state",), _pool),
     *_counter_families(),
     Family("radius_requests", COUNTER, "requests sent to a RADIUS server", SERVER, _radius("requests")),
     Family("radius_retransmissions", COUNTER, "requests sent again", SERVER, _radius("retransmissions")),
@@ -223,18 +227,18 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "radius_failures",
         COUNTER,
-        "tries without an answer, and answers that were discarded",
+        "attempts without a reply, and replies that were discarded",
         (*SERVER, "reason"),
         _radius_by(FAILURES),
     ),
-    Family("radius_latency_seconds", HISTOGRAM, "from the request to its reply", SERVER, _radius("latency")),
-    Family("radius_in_flight", GAUGE, "requests that wait for their reply", SERVER, _radius("in_flight")),
-    Family("radius_silent", GAUGE, "1 while a server is left alone because it kept silent", SERVER, _radius("dead")),
-    Family("accounting_undelivered", GAUGE, "accounting records that no server has yet", (), _undelivered),
+    Family("radius_latency_seconds", HISTOGRAM, "time from a request to its reply", SERVER, _radius("latency")),
+    Family("radius_in_flight", GAUGE, "requests awaiting a reply", SERVER, _radius("in_flight")),
+    Family("radius_silent", GAUGE, "1 while a server is skipped because it does not reply", SERVER, _radius("dead")),
+    Family("accounting_undelivered", GAUGE, "accounting records not yet delivered", (), _undelivered),
     Family(
         "accounting_records",
         COUNTER,
-        "accounting records: written to the spool, delivered, made needless by a newer one, lost because it was full",
+        "accounting records spooled, delivered, replaced by newer ones, or lost because the spool was full",
         ("event",),
         _records,
     ),
@@ -243,23 +247,31 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "plugin_counter",
         COUNTER,
-        "counters of plugins, by the name that `show counters` has",
+        "counters of plugins, named as in `show counters`",
         ("counter",),
         _plugin_counters,
     ),
     Family("plugin_calls", COUNTER, "calls of a plugin's hook", PLUGIN, _plugin_hooks("calls")),
-    Family("plugin_failures", COUNTER, "calls that raised or returned nonsense", PLUGIN, _plugin_hooks("failures")),
+    Family(
+        "plugin_failures",
+        COUNTER,
+        "calls that raised an exception or returned an invalid value",
+        PLUGIN,
+        _plugin_hooks("failures"),
+    ),
     Family("plugin_seconds", COUNTER, "CPU time of a plugin's hook", PLUGIN, _plugin_hooks("seconds")),
-    Family("part_up", GAUGE, "1 while a part of the server runs, 0 while it waits for another try", ("part",), _parts),
-    Family("loop_lag_seconds", HISTOGRAM, "how late the event loop is, measured ten times a second", (), _lag),
+    Family(
+        "part_up", GAUGE, "1 while a component of the server runs, 0 while it waits for a restart", ("part",), _parts
+    ),
+    Family("loop_lag_seconds", HISTOGRAM, "delay of the event loop, sampled ten times a second", (), _lag),
 )
 
 
-# The text
+# Exposition
 
 
 class Metrics:
-    """What /metrics answers: our families, and prometheus_client's about process and interpreter."""
+    """Renders /metrics: these families, and those of prometheus_client for process and interpreter."""
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
@@ -271,11 +283,11 @@ class Metrics:
         self._registry.register(self)
 
     def describe(self) -> list[Metric]:
-        """For the registry, which would collect at once to learn the names."""
+        """Return no names, so that registering does not collect."""
         return []
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
-        """The exposition in the format that suits the Accept header, and its content type."""
+        """Return the exposition in the format chosen by the Accept header, and its content type."""
         self._census = self._sources.census()
         encoder, content_type = choose_encoder(accept)
         return encoder(self._registry), content_type

@@ -1,6 +1,6 @@
-"""The last hour: a sample each ten seconds of what the status page draws.
+"""Samples of the last hour, taken every ten seconds for the graphs of the status page.
 
-Which graphs there are and what each line of them means is declared in GRAPHS.
+GRAPHS declares the graphs and the lines of each.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ DROPS = tuple(name for name, _ in DECLARED if name.startswith("drop_"))
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """All counters at one time, and RADIUS's."""
+    """All counters, and the RADIUS statistics, at one time."""
 
     at: float  # monotonic
     counters: dict[str, int]
     replies: dict[str, int]  # by use
-    latency: dict[str, float]  # seconds in sum, by use
+    latency: dict[str, float]  # sum in seconds, by use
     worst_lag: float
 
     @classmethod
@@ -40,19 +40,19 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one sample is made of: two moments and the sources as they are at the second."""
+    """The input of one sample: two moments, and the sources at the second one."""
 
     before: Moment
     after: Moment
     sources: Sources
 
     def rate(self, *names: str) -> float | None:
-        """Of these counters together, a second. None when somebody has cleared them meanwhile."""
+        """Return the rate of the sum of these counters per second, None if they were cleared meanwhile."""
         delta = sum(self.after.counters[name] - self.before.counters[name] for name in names)
         return None if delta < 0 else delta / (self.after.at - self.before.at)
 
     def latency(self, use: str) -> float | None:
-        """Milliseconds of the mean reply; None when there was none."""
+        """Return the mean reply time in milliseconds, None without replies."""
         replies = self.after.replies[use] - self.before.replies[use]
         seconds = self.after.latency[use] - self.before.latency[use]
         return None if replies <= 0 or seconds < 0 else 1000 * seconds / replies
@@ -96,7 +96,7 @@ GRAPHS: tuple[Graph, ...] = (
     ),
     Graph(
         "Logins",
-        "a second",
+        "per second",
         (
             Line("accepted", _rate("logins_accepted")),
             Line("refused", _rate("logins_refused")),
@@ -113,13 +113,16 @@ GRAPHS: tuple[Graph, ...] = (
     ),
     Graph(
         "Packets",
-        "a second",
+        "per second",
         (Line("from subscribers", _rate("tun_tx_packets")), Line("to subscribers", _rate("tun_rx_packets"))),
     ),
     Graph(
-        "Drops and repeats",
-        "a second",
-        (Line("packets dropped", _rate(*DROPS)), Line("control repeats", _rate("control_retransmissions"))),
+        "Drops and retransmissions",
+        "per second",
+        (
+            Line("packets dropped", _rate(*DROPS)),
+            Line("control messages retransmitted", _rate("control_retransmissions")),
+        ),
     ),
     Graph(
         "RADIUS reply time",
@@ -129,7 +132,9 @@ GRAPHS: tuple[Graph, ...] = (
             Line("accounting", lambda step: step.latency("acct")),
         ),
     ),
-    Graph("Accounting records waiting", "", (Line("in the spool", lambda step: step.sources.accounting.undelivered),)),
+    Graph(
+        "Undelivered accounting records", "", (Line("in the spool", lambda step: step.sources.accounting.undelivered),)
+    ),
     Graph("Worst lag of the event loop", "ms", (Line("lag", lambda step: 1000 * step.after.worst_lag),)),
 )
 
@@ -143,7 +148,7 @@ class Sample:
 
 
 class Samples:
-    """The ring. `take` is called each PERIOD seconds, by whoever has a clock."""
+    """The ring of samples. The caller calls `take` every PERIOD seconds."""
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
@@ -158,5 +163,5 @@ class Samples:
         self.ring.append(Sample(moment.at, values))
 
     def line(self, graph: int, line: int) -> list[tuple[float, float | None]]:
-        """(time, value) of one line, the oldest first."""
+        """Return (time, value) pairs of one line, the oldest first."""
         return [(sample.at, sample.values[graph][line]) for sample in self.ring]

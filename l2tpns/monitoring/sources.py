@@ -1,4 +1,4 @@
-"""What the figures are read from, and what is measured for them only: the census and the event loop's lag."""
+"""The sources of metrics and status page, including what is measured for them: the census and the loop's lag."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import gevent
 
 from l2tpns.l2tp.tunnel import TunnelState
 from l2tpns.lns import Lns
-from l2tpns.monitoring.problems import Board, Find, Finding, Problem, failing_parts
+from l2tpns.monitoring.problems import Check, Finding, Problem, ProblemBoard, failing_parts
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.report import ServerReport
 from l2tpns.runtime.cooperative import in_slices
@@ -21,23 +21,23 @@ from l2tpns.subscriber.phase import Phase
 
 TUNNEL_STATES = tuple(state.value.lower() for state in TunnelState)
 SESSION_STATES = tuple(phase.value for phase in Phase)
-LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # seconds
+LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # seconds
 
 
 class LagMeter:
-    """How late the event loop is: what a packet that has arrived waits until somebody can take it."""
+    """Measures the delay of the event loop: the time that a received packet waits to be read."""
 
     PERIOD = 0.1
 
     def __init__(self) -> None:
-        self.histogram = Histogram(LAGS)
+        self.histogram = Histogram(LAG_BUCKETS)
         self._worst = 0.0
 
     def run(self) -> None:
-        """In a greenlet of its own."""
+        """Measure for ever. Runs in its own greenlet."""
         loop = gevent.get_hub().loop
         while True:
-            loop.update_now()  # else the sleep counts from when the loop last looked at the clock
+            loop.update_now()  # else the sleep starts at the loop's last clock reading
             before = monotonic()
             gevent.sleep(self.PERIOD)
             self.take(max(0.0, monotonic() - before - self.PERIOD))
@@ -47,14 +47,14 @@ class LagMeter:
         self._worst = max(self._worst, lag)
 
     def take_worst(self) -> float:
-        """The worst since the last call."""
+        """Return the longest delay since the last call, in seconds."""
         worst, self._worst = self._worst, 0.0
         return worst
 
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """How many tunnels and sessions there are, by state."""
+    """The numbers of tunnels and sessions, by state."""
 
     tunnels: Mapping[str, int]
     sessions: Mapping[str, int]
@@ -62,21 +62,21 @@ class Census:
 
 @dataclass(slots=True)
 class Sources:
-    """Everything that has figures."""
+    """The parts of the server that metrics and status page read."""
 
     server: Server
     accounting: Accounting
     lag: LagMeter = field(default_factory=LagMeter)
     started: float = field(default_factory=monotonic)
-    board: Board = field(default_factory=Board)
-    finders: list[Find] = field(default_factory=list)  # what else may find that something is wrong
+    board: ProblemBoard = field(default_factory=ProblemBoard)
+    checks: list[Check] = field(default_factory=list)  # further checks for problems
 
     @property
     def lns(self) -> Lns:
         return self.server.lns
 
     def census(self) -> Census:
-        """Gives way between slices: 60,000 sessions are not counted at one go."""
+        """Count tunnels and sessions. Yields between slices, for tables of 60,000 sessions."""
         tunnels = dict.fromkeys(TUNNEL_STATES, 0)
         tunnels.update(Counter(tunnel.state.value.lower() for tunnel in in_slices(list(self.lns.tunnels.values()))))
         sessions = dict.fromkeys(SESSION_STATES, 0)
@@ -84,36 +84,38 @@ class Sources:
         return Census(tunnels, sessions)
 
     def radius(self) -> Iterator[tuple[str, ServerReport]]:
-        """("auth" or "acct", a server), for each server that is configured now."""
+        """Yield ("auth" or "acct", report) for each configured RADIUS server."""
         yield from (("auth", report) for report in self.lns.services.backend.report())
         yield from (("acct", report) for report in self.accounting.report())
 
     def problems(self) -> list[Problem]:
-        """What an operator should look at. To be asked often, that it be known since when each stands."""
-        return self.board.look(self._find(), monotonic())
+        """Return the current problems. Call it often, so that `since` is accurate."""
+        return self.board.update(self._find(), monotonic())
 
     def _find(self) -> Iterator[Finding]:
         yield from failing_parts(self.lns.services.supervisor)
         for use, report in self.radius():
             if report.dead:
                 text = f"RADIUS server {report.address} ({use}) is silent"
-                yield Finding("radius_silent", f"{report.address} {use}", text, "see that it runs and may be reached")
+                yield Finding(
+                    "radius_silent", f"{report.address} {use}", text, "check that it is running and reachable"
+                )
         if self.lns.services.pool.size and not self.lns.services.pool.free:
             text, remedy = "no address of the pool is free", "add addresses to l2tpns.ip_pool, then send SIGHUP"
             yield Finding("pool_empty", "", text, remedy)
         if self.accounting.stats.lost:
             text = "accounting records were lost: the spool was full"
-            yield Finding("accounting_lost", "", text, "mend the RADIUS server: records wait for it on disk")
+            yield Finding("accounting_lost", "", text, "repair the RADIUS server: undelivered records wait on disk")
         if self.accounting.stats.set_aside:
-            text = "accounting records were set aside, for no server takes them"
-            yield Finding("accounting_set_aside", "", text, "look at the file that the log names, and bill by it")
+            text = "accounting records were set aside because no server accepts them"
+            yield Finding("accounting_set_aside", "", text, "bill from the file that is named in the log")
         if self.accounting.spool is not None and self.accounting.spool.behind:
-            text = "the disk does not take accounting records: they wait in memory"
-            yield Finding("spool_not_written", "", text, "make room in spool_dir, or mend its disk")
+            text = "accounting records cannot be written to disk: they wait in memory"
+            yield Finding("spool_not_written", "", text, "free space in spool_dir, or repair its disk")
         if self.server.journal.failing:
-            text = "the disk does not take the saved state: a crash would cost every session"
-            yield Finding("state_not_written", "", text, "make room in state_dir, or mend its disk")
-        for find in self.finders:
-            yield from find()
+            text = "the saved state cannot be written to disk: a crash would end every session"
+            yield Finding("state_not_written", "", text, "free space in state_dir, or repair its disk")
+        for check in self.checks:
+            yield from check()
         if self.lns.admission.shutting_down:
-            yield Finding("leaving", "", "the server is shutting down", "wait for the next one")
+            yield Finding("leaving", "", "the server is shutting down", "wait for its successor to start")

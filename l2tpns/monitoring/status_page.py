@@ -1,7 +1,7 @@
-"""The status page: what matters now, the last hour, and all sessions (HTML, rendered here).
+"""Renders the status page: the current state, graphs of the last hour, and all sessions.
 
-Works without the script, which only asks for the same page again and puts its parts in place of the old ones. Names of
-subscribers and LACs are their own words: all text goes through `e`. Read-only.
+The page works without its script, which only reloads the page and replaces its parts. Subscribers and LACs choose their
+names, so all text passes through `e`. Read-only.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from l2tpns.monitoring.sources import SESSION_STATES, Census, Sources
 from l2tpns.runtime.cooperative import in_slices
 from l2tpns.subscriber.session import Session
 
-ROWS = 100  # sessions on a page
+ROWS = 100  # sessions per page
 LACS = 10
 ENDS = 10
-LONGEST_QUERY = 100
+MAX_QUERY = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What the visitor looks for: words that must all occur, and which page of the answer."""
+    """The visitor's search: words that must all match, and the page of the result."""
 
     text: str = ""
     page: int = 1
@@ -46,7 +46,7 @@ class Query:
 
 
 def render(sources: Sources, last_hour: LastHour, query: Query) -> Iterator[str]:
-    """The page in pieces. Gives way meanwhile."""
+    """Yield the page in pieces. May yield to other greenlets."""
     lns, samples = sources.lns, last_hour.samples
     census = sources.census()
     name = e(lns.config.hostname)
@@ -64,7 +64,7 @@ def render(sources: Sources, last_hour: LastHour, query: Query) -> Iterator[str]
     yield _drops(sources)
     yield _ends(sources)
     yield f"""</div><section><h2>Sessions</h2><form id="search" method="get" role="search">
-<input type="search" name="q" value="{e(query.text)}" maxlength="{LONGEST_QUERY}" autocomplete="off"
+<input type="search" name="q" value="{e(query.text)}" maxlength="{MAX_QUERY}" autocomplete="off"
  aria-label="Search sessions" placeholder="Name, address, LAC, calling number, session or state">
 <button>Search</button></form><div id="sessions">"""
     yield from _sessions(sources, query)
@@ -72,7 +72,7 @@ def render(sources: Sources, last_hour: LastHour, query: Query) -> Iterator[str]
     yield "</body></html>\n"
 
 
-# What matters
+# Current state
 
 
 def _problems(sources: Sources) -> str:
@@ -101,7 +101,7 @@ def _tiles(sources: Sources, samples: Samples, census: Census) -> str:
         (
             "Mbit/s up / down",
             f"{_known(up)} / {_known(down)}",
-            f"{octets(counters.tun_tx_octets)} / {octets(counters.tun_rx_octets)} in all",
+            f"{octets(counters.tun_tx_octets)} / {octets(counters.tun_rx_octets)} in total",
             False,
         ),
         ("Logins accepted", number(counters.logins_accepted), f"{number(refused)} refused or unanswered", False),
@@ -140,7 +140,7 @@ def _known(value: float | None) -> str:
 
 
 class LastHour:
-    """The graphs, drawn anew only when there is a new sample: they are most of the work of a page."""
+    """The graphs, the most expensive part of a page, redrawn only when there is a new sample."""
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
@@ -148,7 +148,7 @@ class LastHour:
         self._html = ""
 
     def html(self) -> str:
-        """Gives way between the graphs."""
+        """Return the graphs. May yield to other greenlets between them."""
         newest = self.samples.ring[-1] if self.samples.ring else None
         if newest is not self._newest or not self._html:
             now = newest.at if newest is not None else 0.0
@@ -166,7 +166,7 @@ def _figure(samples: Samples, index: int, now: float) -> str:
         legend += (
             f'<li><i class="c{line}"></i>{graph.lines[line].label}'
             f" <b>{_known(points[-1][1] if points else None)}</b>"
-            f" <small>most {_known(max(values, default=None))}</small></li>"
+            f" <small>max {_known(max(values, default=None))}</small></li>"
         )
     unit = f" <small>{graph.unit}</small>" if graph.unit else ""
     return (
@@ -196,8 +196,10 @@ def _lacs(sources: Sources) -> str:
         )
         for tunnel in most
     ]
-    title = "LACs" if len(tunnels) <= LACS else f"LACs <small>the {LACS} with most sessions of {len(tunnels)}</small>"
-    head = ("LAC", "Address", "Tunnel", "Sessions#", "Sent again#", "Waiting#")
+    title = (
+        "LACs" if len(tunnels) <= LACS else f"LACs <small>the {LACS} with the most sessions, of {len(tunnels)}</small>"
+    )
+    head = ("LAC", "Address", "Tunnel", "Sessions#", "Retransmissions#", "Queued#")
     return _section(title, table(head, rows, "No tunnel."))
 
 
@@ -218,7 +220,9 @@ def _radius(sources: Sources) -> str:
             )
         )
     head = ("Server", "Use", "State", "Requests#", "Mean ms#", "Time-outs#", "In flight#")
-    return _section("RADIUS", table(head, rows, "No RADIUS server: l2tpns.secrets has names and passwords."))
+    return _section(
+        "RADIUS", table(head, rows, "No RADIUS server is configured: names and passwords come from l2tpns.secrets.")
+    )
 
 
 def _drops(sources: Sources) -> str:
@@ -237,36 +241,38 @@ def _ends(sources: Sources) -> str:
         )
         for ending in islice(reversed(sources.lns.services.history), ENDS)
     ]
-    return _section("Latest ends", table(("Time", "User", "Why", "Online#"), rows, "No session has ended."))
+    return _section(
+        "Recently ended sessions", table(("Time", "User", "Why", "Online#"), rows, "No session has ended yet.")
+    )
 
 
 # Sessions
 
 
-HEAD = ("Session", "User", "Address", "LAC", "Calling", "State", "Online#", "Received#", "Sent#", "Quiet#")
+HEAD = ("Session", "User", "Address", "LAC", "Calling", "State", "Online#", "Received#", "Sent#", "Idle#")
 
 
 def _sessions(sources: Sources, query: Query) -> Iterator[str]:
-    """The newest first: that order is there already, and any other would mean to sort them all at one go."""
-    everybody = list(sources.lns.sessions.values())
-    everybody.reverse()
-    total = len(everybody)
+    """Yield the table, the newest session first: any other order would need sorting in one go."""
+    sessions = list(sources.lns.sessions.values())
+    sessions.reverse()
+    total = len(sessions)
     first = (query.page - 1) * ROWS
     if query.words:
-        rows, found = _search(everybody, query.words, first)
+        rows, found = _search(sessions, query.words, first)
     else:
-        rows, found = [_row(session) for session in in_slices(everybody[first : first + ROWS])], total
+        rows, found = [_row(session) for session in in_slices(sessions[first : first + ROWS])], total
     pages = max(1, -(-found // ROWS))
     what = f"{number(found)} of {number(total)} sessions" if query.words else f"{number(total)} sessions"
-    yield f'<p class="found">{what}, the newest first{_pages(query, pages)}</p>'
-    yield table(HEAD, rows, "No such session." if query.words else "No session.")
+    yield f'<p class="found">{what}, newest first{_pages(query, pages)}</p>'
+    yield table(HEAD, rows, "No matching session." if query.words else "No session.")
     if len(rows) > 20:
         yield f'<p class="found">{_pages(query, pages).removeprefix(" · ")}</p>'
 
 
-def _search(everybody: list[Session], words: tuple[str, ...], first: int) -> tuple[list[tuple[str, ...]], int]:
+def _search(sessions: list[Session], words: tuple[str, ...], first: int) -> tuple[list[tuple[str, ...]], int]:
     rows, found = [], 0
-    for session in in_slices(everybody):
+    for session in in_slices(sessions):
         if all(word in _haystack(session) for word in words):
             if first <= found < first + ROWS:
                 rows.append(_row(session))

@@ -1,1 +1,1 @@
-"""nsctl: the command line client and the server's side of its packets."""
+"""nsctl: the command line client (__main__.py) and the server's side (server.py)."""

@@ -1,7 +1,7 @@
-"""nsctl: sends one command to a running l2tpns and says what came back (manual: nsctl; docs/nsctl.md).
+"""The nsctl client: sends one command to a running l2tpns and prints the reply (manual: nsctl; docs/nsctl.md).
 
-It speaks 0x9013, which is UDP: what is not answered is asked again until the time is over, and the server sees to it
-that nothing is done twice. Imports little, so that a script may call it often.
+The protocol is 0x9013 over UDP: a request is retransmitted until the timeout, and the server executes it only once.
+This module imports little, so that scripts can call it often.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ USAGE = """\
 usage: nsctl [-d] [-h HOST[:PORT]] [-t SECONDS] [-k FILE] COMMAND [ARGUMENT...]
        nsctl HOST garden|ungarden SESSION
 
-  -d             show the octets that are sent and received
-  -h HOST[:PORT] the server; 127.0.0.1, port 1702, unless named
-  -t SECONDS     how long to wait for an answer; 2 unless named
-  -k FILE        file with the server's nsctl_secret, which other hosts need; mode 0600
-                 (or the environment's NSCTL_KEY_FILE)
+  -d             print the packets sent and received, in hexadecimal
+  -h HOST[:PORT] server to contact (default: 127.0.0.1:1702)
+  -t SECONDS     time to wait for a reply (default: 2)
+  -k FILE        file with the server's nsctl_secret, required on other hosts; mode 0600
+                 (default: the environment variable NSCTL_KEY_FILE)
   --help, --version
 
-Commands are help, load_plugin NAME, unload_plugin NAME, and those of plugins: "nsctl help" lists them.
+Commands: help, load_plugin NAME, unload_plugin NAME, and those that plugins add. "nsctl help" lists them.
 
-The exit status is 0 when it was done, 1 when it failed, 2 for a mistake on the command line, 3 when there was no
-answer, 4 when the server refused to listen, 5 when it does not know the command."""
+Exit status: 0 success, 1 the command failed, 2 usage error, 3 no reply, 4 the server or its host refused the
+request, 5 unknown command."""
 
-DONE, FAILED, MISTAKE, UNANSWERED, REFUSED, UNKNOWN = range(6)
+DONE, FAILED, USAGE_ERROR, UNANSWERED, REFUSED, UNKNOWN = range(6)
 KEY_FILE = "NSCTL_KEY_FILE"
-LONGEST_KEY_FILE = 4096  # octets; what follows is not looked at
-SHORTEST_KEY = 16  # octets, as of nsctl_secret
-LONGEST_PATIENCE = 3600.0
-AGAIN = 0.5  # seconds until it is asked again; then 1, and so on
+MAX_KEY_FILE = 4096  # octets; the rest is ignored
+MIN_KEY = 16  # octets, as for nsctl_secret
+MAX_TIMEOUT = 3600.0  # seconds
+RETRANSMIT_INTERVAL = 0.5  # seconds until the first retransmission; 1 s after that
 
 
-class Mistake(L2tpnsError):
-    """Of who has typed the command."""
+class UsageError(L2tpnsError):
+    """The command line or the key file is wrong."""
 
 
 class Refused(L2tpnsError):
-    """The server, or its host, does not want to hear us."""
+    """No server listens on the port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +61,13 @@ class Options:
     words: tuple[str, ...]
     host: str = "127.0.0.1"
     port: int = PORT
-    patience: float = 2.0
+    timeout: float = 2.0
     key_file: str = ""
     show_octets: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status."""
+    """Run the client. Return its exit status."""
     argv = sys.argv[1:] if argv is None else argv
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     if "--help" in argv[:1] or "--version" in argv[:1]:
@@ -76,22 +76,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = parse_arguments(argv)
         answer = ask(options, read_key(options.key_file) if options.key_file else b"")
-    except Mistake as mistake:
-        return complain(str(mistake), MISTAKE)
+    except UsageError as error:
+        return fail(str(error), USAGE_ERROR)
     except NoAnswer as silence:
-        return complain(str(silence), UNANSWERED)
+        return fail(str(silence), UNANSWERED)
     except Refused as refused:
-        return complain(str(refused), REFUSED)
+        return fail(str(refused), REFUSED)
     if answer.type == Type.OK:
         if answer.arguments:
             print(printable(answer.text))
         return DONE
     if answer.text.startswith(UNKNOWN_COMMAND):
-        return complain(answer.text, UNKNOWN)
-    return complain(answer.text, REFUSED if answer.text.startswith(NOT_AUTHORISED) else FAILED)
+        return fail(answer.text, UNKNOWN)
+    return fail(answer.text, REFUSED if answer.text.startswith(NOT_AUTHORISED) else FAILED)
 
 
-def complain(text: str, status: int) -> int:
+def fail(text: str, status: int) -> int:
     print(f"nsctl: {printable(text)}", file=sys.stderr)
     return status
 
@@ -100,26 +100,26 @@ def complain(text: str, status: int) -> int:
 
 
 def parse_arguments(argv: Sequence[str]) -> Options:
-    """Raises Mistake."""
+    """Parse the command line. Raises UsageError."""
     try:
         found, words = getopt.getopt(list(argv), "dh:t:k:")
     except getopt.GetoptError as error:
-        raise Mistake(f"{error}\n{USAGE}") from None
+        raise UsageError(f"{error}\n{USAGE}") from None
     options = dict(found)
     host = options.get("-h", "127.0.0.1")
-    # The manual's form. No server of ours has a command that is followed by one of these words, so it is never another.
+    # The manual's form. No command takes one of these words as its first argument, so the form is unambiguous.
     if len(words) == 3 and words[1] in ("garden", "ungarden") and "-h" not in options:
         host, *words = words
     if not words:
-        raise Mistake(f"no command\n{USAGE}")
+        raise UsageError(f"no command\n{USAGE}")
     name, colon, port = host.partition(":")
     if not name or (colon and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) <= 65535)):
-        raise Mistake(f'"{host}" is no HOST or HOST:PORT')
+        raise UsageError(f'"{host}" is no HOST or HOST:PORT')
     return Options(
         words=tuple(words),
         host=name,
         port=int(port) if colon else PORT,
-        patience=_seconds(options.get("-t", "2")),
+        timeout=_seconds(options.get("-t", "2")),
         key_file=options.get("-k") or os.environ.get(KEY_FILE, ""),
         show_octets="-d" in options,
     )
@@ -130,40 +130,40 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds <= LONGEST_PATIENCE:
-        raise Mistake(f'-t: "{text}" is no number of seconds, at most {LONGEST_PATIENCE:.0f}')
+    if not 0 < seconds <= MAX_TIMEOUT:
+        raise UsageError(f'-t: "{text}" is no number of seconds, at most {MAX_TIMEOUT:.0f}')
     return seconds
 
 
 def read_key(path: str) -> bytes:
-    """The first line of a file that is its owner's alone. Raises Mistake."""
+    """Return the first line of the key file. Raises UsageError if other users can access the file."""
     try:
         with open(path, "rb") as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
-                raise Mistake(f"{path} is no file")
+                raise UsageError(f"{path} is not a regular file")
             if found.st_mode & 0o077:
-                raise Mistake(f"{path} is open to others: its mode must be 0600")
-            lines = split_lines(file.read(LONGEST_KEY_FILE), path)
+                raise UsageError(f"{path} is open to others: its mode must be 0600")
+            lines = split_lines(file.read(MAX_KEY_FILE), path)
     except OSError as error:
-        raise Mistake(f"{path}: {error.strerror}") from None
+        raise UsageError(f"{path}: {error.strerror}") from None
     except ConfigError as error:
-        raise Mistake(str(error)) from None
+        raise UsageError(str(error)) from None
     key = lines[0].octets if lines else b""
-    if len(key) < SHORTEST_KEY:
-        raise Mistake(f"{path}: the key is the first line, and has {SHORTEST_KEY} octets at least")
+    if len(key) < MIN_KEY:
+        raise UsageError(f"{path}: the key is the first line, and has {MIN_KEY} octets at least")
     return key
 
 
-# Asking
+# Request and reply
 
 
 def ask(options: Options, key: bytes) -> Packet:
-    """Send the command until there is an answer. Raises Mistake, NoAnswer, Refused."""
+    """Send the command and return the reply. Raises UsageError, NoAnswer or Refused."""
     try:
         octets = Packet.asking(Request.of(options.words)).encode()
     except WireError as error:
-        raise Mistake(f"the command is too long: {error}") from None
+        raise UsageError(f"the command is too long: {error}") from None
     nonce = secrets.token_bytes(NONCE_OCTETS)
     if key:
         octets = Sealed(Direction.REQUEST, time.time(), nonce, octets).encode(key)
@@ -182,13 +182,13 @@ def ask(options: Options, key: bytes) -> Packet:
     hint = "; is the key the server's nsctl_secret?" if key else ""
     if not key and not options.host.startswith(("127.", "localhost")):
         hint = "; other hosts need its nsctl_secret, see -k"
-    raise NoAnswer(f"no answer from {where} within {options.patience:g} s{hint}")
+    raise NoAnswer(f"no answer from {where} within {options.timeout:g} s{hint}")
 
 
 def _exchange(sock: socket.socket, octets: bytes, options: Options) -> Iterator[bytes]:
-    """Whatever comes back, until the time is over."""
+    """Yield every datagram received until the timeout; retransmit meanwhile."""
     now = time.monotonic()
-    until, again, wait = now + options.patience, now, AGAIN
+    until, again, wait = now + options.timeout, now, RETRANSMIT_INTERVAL
     while now < until:
         if now >= again:
             _show(options, "sent", octets)
@@ -206,7 +206,7 @@ def _exchange(sock: socket.socket, octets: bytes, options: Options) -> Iterator[
 
 
 def _read(octets: bytes, key: bytes, nonce: bytes) -> Packet | None:
-    """The answer to us, if it is one: the true one may still come after a forged one."""
+    """Return the reply to this request, or None: the genuine one may follow a forged one."""
     try:
         if key:
             sealed = unseal(octets, key)
@@ -225,7 +225,7 @@ def _show(options: Options, what: str, octets: bytes) -> None:
 
 
 def printable(text: str) -> str:
-    """A plugin's text may hold names that subscribers chose; none of them steers this terminal."""
+    """Replace control characters: a plugin's text may contain names chosen by subscribers."""
     return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
 
 

@@ -1,11 +1,11 @@
-"""nsctl's end in the daemon: UDP 1702, where programs ask what operators type elsewhere (manual: nsctl; docs/nsctl.md).
+"""The server's side of nsctl: UDP 1702, for commands sent by programs (manual: nsctl; docs/nsctl.md).
 
-Who is on this machine may ask. A datagram from 127.0.0.0/8 cannot have come from outside: the kernel drops such as
-martians, unless route_localnet was switched on. Who is elsewhere needs nsctl_secret; without it nothing is answered.
+Every process on this machine may send requests. A datagram from 127.0.0.0/8 cannot come from outside: the kernel drops
+such packets as martians unless route_localnet is switched on. Other hosts need nsctl_secret, else they get no reply.
 
-It knows load_plugin, unload_plugin and help; everything else is the plugins'. Each request has a greenlet of its own,
-since a plugin may wait, and none is obeyed twice because its answer was late or lost. Beyond the usual numbers there is
-room for a local user, or another host, that has not taken a quarter of them already: none locks out the others.
+The server itself handles load_plugin, unload_plugin and help; plugins handle all other commands. Each request runs in
+its own greenlet, since a plugin may block, and runs only once even if its reply was late or lost. When the limits are
+reached, a local user or host that uses less than a quarter of them is still admitted: none can lock out the others.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ from l2tpns.runtime.text import printable
 from l2tpns.system.socket_owner import owner_of
 
 LOOPBACK = "127.0.0.1"
-REST = 1.0  # seconds after an error of the socket
-MOST_AT_ONCE = 32  # requests that run
-REPEATED = 2.0  # seconds that an answer is repeated to who asks again: the client's patience
-MOST_KEPT = 1024  # exchanges of the last REPEATED seconds
-NONCES_KEPT = 2 * WINDOW + 1.0  # seconds: a request from the edge of the window comes back at its other edge
-MOST_NONCES = 10_000  # 160 requests a second from other hosts
-CONTROL_SECONDS = 60.0  # for a plugin's answer
+RETRY_DELAY = 1.0  # seconds after a socket error
+MAX_RUNNING = 32  # requests running at the same time
+ANSWER_LIFETIME = 2.0  # seconds for which a repeated request gets its reply again: the client's timeout
+MAX_RECENT = 1024  # exchanges of the last ANSWER_LIFETIME seconds
+NONCE_LIFETIME = 2 * WINDOW + 1.0  # seconds: a request sealed at one edge of the window can be replayed until the other
+MAX_NONCES = 10_000  # 160 requests a second from other hosts
+CONTROL_TIMEOUT = 60.0  # seconds for a plugin's reply
 SHARE_OWNER = "nsctl"
-PRIVATE = frozenset({"snoop", "unsnoop"})  # commands that say who is intercepted: only the audit log may tell
+PRIVATE = frozenset({"snoop", "unsnoop"})  # commands that reveal interception: for the audit log only
 FAILED = "an error of this server; its log has the details"
 HELP = (
-    "help - what there is",
+    "help - list the commands",
     "load_plugin NAME - load a plugin",
-    "unload_plugin NAME - remove a plugin",
+    "unload_plugin NAME - unload a plugin",
 )
 
 
 class Plugins(Protocol):
-    """What l2tpns/plugins/manager.py offers here. load and remove raise PluginError with a message for the operator."""
+    """The part of plugins/manager.py used here. load and remove raise PluginError with a message for the operator."""
 
     def load(self, name: str) -> None: ...
 
@@ -70,7 +70,7 @@ class Plugins(Protocol):
 
 @dataclass(slots=True)
 class Exchange:
-    """A request, where its answer goes, and the answer, once there is one."""
+    """A request, its sender, and its reply once there is one."""
 
     sock: Any
     source: Peer
@@ -78,8 +78,8 @@ class Exchange:
     key: bytes = b""  # and
     nonce: bytes = b""  # if it came sealed
     answer: bytes = b""
-    until: float = inf  # when it may be forgotten
-    owner: str = ""  # where it comes from, once half of the places are taken
+    expires_at: float = inf  # when it may be discarded
+    owner: str = ""  # its source, determined once half of the places are taken
 
     @property
     def peer(self) -> str:
@@ -89,13 +89,14 @@ class Exchange:
         try:
             self.sock.sendto(self.answer, self.source)
         except OSError:
-            pass  # the client asks again, or has gone
+            pass  # the client retransmits, or has gone
 
 
 class Exchanges:
-    """Those that run and those of late, by who asked or by nonce."""
+    """Running and recent exchanges, by sender or by nonce."""
 
-    def __init__(self, keep: float, most: int) -> None:
+    def __init__(self, keep: float, most: int, now: Callable[[], float]) -> None:
+        self._now = now
         self._keep = keep
         self._most = most
         self._latest: dict[Peer | bytes, Exchange] = {}
@@ -104,10 +105,10 @@ class Exchanges:
         return len(self._latest)
 
     def find(self, name: Peer | bytes) -> Exchange | None:
-        # In the order of their ends, but for those that run: not more than MOST_AT_ONCE stand before the oldest.
-        now = monotonic()
-        first = islice(self._latest.items(), 2 * MOST_AT_ONCE)
-        for stale in [name for name, exchange in first if exchange.until <= now]:
+        # Ordered by their ends, except for the running ones: at most MAX_RUNNING precede the oldest.
+        now = self._now()
+        first = islice(self._latest.items(), 2 * MAX_RUNNING)
+        for stale in [name for name, exchange in first if exchange.expires_at <= now]:
             del self._latest[stale]
         return self._latest.get(name)
 
@@ -124,19 +125,19 @@ class Exchanges:
 
     def end(self, name: Peer | bytes, exchange: Exchange) -> None:
         if self._latest.get(name) is exchange:
-            exchange.until = monotonic() + self._keep
+            exchange.expires_at = self._now() + self._keep
             self.begin(name, exchange)
 
 
 def full_for(exchange: Exchange, held: Collection[Exchange], most: int) -> bool:
-    """Whether there is no place for this one among `held`."""
+    """Return True if `held` has no place for this exchange."""
     if len(held) < most:
         return False
     return len(held) >= 2 * most or sum(other.owner == exchange.owner for other in held) >= most // 4
 
 
 class NsctlServer:
-    """One for the daemon. Follows nsctl_bind_address and nsctl_port."""
+    """Listens on nsctl_bind_address and nsctl_port, and executes requests."""
 
     def __init__(
         self,
@@ -148,7 +149,12 @@ class NsctlServer:
         share: Scheduler | None = None,
         supervisor: Supervisor | None = None,
         awake: AwakeClock | None = None,
+        *,
+        now: Callable[[], float] = monotonic,
+        control_timeout: float = CONTROL_TIMEOUT,
+        max_nonces: int = MAX_NONCES,
     ) -> None:
+        """`clock` is the wall clock, by which requests are sealed; `now` is a monotonic clock."""
         self._share = share or Scheduler()
         self._supervisor = supervisor or Supervisor(log)
         self._awake = awake or AwakeClock()
@@ -157,19 +163,20 @@ class NsctlServer:
         self._plugins = plugins
         self._log = log
         self._clock = clock
-        self._sockets: dict[Peer, Any] = {}  # by what the configuration says
+        self._control_timeout = control_timeout  # seconds
+        self._sockets: dict[Peer, Any] = {}  # by configured address
         self._readers: dict[Peer, Part] = {}
         self._running: dict[Any, Exchange] = {}  # by greenlet
-        self._recent = Exchanges(REPEATED, MOST_KEPT)
-        self._nonces = Exchanges(NONCES_KEPT, MOST_NONCES)
-        # Nonces do not outlive the process: what was sealed before it began could be a replay.
+        self._recent = Exchanges(ANSWER_LIFETIME, MAX_RECENT, now)
+        self._nonces = Exchanges(NONCE_LIFETIME, max_nonces, now)
+        # Nonces are lost when the process ends: a request sealed before its start could be a replay.
         self._not_before = clock()
         self._reading = False
 
     # Sockets
 
-    def follow(self) -> None:
-        """Have the ports that the configuration names, loopback's besides. ConfigError leaves all as it was."""
+    def apply_config(self) -> None:
+        """Listen on the configured address and on loopback. Raises ConfigError and changes nothing on failure."""
         address, port = self._config.nsctl_bind_address, self._config.nsctl_port
         hosts = () if address is None else (str(address),) if address.is_loopback else (str(address), LOOPBACK)
         wanted = [(host, port) for host in hosts]
@@ -193,7 +200,7 @@ class NsctlServer:
             self.start()
 
     def start(self) -> None:
-        """Obey, from now on."""
+        """Start serving requests."""
         self._reading = True
         for address, sock in self._sockets.items():
             if address not in self._readers:
@@ -204,7 +211,7 @@ class NsctlServer:
         return [sock.getsockname() for sock in self._sockets.values()]
 
     def stop(self) -> None:
-        """Close the port. What still runs is broken off."""
+        """Close the port and cancel running requests."""
         for each in list(self._sockets):
             self._close(each)
         gevent.killall(list(self._running))
@@ -223,8 +230,8 @@ class NsctlServer:
                 self._drain(sock)
             except OSError as error:
                 self._log.provoked("nsctl_read_failed", why=error.strerror)
-                gevent.sleep(REST)
-            except Exception:  # our mistake: the next request may be another
+                gevent.sleep(RETRY_DELAY)
+            except Exception:  # a fault of the server must not stop the reader
                 self._log.exception("nsctl_failed")
 
     def _drain(self, sock: Any) -> None:
@@ -237,10 +244,10 @@ class NsctlServer:
             if not self._share.slice_open:
                 return
 
-    # Who may ask
+    # Authorisation
 
     def on_datagram(self, sock: Any, octets: bytes, source: Peer) -> None:
-        """Does not wait."""
+        """Handle one datagram. Called by the reader; does not yield."""
         exchange = Exchange(sock, source, octets)
         if is_sealed(octets):
             self._on_sealed(exchange)
@@ -249,7 +256,7 @@ class NsctlServer:
         else:
             earlier = self._recent.find(source)
             if earlier is None or earlier.octets != octets:
-                self._take(exchange, octets, self._recent, source)
+                self._accept(exchange, octets, self._recent, source)
             elif earlier.answer:
                 earlier.send()
 
@@ -272,41 +279,43 @@ class NsctlServer:
         exchange.key, exchange.nonce = key, sealed.nonce
         earlier = self._nonces.find(sealed.nonce)
         if earlier is None:
-            self._take(exchange, sealed.packet, self._nonces, sealed.nonce, self._out_of_time(sealed.time))
+            self._accept(exchange, sealed.packet, self._nonces, sealed.nonce, self._time_refusal(sealed.time))
         elif (earlier.source, earlier.octets) != (exchange.source, exchange.octets):
             self._refuse(exchange, "replayed")
-        elif earlier.answer:  # the client that asked again: the answer goes to nobody else
+        elif earlier.answer:  # a retransmission by the same client; no other gets the reply
             earlier.send()
 
-    def _out_of_time(self, sealed_at: float) -> str:
-        """Why a request with the right key is not obeyed; else nothing."""
+    def _time_refusal(self, sealed_at: float) -> str:
+        """Return why a request with the right key is refused because of its time, else an empty string."""
         late = self._clock() - sealed_at
         if abs(late) > WINDOW:
-            return f"{NOT_AUTHORISED}: the clocks differ by {abs(late):.0f} s, {WINDOW:.0f} are allowed"
+            return f"{NOT_AUTHORISED}: the clocks differ by {abs(late):.0f} s, at most {WINDOW:.0f} s are allowed"
         if sealed_at < self._not_before:
             return f"{NOT_AUTHORISED}: sealed before the server started, or before its clock was set back"
-        # Should our clock be set back, what was accepted before must not come into the window again.
+        # If the clock is set back, requests accepted before must not re-enter the window.
         self._not_before = max(self._not_before, sealed_at - 2 * WINDOW)
         return ""
 
     # Requests
 
-    def _take(
+    def _accept(
         self, exchange: Exchange, octets: bytes, exchanges: Exchanges, name: Peer | bytes, refusal: str = ""
     ) -> None:
-        """Somebody who may ask has sent this."""
+        """Start an authorised request, or refuse it."""
         self._counters.nsctl_requests += 1
         try:
             packet = decode(octets)
             if packet.is_answer:
-                raise Malformed("an answer, sent as a request")  # never answered: two servers would go on for ever
+                raise Malformed(
+                    "an answer, sent as a request"
+                )  # no reply: two servers would answer each other for ever
             request = packet.request()
         except Malformed as malformed:
             self._malformed(exchange, malformed)
             return
-        if 2 * len(self._running) >= MOST_AT_ONCE or exchanges.crowded:
+        if 2 * len(self._running) >= MAX_RUNNING or exchanges.crowded:
             exchange.owner = self._owner(exchange)
-        full = full_for(exchange, self._running.values(), MOST_AT_ONCE) or exchanges.full_for(exchange)
+        full = full_for(exchange, self._running.values(), MAX_RUNNING) or exchanges.full_for(exchange)
         if not refusal and full:
             refusal = "too many requests: try again later"
         if refusal:
@@ -319,7 +328,7 @@ class NsctlServer:
         greenlet.rawlink(lambda ended: self._running.pop(ended, None))
 
     def _owner(self, exchange: Exchange) -> str:
-        """The local user, or the other host."""
+        """Return the local user or the host that sent the request."""
         ours = [sock.getsockname() for sock in self._sockets.values() if sock is exchange.sock]
         return owner_of(exchange.source, ours[0], socket.IPPROTO_UDP) if ours else exchange.source[0]
 
@@ -327,17 +336,17 @@ class NsctlServer:
         self, exchange: Exchange, packet: AnyPacket, request: Request, exchanges: Exchanges, name: Peer | bytes
     ) -> None:
         try:
-            ok, text = self._obey(packet, request, exchange)
+            ok, text = self._execute(packet, request, exchange)
         except Exception:
             self._log.exception("nsctl_failed", peer=exchange.peer, command=request.name)
             ok, text = False, FAILED
-        except BaseException:  # it is broken off: the client may ask again
+        except BaseException:  # cancelled: the client may send it again
             exchanges.end(name, exchange)
             raise
         self._answer(exchange, packet, ok, text)
         exchanges.end(name, exchange)
 
-    def _obey(self, packet: AnyPacket, request: Request, exchange: Exchange) -> tuple[bool, str]:
+    def _execute(self, packet: AnyPacket, request: Request, exchange: Exchange) -> tuple[bool, str]:
         match request.verb:
             case Verb.HELP:
                 return True, "\n".join((*HELP, *self._plugins.control_help()))
@@ -362,15 +371,15 @@ class NsctlServer:
 
     def _control(self, packet: AnyPacket, request: Request, exchange: Exchange) -> tuple[bool, str] | None:
         octets, words = packet.encode(), list(request.words)
-        patience: gevent.Timeout | None = None
+        timeout: gevent.Timeout | None = None
         try:
-            with self._awake.timeout(CONTROL_SECONDS) as patience:
+            with self._awake.timeout(self._control_timeout) as timeout:
                 return self._plugins.control(words, exchange.source, packet=octets, kind=packet.type, id=packet.id)
         except gevent.Timeout as over:
-            if over is not patience:  # a plugin's own, which it has let go
+            if over is not timeout:  # a Timeout of the plugin's own that it did not catch
                 self._log.exception("nsctl_failed", peer=exchange.peer, command=request.name)
                 return False, FAILED
-            return False, f"given up after {CONTROL_SECONDS:.0f} s"
+            return False, f"given up after {self._control_timeout:.0f} s"
 
     def _load_or_remove(self, request: Request) -> tuple[bool, str]:
         if len(request.words) != 1:
@@ -385,7 +394,7 @@ class NsctlServer:
         except L2tpnsError as error:
             return False, str(error)
 
-    # Answers
+    # Replies
 
     def _answer(self, exchange: Exchange, packet: AnyPacket, ok: bool, text: str) -> None:
         octets = packet.answer(ok, text).encode()
@@ -399,7 +408,7 @@ class NsctlServer:
         self._log.provoked("nsctl_refused", peer=exchange.peer, why=why)
 
     def _malformed(self, exchange: Exchange, malformed: Malformed) -> None:
-        """Said to who may ask, unless it is an answer itself."""
+        """Count and log a malformed packet; send an ERROR if it is a request from an authorised sender."""
         self._counters.nsctl_malformed += 1
         self._log.provoked("nsctl_malformed", peer=exchange.peer, why=str(malformed))
         if malformed.packet is not None and not malformed.packet.is_answer:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from l2tpns.console.timing import ConsoleTiming
 from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.subscriber.services import SessionTiming
 from tests.lab import PATIENCE
@@ -91,8 +92,8 @@ def open_desk(serve: Serve, tmp_path: Path) -> Iterator[Callable[..., Desk]]:
     """Starts servers with a console; `users` is the text of l2tpns.users, if there shall be one."""
     desks: list[Desk] = []
 
-    def start(users: str | None = None, **settings: Any) -> Desk:
-        desk = Desk(serve(**settings), tmp_path, users).start()
+    def start(users: str | None = None, timing: ConsoleTiming | None = None, **settings: Any) -> Desk:
+        desk = Desk(serve(**settings), tmp_path, users, timing).start()
         desks.append(desk)
         return desk
 

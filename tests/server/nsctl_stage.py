@@ -1,4 +1,4 @@
-"""nsctl's server in the test's process: octets built by hand go in, plugins are played, time is told."""
+"""The nsctl server in the test's process, with hand-built packets, scripted plugins and scripted clocks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import gevent
-import pytest
 from gevent import socket, subprocess
 from gevent.event import Event
 
 from l2tpns.config.settings import Config
 from l2tpns.errors import L2tpnsError
 from l2tpns.nsctl import __main__ as nsctl
-from l2tpns.nsctl import server as nsctlserver
 from l2tpns.nsctl.server import NsctlServer
 from l2tpns.runtime.counters import Counters
 from tests.lab import PATIENCE
@@ -42,7 +40,7 @@ def sealed(packet: bytes, at: float = NOW, nonce: bytes = bytes(16), key: str = 
 
 
 class Plugins:
-    """What the daemon's would do: `note` is a command that works, `fail` and `slow` and `broken` others."""
+    """Stands in for the daemon's plugins: `note` works; `fail`, `slow` and `broken` do not."""
 
     def __init__(self) -> None:
         self.loaded: list[str] = []
@@ -86,23 +84,30 @@ class Plugins:
 
 
 class Stage:
-    """A server with its parts; `now` is its clock, `sent` what it sends where no true socket can be."""
+    """A server with its parts. `now` is its wall clock, `sent` records what it sends through the stage."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(nsctlserver, "monotonic", lambda: self.seconds)
-        self.meant: list[dict[str, Any]] = []  # tracebacks that the test wanted
+    def __init__(self) -> None:
+        self.meant: list[dict[str, Any]] = []  # tracebacks that the test expects
         self.config = Config(nsctl_port=0, nsctl_secret="")
         self.counters = Counters()
         self.plugins = Plugins()
         self.log = MemoryLog()
         self.now = NOW
-        self.seconds = 0.0  # as monotonic() tells them
+        self.seconds = 0.0  # its monotonic clock
         self.sent: list[tuple[bytes, tuple[str, int]]] = []
         self.server = self.make()
         self.sockets: list[Any] = []
 
-    def make(self) -> NsctlServer:
-        return NsctlServer(self.config, self.counters, self.plugins, self.log.get(), clock=lambda: self.now)
+    def make(self, **limits: Any) -> NsctlServer:
+        parts = self.config, self.counters, self.plugins, self.log.get()
+        return NsctlServer(*parts, clock=lambda: self.now, now=lambda: self.seconds, **limits)
+
+    def restart(self, **limits: Any) -> None:
+        """Replace the server by one with other limits."""
+        self.server.stop()
+        self.server = self.make(**limits)
+        self.server.apply_config()
+        self.server.start()
 
     @property
     def port(self) -> int:
@@ -121,7 +126,7 @@ class Stage:
         return bytes(sock.recv(65535))
 
     def hear(self, octets: bytes, source: tuple[str, int] = OTHER_HOST) -> list[bytes]:
-        """A datagram from anywhere; what it is answered."""
+        """Deliver a datagram from any address. Return the replies."""
         self.sent.clear()
         self.server.on_datagram(self, octets, source)
         for _ in range(3):
@@ -130,14 +135,14 @@ class Stage:
         return [octets for octets, _ in self.sent]
 
     def sendto(self, octets: bytes, to: tuple[str, int]) -> None:
-        """We are a socket, too."""
+        """Act as the server's socket: record a reply."""
         self.sent.append((octets, to))
 
     def events(self, event: str) -> list[dict[str, Any]]:
         return self.log.records(event)
 
     def nsctl(self, *words: str, **environment: str) -> tuple[int, str, str]:
-        """The client program: exit status, standard output, standard error."""
+        """Run the client. Return exit status, standard output and standard error."""
         done = subprocess.run(
             [sys.executable, "-m", "l2tpns.nsctl", *words],
             capture_output=True,
@@ -156,7 +161,7 @@ class Stage:
             gevent.sleep(0.005)
 
     def __enter__(self) -> Self:
-        self.server.follow()
+        self.server.apply_config()
         self.server.start()
         return self
 

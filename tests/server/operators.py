@@ -1,4 +1,4 @@
-"""A console in the test's process, and an operator who types at it: on a plain socket, or as telnet would."""
+"""A console in the test's process, and an operator's end of it: a plain socket, or telnet."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from l2tpns.config.live import Configurator, Options, Reading
 from l2tpns.config.settings import Config
 from l2tpns.console.context import Office
 from l2tpns.console.server import Console
+from l2tpns.console.timing import ConsoleTiming
 from l2tpns.errors import ConfigError
 from tests.lab import PATIENCE
 from tests.lab.inprocess import InProcess, until
@@ -29,9 +30,11 @@ TELNET = bytes.fromhex(
 
 
 class Desk:
-    """A server with a console. `asked` is what the console had the daemon do."""
+    """A server with a console. `asked` records what the console asked of the daemon."""
 
-    def __init__(self, server: InProcess, directory: Path, users: str | None = None) -> None:
+    def __init__(
+        self, server: InProcess, directory: Path, users: str | None = None, timing: ConsoleTiming | None = None
+    ) -> None:
         self.server = server
         self.asked: list[str] = []
         self.directory = directory
@@ -60,7 +63,7 @@ class Desk:
             leave=lambda: self.asked.append("leave"),
             bandwidth=lambda: "Bandwidth: none",
         )
-        self.console = Console(self.office, server.log.get(), port=0)
+        self.console = Console(self.office, server.log.get(), port=0, timing=timing)
         self._operators: list[Operator] = []
 
     def reload(self) -> tuple[str, ...]:
@@ -85,17 +88,17 @@ class Desk:
         return operator
 
     def plain(self) -> Operator:
-        """Without telnet; at the prompt, allowed to change things."""
+        """Return an operator without telnet, at the prompt and enabled."""
         operator = self.operator()
         operator.expect("> ")
         operator.do("enable")
         return operator
 
     def telnet(self) -> Operator:
-        """As Debian's telnet on a terminal of 80 by 24; at the prompt, allowed to change things."""
+        """Return an operator as with Debian's telnet, 80 by 24, at the prompt and enabled."""
         operator = self.operator(TELNET)
         operator.expect("> ")
-        gevent.sleep(0.02)  # the answers to its offers are on their way
+        gevent.sleep(0.02)  # wait for the answers to the offers
         operator.type("enable\r\n")
         operator.expect("# ")
         operator.heard = b""
@@ -103,7 +106,7 @@ class Desk:
 
 
 class Operator:
-    """Types and reads. What was read and not yet expected is in `heard`."""
+    """Types and reads. `heard` has the output that was read but not yet expected."""
 
     def __init__(self, port: int, hello: bytes = b"") -> None:
         self.socket = socket.socket()
@@ -122,7 +125,7 @@ class Operator:
         self.socket.sendall(keys if isinstance(keys, bytes) else keys.encode("utf-8", "surrogateescape"))
 
     def expect(self, words: str, timeout: float = PATIENCE) -> str:
-        """Everything up to these words, which are taken away with it."""
+        """Return the output up to and including these words, and discard it."""
         wanted = words.encode()
         end = monotonic() + timeout
         while wanted not in self.heard:
@@ -131,7 +134,7 @@ class Operator:
         return (before + wanted).decode("utf-8", "surrogateescape")
 
     def expect_end(self, timeout: float = PATIENCE) -> str:
-        """Everything until the connection is closed."""
+        """Return the output until the connection is closed."""
         end = monotonic() + timeout
         while not self.closed:
             self._hear(end, "the end")
@@ -152,7 +155,7 @@ class Operator:
         self.heard += octets
 
     def do(self, line: str, prompt: str = "# ") -> str:
-        """Type a command on a plain socket; what it said, without the prompt."""
+        """Type a command on a plain socket. Return its output without the prompt."""
         self.heard = b""
         self.type(line + "\n")
         said = self.expect("lns.example" + prompt) if prompt != "# " else self._until_prompt()
@@ -167,7 +170,7 @@ class Operator:
 
 
 def with_config(server: InProcess, **changes: Any) -> Config:
-    """Change the configuration that everybody holds."""
+    """Change the configuration object that all parts share."""
     server.config.take(dataclasses.replace(server.config, **changes))
     return server.config
 

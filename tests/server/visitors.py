@@ -1,4 +1,4 @@
-"""What the tests of the figures share: figures of a server in this process, and who asks for them."""
+"""Helpers for the tests of monitoring/: the service of a server in this process, and an HTTP client."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from gevent import socket as sockets
 from prometheus_client.parser import text_string_to_metric_families
 
 from l2tpns.config.settings import Config
-from l2tpns.monitoring.service import Figures
+from l2tpns.monitoring.service import MonitoringService, MonitoringTiming
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.settings import RadiusSettings
 from tests.lab import PATIENCE
 from tests.lab.inprocess import LOOPBACK, InProcess
 
-SERVED = {"metrics_bind_address": LOOPBACK, "metrics_port": 0}  # whatever port the kernel gives
+SERVED = {"metrics_bind_address": LOOPBACK, "metrics_port": 0}  # any free port
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,9 @@ class Answer:
 
 @dataclass(slots=True)
 class Visitor:
-    """Speaks HTTP with the figures, a connection a request."""
+    """An HTTP client that opens a connection for each request."""
 
-    figures: Figures
+    figures: MonitoringService
 
     def connect(self) -> Any:
         assert self.figures.address is not None, "not served"
@@ -49,7 +49,7 @@ class Visitor:
         return sock
 
     def send(self, request: bytes) -> bytes:
-        """Raw octets there, and all that comes back until the end."""
+        """Send raw octets. Return everything until the connection is closed."""
         sock = self.connect()
         try:
             sock.sendall(request)
@@ -67,7 +67,7 @@ class Visitor:
         return Answer(int(status.split()[1]), dict(field.split(": ", 1) for field in fields), body.decode())
 
     def metrics(self) -> dict[str, float]:
-        """Every sample by its name and labels, as Prometheus writes them: `l2tpns_drops_total{reason="tap"}`."""
+        """Return the samples by name and labels, as in Prometheus: `l2tpns_drops_total{reason="tap"}`."""
         found = {}
         for family in text_string_to_metric_families(self.ask("/metrics").body):
             for sample in family.samples:
@@ -77,14 +77,20 @@ class Visitor:
 
 
 @contextmanager
-def figures_of(server: InProcess, accounting: Accounting | None = None, *, running: bool = False) -> Iterator[Visitor]:
-    """Served; with `running` also measured, as in the daemon."""
+def figures_of(
+    server: InProcess,
+    accounting: Accounting | None = None,
+    *,
+    running: bool = False,
+    timing: MonitoringTiming | None = None,
+) -> Iterator[Visitor]:
+    """Serve the pages; with `running`, run the measurements as the daemon does."""
     log = server.log.get()
-    figures = Figures(server.core, accounting or unused_accounting(server.config, server), log)
+    figures = MonitoringService(server.core, accounting or unused_accounting(server.config, server), log, timing)
     if running:
         figures.start()
     else:
-        figures.follow()
+        figures.apply_config()
     try:
         yield Visitor(figures)
     finally:
@@ -93,5 +99,5 @@ def figures_of(server: InProcess, accounting: Accounting | None = None, *, runni
 
 
 def unused_accounting(config: Config, server: InProcess) -> Accounting:
-    """One that never touches the disk."""
+    """Return an Accounting that never touches the disk."""
     return Accounting(RadiusSettings.from_config(config), Path("/nonexistent"), server.log.get())

@@ -16,7 +16,7 @@ from l2tpns.console import output_filters
 from l2tpns.console.commands import COMMANDS, WORDS
 from l2tpns.console.grammar import Command, Grammar, Mode, Privilege
 from l2tpns.console.terminal import LOGIN_CHARACTERS
-from l2tpns.monitoring.http import CONNECTIONS
+from l2tpns.monitoring.http import MAX_CONNECTIONS
 from l2tpns.monitoring.prometheus import COUNTED, FAMILIES, Counted
 from l2tpns.radius.attributes import IN_REPLIES, VENDORS, Attribute
 from l2tpns.runtime import log as logs
@@ -148,7 +148,7 @@ read everything. A request that a foreign page makes (Origin, Sec-Fetch-Site) is
 work. So Prometheus may scrape an address as it is, and a name once it is listed. A proxy in front must pass on an
 allowed Host header.
 
-At most {CONNECTIONS} connections are open at the same time. For one more, the source that has the most loses its
+At most {MAX_CONNECTIONS} connections are open at the same time. For one more, the source that has the most loses its
 oldest. A source is a local user, an address, or its network (/24).
 
 | Path | What it gives |

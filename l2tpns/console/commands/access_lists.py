@@ -1,29 +1,30 @@
-"""`ip access-list` at the console: packet filters are changed rule by rule, as 2.4.1's configuration mode does it.
+"""Packet filters: `ip access-list` edits them rule by rule as in l2tpns 2.4.1; `filter` applies them to a user.
 
     HOST(config)# ip access-list extended web
     HOST(config-acl)# permit tcp any any eq 80
 
-Each line takes effect at once, also for sessions that have the filter; what a rule may say is config/access_list.py's.
+Each line takes effect at once, also for sessions that have the filter. config/access_list.py parses the rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from l2tpns.config.access_list import AccessList, parse_head, parse_rule
+from l2tpns.console.commands.arguments import ONE_USER, find_user
 from l2tpns.console.context import Office
-from l2tpns.console.grammar import Argument, Mode, change
-from l2tpns.console.output import Refused
+from l2tpns.console.grammar import CONFIGURING, Argument, Command, Mode, change
+from l2tpns.console.output import Output, Refused, Row
+from l2tpns.policy import filters as filtering
+from l2tpns.runtime.text import printable
 
 if TYPE_CHECKING:
     from l2tpns.console.shell import Shell
 
-CONFIGURING = (Mode.CONFIG, Mode.ACL)
-
 
 def access_list(shell: Shell, kind: str, name: str) -> str | None:
-    """What follows are its rules. A new list is made, and drops everything until something is permitted."""
+    """Enter the list's rules, creating it if needed. A new list drops everything until a rule permits something."""
     name, extended = parse_head((kind, name))
     filters = shell.office.config.filters
     known = filters.get(name)
@@ -68,7 +69,7 @@ def no_deny(shell: Shell, *words: str) -> None:
 
 
 def _add(shell: Shell, words: tuple[str, ...]) -> str | None:
-    """At its end; a second rule that says the same would never be reached."""
+    """Append a rule, unless the list has an equal one: a second one could never match."""
     inside = _inside(shell)
     rule = parse_rule(words, inside.extended)
     if rule in inside.rules:
@@ -86,7 +87,7 @@ def _take_away(shell: Shell, words: tuple[str, ...]) -> None:
 
 
 def _inside(shell: Shell) -> AccessList:
-    """The list whose rules are typed; another console may have taken it away."""
+    """Return the list being edited. Raises Refused if another console has removed it."""
     found = shell.office.config.filters.get(shell.access_list)
     if found is None:
         raise Refused(f"There is no access-list {shell.access_list} any more")
@@ -97,44 +98,94 @@ def _put(shell: Shell, changed: AccessList) -> None:
     shell.office.change_filters({**shell.office.config.filters, changed.name: changed})
 
 
+def show_access_lists(shell: Shell, *names: str) -> Output:
+    filters = shell.office.config.filters
+    for name in names:
+        if name not in filters:
+            raise Refused(f"There is no access-list {printable(name)}")
+    chosen = [filters[name] for name in names or filters]
+
+    def rows() -> Iterable[Row]:
+        return ({"name": filter.name, "extended": filter.extended, "lines": list(filter.lines())} for filter in chosen)
+
+    def lines() -> Iterator[str]:
+        for filter in chosen:
+            yield from filter.lines()
+        if not chosen:
+            yield "No access lists are configured"
+
+    return Output(lines, rows)
+
+
+# A user's filters
+
+
+def filter_user(shell: Shell, name: str, direction: str, filter_name: str) -> str:
+    chosen = shell.office.config.filters.get(filter_name)
+    if chosen is None:
+        raise Refused(f"There is no access-list {printable(filter_name)}")
+    for session in find_user(shell.office, name):
+        if direction == "in":
+            filtering.set_filters(session.services.plane, session, chosen, session.path.filter_out)
+        else:
+            filtering.set_filters(session.services.plane, session, session.path.filter_in, chosen)
+    return f"Filtering user {name}: {direction} {filter_name}"
+
+
+def no_filter_user(shell: Shell, name: str) -> str:
+    for session in find_user(shell.office, name):
+        filtering.set_filters(session.services.plane, session, None, None)
+    return f"Not filtering user {name}"
+
+
 # Arguments
 
 
 def _kinds(office: Office) -> Iterator[tuple[str, str]]:
-    yield "standard", "rules of addresses"
-    yield "extended", "rules of protocols, addresses, ports and flags"
+    yield "standard", "match addresses only"
+    yield "extended", "match protocol, addresses, ports and TCP flags"
 
 
 def _names(office: Office) -> Iterator[tuple[str, str]]:
-    for filter in office.config.filters.values():
+    for _, filter in sorted(office.config.filters.items()):
         yield filter.name, f"{'extended' if filter.extended else 'standard'}, {len(filter.rules)} rules"
 
 
 def _words(office: Office) -> Iterator[tuple[str, str]]:
-    """What rules are made of."""
-    yield "any", "every address"
-    yield "host", "and one address"
+    """Yield the words of rules."""
+    yield "any", "any address"
+    yield "host", "a single address follows"
     for protocol in ("ip", "tcp", "udp", "icmp"):
-        yield protocol, "first of all in an extended list"
+        yield protocol, "protocol; required first word of an extended rule"
     for operator in ("eq", "neq", "lt", "gt"):
-        yield operator, "and a port, behind an address"
-    yield "range", "and the first and last port, behind an address"
-    yield "established", "TCP with ACK or RST and without SYN"
-    yield "match-any", "and TCP flags: +syn -ack ..."
-    yield "match-all", "and TCP flags: +syn -ack ..."
-    yield "fragments", "only fragments but the first"
+        yield operator, "a port follows; goes after an address"
+    yield "range", "first and last port follow; goes after an address"
+    yield "established", "TCP packets with ACK or RST set and SYN clear"
+    yield "match-any", "at least one of these TCP flags: +syn -ack ..."
+    yield "match-all", "all of these TCP flags: +syn -ack ..."
+    yield "fragments", "non-initial fragments only"
+
+
+def _directions(office: Office) -> Iterator[tuple[str, str]]:
+    yield "in", "packets from the user"
+    yield "out", "packets to the user"
 
 
 KIND = Argument("KIND", "standard or extended", _kinds, closed=True)
 NAME = Argument("NAME", "name of an access-list", _names)
+SOME_NAMES = Argument("NAME", "name of an access-list", _names, optional=True, many=True)
+DIRECTION = Argument("DIRECTION", "in or out", _directions, closed=True)
 RULE = Argument("RULE", "[ip|tcp|udp|icmp] SOURCE [PORTS] [DESTINATION [PORTS] [FLAGS]]", _words, many=True)
 
 
 COMMANDS = (
-    change("deny", "drop packets like this", deny, RULE, modes=(Mode.ACL,)),
-    change("ip access-list", "the rules of a packet filter", access_list, KIND, NAME, modes=CONFIGURING),
-    change("no deny", "take such a rule away", no_deny, RULE, modes=(Mode.ACL,)),
+    change("deny", "drop packets that match", deny, RULE, modes=(Mode.ACL,)),
+    change("filter", "apply a packet filter to a user's sessions", filter_user, ONE_USER, DIRECTION, NAME),
+    change("ip access-list", "create or edit a packet filter", access_list, KIND, NAME, modes=CONFIGURING),
+    change("no deny", "remove this deny rule", no_deny, RULE, modes=(Mode.ACL,)),
+    change("no filter", "remove the packet filters from a user's sessions", no_filter_user, ONE_USER),
     change("no ip access-list", "remove a packet filter", no_access_list, KIND, NAME, modes=CONFIGURING),
-    change("no permit", "take such a rule away", no_permit, RULE, modes=(Mode.ACL,)),
-    change("permit", "let packets like this pass", permit, RULE, modes=(Mode.ACL,)),
+    change("no permit", "remove this permit rule", no_permit, RULE, modes=(Mode.ACL,)),
+    change("permit", "pass packets that match", permit, RULE, modes=(Mode.ACL,)),
+    Command("show access-list", "packet filters and their rules", show_access_lists, (SOME_NAMES,)),
 )

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, with what Tab proposes, and how what was typed is found."""
+"""Arguments that several commands share: what Tab proposes for them, and how the typed word is looked up."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ended_users(office: Office) -> Iterator[Choice]:
 
 
 def find_session(office: Office, word: str) -> Session:
-    """Refused in the words of the manual's server."""
+    """Return the session. Raises Refused, worded as by the manual's server."""
     session = office.lns.sessions.get(_number(word))
     if session is None:
         raise Refused(f'Invalid session id "{printable(word)}"')
@@ -52,7 +52,7 @@ def find_tunnel(office: Office, word: str) -> Tunnel:
 
 
 def find_user(office: Office, word: str) -> list[Session]:
-    """All sessions of a user; `username_case` says which names are one user's."""
+    """Return all sessions of a user, by `username_case`. Raises Refused if there is none."""
     found = sorted(office.lns.services.registry.sessions_of(word), key=lambda session: session.id)
     if not found:
         raise Refused(f"User {printable(word)} is not connected")
@@ -63,11 +63,19 @@ def _number(word: str) -> int:
     return int(word) if word.isascii() and word.isdigit() and len(word) <= 5 else -1
 
 
-SESSION = Argument("SID", "id of a session", sessions, optional=True, many=True)
-TUNNEL = Argument("TID", "id of a tunnel", tunnels, optional=True, many=True)
-USER = Argument("USER", "name of a user", users, optional=True)
-ENDED_USER = Argument("USER", "name of a user", ended_users, optional=True)
-SOME_SESSIONS = Argument("SID", "id of a session", sessions, many=True)
-SOME_TUNNELS = Argument("TID", "id of a tunnel", tunnels, many=True)
-SOME_USERS = Argument("USER", "name of a user", users, many=True)
-ONE_USER = Argument("USER", "name of a user", users)
+def _line_count(word: str) -> int:
+    if not (word.isascii() and word.isdigit() and len(word) <= 6):
+        raise ValueError(f'"{printable(word)}" is not a number of lines')
+    return int(word)
+
+
+SESSION = Argument("SID", "session ID", sessions, optional=True, many=True)
+TUNNEL = Argument("TID", "tunnel ID", tunnels, optional=True, many=True)
+USER = Argument("USER", "user name", users, optional=True)
+ENDED_USER = Argument("USER", "user name", ended_users, optional=True)
+SOME_SESSIONS = Argument("SID", "session ID", sessions, many=True)
+SOME_TUNNELS = Argument("TID", "tunnel ID", tunnels, many=True)
+SOME_USERS = Argument("USER", "user name", users, many=True)
+ONE_USER = Argument("USER", "user name", users)
+LINE_COUNT = Argument("LINES", "number of lines", parse=_line_count, optional=True)
+PAGE_LENGTH = Argument("LINES", "lines per page; 0 disables paging", parse=_line_count)

@@ -18,29 +18,29 @@ if TYPE_CHECKING:
 
 
 def enter(shell: Shell, word: str, name: str = DEFAULT) -> str:
-    """A session, or all of a user that are not there already."""
+    """Move a session, or all sessions of a user that are not there yet, into a garden."""
     gardens = shell.office.lns.services.gardens
     found = _find(shell.office, word)
     outside = [session for session in found if session.policy.garden != name] or found
     for session in outside:
-        gardens.enter(session, name, by=shell.who)
+        gardens.enter(session, name, by=shell.actor)
     return "\n".join(f"Session {session.id} ({session.user}) is in walled garden {name}" for session in outside)
 
 
 def leave(shell: Shell, word: str) -> str:
-    """One session: letting out a second one of the same user would end the first."""
+    """Release one session. Releasing a second one of the same user would end the first."""
     found = _find(shell.office, word)
     inside = [session for session in found if session.policy.garden] or found
     if len(inside) > 1:
         ids = ", ".join(str(session.id) for session in inside)
-        raise Refused(f"{printable(word)} has sessions {ids} in a walled garden: name one")
+        raise Refused(f"{printable(word)} has several sessions in a walled garden, {ids}: enter the ID of one")
     (session,) = inside
-    shell.office.lns.services.gardens.leave(session, by=shell.who)
+    shell.office.lns.services.gardens.leave(session, by=shell.actor)
     return f"Session {session.id} ({session.user}) is out of the walled garden"
 
 
 def _find(office: Office, word: str) -> list[Session]:
-    """By id, else by name."""
+    """Return the session with this ID, else the sessions of the user with this name."""
     if word.isascii() and word.isdigit() and int(word[:6]) in office.lns.sessions:
         return [office.lns.sessions[int(word)]]
     return find_user(office, word)
@@ -57,7 +57,7 @@ GARDENS = Table(
 
 
 def show_gardens(shell: Shell) -> Output:
-    """Those that have been built since the start, or were taken up."""
+    """Show the gardens built since the start or restored from saved state."""
     gardens = shell.office.lns.services.gardens
 
     def rows() -> Iterator[Row]:
@@ -81,11 +81,11 @@ def _users_and_sessions(office: Office) -> Iterator[tuple[str, str]]:
     yield from sessions(office)
 
 
-WHO = Argument("USER|SID", "name of a user, or id of a session", _users_and_sessions)
-NAME = Argument("NAME", f"name of a walled garden; nothing: {DEFAULT}", _gardens, optional=True)
+WHO = Argument("USER|SID", "user name or session ID", _users_and_sessions)
+NAME = Argument("NAME", f"walled garden name (default: {DEFAULT})", _gardens, optional=True)
 
 COMMANDS = (
-    change("garden", "put sessions into a walled garden", enter, WHO, NAME),
-    change("ungarden", "let a session out of its walled garden, as if it had just logged in", leave, WHO),
-    Command("show gardens", "walled gardens, and how many are in each", show_gardens),
+    change("garden", "move a user's sessions into a walled garden", enter, WHO, NAME),
+    change("ungarden", "release a session from its walled garden, as after a new login", leave, WHO),
+    Command("show gardens", "walled gardens, with the number of sessions in each", show_gardens),
 )

@@ -1,7 +1,7 @@
-"""`monitor session`: one subscriber's packets, a line each, as they pass. `monitor tunnel`: the log's lines of one.
+"""`monitor session`: a subscriber's packets live, one line each. `monitor tunnel`: the log lines of one tunnel, live.
 
-The data path only keeps the beginning of each packet, in a short queue; the line is made by this console when it has
-its turn. Whoever reads too slowly misses lines and is told how many. Who looks at whom is in the audit log.
+The data path only copies the beginning of each packet to a short queue. The console renders the line in its own turn.
+If the console is too slow, lines are dropped and counted. The audit log records the operator and the subscriber.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import orjson
 from l2tpns.console.commands.arguments import find_session, find_tunnel, sessions, tunnels
 from l2tpns.console.grammar import Argument, Command, Privilege
 from l2tpns.console.log_line import log_line
-from l2tpns.console.packet_line import SNAP, packet_line
+from l2tpns.console.packet_line import SNAP_LENGTH, packet_line
 from l2tpns.dataplane.session_path import UP
 from l2tpns.l2tp.tunnel import TunnelState
 from l2tpns.runtime.log import CALL
@@ -25,11 +25,11 @@ from l2tpns.runtime.log import CALL
 if TYPE_CHECKING:
     from l2tpns.console.shell import Shell
 
-MOST_WAITING = 500  # packets, or lines of the log, that wait to be shown
+MAX_QUEUED = 500  # packets or log lines waiting to be shown
 
 
-class Waiting:
-    """What is to be shown, up to a limit. `keep` may be called by anybody, at any time: it neither waits nor fails."""
+class LineQueue:
+    """Lines to be shown, up to a limit. `put` is called by the reader and the logger; it must not block or raise."""
 
     def __init__(self, wake: Callable[[], None], line: Callable[..., str]) -> None:
         self._wake = wake
@@ -38,8 +38,8 @@ class Waiting:
         self._missed = 0
         self.shown = self.missed = 0
 
-    def keep(self, *facts: object) -> None:
-        if len(self._queue) >= MOST_WAITING:
+    def put(self, *facts: object) -> None:
+        if len(self._queue) >= MAX_QUEUED:
             self._missed += 1
             return
         self._queue.append(facts)
@@ -47,7 +47,7 @@ class Waiting:
             self._wake()
 
     def lines(self) -> Iterator[str]:
-        """Those that wait now."""
+        """Yield the lines queued now, then a line with the number of dropped ones."""
         for _ in range(len(self._queue)):
             self.shown += 1
             yield self._line(*self._queue.popleft())
@@ -60,26 +60,26 @@ class Waiting:
 def monitor_session(shell: Shell, word: str) -> str:
     session = find_session(shell.office, word)
     lns, log = shell.office.lns, session.log
-    waiting = Waiting(shell.terminal.wake, _packet_line)
+    queue = LineQueue(shell.terminal.wake, _packet_line)
 
     def keep(direction: int, packet: bytes) -> None:
-        waiting.keep(time(), direction, packet[:SNAP], len(packet))
+        queue.put(time(), direction, packet[:SNAP_LENGTH], len(packet))
 
     def ended(_: object) -> None:
         shell.terminal.wake()
 
-    shell.terminal.say(f"Packets of session {session.id} ({session.user or '*'}); Enter ends it")
-    log.secret_audit("monitor_on", by=shell.who, user=session.user)
+    shell.terminal.print(f"Packets of session {session.id} ({session.user or '*'}); Enter ends it")
+    log.secret_audit("monitor_on", by=shell.actor, user=session.user)
     session.greenlet.rawlink(ended)
     lns.services.taps.watch(session, keep)
     try:
-        shell.terminal.follow(waiting.lines, lambda: lns.sessions.get(session.id) is not session)
+        shell.terminal.show_live(queue.lines, lambda: lns.sessions.get(session.id) is not session)
     finally:
         lns.services.taps.unwatch(session, keep)
         session.greenlet.unlink(ended)
-        log.secret_audit("monitor_off", by=shell.who, user=session.user, shown=waiting.shown, missed=waiting.missed)
+        log.secret_audit("monitor_off", by=shell.actor, user=session.user, shown=queue.shown, missed=queue.missed)
     gone = f"Session {session.id} has ended\n" if lns.sessions.get(session.id) is not session else ""
-    return f"{gone}{waiting.shown} packets shown, {waiting.missed} missed"
+    return f"{gone}{queue.shown} packets shown, {queue.missed} missed"
 
 
 def _packet_line(when: float, direction: int, packet: bytes, octets: int) -> str:
@@ -88,25 +88,25 @@ def _packet_line(when: float, direction: int, packet: bytes, octets: int) -> str
 
 
 def monitor_tunnel(shell: Shell, word: str) -> str:
-    """Its control messages, and all else that `debug call` shows of it and its sessions."""
+    """Show what `debug call` shows, restricted to one tunnel and its sessions."""
     tunnel = find_tunnel(shell.office, word)
-    waiting = Waiting(shell.terminal.wake, log_line)
-    mark = b'"tunnel":%d' % tunnel.id  # few lines are worth reading
+    queue = LineQueue(shell.terminal.wake, log_line)
+    mark = b'"tunnel":%d' % tunnel.id  # cheap test, as most lines belong to other tunnels
 
     def keep(line: bytes, level: int) -> None:
         if mark in line and (entry := orjson.loads(line)).get("tunnel") == tunnel.id:
-            waiting.keep(entry)
+            queue.put(entry)
 
     def over() -> bool:
         return tunnel.state is TunnelState.CLOSING and shell.office.lns.tunnels.get(tunnel.id) is not tunnel
 
-    shell.terminal.say(f"Control messages of tunnel {tunnel.id} ({tunnel.host}); Enter ends it")
+    shell.terminal.print(f"Control messages of tunnel {tunnel.id} ({tunnel.host}); Enter ends it")
     listener = shell.office.log.listen(range(CALL + 1), keep)
     try:
-        shell.terminal.follow(waiting.lines, over)
+        shell.terminal.show_live(queue.lines, over)
     finally:
         shell.office.log.unlisten(listener)
-    return f"{waiting.shown} lines shown, {waiting.missed} missed"
+    return f"{queue.shown} lines shown, {queue.missed} missed"
 
 
 ONE_SESSION = Argument("SID", "id of a session", sessions)
@@ -115,14 +115,14 @@ ONE_TUNNEL = Argument("TID", "id of a tunnel", tunnels)
 COMMANDS = (
     Command(
         "monitor session",
-        "a subscriber's packets, a line each, as they pass; Enter ends it",
+        "display a subscriber's packets live, one line each; Enter ends it",
         monitor_session,
         (ONE_SESSION,),
         privilege=Privilege.ENABLED,
     ),
     Command(
         "monitor tunnel",
-        "control messages of a tunnel and its sessions, as they pass; Enter ends it",
+        "display the control messages of a tunnel and its sessions live; Enter ends it",
         monitor_tunnel,
         (ONE_TUNNEL,),
         privilege=Privilege.ENABLED,

@@ -1,4 +1,4 @@
-"""Plugins at the console: loaded, removed, reloaded, shown; and the commands that plugins bring."""
+"""`load plugin`, `remove plugin`, `reload plugin`, `show plugins`, and the commands that plugins define."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from l2tpns.console.context import Office
-from l2tpns.console.grammar import Argument, Command, Grammar, Privilege
+from l2tpns.console.grammar import Argument, Command, Grammar, Privilege, change
 from l2tpns.console.output import Output, Row
 from l2tpns.plugins.loader import available
 from l2tpns.plugins.manager import Plugin
@@ -28,7 +28,7 @@ def remove_plugin(shell: Shell, name: str) -> str:
 
 
 def reload_plugin(shell: Shell, name: str) -> str:
-    """A broken edit leaves the plugin as it was."""
+    """Load the file again. On failure the loaded version keeps running."""
     shell.office.plugins.reload(name)
     return f"Reloading plugin {name}"
 
@@ -78,11 +78,11 @@ def _row(plugin: Plugin) -> dict[str, Any]:
     }
 
 
-# What plugins bring
+# Commands of plugins
 
 
 class Commands:
-    """The console's grammar with the commands of the plugins that are loaded now."""
+    """The grammar of the console's own commands and of those of the loaded plugins."""
 
     def __init__(self, office: Office, own: tuple[Command, ...], words: dict[str, str]) -> None:
         self._plugins = office.plugins
@@ -104,7 +104,7 @@ def _command(declared: ConsoleCommand) -> Command:
     def run(shell: Shell, *words: str) -> str | None:
         return shell.office.plugins.run_command(declared, list(words))
 
-    arguments = Argument(declared.usage or "WORDS", f"of plugin {declared.plugin}", optional=True, many=True)
+    arguments = Argument(declared.usage or "WORDS", f"arguments of plugin {declared.plugin}", optional=True, many=True)
     return Command(
         declared.words,
         f"{declared.help} (plugin {declared.plugin})",
@@ -125,19 +125,17 @@ def _loaded(office: Office) -> Iterator[tuple[str, str]]:
     yield from ((name, "not loaded") for name in office.plugins.refused)
 
 
-_NEW = Argument("NAME", "name of a plugin: its file without .py", _available)
-_KNOWN = Argument("NAME", "name of a plugin that is loaded", _loaded)
+_NEW = Argument("NAME", "plugin name: its file name without .py", _available)
+_KNOWN = Argument("NAME", "name of a loaded plugin", _loaded)
 
 COMMANDS = (
-    Command("load plugin", "load a plugin", load_plugin, (_NEW,), privilege=Privilege.ENABLED, changes=True),
-    Command(
+    change("load plugin", "load a plugin", load_plugin, _NEW),
+    change(
         "reload plugin",
-        "take up a plugin's file as it is now; if that fails the plugin goes on as it was",
+        "load a plugin's file again; on failure the loaded version keeps running",
         reload_plugin,
-        (_KNOWN,),
-        privilege=Privilege.ENABLED,
-        changes=True,
+        _KNOWN,
     ),
-    Command("remove plugin", "remove a plugin", remove_plugin, (_KNOWN,), privilege=Privilege.ENABLED, changes=True),
-    Command("show plugins", "plugins that are loaded, with what their hooks have cost", show_plugins),
+    change("remove plugin", "unload a plugin", remove_plugin, _KNOWN),
+    Command("show plugins", "loaded plugins, with the number and CPU time of their hook calls", show_plugins),
 )

@@ -1,22 +1,32 @@
-"""`show session`, `show tunnels`, `show users`, `show session history`: subscribers and LACs.
+"""`show session`, `show users`, `show session history`, `show histogram`, `drop session`, `drop user`: subscribers.
 
 Labels and columns are those of the manual's server (reference sections 4 and 5). JSON keys are declared beside them.
-"downloaded" and Bytes Out are what went to the subscriber, "uploaded" and Bytes In what came from it.
+"downloaded" and Bytes Out count octets to the subscriber, "uploaded" and Bytes In octets from the subscriber.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from l2tpns.console.commands.arguments import ENDED_USER, SESSION, TUNNEL, USER, find_session, find_tunnel, find_user
-from l2tpns.console.grammar import Command, Privilege
+from l2tpns import causes
+from l2tpns.console.commands.arguments import (
+    ENDED_USER,
+    SESSION,
+    SOME_SESSIONS,
+    SOME_USERS,
+    USER,
+    find_session,
+    find_user,
+)
+from l2tpns.console.grammar import Command, Privilege, change
 from l2tpns.console.output import Column, Output, Row, Table, sheet, shown
 from l2tpns.dataplane.session_path import Path
-from l2tpns.l2tp.tunnel import Tunnel, TunnelState
 from l2tpns.proto.ppp.frame import Protocol
+from l2tpns.runtime.text import printable
 from l2tpns.subscriber.history import Ending
 from l2tpns.subscriber.session import Session
 
@@ -91,12 +101,12 @@ SESSION_LABELS = {
 
 
 def session_row(session: Session, now: float, enabled: bool) -> Row:
-    """A session, in short. Who is intercepted is only the enabled's to know: others get None."""
+    """Return the summary of a session. `intercepted` is None unless the operator is enabled."""
     path, policy = session.path, session.policy
     session.services.plane.refresh(path)
     return {
         "session": session.id,
-        "linked_session": None,  # nobody is passed on to other servers, and there is no multilink
+        "linked_session": None,  # neither LAC forwarding nor multilink is supported
         "tunnel": session.tunnel.id,
         "user": session.user,
         "address": str(session.address) if session.address is not None else None,
@@ -115,7 +125,7 @@ def session_row(session: Session, now: float, enabled: bool) -> Row:
 
 
 def remaining(session: Session, now: float) -> int | None:
-    """Seconds until its Session-Timeout."""
+    """Return the seconds until the Session-Timeout, None without one."""
     timeout = session.profile.session_timeout if session.profile is not None else None
     return max(int(session.timeout_started_at + timeout - now), 0) if timeout and session.online_since else None
 
@@ -126,7 +136,7 @@ def last_packet(session: Session) -> float:
 
 
 def session_detail(session: Session, now: float, enabled: bool) -> Row:
-    """All that is known of a session."""
+    """Return all details of a session."""
     path, profile, policy = session.path, session.profile, session.policy
     filters = (path.filter_in, path.filter_out)
     ipcp = session.link.layers.get(Protocol.IPCP)
@@ -182,13 +192,13 @@ def with_facts(value: bool, facts: str | None) -> str:
 
 
 def rates(row: Row) -> str:
-    """`in 64 out 512 kbit/s`, of what is limited."""
+    """Return the limited directions, as `in 64 out 512 kbit/s`."""
     limited = [f"{way} {row[f'rate_{way}']}" for way in ("in", "out") if row[f"rate_{way}"]]
     return f"{' '.join(limited)} kbit/s"
 
 
 def show_sessions(shell: Shell, *ids: str) -> Output:
-    """All in short, or some in full."""
+    """Show all sessions in summary, or the given ones in detail."""
     lns = shell.office.lns
     if ids:
         return session_details(shell, [find_session(shell.office, word) for word in ids])
@@ -197,7 +207,7 @@ def show_sessions(shell: Shell, *ids: str) -> Output:
 
     def rows() -> Iterator[Row]:
         for session_id in sorted(lns.sessions):
-            session = lns.sessions.get(session_id)  # it may have gone while we were writing
+            session = lns.sessions.get(session_id)  # it may have ended while rows were being written
             if session is not None:
                 yield session_row(session, monotonic(), enabled)
 
@@ -217,87 +227,11 @@ def session_details(shell: Shell, sessions: list[Session]) -> Output:
     return Output(lambda: (line for row in rows() for line in session_sheet(row)), rows)
 
 
-# Tunnels
-
-TUNNELS = Table(
-    (
-        Column("tunnel", "TID", 5),
-        Column("hostname", "Hostname", -20),
-        Column("address", "IP", -15),
-        Column("state", "State", -7),
-        Column("sessions", "Sessions", 8, lambda sessions: str(len(sessions))),
-    )
-)
-TUNNEL_LABELS = {
-    "state": "State",
-    "hostname": "Hostname",
-    "address": "Remote IP",
-    "port": "Remote Port",
-    "lac_tunnel": "Remote Tunnel",
-    "rx_window": "Rx Window",
-    "next_recv": "Next Recv",
-    "next_send": "Next Send",
-    "queue": "Queue Len",
-    "last_packet_age": "Last Packet Age",
-    "retransmissions": "Retransmissions",
-    "sessions": "Sessions",
-}
-
-
-def tunnel_row(tunnel: Tunnel) -> Row:
-    reliable = tunnel.reliable
-    tunnel.heard_data()
-    return {
-        "tunnel": tunnel.id,
-        "hostname": tunnel.host or "(none)",
-        "address": tunnel.peer[0],
-        "port": tunnel.peer[1],
-        "lac_tunnel": tunnel.peer_id,
-        "state": TunnelState.CLOSING.value if tunnel.dropping else tunnel.state.value,
-        "rx_window": reliable.peer_window,
-        "next_recv": reliable.nr,
-        "next_send": reliable.ns,
-        "queue": reliable.unacked + reliable.queue_length,
-        "last_packet_age": max(int(monotonic() - tunnel.last_heard), 0),
-        "retransmissions": reliable.retransmissions,
-        "sessions": sorted(tunnel.sessions),
-    }
-
-
-def show_tunnels(shell: Shell, *ids: str) -> Output:
-    """Those that live, or some in full."""
-    if not ids:
-        return tunnels(shell, closing=False)
-    found = [find_tunnel(shell.office, word) for word in ids]
-
-    def lines() -> Iterator[str]:
-        for tunnel in found:
-            yield from sheet(f"Tunnel {tunnel.id}", TUNNEL_LABELS, tunnel_row(tunnel))
-
-    return Output(lines, lambda: map(tunnel_row, found))
-
-
-def show_all_tunnels(shell: Shell) -> Output:
-    return tunnels(shell, closing=True)
-
-
-def tunnels(shell: Shell, *, closing: bool) -> Output:
-    lns = shell.office.lns
-
-    def rows() -> Iterator[Row]:
-        for tunnel_id in sorted(lns.tunnels):
-            tunnel = lns.tunnels.get(tunnel_id)
-            if tunnel is not None and (closing or tunnel.state is not TunnelState.CLOSING):
-                yield tunnel_row(tunnel)
-
-    return TUNNELS.output(rows)
-
-
 # Users
 
 
 def show_users(shell: Shell, user: str | None = None) -> Output:
-    """Everybody's name, or one user's sessions in full."""
+    """Show the names of all online users, or one user's sessions in detail."""
     lns = shell.office.lns
     if user is not None:
         return session_details(shell, find_user(shell.office, user))
@@ -310,7 +244,7 @@ def show_users(shell: Shell, user: str | None = None) -> Output:
     return Output(lambda: (row["user"] for row in rows()), rows)
 
 
-# What has ended
+# Ended sessions
 
 HISTORY = Table(
     (
@@ -352,22 +286,96 @@ def ending_row(ending: Ending) -> Row:
 
 
 def _code(result: int | None, error: int | None) -> str | None:
-    """Result and error code of a CDN, `RESULT/ERROR`."""
+    """Return result and error code of a CDN as `RESULT/ERROR`."""
     return None if result is None else f"{result}/{error or 0}"
 
 
 def show_history(shell: Shell, user: str | None = None) -> Output:
-    """The newest last."""
+    """Show ended sessions, the newest last."""
     endings = list(shell.office.lns.services.history)
     if user is not None:
         endings = [ending for ending in endings if shell.office.lns.services.registry.same_user(ending.user, user)]
     return HISTORY.output(lambda: map(ending_row, endings))
 
 
+# Histograms
+
+HISTOGRAM_ROWS = 63  # plus one for all higher values
+IDLE_STEP, OPEN_STEP = 5, 3600  # seconds per row
+
+HISTOGRAM = Table(
+    (
+        Column("seconds", "Seconds", 8, lambda seconds: "lots" if seconds is None else str(seconds)),
+        Column("percent", "Percent", 7, lambda percent: f"{percent:.2f}"),
+        Column("sessions", "Sessions", 8),
+    )
+)
+
+
+def show_histogram_idle(shell: Shell) -> Output:
+    """Count sessions by the time since their last packet."""
+    return _histogram(shell, IDLE_STEP, lambda session, now: now - last_packet(session))
+
+
+def show_histogram_open(shell: Shell) -> Output:
+    return _histogram(shell, OPEN_STEP, lambda session, now: now - session.online_since)
+
+
+def _histogram(shell: Shell, step: int, age: Callable[[Session, float], float]) -> Output:
+    lns = shell.office.lns
+
+    def rows() -> Iterator[Row]:
+        now = monotonic()
+        online = list(lns.services.registry.by_address.values())
+        counts: Counter[int] = Counter()
+        for session in online:
+            lns.services.plane.refresh(session.path)
+            counts[min(int(max(age(session, now), 0) // step), HISTOGRAM_ROWS)] += 1
+        for number in range(HISTOGRAM_ROWS + 1):
+            yield {
+                "seconds": number * step if number < HISTOGRAM_ROWS else None,
+                "percent": round(100 * counts[number] / max(len(online), 1), 2),
+                "sessions": counts[number],
+            }
+
+    return HISTOGRAM.output(rows, lambda: (f"{len(lns.services.registry.by_address)} sessions are open",))
+
+
+# Dropping
+
+
+def drop_users(shell: Shell, *names: str) -> str:
+    """Drop the users' sessions that have an address, as the manual's server does."""
+    said = []
+    for name in names:
+        online = [s for s in shell.office.lns.services.registry.sessions_of(name) if s.address is not None]
+        for session in online:
+            session.end(causes.ADMIN_DROP)
+        said.append(f"Dropping user {name}" if online else f"User {name} is not connected")
+    return "\n".join(said)
+
+
+def drop_sessions(shell: Shell, *words: str) -> str:
+    said = []
+    for word in words:
+        if not (word.isascii() and word.isdigit() and 0 < int(word[:6]) <= 65535):
+            said.append(f"Invalid session ID (1 - 65535): {printable(word)}")
+            continue
+        session = shell.office.lns.sessions.get(int(word))
+        if session is None:
+            said.append(f"Session {word} is not active.")
+        else:
+            session.end(causes.ADMIN_DROP)
+            said.append(f"Dropping session {session.id}")
+    return "\n".join(said)
+
+
 COMMANDS = (
-    Command("show session", "subscribers: all in short, or some in full", show_sessions, (SESSION,)),
-    Command("show session history", "the last thousand sessions that ended, and why", show_history, (ENDED_USER,)),
-    Command("show tunnels", "LACs: all in short, or some in full", show_tunnels, (TUNNEL,)),
-    Command("show tunnels all", "LACs, also those whose tunnel is closing", show_all_tunnels),
-    Command("show users", "who is logged in, or one user in full", show_users, (USER,)),
+    change("drop session", "end sessions by ID", drop_sessions, SOME_SESSIONS),
+    change("drop user", "end all sessions of users", drop_users, SOME_USERS),
+    Command("show histogram idle", "number of sessions by time since their last packet", show_histogram_idle),
+    Command("show histogram open", "number of sessions by time online", show_histogram_open),
+    Command("show session", "all sessions in summary, or the given ones in detail", show_sessions, (SESSION,)),
+    Command("show session history", "last 1,000 sessions that ended, and why they ended", show_history, (ENDED_USER,)),
+    Command("show users", "names of online users, or one user's sessions in detail", show_users, (USER,)),
 )

@@ -1,6 +1,6 @@
 """`snoop`, `no snoop`, `show snoop`: interception (manual: Interception; reference sections 4 and 5).
 
-What is asked here stands in the audit log, written by l2tpns/policy/snoop.py, and nowhere else.
+policy/snoop.py records these commands in the audit log and in no other log.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def snoop_users(shell: Shell, *words: str) -> str:
-    """Users, to where snoop_host and snoop_port say; or one user, an address and a port."""
+    """Intercept users: to snoop_host and snoop_port, or a single user to the given address and port."""
     address = _address(words[1]) if len(words) > 1 else None
     if address is None:
         return "\n".join(_snoop(shell, name, None) for name in words)
@@ -34,7 +34,7 @@ def _snoop(shell: Shell, name: str, sink: Sink | None) -> str:
     if not sessions:
         return f"User {printable(name)} is not connected"
     for session in find_user(shell.office, name):
-        shell.office.lns.services.snoop.start(session, sink, by=shell.who)
+        shell.office.lns.services.snoop.start(session, sink, by=shell.actor)
     return f"Snooping user {printable(name)}"
 
 
@@ -43,7 +43,7 @@ def unsnoop_users(shell: Shell, *names: str) -> str:
     for name in names:
         sessions = shell.office.lns.services.registry.sessions_of(name)
         for session in sessions:
-            shell.office.lns.services.snoop.stop(session, by=shell.who)
+            shell.office.lns.services.snoop.stop(session, by=shell.actor)
         said.append(f"{'Not snooping user' if sessions else 'User'} {printable(name)}")
         if not sessions:
             said[-1] += " is not connected"
@@ -71,7 +71,7 @@ SNOOPED = Table(
 
 
 def show_snoop(shell: Shell) -> Output:
-    """Whose packets are copied, and where to."""
+    """Show the intercepted sessions and their sinks."""
     snoop = shell.office.lns.services.snoop
 
     def rows() -> Iterator[Row]:
@@ -90,13 +90,20 @@ def show_snoop(shell: Shell) -> Output:
 
 
 USERS_OR_SINK = Argument(
-    "USER", "name of a user; more users, or IP PORT of who gets the copies instead of snoop_host", users, many=True
+    "USER",
+    "user name; then further users, or IP PORT of the host that receives the copies instead of snoop_host",
+    users,
+    many=True,
 )
 
 COMMANDS = (
-    Command("show snoop", "who is intercepted", show_snoop, privilege=Privilege.ENABLED),
+    Command("show snoop", "intercepted sessions", show_snoop, privilege=Privilege.ENABLED),
     Command(
-        "snoop", "copy all packets of users to snoop_host", snoop_users, (USERS_OR_SINK,), privilege=Privilege.ENABLED
+        "snoop",
+        "intercept users: send copies of all their packets to snoop_host",
+        snoop_users,
+        (USERS_OR_SINK,),
+        privilege=Privilege.ENABLED,
     ),
-    Command("no snoop", "copy packets of users no longer", unsnoop_users, (SOME_USERS,), privilege=Privilege.ENABLED),
+    Command("no snoop", "stop intercepting users", unsnoop_users, (SOME_USERS,), privilege=Privilege.ENABLED),
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from l2tpns.console.commands.arguments import ONE_USER, SOME_USERS, find_user
-from l2tpns.console.grammar import Argument, Command, Privilege
+from l2tpns.console.grammar import Argument, Command, change
 from l2tpns.console.output import Column, Output, Row, Table
 from l2tpns.policy.throttle import parse_rates
 from l2tpns.runtime.text import printable
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def throttle_user(shell: Shell, name: str, *words: str) -> str:
-    """All sessions of a user, both ways or as the words say."""
+    """Throttle all sessions of a user, in both directions or as given."""
     throttle = shell.office.lns.services.throttle
     rate_in, rate_out = parse_rates(words)
     for session in find_user(shell.office, name):
-        throttle.set(session, rate_in, rate_out, by=shell.who)
+        throttle.set(session, rate_in, rate_out, by=shell.actor)
     return f"throttling user {name}"
 
 
@@ -31,7 +31,7 @@ def unthrottle_users(shell: Shell, *names: str) -> str:
     for name in names:
         sessions = shell.office.lns.services.registry.sessions_of(name)
         for session in sessions:
-            shell.office.lns.services.throttle.clear(session, by=shell.who)
+            shell.office.lns.services.throttle.clear(session, by=shell.actor)
         said.append(f"unthrottling user {name}" if sessions else f"User {printable(name)} is not connected")
     return "\n".join(said)
 
@@ -64,7 +64,7 @@ def throttled_row(session: Session) -> Row:
 
 
 def show_throttle(shell: Shell) -> Output:
-    """Who is throttled; what waits and what was dropped on the way out is `tc -s class`'s to say."""
+    """Show the throttled sessions. `tc -s class` has the packets queued and dropped downstream."""
     lns = shell.office.lns
 
     def rows() -> Iterator[Row]:
@@ -77,29 +77,19 @@ def show_throttle(shell: Shell) -> Output:
 
 
 def _rates(office: Office) -> Sequence[tuple[str, str]]:
-    return (("in", "what the user sends"), ("out", "what is sent to the user"))
+    return (("in", "packets from the user"), ("out", "packets to the user"))
 
 
 RATES = Argument(
-    "RATE", "kbit/s, both ways; or in RATE, out RATE, or both; none: throttle_speed", _rates, optional=True, many=True
+    "RATE",
+    "kbit/s for both directions; or in RATE, out RATE, or both (default: throttle_speed)",
+    _rates,
+    optional=True,
+    many=True,
 )
 
 COMMANDS = (
-    Command("show throttle", "who is throttled, how much, and in which HTB class", show_throttle),
-    Command(
-        "throttle",
-        "slow a user's sessions down",
-        throttle_user,
-        (ONE_USER, RATES),
-        privilege=Privilege.ENABLED,
-        changes=True,
-    ),
-    Command(
-        "no throttle",
-        "let users' sessions be as fast as they can",
-        unthrottle_users,
-        (SOME_USERS,),
-        privilege=Privilege.ENABLED,
-        changes=True,
-    ),
+    Command("show throttle", "throttled sessions, with their rates and HTB classes", show_throttle),
+    change("throttle", "limit the rate of a user's sessions", throttle_user, ONE_USER, RATES),
+    change("no throttle", "remove the rate limits from users' sessions", unthrottle_users, SOME_USERS),
 )

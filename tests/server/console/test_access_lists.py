@@ -1,4 +1,4 @@
-"""Packet filters at the console: made, changed and taken away rule by rule, while sessions have them."""
+"""Packet filters at the console: created, edited and removed rule by rule while sessions use them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_list_is_typed_rule_by_rule_and_written_to_the_file(desk: Desk) -> Non
     operator.expect("lns.example(config-acl)# ")
     operator.do("deny ip any 10.0.0.0 0.255.255.255")
     operator.do("permit udp any any range 53 123")
-    assert operator.do(LIST) == ""  # it is known, and goes on where it ended
+    assert operator.do(LIST) == ""  # the list exists: rules are appended
     operator.do("permit icmp any any")
     assert rules(desk, "web") == [
         "permit tcp any any eq 80",

@@ -1,4 +1,4 @@
-"""A thousand strangers at the console's port, and sixty thousand rows for a line that hardly takes them."""
+"""A thousand strangers at the console's port, and sixty thousand rows for a slow connection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import gevent
 import pytest
 from gevent import socket
 
-from l2tpns.console.commands import system
+from l2tpns.console.commands import pool
 from l2tpns.subscriber.pool import parse_layout
 from tests.lab.inprocess import until
 from tests.server.operators import Desk, OpenDesk
@@ -39,7 +39,7 @@ def test_a_thousand_half_open_connections_lock_nobody_out_and_are_not_kept(open_
         stranger.type(typed)
         strangers.append(stranger)
         gevent.sleep(0)
-        assert len(desk.console) <= 64 + 1  # one on its way out
+        assert len(desk.console) <= 64 + 1  # one being sent
     assert "L2TPNS" in operator.do("show version")
     late = desk.operator()
     late.type("fred\nhush\n")
@@ -53,7 +53,7 @@ def test_a_thousand_half_open_connections_lock_nobody_out_and_are_not_kept(open_
 def test_sixty_thousand_rows_are_made_as_a_slow_line_takes_them(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.server.pool.change(parse_layout("10.5.0.0/16\n"))
     made = 0
-    rows = system.pool_rows
+    rows = pool.pool_rows
 
     def counted(*arguments: Any) -> Iterator[Any]:
         nonlocal made
@@ -61,7 +61,7 @@ def test_sixty_thousand_rows_are_made_as_a_slow_line_takes_them(desk: Desk, monk
             made += 1
             yield row
 
-    monkeypatch.setattr(system, "pool_rows", counted)
+    monkeypatch.setattr(pool, "pool_rows", counted)
     other = desk.plain()
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -71,11 +71,11 @@ def test_sixty_thousand_rows_are_made_as_a_slow_line_takes_them(desk: Desk, monk
         for _ in range(5):
             assert "L2TPNS" in other.do("show version")
         stuck = -1
-        while made != stuck:  # until both buffers are full and it waits
+        while made != stuck:  # until both buffers are full and the console blocks
             stuck = made
             for _ in range(20):
                 other.do("show version")
-        assert stuck < 30_000  # the rest is not made, nor kept
+        assert stuck < 30_000  # the rest is neither rendered nor stored
         said = bytearray()
         while octets := slow.recv(512 if len(said) < 20_000 else 65536):
             said += octets

@@ -1,4 +1,4 @@
-"""A console's life: changes and their log lines, pages, the log live, limits, and what is thrown at it."""
+"""The life of a console: changes and their log lines, paging, the live log, limits, and hostile input."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from l2tpns import causes
 from l2tpns.config.file import make_config, parse_file
 from l2tpns.config.settings import SETTINGS
 from l2tpns.console import terminal
-from l2tpns.console.commands import system
+from l2tpns.console.commands import pool
 from l2tpns.console.server import Console
+from l2tpns.console.timing import ConsoleTiming
 from l2tpns.errors import ConfigError
 from l2tpns.runtime import scheduler
 from l2tpns.subscriber.pool import parse_layout
 from tests.lab.inprocess import until
 from tests.server.operators import Desk, OpenDesk
 
-# What changes the server
+# Changes
 
 
 def test_every_change_is_in_the_log_with_who_did_it(desk: Desk) -> None:
@@ -136,7 +137,7 @@ def test_a_tunnel_is_dropped_after_its_sessions_had_their_cdn(
     assert operator.do(f"drop tunnel {number}") == f"Tunnel {number} already being shut down\n"
     assert " Closing " in operator.do("show tunnels")
     late = lac.call("mary", "pw")
-    late.wait_ended()  # no new call in a tunnel that is about to go
+    late.wait_ended()  # no new call in a tunnel that is closing
     assert desk.server.lns.tunnels[number].state.value == "Open"
     ((delay, end, reason),) = waits
     assert delay == 1
@@ -153,7 +154,7 @@ def test_pages_are_as_long_as_the_window(desk: Desk) -> None:
     operator = desk.telnet()
     operator.type("show running-config\r\n")
     page = operator.expect("--More--")
-    assert page.count("\r\n") == 1 + 23  # what was typed, and a page
+    assert page.count("\r\n") == 1 + 23  # the command line, and a page
     operator.type("\r\n")
     assert operator.expect("--More--").count("\r\n") == 1
     operator.type(" ")
@@ -211,7 +212,7 @@ def test_what_was_typed_before_the_hangup_is_still_done(desk: Desk) -> None:
     assert "Counters cleared" in operator.expect_end()
 
 
-# The log, live
+# Live log
 
 
 @pytest.mark.shows("debug LEVEL", "no debug LEVEL")
@@ -288,6 +289,7 @@ def test_a_port_that_is_lost_is_served_again(desk: Desk, how: str) -> None:
     assert "L2TPNS" in desk.plain().do("show version")
 
 
+@pytest.mark.shows("show parts")
 def test_the_parts_of_the_server_are_shown(desk: Desk) -> None:
     desk.server.meant = ("part_failed",)
     part = desk.server.services.supervisor.spawn("test part", int, "no number")
@@ -298,7 +300,7 @@ def test_the_parts_of_the_server_are_shown(desk: Desk) -> None:
     part.stop()
 
 
-# What is thrown at it
+# Hostile input
 
 
 def test_a_line_that_is_too_long_is_refused_whole(desk: Desk) -> None:
@@ -329,19 +331,19 @@ def test_a_storm_of_options_is_survived(desk: Desk) -> None:
 
 
 def test_a_slow_reader_waits_alone(desk: Desk) -> None:
-    """It asks for far more than its socket takes and reads nothing: others are served, and it costs no memory."""
+    """It requests far more than its socket buffers and reads nothing: others are served, and no memory is used."""
     slow, other = desk.operator(), desk.plain()
     slow.expect("> ")
     slow.type("help\n" * 5000)
     for _ in range(20):
         other.do("show version")
-    assert len(desk.console) == 2  # it is still at it
+    assert len(desk.console) == 2  # the slow one is still being served
     slow.close()
     until(lambda: len(desk.console) == 1)
 
 
-def test_a_reader_that_takes_nothing_is_given_up(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal, "SEND_TIMEOUT", 0.2)
+def test_a_reader_that_takes_nothing_is_given_up(open_desk: OpenDesk) -> None:
+    desk = open_desk(timing=ConsoleTiming(send=0.2))
     slow = desk.operator()
     slow.expect("> ")
     slow.type("show pool all\n" * 2000)
@@ -350,9 +352,9 @@ def test_a_reader_that_takes_nothing_is_given_up(desk: Desk, monkeypatch: pytest
 
 
 def test_fifty_consoles_leave_the_others_their_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them list 65,000 addresses, by a clock on which a row takes a twentieth of a slice."""
+    """All of them list 65,000 addresses, on a clock by which a row takes a twentieth of a slice."""
     rows = 0
-    make_rows = system.pool_rows
+    make_rows = pool.pool_rows
 
     def counted(*arguments: Any) -> Iterator[Any]:
         nonlocal rows
@@ -360,7 +362,7 @@ def test_fifty_consoles_leave_the_others_their_time(desk: Desk, monkeypatch: pyt
             rows += 1
             yield row
 
-    monkeypatch.setattr(system, "pool_rows", counted)
+    monkeypatch.setattr(pool, "pool_rows", counted)
     monkeypatch.setattr(scheduler, "monotonic", lambda: 1.0 + rows * scheduler.SLICE / 20)
     desk.server.pool.change(parse_layout("10.5.0.0/16\n"))
     consoles = [desk.operator() for _ in range(50)]
@@ -370,7 +372,7 @@ def test_fifty_consoles_leave_the_others_their_time(desk: Desk, monkeypatch: pyt
     while rows < 4_000:
         gevent.sleep(0)
         most, seen = max(most, rows - seen), rows
-    assert 20 <= most <= 28  # between two turns of somebody else: one slice of one console, and a `PACE` of rows
+    assert 20 <= most <= 28  # between two turns: one slice of one console, and `LINES_PER_PAUSE` rows
     for operator in consoles:
         operator.close()
 

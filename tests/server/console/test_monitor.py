@@ -1,4 +1,4 @@
-"""`monitor`, `snoop` and `show snoop` at the console, and what the unprivileged are told of interception."""
+"""`monitor`, `snoop` and `show snoop` at the console, and what interception shows without `enable`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import gevent
 import orjson
 import pytest
 
-from l2tpns.console.commands.monitor import MOST_WAITING, Waiting
-from l2tpns.console.packet_line import SNAP, packet_line
+from l2tpns.console.commands.monitor import MAX_QUEUED, LineQueue
+from l2tpns.console.packet_line import SNAP_LENGTH, packet_line
 from l2tpns.subscriber.session import Session
 from tests.lab.lac import Lac, Subscriber
 from tests.lab.packets import ip, tcp_syn
@@ -34,7 +34,7 @@ def call(desk: Desk) -> Iterator[Callable[[str], tuple[Subscriber, Session]]]:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """Where somebody listens."""
+    """The port of a listening sink."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind(("127.0.0.1", 0))
     yield sock.getsockname()[1]
@@ -89,7 +89,7 @@ def monitoring(desk: Desk, session: Session) -> Operator:
     ],
 )
 def test_a_packet_is_told_in_one_line(packet: bytes, line: str) -> None:
-    assert packet_line(packet[:SNAP], len(packet)) == line
+    assert packet_line(packet[:SNAP_LENGTH], len(packet)) == line
 
 
 def test_whatever_a_packet_holds_there_is_a_line() -> None:
@@ -104,13 +104,13 @@ def test_whatever_a_packet_holds_there_is_a_line() -> None:
 
 def test_who_reads_too_slowly_is_told_how_many_were_missed() -> None:
     woken: list[int] = []
-    waiting = Waiting(lambda: woken.append(1), str)
-    for number in range(MOST_WAITING + 7):
-        waiting.keep(number)
+    waiting = LineQueue(lambda: woken.append(1), str)
+    for number in range(MAX_QUEUED + 7):
+        waiting.put(number)
     lines = list(waiting.lines())
     assert lines[:2] == ["0", "1"] and lines[-1] == "(7 came too fast to be shown)"
-    assert len(lines) == MOST_WAITING + 1 and woken == [1]
-    waiting.keep(8)
+    assert len(lines) == MAX_QUEUED + 1 and woken == [1]
+    waiting.put(8)
     assert list(waiting.lines()) == ["8"] and woken == [1, 1]
 
 

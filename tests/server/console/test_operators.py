@@ -1,4 +1,4 @@
-"""Who may use the console: l2tpns.users, the login, `enable`, and what the log says of it."""
+"""Access to the console: l2tpns.users, the login, `enable`, and their log events."""
 
 from __future__ import annotations
 
@@ -8,20 +8,15 @@ import crypt_r
 import gevent
 import pytest
 
-from l2tpns.console import operators, shell
 from l2tpns.console.operators import Users, matches
+from l2tpns.console.timing import ConsoleTiming
 from tests.lab.memory_log import MemoryLog
 from tests.server.operators import TELNET, Desk, OpenDesk
 
 SHA512 = crypt_r.crypt("hush", "$6$abcdefgh")
 YESCRYPT = crypt_r.crypt("hush", "$y$j9T$abcdefghijklmnop")
+QUICK = ConsoleTiming(access_denied=0.02, password_check=0.01)
 TRADITIONAL = crypt_r.crypt("hush", "ab")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shell, "FAILURE_DELAY", 0.02)
-    monkeypatch.setattr(operators, "PAUSE", 0.01)
 
 
 # Passwords
@@ -57,7 +52,7 @@ def file(path: Path, text: str | None, mode: int = 0o600) -> Users:
     if text is not None:
         (path / "l2tpns.users").write_text(text)
         (path / "l2tpns.users").chmod(mode)
-    return Users(path / "l2tpns.users", MemoryLog().get())
+    return Users(path / "l2tpns.users", MemoryLog().get(), QUICK.password_check)
 
 
 def test_the_file_names_users_and_the_enable_password(tmp_path: Path) -> None:
@@ -113,7 +108,7 @@ def test_a_login_gives_the_right_to_change_things(open_desk: OpenDesk) -> None:
 
 
 def test_a_wrong_password_is_delayed_logged_and_never_shown(open_desk: OpenDesk) -> None:
-    desk = open_desk("fred:hush\n")
+    desk = open_desk("fred:hush\n", QUICK)
     operator = desk.operator(TELNET)
     for name in ("fred", "nobody", "fred"):
         operator.expect("Username: ")
@@ -142,7 +137,7 @@ def test_where_nobody_is_asked_enable_is_needed_to_change_things(desk: Desk) -> 
 
 @pytest.mark.shows("enable")
 def test_enable_asks_for_its_password(open_desk: OpenDesk) -> None:
-    desk = open_desk("enable:more\nfred:hush\n")
+    desk = open_desk("enable:more\nfred:hush\n", QUICK)
     operator = desk.operator()
     operator.type("fred\nhush\nenable\nless\nmore\n")
     assert operator.expect("# ").count("Password: ") == 3

@@ -1,4 +1,4 @@
-"""Commands that need few words: the console's own, and what is shown of RADIUS, releases, addresses and ages."""
+"""Commands of the console itself, and `show` of RADIUS, release, addresses and histograms."""
 
 from __future__ import annotations
 

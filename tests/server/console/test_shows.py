@@ -1,4 +1,4 @@
-"""What the console shows of a server with a subscriber, in words and as JSON."""
+"""What `show` prints for a server with a subscriber, as text and as JSON."""
 
 from __future__ import annotations
 

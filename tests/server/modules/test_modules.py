@@ -1,4 +1,4 @@
-"""The shipped plugins that come alone: stripdomain, setrxspeed, sessionctl, httpauth."""
+"""Shipped plugins without a test file of their own: stripdomain, setrxspeed, sessionctl, httpauth."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODULES = sorted(CHECKOUT.glob("*.py"))
 
 @pytest.fixture
 def shipped(serve: Serve, tmp_path: Path) -> Shelf:
-    """A server that finds the modules of this checkout."""
+    """Return a server whose plugin directory is modules/ of this checkout."""
     return Shelf(serve(allow_duplicate_users=True), tmp_path)
 
 
@@ -99,17 +99,17 @@ def test_sessionctl_drops_by_name_and_by_id_with_the_reason(shipped: Shelf) -> N
     assert len(shipped.plugins.control_help()) == 2 and guest.ended is None
 
 
-# httpauth: its HTTP client is the standard library's, which waits like a greenlet only in a patched process
+# httpauth: its HTTP client is the standard library's, which yields only in a patched process
 
 
 class Api:
-    """An HTTP API that says what it is told to, when it is told to."""
+    """An HTTP API with replies and delays set by the test."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.answers: dict[str, Any] = {}
         self.slow: set[str] = set()
-        self.patience = Event()  # of the slow ones
+        self.patience = Event()  # for the slow replies
         self.server = WSGIServer(("127.0.0.1", 0), self.answer, log=None)
         self.server.start()
         self.url = f"http://127.0.0.1:{self.server.server_port}/login"
@@ -126,7 +126,7 @@ class Api:
 
 @pytest.fixture
 def api(shipped: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    """The API, and httpauth that asks it, in a server that is patched as the daemon is."""
+    """The API, and httpauth using it, in a server patched as the daemon is."""
     import socket
 
     for name in ("socket", "create_connection", "getaddrinfo"):

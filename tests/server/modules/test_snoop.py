@@ -32,7 +32,7 @@ def receiver() -> Any:
 
 @pytest.fixture
 def dial(server: InProcess, lac: Lac, tmp_path: Path) -> Dial:
-    """Logs fred in, with these Cisco-AVPairs in the answer."""
+    """Log fred in, with these Cisco-AVPairs in the Accept."""
     server.log.open_audit(str(tmp_path / "audit"))
 
     def dial(*avpairs: tuple[str, str], user: str = "fred") -> tuple[Subscriber, Session]:

@@ -1,4 +1,4 @@
-"""The modules autothrottle and throttlectl: throttled by RADIUS and by nsctl."""
+"""The modules autothrottle and throttlectl: throttling by RADIUS and by nsctl."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def server(serve: Serve) -> InProcess:
-    """Both modules are those that are shipped."""
+    """Return a server with both shipped modules."""
     server = serve(plugin_dir=str(CHECKOUT / "modules"), throttle_speed=28)
     server.services.throttle.start(NullShaper())
     server.plugins.load("autothrottle")

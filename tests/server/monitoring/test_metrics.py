@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, /health, and the server that gives them: nobody holds it up."""
+"""Metrics for Prometheus, /health, and the HTTP server, which no client can block."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from l2tpns import __version__
 from l2tpns.config.settings import SETTINGS, Config
 from l2tpns.errors import ConfigError
 from l2tpns.monitoring import http as web
-from l2tpns.monitoring import service
-from l2tpns.monitoring.problems import Board, Finding
+from l2tpns.monitoring.problems import Finding, ProblemBoard
 from l2tpns.monitoring.prometheus import COUNTED, FAMILIES
+from l2tpns.monitoring.service import MonitoringTiming
 from l2tpns.monitoring.sources import SESSION_STATES, LagMeter
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
@@ -37,6 +37,9 @@ from tests.lab.radius_parts import SECRET, settings_for, usage
 from tests.lab.radius_server import RadiusServer, User
 from tests.server.conftest import Serve
 from tests.server.visitors import SERVED, Visitor, figures_of
+
+QUICK = MonitoringTiming(config_poll=0.01, listen_retry=0.02)
+
 
 # What is measured
 
@@ -143,7 +146,7 @@ def test_the_lag_of_the_loop_is_measured() -> None:
     meter.PERIOD = 0.01  # type: ignore[misc]
     greenlet = gevent.spawn(meter.run)
     gevent.sleep(0.05)
-    time.sleep(0.2)  # nobody gets a turn: not gevent's sleep
+    time.sleep(0.2)  # blocks the loop, unlike gevent's sleep
     gevent.sleep(0.03)
     gevent.kill(greenlet)
     assert meter.take_worst() > 0.15
@@ -263,13 +266,13 @@ def test_a_part_that_runs_again_is_a_problem_for_a_while(server: InProcess, visi
 
 
 def test_a_problem_stands_since_it_was_found_first() -> None:
-    board = Board()
+    board = ProblemBoard()
     wrong, other = Finding("a", "x", "1 time", "mend it"), Finding("b", "", "", "")
-    assert [problem.since for problem in board.look([wrong], 10.0)] == [10.0]
+    assert [problem.since for problem in board.update([wrong], 10.0)] == [10.0]
     again = Finding("a", "x", "2 times", "mend it")
-    assert [(p.text, p.since) for p in board.look([again, other], 20.0)] == [("2 times", 10.0), ("", 20.0)]
-    assert board.look([], 30.0) == []
-    assert [problem.since for problem in board.look([again], 40.0)] == [40.0]
+    assert [(p.text, p.since) for p in board.update([again, other], 20.0)] == [("2 times", 10.0), ("", 20.0)]
+    assert board.update([], 30.0) == []
+    assert [problem.since for problem in board.update([again], 40.0)] == [40.0]
 
 
 # Where it is served
@@ -282,10 +285,9 @@ def test_it_is_off_unless_an_address_is_set() -> None:
 
 @pytest.mark.shows("set metrics_port")
 @pytest.mark.shows("set metrics_bind_address")
-def test_a_change_of_the_address_is_felt_at_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "LOOK", 0.01)
+def test_a_change_of_the_address_is_felt_at_once(serve: Serve) -> None:
     server = serve()
-    with figures_of(server, running=True) as visitor:
+    with figures_of(server, running=True, timing=QUICK) as visitor:
         assert visitor.figures.address is None
         server.config.metrics_port = 0
         server.config.metrics_bind_address = IPv4Address("127.0.0.2")
@@ -300,16 +302,14 @@ def test_a_change_of_the_address_is_felt_at_once(serve: Serve, monkeypatch: pyte
     assert server.events("figures_unprotected") == []  # loopback
 
 
-def test_a_port_that_is_taken_is_told_once_and_tried_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "LOOK", 0.01)
-    monkeypatch.setattr(service, "RETRY", 0.02)
+def test_a_port_that_is_taken_is_told_once_and_tried_again(serve: Serve) -> None:
     with closing(sockets.socket()) as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         server = serve(metrics_bind_address=IPv4Address("127.0.0.1"), metrics_port=holder.getsockname()[1])
-        with figures_of(server, running=True) as visitor:
+        with figures_of(server, running=True, timing=QUICK) as visitor:
             server.wait(lambda: server.events("figures_not_served"))
-            gevent.sleep(0.1)  # some more tries
+            gevent.sleep(0.1)  # time for further attempts
             assert visitor.figures.address is None
             (error,) = server.events("figures_not_served")
             assert error["level"] == "error" and "in use" in error["why"]
@@ -325,7 +325,7 @@ def test_an_address_that_others_reach_is_worth_a_warning(serve: Serve) -> None:
         assert visitor.ask("/health").status == 200
 
 
-# Bad visitors
+# Hostile clients
 
 
 @pytest.fixture(params=[LOOPBACK, IPv4Address("0.0.0.0")], ids=["loopback", "every address"])
@@ -348,7 +348,7 @@ def anywhere(request: pytest.FixtureRequest, serve: Serve) -> Iterator[tuple[InP
         (socket.gethostname(), 200),
         ("status.example", 200),
         ("Status.Example.:80", 200),
-        ("", 200),  # no browser: they always send a name
+        ("", 200),  # not a browser: these always send a name
         ("attacker.example", 421),
         ("attacker.example:9701", 421),
         ("localhost.attacker.example", 421),
@@ -388,7 +388,7 @@ def test_names_may_be_allowed_while_it_is_served(server: InProcess, visitor: Vis
         ({"Origin": "http://127.0.0.1:8080"}, 403),  # another server of this machine
         ({"Origin": "null"}, 403),
         ({"Origin": "http://localhost"}, 200),
-        ({"Origin": "https://status.example"}, 200),  # a proxy before us
+        ({"Origin": "https://status.example"}, 200),  # a proxy in front
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}, 403),
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),  # a link
@@ -437,25 +437,23 @@ def test_junk_is_refused_and_leaves_no_traceback(
     try:
         answer = visitor.send(octets)
     except ConnectionError:
-        answer = b""  # we were still sending when it had heard enough
+        answer = b""  # the server closed the connection during the request
     assert not answer.startswith(b"HTTP/1.1 200")
     assert visitor.ask("/health").status == 200
     assert capfd.readouterr().err == ""
 
 
-def test_a_silent_visitor_is_sent_away(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "CONNECTION_SECONDS", 0.1)
-    with closing(visitor.connect()) as silent:
+def test_a_silent_visitor_is_sent_away(server: InProcess) -> None:
+    timing = MonitoringTiming(connection=0.1)
+    with figures_of(server, timing=timing) as visitor, closing(visitor.connect()) as silent:
         silent.sendall(b"GET / HT")
         assert silent.recv(100) == b""
 
 
-def test_who_sends_a_little_now_and_then_has_no_more_time_than_others(
-    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(web, "CONNECTION_SECONDS", 0.3)
+def test_who_sends_a_little_now_and_then_has_no_more_time_than_others(server: InProcess) -> None:
+    timing = MonitoringTiming(connection=0.3)
     begun = time.monotonic()
-    with closing(visitor.connect()) as slow, pytest.raises(OSError):
+    with figures_of(server, timing=timing) as visitor, closing(visitor.connect()) as slow, pytest.raises(OSError):
         slow.sendall(b"GET / HTTP/1.1\r\n")
         while time.monotonic() < begun + PATIENCE:
             slow.sendall(b"X: y\r\n")
@@ -479,19 +477,21 @@ def test_one_who_does_not_read_holds_nobody_up(
         running = visitor.figures._server
         assert running is not None
         server.wait(lambda: len(running.connections) == 1)
-    monkeypatch.setattr(web, "CONNECTION_SECONDS", 0.2)
-    with closing(visitor.connect()) as lazy:
+    timing = MonitoringTiming(connection=0.2)
+    with figures_of(server, timing=timing) as visitor, closing(visitor.connect()) as lazy:
+        running = visitor.figures._server
+        assert running is not None
         lazy.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         server.wait(lambda: len(asked) == 2)
-        server.wait(lambda: not running.connections)  # its time is over
+        server.wait(lambda: not running.connections)  # timed out
 
 
 def test_the_oldest_connection_goes_for_the_newest(server: InProcess, visitor: Visitor) -> None:
-    idle = [visitor.connect() for _ in range(3 * web.CONNECTIONS)]
+    idle = [visitor.connect() for _ in range(3 * web.MAX_CONNECTIONS)]
     try:
         assert visitor.ask("/health").status == 200
         running = visitor.figures._server
-        assert running is not None and len(running.connections) <= web.CONNECTIONS
+        assert running is not None and len(running.connections) <= web.MAX_CONNECTIONS
         assert idle[0].recv(1) == b""
     finally:
         for sock in idle:
@@ -514,10 +514,9 @@ def test_a_mistake_of_ours_is_a_line_in_the_log_and_an_answer(
     assert capfd.readouterr().err == ""
 
 
-def test_a_page_whose_socket_fails_is_served_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "LOOK", 0.01)
+def test_a_page_whose_socket_fails_is_served_again(serve: Serve) -> None:
     server = serve(**SERVED)
-    with figures_of(server, running=True) as visitor:
+    with figures_of(server, running=True, timing=QUICK) as visitor:
         visitor.figures._server._door._listener.close()  # as on EBADF, EINVAL
         until(lambda: len(server.events("figures_served")) == 2)
         assert visitor.ask("/health").json["status"] == "ok"

@@ -1,4 +1,4 @@
-"""The status page: what it says, whose words it never lets become HTML, and that it holds up nobody."""
+"""The status page: its contents, the escaping of peers' texts, and that it does not block the server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.server.visitors import Visitor
 
 
 class Reader(HTMLParser):
-    """The page as a browser takes it: elements with their attributes, and the text of table cells."""
+    """Parses the page: elements with their attributes, and the text of table cells."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -47,18 +47,18 @@ class Reader(HTMLParser):
             self.rows[-1][-1] += data
 
     def cells(self, text: str) -> list[str]:
-        """The row that has this text in a cell."""
+        """Return the row with this text in a cell."""
         (row,) = [row for row in self.rows if text in row]
         return row
 
 
 def names(body: str) -> list[str]:
-    """Of the session table, in order."""
+    """Return the names in the session table, in order."""
     sessions = body.partition('<div id="sessions">')[2]
     return [row[1] for row in Reader(sessions).rows if row]
 
 
-# What it says
+# Contents
 
 
 def test_each_session_has_a_row(server: InProcess, visitor: Visitor) -> None:
@@ -84,7 +84,7 @@ def test_what_was_dropped_and_who_has_gone_is_told_with_the_reason(server: InPro
     assert read.cells("fred")[2] == "the subscriber ended PPP"
 
 
-# Other people's words
+# Texts of peers
 
 
 def test_no_name_becomes_html(server: InProcess, visitor: Visitor) -> None:
@@ -132,7 +132,7 @@ def test_nothing_comes_from_elsewhere_and_nothing_stands_inline(visitor: Visitor
 
 @pytest.fixture
 def crowd(server: InProcess, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Five users at two LACs, three rows on a page."""
+    """Five users at two LACs, with three rows per page."""
     monkeypatch.setattr(status_page, "ROWS", 3)
     users = ["fred", "mary", "guest", "anna", "annabel"]
     lacs = [server.lac(f"lac{number}", defaults=Dial(restart=0.3)).connect() for number in (1, 2)]
@@ -222,10 +222,10 @@ def test_samples_are_rates_between_two_moments(server: InProcess, visitor: Visit
     assert values["Logins: accepted"] == pytest.approx(3, rel=0.01)
     assert values["Traffic: to subscribers"] == pytest.approx(10, rel=0.01)
     assert values["Packets: to subscribers"] == 0
-    assert values["RADIUS reply time: authentication"] is None  # nobody was asked
+    assert values["RADIUS reply time: authentication"] is None  # no request in this interval
     server.counters.clear()
     samples.take()
-    assert samples.ring[-1].values[1][0] is None  # nobody logged in backwards
+    assert samples.ring[-1].values[1][0] is None  # a counter cannot decrease
 
 
 def test_graphs_are_drawn_once_for_each_sample(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:

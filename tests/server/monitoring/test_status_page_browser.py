@@ -1,4 +1,4 @@
-"""The status page in a real browser: the script works, nothing is refused by the Content-Security-Policy."""
+"""The status page in a real browser: the script works, and the Content-Security-Policy blocks nothing."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def visitor(server: InProcess, lac: Lac) -> Iterator[Visitor]:
 def page(browser: Browser, visitor: Visitor) -> Iterator[Page]:
     page = browser.open(url(visitor))
     yield page
-    assert page.complaints == []  # such as a script or style that the policy refuses
+    assert page.complaints == []  # such as a script or style blocked by the policy
     assert {address.split("?")[0].rpartition("/")[0] + "/" for address in page.requests} == {url(visitor)}
     page.call("Page.close")
 
@@ -66,7 +66,7 @@ def url(visitor: Visitor) -> str:
 
 
 def an_hour(visitor: Visitor) -> None:
-    """Something to draw: waves, with a quarter of an hour in which nobody measured."""
+    """Add samples to draw: waves, with a gap of a quarter of an hour."""
     now = monotonic()
     ring = visitor.figures.samples.ring
     for number in range(361):
@@ -80,7 +80,7 @@ def an_hour(visitor: Visitor) -> None:
 
 
 def shown(page: Page) -> list[str]:
-    """The users in the session table."""
+    """Return the users in the session table."""
     found: list[str] = page.evaluate(
         "[...document.querySelectorAll('#sessions tbody tr')].map(r => r.cells[1].textContent)"
     )
@@ -88,13 +88,13 @@ def shown(page: Page) -> list[str]:
 
 
 def test_the_page_looks_as_it_should(browser: Browser, page: Page, visitor: Visitor, tmp_path: Path) -> None:
-    """L2TPNS_SCREENSHOTS=DIR keeps the pictures."""
+    """Set L2TPNS_SCREENSHOTS=DIR to keep the pictures."""
     kept = Path(os.environ.get("L2TPNS_SCREENSHOTS", tmp_path))
     for name, width, dark in (("wide", 1400, False), ("dark", 1400, True), ("narrow", 420, False)):
         page.size(width, 900)
         page.dark(dark)
         page.screenshot(kept / f"status-{name}.png")
-        assert page.evaluate("document.documentElement.scrollWidth") <= width  # nothing sticks out
+        assert page.evaluate("document.documentElement.scrollWidth") <= width  # nothing overflows
     assert page.evaluate("document.querySelectorAll('svg polyline').length") >= 2 * len(GRAPHS)
     assert page.evaluate("getComputedStyle(document.querySelector('.line.c0')).strokeWidth") == "2px"
 

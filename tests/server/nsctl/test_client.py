@@ -1,4 +1,4 @@
-"""The client program nsctl, as a process."""
+"""The nsctl client, run as a process."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.server.nsctl_stage import HELP, NOTE, OK, SECRET, Stage, sealed
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    with Stage(monkeypatch) as stage:
+def stage() -> Iterator[Stage]:
+    with Stage() as stage:
         yield stage
 
 
@@ -111,7 +111,7 @@ def test_the_first_word_is_a_host_only_before_garden_or_ungarden_with_one_argume
     ],
 )
 def test_a_mistake_on_the_command_line_is_explained(argv: list[str], what: str) -> None:
-    with pytest.raises(nsctl.Mistake, match=what):
+    with pytest.raises(nsctl.UsageError, match=what):
         nsctl.parse_arguments(argv)
 
 
@@ -151,11 +151,11 @@ def test_a_file_without_a_key_is_refused(tmp_path: Path, text: str) -> None:
     key = tmp_path / "key"
     key.write_text(text)
     key.chmod(0o600)
-    with pytest.raises(nsctl.Mistake, match="16 octets"):
+    with pytest.raises(nsctl.UsageError, match="16 octets"):
         nsctl.read_key(str(key))
-    with pytest.raises(nsctl.Mistake, match="No such file"):
+    with pytest.raises(nsctl.UsageError, match="No such file"):
         nsctl.read_key(str(tmp_path / "none"))
-    with pytest.raises(nsctl.Mistake, match="directory"):
+    with pytest.raises(nsctl.UsageError, match="directory"):
         nsctl.read_key(str(tmp_path))
 
 

@@ -1,4 +1,4 @@
-"""nsctl from other hosts: sealed with the secret, and fresh, or not obeyed."""
+"""nsctl from other hosts: requests must be sealed with the secret, and recent."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.server.nsctl_stage import NOTE, NOW, OK, OTHER_HOST, SECRET, Stage, s
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    with Stage(monkeypatch) as stage:
+def stage() -> Iterator[Stage]:
+    with Stage() as stage:
         yield stage
 
 
@@ -58,7 +58,7 @@ def test_a_forged_request_is_not_answered(stage: Stage) -> None:
     ]
     for octets in forged:
         assert stage.hear(octets) == []
-    assert stage.hear(sealed(NOTE, direction=2)) == []  # an answer of ours, sent back
+    assert stage.hear(sealed(NOTE, direction=2)) == []  # a reply of the server, sent back
     assert stage.plugins.obeyed == []
     assert stage.counters.nsctl_refused == 4
     assert stage.hear(good)[0][28:-32] == OK
@@ -70,17 +70,17 @@ def test_a_replayed_request_is_not_obeyed_and_only_its_sender_is_answered_again(
     answer = stage.hear(octets)
     assert stage.hear(octets, ("192.0.2.7", 40001)) == []
     assert stage.hear(octets, ("192.0.2.8", 40000)) == []
-    assert stage.hear(sealed(NOTE.replace(b"one", b"two"))) == []  # another request under its nonce
+    assert stage.hear(sealed(NOTE.replace(b"one", b"two"))) == []  # another request with the same nonce
     assert stage.counters.nsctl_refused == 3
     assert [line["why"] for line in stage.events("nsctl_refused")] == ["replayed"] * 3
-    assert stage.hear(octets) == answer  # it came again: the answer was lost
+    assert stage.hear(octets) == answer  # retransmitted: the reply was lost
     assert len(stage.plugins.obeyed) == 1
 
 
 def test_a_nonce_is_kept_for_as_long_as_its_request_could_be_replayed(stage: Stage) -> None:
     stage.config.nsctl_secret = SECRET
     stage.server._not_before = 0.0
-    for ahead in (-30, 0, 30):  # in order: what is later moves the bar
+    for ahead in (-30, 0, 30):  # in this order, as each later one moves the limit
         stage.now, stage.seconds = NOW, 1000.0 + ahead * 10
         octets = sealed(NOTE, NOW + ahead, nonce=bytes((ahead + 100,)) * 16)
         stage.plugins.obeyed.clear()
@@ -109,7 +109,7 @@ def test_what_was_sealed_before_the_start_is_refused_for_its_nonce_may_be_forgot
     stage.now = NOW + 5
     stage.server.stop()
     stage.server = stage.make()
-    stage.server.follow()
+    stage.server.apply_config()
     (answer,) = stage.hear(octets)
     assert b"not authorised: sealed before the server started" in answer
     assert len(stage.plugins.obeyed) == 1
@@ -127,8 +127,8 @@ def test_a_clock_that_is_set_back_does_not_let_old_requests_in_again(stage: Stag
     assert len(stage.plugins.obeyed) == 2
 
 
-def test_nonces_that_cannot_be_kept_let_nothing_more_in(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage.server._nonces, "_most", 3)
+def test_nonces_that_cannot_be_kept_let_nothing_more_in(stage: Stage) -> None:
+    stage.restart(max_nonces=3)
     stage.config.nsctl_secret = SECRET
     for number in range(5):
         stage.hear(sealed(NOTE, nonce=bytes(15) + bytes((number,))))

@@ -1,4 +1,4 @@
-"""nsctl's server on loopback, asked in both formats."""
+"""The nsctl server on loopback, in both formats."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.server.nsctl_stage import HELP, NOTE, OK, SECRET, SLOW, Stage
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    with Stage(monkeypatch) as stage:
+def stage() -> Iterator[Stage]:
+    with Stage() as stage:
         yield stage
 
 
@@ -108,7 +108,7 @@ def test_a_plugin_that_fails_has_an_answer_and_the_next_request_is_served(stage:
     assert stage.ask(NOTE) == OK
 
 
-# Who does what, in the log
+# Log events
 
 
 def test_every_command_is_in_the_audit_log_with_its_source_and_its_result(stage: Stage) -> None:
@@ -128,7 +128,7 @@ def test_every_command_is_in_the_audit_log_with_its_source_and_its_result(stage:
     ]
 
 
-# Requests that wait, and requests that come again
+# Slow and repeated requests
 
 
 def test_a_command_that_waits_holds_nobody_up(stage: Stage) -> None:
@@ -166,17 +166,17 @@ def test_an_answer_is_not_repeated_for_ever(stage: Stage) -> None:
         sock.send(NOTE)
         assert sock.recv(65535) == OK
     assert len(stage.plugins.obeyed) == 1
-    stage.seconds += nsctlserver.REPEATED
+    stage.seconds += nsctlserver.ANSWER_LIFETIME
     sock.send(NOTE)
     assert sock.recv(65535) == OK
     assert len(stage.plugins.obeyed) == 2
 
 
 def test_too_many_requests_at_once_are_told_so(stage: Stage) -> None:
-    clients = [stage.socket() for _ in range(nsctlserver.MOST_AT_ONCE)]
+    clients = [stage.socket() for _ in range(nsctlserver.MAX_RUNNING)]
     for sock in clients:
         sock.send(SLOW)
-    stage.wait(lambda: len(stage.plugins.obeyed) == nsctlserver.MOST_AT_ONCE)
+    stage.wait(lambda: len(stage.plugins.obeyed) == nsctlserver.MAX_RUNNING)
     assert b"too many requests" in stage.ask(NOTE)
     assert stage.counters.nsctl_refused == 1
     stage.plugins.go_on.set()
@@ -185,18 +185,18 @@ def test_too_many_requests_at_once_are_told_so(stage: Stage) -> None:
     assert stage.ask(NOTE) == OK
 
 
-def test_a_command_that_never_ends_is_given_up(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nsctlserver, "CONTROL_SECONDS", 0.05)
+def test_a_command_that_never_ends_is_given_up(stage: Stage) -> None:
+    stage.restart(control_timeout=0.05)
     assert b"given up after" in stage.ask(SLOW)
 
 
 def test_a_flood_is_answered_by_busy_and_forgotten(stage: Stage) -> None:
     answers = []
-    for port in range(1, nsctlserver.MOST_KEPT + 50):
+    for port in range(1, nsctlserver.MAX_RECENT + 50):
         answers += stage.hear(NOTE, ("127.0.0.1", port))
-    assert answers.count(OK) == nsctlserver.MOST_KEPT
-    assert len(stage.server._recent) == nsctlserver.MOST_KEPT
-    stage.seconds += nsctlserver.REPEATED
+    assert answers.count(OK) == nsctlserver.MAX_RECENT
+    assert len(stage.server._recent) == nsctlserver.MAX_RECENT
+    stage.seconds += nsctlserver.ANSWER_LIFETIME
     for port in range(2000, 2100):
         assert stage.hear(NOTE, ("127.0.0.1", port)) == [OK]
     assert len(stage.server._recent) <= 100
@@ -210,10 +210,10 @@ def test_it_listens_on_loopback_unless_told_otherwise_and_not_at_all_if_told_so(
     assert Config().nsctl_bind_address == IPv4Address("127.0.0.1")
     assert Config().nsctl_port == 1702
     stage.config.nsctl_bind_address = None
-    stage.server.follow()
+    stage.server.apply_config()
     assert stage.server.addresses == []
     stage.config.nsctl_bind_address = IPv4Address("127.0.0.2")
-    stage.server.follow()
+    stage.server.apply_config()
     assert [host for host, _ in stage.server.addresses] == ["127.0.0.2"]
 
 
@@ -221,7 +221,7 @@ def test_an_address_that_cannot_be_had_is_refused_and_the_port_stays_where_it_wa
     port = stage.port
     stage.config.nsctl_bind_address = IPv4Address("192.0.2.1")
     with pytest.raises(ConfigError, match=r"nsctl cannot listen on 192\.0\.2\.1:0: Cannot assign requested address"):
-        stage.server.follow()
+        stage.server.apply_config()
     assert stage.port == port
     assert stage.ask(NOTE) == OK
 

@@ -542,7 +542,7 @@ def test_a_build_garden_without_end_is_ended(
     server: InProcess, lac: Lac, script: Callable[[str], Path], tmp_path: Path
 ) -> None:
     (plugin,) = server.plugins.loaded
-    plugin.code.module.__dict__["PATIENCE"] = 0.2
+    plugin.code.module.__dict__["SCRIPT_TIMEOUT"] = 0.2
     script("sleep 1000")
     server.backend.refusal = AuthReply(accepted=False, avpairs=(("garden", "unpaid"),))
     lac.call("fred", "wrong").wait_online()

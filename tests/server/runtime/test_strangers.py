@@ -17,6 +17,7 @@ from gevent import socket, subprocess
 
 from l2tpns.console import terminal
 from l2tpns.console.editor import Editor
+from l2tpns.console.timing import ConsoleTiming
 from l2tpns.monitoring import http as web
 from l2tpns.nsctl import server as nsctlserver
 from l2tpns.runtime import connection_slots, scheduler
@@ -140,10 +141,9 @@ def test_a_script_may_send_all_its_commands_with_the_password(open_desk: OpenDes
 
 
 def test_one_who_types_a_letter_now_and_then_has_no_more_time_to_log_in(
-    open_desk: OpenDesk, monkeypatch: pytest.MonkeyPatch
+    open_desk: OpenDesk,
 ) -> None:
-    monkeypatch.setattr("l2tpns.console.shell.LOGIN_TIMEOUT", 0.5)
-    desk = open_desk("fred:hush\n")
+    desk = open_desk("fred:hush\n", ConsoleTiming(login=0.5))
     slow = desk.operator()
     slow.expect("Username: ")
 
@@ -210,7 +210,7 @@ def test_requests_by_http_are_answered_in_turns(serve: Serve, meter: Meter) -> N
     server = serve(**SERVED)
     with figures_of(server) as visitor:
         meter.count(web.Application, "respond")
-        socks = [visitor.connect() for _ in range(web.CONNECTIONS)]
+        socks = [visitor.connect() for _ in range(web.MAX_CONNECTIONS)]
         for sock in socks:
             sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert meter.watch(lambda: meter.pieces == len(socks)) <= 12
@@ -219,8 +219,8 @@ def test_requests_by_http_are_answered_in_turns(serve: Serve, meter: Meter) -> N
             sock.close()
 
 
-def test_datagrams_to_nsctl_are_read_in_turns(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Stage(monkeypatch) as stage:
+def test_datagrams_to_nsctl_are_read_in_turns(meter: Meter) -> None:
+    with Stage() as stage:
         meter.count(nsctlserver.NsctlServer, "on_datagram")
         sock = stage.socket()
         for _ in range(200):
@@ -337,8 +337,8 @@ sys.stdin.read()
 
 
 @as_another_user
-def test_a_user_whose_requests_to_nsctl_never_end_locks_no_other_one_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Stage(monkeypatch) as stage:
+def test_a_user_whose_requests_to_nsctl_never_end_locks_no_other_one_out() -> None:
+    with Stage() as stage:
         process = subprocess.Popen(
             [sys.executable, "-c", REQUESTS, str(stage.port), SLOW.hex()],
             stdin=subprocess.PIPE,
@@ -347,7 +347,7 @@ def test_a_user_whose_requests_to_nsctl_never_end_locks_no_other_one_out(monkeyp
         try:
             assert process.stdout.readline() == b"sent\n"
             until(lambda: stage.counters.nsctl_requests == 60)
-            assert len(stage.plugins.obeyed) == nsctlserver.MOST_AT_ONCE
+            assert len(stage.plugins.obeyed) == nsctlserver.MAX_RUNNING
             assert stage.ask(NOTE) == OK
         finally:
             process.kill()

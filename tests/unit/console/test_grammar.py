@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from l2tpns.console import output_filters
+from l2tpns.console import commands, output_filters
 from l2tpns.console.commands import COMMANDS, WORDS
 from l2tpns.console.context import Office
 from l2tpns.console.grammar import Argument, Command, Grammar, Mode, Privilege, Standing
@@ -46,6 +46,11 @@ TOY = Grammar(
 LOOKING = Standing(NOBODY, privilege=Privilege.LOOK)
 ENABLED = Standing(NOBODY)
 CONFIGURING = Standing(NOBODY, Mode.CONFIG)
+
+
+def test_every_file_with_commands_is_in_the_list() -> None:
+    files = {path.stem for path in Path(commands.__file__).parent.glob("*.py") if "COMMANDS = (" in path.read_text()}
+    assert files - {"__init__"} == {module.__name__.rpartition(".")[2] for module in commands.MODULES}
 
 
 @pytest.mark.parametrize(
@@ -233,7 +238,7 @@ def test_expressions_mean_what_they_mean_to_python(pattern: str, text: str) -> N
         ours = Regexp(pattern)
     except ValueError:
         return
-    # What Python reads otherwise: lazy and possessive signs, and what it warns of.
+    # Syntax that Python interprets differently: lazy and possessive operators, and what it warns of.
     assume(not re.search(r"[*+?][*+?]", pattern) and "[[" not in pattern and "--" not in pattern)
     assume(not re.search(r"\\[abc]|[\^$][*+?]|\(\?", pattern))
     try:
@@ -247,7 +252,7 @@ def test_expressions_mean_what_they_mean_to_python(pattern: str, text: str) -> N
 def test_an_expression_that_explodes_elsewhere_does_not_here(pattern: str) -> None:
     begun = monotonic()
     Regexp(pattern).search("a" * 4000 + "!")
-    assert monotonic() - begun < PATIENCE  # there: until the end of the world
+    assert monotonic() - begun < PATIENCE  # Python would backtrack for ever
 
 
 @pytest.mark.parametrize("pattern", ["", "(", ")", "a)", "*", "[", "[a", "[z-a]", "\\", "x" * 201, "(" * 50 + ")" * 50])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2tpns.console.editor import LONGEST_LINE, Editor, Event, History, in_quotes
+from l2tpns.console.editor import MAX_LINE, Editor, History, Key, in_quotes
 from l2tpns.console.telnet import Telnet, escape
 from l2tpns.console.terminal import printable
 
@@ -50,7 +50,7 @@ def test_we_echo_for_who_asks_and_only_then() -> None:
     assert not decoder.echo
     decoder.feed(bytes.fromhex("fffd01"))  # DO ECHO
     assert decoder.echo
-    assert sent == []  # it was the answer to our offer
+    assert sent == []  # the answer to the offer
     decoder.feed(bytes.fromhex("fffe01"))  # DONT ECHO
     assert not decoder.echo
     assert sent == [bytes.fromhex("fffc01")]  # WONT ECHO
@@ -114,9 +114,9 @@ def typed(keys: str, history: History | None = None) -> Editor:
         ("show\x01\x1b[3~", "how"),  # Delete
         ("show\x1b[H1\x1b[F2", "1show2"),  # Home, End
         ("show\x1b[1~1\x1b[4~2", "1show2"),
-        ("a\x1b[99zb\x00\x07c", "abc"),  # what we do not know
+        ("a\x1b[99zb\x00\x07c", "abc"),  # an unknown sequence
         ("a\x16?b", "a?b"),  # ^V
-        ('say "what?"', 'say "what?"'),  # no help within quotation marks
+        ('say "what?"', 'say "what?"'),  # no help inside quotation marks
         ("\u00e4\u00f6\udcff", "\u00e4\u00f6\udcff"),
     ],
 )
@@ -136,17 +136,17 @@ def test_arrows_bring_back_older_lines_and_the_unfinished_one() -> None:
 
 @pytest.mark.parametrize(
     ("keys", "event"),
-    [("\n", Event.LINE), ("a\x03", Event.INTERRUPT), ("\x04", Event.END), ("a\t", Event.COMPLETE), ("a?", Event.HELP)],
+    [("\n", Key.LINE), ("a\x03", Key.INTERRUPT), ("\x04", Key.END), ("a\t", Key.COMPLETE), ("a?", Key.HELP)],
 )
-def test_keys_that_mean_something(keys: str, event: Event) -> None:
+def test_keys_that_mean_something(keys: str, event: Key) -> None:
     editor = typed(keys[:-1])
     assert editor.key(keys[-1])[1] is event
 
 
 def test_a_line_that_is_too_long_is_not_taken_for_a_shorter_one() -> None:
-    editor = typed("x" * (LONGEST_LINE + 1))
-    assert len(editor.text) == LONGEST_LINE
-    assert editor.key("\n")[1] is Event.TOO_LONG
+    editor = typed("x" * (MAX_LINE + 1))
+    assert len(editor.text) == MAX_LINE
+    assert editor.key("\n")[1] is Key.TOO_LONG
 
 
 def test_a_password_is_never_shown() -> None:

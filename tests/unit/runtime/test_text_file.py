@@ -58,7 +58,7 @@ def key(path: Path) -> object:
     path.chmod(0o600)
     try:
         return nsctl.read_key(str(path))
-    except nsctl.Mistake as mistake:
+    except nsctl.UsageError as mistake:
         raise ConfigError(str(mistake)) from None
 
 
