@@ -21,7 +21,7 @@ monkey.patch_all()
 import gevent  # noqa: E402
 
 from l2tpns.config.settings import Config  # noqa: E402
-from l2tpns.dataplane.session_path import Path, key_of  # noqa: E402
+from l2tpns.dataplane.session_path import SessionPath, key_of  # noqa: E402
 from l2tpns.dataplane.userspace import UserPlane  # noqa: E402
 from l2tpns.runtime.counters import Counters  # noqa: E402
 from tests.lab.memory_log import MemoryLog  # noqa: E402
@@ -48,7 +48,7 @@ def main() -> None:
             endpoint = plane.endpoint(LNS)
         addresses = [POOL[i + 1] for i in range(sessions)]
         for i, address in enumerate(addresses):
-            path = Path(key_of(TUNNEL, i + 1), endpoint, (LAC, LAC_PORT), 1, i + 1, lambda *_: None)
+            path = SessionPath(key_of(TUNNEL, i + 1), endpoint, (LAC, LAC_PORT), 1, i + 1, lambda *_: None)
             plane.attach(path)
             plane.online(path, address, (), 1462)
         for size in (64, 1400):

@@ -14,7 +14,7 @@ from l2tpns.radius.types import TerminateCause
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
+class Cause:
     """One way for a session to end."""
 
     name: str
@@ -26,7 +26,7 @@ class Reason:
     direction: int = 0
 
 
-def _reason(
+def _cause(
     name: str,
     text: str,
     result: CdnResult,
@@ -34,8 +34,8 @@ def _reason(
     disconnect: int = 0,
     direction: int = 0,
     error: ErrorCode = ErrorCode.NONE,
-) -> Reason:
-    return Reason(name, text, result, error, terminate, disconnect, direction)
+) -> Cause:
+    return Cause(name, text, result, error, terminate, disconnect, direction)
 
 
 _ADMIN = CdnResult.ADMINISTRATIVE
@@ -43,66 +43,66 @@ _GENERAL = CdnResult.GENERAL
 _CARRIER = CdnResult.LOST_CARRIER
 _T = TerminateCause
 
-USER_REQUEST = _reason("user_request", "the subscriber ended PPP", _ADMIN, _T.USER_REQUEST, 3, 1)
-LAC_CDN = _reason("lac_cdn", "the LAC ended the call", _ADMIN, _T.USER_REQUEST)
-LAC_LOST_CARRIER = _reason("lac_lost_carrier", "the LAC lost the subscriber's carrier", _CARRIER, _T.LOST_CARRIER)
-TUNNEL_CLOSED = _reason("tunnel_closed", "the LAC closed the tunnel", _CARRIER, _T.LOST_SERVICE)
-TUNNEL_LOST = _reason("tunnel_lost", "the LAC no longer answers", _CARRIER, _T.LOST_CARRIER)
-LCP_SILENT = _reason("lcp_silent", "no answer to LCP", _CARRIER, _T.LOST_CARRIER, 6, 1)
-LCP_FAILED = _reason("lcp_failed", "LCP did not converge", _GENERAL, _T.PORT_ERROR, 5, 1, ErrorCode.VENDOR)
-LOOPED = _reason("looped", "the link is looped back", _GENERAL, _T.PORT_ERROR, 7, 0, ErrorCode.VENDOR)
-ECHO_TIMEOUT = _reason("echo_timeout", "no answer to LCP Echo", _CARRIER, _T.LOST_CARRIER, 8, 1)
-AUTH_PROTOCOL_REFUSED = _reason(
+USER_REQUEST = _cause("user_request", "the subscriber ended PPP", _ADMIN, _T.USER_REQUEST, 3, 1)
+LAC_CDN = _cause("lac_cdn", "the LAC ended the call", _ADMIN, _T.USER_REQUEST)
+LAC_LOST_CARRIER = _cause("lac_lost_carrier", "the LAC lost the subscriber's carrier", _CARRIER, _T.LOST_CARRIER)
+TUNNEL_CLOSED = _cause("tunnel_closed", "the LAC closed the tunnel", _CARRIER, _T.LOST_SERVICE)
+TUNNEL_LOST = _cause("tunnel_lost", "the LAC no longer answers", _CARRIER, _T.LOST_CARRIER)
+LCP_SILENT = _cause("lcp_silent", "no answer to LCP", _CARRIER, _T.LOST_CARRIER, 6, 1)
+LCP_FAILED = _cause("lcp_failed", "LCP did not converge", _GENERAL, _T.PORT_ERROR, 5, 1, ErrorCode.VENDOR)
+LOOPED = _cause("looped", "the link is looped back", _GENERAL, _T.PORT_ERROR, 7, 0, ErrorCode.VENDOR)
+ECHO_TIMEOUT = _cause("echo_timeout", "no answer to LCP Echo", _CARRIER, _T.LOST_CARRIER, 8, 1)
+AUTH_PROTOCOL_REFUSED = _cause(
     "auth_protocol_refused", "the subscriber refuses to authenticate", _ADMIN, _T.USER_ERROR, 15, 1
 )
-AUTH_TIMEOUT = _reason("auth_timeout", "the subscriber did not authenticate in time", _ADMIN, _T.USER_ERROR, 13, 1)
-AUTH_REFUSED = _reason("auth_refused", "authentication failed", _ADMIN, _T.USER_ERROR, 16, 2)
-RADIUS_SILENT = _reason("radius_silent", "no RADIUS server answers", CdnResult.NO_FACILITIES, _T.SERVICE_UNAVAILABLE)
-NO_ADDRESS = _reason("no_address", "no address is free", _GENERAL, _T.SERVICE_UNAVAILABLE, 20, 2, ErrorCode.TRY_ANOTHER)
-ADDRESS_IN_USE = _reason(
+AUTH_TIMEOUT = _cause("auth_timeout", "the subscriber did not authenticate in time", _ADMIN, _T.USER_ERROR, 13, 1)
+AUTH_REFUSED = _cause("auth_refused", "authentication failed", _ADMIN, _T.USER_ERROR, 16, 2)
+RADIUS_SILENT = _cause("radius_silent", "no RADIUS server answers", CdnResult.NO_FACILITIES, _T.SERVICE_UNAVAILABLE)
+NO_ADDRESS = _cause("no_address", "no address is free", _GENERAL, _T.SERVICE_UNAVAILABLE, 20, 2, ErrorCode.TRY_ANOTHER)
+ADDRESS_IN_USE = _cause(
     "address_in_use", "the address is unavailable", CdnResult.NO_FACILITIES, _T.SERVICE_UNAVAILABLE, 20, 2
 )
-NO_COMMON_ADDRESS = _reason(
+NO_COMMON_ADDRESS = _cause(
     "no_common_address", "no address was agreed on", _GENERAL, _T.PORT_ERROR, 19, 1, ErrorCode.VENDOR
 )
-NCP_FAILED = _reason("ncp_failed", "IPCP did not converge", _GENERAL, _T.PORT_ERROR, 17, 1, ErrorCode.VENDOR)
-NCP_REFUSED = _reason("ncp_refused", "the subscriber closed or rejected IPCP", _ADMIN, _T.USER_REQUEST, 18, 1)
-SESSION_TIMEOUT = _reason("session_timeout", "the time of the session is over", _ADMIN, _T.SESSION_TIMEOUT, 3, 2)
-IDLE_TIMEOUT = _reason("idle_timeout", "no traffic for too long", _ADMIN, _T.IDLE_TIMEOUT, 3, 2)
-DUPLICATE_USER = _reason("duplicate_user", "the same user has logged in again", _ADMIN, _T.NAS_REQUEST, 1, 0)
-DUPLICATE_ADDRESS = _reason(
+NCP_FAILED = _cause("ncp_failed", "IPCP did not converge", _GENERAL, _T.PORT_ERROR, 17, 1, ErrorCode.VENDOR)
+NCP_REFUSED = _cause("ncp_refused", "the subscriber closed or rejected IPCP", _ADMIN, _T.USER_REQUEST, 18, 1)
+SESSION_TIMEOUT = _cause("session_timeout", "the time of the session is over", _ADMIN, _T.SESSION_TIMEOUT, 3, 2)
+IDLE_TIMEOUT = _cause("idle_timeout", "no traffic for too long", _ADMIN, _T.IDLE_TIMEOUT, 3, 2)
+DUPLICATE_USER = _cause("duplicate_user", "the same user has logged in again", _ADMIN, _T.NAS_REQUEST, 1, 0)
+DUPLICATE_ADDRESS = _cause(
     "duplicate_address", "the address was given to a newer session", _ADMIN, _T.NAS_REQUEST, 1, 0
 )
-ADMIN_DROP = _reason("admin_drop", "dropped by the operator", _ADMIN, _T.ADMIN_RESET, 1, 0)
-SHUTDOWN = _reason("shutdown", "the server is being shut down", _ADMIN, _T.ADMIN_REBOOT, 1, 0)
-CALL_TIMEOUT = _reason("call_timeout", "no ICCN in time", CdnResult.NOT_IN_TIME, _T.PORT_ERROR)
-LOGIN_TIMEOUT = _reason("login_timeout", "not online in time", _ADMIN, _T.PORT_ERROR, 5, 0)
-NO_RESOURCES = _reason(
+ADMIN_DROP = _cause("admin_drop", "dropped by the operator", _ADMIN, _T.ADMIN_RESET, 1, 0)
+SHUTDOWN = _cause("shutdown", "the server is being shut down", _ADMIN, _T.ADMIN_REBOOT, 1, 0)
+CALL_TIMEOUT = _cause("call_timeout", "no ICCN in time", CdnResult.NOT_IN_TIME, _T.PORT_ERROR)
+LOGIN_TIMEOUT = _cause("login_timeout", "not online in time", _ADMIN, _T.PORT_ERROR, 5, 0)
+NO_RESOURCES = _cause(
     "no_resources",
     "too many calls",
     CdnResult.NO_FACILITIES,
     _T.SERVICE_UNAVAILABLE,
     error=ErrorCode.RESOURCES,
 )
-PROTOCOL_ERROR = _reason("protocol_error", "protocol error of the LAC", _GENERAL, _T.NAS_ERROR, error=ErrorCode.VENDOR)
-INTERNAL_ERROR = _reason("internal_error", "an error of this server", _GENERAL, _T.NAS_ERROR, error=ErrorCode.VENDOR)
+PROTOCOL_ERROR = _cause("protocol_error", "protocol error of the LAC", _GENERAL, _T.NAS_ERROR, error=ErrorCode.VENDOR)
+INTERNAL_ERROR = _cause("internal_error", "an error of this server", _GENERAL, _T.NAS_ERROR, error=ErrorCode.VENDOR)
 
 
 class SessionEnded(Exception):
     """Ends a session from inside its greenlet. `tell`: the LAC still needs a CDN.
 
-    `result`, `error` and `text` replace the codes of the reason where the RFC demands other ones.
+    `result`, `error` and `text` replace the codes of the cause where the RFC demands other ones.
     """
 
     def __init__(
-        self, reason: Reason, *, tell: bool = True, result: int | None = None, error: int | None = None, text: str = ""
+        self, cause: Cause, *, tell: bool = True, result: int | None = None, error: int | None = None, text: str = ""
     ) -> None:
-        super().__init__(reason.name)
-        self.reason = reason
+        super().__init__(cause.name)
+        self.cause = cause
         self.tell = tell
-        self.result = reason.result if result is None else result
-        self.error = reason.error if error is None else error
-        self.text = text or reason.text
+        self.result = cause.result if result is None else result
+        self.error = cause.error if error is None else error
+        self.text = text or cause.text
 
     def detached(self) -> SessionEnded:
         """Return the exception without its frames: they refer to each other, and both to the session."""
@@ -116,12 +116,12 @@ class TunnelEnded(Exception):
     `result` is the result code of the StopCCN to send; None if the LAC needs none (it has sent one, or is gone).
     """
 
-    def __init__(self, reason: Reason, result: int | None, error: int = 0, text: str = "") -> None:
-        super().__init__(reason.name)
-        self.reason = reason
+    def __init__(self, cause: Cause, result: int | None, error: int = 0, text: str = "") -> None:
+        super().__init__(cause.name)
+        self.cause = cause
         self.result = result
         self.error = error
-        self.text = text or reason.text
+        self.text = text or cause.text
 
     def detached(self) -> TunnelEnded:
         """Return the exception without its frames, as SessionEnded.detached does."""

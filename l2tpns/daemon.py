@@ -27,7 +27,7 @@ from l2tpns import __version__
 from l2tpns.config import file as configfile
 from l2tpns.config.live import Configurator, Options, read
 from l2tpns.config.settings import Config
-from l2tpns.console.context import Office
+from l2tpns.console.context import ConsoleContext
 from l2tpns.console.server import Console
 from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.errors import ConfigError, RepairError, ReportError, WaitError
@@ -283,7 +283,7 @@ class Daemon:
         server.plugins.on_change = self.hide_secrets
         self.figures = MonitoringService(server, self.accounting, self.logger)
         self.figures.sources.checks.append(self.find_problems)
-        self.console = Console(self.office(), self.logger)
+        self.console = Console(self.context(), self.logger)
         self.nsctl = NsctlServer(
             config,
             self.counters,
@@ -401,9 +401,9 @@ class Daemon:
         self.console.start()
         self.nsctl.start()
 
-    def office(self) -> Office:
+    def context(self) -> ConsoleContext:
         """Return what the console may see and do."""
-        return Office(
+        return ConsoleContext(
             server=self.server,
             log=self.log,
             files=self.files,
@@ -515,7 +515,7 @@ class Daemon:
         try:
             with self.spare.lent():
                 told = self.configurator.reload()
-                return (*self.server.plugins.follow(self.config.plugins), *told)
+                return (*self.server.plugins.apply_config(self.config.plugins), *told)
         finally:
             self.manager.say("READY=1")
 

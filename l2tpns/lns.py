@@ -171,11 +171,11 @@ class Lns:
     def evict(self, tunnel: Tunnel) -> None:
         """Forget a half-open tunnel without telling its LAC: another has its place."""
         self.counters.tunnels_crowded_out += 1
-        self.log.provoked("tunnel_crowded_out", tunnel=tunnel.id, peer=f"{tunnel.peer[0]}:{tunnel.peer[1]}")
+        self.log.warning_limited("tunnel_crowded_out", tunnel=tunnel.id, peer=f"{tunnel.peer[0]}:{tunnel.peer[1]}")
         if tunnel.state is not TunnelState.CLOSING:
             self.admission.tunnel_closing(tunnel, says_goodbye=False)  # tunnel_gone does the rest
         self.tunnel_gone(tunnel)
-        tunnel.crowd_out()
+        tunnel.close_evicted()
 
     def tunnel_gone(self, tunnel: Tunnel) -> None:
         """Remove a tunnel from the tables."""

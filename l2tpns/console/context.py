@@ -21,7 +21,7 @@ from l2tpns.server import Server
 
 
 @dataclass(slots=True)
-class Office:
+class ConsoleContext:
     """The context of all consoles of a server."""
 
     server: Server

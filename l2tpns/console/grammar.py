@@ -19,7 +19,7 @@ from l2tpns.errors import ConfigError
 from l2tpns.runtime.text import printable, quote
 
 if TYPE_CHECKING:
-    from l2tpns.console.context import Office
+    from l2tpns.console.context import ConsoleContext
 
 MAX_PROPOSALS = 200  # completions shown for Tab or `?`
 ENTER = "<cr>"
@@ -44,10 +44,10 @@ ANYWHERE = tuple(Mode)
 CONFIGURING = (Mode.CONFIG, Mode.ACL)
 
 
-Choices = Callable[["Office"], Iterable[tuple[str, str]]]  # word and help
+Choices = Callable[["ConsoleContext"], Iterable[tuple[str, str]]]  # word and help
 
 
-def no_choices(office: Office) -> Iterable[tuple[str, str]]:
+def no_choices(context: ConsoleContext) -> Iterable[tuple[str, str]]:
     return ()
 
 
@@ -113,10 +113,10 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class CommandContext:
     """The mode and privilege with which a line is entered."""
 
-    office: Office
+    context: ConsoleContext
     mode: Mode = Mode.EXEC
     privilege: Privilege = Privilege.ENABLED
 
@@ -158,7 +158,7 @@ class Grammar:
 
     # A line
 
-    def parse(self, line: str, standing: Standing) -> Call:
+    def parse(self, line: str, standing: CommandContext) -> Call:
         """Parse a line. Raises Refused with the reason."""
         typed, after = output_filters.split(line)
         words = _words(typed)
@@ -175,17 +175,17 @@ class Grammar:
         logged = " ".join([*path, *map(_quoted, rest[:1]), arguments]).rstrip()
         return Call(command, tuple(values), pipe, logged)
 
-    def _value(self, command: Command, place: int, word: str, standing: Standing) -> Any:
+    def _value(self, command: Command, place: int, word: str, standing: CommandContext) -> Any:
         argument = command.argument(place)
         assert argument is not None
         if argument.closed:
-            word = _expand(argument, word, standing.office)
+            word = _expand(argument, word, standing.context)
         try:
             return argument.parse(word)
         except ValueError as error:
             raise Refused(str(error)) from None
 
-    def _descend(self, words: Sequence[str], standing: Standing) -> tuple[_Node, int, list[str]]:
+    def _descend(self, words: Sequence[str], standing: CommandContext) -> tuple[_Node, int, list[str]]:
         """Follow the words while they are keywords. Return the node, their number, and the full keywords."""
         node = self._root
         path: list[str] = []
@@ -199,18 +199,18 @@ class Grammar:
             node = node.children[names[0]]
         return node, len(path), path
 
-    def _matching(self, node: _Node, word: str, standing: Standing) -> list[str]:
+    def _matching(self, node: _Node, word: str, standing: CommandContext) -> list[str]:
         """Return the keywords that a word may abbreviate."""
         seen = [name for name, child in node.children.items() if any(map(standing.may_see, child.commands_below))]
         if word in seen:
             return [word]
         return [name for name in seen if name.startswith(word) and not node.children[name].whole]
 
-    def _refusal(self, node: _Node, words: Sequence[str], used: int, path: list[str], standing: Standing) -> str:
+    def _refusal(self, node: _Node, words: Sequence[str], used: int, path: list[str], standing: CommandContext) -> str:
         if used == len(words) and node.children:
             if node.command is None or standing.mode not in node.command.modes:
                 return f'"{" ".join(path)}" is not complete: press ? to see what may follow'
-        enabled = Standing(standing.office, standing.mode, Privilege.ENABLED)
+        enabled = CommandContext(standing.context, standing.mode, Privilege.ENABLED)
         if standing.privilege < Privilege.ENABLED:
             try:
                 above, reached, _ = self._descend(words, enabled)
@@ -223,17 +223,17 @@ class Grammar:
 
     # Help
 
-    def help(self, line: str, standing: Standing) -> list[tuple[str, str]]:
+    def help(self, line: str, standing: CommandContext) -> list[tuple[str, str]]:
         """Return the words that may follow or complete the last one, with their help."""
         return list(islice(self._proposals(line, standing, helping=True), MAX_PROPOSALS))
 
-    def complete(self, line: str, standing: Standing) -> tuple[str, list[str]]:
+    def complete(self, line: str, standing: CommandContext) -> tuple[str, list[str]]:
         """Return the incomplete last word and its completions."""
         _, begun = _split_begun(line)
         found = [word for word, _ in islice(self._proposals(line, standing, helping=False), MAX_PROPOSALS)]
         return begun, found
 
-    def _proposals(self, line: str, standing: Standing, *, helping: bool) -> Iterator[tuple[str, str]]:
+    def _proposals(self, line: str, standing: CommandContext, *, helping: bool) -> Iterator[tuple[str, str]]:
         typed, after = output_filters.split(line)
         if after is not None:
             yield from _pipe_proposals(after, helping)
@@ -260,10 +260,12 @@ class Grammar:
             yield "|", "filter the output"
 
 
-def _argument_proposals(argument: Argument, begun: str, standing: Standing, helping: bool) -> Iterator[tuple[str, str]]:
+def _argument_proposals(
+    argument: Argument, begun: str, standing: CommandContext, helping: bool
+) -> Iterator[tuple[str, str]]:
     if helping and not argument.closed:
         yield argument.name, argument.help
-    for word, help in argument.choices(standing.office):
+    for word, help in argument.choices(standing.context):
         if word.startswith(begun):
             yield (word if helping else _quoted(word)), help
 
@@ -282,8 +284,8 @@ def _pipe_proposals(after: str, helping: bool) -> Iterator[tuple[str, str]]:
         yield ENTER, "execute the command"
 
 
-def _expand(argument: Argument, word: str, office: Office) -> str:
-    choices = [choice for choice, _ in argument.choices(office)]
+def _expand(argument: Argument, word: str, context: ConsoleContext) -> str:
+    choices = [choice for choice, _ in argument.choices(context)]
     if word in choices:
         return word
     found = [choice for choice in choices if choice.startswith(word)]

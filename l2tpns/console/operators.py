@@ -49,7 +49,7 @@ class UserFile:
         return not self.broken and not self.passwords and (not self.exists or self.enable is not None)
 
 
-class Users:
+class Operators:
     """Checks user names and passwords against the file."""
 
     def __init__(self, path: Path, log: Logger, delay: float = ConsoleTiming().password_check) -> None:

@@ -11,8 +11,8 @@ from gevent import socket
 
 from l2tpns.console import commands
 from l2tpns.console.commands import plugins
-from l2tpns.console.context import Office
-from l2tpns.console.operators import Users
+from l2tpns.console.context import ConsoleContext
+from l2tpns.console.operators import Operators
 from l2tpns.console.shell import Shell
 from l2tpns.console.terminal import Terminal
 from l2tpns.console.timing import ConsoleTiming
@@ -32,19 +32,19 @@ class Console:
     """The console of a server."""
 
     def __init__(
-        self, office: Office, log: Logger, port: int = TELNET_PORT, timing: ConsoleTiming | None = None
+        self, context: ConsoleContext, log: Logger, port: int = TELNET_PORT, timing: ConsoleTiming | None = None
     ) -> None:
-        self._office = office
+        self._office = context
         self._log = log
         self._port = port
         self._timing = timing or ConsoleTiming()
-        self._commands = plugins.Commands(office, commands.COMMANDS, commands.WORDS)
-        self._share = office.lns.services.operator_scheduler
-        self._places = ConnectionSlots(lambda: office.config.cli_max_connections)
+        self._commands = plugins.Commands(context, commands.COMMANDS, commands.WORDS)
+        self._share = context.lns.services.operator_scheduler
+        self._places = ConnectionSlots(lambda: context.config.cli_max_connections)
         self._listener: Any = None
         self._door: Acceptor | None = None
         self._part: Part | None = None
-        self.users = Users(office.files.users, log, self._timing.password_check)
+        self.users = Operators(context.files.users, log, self._timing.password_check)
 
     @property
     def _address(self) -> IPv4Address:
@@ -89,7 +89,7 @@ class Console:
                 try:
                     self.open()
                 except ConfigError as error:  # the rest of the server keeps running
-                    self._log.provoked("console_not_served", why=str(error))
+                    self._log.warning_limited("console_not_served", why=str(error))
                     gevent.sleep(self._timing.listen_retry)
                     continue
                 self._open_door()
@@ -137,16 +137,16 @@ class Console:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         except OSError:
             return  # reset by the peer
-        office = self._office
+        context = self._office
         terminal = Terminal(
             sock,
             self._share,
-            lambda: office.config.cli_idle_timeout,
-            office.lns.services.awake,
+            lambda: context.config.cli_idle_timeout,
+            context.lns.services.awake,
             place.owner,
             self._timing.send,
         )
-        shell = Shell(office, self._commands.grammar, self.users, terminal, peer, self._log, place, self._timing)
+        shell = Shell(context, self._commands.grammar, self.users, terminal, peer, self._log, place, self._timing)
         self._log.debug("console_connected", peer=peer)
         why = "an error of this server"
         try:
@@ -159,7 +159,7 @@ class Console:
 
     def _refuse(self, sock: Any, address: tuple[str, int]) -> None:
         peer = f"{address[0]}:{address[1]}"
-        self._log.provoked("console_refused_connection", peer=peer, why="cli_max_connections")
+        self._log.warning_limited("console_refused_connection", peer=peer, why="cli_max_connections")
         refuse(sock, self._timing.refusal_send)
 
 

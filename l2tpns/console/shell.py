@@ -7,10 +7,10 @@ from collections.abc import Callable
 import gevent
 import orjson
 
-from l2tpns.console.context import Office
-from l2tpns.console.grammar import Grammar, Mode, Privilege, Standing
+from l2tpns.console.context import ConsoleContext
+from l2tpns.console.grammar import CommandContext, Grammar, Mode, Privilege
 from l2tpns.console.log_line import log_line
-from l2tpns.console.operators import Users
+from l2tpns.console.operators import Operators
 from l2tpns.console.output import Output, Refused, text
 from l2tpns.console.terminal import Closed, Flooded, Interrupted, Terminal
 from l2tpns.console.timing import ConsoleTiming
@@ -33,16 +33,16 @@ class Shell:
 
     def __init__(
         self,
-        office: Office,
+        context: ConsoleContext,
         grammar: Callable[[], Grammar],
-        users: Users,
+        users: Operators,
         terminal: Terminal,
         peer: str,
         log: Logger,
         place: ConnectionSlot,
         timing: ConsoleTiming,
     ) -> None:
-        self.office = office
+        self.context = context
         self._grammar = grammar  # changes with the loaded plugins
         self.terminal = terminal
         self.user = ""
@@ -71,7 +71,7 @@ class Shell:
                 self.execute(line)
             return "left"
         except Flooded as flooded:
-            self._log.provoked("console_flooded", peer=self.peer, why=str(flooded))
+            self._log.warning_limited("console_flooded", peer=self.peer, why=str(flooded))
             return str(flooded)
         except Closed as closed:
             return str(closed)
@@ -81,7 +81,7 @@ class Shell:
 
     def prompt(self) -> str:
         sign = "#" if self.privilege >= Privilege.ENABLED else ">"
-        return f"{self.office.config.hostname}{self.mode.value}{sign} "
+        return f"{self.context.config.hostname}{self.mode.value}{sign} "
 
     def leave(self) -> None:
         self._leaving = True
@@ -94,7 +94,7 @@ class Shell:
         if users.open:
             self.terminal.trust("")
             return True
-        awake = self.office.lns.services.awake
+        awake = self.context.lns.services.awake
         until = awake.now() + self._timing.login
         for _ in range(LOGIN_TRIES):
             try:
@@ -113,7 +113,7 @@ class Shell:
                 return True
             # An unknown name is not logged: it may be a password entered one line too early.
             known = name if name in users.passwords else "?"
-            self._log.provoked("console_login_refused", user=known, peer=self.peer)
+            self._log.warning_limited("console_login_refused", user=known, peer=self.peer)
             gevent.sleep(self._timing.access_denied)
             self.terminal.print("Access denied")
         return False
@@ -128,7 +128,7 @@ class Shell:
                         break
                 except Interrupted:
                     raise Refused("Access denied") from None
-                self._log.provoked("console_enable_refused", user=self.user, peer=self.peer)
+                self._log.warning_limited("console_enable_refused", user=self.user, peer=self.peer)
                 gevent.sleep(self._timing.access_denied)
             else:
                 raise Refused("Access denied")
@@ -146,8 +146,8 @@ class Shell:
         return self._grammar()
 
     @property
-    def standing(self) -> Standing:
-        return Standing(self.office, self.mode, self.privilege)
+    def standing(self) -> CommandContext:
+        return CommandContext(self.context, self.mode, self.privilege)
 
     def complete(self, line: str) -> tuple[str, list[str]]:
         return self.grammar.complete(line, self.standing)
@@ -204,12 +204,12 @@ class Shell:
     def watch(self, levels: frozenset[int]) -> None:
         """Show log messages of these levels only."""
         if self._listener is not None:
-            self.office.log.unlisten(self._listener)
+            self.context.log.unlisten(self._listener)
             self._listener = None
         self.streams = levels
         self.terminal.keep_awake = bool(levels)
         if levels:
-            self._listener = self.office.log.listen(levels, self._on_log)
+            self._listener = self.context.log.listen(levels, self._on_log)
 
     def _on_log(self, line: bytes, level: int) -> None:
         self.terminal.notify(log_line(orjson.loads(line)))

@@ -12,7 +12,7 @@ from functools import partial
 
 from l2tpns.config.settings import Config
 from l2tpns.dataplane.policer import DROP, PASS
-from l2tpns.dataplane.session_path import DOWN, UP, Path
+from l2tpns.dataplane.session_path import DOWN, UP, SessionPath
 from l2tpns.dataplane.table import AddressTable
 from l2tpns.proto.ip import icmp, ipv4
 from l2tpns.proto.ip.ipv4 import HEADER, ICMP, TCP, UDP, clamp_mss
@@ -66,7 +66,7 @@ class Forwarder:
 
     # From the subscriber
 
-    def uplink(self, path: Path, packet: bytes) -> None:
+    def uplink(self, path: SessionPath, packet: bytes) -> None:
         """Carry an IP packet that came from an online session. Called by the reader; must not block or raise."""
         path.last_rx = path.last_ip_rx = self._clock.now
         octets = len(packet)
@@ -84,7 +84,7 @@ class Forwarder:
         if first != 0x45 and (first >> 4 != 4 or first < 0x45 or (first & 0x0F) << 2 > octets):
             self._drop_bad_ip(path)
             return
-        if source != path.address and not path.owns(source) and (path.caged or not self._config.disable_no_spoof):
+        if source != path.address and not path.owns(source) and (path.in_garden or not self._config.disable_no_spoof):
             self._counters.drop_spoofed += 1
             path.dropped_spoofed += 1
             return
@@ -93,23 +93,23 @@ class Forwarder:
         if protocol == TCP and not fragment & ipv4.OFFSET:
             packet = self._clamped(path, packet)
         if path.needs_userspace:
-            self._police(path, packet)
+            self._apply_policer(path, packet)
         else:
             self._deliver(path, packet)
 
-    def _copy_and_filter(self, path: Path, packet: bytes) -> bool:
+    def _copy_and_filter(self, path: SessionPath, packet: bytes) -> bool:
         """Give a subscriber's packet to the path's copiers, then to its filter. Return False if that drops it."""
-        if path.copy is not None:
-            path.copy(UP, packet)
+        if path.mirror is not None:
+            path.mirror(UP, packet)
         if path.filter_in is None or path.filter_in.permits(packet):
             return True
         self._drop_filtered(path)
         return False
 
-    def _police(self, path: Path, packet: bytes) -> None:
+    def _apply_policer(self, path: SessionPath, packet: bytes) -> None:
         """Pass a subscriber's packet on at the rate of the path's policer, if it has one."""
-        if path.police is not None:
-            verdict = path.police.submit(packet, path.last_rx, partial(self._deliver_tapped, path))
+        if path.policer is not None:
+            verdict = path.policer.submit(packet, path.last_rx, partial(self._deliver_tapped, path))
             if verdict == DROP:
                 self._counters.drop_policed += 1
                 path.dropped_policed += 1
@@ -117,23 +117,23 @@ class Forwarder:
                 return
         self._deliver_tapped(path, packet)
 
-    def _deliver_tapped(self, path: Path, packet: bytes) -> None:
+    def _deliver_tapped(self, path: SessionPath, packet: bytes) -> None:
         """Write a subscriber's packet, or what the path's tap makes of it, to the tun device."""
         tapped = self._tapped(path, UP, packet)
         if tapped is not None:
             self._deliver(path, tapped)
 
-    def _tapped(self, path: Path, direction: int, packet: bytes) -> bytes | None:
+    def _tapped(self, path: SessionPath, direction: int, packet: bytes) -> bytes | None:
         """Return what the path's tap makes of a packet; None: drop it."""
-        if path.tap is None:
+        if path.packet_hook is None:
             return packet
-        tapped = path.tap(direction, packet)
+        tapped = path.packet_hook(direction, packet)
         if tapped is None:
             self._counters.drop_tap += 1
             path.dropped_tap += 1
         return tapped
 
-    def _deliver(self, path: Path, packet: bytes) -> None:
+    def _deliver(self, path: SessionPath, packet: bytes) -> None:
         """Write a subscriber's packet to the tun device and count it."""
         octets = len(packet)
         counters = self._counters
@@ -147,15 +147,15 @@ class Forwarder:
         counters.tun_tx_packets += 1
         counters.tun_tx_octets += octets
 
-    def _drop_bad_ip(self, path: Path) -> None:
+    def _drop_bad_ip(self, path: SessionPath) -> None:
         self._counters.drop_bad_ip += 1
         path.dropped_bad_ip += 1
 
-    def _drop_filtered(self, path: Path) -> None:
+    def _drop_filtered(self, path: SessionPath) -> None:
         self._counters.drop_filtered += 1
         path.dropped_filtered += 1
 
-    def _clamped(self, path: Path, packet: bytes) -> bytes:
+    def _clamped(self, path: SessionPath, packet: bytes) -> bytes:
         """Return the packet, with a lower MSS if it is a SYN whose MSS does not fit the path."""
         flags_at = ((packet[0] & 0x0F) << 2) + 13
         if len(packet) <= flags_at or not packet[flags_at] & _SYN:
@@ -213,7 +213,7 @@ class Forwarder:
         else:
             self._send(path, packet)
 
-    def _send(self, path: Path, packet: bytes) -> None:
+    def _send(self, path: SessionPath, packet: bytes) -> None:
         """Send a packet that fits to the LAC, and count it."""
         limit = self._config.packet_limit
         if limit and self._exceeds_limit(path, limit):
@@ -225,10 +225,10 @@ class Forwarder:
             path.out_packets += 1
             path.out_octets += len(packet)
             path.last_ip_tx = self._clock.now
-            if path.copy is not None:
-                path.copy(DOWN, packet)
+            if path.mirror is not None:
+                path.mirror(DOWN, packet)
 
-    def _exceeds_limit(self, path: Path, limit: int) -> bool:
+    def _exceeds_limit(self, path: SessionPath, limit: int) -> bool:
         """Count a packet in the current window. Return True if it is above packet_limit."""
         window = int(self._clock.now * LIMIT_WINDOW)
         if path.window != window:
@@ -236,7 +236,7 @@ class Forwarder:
         path.window_packets += 1
         return path.window_packets > limit
 
-    def _too_big(self, path: Path, packet: bytes) -> None:
+    def _too_big(self, path: SessionPath, packet: bytes) -> None:
         """Send a packet in fragments (RFC 791 3.2), or, if DF is set, report the MTU to its sender (RFC 1191)."""
         if not packet[6] & 0x40:
             self._counters.fragmented += 1

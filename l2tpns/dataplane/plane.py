@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
 from l2tpns.dataplane.endpoint import Endpoint
-from l2tpns.dataplane.session_path import Path
+from l2tpns.dataplane.session_path import SessionPath
 from l2tpns.runtime.peer import Peer
 
 OnControl = Callable[[bytes, Peer, Endpoint], None]
@@ -46,29 +46,29 @@ class DataPlane(Protocol):
     def leads_into_tun(self, address: IPv4Address) -> bool:
         """Return True if packets to this address go into the tun device."""
 
-    def subscriber_at(self, address: IPv4Address) -> Path | None:
+    def subscriber_at(self, address: IPv4Address) -> SessionPath | None:
         """Return the path that carries packets to this address, None if there is none."""
 
-    def attach(self, path: Path) -> None:
+    def attach(self, path: SessionPath) -> None:
         """Pass PPP frames of data messages with path.key to path.post from now on."""
 
-    def detach(self, path: Path) -> None:
+    def detach(self, path: SessionPath) -> None:
         """Forget the path: its session has ended."""
 
-    def online(self, path: Path, address: IPv4Address, routes: Iterable[IPv4Network], mru: int) -> None:
+    def online(self, path: SessionPath, address: IPv4Address, routes: Iterable[IPv4Network], mru: int) -> None:
         """Carry IP packets of the session's address and framed routes, of `mru` octets at most to the subscriber."""
 
-    def offline(self, path: Path) -> None:
+    def offline(self, path: SessionPath) -> None:
         """Carry no more IP packets of this path."""
 
-    def changed(self, path: Path) -> None:
+    def changed(self, path: SessionPath) -> None:
         """Apply fields of `session_path.CHANGEABLE_FIELDS` that the caller has set. Does not yield.
 
         The caller need not report a change before `online`, which applies all fields.
         """
 
-    def refresh(self, path: Path) -> None:
+    def refresh(self, path: SessionPath) -> None:
         """Bring the counters and last_... times of the path up to date if they are kept elsewhere."""
 
-    def send_frame(self, path: Path, protocol: int, information: bytes) -> None:
+    def send_frame(self, path: SessionPath, protocol: int, information: bytes) -> None:
         """Send one PPP frame to the LAC, nothing in its header compressed."""

@@ -28,7 +28,7 @@ def call_later(seconds: float, call: Callable[[], None]) -> Any:
     return timer
 
 
-class Police:
+class Policer:
     """Limits one subscriber to `rate` kbit/s. The caller passes the time; only the queue's timer reads the clock."""
 
     __slots__ = (

@@ -12,7 +12,7 @@ from time import monotonic
 
 from l2tpns.config.access_list import AccessList
 from l2tpns.dataplane.endpoint import Endpoint
-from l2tpns.dataplane.policer import Police
+from l2tpns.dataplane.policer import Policer
 from l2tpns.proto.l2tp.header import data_header
 from l2tpns.proto.ppp.frame import Protocol, build_frame
 from l2tpns.runtime.peer import Peer
@@ -29,7 +29,7 @@ Copy = Callable[[int, bytes], None]  # direction, packet
 # where datagrams go. Each field of the second, unless None or False, asks for more than plain forwarding, which only
 # Python code can do.
 ADDRESSING_FIELDS = ("endpoint", "peer", "peer_session_id", "peer_tunnel_id")
-USERSPACE_FIELDS = ("caged", "copy", "filter_in", "filter_out", "police", "sequenced", "tap")
+USERSPACE_FIELDS = ("in_garden", "mirror", "filter_in", "filter_out", "policer", "sequenced", "packet_hook")
 CHANGEABLE_FIELDS = ADDRESSING_FIELDS + USERSPACE_FIELDS
 
 
@@ -38,13 +38,11 @@ def key_of(tunnel_id: int, session_id: int) -> int:
     return tunnel_id << 16 | session_id
 
 
-class Path:
+class SessionPath:
     """Where a session's packets come from and go to, what is done with them, and how many there were."""
 
     __slots__ = (
         "address",
-        "caged",
-        "copy",
         "dropped_bad_ip",
         "dropped_filtered",
         "dropped_malformed",
@@ -60,12 +58,14 @@ class Path:
         "filter_in",
         "filter_out",
         "header",
+        "in_garden",
         "in_octets",
         "in_packets",
         "key",
         "last_ip_rx",
         "last_ip_tx",
         "last_rx",
+        "mirror",
         "mru",
         "mss",
         "needs_userspace",
@@ -75,14 +75,14 @@ class Path:
         "online",
         "out_octets",
         "out_packets",
+        "packet_hook",
         "peer",
         "peer_session_id",
         "peer_tunnel_id",
-        "police",
+        "policer",
         "post",
         "routes",
         "sequenced",
-        "tap",
         "window",
         "window_packets",
     )
@@ -112,12 +112,12 @@ class Path:
         self.networks: tuple[tuple[int, int], ...] = ()  # the same as (mask, network)
         self.mru = MIN_MTU  # largest IP packet for the peer
         self.mss = 0
-        self.tap: Tap | None = None  # packet hooks
-        self.copy: Copy | None = None  # gets what the subscriber has sent and what was sent to it
+        self.packet_hook: Tap | None = None  # packet hooks
+        self.mirror: Copy | None = None  # gets what the subscriber has sent and what was sent to it
         self.filter_in: AccessList | None = None  # for packets from the subscriber
         self.filter_out: AccessList | None = None  # for packets to the subscriber
-        self.caged = False  # in a walled garden, whose rules match its addresses: no other source address passes
-        self.police: Police | None = None  # limits what the subscriber sends
+        self.in_garden = False  # in a walled garden, whose rules match its addresses: no other source address passes
+        self.policer: Policer | None = None  # limits what the subscriber sends
         self.ns = 0  # of the next data message to the LAC, when sequenced
         self.next_ns = -1  # the lowest Ns from the LAC that is not old; -1: none received yet
         # For accounting: IP packets and their octets; "in" is from the subscriber (RFC 2866 5.3).

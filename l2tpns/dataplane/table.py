@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network
 from typing import Generic, TypeVar
 
-from l2tpns.dataplane.session_path import Path
+from l2tpns.dataplane.session_path import SessionPath
 
 K = TypeVar("K", bytes, int)
 
@@ -21,10 +21,10 @@ class Claims(Generic[K]):
     __slots__ = ("holder", "older")
 
     def __init__(self) -> None:
-        self.holder: dict[K, Path] = {}
-        self.older: dict[K, list[Path]] = {}  # only where there is more than one claim
+        self.holder: dict[K, SessionPath] = {}
+        self.older: dict[K, list[SessionPath]] = {}  # only where there is more than one claim
 
-    def claim(self, key: K, path: Path) -> None:
+    def claim(self, key: K, path: SessionPath) -> None:
         """Make this path the holder of the key."""
         before = self.holder.get(key)
         if before is path:
@@ -33,7 +33,7 @@ class Claims(Generic[K]):
             self.older.setdefault(key, []).append(before)
         self.holder[key] = path
 
-    def release(self, key: K, path: Path) -> None:
+    def release(self, key: K, path: SessionPath) -> None:
         """Withdraw the path's claim; the claim before it holds the key again."""
         older = self.older.get(key, [])
         if self.holder.get(key) is not path:
@@ -56,16 +56,16 @@ class AddressTable:
         self._addresses: Claims[bytes] = Claims()
         self.addresses = self._addresses.holder  # read by the downlink for each packet
         self._prefixes: dict[int, Claims[int]] = {}  # by prefix length
-        self._lengths: tuple[tuple[int, dict[int, Path]], ...] = ()  # (mask, networks), longest first
+        self._lengths: tuple[tuple[int, dict[int, SessionPath]], ...] = ()  # (mask, networks), longest first
 
-    def add(self, path: Path, address: bytes, routes: Iterable[IPv4Network]) -> None:
+    def add(self, path: SessionPath, address: bytes, routes: Iterable[IPv4Network]) -> None:
         """Claim an address and framed routes for a path."""
         self._addresses.claim(address, path)
         for route in routes:
             self._prefixes.setdefault(route.prefixlen, Claims()).claim(int(route.network_address), path)
         self._index()
 
-    def remove(self, path: Path, address: bytes, routes: Iterable[IPv4Network]) -> None:
+    def remove(self, path: SessionPath, address: bytes, routes: Iterable[IPv4Network]) -> None:
         """Withdraw what `add` has claimed. Does nothing where there is no claim."""
         self._addresses.release(address, path)
         for route in routes:
@@ -76,7 +76,7 @@ class AddressTable:
                     del self._prefixes[route.prefixlen]
         self._index()
 
-    def by_route(self, destination: bytes) -> Path | None:
+    def by_route(self, destination: bytes) -> SessionPath | None:
         """Return the path whose framed route is the longest match, None if no route matches."""
         number = int.from_bytes(destination, "big")
         for mask, networks in self._lengths:

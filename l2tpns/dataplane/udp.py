@@ -29,7 +29,7 @@ from time import monotonic
 import gevent
 
 from l2tpns.dataplane.endpoint import Endpoint, WildcardEndpoint, open_socket
-from l2tpns.dataplane.session_path import Path
+from l2tpns.dataplane.session_path import SessionPath
 from l2tpns.errors import WireError, refused
 from l2tpns.proto.l2tp.header import PORT, is_control, parse_data
 from l2tpns.proto.ppp.frame import Protocol, parse_frame
@@ -69,13 +69,13 @@ class LacSide:
         clock: Clock,
         log: Logger,
         *,
-        uplink: Callable[[Path, bytes], None],
+        uplink: Callable[[SessionPath, bytes], None],
         on_control: Callable[[bytes, Peer, Endpoint], None],
         port: int = PORT,
         data_checksums: bool = True,
         supervisor: Supervisor | None = None,
     ) -> None:
-        self.paths: dict[int, Path] = {}
+        self.paths: dict[int, SessionPath] = {}
         self.endpoints: dict[str, Endpoint] = {}
         self.sources: set[bytes] = set()  # local addresses that L2TP leaves from
         self.port = port
@@ -151,7 +151,7 @@ class LacSide:
         try:
             return self.endpoint(endpoint.address)
         except OSError as error:
-            self._log.provoked("listen_failed", address=endpoint.address, port=self.port, why=error.strerror)
+            self._log.warning_limited("listen_failed", address=endpoint.address, port=self.port, why=error.strerror)
             return endpoint
 
     def _endpoint_at(self, address: str) -> Endpoint:

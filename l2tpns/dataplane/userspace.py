@@ -20,7 +20,7 @@ from l2tpns.config.settings import Config
 from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.dataplane.forward import Forwarder, mss_for
 from l2tpns.dataplane.plane import OnControl
-from l2tpns.dataplane.session_path import MIN_MTU, Path
+from l2tpns.dataplane.session_path import MIN_MTU, SessionPath
 from l2tpns.dataplane.tun_reader import drain_tun
 from l2tpns.dataplane.udp import LacSide
 from l2tpns.errors import L2tpnsError, refused
@@ -207,7 +207,9 @@ class UserPlane:
     def _report_own_l2tp(self, packet: bytes) -> None:
         """Log that the kernel routed one of this server's L2TP packets into the tun device: carried, it would loop."""
         lac = inet_ntoa(packet[16:20])
-        self._log.provoked("own_l2tp_dropped", lac=lac, why="the kernel routes the LAC's address into the tun device")
+        self._log.warning_limited(
+            "own_l2tp_dropped", lac=lac, why="the kernel routes the LAC's address into the tun device"
+        )
 
     def _send_error(self, packet: bytes) -> bool:
         """Send an ICMP packet by a raw socket: from the tun device the kernel would drop a local source address."""
@@ -260,19 +262,19 @@ class UserPlane:
             return True
         return self._netlink.device_to(address) == self._tun.index  # the operator may have a more specific route
 
-    def subscriber_at(self, address: IPv4Address) -> Path | None:
+    def subscriber_at(self, address: IPv4Address) -> SessionPath | None:
         table, packed = self._forwarder.table, address.packed
         return table.addresses.get(packed) or table.by_route(packed)
 
-    def attach(self, path: Path) -> None:
+    def attach(self, path: SessionPath) -> None:
         self.lacs.paths[path.key] = path
 
-    def detach(self, path: Path) -> None:
+    def detach(self, path: SessionPath) -> None:
         self.offline(path)
         if self.lacs.paths.get(path.key) is path:
             del self.lacs.paths[path.key]
 
-    def online(self, path: Path, address: IPv4Address, routes: Iterable[IPv4Network], mru: int) -> None:
+    def online(self, path: SessionPath, address: IPv4Address, routes: Iterable[IPv4Network], mru: int) -> None:
         """Carry IP packets. A path that is online already gets the new address, routes and MRU."""
         self.offline(path)
         path.address = address.packed
@@ -288,7 +290,7 @@ class UserPlane:
             self._installed[path.key] = wanted = (*single, *path.routes)
             self._routes.add(wanted)
 
-    def offline(self, path: Path) -> None:
+    def offline(self, path: SessionPath) -> None:
         """Carry no more IP packets; senders to the address get ICMP `host unreachable`."""
         if not path.online:
             return
@@ -298,13 +300,13 @@ class UserPlane:
         if self._routes is not None:
             self._routes.remove(installed)
 
-    def changed(self, path: Path) -> None:
+    def changed(self, path: SessionPath) -> None:
         path.changed()
 
-    def refresh(self, path: Path) -> None:
+    def refresh(self, path: SessionPath) -> None:
         """Do nothing: the counters are kept in the path itself."""
 
-    def send_frame(self, path: Path, protocol: int, information: bytes) -> None:
+    def send_frame(self, path: SessionPath, protocol: int, information: bytes) -> None:
         path.endpoint.send(path.frame(protocol, information), path.peer)
 
 

@@ -127,7 +127,7 @@ class AddressChange:
             return
         self.candidate, self._started = peer, now
         self._received, self._copies, self._until = 1, 0, None
-        tunnel.log.provoked("tunnel_move_probed", new_peer=f"{peer[0]}:{peer[1]}")
+        tunnel.log.warning_limited("tunnel_move_probed", new_peer=f"{peer[0]}:{peer[1]}")
         if idle:
             tunnel.send(HELLO())
 
@@ -160,7 +160,7 @@ class AddressChange:
 
     def _refuse(self, tunnel: Movable, now: float, why: str, silent: Peer | None = None) -> None:
         assert self.candidate is not None
-        tunnel.log.provoked("tunnel_move_refused", new_peer=f"{self.candidate[0]}:{self.candidate[1]}", why=why)
+        tunnel.log.warning_limited("tunnel_move_refused", new_peer=f"{self.candidate[0]}:{self.candidate[1]}", why=why)
         self.candidate, self._until = None, None
         self._silent, self._not_before = silent, now + self._timing.probe_pause
 

@@ -129,7 +129,7 @@ class Strangers:
             self._on_message(header, peer, endpoint)
         except MessageError as error:
             self._services.counters.control_malformed += 1
-            self._services.log.provoked("sccrq_refused", peer=f"{peer[0]}:{peer[1]}", why=error.text)
+            self._services.log.warning_limited("sccrq_refused", peer=f"{peer[0]}:{peer[1]}", why=error.text)
             if error.message_type == SCCRQ.message_type:
                 self.refuse(error.assigned_id, header, peer, endpoint, error)
         finally:
@@ -193,7 +193,7 @@ class Strangers:
         why = services.guard.lac_refusal(peer[0])
         if why:  # not answered: the answer would go to a subscriber
             services.counters.lacs_refused += 1
-            services.log.provoked("lac_refused", peer=f"{peer[0]}:{peer[1]}", why=why)
+            services.log.warning_limited("lac_refused", peer=f"{peer[0]}:{peer[1]}", why=why)
             return
         sccrq = messages.decode(header.body, config.l2tp_secret_octets)
         assert isinstance(sccrq, SCCRQ)
@@ -231,7 +231,7 @@ class Strangers:
             ignored += ("Receive Window Size (AVP 10) is 0, taken as 1",)
         if ignored:
             name, why = "SCCRQ", "; ".join(ignored)
-            self._services.log.provoked("avp_ignored", message=name, peer=f"{peer[0]}:{peer[1]}", why=why)
+            self._services.log.warning_limited("avp_ignored", message=name, peer=f"{peer[0]}:{peer[1]}", why=why)
 
     def refuse(
         self, peer_tunnel_id: int, header: ControlHeader, peer: Peer, endpoint: Endpoint, error: ProtocolError

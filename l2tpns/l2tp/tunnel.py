@@ -16,7 +16,7 @@ from time import monotonic, thread_time
 from typing import Any, ClassVar, Protocol
 
 from l2tpns import causes
-from l2tpns.causes import Reason, SessionEnded, TunnelEnded
+from l2tpns.causes import Cause, SessionEnded, TunnelEnded
 from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.errors import ProtocolError
 from l2tpns.l2tp.address_change import AddressChange, Foreign
@@ -150,7 +150,7 @@ class Tunnel:
         self.sessions: dict[int, Session] = {}  # by our session id
         self.by_peer_id: dict[int, Session] = {}
         self.state = TunnelState.WAIT_CTL_CONN
-        self.crowded_out = False  # forgotten by the LNS: it must not send or report anything any more
+        self.evicted = False  # forgotten by the LNS: it must not send or report anything any more
         self.dropping = False  # by the operator: its sessions have their CDN, its StopCCN follows
         self.mailbox = Mailbox(MAILBOX_LIMIT)
         self.opened_at = self.last_heard = self.last_used = monotonic()
@@ -183,7 +183,7 @@ class Tunnel:
         except Exception:
             self.log.exception("tunnel_failed")
         finally:
-            if not (self.services.handed_over or self.crowded_out):
+            if not (self.services.handed_over or self.evicted):
                 self.leave(end)
             if not self.reliable.proven:
                 self.charge()
@@ -196,7 +196,7 @@ class Tunnel:
             self.log.exception("tunnel_failed")
         finally:
             for session in list(self.sessions.values()):  # whatever happened, none outlives its tunnel
-                session.end(end.reason, tell=False)
+                session.end(end.cause, tell=False)
             self.owner.tunnel_gone(self)
 
     def receive_sccrq(self, header: ControlHeader) -> None:
@@ -280,7 +280,7 @@ class Tunnel:
         if self.reliable.proven or self.log.permits("tunnel_down"):
             self.log.info(
                 "tunnel_down",
-                cause=end.reason.name,
+                cause=end.cause.name,
                 why=end.text,
                 result=None if end.result is None else int(end.result),
                 error=int(end.error),
@@ -289,7 +289,7 @@ class Tunnel:
         self.owner.tunnel_closing(self, says_goodbye=end.result is not None)
         lingers = self.reliable.proven and self.owner.may_linger()  # a forged address gets no place
         for session in list(self.sessions.values()):
-            session.end(end.reason, tell=False, text=end.text)
+            session.end(end.cause, tell=False, text=end.text)
         try:
             if end.result is not None:
                 self.send(
@@ -299,11 +299,11 @@ class Tunnel:
                     )
                 )
                 self.wait(lambda: self.quiet, 2 * self.timing.closed_linger if lingers else 0.0)
-            elif end.reason is causes.TUNNEL_CLOSED and lingers:
+            elif end.cause is causes.TUNNEL_CLOSED and lingers:
                 self.wait(lambda: False, self.timing.closed_linger)
         except TunnelEnded:
             pass  # the peer is gone as well
-        if not (self.services.handed_over or self.crowded_out):
+        if not (self.services.handed_over or self.evicted):
             self.flush(self.now())
 
     def now(self) -> float:
@@ -321,13 +321,13 @@ class Tunnel:
         """Queue a control message; `session_id` is the peer's. Callable from any greenlet."""
         self.mailbox.post_urgent(Outgoing(message, session_id))
 
-    def end(self, reason: Reason, result: int | None = StopCcnResult.CLEAR, text: str = "") -> None:
+    def end(self, reason: Cause, result: int | None = StopCcnResult.CLEAR, text: str = "") -> None:
         """Ask the tunnel's greenlet to close with StopCCN `result` (None: without a word)."""
         self.mailbox.post_urgent(End(TunnelEnded(reason, result, text=text)))
 
-    def crowd_out(self) -> None:
+    def close_evicted(self) -> None:
         """Close without sending or reporting anything: it never came up, and another has its place now."""
-        self.crowded_out = True
+        self.evicted = True
         self.end(causes.TUNNEL_LOST, None)
 
     def use(self, endpoint: Endpoint) -> None:
@@ -432,7 +432,7 @@ class Tunnel:
         elif isinstance(item, Foreign):
             self.on_foreign(item)
         elif isinstance(item, End):
-            if self.state is not TunnelState.CLOSING or self.crowded_out:
+            if self.state is not TunnelState.CLOSING or self.evicted:
                 raise item.why
         elif isinstance(item, Outgoing):
             message = item.message
@@ -473,7 +473,7 @@ class Tunnel:
             message = messages.decode(header.body, self.secret)
         except MessageError as error:
             self.services.counters.control_malformed += 1
-            self.log.provoked("control_refused", message=error.message_type, why=error.text)
+            self.log.warning_limited("control_refused", message=error.message_type, why=error.text)
             self.on_malformed(header, error)
             return
         self.log.debug("control_received", message=type(message).__name__, session=header.session_id)
@@ -488,7 +488,7 @@ class Tunnel:
         """Log which AVPs of a message were ignored. A LAC says the same at each call: the tunnel logs it once."""
         if (message, why) not in self._reported and len(self._reported) < MAX_REPORTED:
             self._reported.add((message, why))
-            self.log.provoked("avp_ignored", message=message, why=why)
+            self.log.warning_limited("avp_ignored", message=message, why=why)
 
     def on_malformed(self, header: ControlHeader, error: MessageError) -> None:
         """4.1, 7.1: a call's message ends that call, any other the tunnel. Goodbyes are obeyed as far as understood."""
@@ -508,7 +508,7 @@ class Tunnel:
         if self._challenge:
             expected = messages.tunnel_auth_response(SCCCN.message_type, self.secret, self._challenge)
             if not hmac.compare_digest(expected, message.challenge_response or b""):
-                self.log.provoked("tunnel_auth_refused")
+                self.log.warning_limited("tunnel_auth_refused")
                 raise ProtocolError(StopCcnResult.NOT_AUTHORISED, 0, "wrong or missing Challenge Response")
         self.state = TunnelState.ESTABLISHED
         self.last_used = monotonic()

@@ -112,7 +112,7 @@ class Application:
         if refusal is not None:
             status, why = refusal
             host, origin = (environ.get(name, "")[:MAX_HOST_NAME] for name in ("HTTP_HOST", "HTTP_ORIGIN"))
-            self._log.provoked(
+            self._log.warning_limited(
                 "figures_refused", peer=environ.get("REMOTE_ADDR", ""), host=host, origin=origin, why=why
             )
             return Response(f"{why}\n".encode(), status=status)

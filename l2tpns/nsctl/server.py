@@ -229,7 +229,7 @@ class NsctlServer:
             try:
                 self._drain(sock)
             except OSError as error:
-                self._log.provoked("nsctl_read_failed", why=error.strerror)
+                self._log.warning_limited("nsctl_read_failed", why=error.strerror)
                 gevent.sleep(RETRY_DELAY)
             except Exception:  # a fault of the server must not stop the reader
                 self._log.exception("nsctl_failed")
@@ -358,7 +358,7 @@ class NsctlServer:
                 answer = self._load_or_remove(request)
         if answer is None:
             command = request.name if request.name in PRIVATE else str(request)
-            self._log.provoked("nsctl_unknown_command", peer=exchange.peer, command=command)
+            self._log.warning_limited("nsctl_unknown_command", peer=exchange.peer, command=command)
             return False, f'{UNKNOWN_COMMAND} "{printable(request.name)}": no plugin that is loaded knows it'
         ok, text = answer
         text = text or ("" if ok else "the command failed")
@@ -405,11 +405,11 @@ class NsctlServer:
 
     def _refuse(self, exchange: Exchange, why: str) -> None:
         self._counters.nsctl_refused += 1
-        self._log.provoked("nsctl_refused", peer=exchange.peer, why=why)
+        self._log.warning_limited("nsctl_refused", peer=exchange.peer, why=why)
 
     def _malformed(self, exchange: Exchange, malformed: Malformed) -> None:
         """Count and log a malformed packet; send an ERROR if it is a request from an authorised sender."""
         self._counters.nsctl_malformed += 1
-        self._log.provoked("nsctl_malformed", peer=exchange.peer, why=str(malformed))
+        self._log.warning_limited("nsctl_malformed", peer=exchange.peer, why=str(malformed))
         if malformed.packet is not None and not malformed.packet.is_answer:
             self._answer(exchange, malformed.packet, False, str(malformed))

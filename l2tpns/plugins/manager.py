@@ -46,9 +46,9 @@ from l2tpns.runtime.text import unknown_word
 from l2tpns.subscriber.services import Services
 from l2tpns.subscriber.session import Session as CoreSession
 
-PATIENCE = 5.0  # seconds that the end of a session, or of the plugin itself, waits for a plugin
+HOOK_TIMEOUT = 5.0  # seconds that the end of a session, or of the plugin itself, waits for a plugin
 AVPAIR_HOOKS = frozenset({"post_auth", "radius_response"})  # are given AVPairs
-INIT_PATIENCE = 30.0  # seconds for plugin_init: the start of the server waits for it
+INIT_TIMEOUT = 30.0  # seconds for plugin_init: the start of the server waits for it
 
 
 @dataclass(slots=True, eq=False)
@@ -72,6 +72,7 @@ class Plugins:
         self._log = log
         self._supervisor = supervisor
         self._host: Host | None = None
+        self.hook_timeout, self.init_timeout = HOOK_TIMEOUT, INIT_TIMEOUT
         self._caller = Caller(log)
         self._changing = RLock()
         self._loaded: dict[str, Plugin] = {}  # in the order of loading
@@ -91,7 +92,7 @@ class Plugins:
 
     def start(self) -> None:
         """Load what the configuration names. One that cannot be loaded is named in the log; the others are loaded."""
-        self.follow(self._config.plugins)
+        self.apply_config(self._config.plugins)
 
     def stop(self) -> None:
         """plugin_done of each, the last first."""
@@ -99,7 +100,7 @@ class Plugins:
             for name in reversed(list(self._loaded)):
                 self._drop(name)
 
-    def follow(self, names: Iterable[str]) -> list[str]:
+    def apply_config(self, names: Iterable[str]) -> list[str]:
         """Load and remove what differs; what there is to say of those that cannot be loaded. A plugin that is loaded
         goes on as it is, even if its file has changed."""
         told = []
@@ -220,7 +221,7 @@ class Plugins:
 
     def _init(self, plugin: Plugin) -> None:
         function = plugin.functions["init"]
-        result = self._limited(function, INIT_PATIENCE, plugin.server)
+        result = self._limited(function, self.init_timeout, plugin.server)
         if isinstance(result, Failure):
             at = loader.where(result.error, plugin.code.path)
             raise PluginError(f"{at}: plugin_init failed: {describe(result.error)}") from result.error
@@ -239,7 +240,7 @@ class Plugins:
         self._passing = plugin.server
         self.on_change()
         if "done" in plugin.functions:
-            self._limited(plugin.functions["done"], PATIENCE)
+            self._limited(plugin.functions["done"], self.hook_timeout)
         self._passing = None
         self._end_greenlets(plugin)
         loader.forget(plugin.code.module)
@@ -310,14 +311,16 @@ class Plugins:
         return Outcome(PLUGIN_RET_OK, "", changed, failed)
 
     def run_briefly(self, hook: str, event: Event, session: CoreSession) -> Outcome:
-        """As run, for a session that cannot wait: a plugin that is not done after PATIENCE seconds is given up."""
+        """Do the same for a session that cannot wait: abandon a plugin after `hook_timeout` seconds."""
         if hook not in self.chains:
             return NOTHING
         job = gevent.spawn(self.run, hook, event, session)
         try:
-            job.join(PATIENCE)
+            job.join(self.hook_timeout)
             if not job.ready():
-                self._log.warning("plugin_given_up", hook=HOOKS[hook].function, session=session.id, seconds=PATIENCE)
+                self._log.warning(
+                    "plugin_given_up", hook=HOOKS[hook].function, session=session.id, seconds=self.hook_timeout
+                )
                 return NOTHING
         finally:
             job.kill(block=False)

@@ -16,7 +16,7 @@ from l2tpns.policy.model import PolicyError, Sink
 from l2tpns.subscriber.phase import Phase
 from l2tpns.subscriber.session import Session as CoreSession
 
-LONGEST_REASON = 200
+MAX_REASON = 200
 
 
 class Session:
@@ -242,7 +242,7 @@ def _text(text: str) -> None:
 
 
 def _reason(text: str) -> str:
-    return str(text)[:LONGEST_REASON]
+    return str(text)[:MAX_REASON]
 
 
 def _sink(address: IPv4Address | str, port: int) -> Sink:

@@ -33,7 +33,7 @@ from l2tpns.system.garden_rules import DEFAULT, RESERVED, chain_of
 from l2tpns.system.rule_watch import RULE_CHECK_INTERVAL, RuleWatch
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,16}", re.ASCII)
-MOST = 64  # gardens: each costs every forwarded packet a few rules, and the kernel has 256 sets
+MAX_GARDENS = 64  # gardens: each costs every forwarded packet a few rules, and the kernel has 256 sets
 CONNTRACK_FLUSH_DELAY = 0.5  # seconds in which networks are collected whose connections are to be forgotten
 
 Builder = Callable[[str, str], bool]  # garden, chain: whether it has put rules there
@@ -220,7 +220,7 @@ class Gardens:
             if users is None:
                 raise PolicyError(f"walled garden {name} is not built")
             self._places[session] = place
-            session.path.caged = True
+            session.path.in_garden = True
             self._plane.changed(session.path)
             new = [network for network in place.networks if not users[network]]
             users.update(place.networks)
@@ -239,7 +239,7 @@ class Gardens:
         place = self._places.pop(session, None)
         if place is None:
             return
-        session.path.caged = False
+        session.path.in_garden = False
         self._plane.changed(session.path)
         users = self._users[place.garden]
         users.subtract(place.networks)
@@ -259,8 +259,8 @@ class Gardens:
             return
         if not NAME.fullmatch(name) or name == RESERVED:
             raise PolicyError(f'"{printable(name)}" is no name of a garden: up to 16 of a-z, A-Z, 0-9, _ and -')
-        if len(self._users) >= MOST:
-            raise PolicyError(f"there are {MOST} walled gardens already")
+        if len(self._users) >= MAX_GARDENS:
+            raise PolicyError(f"there are {MAX_GARDENS} walled gardens already")
         with self._building:
             if name in self._users:
                 return

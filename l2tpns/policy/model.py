@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any, Protocol
 
-from l2tpns.causes import Reason
-from l2tpns.dataplane.session_path import Path
+from l2tpns.causes import Cause
+from l2tpns.dataplane.session_path import SessionPath
 from l2tpns.errors import L2tpnsError
 from l2tpns.radius.types import AuthReply, TerminateCause, Usage
 from l2tpns.runtime.log import Logger
@@ -48,7 +48,7 @@ class Filtered(Protocol):
     """A session, as far as packet filters know it."""
 
     log: Logger
-    path: Path
+    path: SessionPath
 
 
 class Subscriber(Protocol):
@@ -56,7 +56,7 @@ class Subscriber(Protocol):
 
     id: int
     log: Logger
-    path: Path
+    path: SessionPath
     user: str
     acct_session_id: str
     address: IPv4Address | None
@@ -86,7 +86,7 @@ class Subscriber(Protocol):
     def rename(self, user: str) -> None:
         """Give it another user name, for accounting too. Does not yield."""
 
-    def end(self, reason: Reason, *, tell: bool = True, text: str = "") -> None:
+    def end(self, reason: Cause, *, tell: bool = True, text: str = "") -> None:
         """End it soon. Called from any greenlet; does not yield."""
 
     def replace_older(self) -> None:

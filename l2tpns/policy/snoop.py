@@ -18,7 +18,7 @@ from typing import NoReturn
 from l2tpns.capture.frame import Framer
 from l2tpns.config.settings import Config
 from l2tpns.policy.model import Changes, PolicyError, Sink, Subscriber
-from l2tpns.policy.snoop_sink import Outlet
+from l2tpns.policy.snoop_sink import SnoopSink
 from l2tpns.policy.taps import Taps
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.log import Logger
@@ -31,7 +31,7 @@ class Copier:
 
     __slots__ = ("_acct", "_config", "_framer", "_session", "_user", "lost", "outlet", "sent")
 
-    def __init__(self, config: Config, session: Subscriber, outlet: Outlet) -> None:
+    def __init__(self, config: Config, session: Subscriber, outlet: SnoopSink) -> None:
         self._config = config
         self._session = session
         self._acct, self._user = session.acct_session_id, session.user
@@ -78,7 +78,7 @@ class Snoop:
         self._sessions = sessions
         self._in_pool = in_pool
         self._holder = holder
-        self._outlets: dict[Sink, Outlet] = {}
+        self._outlets: dict[Sink, SnoopSink] = {}
         self.copiers: dict[Subscriber, Copier] = {}  # of the sessions whose packets are copied now
         self._configured: Sink | None = None
 
@@ -170,9 +170,9 @@ class Snoop:
         copier = self.copiers[session] = Copier(self._config, session, outlet)
         return copier
 
-    def _new_outlet(self, sink: Sink) -> Outlet:
+    def _new_outlet(self, sink: Sink) -> SnoopSink:
         find = self._from_configuration if sink == CONFIGURED else lambda: sink
-        outlet = self._outlets[sink] = Outlet(find, self.refusal, self._counters, self._log)
+        outlet = self._outlets[sink] = SnoopSink(find, self.refusal, self._counters, self._log)
         outlet.move(find())
         return outlet
 
@@ -196,7 +196,7 @@ class Snoop:
             if outlet.blocked and outlet.sink is not None and _has(session, outlet.sink.address):
                 outlet.blocked = self.refusal(outlet.sink, leaving=session)
 
-    def gave_up(self, session: Subscriber) -> None:
+    def login_failed(self, session: Subscriber) -> None:
         """It has not come online, and nothing was copied: the audit log has to say so."""
         if session.policy.sink is not None:
             self._tell_off(session, session.policy.sink, None, "end of session")

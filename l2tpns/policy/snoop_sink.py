@@ -24,7 +24,7 @@ REST = 0.25  # seconds without a try after one that shows that there is no way, 
 WARNING_PAUSE = 60.0  # seconds between two warnings of one sink
 
 
-class Outlet:
+class SnoopSink:
     """The way to one sink; `find` says where that is now, and `refusal` why nothing may be sent there, or nothing."""
 
     __slots__ = (

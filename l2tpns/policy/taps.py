@@ -2,8 +2,8 @@
 
 Two callables of a Path, each None while nobody wants its packets, so that nobody else pays:
 
-- `path.tap`: the packet hooks. What it returns is carried in the packet's place; None drops it.
-- `path.copy`: who only looks, the one who intercepts before the monitors.
+- `path.packet_hook`: the packet hooks. What it returns is carried in the packet's place; None drops it.
+- `path.mirror`: who only looks, the one who intercepts before the monitors.
 
 The order, in dataplane/forward.py. From the subscriber: source address checked, **copied**, filter, throttle, MSS,
 **hooks**, tun device. To the subscriber: filter, MSS, **hooks**, cut to the MRU or refused as too big, packet_limit,
@@ -44,8 +44,8 @@ class Taps:
         path = session.path
         tap = self._hooks.packet_tap(session)
         copy = _each(self._copies(session))
-        if (tap, copy) != (path.tap, path.copy):
-            path.tap, path.copy = tap, copy
+        if (tap, copy) != (path.packet_hook, path.mirror):
+            path.packet_hook, path.mirror = tap, copy
             self._plane.changed(path)
 
     def rebuild_all(self) -> None:
@@ -78,7 +78,7 @@ class Taps:
 
     def finish(self, session: Subscriber) -> None:
         """Let go of who may hold the session; if it comes online again, carry() brings them back."""
-        session.path.tap = session.path.copy = None
+        session.path.packet_hook = session.path.mirror = None
 
 
 def _no_copy(_: Subscriber) -> Copy | None:

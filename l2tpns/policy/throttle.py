@@ -15,13 +15,13 @@ from gevent.lock import RLock
 
 from l2tpns.config.settings import Config
 from l2tpns.dataplane.plane import DataPlane
-from l2tpns.dataplane.policer import Police
+from l2tpns.dataplane.policer import Policer
 from l2tpns.policy.model import Changes, PolicyError, Subscriber
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.text import printable
 from l2tpns.system.shaping import Shaped, Shaper, ShapingError, handle
 
-FASTEST = 10_000_000  # kbit/s
+MAX_RATE = 10_000_000  # kbit/s
 CHUNK = 20  # buckets made before others get their turn
 
 
@@ -51,8 +51,8 @@ class Throttle:
             policy.rate_in if rate_in is None else rate_in,
             policy.rate_out if rate_out is None else rate_out,
         )
-        if not all(0 <= rate <= FASTEST for rate in rates):
-            raise PolicyError(f"a rate is a number of kbit/s, {FASTEST} at most")
+        if not all(0 <= rate <= MAX_RATE for rate in rates):
+            raise PolicyError(f"a rate is a number of kbit/s, {MAX_RATE} at most")
         self._become(session, *rates)
         if any(rates):
             session.log.info("throttled", user=session.user, by=by, **self._facts(session))
@@ -89,7 +89,7 @@ class Throttle:
 
     def finish(self, session: Subscriber) -> None:
         with self._lock:
-            self._unpolice(session)
+            self._remove_policer(session)
             self._release(session)
 
     # The kernel
@@ -142,7 +142,7 @@ class Throttle:
         with self._lock:
             if session.online_since:
                 self._shape(session, rate_out)
-                self._police(session, rate_in)
+                self._apply_policer(session, rate_in)
             session.change_policy(rate_in=rate_in, rate_out=rate_out)
             if session.online_since:
                 self._changes.session(session)
@@ -153,26 +153,26 @@ class Throttle:
             if not session.online_since:
                 return  # it has ended while we waited
             policy = session.policy
-            self._police(session, policy.rate_in)
+            self._apply_policer(session, policy.rate_in)
             try:
                 self._shape(session, policy.rate_out)
             except PolicyError as error:
                 session.log.error("throttle_refused", user=session.user, rate_out=policy.rate_out, why=str(error))
 
-    def _police(self, session: Subscriber, rate: int) -> None:
+    def _apply_policer(self, session: Subscriber, rate: int) -> None:
         path = session.path
-        if rate == (path.police.rate if path.police is not None else 0):
+        if rate == (path.policer.rate if path.policer is not None else 0):
             return
         if not rate:
-            self._unpolice(session)
-        elif path.police is not None:
-            path.police.change(rate)
+            self._remove_policer(session)
+        elif path.policer is not None:
+            path.policer.change(rate)
         else:
-            path.police = Police(rate, monotonic())
+            path.policer = Policer(rate, monotonic())
         self._plane.changed(path)
 
-    def _unpolice(self, session: Subscriber) -> None:
-        police, session.path.police = session.path.police, None
+    def _remove_policer(self, session: Subscriber) -> None:
+        police, session.path.policer = session.path.policer, None
         if police is not None:
             police.end(carried=session.path.online)
 
@@ -229,6 +229,6 @@ def parse_rates(words: Sequence[str]) -> tuple[int | None, int | None]:
 
 def parse_rate(word: str) -> int:
     """kbit/s, not 0. PolicyError."""
-    if not (word.isascii() and word.isdigit() and len(word) <= 8 and 0 < int(word) <= FASTEST):
-        raise PolicyError(f'"{printable(word)}" is no rate: 1 to {FASTEST} kbit/s')
+    if not (word.isascii() and word.isdigit() and len(word) <= 8 and 0 < int(word) <= MAX_RATE):
+        raise PolicyError(f'"{printable(word)}" is no rate: 1 to {MAX_RATE} kbit/s')
     return int(word)

@@ -116,7 +116,9 @@ def framed_mtu(values: Values) -> int | None:
     mtu = next(values.integers())
     if mtu in MTUS:
         return mtu
-    values.log.provoked("radius_value_ignored", attribute=values.name, value=mtu, why="it must be from 64 to 65535")
+    values.log.warning_limited(
+        "radius_value_ignored", attribute=values.name, value=mtu, why="it must be from 64 to 65535"
+    )
     return None
 
 
@@ -140,7 +142,9 @@ def hosts(addresses: Iterator[IPv4Address], log: Logger) -> tuple[IPv4Address, .
     found = dict.fromkeys(addresses)
     for address in found:
         if not is_host(address) and address != UNNAMED:
-            log.provoked("radius_value_ignored", attribute="DNS server", value=str(address), why="no host has it")
+            log.warning_limited(
+                "radius_value_ignored", attribute="DNS server", value=str(address), why="no host has it"
+            )
     return tuple(filter(is_host, found))
 
 
@@ -165,7 +169,7 @@ def cisco_addresses(value: str, log: Logger) -> Iterator[IPv4Address]:
         try:
             yield IPv4Address(word)
         except AddressValueError:
-            log.provoked("radius_value_ignored", attribute=CISCO_DNS, value=word[:80], why="not an IPv4 address")
+            log.warning_limited("radius_value_ignored", attribute=CISCO_DNS, value=word[:80], why="not an IPv4 address")
 
 
 def split_avpair(value: bytes, log: Logger) -> list[tuple[str, str]]:
@@ -185,5 +189,7 @@ def split_avpair(value: bytes, log: Logger) -> list[tuple[str, str]]:
         elif pairs:
             pairs[-1] = (pairs[-1][0], f"{pairs[-1][1]},{piece}")
         elif piece.strip():
-            log.provoked("avpair_without_key", octets=len(piece))  # its text may name a session that is intercepted
+            log.warning_limited(
+                "avpair_without_key", octets=len(piece)
+            )  # its text may name a session that is intercepted
     return pairs

@@ -88,7 +88,7 @@ class RadiusBackend:
             self._log.error("radius_reply_invalid", user=credentials.user, session=request.session_id, why=str(error))
             return AuthReply(accepted=False, why="the RADIUS server's answer is invalid")
         if reply.code == packets.ACCESS_ACCEPT and not verdict.accepted:
-            self._log.provoked(
+            self._log.warning_limited(
                 "radius_service_refused", user=credentials.user, session=request.session_id, why=verdict.why
             )
         if verdict.accepted:

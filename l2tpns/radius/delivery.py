@@ -234,7 +234,7 @@ class Delivery:
             return False
         if reply.code == packets.ACCOUNTING_RESPONSE:
             return True
-        self._log.provoked("radius_reply_unknown", acct=entry.session, code=reply.code)
+        self._log.warning_limited("radius_reply_unknown", acct=entry.session, code=reply.code)
         entry.passed_over += self._timing.failed_round_tries
         return False
 

@@ -268,7 +268,7 @@ class RemoteServer:
             reply = packets.decode_reply(pending.packet, datagram, self._dictionary)
         except WireError as error:
             self.stats.malformed += 1
-            self.log.provoked("radius_reply_malformed", why=str(error))
+            self.log.warning_limited("radius_reply_malformed", why=str(error))
             return
         signed = bool(reply.message_authenticator)
         if not pending.packet.VerifyReply(reply, enforce_ma=self._demands_signature()):
@@ -279,7 +279,7 @@ class RemoteServer:
                 why = "wrong authenticator: is radius_secret the same on both sides?"
             else:
                 why = "no Message-Authenticator, and radius_require_message_authenticator asks for one"
-            self.log.provoked("radius_reply_not_authentic", signed=signed, why=why)
+            self.log.warning_limited("radius_reply_not_authentic", signed=signed, why=why)
             return
         self._count(pending, reply.code)
         if signed and pending.packet.code == packets.ACCESS_REQUEST:
@@ -300,7 +300,7 @@ class RemoteServer:
         if not pending.packet.VerifyReply(reply, enforce_ma=self._demands_signature()):
             return
         if self._stray_log.due(source, time.monotonic()):
-            self.log.provoked(
+            self.log.warning_limited(
                 "radius_answer_from_elsewhere",
                 source=f"{source[0]}:{source[1]}",
                 why="authentic, but not from the address and port that were asked: the server must answer from these",

@@ -117,7 +117,7 @@ class Logger(structlog.BoundLoggerBase):
         if self._logger.level >= WARNING:
             self._write("warning", event, facts)
 
-    def provoked(self, event: str, **facts: object) -> None:
+    def warning_limited(self, event: str, **facts: object) -> None:
         """Log a warning that peers can cause at will: a few a second. The next line says how many were `kept_back`."""
         if self._logger.level >= WARNING:
             kept_back = self._logger.allow(event)

@@ -52,7 +52,7 @@ class AddressGuard:
         for route in routes:
             why = self.routable.refusal(route.prefix)
             if why:
-                session.log.provoked("framed_route_refused", user=session.user, route=str(route.prefix), why=why)
+                session.log.warning_limited("framed_route_refused", user=session.user, route=str(route.prefix), why=why)
             else:
                 permitted.append(route)
         return tuple(permitted) if len(permitted) < len(routes) else routes

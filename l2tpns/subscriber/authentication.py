@@ -147,7 +147,7 @@ def reauthorize(session: SessionState) -> None:
     try:
         reply = decide(session, partial(login_again, session, session.credentials, profile.state))
     except SessionEnded as end:
-        if end.reason is not causes.RADIUS_SILENT:
+        if end.cause is not causes.RADIUS_SILENT:
             raise
         raise SessionEnded(causes.SESSION_TIMEOUT) from end
     if not reply.accepted:

@@ -37,7 +37,7 @@ class Ending:
 
 def ending(session: SessionState, end: SessionEnded, usage: Usage, seconds: float) -> Ending:
     """Return what `show history` tells of a session that has ended."""
-    by_lac = end.reason in (causes.LAC_CDN, causes.LAC_LOST_CARRIER) and end.result  # 0: its CDN had none to read
+    by_lac = end.cause in (causes.LAC_CDN, causes.LAC_LOST_CARRIER) and end.result  # 0: its CDN had none to read
     return Ending(
         ended=time.time(),
         session=session.id,
@@ -46,7 +46,7 @@ def ending(session: SessionState, end: SessionEnded, usage: Usage, seconds: floa
         address=usage.address,
         lac=session.tunnel.peer[0],
         calling=session.calling,
-        cause=end.reason.name,
+        cause=end.cause.name,
         why=end.text,
         phase=session.phase.value,
         lac_result=int(end.result) if by_lac else None,

@@ -17,7 +17,7 @@ import gevent
 
 from l2tpns import causes
 from l2tpns.causes import SessionEnded
-from l2tpns.dataplane.session_path import Path
+from l2tpns.dataplane.session_path import SessionPath
 from l2tpns.errors import NoAnswer, PluginError, ProtocolError
 from l2tpns.proto.l2tp.messages import Message
 from l2tpns.proto.ppp.automaton import State, Timers
@@ -93,7 +93,7 @@ class PppLink:
     def __init__(
         self,
         services: Services,
-        path: Path,
+        path: SessionPath,
         log: Logger,
         on_message: Callable[[Message], None],
         on_timer: Callable[[], None],
@@ -303,7 +303,9 @@ class PppLink:
         """
         if len(packet) > self.lcp.peer_mru:
             self._services.counters.drop_above_mru += 1
-            self.log.provoked("frame_above_mru", protocol=f"{protocol:04x}", octets=len(packet), mru=self.lcp.peer_mru)
+            self.log.warning_limited(
+                "frame_above_mru", protocol=f"{protocol:04x}", octets=len(packet), mru=self.lcp.peer_mru
+            )
             return
         if self.log.enabled(DATA):
             self.log.data("ppp_sent", protocol=f"{protocol:04x}", octets=ppp_octets(protocol, packet))

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 from typing import ClassVar
 
 from l2tpns import causes
-from l2tpns.causes import Reason, SessionEnded
+from l2tpns.causes import Cause, SessionEnded
 from l2tpns.errors import NoAddress
 from l2tpns.policy.model import Subscriber
 from l2tpns.proto.ppp.frame import Protocol
@@ -138,12 +138,12 @@ def take_address(session: SessionState, address: IPv4Address) -> None:
     """Give the session this address. Raises SessionEnded if it cannot have it."""
     why = session.services.registry.take_address(address, session)
     if why:
-        session.log.provoked("address_refused", user=session.user, address=str(address), why=why)
+        session.log.warning_limited("address_refused", user=session.user, address=str(address), why=why)
         raise SessionEnded(causes.ADDRESS_IN_USE, text=f"address {address} is not available")
     session.address = address
 
 
-def end_older(session: SessionState, older: list[Subscriber], reason: Reason) -> None:
+def end_older(session: SessionState, older: list[Subscriber], reason: Cause) -> None:
     """End sessions that stand in this one's way, and wait until they have released what they hold. May yield."""
     services = session.services
     services.counters.sessions_replaced += len(older)

@@ -22,7 +22,7 @@ from l2tpns.errors import ConfigError, NoAddress, refused
 from l2tpns.runtime.text import printable
 from l2tpns.runtime.text_file import oddity, read_lines
 
-_MOST_REMEMBERED = 262_144  # free addresses whose last user is remembered; beyond that, old ones are reused first
+_MAX_REMEMBERED = 262_144  # free addresses whose last user is remembered; beyond that, old ones are reused first
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -175,7 +175,7 @@ class Pool:
     def allocate(self, user: str) -> IPv4Address:
         """An address for `user`, by the order of preference above; NoAddress if none is free."""
         address = self._last.get(self._key(user))
-        if address is None and len(self._idle) < _MOST_REMEMBERED:
+        if address is None and len(self._idle) < _MAX_REMEMBERED:
             address = self._never_given()
         if address is None:
             address = next(iter(self._idle), None)

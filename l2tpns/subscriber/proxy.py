@@ -17,39 +17,39 @@ from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.proto.ppp.lcp import AuthChoice, Lcp
 from l2tpns.proto.ppp.options import build_options
 
-LONGEST_CHALLENGE = 253  # octets that a RADIUS server can be told
+MAX_CHALLENGE = 253  # octets that a RADIUS server can be told
 
 
 @dataclass(frozen=True, slots=True)
-class Takeover:
+class ProxyResult:
     """What is taken over: nothing of LCP when `why_not` says something, and no login without credentials."""
 
     why_not: str = ""
     credentials: Credentials | None = None
 
 
-def take_over(lcp: Lcp, iccn: ICCN, config: Config, now: float) -> Takeover:
+def adopt_proxy(lcp: Lcp, iccn: ICCN, config: Config, now: float) -> ProxyResult:
     """Take over the LAC's LCP, which is Opened then, with the subscriber's credentials where they are of use."""
     sent, received = iccn.last_sent_lcp_confreq, iccn.last_received_lcp_confreq
     if sent is None and received is None:
-        return Takeover("the LAC has not negotiated LCP")
+        return ProxyResult("the LAC has not negotiated LCP")
     if not config.proxy_lcp:
-        return Takeover("proxy_lcp is no")
+        return ProxyResult("proxy_lcp is no")
     if sent is None or received is None:
-        return Takeover("one of the LAC's LCP AVPs is missing")
+        return ProxyResult("one of the LAC's LCP AVPs is missing")
     credentials = usable_credentials(iccn) if config.proxy_authentication else None
     by_pap = credentials is not None and credentials.protocol == Protocol.PAP
     choices = tuple(choice for choice in lcp.wishes.auth if choice is not AuthChoice.PAP or by_pap)
     if not lcp.adopt(sent, received, now, choices):
         pap_alone = build_options([AuthChoice.PAP.option]) in sent and AuthChoice.PAP not in choices
-        return Takeover(
+        return ProxyResult(
             "PAP was begun at the LAC, and its request is not to be used"
             if pap_alone
             else "it is not what is wanted here"
         )
     if credentials is not None and (lcp.auth is None or lcp.auth.protocol != credentials.protocol):
         credentials = None
-    return Takeover(credentials=credentials)
+    return ProxyResult(credentials=credentials)
 
 
 def usable_credentials(iccn: ICCN) -> Credentials | None:
@@ -65,7 +65,7 @@ def usable_credentials(iccn: ICCN) -> Credentials | None:
     challenge = iccn.proxy_authen_challenge or b""
     if (
         iccn.proxy_authen_type == ProxyAuthenType.CHAP
-        and 0 < len(challenge) <= LONGEST_CHALLENGE
+        and 0 < len(challenge) <= MAX_CHALLENGE
         and len(response) == chap.MD5_SIZE
     ):
         return Credentials(Protocol.CHAP, name, identifier=identifier, challenge=challenge, response=response)

@@ -14,7 +14,7 @@ from functools import partial
 from time import monotonic
 
 from l2tpns import causes
-from l2tpns.causes import Reason, SessionEnded
+from l2tpns.causes import Cause, SessionEnded
 from l2tpns.errors import ProtocolError
 from l2tpns.policy.model import Policy
 from l2tpns.proto.l2tp.messages import (
@@ -117,7 +117,7 @@ class Session(SessionState):
         if lcp.state is State.INITIAL:
             iccn, self.connected = self.connected, None
             assert iccn is not None
-            taken = proxy.take_over(lcp, iccn, self.services.config, now)
+            taken = proxy.adopt_proxy(lcp, iccn, self.services.config, now)
             if taken.why_not:
                 self.log.debug("proxy_lcp_not_adopted", why=taken.why_not)
                 lcp.open(now)
@@ -212,7 +212,7 @@ class Session(SessionState):
 
     # The end
 
-    def go_offline(self, reason: Reason) -> None:
+    def go_offline(self, reason: Cause) -> None:
         """Undo go_online, open_networks and authenticate. Harmless at any time. May yield."""
         services = self.services
         if self.timer is not None:
@@ -223,7 +223,7 @@ class Session(SessionState):
         if self.is_online:
             self.attempt(lambda: self.stop_service(reason))
         else:
-            services.snoop.gave_up(self)
+            services.snoop.login_failed(self)
         if self.address is not None:
             address, self.address = self.address, None
             services.registry.give_back_address(address)
@@ -233,7 +233,7 @@ class Session(SessionState):
         self.credentials = None
         self.opened_wall = 0.0
 
-    def stop_service(self, reason: Reason) -> None:
+    def stop_service(self, reason: Cause) -> None:
         """Undo go_online. May yield.
 
         The session counts as offline before anything that may yield (kernel, plugins): a command that changes its
@@ -270,8 +270,8 @@ class Session(SessionState):
         wanted = [] if online else self.link.refusals()  # of a login that failed: it may be why
         steps: list[Callable[[], None]] = [
             self.stop_starting,
-            lambda: plugin_hooks.kill_session(self, end.reason.name),
-            lambda: self.go_offline(end.reason),
+            lambda: plugin_hooks.kill_session(self, end.cause.name),
+            lambda: self.go_offline(end.cause),
             lambda: self.say_goodbye(end),
             lambda: self.services.plane.detach(self.path),
             self.leave_table,
@@ -282,7 +282,7 @@ class Session(SessionState):
         self.log.info(
             "session_down",
             user=self.user,
-            cause=end.reason.name,
+            cause=end.cause.name,
             why=end.text,
             result=int(end.result),
             error=int(end.error),
@@ -308,7 +308,7 @@ class Session(SessionState):
             CDN(
                 result_code=ResultCode(end.result, end.error, end.text),
                 assigned_session_id=self.id,
-                disconnect_cause=DisconnectCause(end.reason.disconnect, 0, end.reason.direction, ""),
+                disconnect_cause=DisconnectCause(end.cause.disconnect, 0, end.cause.direction, ""),
             ),
             self.peer_id,
         )

@@ -12,8 +12,8 @@ from ipaddress import IPv4Address
 from time import monotonic
 from typing import Any
 
-from l2tpns.causes import Reason, SessionEnded
-from l2tpns.dataplane.session_path import Path, key_of
+from l2tpns.causes import Cause, SessionEnded
+from l2tpns.dataplane.session_path import SessionPath, key_of
 from l2tpns.errors import ProtocolError
 from l2tpns.policy.model import Policy
 from l2tpns.proto.l2tp.messages import ICCN, ICRQ, WEN
@@ -75,7 +75,7 @@ class SessionState:
         self.id = session_id
         self.peer_id = icrq.assigned_session_id
         self.log = tunnel.log.bind(session=session_id)
-        self.path = Path(
+        self.path = SessionPath(
             key=key_of(tunnel.id, session_id),
             peer=tunnel.peer,
             endpoint=tunnel.endpoint,
@@ -153,7 +153,7 @@ class SessionState:
         self.path.peer = peer
         self.services.plane.changed(self.path)
 
-    def end(self, reason: Reason, *, tell: bool = True, text: str = "") -> None:
+    def end(self, reason: Cause, *, tell: bool = True, text: str = "") -> None:
         """End the session soon. Called from any greenlet, more than once; does not yield."""
         self.link.end(SessionEnded(reason, tell=tell, text=text))
 

@@ -37,8 +37,8 @@ from l2tpns.runtime.log import Logger
 from l2tpns.runtime.supervisor import Part, Supervisor
 
 INTERVAL = 300.0
-MOST_WAITING = 500_000  # rows kept while files cannot be written
-MOST_NAMES_TAKEN = 2 * 3600  # seconds: more than a clock that is set back for the winter repeats
+MAX_WAITING = 500_000  # rows kept while files cannot be written
+MAX_NAMES_TRIED = 2 * 3600  # seconds: more than a clock that is set back for the winter repeats
 NORMAL_QOS, THROTTLED_QOS = 1, 2
 
 
@@ -135,12 +135,12 @@ class UsageFiles:
         if row is not None:
             row.up += up
             row.down += down
-        elif len(self._waiting) < MOST_WAITING:
+        elif len(self._waiting) < MAX_WAITING:
             qos = THROTTLED_QOS if session.policy.throttled else NORMAL_QOS
             row = Row(one_word(usage.user), str(usage.address), qos, up, down)
             self._waiting[usage.acct_session_id] = row
         else:
-            self._log.provoked("usage_row_lost", user=session.user, up=up, down=down)
+            self._log.warning_limited("usage_row_lost", user=session.user, up=up, down=down)
 
     # The file
 
@@ -237,8 +237,8 @@ def write_file(directory: Path, when: float, text: bytes) -> Path:
 
 
 def _free_name(directory: Path, when: float) -> Path:
-    for second in range(MOST_NAMES_TAKEN):
+    for second in range(MAX_NAMES_TRIED):
         path = directory / time.strftime("%Y%m%d%H%M%S", time.localtime(when + second))
         if not os.path.lexists(path):
             return path
-    raise files.Unfit(f"the names of the next {MOST_NAMES_TAKEN} seconds are taken")
+    raise files.Unfit(f"the names of the next {MAX_NAMES_TRIED} seconds are taken")

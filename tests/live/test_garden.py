@@ -303,8 +303,8 @@ def survive_a_crash(stage: Stage, sessions: int) -> None:
     (cleaned,) = stage.server.log("firewall_cleaned")
     assert cleaned["rules"]
     assert fred.ping(HOST) is not None
-    caged = storm.subscribers[0]
-    assert caged.ping(HOST, timeout=0.5) is None
+    in_garden = storm.subscribers[0]
+    assert in_garden.ping(HOST, timeout=0.5) is None
     stage.lac.close()
     assert stage.stop() == 0
     assert stage.rules() == stage.theirs

@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path as File
+from pathlib import SessionPath as File
 
 import gevent
 import gevent.socket
@@ -15,7 +15,7 @@ import pytest
 
 from l2tpns.config.settings import Config
 from l2tpns.dataplane import userspace
-from l2tpns.dataplane.session_path import Path, key_of
+from l2tpns.dataplane.session_path import SessionPath, key_of
 from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.errors import ConfigError
 from l2tpns.proto.l2tp.header import build_control
@@ -59,10 +59,12 @@ class Rig:
         with self.server.entered():
             self.plane.start()
 
-    def online(self, routes: tuple[str, ...] = (), mru: int = 1462, address: str = CLIENT) -> Path:
+    def online(self, routes: tuple[str, ...] = (), mru: int = 1462, address: str = CLIENT) -> SessionPath:
         with self.server.entered():
             endpoint = self.plane.endpoint(LNS)
-        path = Path(key_of(7, 8), endpoint, self.lac.getsockname(), 7, 8, lambda *frame: self.posted.append(frame))
+        path = SessionPath(
+            key_of(7, 8), endpoint, self.lac.getsockname(), 7, 8, lambda *frame: self.posted.append(frame)
+        )
         self.plane.attach(path)
         self.plane.online(path, IPv4Address(address), [IPv4Network(route) for route in routes], mru)
         return path
@@ -189,7 +191,7 @@ def test_without_data_checksums_only_data_goes_without(rig: Rig, wire: Wire) -> 
 def test_routes_outside_the_pool_are_installed_shared_and_removed_with_their_last_user(rig: Rig) -> None:
     rig.start()
     first = rig.online(routes=("10.9.0.0/24", "10.9.1.0/24"))
-    second = Path(key_of(7, 9), first.endpoint, first.peer, 7, 9, lambda *_: None)
+    second = SessionPath(key_of(7, 9), first.endpoint, first.peer, 7, 9, lambda *_: None)
     rig.plane.attach(second)
     rig.plane.online(second, IPv4Address("10.64.0.6"), [IPv4Network("10.9.0.0/24")], 1462)
     assert sorted(rig.routes()) == ["10.64.0.5", "10.64.0.6", "10.9.0.0/24", "10.9.1.0/24"]

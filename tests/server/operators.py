@@ -14,7 +14,7 @@ from gevent import socket
 from l2tpns.config.file import find_files
 from l2tpns.config.live import Configurator, Options, Reading
 from l2tpns.config.settings import Config
-from l2tpns.console.context import Office
+from l2tpns.console.context import ConsoleContext
 from l2tpns.console.server import Console
 from l2tpns.console.timing import ConsoleTiming
 from l2tpns.errors import ConfigError
@@ -52,7 +52,7 @@ class Desk:
             prepare=lambda config: lambda: None,
             check_usage_directory=lambda directory: "",
         )
-        self.office = Office(
+        self.context = ConsoleContext(
             server=server.core,
             log=server.log,
             files=find_files(self.config_file),
@@ -63,7 +63,7 @@ class Desk:
             leave=lambda: self.asked.append("leave"),
             bandwidth=lambda: "Bandwidth: none",
         )
-        self.console = Console(self.office, server.log.get(), port=0, timing=timing)
+        self.console = Console(self.context, server.log.get(), port=0, timing=timing)
         self._operators: list[Operator] = []
 
     def reload(self) -> tuple[str, ...]:

@@ -229,7 +229,7 @@ def _log_calls(tree: ast.AST) -> Iterator[tuple[str, str, list[str]]]:
     named = {
         "debug": "call",
         "exception": "error",
-        "provoked": "warning",
+        "warning_limited": "warning",
         "audit": "audit",
         "secret_audit": "audit",
         **{level: level for level in logs.LEVELS},

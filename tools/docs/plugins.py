@@ -112,8 +112,8 @@ Now `set threestrikes_most 5` works at the console and in the configuration, the
   the server: nothing can catch them.
 - **Waiting** (network, `time.sleep`) is allowed, but for packet hooks: only the session concerned waits, and it can
   still hang up or be dropped. Where a session cannot wait (`kill_session`, `radius_account`), and in `plugin_done`,
-  a plugin that has not returned after {manager.PATIENCE:g} seconds is abandoned, in `plugin_init` after
-  {manager.INIT_PATIENCE:g}. All `plugin_timer` run one after the other. `server.spawn` runs a function beside all of
+  a plugin that has not returned after {manager.HOOK_TIMEOUT:g} seconds is abandoned, in `plugin_init` after
+  {manager.INIT_TIMEOUT:g}. All `plugin_timer` run one after the other. `server.spawn` runs a function beside all of
   this.
 - **Computing** without waiting blocks the whole server. A call that uses {calls.SLOW * 1000:g} ms of CPU or
   more is reported (`plugin_slow`); `show plugins` has the sum and the slowest call of each function. An

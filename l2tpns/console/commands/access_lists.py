@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from l2tpns.config.access_list import AccessList, parse_head, parse_rule
 from l2tpns.console.commands.arguments import ONE_USER, find_user
-from l2tpns.console.context import Office
+from l2tpns.console.context import ConsoleContext
 from l2tpns.console.grammar import CONFIGURING, Argument, Command, Mode, change
 from l2tpns.console.output import Output, Refused, Row
 from l2tpns.policy import filters as filtering
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
 def access_list(shell: Shell, kind: str, name: str) -> str | None:
     """Enter the list's rules, creating it if needed. A new list drops everything until a rule permits something."""
     name, extended = parse_head((kind, name))
-    filters = shell.office.config.filters
+    filters = shell.context.config.filters
     known = filters.get(name)
     if known is not None and known.extended != extended:
         raise Refused(f"ip access-list: {name} is an access-list of the other kind already")
     shell.mode, shell.access_list = Mode.ACL, name
     if known is not None:
         return None
-    shell.office.change_filters({**filters, name: AccessList(name, extended)})
+    shell.context.change_filters({**filters, name: AccessList(name, extended)})
     return f"{name} is new: until it permits something it drops everything"
 
 
 def no_access_list(shell: Shell, kind: str, name: str) -> str | None:
     name, _ = parse_head((kind, name))
-    filters = dict(shell.office.config.filters)
+    filters = dict(shell.context.config.filters)
     if filters.pop(name, None) is None:
         raise Refused(f"There is no access-list {name}")
-    shell.office.change_filters(filters)
+    shell.context.change_filters(filters)
     if shell.mode is Mode.ACL and shell.access_list == name:
         shell.mode = Mode.CONFIG
     users = sum(
         name in {f.name for f in (session.path.filter_in, session.path.filter_out) if f is not None}
-        for session in shell.office.lns.sessions.values()
+        for session in shell.context.lns.sessions.values()
     )
     return f"{users} sessions have it, and keep the rules that it had" if users else None
 
@@ -88,18 +88,18 @@ def _take_away(shell: Shell, words: tuple[str, ...]) -> None:
 
 def _inside(shell: Shell) -> AccessList:
     """Return the list being edited. Raises Refused if another console has removed it."""
-    found = shell.office.config.filters.get(shell.access_list)
+    found = shell.context.config.filters.get(shell.access_list)
     if found is None:
         raise Refused(f"There is no access-list {shell.access_list} any more")
     return found
 
 
 def _put(shell: Shell, changed: AccessList) -> None:
-    shell.office.change_filters({**shell.office.config.filters, changed.name: changed})
+    shell.context.change_filters({**shell.context.config.filters, changed.name: changed})
 
 
 def show_access_lists(shell: Shell, *names: str) -> Output:
-    filters = shell.office.config.filters
+    filters = shell.context.config.filters
     for name in names:
         if name not in filters:
             raise Refused(f"There is no access-list {printable(name)}")
@@ -121,10 +121,10 @@ def show_access_lists(shell: Shell, *names: str) -> Output:
 
 
 def filter_user(shell: Shell, name: str, direction: str, filter_name: str) -> str:
-    chosen = shell.office.config.filters.get(filter_name)
+    chosen = shell.context.config.filters.get(filter_name)
     if chosen is None:
         raise Refused(f"There is no access-list {printable(filter_name)}")
-    for session in find_user(shell.office, name):
+    for session in find_user(shell.context, name):
         if direction == "in":
             filtering.set_filters(session.services.plane, session, chosen, session.path.filter_out)
         else:
@@ -133,7 +133,7 @@ def filter_user(shell: Shell, name: str, direction: str, filter_name: str) -> st
 
 
 def no_filter_user(shell: Shell, name: str) -> str:
-    for session in find_user(shell.office, name):
+    for session in find_user(shell.context, name):
         filtering.set_filters(session.services.plane, session, None, None)
     return f"Not filtering user {name}"
 
@@ -141,17 +141,17 @@ def no_filter_user(shell: Shell, name: str) -> str:
 # Arguments
 
 
-def _kinds(office: Office) -> Iterator[tuple[str, str]]:
+def _kinds(context: ConsoleContext) -> Iterator[tuple[str, str]]:
     yield "standard", "match addresses only"
     yield "extended", "match protocol, addresses, ports and TCP flags"
 
 
-def _names(office: Office) -> Iterator[tuple[str, str]]:
-    for _, filter in sorted(office.config.filters.items()):
+def _names(context: ConsoleContext) -> Iterator[tuple[str, str]]:
+    for _, filter in sorted(context.config.filters.items()):
         yield filter.name, f"{'extended' if filter.extended else 'standard'}, {len(filter.rules)} rules"
 
 
-def _words(office: Office) -> Iterator[tuple[str, str]]:
+def _words(context: ConsoleContext) -> Iterator[tuple[str, str]]:
     """Yield the words of rules."""
     yield "any", "any address"
     yield "host", "a single address follows"
@@ -166,7 +166,7 @@ def _words(office: Office) -> Iterator[tuple[str, str]]:
     yield "fragments", "non-initial fragments only"
 
 
-def _directions(office: Office) -> Iterator[tuple[str, str]]:
+def _directions(context: ConsoleContext) -> Iterator[tuple[str, str]]:
     yield "in", "packets from the user"
     yield "out", "packets to the user"
 

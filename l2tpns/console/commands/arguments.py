@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from l2tpns.console.context import Office
+from l2tpns.console.context import ConsoleContext
 from l2tpns.console.grammar import Argument
 from l2tpns.console.output import Refused
 from l2tpns.l2tp.tunnel import Tunnel
@@ -14,46 +14,46 @@ from l2tpns.subscriber.session import Session
 Choice = tuple[str, str]
 
 
-def sessions(office: Office) -> Iterator[Choice]:
-    for session_id in sorted(office.lns.sessions):
-        session = office.lns.sessions[session_id]
+def sessions(context: ConsoleContext) -> Iterator[Choice]:
+    for session_id in sorted(context.lns.sessions):
+        session = context.lns.sessions[session_id]
         yield str(session_id), session.user or f"calling from {session.calling or '?'}"
 
 
-def tunnels(office: Office) -> Iterator[Choice]:
-    for tunnel_id in sorted(office.lns.tunnels):
-        yield str(tunnel_id), office.lns.tunnels[tunnel_id].host
+def tunnels(context: ConsoleContext) -> Iterator[Choice]:
+    for tunnel_id in sorted(context.lns.tunnels):
+        yield str(tunnel_id), context.lns.tunnels[tunnel_id].host
 
 
-def users(office: Office) -> Iterator[Choice]:
-    for name in sorted(office.lns.services.registry.by_user):
-        for session in office.lns.services.registry.by_user[name]:
+def users(context: ConsoleContext) -> Iterator[Choice]:
+    for name in sorted(context.lns.services.registry.by_user):
+        for session in context.lns.services.registry.by_user[name]:
             yield session.user, f"session {session.id}"
 
 
-def ended_users(office: Office) -> Iterator[Choice]:
-    for name in sorted({ending.user for ending in office.lns.services.history if ending.user}):
+def ended_users(context: ConsoleContext) -> Iterator[Choice]:
+    for name in sorted({ending.user for ending in context.lns.services.history if ending.user}):
         yield name, ""
 
 
-def find_session(office: Office, word: str) -> Session:
+def find_session(context: ConsoleContext, word: str) -> Session:
     """Return the session. Raises Refused, worded as by the manual's server."""
-    session = office.lns.sessions.get(_number(word))
+    session = context.lns.sessions.get(_number(word))
     if session is None:
         raise Refused(f'Invalid session id "{printable(word)}"')
     return session
 
 
-def find_tunnel(office: Office, word: str) -> Tunnel:
-    tunnel = office.lns.tunnels.get(_number(word))
+def find_tunnel(context: ConsoleContext, word: str) -> Tunnel:
+    tunnel = context.lns.tunnels.get(_number(word))
     if tunnel is None:
         raise Refused(f'Invalid tunnel id "{printable(word)}"')
     return tunnel
 
 
-def find_user(office: Office, word: str) -> list[Session]:
+def find_user(context: ConsoleContext, word: str) -> list[Session]:
     """Return all sessions of a user, by `username_case`. Raises Refused if there is none."""
-    found = sorted(office.lns.services.registry.sessions_of(word), key=lambda session: session.id)
+    found = sorted(context.lns.services.registry.sessions_of(word), key=lambda session: session.id)
     if not found:
         raise Refused(f"User {printable(word)} is not connected")
     return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from l2tpns.config.settings import SETTINGS
 from l2tpns.config.value_types import Effect
-from l2tpns.console.context import Office
+from l2tpns.console.context import ConsoleContext
 from l2tpns.console.grammar import ANYWHERE, CONFIGURING, Argument, Command, Mode, Privilege, change
 from l2tpns.console.output import Output, Row, text
 from l2tpns.runtime.log_render import HIDDEN
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def set_variable(shell: Shell, name: str, value: str) -> str:
     """Set a variable. Report when it takes effect, unless at once."""
-    setting, notes = shell.office.set_variable(name, value)
+    setting, notes = shell.context.set_variable(name, value)
     effect = () if setting.effect is Effect.LIVE else (f"It takes effect {setting.effect.value}",)
     return "\n".join([f'Setting "{name}" to "{HIDDEN if setting.secret else value}"', *effect, *notes])
 
@@ -34,27 +34,27 @@ def leave_configuration(shell: Shell) -> None:
 
 
 def write_memory(shell: Shell) -> Output:
-    path = shell.office.write_memory()
+    path = shell.context.write_memory()
     return text(f"Writing configuration\n{path} written")
 
 
 def reload_configuration(shell: Shell) -> str:
-    return "\n".join(shell.office.reload())
+    return "\n".join(shell.context.reload())
 
 
 def show_running_config(shell: Shell) -> Output:
-    office = shell.office
+    context = shell.context
 
     def data() -> Row:
-        config = office.intended()
-        lines = office.running_config().rstrip("\n").split("\n")
+        config = context.intended()
+        lines = context.running_config().rstrip("\n").split("\n")
         return {"lines": [printable(line) for line in lines], "plugins": list(config.plugins)}
 
-    return Output(lambda: office.running_config().rstrip("\n").split("\n"), data)
+    return Output(lambda: context.running_config().rstrip("\n").split("\n"), data)
 
 
-def _variables(office: Office) -> Iterator[tuple[str, str]]:
-    for setting in (*SETTINGS.values(), *office.plugins.settings.values()):
+def _variables(context: ConsoleContext) -> Iterator[tuple[str, str]]:
+    for setting in (*SETTINGS.values(), *context.plugins.settings.values()):
         yield setting.name, setting.help_with_default
 
 

@@ -12,15 +12,15 @@ from l2tpns.runtime.text import printable
 from l2tpns.system.garden_rules import DEFAULT, chain_of
 
 if TYPE_CHECKING:
-    from l2tpns.console.context import Office
+    from l2tpns.console.context import ConsoleContext
     from l2tpns.console.shell import Shell
     from l2tpns.subscriber.session import Session
 
 
 def enter(shell: Shell, word: str, name: str = DEFAULT) -> str:
     """Move a session, or all sessions of a user that are not there yet, into a garden."""
-    gardens = shell.office.lns.services.gardens
-    found = _find(shell.office, word)
+    gardens = shell.context.lns.services.gardens
+    found = _find(shell.context, word)
     outside = [session for session in found if session.policy.garden != name] or found
     for session in outside:
         gardens.enter(session, name, by=shell.actor)
@@ -29,21 +29,21 @@ def enter(shell: Shell, word: str, name: str = DEFAULT) -> str:
 
 def leave(shell: Shell, word: str) -> str:
     """Release one session. Releasing a second one of the same user would end the first."""
-    found = _find(shell.office, word)
+    found = _find(shell.context, word)
     inside = [session for session in found if session.policy.garden] or found
     if len(inside) > 1:
         ids = ", ".join(str(session.id) for session in inside)
         raise Refused(f"{printable(word)} has several sessions in a walled garden, {ids}: enter the ID of one")
     (session,) = inside
-    shell.office.lns.services.gardens.leave(session, by=shell.actor)
+    shell.context.lns.services.gardens.leave(session, by=shell.actor)
     return f"Session {session.id} ({session.user}) is out of the walled garden"
 
 
-def _find(office: Office, word: str) -> list[Session]:
+def _find(context: ConsoleContext, word: str) -> list[Session]:
     """Return the session with this ID, else the sessions of the user with this name."""
-    if word.isascii() and word.isdigit() and int(word[:6]) in office.lns.sessions:
-        return [office.lns.sessions[int(word)]]
-    return find_user(office, word)
+    if word.isascii() and word.isdigit() and int(word[:6]) in context.lns.sessions:
+        return [context.lns.sessions[int(word)]]
+    return find_user(context, word)
 
 
 GARDENS = Table(
@@ -58,7 +58,7 @@ GARDENS = Table(
 
 def show_gardens(shell: Shell) -> Output:
     """Show the gardens built since the start or restored from saved state."""
-    gardens = shell.office.lns.services.gardens
+    gardens = shell.context.lns.services.gardens
 
     def rows() -> Iterator[Row]:
         for name, count in gardens.members().items():
@@ -72,13 +72,13 @@ def show_gardens(shell: Shell) -> Output:
     return GARDENS.output(rows)
 
 
-def _gardens(office: Office) -> Iterator[tuple[str, str]]:
-    yield from ((name, f"{count} sessions") for name, count in office.lns.services.gardens.members().items())
+def _gardens(context: ConsoleContext) -> Iterator[tuple[str, str]]:
+    yield from ((name, f"{count} sessions") for name, count in context.lns.services.gardens.members().items())
 
 
-def _users_and_sessions(office: Office) -> Iterator[tuple[str, str]]:
-    yield from users(office)
-    yield from sessions(office)
+def _users_and_sessions(context: ConsoleContext) -> Iterator[tuple[str, str]]:
+    yield from users(context)
+    yield from sessions(context)
 
 
 WHO = Argument("USER|SID", "user name or session ID", _users_and_sessions)

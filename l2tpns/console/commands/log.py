@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from l2tpns.console.commands.arguments import LINE_COUNT
-from l2tpns.console.context import Office
+from l2tpns.console.context import ConsoleContext
 from l2tpns.console.grammar import Argument, Command, Privilege
 from l2tpns.console.log_line import log_line
 from l2tpns.console.output import Output
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def show_log(shell: Shell, count: int = 100) -> Output:
     """Show the most recent messages, the newest last."""
-    kept = shell.office.log.tail(count)
+    kept = shell.context.log.tail(count)
 
     def entries() -> Iterator[Any]:
         return map(orjson.loads, kept)
@@ -53,7 +53,7 @@ def _streams(shell: Shell) -> str:
     return "Currently debugging: " + (" ".join(LEVELS[level] for level in sorted(shell.streams)) or "nothing")
 
 
-def _stream_names(office: Office) -> Iterator[tuple[str, str]]:
+def _stream_names(context: ConsoleContext) -> Iterator[tuple[str, str]]:
     for level in LEVELS:
         yield level, f"messages of level {level}"
     yield "all", "all levels except data"

@@ -58,8 +58,8 @@ class LineQueue:
 
 
 def monitor_session(shell: Shell, word: str) -> str:
-    session = find_session(shell.office, word)
-    lns, log = shell.office.lns, session.log
+    session = find_session(shell.context, word)
+    lns, log = shell.context.lns, session.log
     queue = LineQueue(shell.terminal.wake, _packet_line)
 
     def keep(direction: int, packet: bytes) -> None:
@@ -89,7 +89,7 @@ def _packet_line(when: float, direction: int, packet: bytes, octets: int) -> str
 
 def monitor_tunnel(shell: Shell, word: str) -> str:
     """Show what `debug call` shows, restricted to one tunnel and its sessions."""
-    tunnel = find_tunnel(shell.office, word)
+    tunnel = find_tunnel(shell.context, word)
     queue = LineQueue(shell.terminal.wake, log_line)
     mark = b'"tunnel":%d' % tunnel.id  # cheap test, as most lines belong to other tunnels
 
@@ -98,14 +98,14 @@ def monitor_tunnel(shell: Shell, word: str) -> str:
             queue.put(entry)
 
     def over() -> bool:
-        return tunnel.state is TunnelState.CLOSING and shell.office.lns.tunnels.get(tunnel.id) is not tunnel
+        return tunnel.state is TunnelState.CLOSING and shell.context.lns.tunnels.get(tunnel.id) is not tunnel
 
     shell.terminal.print(f"Control messages of tunnel {tunnel.id} ({tunnel.host}); Enter ends it")
-    listener = shell.office.log.listen(range(CALL + 1), keep)
+    listener = shell.context.log.listen(range(CALL + 1), keep)
     try:
         shell.terminal.show_live(queue.lines, over)
     finally:
-        shell.office.log.unlisten(listener)
+        shell.context.log.unlisten(listener)
     return f"{queue.shown} lines shown, {queue.missed} missed"
 
 

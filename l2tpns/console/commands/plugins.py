@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from l2tpns.console.context import Office
+from l2tpns.console.context import ConsoleContext
 from l2tpns.console.grammar import Argument, Command, Grammar, Privilege, change
 from l2tpns.console.output import Output, Row
 from l2tpns.plugins.loader import available
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 
 def load_plugin(shell: Shell, name: str) -> str:
-    shell.office.plugins.load(name)
+    shell.context.plugins.load(name)
     return f"Loading plugin {name}"
 
 
 def remove_plugin(shell: Shell, name: str) -> str:
-    shell.office.plugins.remove(name)
+    shell.context.plugins.remove(name)
     return f"Removing plugin {name}"
 
 
 def reload_plugin(shell: Shell, name: str) -> str:
     """Load the file again. On failure the loaded version keeps running."""
-    shell.office.plugins.reload(name)
+    shell.context.plugins.reload(name)
     return f"Reloading plugin {name}"
 
 
 def show_plugins(shell: Shell) -> Output:
-    plugins = shell.office.plugins
+    plugins = shell.context.plugins
 
     def rows() -> Iterator[Row]:
         yield from map(_row, plugins.loaded)
@@ -84,8 +84,8 @@ def _row(plugin: Plugin) -> dict[str, Any]:
 class Commands:
     """The grammar of the console's own commands and of those of the loaded plugins."""
 
-    def __init__(self, office: Office, own: tuple[Command, ...], words: dict[str, str]) -> None:
-        self._plugins = office.plugins
+    def __init__(self, context: ConsoleContext, own: tuple[Command, ...], words: dict[str, str]) -> None:
+        self._plugins = context.plugins
         self._own = own
         self._words = words
         self._grammar = Grammar(own, words)
@@ -102,7 +102,7 @@ class Commands:
 
 def _command(declared: ConsoleCommand) -> Command:
     def run(shell: Shell, *words: str) -> str | None:
-        return shell.office.plugins.run_command(declared, list(words))
+        return shell.context.plugins.run_command(declared, list(words))
 
     arguments = Argument(declared.usage or "WORDS", f"arguments of plugin {declared.plugin}", optional=True, many=True)
     return Command(
@@ -115,14 +115,14 @@ def _command(declared: ConsoleCommand) -> Command:
     )
 
 
-def _available(office: Office) -> Iterator[tuple[str, str]]:
-    loaded = {plugin.name for plugin in office.plugins.loaded}
-    yield from ((name, "") for name in available(office.plugins.folder) if name not in loaded)
+def _available(context: ConsoleContext) -> Iterator[tuple[str, str]]:
+    loaded = {plugin.name for plugin in context.plugins.loaded}
+    yield from ((name, "") for name in available(context.plugins.folder) if name not in loaded)
 
 
-def _loaded(office: Office) -> Iterator[tuple[str, str]]:
-    yield from ((plugin.name, plugin.code.version) for plugin in office.plugins.loaded)
-    yield from ((name, "not loaded") for name in office.plugins.refused)
+def _loaded(context: ConsoleContext) -> Iterator[tuple[str, str]]:
+    yield from ((plugin.name, plugin.code.version) for plugin in context.plugins.loaded)
+    yield from ((name, "not loaded") for name in context.plugins.refused)
 
 
 _NEW = Argument("NAME", "plugin name: its file name without .py", _available)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from l2tpns.console.context import Office
+from l2tpns.console.context import ConsoleContext
 from l2tpns.console.grammar import Command
 from l2tpns.console.output import Column, Output, Row, Table
 
@@ -22,9 +22,9 @@ POOL = Table(
 )
 
 
-def pool_rows(office: Office, everything: bool) -> Iterator[Row]:
+def pool_rows(context: ConsoleContext, everything: bool) -> Iterator[Row]:
     """Yield addresses in use, those kept for their last user and, with `everything`, those never assigned."""
-    lns = office.lns
+    lns = context.lns
     for holding in lns.services.pool.holdings():
         holder = lns.services.registry.by_address.get(holding.address) if holding.used else None
         seconds = None if holding.used else int(holding.seconds)
@@ -50,15 +50,15 @@ def pool_rows(office: Office, everything: bool) -> Iterator[Row]:
 
 
 def show_pool(shell: Shell) -> Output:
-    return _pool(shell.office, False)
+    return _pool(shell.context, False)
 
 
 def show_all_pool(shell: Shell) -> Output:
-    return _pool(shell.office, True)
+    return _pool(shell.context, True)
 
 
-def _pool(office: Office, everything: bool) -> Output:
-    pool = office.lns.services.pool
+def _pool(context: ConsoleContext, everything: bool) -> Output:
+    pool = context.lns.services.pool
 
     def after() -> Iterator[str]:
         if not everything:
@@ -67,7 +67,7 @@ def _pool(office: Office, everything: bool) -> Output:
         yield f"Free: {pool.free}"
         yield f"Used: {pool.used}"
 
-    return POOL.output(lambda: pool_rows(office, everything), after)
+    return POOL.output(lambda: pool_rows(context, everything), after)
 
 
 IPCACHE = Table((Column("session", "Sess#", 5), Column("address", "IP Address", 0)))
@@ -75,7 +75,7 @@ IPCACHE = Table((Column("session", "Sess#", 5), Column("address", "IP Address", 
 
 def show_ipcache(shell: Shell) -> Output:
     """Show the addresses and networks that are routed to sessions."""
-    lns = shell.office.lns
+    lns = shell.context.lns
 
     def rows() -> Iterator[Row]:
         for address in sorted(lns.services.registry.by_address):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from l2tpns.console.context import Office
+from l2tpns.console.context import ConsoleContext
 from l2tpns.console.grammar import Command
 from l2tpns.console.output import Column, Output, Row, Table
 from l2tpns.radius.accounting import Accounting
@@ -40,13 +40,13 @@ SERVERS = Table(
 )
 
 
-def radius_clients(office: Office) -> tuple[tuple[str, Backend | Accounting], ...]:
-    return ("auth", office.lns.services.backend), ("acct", office.lns.services.accounting)
+def radius_clients(context: ConsoleContext) -> tuple[tuple[str, Backend | Accounting], ...]:
+    return ("auth", context.lns.services.backend), ("acct", context.lns.services.accounting)
 
 
-def radius_rows(office: Office) -> Iterator[Row]:
+def radius_rows(context: ConsoleContext) -> Iterator[Row]:
     """Yield the requests awaiting a reply. `retry` is the Unix time of the next attempt, as in the manual."""
-    for kind, client in radius_clients(office):
+    for kind, client in radius_clients(context):
         for request in client.in_flight():
             yield {
                 "identifier": request.identifier,
@@ -59,8 +59,8 @@ def radius_rows(office: Office) -> Iterator[Row]:
             }
 
 
-def server_rows(office: Office) -> Iterator[Row]:
-    for kind, client in radius_clients(office):
+def server_rows(context: ConsoleContext) -> Iterator[Row]:
+    for kind, client in radius_clients(context):
         for report in client.report():
             stats = report.stats
             answers = stats.accepts + stats.rejects + stats.challenges + stats.responses
@@ -81,26 +81,26 @@ def server_rows(office: Office) -> Iterator[Row]:
 
 
 def show_radius(shell: Shell) -> Output:
-    return RADIUS.output(lambda: radius_rows(shell.office), lambda: _radius_use(shell.office))
+    return RADIUS.output(lambda: radius_rows(shell.context), lambda: _radius_use(shell.context))
 
 
 def show_all_radius(shell: Shell) -> Output:
     """Show the requests awaiting a reply and the statistics of each server."""
-    office = shell.office
+    context = shell.context
 
     def lines() -> Iterator[str]:
-        yield from RADIUS.lines(radius_rows(office))
-        yield from _radius_use(office)
+        yield from RADIUS.lines(radius_rows(context))
+        yield from _radius_use(context)
         yield ""
-        yield from SERVERS.lines(server_rows(office))
+        yield from SERVERS.lines(server_rows(context))
 
-    return Output(lines, lambda: {"requests": list(radius_rows(office)), "servers": list(server_rows(office))})
+    return Output(lines, lambda: {"requests": list(radius_rows(context)), "servers": list(server_rows(context))})
 
 
-def _radius_use(office: Office) -> Iterator[str]:
+def _radius_use(context: ConsoleContext) -> Iterator[str]:
     """Yield the numbers of free and used identifiers: a socket has 256 (RFC 2865 section 3)."""
     used = room = 0
-    for _, client in radius_clients(office):
+    for _, client in radius_clients(context):
         for report in client.report():
             used += report.in_flight
             room += report.identifiers

@@ -24,7 +24,7 @@ from l2tpns.console.commands.arguments import (
 )
 from l2tpns.console.grammar import Command, Privilege, change
 from l2tpns.console.output import Column, Output, Row, Table, sheet, shown
-from l2tpns.dataplane.session_path import Path
+from l2tpns.dataplane.session_path import SessionPath
 from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.runtime.text import printable
 from l2tpns.subscriber.history import Ending
@@ -131,7 +131,7 @@ def remaining(session: Session, now: float) -> int | None:
 
 
 def last_packet(session: Session) -> float:
-    path: Path = session.path
+    path: SessionPath = session.path
     return max(path.last_rx, path.last_ip_tx)
 
 
@@ -199,9 +199,9 @@ def rates(row: Row) -> str:
 
 def show_sessions(shell: Shell, *ids: str) -> Output:
     """Show all sessions in summary, or the given ones in detail."""
-    lns = shell.office.lns
+    lns = shell.context.lns
     if ids:
-        return session_details(shell, [find_session(shell.office, word) for word in ids])
+        return session_details(shell, [find_session(shell.context, word) for word in ids])
 
     enabled = is_enabled(shell)
 
@@ -232,9 +232,9 @@ def session_details(shell: Shell, sessions: list[Session]) -> Output:
 
 def show_users(shell: Shell, user: str | None = None) -> Output:
     """Show the names of all online users, or one user's sessions in detail."""
-    lns = shell.office.lns
+    lns = shell.context.lns
     if user is not None:
-        return session_details(shell, find_user(shell.office, user))
+        return session_details(shell, find_user(shell.context, user))
 
     def rows() -> Iterator[dict[str, Any]]:
         for name in sorted(lns.services.registry.by_user):
@@ -292,9 +292,9 @@ def _code(result: int | None, error: int | None) -> str | None:
 
 def show_history(shell: Shell, user: str | None = None) -> Output:
     """Show ended sessions, the newest last."""
-    endings = list(shell.office.lns.services.history)
+    endings = list(shell.context.lns.services.history)
     if user is not None:
-        endings = [ending for ending in endings if shell.office.lns.services.registry.same_user(ending.user, user)]
+        endings = [ending for ending in endings if shell.context.lns.services.registry.same_user(ending.user, user)]
     return HISTORY.output(lambda: map(ending_row, endings))
 
 
@@ -322,7 +322,7 @@ def show_histogram_open(shell: Shell) -> Output:
 
 
 def _histogram(shell: Shell, step: int, age: Callable[[Session, float], float]) -> Output:
-    lns = shell.office.lns
+    lns = shell.context.lns
 
     def rows() -> Iterator[Row]:
         now = monotonic()
@@ -348,7 +348,7 @@ def drop_users(shell: Shell, *names: str) -> str:
     """Drop the users' sessions that have an address, as the manual's server does."""
     said = []
     for name in names:
-        online = [s for s in shell.office.lns.services.registry.sessions_of(name) if s.address is not None]
+        online = [s for s in shell.context.lns.services.registry.sessions_of(name) if s.address is not None]
         for session in online:
             session.end(causes.ADMIN_DROP)
         said.append(f"Dropping user {name}" if online else f"User {name} is not connected")
@@ -361,7 +361,7 @@ def drop_sessions(shell: Shell, *words: str) -> str:
         if not (word.isascii() and word.isdigit() and 0 < int(word[:6]) <= 65535):
             said.append(f"Invalid session ID (1 - 65535): {printable(word)}")
             continue
-        session = shell.office.lns.sessions.get(int(word))
+        session = shell.context.lns.sessions.get(int(word))
         if session is None:
             said.append(f"Session {word} is not active.")
         else:

@@ -30,20 +30,20 @@ def snoop_users(shell: Shell, *words: str) -> str:
 
 
 def _snoop(shell: Shell, name: str, sink: Sink | None) -> str:
-    sessions = shell.office.lns.services.registry.sessions_of(name)
+    sessions = shell.context.lns.services.registry.sessions_of(name)
     if not sessions:
         return f"User {printable(name)} is not connected"
-    for session in find_user(shell.office, name):
-        shell.office.lns.services.snoop.start(session, sink, by=shell.actor)
+    for session in find_user(shell.context, name):
+        shell.context.lns.services.snoop.start(session, sink, by=shell.actor)
     return f"Snooping user {printable(name)}"
 
 
 def unsnoop_users(shell: Shell, *names: str) -> str:
     said = []
     for name in names:
-        sessions = shell.office.lns.services.registry.sessions_of(name)
+        sessions = shell.context.lns.services.registry.sessions_of(name)
         for session in sessions:
-            shell.office.lns.services.snoop.stop(session, by=shell.actor)
+            shell.context.lns.services.snoop.stop(session, by=shell.actor)
         said.append(f"{'Not snooping user' if sessions else 'User'} {printable(name)}")
         if not sessions:
             said[-1] += " is not connected"
@@ -72,7 +72,7 @@ SNOOPED = Table(
 
 def show_snoop(shell: Shell) -> Output:
     """Show the intercepted sessions and their sinks."""
-    snoop = shell.office.lns.services.snoop
+    snoop = shell.context.lns.services.snoop
 
     def rows() -> Iterator[Row]:
         for session, copier in sorted(snoop.copiers.items(), key=lambda item: item[0].id):

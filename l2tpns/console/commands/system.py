@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gevent
 
 from l2tpns import __version__
-from l2tpns.console.context import Office
+from l2tpns.console.context import ConsoleContext
 from l2tpns.console.grammar import Command, Privilege, change
 from l2tpns.console.output import Column, Output, Row, Table
 from l2tpns.runtime.counters import PRIVATE
@@ -43,20 +43,20 @@ V  \
 SIDES = (("Ethernet", "tun"), ("Tunnel", "tunnel"))
 
 
-def counter_values(office: Office, hidden: frozenset[str]) -> dict[str, Any]:
-    values: dict[str, Any] = {name: value for name, _, value in office.lns.counters.items() if name not in hidden}
-    values |= {count.name: count.value for count in office.plugins.counts}
-    cleared = office.counters_cleared
-    values["seconds_since_reset"] = round(monotonic() - (cleared or office.started))
+def counter_values(context: ConsoleContext, hidden: frozenset[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {name: value for name, _, value in context.lns.counters.items() if name not in hidden}
+    values |= {count.name: count.value for count in context.plugins.counts}
+    cleared = context.counters_cleared
+    values["seconds_since_reset"] = round(monotonic() - (cleared or context.started))
     return values
 
 
 def show_counters(shell: Shell) -> Output:
-    office = shell.office
+    context = shell.context
     hidden = frozenset[str]() if shell.privilege >= Privilege.ENABLED else PRIVATE
 
     def lines() -> Iterator[str]:
-        values = counter_values(office, hidden)
+        values = counter_values(context, hidden)
         for title, side in SIDES:
             retries = "retries" if side == "tunnel" else ""
             yield f"{title + ':':<10}{'bytes':>20}{'packets':>16}{'errors':>12}{retries:>12}".rstrip()
@@ -68,15 +68,15 @@ def show_counters(shell: Shell) -> Output:
                 yield row
             yield ""
         shown = {f"{side}_{way}_{what}" for _, side in SIDES for way in ("rx", "tx") for what in _FIGURES}
-        for name, help, value in office.lns.counters.items():
+        for name, help, value in context.lns.counters.items():
             if name not in shown and name not in hidden:
                 yield f"{name:<26}{value:>14}  {help}"
-        for count in office.plugins.counts:
+        for count in context.plugins.counts:
             yield f"{count.name:<26}{count.value:>14}  {count.help}"
         yield ""
         yield f"Last counter reset {values['seconds_since_reset']} seconds ago"
 
-    return Output(lines, lambda: counter_values(office, hidden))
+    return Output(lines, lambda: counter_values(context, hidden))
 
 
 _FIGURES = ("octets", "packets", "errors")
@@ -99,15 +99,15 @@ def show_banana(shell: Shell) -> Output:
 
 
 def uptime(shell: Shell) -> Output:
-    office = shell.office
+    context = shell.context
     now = time.strftime("%H:%M:%S")
-    up = monotonic() - office.started
-    users = len(office.lns.services.registry.by_address)
+    up = monotonic() - context.started
+    users = len(context.lns.services.registry.by_address)
     load = os.getloadavg()
     first = f"{now} up {span(up)}, {users} users, load average: {load[0]:.2f}, {load[1]:.2f}, {load[2]:.2f}"
     return Output(
-        lambda: [first, office.bandwidth()],
-        lambda: {"seconds": int(up), "users": users, "load": list(load), "bandwidth": office.bandwidth()},
+        lambda: [first, context.bandwidth()],
+        lambda: {"seconds": int(up), "users": users, "load": list(load), "bandwidth": context.bandwidth()},
     )
 
 
@@ -134,7 +134,7 @@ PARTS = Table(
 
 def show_parts(shell: Shell) -> Output:
     """Show the supervised greenlets of the server."""
-    supervisor = shell.office.lns.services.supervisor
+    supervisor = shell.context.lns.services.supervisor
 
     def rows() -> Iterator[Row]:
         unwell = {part.name: part for part in supervisor.unwell()}
@@ -151,12 +151,12 @@ def show_parts(shell: Shell) -> Output:
 
 
 def shutdown(shell: Shell) -> str:
-    shell.office.leave()
+    shell.context.leave()
     return "Shutting down"
 
 
 def clear_counters(shell: Shell) -> str:
-    shell.office.clear_counters()
+    shell.context.clear_counters()
     return "Counters cleared"
 
 

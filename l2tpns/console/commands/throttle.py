@@ -13,15 +13,15 @@ from l2tpns.runtime.text import printable
 from l2tpns.subscriber.session import Session
 
 if TYPE_CHECKING:
-    from l2tpns.console.context import Office
+    from l2tpns.console.context import ConsoleContext
     from l2tpns.console.shell import Shell
 
 
 def throttle_user(shell: Shell, name: str, *words: str) -> str:
     """Throttle all sessions of a user, in both directions or as given."""
-    throttle = shell.office.lns.services.throttle
+    throttle = shell.context.lns.services.throttle
     rate_in, rate_out = parse_rates(words)
-    for session in find_user(shell.office, name):
+    for session in find_user(shell.context, name):
         throttle.set(session, rate_in, rate_out, by=shell.actor)
     return f"throttling user {name}"
 
@@ -29,9 +29,9 @@ def throttle_user(shell: Shell, name: str, *words: str) -> str:
 def unthrottle_users(shell: Shell, *names: str) -> str:
     said = []
     for name in names:
-        sessions = shell.office.lns.services.registry.sessions_of(name)
+        sessions = shell.context.lns.services.registry.sessions_of(name)
         for session in sessions:
-            shell.office.lns.services.throttle.clear(session, by=shell.actor)
+            shell.context.lns.services.throttle.clear(session, by=shell.actor)
         said.append(f"unthrottling user {name}" if sessions else f"User {printable(name)} is not connected")
     return "\n".join(said)
 
@@ -65,7 +65,7 @@ def throttled_row(session: Session) -> Row:
 
 def show_throttle(shell: Shell) -> Output:
     """Show the throttled sessions. `tc -s class` has the packets queued and dropped downstream."""
-    lns = shell.office.lns
+    lns = shell.context.lns
 
     def rows() -> Iterator[Row]:
         for session_id in sorted(lns.sessions):
@@ -76,7 +76,7 @@ def show_throttle(shell: Shell) -> Output:
     return THROTTLED.output(rows)
 
 
-def _rates(office: Office) -> Sequence[tuple[str, str]]:
+def _rates(context: ConsoleContext) -> Sequence[tuple[str, str]]:
     return (("in", "packets from the user"), ("out", "packets to the user"))
 
 

@@ -68,7 +68,7 @@ def show_tunnels(shell: Shell, *ids: str) -> Output:
     """Show all tunnels that are not closing, or the given ones in detail."""
     if not ids:
         return tunnels(shell, closing=False)
-    found = [find_tunnel(shell.office, word) for word in ids]
+    found = [find_tunnel(shell.context, word) for word in ids]
 
     def lines() -> Iterator[str]:
         for tunnel in found:
@@ -82,7 +82,7 @@ def show_all_tunnels(shell: Shell) -> Output:
 
 
 def tunnels(shell: Shell, *, closing: bool) -> Output:
-    lns = shell.office.lns
+    lns = shell.context.lns
 
     def rows() -> Iterator[Row]:
         for tunnel_id in sorted(lns.tunnels):
@@ -94,7 +94,7 @@ def tunnels(shell: Shell, *, closing: bool) -> Output:
 
 
 def drop_tunnels(shell: Shell, *words: str) -> str:
-    lns = shell.office.lns
+    lns = shell.context.lns
     said = []
     for word in words:
         tunnel = lns.tunnels.get(int(word)) if word.isascii() and word.isdigit() and len(word) <= 5 else None

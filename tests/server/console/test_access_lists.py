@@ -143,11 +143,11 @@ def test_what_write_memory_writes_can_be_typed_and_changes_nothing(desk: Desk) -
     for line in (LIST, "permit tcp any any eq 80", "deny ip any any", "ip access-list standard home", "permit any"):
         operator.do(line)
     operator.do("end")
-    before = desk.office.running_config()
+    before = desk.context.running_config()
     operator.do("configure terminal")
     for line in before.splitlines():
         assert not operator.do(line).startswith("%"), line
-    assert desk.office.running_config() == before
+    assert desk.context.running_config() == before
 
 
 def test_changes_of_rules_are_in_the_log_with_their_list(desk: Desk) -> None:

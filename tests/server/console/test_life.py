@@ -67,11 +67,11 @@ def test_set_says_what_it_did(desk: Desk, line: str, says: str) -> None:
 @pytest.mark.shows("set VARIABLE VALUE")
 def test_every_variable_can_be_set_to_what_it_is(desk: Desk) -> None:
     operator = desk.plain()
-    before = desk.office.running_config()
+    before = desk.context.running_config()
     for line in before.splitlines():
         if line.startswith("set "):
             assert operator.do(line).startswith(f'Setting "{line.split()[1]}" to'), line
-    assert desk.office.running_config() == before
+    assert desk.context.running_config() == before
     assert before.count("\nset ") == len(SETTINGS)
 
 
@@ -88,7 +88,7 @@ def test_write_memory_writes_what_loads_to_the_same(desk: Desk) -> None:
 
 def test_a_file_that_cannot_be_written_is_named(desk: Desk) -> None:
     operator = desk.plain()
-    desk.office.files = type(desk.office.files)(desk.directory / "gone/l2tpns.cfg", *[desk.directory] * 3)
+    desk.context.files = type(desk.context.files)(desk.directory / "gone/l2tpns.cfg", *[desk.directory] * 3)
     assert operator.do("write memory") == f"% {desk.directory}/gone/l2tpns.cfg: No such file or directory\n"
 
 
@@ -126,7 +126,7 @@ def test_a_tunnel_is_dropped_after_its_sessions_had_their_cdn(
     open_desk: OpenDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk = open_desk(drop_tunnel_delay=1)
-    waits: list[tuple[float, Callable[..., None], causes.Reason]] = []
+    waits: list[tuple[float, Callable[..., None], causes.Cause]] = []
     monkeypatch.setattr("l2tpns.lns.gevent.spawn_later", lambda *facts: waits.append(facts))
     lac = desk.server.lac("lac1").connect()
     operator = desk.plain()
@@ -273,7 +273,7 @@ def test_a_console_left_alone_is_closed(open_desk: OpenDesk) -> None:
 
 def test_a_port_that_is_taken_is_an_error_of_the_configuration(desk: Desk) -> None:
     with pytest.raises(ConfigError, match=r"cannot listen on 127.0.0.1:\d+: Address already in use"):
-        Console(desk.office, desk.server.log.get(), port=desk.console.port).start()
+        Console(desk.context, desk.server.log.get(), port=desk.console.port).start()
 
 
 @pytest.mark.parametrize("how", ["the socket fails", "the acceptor is ended"])
@@ -381,7 +381,7 @@ def test_an_error_of_ours_is_told_and_logged_and_the_console_goes_on(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operator = desk.plain()
-    monkeypatch.setattr(desk.office, "bandwidth", None)
+    monkeypatch.setattr(desk.context, "bandwidth", None)
     assert "% An error of this server" in operator.do("uptime")
     (record,) = desk.server.events("console_command_failed")
     assert "traceback" in record

@@ -126,7 +126,7 @@ def test_monitor_shows_a_subscribers_packets_as_they_pass_until_enter(
     fred, session = call("fred")
     _, hers = call("mary")
     operator = monitoring(desk, session)
-    desk.server.wait(lambda: session.path.copy is not None)
+    desk.server.wait(lambda: session.path.mirror is not None)
     desk.server.plane.deliver(ip(HOST, str(hers.address)))
     desk.server.plane.deliver(ip(HOST, str(session.address), bytes.fromhex("0035 14e9 000c 0000") + bytes(4)))
     assert f" down UDP {HOST}:53 > {session.address}:5353 length 4" in operator.expect("length 4")
@@ -134,7 +134,7 @@ def test_monitor_shows_a_subscribers_packets_as_they_pass_until_enter(
     operator.expect(f" up   TCP {session.address}:4000 > {HOST}:80 S seq 1 win 65535 length 0")
     operator.type("\n")
     assert "2 packets shown, 0 missed" in operator.expect("# ")
-    assert session.path.copy is None
+    assert session.path.mirror is None
     on, off = audit(desk)
     assert on["event"] == "monitor_on" and on["user"] == "fred" and on["by"].startswith("console 127.0.0.1:")
     assert off["event"] == "monitor_off" and off["shown"] == 2
@@ -152,13 +152,13 @@ def test_on_a_terminal_control_c_q_and_enter_end_a_monitor(
     operator.expect("0 packets shown")
     operator.type("show version\r\n")
     operator.expect("L2TPNS")
-    assert session.path.copy is None
+    assert session.path.mirror is None
 
 
 def test_a_monitor_ends_with_its_session(desk: Desk, call: Callable[[str], tuple[Subscriber, Session]]) -> None:
     fred, session = call("fred")
     operator = monitoring(desk, session)
-    desk.server.wait(lambda: session.path.copy is not None)
+    desk.server.wait(lambda: session.path.mirror is not None)
     fred.hangup()
     operator.expect(f"Session {session.id} has ended")
     operator.expect("# ")
@@ -170,7 +170,7 @@ def test_an_operator_who_hangs_up_monitors_no_longer(
     _, session = call("fred")
     operator = monitoring(desk, session)
     operator.close()
-    desk.server.wait(lambda: session.path.copy is None and len(desk.console) == 0)
+    desk.server.wait(lambda: session.path.mirror is None and len(desk.console) == 0)
 
 
 def test_a_reader_that_takes_nothing_holds_up_nobody(
@@ -178,7 +178,7 @@ def test_a_reader_that_takes_nothing_holds_up_nobody(
 ) -> None:
     _, session = call("fred")
     operator = monitoring(desk, session)
-    desk.server.wait(lambda: session.path.copy is not None)
+    desk.server.wait(lambda: session.path.mirror is not None)
     packet = ip(HOST, str(session.address), bytes(100))
     for _ in range(200):
         for _ in range(100):

@@ -8,7 +8,7 @@ import crypt_r
 import gevent
 import pytest
 
-from l2tpns.console.operators import Users, matches
+from l2tpns.console.operators import Operators, matches
 from l2tpns.console.timing import ConsoleTiming
 from tests.lab.memory_log import MemoryLog
 from tests.server.operators import TELNET, Desk, OpenDesk
@@ -48,11 +48,11 @@ def test_what_is_no_hash_lets_nobody_in(wanted: str) -> None:
 # The file
 
 
-def file(path: Path, text: str | None, mode: int = 0o600) -> Users:
+def file(path: Path, text: str | None, mode: int = 0o600) -> Operators:
     if text is not None:
         (path / "l2tpns.users").write_text(text)
         (path / "l2tpns.users").chmod(mode)
-    return Users(path / "l2tpns.users", MemoryLog().get(), QUICK.password_check)
+    return Operators(path / "l2tpns.users", MemoryLog().get(), QUICK.password_check)
 
 
 def test_the_file_names_users_and_the_enable_password(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from l2tpns.dataplane import endpoint as endpoint_module
 from l2tpns.dataplane import udp
 from l2tpns.dataplane.endpoint import Endpoint, WildcardEndpoint, open_socket
-from l2tpns.dataplane.session_path import Path, key_of
+from l2tpns.dataplane.session_path import SessionPath, key_of
 from l2tpns.dataplane.udp import LacSide
 from l2tpns.errors import ConfigError, WireError
 from l2tpns.proto.ppp.frame import parse_frame
@@ -80,8 +80,8 @@ class Rig:
         endpoint.hold()
         return endpoint
 
-    def attach(self, session_id: int) -> Path:
-        path = Path(
+    def attach(self, session_id: int) -> SessionPath:
+        path = SessionPath(
             key_of(7, session_id), self.endpoint, self.peer, 9, 10, lambda *frame: self.posted.append(frame), now=0.0
         )
         path.online = True
@@ -235,7 +235,7 @@ def test_any_datagram_is_carried_posted_handed_on_or_counted(datagram: bytes) ->
     endpoint = object.__new__(Endpoint)
     peer = ("192.0.2.2", 1701)
     for key in (key_of(7, 8), int.from_bytes(datagram[2:6], "big")):
-        side.paths[key] = path = Path(key, endpoint, peer, 1, 1, lambda *frame: seen.append(frame[1]), now=0.0)
+        side.paths[key] = path = SessionPath(key, endpoint, peer, 1, 1, lambda *frame: seen.append(frame[1]), now=0.0)
         path.online = True
     side.receive(datagram, peer, endpoint)
     drops = counters.drop_malformed + counters.drop_unknown_session + counters.drop_old_ns

@@ -371,7 +371,7 @@ def test_a_failure_of_our_own_while_closing_leaves_no_session_behind(
 
     end = tunnel.Session.end
 
-    def fail_while_closing(self: tunnel.Session, reason: causes.Reason, *, tell: bool = True, text: str = "") -> None:
+    def fail_while_closing(self: tunnel.Session, reason: causes.Cause, *, tell: bool = True, text: str = "") -> None:
         if text:
             raise RuntimeError("planted")
         end(self, reason, tell=tell)

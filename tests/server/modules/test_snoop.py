@@ -59,7 +59,7 @@ def test_intercept_with_an_address_copies_from_the_first_packet_and_accounting_s
     online = server.plane.online
 
     def watch(path: Any, *args: Any) -> None:
-        seen_when_online.append(path.copy is not None)
+        seen_when_online.append(path.mirror is not None)
         online(path, *args)
 
     monkeypatch.setattr(server.plane, "online", watch)
@@ -86,7 +86,7 @@ def test_intercept_yes_goes_to_snoop_host_and_no_stays_alone(server: InProcess, 
     up, down = talk(server, subscriber, session)
     assert receiver.take(2) == [up, down]
     _, mary = dial(("intercept", "no"), user="mary")
-    assert mary.policy.sink is None and mary.path.copy is None
+    assert mary.policy.sink is None and mary.path.mirror is None
     assert server.accounting.of("start")[1].avpairs == ()
 
 
@@ -115,7 +115,7 @@ def test_snoop_and_unsnoop_by_name_and_by_id(server: InProcess, dial: Dial, rece
     up, down = talk(server, subscriber, session)
     assert receiver.take(2) == [up, down]
     assert plugins.control(["unsnoop", str(session.id)], NSCTL) == (True, f"not snooping {session.id}")
-    assert session.path.copy is None
+    assert session.path.mirror is None
     assert [(line["event"], line["by"]) for line in audit(tmp_path)] == [
         ("snoop_on", "nsctl 127.0.0.1:40000"),
         ("snoop_off", "nsctl 127.0.0.1:40000"),

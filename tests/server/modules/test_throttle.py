@@ -56,7 +56,7 @@ def test_what_an_answer_says_is_so_from_the_first_packet(
 ) -> None:
     session = log_in(server, *avpairs)
     assert (session.policy.rate_in, session.policy.rate_out) == rates
-    assert (session.path.police is not None, server.services.throttle.bucket(session) is not None) == (
+    assert (session.path.policer is not None, server.services.throttle.bucket(session) is not None) == (
         bool(rates[0]),
         bool(rates[1]),
     )

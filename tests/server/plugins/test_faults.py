@@ -11,7 +11,7 @@ import pytest
 
 from l2tpns.errors import PluginError
 from l2tpns.nsctl.server import NsctlServer
-from l2tpns.plugins import calls, manager
+from l2tpns.plugins import calls
 from l2tpns.proto.nsctl.packet import Packet, Request
 from l2tpns.runtime.exceptions import contain_strays
 from tests.lab.inprocess import until
@@ -127,10 +127,8 @@ def test_one_that_sleeps_blocks_its_own_session_only(crowd: Shelf, hook: str) ->
 
 
 @pytest.mark.parametrize("hook", ["kill_session", "radius_account"])
-def test_one_that_sleeps_where_a_session_cannot_wait_is_given_up(
-    crowd: Shelf, hook: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(manager, "PATIENCE", 0.05)
+def test_one_that_sleeps_where_a_session_cannot_wait_is_given_up(crowd: Shelf, hook: str) -> None:
+    crowd.server.plugins.hook_timeout = 0.05
     crowd.load("sleeps", f"import gevent\ndef plugin_{hook}(event): gevent.sleep(3600)")
     crowd.online("fred").hangup()
     until(lambda: "fred" not in crowd.server.registry.by_user)
@@ -138,9 +136,9 @@ def test_one_that_sleeps_where_a_session_cannot_wait_is_given_up(
     assert "fred" in {record.user.decode() for record in crowd.server.accounting.of("stop")}
 
 
-def test_one_that_sleeps_where_it_begins_or_ends_is_given_up(crowd: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manager, "PATIENCE", 0.05)
-    monkeypatch.setattr(manager, "INIT_PATIENCE", 0.05)
+def test_one_that_sleeps_where_it_begins_or_ends_is_given_up(crowd: Shelf) -> None:
+    crowd.server.plugins.hook_timeout = 0.05
+    crowd.server.plugins.init_timeout = 0.05
     with pytest.raises(PluginError, match=r"it had not returned after 0\.05 seconds"):
         crowd.load("begins", "import gevent\ndef plugin_init(server): gevent.sleep(3600)", head="")
     crowd.load("ends", "import gevent\ndef plugin_done(): gevent.sleep(3600)")

@@ -428,7 +428,7 @@ def test_error_drops_the_packet_and_stop_hides_it_from_the_next_module(shelf: Sh
     shelf.load("second", PACKETS)
     shelf.online()
     session, verdict = shelf.session(), shelf.module("first").VERDICT
-    tap = session.path.tap
+    tap = session.path.packet_hook
     assert tap is not None
     assert tap(0, b"packet") == b"packet" and len(shelf.seen("second")) == 1
     verdict[0] = PLUGIN_RET_STOP
@@ -443,7 +443,7 @@ def test_a_packet_hook_may_put_another_packet_in_its_place(shelf: Shelf) -> None
     shelf.load("first", "def plugin_packet_tx(event): event.buf = event.buf + b'1'")
     shelf.load("second", "def plugin_packet_tx(event): event.buf = event.buf + b'2'; SEEN.append(event.len)")
     shelf.online()
-    tap = shelf.session().path.tap
+    tap = shelf.session().path.packet_hook
     assert tap is not None and tap(0, b"packet") == b"packet12" and shelf.seen("second") == [7]
     assert tap(1, b"packet") == b"packet"
 
@@ -451,11 +451,11 @@ def test_a_packet_hook_may_put_another_packet_in_its_place(shelf: Shelf) -> None
 def test_packet_hooks_stand_in_a_sessions_path_only_while_one_is_loaded(shelf: Shelf) -> None:
     shelf.online()
     path = shelf.session().path
-    assert path.tap is None
+    assert path.packet_hook is None
     shelf.load("packets", PACKETS)
-    assert path.tap is not None
+    assert path.packet_hook is not None
     shelf.plugins.remove("packets")
-    assert path.tap is None
+    assert path.packet_hook is None
 
 
 # Fields

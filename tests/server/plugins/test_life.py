@@ -219,9 +219,9 @@ def test_a_plugin_that_is_removed_is_told_and_its_greenlets_end(shelf: Shelf) ->
 def test_a_reload_of_the_configuration_loads_and_removes_what_differs_and_nothing_else(shelf: Shelf) -> None:
     for name in ("a", "b", "c"):
         shelf.write(name, HOOK)
-    assert shelf.plugins.follow(("a", "b")) == []
+    assert shelf.plugins.apply_config(("a", "b")) == []
     kept = shelf.module("b")
-    (told,) = shelf.plugins.follow(("c", "b", "nowhere"))
+    (told,) = shelf.plugins.apply_config(("c", "b", "nowhere"))
     assert [plugin.name for plugin in shelf.plugins.loaded] == ["c", "b"] and shelf.module("b") is kept
     assert told.startswith("plugin nowhere is not loaded: there is no ")
     assert [line["plugin"] for line in shelf.events("plugin_removed")] == ["a"]

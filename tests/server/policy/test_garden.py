@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from l2tpns.policy.garden import MOST, Gardens, NullKernel, networks_of
+from l2tpns.policy.garden import MAX_GARDENS, Gardens, NullKernel, networks_of
 from l2tpns.policy.model import PolicyError
 from l2tpns.radius.types import Assign, AuthReply, FramedRoute
 from l2tpns.runtime.durable import make_line
@@ -55,7 +55,7 @@ def session_of(server: InProcess, user: str) -> Session:
     return session
 
 
-def caged(server: InProcess, name: str = "garden") -> set[str]:
+def in_garden(server: InProcess, name: str = "garden") -> set[str]:
     kernel = server.services.gardens.kernel
     assert isinstance(kernel, NullKernel)
     return {str(network) for network in kernel.gardens.get(name, ())}
@@ -77,7 +77,7 @@ def test_a_rejected_user_is_online_with_an_address_and_the_garden_flag(server: I
     call = lac.call("fred", "wrong").wait_online()
     session = session_of(server, "fred")
     assert session.policy.garden == "garden"
-    assert caged(server) == {f"{call.address}/32"}
+    assert in_garden(server) == {f"{call.address}/32"}
     (overruled,) = server.events("verdict_overruled")
     assert overruled["plugin"] == "garden" and overruled["why"] == "go away"
     (entered,) = server.events("garden_entered")
@@ -87,11 +87,11 @@ def test_a_rejected_user_is_online_with_an_address_and_the_garden_flag(server: I
 def test_whoever_is_in_a_garden_is_caged_by_the_data_path_too_until_it_is_out(server: InProcess, lac: Lac) -> None:
     lac.call("fred", "wrong").wait_online()
     session = session_of(server, "fred")
-    assert session.path.caged
+    assert session.path.in_garden
     server.services.gardens.enter(session, "poor", by="test")
-    assert session.path.caged
+    assert session.path.in_garden
     server.services.gardens.leave(session, by="test")
-    assert not session.path.caged
+    assert not session.path.in_garden
 
 
 def test_who_has_ended_while_a_garden_was_built_for_it_is_in_none(
@@ -123,7 +123,7 @@ def test_others_rules_are_not_all_read_to_find_that_ours_is_the_first(monkeypatc
 
 def test_a_user_who_is_accepted_is_in_no_garden(server: InProcess, lac: Lac) -> None:
     lac.call("fred", "pw").wait_online()
-    assert session_of(server, "fred").policy.garden == "" and caged(server) == set()
+    assert session_of(server, "fred").policy.garden == "" and in_garden(server) == set()
 
 
 def test_without_the_module_a_wrong_password_is_refused_and_the_session_gone(server: InProcess, lac: Lac) -> None:
@@ -175,7 +175,7 @@ def test_a_reject_names_the_garden(server: InProcess, lac: Lac, named: str) -> N
     lac.call("fred", "wrong").wait_online()
     name = "unpaid" if named == "unpaid" else "garden"
     assert session_of(server, "fred").policy.garden == name
-    assert len(caged(server, name)) == 1
+    assert len(in_garden(server, name)) == 1
 
 
 def test_a_reject_with_garden_no_stays_a_reject(server: InProcess, lac: Lac) -> None:
@@ -188,7 +188,7 @@ def test_a_reject_with_garden_no_stays_a_reject(server: InProcess, lac: Lac) -> 
 def test_an_accept_names_a_garden(server: InProcess, lac: Lac) -> None:
     server.backend.replies["fred"] = AuthReply(accepted=True, avpairs=(("garden", "Slow-1"), ("other", "x")))
     call = lac.call("fred", "pw").wait_online()
-    assert caged(server, "Slow-1") == {f"{call.address}/32"}
+    assert in_garden(server, "Slow-1") == {f"{call.address}/32"}
     assert server.accounting.records == []
 
 
@@ -203,9 +203,9 @@ def test_a_name_that_is_none_is_refused(server: InProcess, lac: Lac, name: str) 
 
 def test_there_may_be_so_many_gardens(server: InProcess, lac: Lac) -> None:
     server.wait(lambda: "garden" in server.services.gardens.members())
-    for number in range(MOST - 1):
+    for number in range(MAX_GARDENS - 1):
         server.services.gardens.build(f"g{number}")
-    with pytest.raises(PolicyError, match=f"there are {MOST} walled gardens already"):
+    with pytest.raises(PolicyError, match=f"there are {MAX_GARDENS} walled gardens already"):
         server.services.gardens.build("one-more")
 
 
@@ -238,12 +238,12 @@ def test_framed_routes_are_caged_with_the_address_and_shared_ones_until_the_last
         )
     fred, mary = (lac.call(user, "pw").wait_online() for user in ("fred", "mary"))
     both = {f"{fred.address}/32", f"{mary.address}/32", "10.9.0.0/16", "10.8.1.0/24"}
-    assert caged(server) == both
+    assert in_garden(server) == both
     assert [str(network) for network in networks_of(session_of(server, "fred"))][1:] == ["10.9.0.0/16", "10.8.1.0/24"]
     fred.hangup()
-    server.wait(lambda: caged(server) == {f"{mary.address}/32", "10.9.0.0/16"})
+    server.wait(lambda: in_garden(server) == {f"{mary.address}/32", "10.9.0.0/16"})
     mary.hangup()
-    server.wait(lambda: caged(server) == set())
+    server.wait(lambda: in_garden(server) == set())
 
 
 @pytest.mark.usefixtures("quick_gardens")
@@ -266,7 +266,7 @@ def test_what_somebody_has_flushed_comes_back(server: InProcess, lac: Lac) -> No
     assert isinstance(kernel, NullKernel)
     del kernel.gardens["garden"]
     server.wait(lambda: server.events("garden_rules_restored"))
-    assert caged(server) == {f"{call.address}/32"}
+    assert in_garden(server) == {f"{call.address}/32"}
 
 
 # Names and addresses
@@ -351,7 +351,7 @@ def test_leaving_counts_from_zero_ends_others_of_the_name_and_starts_accounting(
     assert kinds(server) == ["start", "stop", "start"]
     start = server.accounting.records[-1][1]
     assert (start.session_id, start.in_octets, start.out_octets, start.user) == (session.id, 0, 0, b"fred")
-    assert stranger.online and session.address == address == stranger.address and caged(server) == set()
+    assert stranger.online and session.address == address == stranger.address and in_garden(server) == set()
     use(session, 70, 80)
     path = server.services.usage_files.write()
     assert path is not None and f"fred {address} 1 70 80" in path.read_text()
@@ -393,7 +393,7 @@ def test_who_ends_while_it_leaves_is_not_accounted(
 
     monkeypatch.setattr(network, "end_older", end_older)
     nsctl(server, f"ungarden {session.id}")
-    assert "start" not in kinds(server) and caged(server) == set()
+    assert "start" not in kinds(server) and in_garden(server) == set()
 
 
 def test_leaving_under_another_name(server: InProcess, lac: Lac) -> None:
@@ -431,7 +431,7 @@ def test_from_one_garden_into_another_nothing_is_accounted(server: InProcess, la
     lac.call("fred", "wrong").wait_online()
     session = session_of(server, "fred")
     assert nsctl(server, f"garden {session.id} unpaid") == (True, f"session {session.id} is in the walled garden")
-    assert caged(server) == set() and len(caged(server, "unpaid")) == 1
+    assert in_garden(server) == set() and len(in_garden(server, "unpaid")) == 1
     assert server.accounting.records == []
     assert server.services.gardens.members() == {"garden": 0, "unpaid": 1}
 
@@ -508,7 +508,7 @@ def test_a_build_garden_that_fails_is_told_and_the_user_is_caged_all_the_same(
     lac.call("fred", "wrong").wait_online()
     (said,) = server.events("plugin_says")
     assert (said["level"], said["status"], said["output"]) == ("error", 3, "no such portal\n")
-    assert len(caged(server, "unpaid")) == 1
+    assert len(in_garden(server, "unpaid")) == 1
 
 
 @pytest.mark.parametrize(("mode", "level"), [(0o644, "info"), (0o777, "error")])

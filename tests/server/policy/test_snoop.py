@@ -110,7 +110,7 @@ def test_nothing_is_copied_after_it_was_stopped_and_nothing_of_others(
     talk(server, mary, hers)
     server.services.snoop.stop(session, by="test")
     talk(server, subscriber, session)
-    assert receiver.nothing() and session.path.copy is None and session.policy.sink is None
+    assert receiver.nothing() and session.path.mirror is None and session.policy.sink is None
 
 
 def test_one_who_is_to_be_intercepted_before_it_is_online_is_from_its_first_packet_on(
@@ -231,7 +231,7 @@ def test_a_sink_that_would_be_a_subscriber_or_nobody_is_refused(
     online(server, lac, "mary")
     with pytest.raises(PolicyError, match=why):
         server.services.snoop.start(session, Sink(IPv4Address(address), port), by="test")
-    assert session.policy.sink is None and session.path.copy is None
+    assert session.policy.sink is None and session.path.mirror is None
 
 
 def test_copies_stop_while_a_subscriber_has_the_sinks_address(
@@ -287,7 +287,7 @@ def test_interception_ends_with_the_session_and_its_socket_is_closed(
     subscriber.hangup()
     server.wait(lambda: not server.lns.sessions)
     snoop = server.services.snoop
-    assert not snoop.copiers and not snoop._outlets and session.path.copy is None
+    assert not snoop.copiers and not snoop._outlets and session.path.mirror is None
 
 
 def test_several_sessions_share_a_socket_until_the_last_one_leaves(
@@ -313,7 +313,7 @@ def test_one_who_begins_again_with_lcp_is_another_login_and_no_longer_intercepte
     ups = server.counters.sessions_online
     subscriber.restart()
     server.wait(lambda: server.counters.sessions_online == ups + 1)
-    assert session.policy.sink is None and session.path.copy is None and not server.services.snoop.copiers
+    assert session.policy.sink is None and session.path.mirror is None and not server.services.snoop.copiers
 
 
 # Who is told

@@ -19,7 +19,7 @@ def hook(session: Session) -> Tap:
 
 def watched(rig: Rig) -> Seen:
     seen: Seen = []
-    rig.path.copy = lambda direction, packet: seen.append((direction, packet))
+    rig.path.mirror = lambda direction, packet: seen.append((direction, packet))
     rig.path.changed()
     return seen
 
@@ -35,7 +35,7 @@ def online(server: InProcess, lac: Lac, name: str = "fred") -> tuple[Subscriber,
 def test_a_copy_is_what_the_subscriber_sent_before_any_hook_and_what_it_gets_after_all_of_them() -> None:
     rig = Rig()
     seen = watched(rig)
-    rig.path.tap = lambda direction, packet: packet + b"!"
+    rig.path.packet_hook = lambda direction, packet: packet + b"!"
     rig.path.changed()
     up, down = ip(CLIENT, HOST), ip(HOST, CLIENT)
     rig.up(up)
@@ -61,7 +61,7 @@ def test_what_the_subscriber_sends_is_copied_even_if_a_filter_or_a_hook_drops_it
     rig.up(ip(CLIENT, HOST))
     rig.down(ip(HOST, CLIENT))
     rig.path.filter_in = rig.path.filter_out = None
-    rig.path.tap = lambda direction, packet: None
+    rig.path.packet_hook = lambda direction, packet: None
     rig.path.changed()
     rig.up(ip(CLIENT, HOST))
     rig.down(ip(HOST, CLIENT))
@@ -100,19 +100,19 @@ def test_what_packet_limit_or_the_kernel_keeps_from_the_subscriber_is_not_copied
 
 def test_nobody_pays_while_nobody_wants_packets(server: InProcess, lac: Lac) -> None:
     _, session = online(server, lac)
-    assert session.path.tap is None and session.path.copy is None
+    assert session.path.packet_hook is None and session.path.mirror is None
 
 
 def test_hooks_that_come_and_go_are_found_by_sessions_that_are_online(server: InProcess, lac: Lac) -> None:
     _, session = online(server, lac)
     server.plugins.packet_tap = hook
     server.services.taps.rebuild_all()
-    assert session.path.tap is not None and session.path.tap(UP, b"x") == b"x!"
+    assert session.path.packet_hook is not None and session.path.packet_hook(UP, b"x") == b"x!"
     _, mary = online(server, lac, "mary")
-    assert mary.path.tap is not None
+    assert mary.path.packet_hook is not None
     server.plugins.packet_tap = lambda session: None
     server.services.taps.rebuild_all()
-    assert session.path.tap is mary.path.tap is None
+    assert session.path.packet_hook is mary.path.packet_hook is None
 
 
 def test_every_monitor_sees_the_packets_until_it_goes(server: InProcess, lac: Lac) -> None:
@@ -135,7 +135,7 @@ def test_every_monitor_sees_the_packets_until_it_goes(server: InProcess, lac: La
     server.plane.deliver(packet)
     assert first == [(DOWN, packet)] and second == [(DOWN, packet)] * 2
     taps.unwatch(session, note_too)
-    assert session.path.copy is None
+    assert session.path.mirror is None
 
 
 def test_a_monitor_stays_while_the_subscriber_begins_again(server: InProcess, lac: Lac) -> None:
@@ -160,4 +160,4 @@ def test_a_session_that_has_gone_is_held_by_nobody(server: InProcess, lac: Lac) 
     server.services.taps.rebuild_all()
     subscriber.hangup()
     server.wait(lambda: not server.lns.sessions)
-    assert session.path.tap is session.path.copy is None
+    assert session.path.packet_hook is session.path.mirror is None

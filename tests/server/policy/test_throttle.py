@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from l2tpns.dataplane.policer import DROP, PASS, WAIT, Police
+from l2tpns.dataplane.policer import DROP, PASS, WAIT, Policer
 from l2tpns.policy.model import Policy, PolicyError
 from l2tpns.policy.throttle import parse_rates
 from l2tpns.radius.types import AuthReply, FramedRoute
@@ -55,7 +55,7 @@ def test_a_session_gets_a_bucket_for_its_address_and_framed_routes_together(
     networks = (IPv4Network(session.address), IPv4Network("10.77.0.0/24"), IPv4Network("10.78.0.0/16"))
     assert shaper.buckets == {FIRST: Shaped(128, networks)}
     assert server.services.throttle.bucket(session) == "1:10"
-    assert session.path.police is not None and session.path.police.rate == 64
+    assert session.path.policer is not None and session.path.policer.rate == 64
     (line,) = server.events("throttled")
     assert (line["by"], line["rate_in"], line["rate_out"], line["bucket"]) == ("test", 64, 128, "1:10")
 
@@ -63,10 +63,10 @@ def test_a_session_gets_a_bucket_for_its_address_and_framed_routes_together(
 def test_another_rate_changes_the_bucket_and_makes_no_new_one(server: InProcess, shaper: NullShaper) -> None:
     session, _ = log_in(server)
     server.services.throttle.set(session, 64, 64, by="test")
-    police = session.path.police
+    police = session.path.policer
     server.services.throttle.set(session, 512, 2000, by="test")
     assert [(bucket, shaped.rate) for bucket, shaped in shaper.buckets.items()] == [(FIRST, 2000)]
-    assert session.path.police is police and police is not None and police.rate == 512
+    assert session.path.policer is police and police is not None and police.rate == 512
 
 
 def test_one_way_alone_can_be_throttled_and_the_other_added(server: InProcess, shaper: NullShaper) -> None:
@@ -97,7 +97,7 @@ def test_unthrottled_it_is_as_before(server: InProcess, shaper: NullShaper) -> N
     server.services.throttle.set(session, 64, 64, by="test")
     server.services.throttle.clear(session, by="test")
     server.services.throttle.clear(session, by="test")
-    assert (session.policy, session.path.police, shaper.buckets) == (Policy(), None, {})
+    assert (session.policy, session.path.policer, shaper.buckets) == (Policy(), None, {})
     assert server.services.throttle.bucket(session) is None
     assert len(server.events("unthrottled")) == 1
 
@@ -112,7 +112,7 @@ def test_who_ends_gives_its_bucket_back_and_the_next_login_is_not_throttled(
     server.wait(lambda: server.calm)
     assert (server.services.throttle.buckets, shaper.buckets) == (0, {})
     session, _ = log_in(server)
-    assert (session.policy, session.path.police) == (Policy(), None)
+    assert (session.policy, session.path.policer) == (Policy(), None)
 
 
 def test_a_login_that_was_throttled_before_it_is_online_is_so_from_its_first_packet(
@@ -128,7 +128,7 @@ def test_a_login_that_was_throttled_before_it_is_online_is_so_from_its_first_pac
     session, _ = log_in(server)
     assert session.policy == Policy(rate_in=64, rate_out=128)
     assert [shaped.rate for shaped in shaper.buckets.values()] == [128]
-    assert session.path.police is not None
+    assert session.path.policer is not None
     assert [line["by"] for line in server.events("throttled")] == ["radius", "login"]
 
 
@@ -142,7 +142,7 @@ def test_throttle_buckets_is_the_limit_and_whoever_comes_after_it_is_told(
     server.services.throttle.set(fred, 64, 64, by="test")
     with pytest.raises(PolicyError, match=r"all throttle_buckets are in use \(1\)"):
         server.services.throttle.set(mary, 64, 64, by="test")
-    assert (mary.policy, mary.path.police) == (Policy(), None)
+    assert (mary.policy, mary.path.policer) == (Policy(), None)
     server.services.throttle.set(mary, 64, 0, by="test")  # that way needs none
     server.services.throttle.set(fred, 64, 128, by="test")
     server.services.throttle.clear(fred, by="test")
@@ -155,7 +155,7 @@ def test_what_the_kernel_refuses_leaves_the_session_as_it_was(server: InProcess,
     shaper.refusing = "no such thing as HTB"
     with pytest.raises(PolicyError, match="throttling cannot be had: no such thing as HTB"):
         server.services.throttle.set(session, 64, 64, by="test")
-    assert (session.policy, session.path.police) == (Policy(), None)
+    assert (session.policy, session.path.policer) == (Policy(), None)
     fred.send_udp(HOST, 9, b"?")
     server.wait(lambda: server.plane.delivered)
 
@@ -168,7 +168,7 @@ def test_a_login_goes_on_when_its_bucket_cannot_be_had(server: InProcess, shaper
     server.services.throttle.begin(session)
     (line,) = server.events("throttle_refused")
     assert (line["user"], line["rate_out"]) == ("fred", 64)
-    assert session.path.police is not None  # the way that needs no kernel
+    assert session.path.policer is not None  # the way that needs no kernel
 
 
 @pytest.mark.parametrize("rate", [-1, 10_000_001])
@@ -213,7 +213,7 @@ class Line:
         self.now = 0.0
         self.due: list[tuple[float, Callable[[], None]]] = []
         self.passed: list[bytes] = []
-        self.police = Police(rate, self.now, self.schedule)
+        self.police = Policer(rate, self.now, self.schedule)
 
     def schedule(self, seconds: float, call: Callable[[], None]) -> Line:
         self.due.append((self.now + seconds, call))
@@ -311,15 +311,15 @@ def test_what_a_subscriber_sends_too_fast_is_dropped_and_counted(server: InProce
 
 
 @pytest.fixture
-def office(desk: Desk) -> tuple[Desk, NullShaper]:
+def stage(desk: Desk) -> tuple[Desk, NullShaper]:
     shaper = NullShaper()
     desk.server.services.throttle.start(shaper)
     return desk, shaper
 
 
 @pytest.mark.shows("throttle USER", "no throttle USER")
-def test_throttle_without_a_rate_is_throttle_speed(office: tuple[Desk, NullShaper]) -> None:
-    desk, shaper = office
+def test_throttle_without_a_rate_is_throttle_speed(stage: tuple[Desk, NullShaper]) -> None:
+    desk, shaper = stage
     session, _ = log_in(desk.server)
     operator = desk.plain()
     assert "throttle_speed is 0" in operator.do("throttle fred")
@@ -334,8 +334,8 @@ def test_throttle_without_a_rate_is_throttle_speed(office: tuple[Desk, NullShape
 
 
 @pytest.mark.shows("throttle USER RATE", "throttle USER in RATE out RATE")
-def test_throttle_takes_a_rate_for_both_ways_or_one_for_each(office: tuple[Desk, NullShaper]) -> None:
-    desk, _ = office
+def test_throttle_takes_a_rate_for_both_ways_or_one_for_each(stage: tuple[Desk, NullShaper]) -> None:
+    desk, _ = stage
     session, _ = log_in(desk.server)
     operator = desk.plain()
     operator.do("throttle FRED 64")
@@ -358,16 +358,16 @@ def test_throttle_takes_a_rate_for_both_ways_or_one_for_each(office: tuple[Desk,
         ("fred 99999999999", '"99999999999" is no rate: 1 to 10000000 kbit/s'),
     ],
 )
-def test_throttle_says_what_is_wrong(office: tuple[Desk, NullShaper], words: str, said: str) -> None:
-    desk, _ = office
+def test_throttle_says_what_is_wrong(stage: tuple[Desk, NullShaper], words: str, said: str) -> None:
+    desk, _ = stage
     session, _ = log_in(desk.server)
     assert desk.plain().do(f"throttle {words}") == f"% {said}\n"
     assert session.policy == Policy()
 
 
 @pytest.mark.shows("show throttle")
-def test_show_throttle_and_show_session_tell_rates_and_bucket(office: tuple[Desk, NullShaper]) -> None:
-    desk, _ = office
+def test_show_throttle_and_show_session_tell_rates_and_bucket(stage: tuple[Desk, NullShaper]) -> None:
+    desk, _ = stage
     session, _ = log_in(desk.server)
     log_in(desk.server, "mary")
     operator = desk.plain()

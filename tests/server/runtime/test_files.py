@@ -185,7 +185,7 @@ def test_usage_files_are_not_written_to_a_directory_that_another_may_have_put_th
 
 
 def test_usage_files_give_up_when_all_names_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2tpns.subscriber.usage_files.MOST_NAMES_TAKEN", 3)
+    monkeypatch.setattr("l2tpns.subscriber.usage_files.MAX_NAMES_TRIED", 3)
     for _ in range(3):
         write_file(tmp_path, 1_790_000_000.0, b"one")
     with pytest.raises(OSError, match="taken"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from l2tpns import causes
-from l2tpns.dataplane.session_path import Path as SessionPath
+from l2tpns.dataplane.session_path import SessionPath
 from l2tpns.radius.types import Assign, AuthReply, FramedRoute
 from l2tpns.state.restore import resume
 from l2tpns.state.store import StateStore

@@ -263,11 +263,11 @@ CHALLENGES = {"absent": None, "empty": b"", "good": bytes(16), "too long": bytes
 NAMES = {"absent": None, "empty": b"", "good": b"fred", "too long": bytes(256)}
 
 
-def take_over(settings: dict[str, bool], **fields: object) -> tuple[Lcp, proxy.Takeover]:
+def adopt_proxy(settings: dict[str, bool], **fields: object) -> tuple[Lcp, proxy.ProxyResult]:
     wishes = LcpWishes(auth=(AuthChoice.CHAP_MD5, AuthChoice.PAP))
     lcp = Lcp(lambda packet: None, lambda notice: None, bytes, Timers(), wishes)
     iccn = replace(ICCN(tx_connect_speed=1, framing_type=1), **fields)
-    return lcp, proxy.take_over(lcp, iccn, Config(**settings), 0.0)
+    return lcp, proxy.adopt_proxy(lcp, iccn, Config(**settings), 0.0)
 
 
 @pytest.mark.statement(48, 50, 51)
@@ -278,7 +278,7 @@ def test_lcp_is_adopted_where_the_login_can_go_on_and_credentials_where_they_fit
     for received, name, challenge, identifier, response, by_proxy in product(
         RECEIVED, NAMES, CHALLENGES, (None, 1), RESPONSES, (False, True)
     ):
-        lcp, taken = take_over(
+        lcp, taken = adopt_proxy(
             {"proxy_authentication": by_proxy},
             last_sent_lcp_confreq=LCP_SENT[sent],
             last_received_lcp_confreq=RECEIVED[received],
@@ -301,7 +301,7 @@ def test_lcp_is_adopted_where_the_login_can_go_on_and_credentials_where_they_fit
 
 @pytest.mark.parametrize("sent", ["pap", "chap"])
 def test_with_proxy_lcp_switched_off_nothing_is_adopted(sent: str) -> None:
-    lcp, taken = take_over(
+    lcp, taken = adopt_proxy(
         {"proxy_lcp": False},
         last_sent_lcp_confreq=LCP_SENT[sent],
         last_received_lcp_confreq=RECEIVED["good"],
@@ -310,4 +310,4 @@ def test_with_proxy_lcp_switched_off_nothing_is_adopted(sent: str) -> None:
         proxy_authen_id=1,
         proxy_authen_response=b"pw",
     )
-    assert (lcp.opened, taken) == (False, proxy.Takeover("proxy_lcp is no"))
+    assert (lcp.opened, taken) == (False, proxy.ProxyResult("proxy_lcp is no"))

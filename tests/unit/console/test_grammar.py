@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 
 from l2tpns.console import commands, output_filters
 from l2tpns.console.commands import COMMANDS, WORDS
-from l2tpns.console.context import Office
-from l2tpns.console.grammar import Argument, Command, Grammar, Mode, Privilege, Standing
+from l2tpns.console.context import ConsoleContext
+from l2tpns.console.grammar import Argument, Command, CommandContext, Grammar, Mode, Privilege
 from l2tpns.console.output import Column, Output, Refused, Table
 from l2tpns.console.regexp import Regexp
 from l2tpns.runtime.files import replace_file
 from tests.lab import PATIENCE
 
-NOBODY = cast(Office, None)
+NOBODY = cast(ConsoleContext, None)
 
 
-def fruits(office: Office) -> list[tuple[str, str]]:
+def fruits(context: ConsoleContext) -> list[tuple[str, str]]:
     return [("apple", "red"), ("apricot", "orange"), ("pear", "green")]
 
 
@@ -43,9 +43,9 @@ TOY = Grammar(
     ),
     {"show": "look"},
 )
-LOOKING = Standing(NOBODY, privilege=Privilege.LOOK)
-ENABLED = Standing(NOBODY)
-CONFIGURING = Standing(NOBODY, Mode.CONFIG)
+LOOKING = CommandContext(NOBODY, privilege=Privilege.LOOK)
+ENABLED = CommandContext(NOBODY)
+CONFIGURING = CommandContext(NOBODY, Mode.CONFIG)
 
 
 def test_every_file_with_commands_is_in_the_list() -> None:

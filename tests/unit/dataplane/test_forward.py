@@ -10,7 +10,7 @@ import pytest
 from l2tpns.config.access_list import AccessList, parse_rule
 from l2tpns.config.settings import Config
 from l2tpns.dataplane.forward import ERRORS_PER_SECOND, Forwarder
-from l2tpns.dataplane.session_path import DOWN, UP, Path, key_of
+from l2tpns.dataplane.session_path import DOWN, UP, SessionPath, key_of
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.drain import Clock
 from tests.lab.packets import ip, tcp_checksum_is_right, tcp_syn
@@ -51,7 +51,7 @@ class Rig:
         self.endpoint = FakeEndpoint()
         self.forwarder = Forwarder(self.config, self.counters, self.clock, self.write, self.send_error)
         endpoint: Any = self.endpoint
-        self.path = Path(key_of(7, 8), endpoint, LAC, 9, 10, lambda *_: None, sequenced=sequenced, now=0.0)
+        self.path = SessionPath(key_of(7, 8), endpoint, LAC, 9, 10, lambda *_: None, sequenced=sequenced, now=0.0)
         networks = tuple(IPv4Network(route) for route in routes)
         self.path.address, self.path.online = IPv4Address(CLIENT).packed, True
         self.path.mru, self.path.mss = mru, mru - 40
@@ -144,7 +144,7 @@ def test_disable_no_spoof_lets_any_source_through_at_once() -> None:
 def test_who_is_in_a_walled_garden_sends_from_its_own_addresses_all_the_same() -> None:
     rig = Rig(routes=("10.9.0.0/24",))
     rig.config.disable_no_spoof = True
-    rig.path.caged = True
+    rig.path.in_garden = True
     rig.path.changed()
     for source in ("10.0.0.6", CLIENT, "10.9.0.77"):
         rig.up(ip(source, HOST))
@@ -343,7 +343,7 @@ def test_a_tap_sees_changes_and_drops_packets_both_ways() -> None:
         seen.append(direction)
         return packet + b"!" if direction == UP else None
 
-    rig.path.tap = tap
+    rig.path.packet_hook = tap
     rig.path.changed()
     rig.up(ip(CLIENT, HOST))
     assert rig.down(ip(HOST, CLIENT)) == []
@@ -374,7 +374,7 @@ def test_filter_in_is_for_what_the_subscriber_sends_and_filter_out_for_what_is_s
 def test_what_a_filter_drops_is_not_accounted_and_nobody_else_sees_or_answers_it() -> None:
     rig = Rig(mru=576)
     seen: list[bytes] = []
-    rig.path.tap = lambda direction, packet: seen.append(packet) or packet
+    rig.path.packet_hook = lambda direction, packet: seen.append(packet) or packet
     rig.path.filter_in = rig.path.filter_out = acl("deny ip any any")
     rig.path.changed()
     rig.up(ip(CLIENT, HOST))

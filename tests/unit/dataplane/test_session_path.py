@@ -11,7 +11,7 @@ import pytest
 
 from l2tpns.config.settings import Config
 from l2tpns.dataplane import forward
-from l2tpns.dataplane.session_path import CHANGEABLE_FIELDS, USERSPACE_FIELDS, Path, key_of
+from l2tpns.dataplane.session_path import CHANGEABLE_FIELDS, USERSPACE_FIELDS, SessionPath, key_of
 from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.runtime.counters import Counters
 from tests.lab.memory_log import MemoryLog
@@ -32,12 +32,12 @@ PLAIN = {
     "peer",
     "window",
     "window_packets",
-} | {name for name in Path.__slots__ if name.startswith(("dropped_", "in_", "out_"))}
+} | {name for name in SessionPath.__slots__ if name.startswith("dropped_") or name.endswith(("_octets", "_packets"))}
 
 
-def plain_path() -> Path:
+def plain_path() -> SessionPath:
     endpoint: Any = object()
-    return Path(key_of(7, 8), endpoint, ("192.0.2.2", 1701), 9, 10, lambda *_: None, now=0.0)
+    return SessionPath(key_of(7, 8), endpoint, ("192.0.2.2", 1701), 9, 10, lambda *_: None, now=0.0)
 
 
 def test_a_path_with_nothing_but_addresses_is_served_by_plain_forwarding() -> None:
@@ -61,7 +61,7 @@ def test_each_field_beyond_plain_forwarding_needs_userspace_as_long_as_it_is_set
 
 def test_a_path_that_is_sequenced_from_the_start_needs_userspace() -> None:
     endpoint: Any = object()
-    assert Path(1, endpoint, ("192.0.2.2", 1701), 9, 10, lambda *_: None, sequenced=True).needs_userspace
+    assert SessionPath(1, endpoint, ("192.0.2.2", 1701), 9, 10, lambda *_: None, sequenced=True).needs_userspace
 
 
 def test_going_online_applies_what_was_set_before() -> None:
@@ -84,5 +84,5 @@ def test_what_the_forwarder_consults_is_plain_or_declared_to_need_userspace() ->
 
 
 def test_what_an_owner_may_change_is_part_of_a_path() -> None:
-    assert set(CHANGEABLE_FIELDS) < set(Path.__slots__)
+    assert set(CHANGEABLE_FIELDS) < set(SessionPath.__slots__)
     assert len(set(CHANGEABLE_FIELDS)) == len(CHANGEABLE_FIELDS)

@@ -169,11 +169,11 @@ def test_of_a_warning_that_peers_provoke_a_few_a_second_are_written_and_the_othe
     monkeypatch.setattr("time.monotonic", lambda: now)
     log = MemoryLog()
     for number in range(1000):
-        log.get(peer=f"192.0.2.{number % 250}").provoked("control_refused", why="garbage")
-    log.get().provoked("tunnel_moved")  # another event has its own share
+        log.get(peer=f"192.0.2.{number % 250}").warning_limited("control_refused", why="garbage")
+    log.get().warning_limited("tunnel_moved")  # another event has its own share
     now += 1.0
     for _ in range(2):
-        log.get().provoked("control_refused", why="garbage")
+        log.get().warning_limited("control_refused", why="garbage")
     records = log.records("control_refused")
     assert [record.get("kept_back") for record in records] == [None] * logs.MAX_LIMITED_PER_SECOND + [990, None]
     assert len(log.records("tunnel_moved")) == 1
@@ -182,9 +182,9 @@ def test_of_a_warning_that_peers_provoke_a_few_a_second_are_written_and_the_othe
 def test_a_warning_below_the_threshold_is_not_counted_as_kept_back() -> None:
     log = MemoryLog(level=logs.ERROR)
     for _ in range(100):
-        log.get().provoked("control_refused")
+        log.get().warning_limited("control_refused")
     log.level = logs.WARNING
-    log.get().provoked("control_refused")
+    log.get().warning_limited("control_refused")
     assert [record.get("kept_back") for record in log.records()] == [None]
 
 

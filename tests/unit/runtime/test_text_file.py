@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2tpns.config.file import make_config, parse_file
-from l2tpns.console.operators import Users
+from l2tpns.console.operators import Operators
 from l2tpns.errors import ConfigError, PluginError
 from l2tpns.nsctl import __main__ as nsctl
 from l2tpns.plugins import loader
@@ -48,7 +48,7 @@ def secrets(path: Path) -> object:
 
 def users(path: Path) -> object:
     path.chmod(0o600)
-    found = Users(path, MemoryLog().get()).read()
+    found = Operators(path, MemoryLog().get()).read()
     if found.broken:
         raise ConfigError(found.broken)
     return found.passwords, found.enable
@@ -294,7 +294,7 @@ def test_a_password_whose_end_nobody_sees_is_kept_and_warned_of(
     path = tmp_path / "l2tpns.users"
     path.write_bytes(f"{line}\n".encode("utf-8", "surrogateescape"))
     path.chmod(0o600)
-    found = Users(path, MemoryLog().get()).read()
+    found = Operators(path, MemoryLog().get()).read()
     assert found.passwords == {"fred": password}
     assert found.warnings == ((f"{path}:1: {words}",) if words else ())
 
@@ -302,7 +302,7 @@ def test_a_password_whose_end_nobody_sees_is_kept_and_warned_of(
 def test_users_that_are_no_text_let_nobody_in_and_the_log_says_why(tmp_path: Path) -> None:
     path, log = tmp_path / "l2tpns.users", MemoryLog()
     path.write_bytes(b"\xff\xfe" + "fred:pw\n".encode("utf-16-le"))
-    people = Users(path, log.get())
+    people = Operators(path, log.get())
     assert not people.read().open
     assert not people.check("fred", "pw")
     assert "UTF-16" in log.records("console_users_unreadable")[0]["why"]
