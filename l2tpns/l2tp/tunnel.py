@@ -107,7 +107,7 @@ class TunnelOwner(Protocol):
         """Return a session id that is free."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outgoing:
     """A control message to be sent; `session_id` is the peer's."""
 
@@ -115,7 +115,7 @@ class Outgoing:
     session_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class End:
     """The tunnel is to close."""
 

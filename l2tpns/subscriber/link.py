@@ -44,7 +44,7 @@ class Renegotiated(Exception):
     """RFC 1661 4.3: a Configure-Request in Opened; authentication and networks start over."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Frame:
     """A PPP frame that is not a subscriber's IP packet."""
 
@@ -52,7 +52,7 @@ class Frame:
     information: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class End:
     """The session has to end, for this reason."""
 
