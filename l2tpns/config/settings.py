@@ -32,6 +32,7 @@ from l2tpns.config.value_types import (
     setting,
 )
 from l2tpns.errors import ConfigError
+from l2tpns.proto.ppp.lcp import AUTH_NAMES
 from l2tpns.runtime.text import unknown_word
 
 LIVE, NEW_SESSIONS, RESTART = Effect.LIVE, Effect.NEW_SESSIONS, Effect.RESTART
@@ -351,7 +352,7 @@ class Config:
     radius_authtypes: tuple[str, ...] = setting(
         ("pap",),
         "Authentication protocols, the preferred first",
-        Words(("pap", "chap"), minimum=1),
+        Words(tuple(AUTH_NAMES), minimum=1),
         NEW_SESSIONS,
         affects=RADIUS,
     )

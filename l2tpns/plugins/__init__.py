@@ -1,6 +1,8 @@
 """What a plugin imports, and nothing else of ours (manual: Plugins; docs/plugins.md).
 
 from l2tpns.plugins import PLUGIN_RET_OK, PLUGIN_RET_STOP, PLUGIN_RET_ERROR, PluginError
+
+The hooks are declared in l2tpns/hooks.py, and called on behalf of sessions by subscriber/plugin_hooks.py.
 """
 
 from l2tpns.errors import PluginError

@@ -23,7 +23,7 @@ from l2tpns.proto.l2tp.messages import Message
 from l2tpns.proto.ppp.automaton import State, Timers
 from l2tpns.proto.ppp.credentials import Credentials
 from l2tpns.proto.ppp.frame import Protocol
-from l2tpns.proto.ppp.lcp import AuthChoice, Lcp, LcpWishes
+from l2tpns.proto.ppp.lcp import AUTH_NAMES, Lcp, LcpWishes
 from l2tpns.proto.ppp.names import MAX_NAMED, authentication_name, protocol_name
 from l2tpns.proto.ppp.negotiation import Notice
 from l2tpns.runtime.log import DATA, Logger
@@ -36,7 +36,6 @@ from l2tpns.subscriber.services import Services
 T = TypeVar("T")
 MAILBOX_LIMIT = 64  # frames and messages; what does not fit is sent again by its sender
 MAX_EARLY_FRAMES = 4
-AUTH_CHOICES = {"pap": AuthChoice.PAP, "chap": AuthChoice.CHAP_MD5}
 IPV6 = 0x0057
 
 
@@ -115,7 +114,7 @@ class PppLink:
             self._on_lcp,
             services.random,
             self.timers(),
-            LcpWishes(mru=config.mru, auth=tuple(AUTH_CHOICES[name] for name in config.radius_authtypes)),
+            LcpWishes(mru=config.mru, auth=tuple(AUTH_NAMES[name] for name in config.radius_authtypes)),
             self._on_protocol_rejected,
         )
         self.authenticator: Authenticator | None = None
@@ -287,10 +286,10 @@ class PppLink:
                 credentials = self.authenticator.receive(information, now)
                 if credentials is not None:
                     self._on_credentials(credentials)
+        elif protocol in self.layers:
+            self.layers[protocol].receive(information, now)
         elif protocol == Protocol.IPCP:
-            layer = self.layers.get(protocol)
-            if layer is not None:  # RFC 1332 2: silently discarded before the network phase
-                layer.receive(information, now)
+            pass  # RFC 1332 2: silently discarded before the network phase
         elif self.lcp.opened and self.phase in (Phase.NETWORK, Phase.ONLINE) and protocol not in (Protocol.IP, IPV6):
             if self.lcp.protocol_reject(protocol, information, now) and protocol not in self.protocols_rejected:
                 self.log_refused("LCP", [protocol_name(protocol)])

@@ -108,13 +108,16 @@ def open_networks(session: SessionState) -> None:
     peer_chooses = profile.assign is Assign.PEER
     if not peer_chooses:
         choose_address(session, profile)
-    layer: NetworkLayer = Ipv4(session, profile, session.address)
-    link.layers = {layer.protocol: layer}
-    layer.open(link.now())
-    link.wait(lambda: layer.opened)
-    link.log_refused(layer.name, layer.refusals())
+    ipv4 = Ipv4(session, profile, session.address)
+    layers: tuple[NetworkLayer, ...] = (ipv4,)
+    link.layers = {layer.protocol: layer for layer in layers}
+    for layer in layers:
+        layer.open(link.now())
+    link.wait(lambda: all(layer.opened for layer in layers))
+    for layer in layers:
+        link.log_refused(layer.name, layer.refusals())
     if peer_chooses:
-        chosen = layer.peer_address
+        chosen = ipv4.peer_address
         assert chosen is not None  # without one IPCP does not open
         take_address(session, chosen)
 

@@ -1,4 +1,4 @@
-"""Which file may import which: the direction of docs/overview.md, per file, imports for the type checker counted."""
+"""Which file may import which: the rows of docs/architecture.md, per file, imports for the type checker counted."""
 
 from __future__ import annotations
 

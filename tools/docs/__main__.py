@@ -23,6 +23,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "conformance.md": conformance.page,
     "reference.md": reference.page,
     "radius.md": pages.radius,
+    "architecture.md": pages.architecture,
 }
 
 

@@ -9,6 +9,7 @@ import ast
 from collections.abc import Iterator
 from itertools import groupby
 
+from l2tpns import causes
 from l2tpns.config.file import IGNORED
 from l2tpns.config.settings import SETTINGS
 from l2tpns.config.value_types import Setting
@@ -26,6 +27,8 @@ from tools.docs.markdown import NOTE, ROOT, table
 
 ATTRIBUTES_BEGIN = "<!-- attributes: written by `make docs` from l2tpns/radius/attributes.py -->"
 ATTRIBUTES_END = "<!-- end of attributes -->"
+CAUSES_BEGIN = "<!-- causes: written by `make docs` from l2tpns/causes.py -->"
+CAUSES_END = "<!-- end of causes -->"
 
 # Settings
 
@@ -251,13 +254,38 @@ def radius() -> str:
     """Return docs/radius.md: the page as it is, with the table of attributes from l2tpns/radius/attributes.py."""
     shown = groupby((each for each in IN_REPLIES if each.effect), lambda each: each.effect)
     rows = [(", ".join(map(_numbered, group)), effect) for effect, group in shown]
-    before, begin, rest = (ROOT / "docs/radius.md").read_text().partition(ATTRIBUTES_BEGIN)
-    _, end, after = rest.partition(ATTRIBUTES_END)
-    if not end:
-        raise SystemExit(f"docs/radius.md has no {ATTRIBUTES_BEGIN} ... {ATTRIBUTES_END}")
-    return f"{before}{begin}\n\n{table(('Attribute', 'Effect'), rows)}\n{end}{after}"
+    return _between("docs/radius.md", ATTRIBUTES_BEGIN, ATTRIBUTES_END, table(("Attribute", "Effect"), rows))
 
 
 def _numbered(attribute: Attribute) -> str:
     vendor = f"{VENDORS[attribute.vendor]} " if attribute.vendor else ""
     return f"{attribute.name} ({vendor}{attribute.number})"
+
+
+def _between(page: str, begin: str, end: str, text: str) -> str:
+    """Return a page that is written by hand, with the text between two marks replaced. Raises SystemExit."""
+    before, first, rest = (ROOT / page).read_text().partition(begin)
+    _, second, after = rest.partition(end)
+    if not (first and second):
+        raise SystemExit(f"{page} has no {begin} ... {end}")
+    return f"{before}{begin}\n\n{text}\n{end}{after}"
+
+
+# Causes
+
+
+def architecture() -> str:
+    """Return docs/architecture.md, which is written by hand but for the causes, from l2tpns/causes.py."""
+    found = [value for value in vars(causes).values() if isinstance(value, causes.Cause)]
+    rows = [
+        (
+            f"`{cause.name}`",
+            cause.text,
+            f"{cause.result:d}" + (f", {cause.error:d}" if cause.error else ""),
+            f"{cause.terminate:d} {cause.terminate.name}",
+            f"{cause.disconnect}, {cause.direction}" if cause.disconnect else "",
+        )
+        for cause in found
+    ]
+    head = ("Cause", "Text", "CDN result, error", "Acct-Terminate-Cause", "RFC 3145 code, direction")
+    return _between("docs/architecture.md", CAUSES_BEGIN, CAUSES_END, table(head, rows))

@@ -49,6 +49,9 @@ class AuthChoice(Enum):
         return Option(LcpOption.AUTH, self.value)
 
 
+AUTH_NAMES = {"pap": AuthChoice.PAP, "chap": AuthChoice.CHAP_MD5}  # as the setting radius_authtypes names them
+
+
 @dataclass(frozen=True, slots=True)
 class LcpWishes:
     """What this side asks for and what it accepts. One object serves all sessions."""
