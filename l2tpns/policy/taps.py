@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from l2tpns.dataplane.plane import DataPlane
-from l2tpns.dataplane.session_path import Copy
+from l2tpns.dataplane.session_path import Copy, Tap
 from l2tpns.hooks import Hooks
 from l2tpns.policy.model import Subscriber
 
@@ -41,11 +41,12 @@ class Taps:
 
     def prepare(self, session: Subscriber) -> None:
         """It is about to be carried: have everybody in place before its first packet."""
+        self._set(session, self._hooks.packet_tap(session), _each(self._copies(session)))
+
+    def _set(self, session: Subscriber, packet_hook: Tap | None, mirror: Copy | None) -> None:
         path = session.path
-        tap = self._hooks.packet_tap(session)
-        copy = _each(self._copies(session))
-        if (tap, copy) != (path.packet_hook, path.mirror):
-            path.packet_hook, path.mirror = tap, copy
+        if (packet_hook, mirror) != (path.packet_hook, path.mirror):
+            path.packet_hook, path.mirror = packet_hook, mirror
             self._plane.changed(path)
 
     def rebuild_all(self) -> None:
@@ -78,7 +79,7 @@ class Taps:
 
     def finish(self, session: Subscriber) -> None:
         """Let go of who may hold the session; if it comes online again, carry() brings them back."""
-        session.path.packet_hook = session.path.mirror = None
+        self._set(session, None, None)
 
 
 def _no_copy(_: Subscriber) -> Copy | None:

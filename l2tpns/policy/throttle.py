@@ -165,16 +165,19 @@ class Throttle:
             return
         if not rate:
             self._remove_policer(session)
-        elif path.policer is not None:
+            return
+        if path.policer is not None:
             path.policer.change(rate)
         else:
             path.policer = Policer(rate, monotonic())
         self._plane.changed(path)
 
     def _remove_policer(self, session: Subscriber) -> None:
-        police, session.path.policer = session.path.policer, None
-        if police is not None:
-            police.end(carried=session.path.online)
+        path = session.path
+        policer, path.policer = path.policer, None
+        if policer is not None:
+            policer.end(carried=path.online)
+            self._plane.changed(path)
 
     def _shape(self, session: Subscriber, rate: int) -> None:
         shaper, held = self._shaper, self._buckets.get(session)
