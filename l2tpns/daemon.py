@@ -353,7 +353,7 @@ class Daemon:
         resumed = resume(self.lns, self.server.journal, self.saved)
         self.lns.paused = False
         services.snoop.resumed(resumed.sessions)
-        services.gardens.settle()
+        services.gardens.reconcile()
         return resumed
 
     def start_throttling(self) -> None:

@@ -142,7 +142,7 @@ def test_without_an_address_it_is_snoop_hosts(server: InProcess, dial: Dial, rec
         (["snoop", "fred", "localhost", "9000"], "localhost 9000 is no address and port"),
         (["snoop", "fred", "127.0.0.1", "x"], "127.0.0.1 x is no address and port"),
         (["snoop", "fred", "127.0.0.1", "0"], "0 is no port"),
-        (["snoop", "fred", "10.5.0.9", "9000"], "10.5.0.9 lies in the pool: copies would go to a subscriber"),
+        (["snoop", "fred", "10.5.0.9", "9000"], "10.5.0.9 is in the pool: copies would go to a subscriber"),
         (["unsnoop"], "usage: unsnoop USER|SID"),
         (["unsnoop", "bob"], "session not found"),
         (["unsnoop", "fred"], "not snooped"),

@@ -54,10 +54,10 @@ def test_what_the_filter_does_not_permit_goes_nowhere(server: InProcess) -> None
 @pytest.mark.parametrize(
     ("filter_id", "why"),
     [
-        ("none.in", "there is no access-list none"),
-        ("web", "it must be NAME.in or NAME.out"),
-        ("web.both", "it must be NAME.in or NAME.out"),
-        (".in", "it must be NAME.in or NAME.out"),
+        ("none.in", "access-list none is not configured"),
+        ("web", "Filter-Id must be NAME.in or NAME.out"),
+        ("web.both", "Filter-Id must be NAME.in or NAME.out"),
+        (".in", "Filter-Id must be NAME.in or NAME.out"),
     ],
 )
 def test_an_unknown_filter_is_a_warning_and_the_login_goes_on_without(

@@ -153,7 +153,7 @@ def test_throttle_buckets_is_the_limit_and_whoever_comes_after_it_is_told(
 def test_what_the_kernel_refuses_leaves_the_session_as_it_was(server: InProcess, shaper: NullShaper) -> None:
     session, fred = log_in(server)
     shaper.refusing = "no such thing as HTB"
-    with pytest.raises(PolicyError, match="throttling cannot be had: no such thing as HTB"):
+    with pytest.raises(PolicyError, match="throttling is unavailable: no such thing as HTB"):
         server.services.throttle.set(session, 64, 64, by="test")
     assert (session.policy, session.path.policer) == (Policy(), None)
     fred.send_udp(HOST, 9, b"?")
@@ -350,12 +350,12 @@ def test_throttle_takes_a_rate_for_both_ways_or_one_for_each(stage: tuple[Desk, 
     ("words", "said"),
     [
         ("nobody 64", "User nobody is not connected"),
-        ("fred 0", '"0" is no rate: 1 to 10000000 kbit/s'),
-        ("fred fast", '"fast" is no rate: 1 to 10000000 kbit/s'),
-        ("fred in", '"in" is no rate: 1 to 10000000 kbit/s'),
+        ("fred 0", '"0" is not a rate: enter 1 to 10000000 kbit/s'),
+        ("fred fast", '"fast" is not a rate: enter 1 to 10000000 kbit/s'),
+        ("fred in", '"in" is not a rate: enter 1 to 10000000 kbit/s'),
         ("fred in 64 out", "rates are RATE, in RATE, out RATE, or in RATE out RATE"),
         ("fred up 64", '"up" is neither in nor out'),
-        ("fred 99999999999", '"99999999999" is no rate: 1 to 10000000 kbit/s'),
+        ("fred 99999999999", '"99999999999" is not a rate: enter 1 to 10000000 kbit/s'),
     ],
 )
 def test_throttle_says_what_is_wrong(stage: tuple[Desk, NullShaper], words: str, said: str) -> None:
