@@ -262,7 +262,7 @@ class Daemon:
             self.logger,
             lambda datagram, peer, endpoint: self.lns.on_control(datagram, peer, endpoint),
             on_lost=lambda: self.signals.put(WaitError(f"{config.tundevicename} was deleted and cannot be made again")),
-            on_surroundings=lambda surroundings: self.services.guard.follow(surroundings),
+            on_surroundings=lambda surroundings: self.services.guard.apply_surroundings(surroundings),
             supervisor=supervisor,
         )
         self.server = server = Server(

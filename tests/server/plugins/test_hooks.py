@@ -98,7 +98,7 @@ def test_continue_auth_set_to_0_stops_authentication_modules_and_nobody_is_asked
     ear = Ear(fred)
     refused(fred)
     assert ear.of("in", PAP, 3) and shelf.seen("second") == [] and shelf.server.backend.asked == []
-    assert shelf.events("auth_refused")[0]["why"] == "plugin first refused it"
+    assert shelf.events("auth_refused")[0]["why"] == "refused by plugin first"
 
 
 @pytest.mark.parametrize("code", ["PLUGIN_RET_STOP", "PLUGIN_RET_ERROR"])

@@ -156,13 +156,13 @@ def answering_naks(server: InProcess, nak: str) -> Subscriber:
         (
             ("chap", "pap"),
             "0305c22381",
-            "the subscriber wants to authenticate by MS-CHAPv2, not by CHAP-MD5 or PAP",
+            "the subscriber requested authentication by MS-CHAPv2, not by CHAP-MD5 or PAP",
             ["Authentication-Protocol MS-CHAPv2"],
         ),
         (
             ("chap",),
             "0304c023",
-            "the subscriber wants to authenticate by PAP, not by CHAP-MD5",
+            "the subscriber requested authentication by PAP, not by CHAP-MD5",
             ["Authentication-Protocol PAP"],
         ),
     ],

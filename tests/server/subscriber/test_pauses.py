@@ -16,7 +16,7 @@ from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.proto.l2tp.messages import HELLO, ICCN, SCCCN, SCCRP
 from l2tpns.radius.types import AuthReply
 from l2tpns.runtime.awake_clock import DEFAULT_TIMING, AwakeClock, PauseTiming
-from l2tpns.subscriber.timers import ECHO_ANSWER_TIME
+from l2tpns.subscriber.timers import ECHO_REPLY_TIMEOUT
 from tests.lab import traffic
 from tests.lab.inprocess import InProcess, until
 from tests.lab.lac import Subscriber
@@ -32,7 +32,7 @@ from tests.server.subscribers import Ear
 ECHO_REQ = 9
 DRAIN = DEFAULT_TIMING.drain
 SHORT_PAUSES = PauseTiming(late=0.4, drain=0.3, short=0.5)
-SETTLED = int(DRAIN + ECHO_ANSWER_TIME)  # seconds after a pause in which a silent client is not given up
+SETTLED = int(DRAIN + ECHO_REPLY_TIMEOUT)  # seconds after a pause in which a silent client is not given up
 
 
 class Paused:

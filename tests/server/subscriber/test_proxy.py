@@ -242,7 +242,7 @@ def test_the_log_says_why_a_lacs_lcp_is_not_adopted(serve: Serve) -> None:
     server = serve(proxy_authentication=False)
     server.lac(defaults=QUICK).connect().call("fred", "pw", auth="pap", **PROXIED).wait_online()
     (told,) = server.events("proxy_lcp_not_adopted")
-    assert told["why"] == "PAP was begun at the LAC, and its request is not to be used"
+    assert told["why"] == "the LAC used PAP, but its PAP request cannot be used here"
 
 
 # The decision, over everything that an ICCN may hold
