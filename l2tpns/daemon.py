@@ -535,7 +535,7 @@ class Daemon:
         self.services.guard.refresh()
         if not radius:
             return
-        self.server.plugins.check(config.plugin_settings, config.plugins)
+        self.server.plugins.settings.check(config.plugin_settings, config.plugins)
         self.radius_settings = RadiusSettings.from_config(config)
         self.accounting.configure(self.radius_settings)
         self.server.refresh_filters()
@@ -543,7 +543,7 @@ class Daemon:
 
     def hide_secrets(self) -> None:
         """The log shows none of them, nor those of plugins."""
-        self.log.hide((*self.config.secrets(), *self.server.plugins.secrets))
+        self.log.hide((*self.config.secrets(), *self.server.plugins.settings.secrets))
 
     def report(self) -> None:
         """USR1: what there is, in one line of the log, which anybody at a console may read."""

@@ -262,8 +262,8 @@ def test_radius_account_adds_attributes_to_every_record(shelf: Shelf) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("User-Name", "fred", "not for plugins"),
-        ("User-Password", "pw", "not for plugins"),
+        ("User-Name", "fred", "plugins may not add"),
+        ("User-Password", "pw", "plugins may not add"),
         ("No-Such-Thing", "x", "the dictionary has no"),
         ("Session-Timeout", "soon", "cannot be"),
         ("Filter-Id", "x" * 300, "more than an attribute holds"),
@@ -392,7 +392,7 @@ def test_a_command_that_no_plugin_claims_is_said_to_have_failed_if_one_failed(sh
     shelf.server.meant = ("plugin_failed",)
     assert shelf.plugins.control(["x"], ("192.0.2.1", 1)) == (
         False,
-        "plugin ctl failed: the server's log has the details",
+        "plugin ctl failed: see the server's log",
     )
 
 
@@ -465,7 +465,7 @@ def test_packet_hooks_stand_in_a_sessions_path_only_while_one_is_loaded(shelf: S
     ("slip", "why"),
     [
         ("event.usrname = 'x'", "AttributeError"),
-        ("event.s = 5", "param_pre_auth.s may not be changed; what may: username, password, continue_auth"),
+        ("event.s = 5", "param_pre_auth.s may not be changed, only: username, password, continue_auth"),
         ("event.username = b'x'", "param_pre_auth.username must be str, not bytes"),
         ("event.continue_auth = 'no'", "param_pre_auth.continue_auth must be bool, not str"),
     ],

@@ -482,7 +482,7 @@ def script(server: InProcess, tmp_path: Path) -> Callable[[str], Path]:
     def write(text: str, mode: int = 0o700) -> Path:
         path.write_text(f"#!/bin/sh\n{text}\n")
         path.chmod(mode)
-        server.plugins.assign("garden_script", str(path))
+        server.plugins.settings.assign("garden_script", str(path))
         return path
 
     return write
