@@ -223,7 +223,7 @@ class Session:
 
     @contextmanager
     def _asking(self) -> Iterator[CoreSession]:
-        """What a part of the server refuses is told as a PluginError."""
+        """Yield the session, and turn a PolicyError into a PluginError."""
         try:
             yield self._living()
         except PolicyError as error:

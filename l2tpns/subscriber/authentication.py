@@ -35,7 +35,7 @@ def authenticate(session: SessionState) -> None:
     link, services = session.link, session.services
     link.phase = Phase.AUTHENTICATE
     authenticator = link.authenticator = new_authenticator(session, link.lcp.auth)
-    session.credentials, session.proxied = session.proxied, None  # used once: a renegotiated link authenticates anew
+    session.credentials, session.proxied = session.proxied, None  # used only once
     if session.credentials is not None:
         authenticator.adopt(session.credentials)
         session.log.debug("proxy_authentication_used")

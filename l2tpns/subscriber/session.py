@@ -272,7 +272,7 @@ class Session(SessionState):
             self.stop_starting,
             lambda: plugin_hooks.kill_session(self, end.cause.name),
             lambda: self.go_offline(end.cause),
-            lambda: self.say_goodbye(end),
+            lambda: self.notify_peers(end),
             lambda: self.services.plane.detach(self.path),
             self.leave_table,
             self.link.break_reference_cycles,
@@ -299,7 +299,7 @@ class Session(SessionState):
         self.alive = False
         self.tunnel.call_gone(self.id)
 
-    def say_goodbye(self, end: SessionEnded) -> None:
+    def notify_peers(self, end: SessionEnded) -> None:
         """Send an LCP Terminate-Request to the subscriber and a CDN to the LAC, unless the LAC has ended the call."""
         if not end.tell:
             return

@@ -1,4 +1,4 @@
-"""A broken plugin of each kind while 100 sessions work: it is named, and costs nobody a session."""
+"""Broken plugins of each kind while 100 sessions are online: they are named in the log, and no session ends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SESSIONS = 100
 
 @pytest.fixture
 def crowd(serve: Serve, tmp_path: Path) -> Iterator[Shelf]:
-    """100 sessions online, while others log in and out all the time."""
+    """Keep 100 sessions online while others log in and out."""
     server = serve(plugin_dir=str(tmp_path), allow_duplicate_users=True)
     server.meant = ("plugin_failed",)
     server.log.level = 3  # of the guests' packets there would soon be more lines than the log keeps
@@ -64,7 +64,7 @@ HOOKS = ("pre_auth", "post_auth", "new_session", "kill_session", "radius_account
 
 
 def use_all(shelf: Shelf) -> None:
-    """Have every hook called."""
+    """Cause a call of every hook."""
     fred = shelf.online("fred")
     fred.hangup()
     until(lambda: "fred" not in shelf.server.registry.by_user)
@@ -122,7 +122,7 @@ def test_one_that_sleeps_blocks_its_own_session_only(crowd: Shelf, hook: str) ->
     fred = crowd.call("fred")
     until(lambda: crowd.seen("sleeps"))
     crowd.lac.call("guest", "pw").wait_online()  # from the same LAC, in the same tunnel
-    fred.hangup()  # who hangs up is let go, whatever the plugin waits for
+    fred.hangup()  # a subscriber that hangs up is released, whatever the plugin waits for
     until(lambda: crowd.seen("sleeps")[0] not in crowd.server.lns.sessions)
 
 
@@ -248,7 +248,7 @@ PACKETS: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("fault", PACKETS)
 def test_a_packet_hook_that(crowd: Shelf, fault: str) -> None:
-    """... is named in the log, and the packet passes as it came."""
+    """The plugin is named in the log, and the packet passes unchanged."""
     crowd.load("broken", "\n".join(PACKETS[fault](hook) for hook in ("plugin_packet_rx", "plugin_packet_tx")))
     crowd.load("good", "def plugin_packet_tx(event): SEEN.append(event.buf)")
     fred = crowd.online("fred")
@@ -419,7 +419,7 @@ def test_a_bomb_of_time_that_a_packet_hook_leaves_behind_costs_no_lac_its_reader
     shelf.server.lac("another").connect().call("mary", "pw").wait_online()
 
 
-# But who has made a greenlet may end it
+# But the creator of a greenlet may end it
 
 
 WAITS = """

@@ -1,4 +1,4 @@
-"""What each hook is given, when, and what its return code does: sentences of the manual's chapter Plugins."""
+"""Arguments, times and return codes of each hook: sentences of the manual's chapter Plugins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plugins loaded, reloaded, removed; what they declare: variables, counters, commands, greenlets."""
+"""Loading, reloading and removing plugins; their variables, counters, commands and greenlets."""
 
 from __future__ import annotations
 
@@ -301,7 +301,7 @@ def test_the_console_sets_them_too_and_says_what_would_be_right(open_desk: Calla
     running = operator.do("show running-config")
     assert 'load plugin "web"\nset web_tries "7"\nset web_key "hush"\n' in running
     assert desk.server.plugins.settings.secrets == ("hush",)
-    operator.do("remove plugin web")  # and what it was told is no mistake in the file that is written then
+    operator.do("remove plugin web")  # its settings are no error in the file that is written then
     assert "web_" not in operator.do("show running-config")
     operator.do("load plugin web")
     assert desk.server.plugins.settings.secrets == ("hush",)

@@ -1,4 +1,4 @@
-"""Who is in a walled garden, and what follows for names, addresses, accounting and usage files (manual: Walled Garden).
+"""Members of walled gardens: names, addresses, accounting and usage files (manual: Walled Garden).
 
 The kernel is one that remembers; tests/live/test_garden.py has the real one. The module is the one that is shipped.
 """
@@ -33,13 +33,13 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def quick_gardens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gardens that check their rules, and have connections forgotten, without waiting long."""
+    """Gardens with short intervals for checking rules and flushing connections."""
     monkeypatch.setattr("l2tpns.server.Gardens", partial(Gardens, check_interval=0.01, flush_delay=0.01))
 
 
 @pytest.fixture
 def server(serve: Serve, tmp_path: Path) -> InProcess:
-    """Its plugin is the module that is shipped."""
+    """A shelf with the shipped plugin `garden`."""
     server = serve(plugin_dir=str(CHECKOUT / "modules"), accounting_dir=str(tmp_path))
     server.plugins.load("garden")
     return server
@@ -276,7 +276,7 @@ def test_what_somebody_has_flushed_comes_back(server: InProcess, lac: Lac) -> No
 def test_members_of_a_garden_that_another_program_flushed_come_back_though_no_rule_is_missing(
     server: InProcess, lac: Lac
 ) -> None:
-    """Else they are let out, and no rule shows it."""
+    """Without a check, members could leave the garden unnoticed."""
     server.services.gardens.reconcile()
     lac.call("fred", "wrong").wait_online()
     kernel = server.services.gardens.kernel

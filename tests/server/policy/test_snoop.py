@@ -1,4 +1,4 @@
-"""Interception: who is copied where, from which packet on, and what nobody but the audit log is told."""
+"""Interception: which sessions are copied, where, from which packet on, and what only the audit log shows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HOST = "198.51.100.2"
 
 
 class Receiver:
-    """Whoever gets the copies."""
+    """The receiver of the copies."""
 
     def __init__(self) -> None:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -43,7 +43,7 @@ class Receiver:
         return [self.socket.recv(65535) for _ in range(count)]
 
     def nothing(self) -> bool:
-        """What was sent on loopback is there when the sender goes on."""
+        """Return datagrams. Those sent on loopback have arrived when send returns."""
         self.socket.setblocking(False)
         try:
             return self.socket.recv(65535) == b""
@@ -62,7 +62,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def audit(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
-    """The lines of an audit file, of one event."""
+    """Return the lines of one event in an audit file."""
 
     def lines(event: str = "") -> list[dict[str, Any]]:
         path = tmp_path / "audit"
@@ -78,7 +78,7 @@ def online(server: InProcess, lac: Lac, name: str = "fred") -> tuple[Subscriber,
 
 
 def talk(server: InProcess, subscriber: Subscriber, session: Session) -> tuple[bytes, bytes]:
-    """A packet each way."""
+    """Send a packet in each direction."""
     address = str(session.address)
     up, down = ip(address, HOST, b"up"), ip(HOST, address, b"down")
     delivered = len(server.plane.delivered)
@@ -237,7 +237,7 @@ def test_a_sink_that_would_be_a_subscriber_or_nobody_is_refused(
 def test_copies_stop_while_a_subscriber_has_the_sinks_address(
     server: InProcess, lac: Lac, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else it would get them; and if it is intercepted as well, each copy would be copied again, for ever."""
+    """A subscriber must not receive copies: if it is intercepted too, each copy would be copied again, endlessly."""
     subscriber, session = online(server, lac)
     server.services.snoop.start(session, receiver.sink, by="test")
     monkeypatch.setattr(server.services.guard.routable, "refusal", lambda network: "")
@@ -316,7 +316,7 @@ def test_one_who_begins_again_with_lcp_is_another_login_and_no_longer_intercepte
     assert session.policy.sink is None and session.path.mirror is None and not server.services.snoop.copiers
 
 
-# Who is told
+# The audit log
 
 
 @pytest.mark.shows("set audit_file")

@@ -1,4 +1,4 @@
-"""Who sees a session's packets in passing, and in which order: hooks, copies, monitors."""
+"""Taps on a session's packets and their order: hooks, copies, monitors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Seen = list[tuple[int, bytes]]
 
 
 def hook(session: Session) -> Tap:
-    """Stands for the plugins: each packet gets a mark."""
+    """Stand for a packet hook of a plugin: append a mark to each packet."""
     return lambda direction, packet: packet + b"!"
 
 

@@ -1,4 +1,4 @@
-"""Throttled sessions: who says so, what the kernel and the data path are told, what operators see."""
+"""Throttled sessions: requests, the state of the kernel and the data path, what operators see."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_rates_beyond_all_measure_are_refused(server: InProcess, shaper: NullSha
 def test_sessions_that_were_taken_up_get_buckets_when_the_kernel_is_ready(server: InProcess) -> None:
     fred, _ = log_in(server, "fred")
     mary, _ = log_in(server, "mary")
-    server.services.throttle.set(fred, 64, 64, by="test")  # nobody shapes yet: as at the start
+    server.services.throttle.set(fred, 64, 64, by="test")  # no shaper yet, as at the start
     assert server.services.throttle.bucket(fred) is None
     shaper = NullShaper()
     server.services.throttle.start(shaper)
@@ -207,7 +207,7 @@ PACKETS = [bytes([number]) * 1000 for number in range(40)]
 
 
 class Line:
-    """A policed line with a clock of its own."""
+    """A policed line with its own clock."""
 
     def __init__(self, rate: int) -> None:
         self.now = 0.0
@@ -220,7 +220,7 @@ class Line:
         return self
 
     def close(self) -> None:
-        """Of a timer."""
+        """Do nothing: a timer can be closed."""
         self.due.clear()
 
     def send(self, packet: bytes) -> int:
@@ -233,7 +233,7 @@ class Line:
         self.passed.append(packet)
 
     def advance(self, seconds: float) -> None:
-        """Timers come when they are due, or later if that is long ago."""
+        """Run the timers that are due, in order."""
         self.now += seconds
         if self.due and self.due[0][0] <= self.now:
             self.due.clear()

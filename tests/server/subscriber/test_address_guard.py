@@ -1,4 +1,4 @@
-"""Addresses that this server itself needs: whichever way a session comes to one, it does not get it."""
+"""Addresses that this server itself needs: no session gets one, whatever assigns it."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_lac_keeps_its_address_after_its_tunnel_is_gone(server: InProcess) -> 
 def test_an_sccrq_from_a_subscribers_address_is_not_answered(
     server: InProcess, lac: Lac, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answer would go into the tun device, and a forged SCCRQ must not take a subscriber's address away."""
+    """The reply would go into the tun device, and a forged SCCRQ must not take a subscriber's address."""
     lac.call("fred", "pw").wait_online()
     (path,) = server.plane.lacs.paths.values()
 

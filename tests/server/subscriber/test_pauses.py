@@ -1,4 +1,4 @@
-"""A server that stood still: a process that was stopped, a virtual machine that was paused or moved.
+"""A server that was paused: a stopped process, a virtual machine that was paused or moved.
 
 `Paused` has a server whose time is the test's: what passes in steps of a second is awake, a larger step is a pause.
 `stand_still` stops this process, server and peers, for real; what was said before waits in the sockets.
@@ -36,7 +36,7 @@ SETTLED = int(DRAIN + ECHO_REPLY_TIMEOUT)  # seconds after a pause in which a si
 
 
 class Paused:
-    """A server, its clock, and one subscriber who is online."""
+    """A server, its clock, and one online subscriber."""
 
     def __init__(self, clock: Clock, serve: Serve, reply: AuthReply | None = None, **settings: int) -> None:
         self.clock = clock
@@ -58,7 +58,7 @@ class Paused:
         self.server.wait(lambda: len(self.server.events("process_paused")) == before + 1)
 
     def heard(self) -> None:
-        """Wait for something of the subscriber's that came after the last pause."""
+        """Wait for a packet of the subscriber that arrives after the last pause."""
         (session,) = self.server.lns.sessions.values()
         self.server.wait(lambda: session.path.last_rx >= self.server.services.awake.resumed - DRAIN)
 
@@ -77,7 +77,7 @@ Begin = Callable[..., Paused]
 
 @pytest.fixture
 def begin(clock: Clock, serve: Serve) -> Iterator[Begin]:
-    """Makes a stage. Tunnels, which live by real time, get a clock without its pauses for their end."""
+    """Return a function that makes a stage. Tunnels use real time, and end with a clock without pauses."""
     stages: list[Paused] = []
 
     def start(reply: AuthReply | None = None, **settings: int) -> Paused:

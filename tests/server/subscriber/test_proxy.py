@@ -1,4 +1,4 @@
-"""Proxy LCP and proxy authentication: the LAC has begun the subscriber's PPP for us (RFC 2661 4.4.5)."""
+"""Proxy LCP and proxy authentication: the LAC has negotiated on behalf of the LNS (RFC 2661 4.4.5)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROXIED = {"proxy_lcp": True, "proxy_auth": True}
 
 
 def change_iccn(lac: Lac, **changes: object) -> None:
-    """The LAC's next ICCNs have these fields instead."""
+    """Make the LAC send these fields in its next ICCNs."""
     lac.override[ICCN] = lambda iccn: replace(iccn, **changes)
 
 

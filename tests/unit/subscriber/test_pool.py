@@ -1,4 +1,4 @@
-"""The address pool: the file's format, who gets which address, and that a wide range costs nothing."""
+"""The address pool: the format of its file, the assignment of addresses, the low cost of large ranges."""
 
 from __future__ import annotations
 
@@ -341,7 +341,7 @@ def test_a_pool_that_shrinks_leaves_addresses_to_those_who_have_them_and_then_gi
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Whatever happens in whatever order: nobody shares an address, none is lost."""
+    """In any order of events, no address is shared and none is lost."""
 
     def __init__(self) -> None:
         super().__init__()
