@@ -262,7 +262,7 @@ class Daemon:
             self.logger,
             lambda datagram, peer, endpoint: self.lns.on_control(datagram, peer, endpoint),
             on_lost=lambda: self.signals.put(WaitError(f"{config.tundevicename} was deleted and cannot be made again")),
-            on_surroundings=lambda surroundings: self.services.guard.follow(surroundings),
+            on_surroundings=lambda surroundings: self.services.guard.apply_surroundings(surroundings),
             supervisor=supervisor,
         )
         self.server = server = Server(
@@ -353,7 +353,7 @@ class Daemon:
         resumed = resume(self.lns, self.server.journal, self.saved)
         self.lns.paused = False
         services.snoop.resumed(resumed.sessions)
-        services.gardens.settle()
+        services.gardens.reconcile()
         return resumed
 
     def start_throttling(self) -> None:
@@ -535,7 +535,7 @@ class Daemon:
         self.services.guard.refresh()
         if not radius:
             return
-        self.server.plugins.check(config.plugin_settings, config.plugins)
+        self.server.plugins.settings.check(config.plugin_settings, config.plugins)
         self.radius_settings = RadiusSettings.from_config(config)
         self.accounting.configure(self.radius_settings)
         self.server.refresh_filters()
@@ -543,7 +543,7 @@ class Daemon:
 
     def hide_secrets(self) -> None:
         """The log shows none of them, nor those of plugins."""
-        self.log.hide((*self.config.secrets(), *self.server.plugins.secrets))
+        self.log.hide((*self.config.secrets(), *self.server.plugins.settings.secrets))
 
     def report(self) -> None:
         """USR1: what there is, in one line of the log, which anybody at a console may read."""

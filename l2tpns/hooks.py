@@ -1,8 +1,8 @@
-"""The hooks: each declared once, with the event that its functions are given (manual: Plugins; reference 7).
+"""Declarations of the plugin hooks and of their events (manual: Plugins; reference 7).
 
-The loader's check, the calls and docs/plugins.md are loops over HOOKS. The fields have the manual's names; those of
-`session` and a few more are ours. A field that may be changed is declared by `changeable`; any other, and a value of
-another type, is refused where the plugin assigns it, by an exception that names the field.
+The loader's checks, the calls and docs/plugins.md are derived from HOOKS. Fields have the manual's names; `session` and
+a few others are additions. `changeable` declares a field that a plugin may set. Setting any other field, or a value of
+another type, raises an exception in the plugin that names the field.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ E = TypeVar("E", bound="Event")
 
 
 class Session(Protocol):
-    """The session of an event: what plugins see of it is in session_api.py."""
+    """The session of an event. Plugins see it through plugins/session_api.py."""
 
     @property
     def id(self) -> int: ...
@@ -41,18 +41,18 @@ def changeable(help: str, kind: type, *, default: Any = dataclasses.MISSING) -> 
 
 
 class Event:
-    """What a hook's functions are given, one after the other."""
+    """The argument of a hook's functions, which are called in order with the same event."""
 
     __slots__ = ()
     changeable: ClassVar[dict[str, type]] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Once made, only what may be changed, and only to what it may be."""
+        """Set a field. Raises AttributeError if it may not be changed, TypeError for a value of another type."""
         if hasattr(self, name):
             kind = self.changeable.get(name)
             if kind is None:
                 may = ", ".join(self.changeable) or "nothing"
-                raise AttributeError(f"{type(self).__name__}.{name} may not be changed; what may: {may}")
+                raise AttributeError(f"{type(self).__name__}.{name} may not be changed, only: {may}")
             if kind is bool and value in (0, 1):
                 value = bool(value)
             if not isinstance(value, kind):
@@ -60,48 +60,49 @@ class Event:
         object.__setattr__(self, name, value)
 
     def state(self) -> tuple[Any, ...]:
-        """What may be changed, as it is now."""
+        """Return the values of the changeable fields."""
         return tuple(getattr(self, name) for name in self.changeable)
 
     def restore(self, state: tuple[Any, ...]) -> None:
+        """Restore the values that `state` returned."""
         for name, value in zip(self.changeable, state, strict=True):
             object.__setattr__(self, name, value)
 
     @property
     def secret(self) -> str:
-        """What no log line may show, even if a plugin puts it into an exception."""
+        """Return a text that no log line may show, even if a plugin puts it into an exception."""
         return ""
 
     @property
     def over(self) -> bool:
-        """Nobody else is to be asked, whatever the return code."""
+        """Return whether the chain ends here, whatever the return code."""
         return False
 
 
 @dataclass_transform(field_specifiers=(given, changeable))
 def event(cls: type[E]) -> type[E]:
-    """A class of events: with slots, so that a misspelt field is an error."""
+    """Make a class of events. It has slots, so that setting a misspelt field is an error."""
     made: Any = dataclass(slots=True)(cls)
     made.changeable = {f.name: f.metadata[_TYPE] for f in dataclasses.fields(made) if _TYPE in f.metadata}
     return cast("type[E]", made)
 
 
-T = "our id of the tunnel"
-S = "our id of the session"
+T = "id of the tunnel, assigned by the server"
+S = "id of the session, assigned by the server"
 SESSION = "the session: see below"
 PROTOCOL = "0xC023 for PAP, 0xC223 for CHAP"
 
 
 @event
 class param_pre_auth(Event):
-    """A subscriber has answered PAP or CHAP, and RADIUS is about to be asked."""
+    """A subscriber has sent PAP or CHAP credentials, before the request to RADIUS."""
 
     t: int = given(T)
     s: int = given(S)
-    username: str = changeable("the name; RADIUS, accounting and `show session` have it as the plugins leave it", str)
-    password: str = changeable("of PAP; with CHAP it is empty, and a change is not used", str)
+    username: str = changeable("the user name, used by RADIUS, accounting and `show session` as changed", str)
+    password: str = changeable("the PAP password; empty with CHAP, where a change has no effect", str)
     protocol: int = given(PROTOCOL)
-    continue_auth: bool = changeable("set to 0 (False) to refuse the login: nobody else is asked", bool, default=True)
+    continue_auth: bool = changeable("set to 0 (False) to refuse the login at once, without RADIUS", bool, default=True)
     session: Session = given(SESSION, default=None)
 
     @property
@@ -115,54 +116,54 @@ class param_pre_auth(Event):
 
 @event
 class param_post_auth(Event):
-    """RADIUS, or the secrets file, has answered; the subscriber does not know yet. Not called when nobody answered."""
+    """RADIUS or the secrets file has replied; the subscriber is not yet notified. Not called without a reply."""
 
     t: int = given(T)
     s: int = given(S)
-    username: str = given("the name")
-    auth_allowed: bool = changeable("the verdict so far; set to 1 or 0 (True or False) to force another", bool)
+    username: str = given("the user name")
+    auth_allowed: bool = changeable("the verdict so far; set to 1 or 0 (True or False) to override it", bool)
     protocol: int = given(PROTOCOL)
-    reason: str = given("of a refusal: the server's Reply-Message, or what is known", default="")
-    avpairs: tuple[tuple[str, str], ...] = given("key and value of each Cisco-AVPair in the answer", default=())
+    reason: str = given("of a refusal: the Reply-Message, else the reason known to the server", default="")
+    avpairs: tuple[tuple[str, str], ...] = given("key and value of each Cisco-AVPair in the reply", default=())
     session: Session = given(SESSION, default=None)
 
 
 @event
 class param_radius_response(Event):
-    """Once for each `key=value` of each Cisco-AVPair, in their order, after the verdict is positive: also that of a
-    Reject which a plugin has turned into success, whose attributes count as an Accept's."""
+    """Called for each `key=value` of the Cisco-AVPairs, in order, after a positive verdict. It is called for a Reject
+    too that a plugin has turned into a success: its attributes apply like those of an Accept."""
 
     t: int = given(T)
     s: int = given(S)
-    key: str = given("before the `=`")
-    value: str = given("behind it")
+    key: str = given("the text before the `=`")
+    value: str = given("the text after it")
     session: Session = given(SESSION, default=None)
 
 
 @event
 class param_new_session(Event):
-    """The session is online and carries traffic. Again after a restart of the server that kept the session."""
+    """The session is online. Called again after a restart of the server that restored the session."""
 
     t: int = given(T)
     s: int = given(S)
-    resumed: bool = given("taken up again after a restart", default=False)
+    resumed: bool = given("True if the session was restored after a restart", default=False)
     session: Session = given(SESSION, default=None)
 
 
 @event
 class param_kill_session(Event):
-    """A session that has asked to log in is about to end, and still has its address and counters: once for each."""
+    """A session that requested a login is about to end. It still has its address and counters. Called once."""
 
     t: int = given(T)
     s: int = given(S)
-    cause: str = given("why, as in the log: `cause`", default="")
+    cause: str = given("the cause, as `cause` in the log", default="")
     session: Session = given(SESSION, default=None)
 
 
 @event
 class param_radius_reset(Event):
-    """RADIUS is about to give a session that is online another policy: undo what its answers had you do.
-    The radius_response events of the new answer follow."""
+    """RADIUS has authorized an online session again: undo what the plugin did for its earlier reply. The
+    radius_response events of the new reply follow."""
 
     t: int = given(T)
     s: int = given(S)
@@ -177,46 +178,46 @@ class param_radius_account(Event):
     s: int = given(S)
     kind: str = given("`start`, `interim` or `stop`")
     session: Session = given(SESSION, default=None)
-    avpairs: list[str] = given("Cisco-AVPairs to send: append texts such as `intercept=yes`", default=None)
+    avpairs: list[str] = given("Cisco-AVPairs to send: append strings such as `intercept=yes`", default=None)
     attributes: list[tuple[str, str | int]] = given("more attributes: use `add`", default=None)
     check: Callable[[str, Any], None] = given("for `add`", default=None)
 
     def add(self, name: str, value: str | int) -> None:
-        """Send one more attribute, by its name in the dictionary, as often as it is added. ValueError if that cannot
-        be: the dictionary does not know it, it cannot have this value, or the record has it already."""
+        """Add an attribute by its name in the dictionary. It may be added repeatedly. Raises ValueError if the
+        dictionary lacks it, if it cannot have this value, or if the server sets it itself."""
         self.check(name, value)
         self.attributes.append((name, value))
 
     def avpair(self, text: str) -> None:
-        """Send one more Cisco-AVPair."""
+        """Add a Cisco-AVPair. Raises ValueError if it is not text of 1 to 247 octets."""
         if not isinstance(text, str) or not 0 < len(text.encode("utf-8", "surrogateescape")) <= 247:
-            raise ValueError(f"{text!r:.60} is no Cisco-AVPair: text of 1 to 247 octets")
+            raise ValueError(f"{text!r:.60} is not a Cisco-AVPair: use text of 1 to 247 octets")
         self.avpairs.append(text)
 
 
 @event
 class param_timer(Event):
-    """Each second; if a function takes longer, those that were missed are not made up for."""
+    """Called every second. Seconds that pass during a longer function are skipped."""
 
-    time_now: int = given("unix time")
+    time_now: int = given("Unix time")
 
 
 @event
 class param_control(Event):
-    """nsctl has sent a command that the server itself does not know."""
+    """nsctl has sent a command that the server itself does not have."""
 
     argv: tuple[str, ...] = given("the words: command, then arguments")
-    source_ip: str = given("where the request came from")
-    source_port: int = given("its port")
+    source_ip: str = given("source address of the request")
+    source_port: int = given("source port of the request")
     buf: bytes = given("the raw packet", default=b"")
     l: int = given("its length", default=0)  # noqa: E741 - the manual's name
     type: int = given("type of request", default=0)
     id: int = given("id of the request", default=0)
-    data: bytes = given("what follows the packet's header", default=b"")
+    data: bytes = given("the octets after the header of the packet", default=b"")
     data_length: int = given("its length", default=0)
-    response: str = changeable("the answer", str, default="")
+    response: str = changeable("the reply", str, default="")
     send_response: bool = changeable(
-        "set to 1 (True) to claim a command with PLUGIN_RET_OK and no words", bool, default=False
+        "set to 1 (True) to handle a command with PLUGIN_RET_OK and an empty reply", bool, default=False
     )
 
 
@@ -242,7 +243,7 @@ class param_packet_tx(param_packet_rx):
 PACKET_FIELDS = {
     "t": ("int", T, False),
     "s": ("int", S, False),
-    "buf": ("bytes", "the raw IP packet; set it to another, and that one is carried in its place", True),
+    "buf": ("bytes", "the raw IP packet; set it to replace the packet", True),
     "len": ("int", "its length", False),
     "session": ("Session", SESSION, False),
 }
@@ -250,7 +251,7 @@ PACKET_FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """One hook: the function `plugin_NAME` of every plugin that has it is called, in the order of loading."""
+    """One hook. The functions `plugin_NAME` of all plugins are called in the order of loading."""
 
     name: str
     event: type[Any] | None  # None: see `when`
@@ -261,11 +262,12 @@ class Hook:
 
     @property
     def function(self) -> str:
+        """Return the name of the function in a plugin."""
         return f"plugin_{self.name}"
 
     @property
     def fields(self) -> dict[str, tuple[str, str, bool]]:
-        """Type, help and whether it may be changed, of each of the event's fields."""
+        """Return type, help and whether it may be changed, for each field of the event."""
         if self.event is None:
             return {}
         if issubclass(self.event, param_packet_rx):
@@ -285,15 +287,15 @@ _HOOKS = (
         None,
         "as OK",
         "the plugin is not loaded",
-        "The plugin is loaded; its argument is the server. Optional. Whatever it declares is undone if it fails.",
+        "The plugin is being loaded; its argument is the server. Optional. If it fails, its declarations are undone.",
     ),
-    Hook("done", None, "as OK", "as OK", "The plugin is removed, or the server leaves.", arguments=0),
+    Hook("done", None, "as OK", "as OK", "The plugin is being removed, or the server stops.", arguments=0),
     Hook(
         "save",
         None,
         "-",
         "-",
-        "The plugin is about to be replaced (`reload plugin`): what it returns is the new one's `server.saved`.",
+        "The plugin is about to be replaced (`reload plugin`). Its result becomes `server.saved` of the new one.",
         arguments=0,
     ),
     Hook("pre_auth", param_pre_auth, _NO_MORE, f"{_NO_MORE}; the login goes on"),
@@ -303,7 +305,7 @@ _HOOKS = (
     Hook("kill_session", param_kill_session, _NO_MORE, _FAILED),
     Hook("radius_reset", param_radius_reset, _NO_MORE, _FAILED),
     Hook("radius_account", param_radius_account, _NO_MORE, "as STOP; what was added is sent"),
-    Hook("timer", param_timer, "no further plugin has this second", _FAILED),
+    Hook("timer", param_timer, "no further plugin is called in this second", _FAILED),
     Hook(
         "control",
         param_control,
@@ -315,21 +317,21 @@ _HOOKS = (
 )
 HOOKS: dict[str, Hook] = {hook.name: hook for hook in _HOOKS}
 PACKET_HOOKS = ("packet_tx", "packet_rx")  # in the order of UP, DOWN
-# Other names of a plugin's that begin with plugin_, and what they are.
+# Other names in a plugin with the prefix plugin_.
 NAMES = {
-    "plugin_api_version": "the integer of the interface it was written for; another than ours is refused",
-    "plugin_avpairs": "keys of the Cisco-AVPairs that it reads, without `#1`: those that no plugin reads are named in "
-    "the log. Without it, a plugin with `plugin_post_auth` or `plugin_radius_response` is taken to read all",
-    "plugin_control_help": "lines that `nsctl help` shows: a list of texts, or a function that returns one",
+    "plugin_api_version": "integer version of the interface that the plugin was written for; others are refused",
+    "plugin_avpairs": "keys of the Cisco-AVPairs that it handles, without `#1`: keys that no plugin handles are "
+    "logged. Without it, a plugin with `plugin_post_auth` or `plugin_radius_response` is assumed to handle all",
+    "plugin_control_help": "lines that `nsctl help` shows: a list of strings, or a function that returns one",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a chain of functions made of an event."""
+    """The result of calling a chain of functions."""
 
-    code: int = PLUGIN_RET_OK  # of the last one that was called
-    plugin: str = ""  # which ended the chain
+    code: int = PLUGIN_RET_OK  # of the last function called
+    plugin: str = ""  # the plugin that ended the chain
     changed: Mapping[str, str] = field(default_factory=dict)  # the last plugin that changed a field, by field
     failed: str = ""  # a plugin whose function failed
 
@@ -338,20 +340,20 @@ NOTHING = Outcome()
 
 
 class Hooks(Protocol):
-    """Calls the functions of the plugins that are loaded: plugins/manager.py."""
+    """Calls the functions of the loaded plugins: plugins/manager.py."""
 
     @property
     def chains(self) -> Mapping[str, Any]:
-        """Return the functions of each hook that any plugin has. Without plugins, a hook costs one look in here."""
+        """Return the functions of each hook that is in use. Without plugins, a hook costs one lookup."""
 
     def run(self, hook: str, event: Any, session: Any = None) -> Outcome:
         """Call all functions of a hook in order, until one returns STOP or ERROR. May yield."""
 
     def run_briefly(self, hook: str, event: Any, session: Any) -> Outcome:
-        """Do the same for a session that cannot wait: give up a plugin that takes too long. May yield."""
+        """Do the same for a session that cannot wait: abandon a plugin that takes too long. May yield."""
 
     def packet_tap(self, session: Any) -> Tap | None:
-        """Return what stands in a session's path, None while no plugin has a packet hook. Does not yield."""
+        """Return the packet hook of a session's path, None while no plugin has one. Does not yield."""
 
     def reads_avpair(self, key: str) -> bool:
         """Return whether a plugin may read AVPairs of this key."""

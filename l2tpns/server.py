@@ -39,7 +39,10 @@ from l2tpns.subscriber.usage_files import UsageFiles
 
 
 class Server:
-    """The LNS with its journal and its plugins. `plane` calls `lns.on_control` and `guard.follow`: see `UserPlane`."""
+    """The LNS with its journal and its plugins.
+
+    `plane` calls `lns.on_control` and `guard.apply_surroundings`: see `UserPlane`.
+    """
 
     def __init__(
         self,

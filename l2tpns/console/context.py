@@ -66,7 +66,7 @@ class ConsoleContext:
     def set_variable(self, name: str, text: str) -> tuple[Setting, tuple[str, ...]]:
         """Set a variable of the server or of a plugin. Raises ConfigError."""
         plugins = self.plugins
-        return (plugins.assign(name, text), ()) if plugins.owns(name) else self.assign(name, text)
+        return (plugins.settings.assign(name, text), ()) if plugins.settings.owns(name) else self.assign(name, text)
 
     def change_filters(self, filters: Mapping[str, AccessList]) -> None:
         """Replace all packet filters, also those applied to sessions."""

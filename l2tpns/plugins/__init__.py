@@ -1,4 +1,4 @@
-"""What a plugin imports, and nothing else of ours (manual: Plugins; docs/plugins.md).
+"""The interface for plugins, which import nothing else of l2tpns (manual: Plugins; docs/plugins.md).
 
 from l2tpns.plugins import PLUGIN_RET_OK, PLUGIN_RET_STOP, PLUGIN_RET_ERROR, PluginError
 

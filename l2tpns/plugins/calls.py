@@ -1,8 +1,8 @@
-"""One call of one function of a plugin: what it returns, what it raises, what CPU time it takes.
+"""Calls functions of plugins: their results, exceptions and CPU time.
 
-A function may wait (sleep, network): other greenlets run meanwhile, and their time is not its time. So while such a
-call is under way, each switch between greenlets is looked at (greenlet.settrace), and the clock of the thread stops for
-a function that waits. Packet hooks may not wait: see packets.py.
+A function may block (sleep, network) while other greenlets run, whose time must not count. So each greenlet switch
+during a call is traced (greenlet.settrace), and the CPU time of the thread is not counted while the function blocks.
+Packet hooks must not block: see packet_hooks.py.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from l2tpns.plugins import loader
 from l2tpns.runtime.exceptions import describe, is_kill, shown, was_thrown
 from l2tpns.runtime.log import Logger
 
-SLOW = 0.05  # seconds of CPU time in one call that are worth a warning: nobody else was served meanwhile
-QUIET = 10.0  # seconds between two lines about the same hook of the same plugin
-FAILED = -1  # what is wrong is in the log; the next plugin has its turn
+SLOW_CALL = 0.05  # seconds of CPU time in one call that cause a warning: the call blocks the whole server
+WARNING_INTERVAL = 10.0  # seconds between two log lines about the same function
+FAILED = -1  # the function failed, which is logged; the next plugin is called
 
 
 @dataclass(slots=True, eq=False)
 class Function:
-    """A function of a plugin's, and what its calls have cost."""
+    """A function of a plugin, and statistics of its calls."""
 
     plugin: str
     hook: str
@@ -39,29 +39,33 @@ class Function:
     failures: int = 0
     seconds: float = 0.0  # of CPU time
     slowest: float = 0.0
-    said: float = 0.0  # when the log was last told of a failure
-    slow_said: float = 0.0
+    failure_logged_at: float = 0.0  # monotonic
+    slow_logged_at: float = 0.0
 
     @property
     def name(self) -> str:
+        """Return the name in the log."""
         return f"plugin_{self.hook}"
 
 
 class Meter:
-    """The CPU time of the functions that are under way, by greenlet."""
+    """Measures the CPU time of running functions, by greenlet."""
 
     __slots__ = ("_before", "_running")
 
     def __init__(self) -> None:
-        self._running: dict[Any, list[float]] = {}  # seconds so far, when it went on
-        self._before: Any = None  # somebody else's trace function
+        self._running: dict[Any, list[float]] = {}  # seconds so far, CPU time of the thread when it continued
+        self._before: Any = None  # the trace function of other code
 
     def run(self, function: Function, *arguments: Any) -> tuple[Any, BaseException | None, float]:
-        """What it returned or raised, and its CPU time. What others throw at this greenlet meanwhile passes."""
+        """Return the result or exception of a call, and its CPU time. May yield.
+
+        Raises exceptions that other code throws into this greenlet: kills, and time-outs of nsctl.
+        """
         running = self._running
         current = greenlet.getcurrent()
         outer = running.get(current)
-        if outer is not None:  # a function that has another called: its own clock stands meanwhile
+        if outer is not None:  # a nested call: the outer time stops meanwhile
             outer[0] += thread_time() - outer[1]
         elif not running:
             self._before = greenlet.settrace(self._on_switch)
@@ -95,14 +99,14 @@ class Meter:
 
 
 class Caller:
-    """Calls functions of plugins; tells the log what went wrong."""
+    """Calls functions of plugins, and logs their failures."""
 
     def __init__(self, log: Logger) -> None:
         self._log = log
         self._meter = Meter()
 
     def hook(self, function: Function, event: Event) -> int:
-        """Call one for an event: the manual's return code, or FAILED. One that fails changes nothing in the event."""
+        """Call a hook. Return its code (manual: Plugins) or FAILED, which restores the event. May yield."""
         before = event.state()
         secret = event.secret
         result = self.call(function, event, secret=secret)
@@ -112,47 +116,48 @@ class Caller:
             return result
         event.restore(before)
         if not isinstance(result, Failure):
-            self.nonsense(function, result)
+            self.record_invalid_result(function, result)
         return FAILED
 
     def call(self, function: Function, *arguments: Any, secret: str = "") -> Any:
-        """What it returned; a Failure if it raised."""
+        """Return the result of a call, a Failure if it raised an exception. May yield."""
         result, error, seconds = self._meter.run(function, *arguments)
-        self.took(function, seconds)
+        self.record_time(function, seconds)
         if error is None:
             return result
-        self.failed(function, error, secret)
+        self.record_failure(function, error, secret)
         return Failure(error)
 
     def ask(self, function: Function, *arguments: Any) -> tuple[Any, BaseException | None]:
-        """What it returned or raised; a PluginError is no failure: it is the answer to whoever asked."""
+        """Return the result and the exception of a call. A PluginError is a reply, not a failure. May yield."""
         result, error, seconds = self._meter.run(function, *arguments)
-        self.took(function, seconds)
+        self.record_time(function, seconds)
         if error is not None and not isinstance(error, PluginError):
-            self.failed(function, error)
+            self.record_failure(function, error)
         return result, error
 
-    def took(self, function: Function, seconds: float) -> None:
+    def record_time(self, function: Function, seconds: float) -> None:
+        """Count the CPU time of a call. Log a slow one."""
         function.calls += 1
         function.seconds += seconds
         if seconds > function.slowest:
             function.slowest = seconds
-        if seconds >= SLOW:
+        if seconds >= SLOW_CALL:
             now = monotonic()
-            if now - function.slow_said >= QUIET or not function.slow_said:
-                function.slow_said = now
+            if now - function.slow_logged_at >= WARNING_INTERVAL or not function.slow_logged_at:
+                function.slow_logged_at = now
                 self._log.warning(
                     "plugin_slow",
                     plugin=function.plugin,
                     hook=function.name,
                     milliseconds=round(seconds * 1000),
-                    why="nobody else was served meanwhile",
+                    why="it blocked the whole server",
                 )
 
-    def failed(self, function: Function, error: BaseException, secret: str = "") -> None:
-        """Its traceback, if the last one was not just now."""
+    def record_failure(self, function: Function, error: BaseException, secret: str = "") -> None:
+        """Count a failure. Log its traceback, at most once in WARNING_INTERVAL."""
         function.failures += 1
-        if self._may_say(function):
+        if self._may_log(function):
             why = describe(error)
             lines = loader.trace(error, function.path)
             if secret:
@@ -167,29 +172,30 @@ class Caller:
                 traceback=lines,
             )
 
-    def nonsense(self, function: Function, result: Any) -> None:
+    def record_invalid_result(self, function: Function, result: Any) -> None:
+        """Count a call that returned an invalid value. Log it, at most once in WARNING_INTERVAL."""
         function.failures += 1
-        if self._may_say(function):
+        if self._may_log(function):
             self._log.error(
                 "plugin_failed",
                 plugin=function.plugin,
                 hook=function.name,
-                why=f"it returned {shown(result)}, which is none of PLUGIN_RET_ERROR, _OK and _STOP",
+                why=f"it returned {shown(result)} instead of PLUGIN_RET_ERROR, _OK or _STOP",
                 where=str(function.path),
                 failures=function.failures,
             )
 
     @staticmethod
-    def _may_say(function: Function) -> bool:
+    def _may_log(function: Function) -> bool:
         now = monotonic()
-        if function.said and now - function.said < QUIET:
+        if function.failure_logged_at and now - function.failure_logged_at < WARNING_INTERVAL:
             return False
-        function.said = now
+        function.failure_logged_at = now
         return True
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Instead of a result."""
+    """Stands for the result of a call that raised an exception."""
 
     error: BaseException

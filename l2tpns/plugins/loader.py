@@ -1,7 +1,7 @@
-"""From a name to a module: the file found, its owner checked, compiled, run, its hooks checked against HOOKS.
+"""Loads the module of a plugin: finds the file, checks its owner, compiles and runs it, checks its hooks (HOOKS).
 
-Nothing of the server changes here. What is wrong is a PluginError in words that name file and line. A plugin is one
-file; it is ours as much as the server's code is, so what strangers may write is not read.
+The loader changes nothing in the server. Errors are PluginErrors that name file and line. A plugin is one file. It has
+all rights of the server, so the loader refuses files that other users may write.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHECKOUT = Path(__file__).resolve().parents[2] / "modules"
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A plugin's module, run and found sound; nothing of it has been called yet."""
+    """The checked module of a plugin. No hook has been called yet."""
 
     name: str
     path: Path
@@ -40,11 +40,11 @@ class Code:
     functions: dict[str, Callable[..., Any]]  # by the hook's name
     version: str
     help: tuple[str, ...]
-    avpairs: tuple[str, ...] | None  # the keys that it reads; None: perhaps all
+    avpairs: tuple[str, ...] | None  # the keys that it handles, None: unknown
 
 
 def directory(chosen: str) -> Path:
-    """Where plugins are: `plugin_dir`, else the installation's, else those of a checkout."""
+    """Return the directory of plugins: `plugin_dir`, else that of the installation or of a checkout."""
     if chosen:
         return Path(chosen)
     installed = os.environ.get("L2TPNS_LIB")
@@ -54,14 +54,14 @@ def directory(chosen: str) -> Path:
 
 
 def available(folder: Path) -> list[str]:
-    """The names of the plugins that could be loaded."""
+    """Return the names of plugins in a directory."""
     return sorted(path.stem for path in folder.glob("*.py") if NAME.fullmatch(path.stem))
 
 
 def read(name: str, folder: Path) -> Code:
-    """Raises PluginError; then nothing of the plugin is left."""
+    """Load the module of a plugin. May yield. Raises PluginError, and leaves nothing behind."""
     if not NAME.fullmatch(name):
-        raise PluginError(f'"{printable(name)}" is no name of a plugin: give it without path and ending')
+        raise PluginError(f'"{printable(name)}" is not a valid plugin name: enter it without path and suffix')
     path = folder / f"{name}.py"
     source = _source(path, name)
     module = ModuleType(f"l2tpns_plugin_{name}")
@@ -85,6 +85,7 @@ def read(name: str, folder: Path) -> Code:
 
 
 def forget(module: ModuleType) -> None:
+    """Remove a plugin from sys.modules, unless another one replaced it."""
     if sys.modules.get(module.__name__) is module:
         del sys.modules[module.__name__]
 
@@ -94,7 +95,7 @@ def _source(path: Path, name: str) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         known = difflib.get_close_matches(name, available(path.parent), n=1)
-        raise PluginError(f"there is no {path}" + (f": did you mean {known[0]}?" if known else "")) from None
+        raise PluginError(f"no such file: {path}" + (f": did you mean {known[0]}?" if known else "")) from None
     except OSError as error:
         raise PluginError(f"{path}: {error.strerror}") from None
     with os.fdopen(descriptor, "rb") as file:
@@ -106,13 +107,13 @@ def _source(path: Path, name: str) -> bytes:
 def _check_owner(found: os.stat_result, path: Path) -> None:
     own = os.geteuid()
     if found.st_uid not in (0, own):
-        runner = "root runs must belong to root" if own == 0 else f"user {own} runs must belong to root or that user"
-        raise PluginError(f"{path} belongs to user {found.st_uid}: what {runner}")
+        runner = "code run by root must belong to root" if own == 0 else f"it must belong to root or to user {own}"
+        raise PluginError(f"{path} belongs to user {found.st_uid}: {runner}")
     sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
     if found.st_mode & stat.S_IWOTH and not sticky:
-        raise PluginError(f"{path} can be written by everybody: chmod o-w")
+        raise PluginError(f"{path} is writable by all users: chmod o-w")
     if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-        raise PluginError(f"{path} is no file")
+        raise PluginError(f"{path} is not a file")
 
 
 def _compiled(source: bytes, path: Path) -> Any:
@@ -127,7 +128,7 @@ def _compiled(source: bytes, path: Path) -> Any:
 
 
 def _functions(module: ModuleType, path: Path) -> dict[str, Callable[..., Any]]:
-    """The hooks that it has. Any other name that begins with plugin_ would be called by nobody: a slip."""
+    """Return the hooks of a module. Raises PluginError for an unknown name with the prefix plugin_."""
     found: dict[str, Callable[..., Any]] = {}
     known = {hook.function: hook for hook in HOOKS.values()}
     for name, thing in vars(module).items():
@@ -136,11 +137,11 @@ def _functions(module: ModuleType, path: Path) -> dict[str, Callable[..., Any]]:
         hook = known.get(name)
         if hook is None:
             close = difflib.get_close_matches(name, [*known, *NAMES], n=1, cutoff=0)
-            raise PluginError(f"{_at(path, thing)}: {name} is no hook: did you mean {close[0]}?")
+            raise PluginError(f"{_at(path, thing)}: {name} is not a hook: did you mean {close[0]}?")
         _check_function(hook, thing, path)
         found[hook.name] = thing
     if not found:
-        raise PluginError(f"{path}: it has no hook: no function such as {HOOKS['pre_auth'].function}")
+        raise PluginError(f"{path}: no hook found: it has no function such as {HOOKS['pre_auth'].function}")
     return found
 
 
@@ -156,14 +157,14 @@ def _check_function(hook: Hook, thing: Any, path: Path) -> None:
         takes = ("no argument", "one argument")[hook.arguments]
         raise PluginError(f"{at}: {hook.function} must take {takes}") from None
     except ValueError:
-        pass  # one of C's, which shows none
+        pass  # a C function without a signature
 
 
 def _version(module: ModuleType) -> str:
     api = getattr(module, "plugin_api_version", PLUGIN_API_VERSION)
     wanted = api() if callable(api) else api
     if wanted != PLUGIN_API_VERSION:
-        raise PluginError(f"{module.__file__}: it is for plugin interface {wanted!r}, this is {PLUGIN_API_VERSION}")
+        raise PluginError(f"{module.__file__}: written for plugin interface {wanted!r}, this is {PLUGIN_API_VERSION}")
     return str(getattr(module, "__version__", ""))
 
 
@@ -173,7 +174,7 @@ def _help(module: ModuleType, path: Path) -> tuple[str, ...]:
     if isinstance(lines, str):
         lines = lines.splitlines()
     if not isinstance(lines, Sequence) or not all(isinstance(line, str) for line in lines):
-        raise PluginError(f"{path}: plugin_control_help must be a list of texts, or a function that returns one")
+        raise PluginError(f"{path}: plugin_control_help must be a list of strings, or a function that returns one")
     return tuple(lines)
 
 
@@ -182,7 +183,7 @@ def _avpairs(module: ModuleType, path: Path) -> tuple[str, ...] | None:
     if keys is None:
         return None
     if isinstance(keys, str) or not isinstance(keys, Sequence) or not all(isinstance(key, str) for key in keys):
-        raise PluginError(f"{path}: plugin_avpairs must be a list of texts")
+        raise PluginError(f"{path}: plugin_avpairs must be a list of strings")
     return tuple(key.lower() for key in keys)
 
 
@@ -192,7 +193,7 @@ def _at(path: Path, thing: Any) -> str:
 
 
 def where(error: BaseException, path: Path) -> str:
-    """File and line of the plugin's own that an exception came by last."""
+    """Return file and line of the innermost frame of the plugin in a traceback."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
@@ -200,7 +201,7 @@ def where(error: BaseException, path: Path) -> str:
 
 
 def trace(error: BaseException, path: Path) -> str:
-    """The traceback from the plugin's first line on: how we got there tells its author nothing."""
+    """Return the traceback from the first frame of the plugin on, without those of the server."""
     found = traceback.TracebackException.from_exception(error)
     first = next((at for at, frame in enumerate(found.stack) if frame.filename == str(path)), 0)
     found.stack = traceback.StackSummary.from_list(found.stack[first:])

@@ -1,14 +1,14 @@
-"""The plugins of one server: loaded, asked in the order of loading, reloaded, removed.
+"""The plugins of one server: load, call in the order of loading, reload, remove (manual: Plugins).
 
-`chains` is what everybody else looks at: the functions of each hook that anybody has. Without plugins a hook costs one
-look into an empty dict. What a plugin does wrong is its own: see calls.py. Nothing here knows what a hook is for.
+Other parts of the server look at `chains`, the functions of each hook that is in use. Without plugins a hook costs one
+lookup in an empty dict. Failures of plugins are contained by calls.py. This file does not know the purpose of a hook.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import thread_time
@@ -17,11 +17,9 @@ from typing import Any
 import gevent
 from gevent.lock import RLock
 
-from l2tpns.config.file import owner
-from l2tpns.config.settings import SETTINGS, Config
-from l2tpns.config.value_types import Setting
+from l2tpns.config.settings import Config
 from l2tpns.dataplane.session_path import Tap
-from l2tpns.errors import ConfigError, PluginError
+from l2tpns.errors import PluginError
 from l2tpns.hooks import (
     HOOKS,
     NOTHING,
@@ -39,21 +37,21 @@ from l2tpns.plugins.calls import Caller, Failure, Function
 from l2tpns.plugins.loader import Code
 from l2tpns.plugins.server_api import ConsoleCommand, Count, Host, Server
 from l2tpns.plugins.session_api import Session
+from l2tpns.plugins.settings import PluginSettings
 from l2tpns.runtime.exceptions import describe
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.supervisor import Part, Supervisor
-from l2tpns.runtime.text import unknown_word
 from l2tpns.subscriber.services import Services
 from l2tpns.subscriber.session import Session as CoreSession
 
-HOOK_TIMEOUT = 5.0  # seconds that the end of a session, or of the plugin itself, waits for a plugin
-AVPAIR_HOOKS = frozenset({"post_auth", "radius_response"})  # are given AVPairs
-INIT_TIMEOUT = 30.0  # seconds for plugin_init: the start of the server waits for it
+HOOK_TIMEOUT = 5.0  # seconds that the end of a session or of the plugin waits for its function
+AVPAIR_HOOKS = frozenset({"post_auth", "radius_response"})  # receive AVPairs
+INIT_TIMEOUT = 30.0  # seconds for plugin_init, which delays the start of the server
 
 
 @dataclass(slots=True, eq=False)
 class Plugin:
-    """One that is loaded."""
+    """A loaded plugin."""
 
     code: Code
     server: Server
@@ -65,7 +63,7 @@ class Plugin:
 
 
 class Plugins:
-    """All plugins of the server. `begin` before any is loaded."""
+    """All plugins of the server. Call `begin` before loading any."""
 
     def __init__(self, config: Config, log: Logger, supervisor: Supervisor) -> None:
         self._config = config
@@ -74,15 +72,15 @@ class Plugins:
         self._host: Host | None = None
         self.hook_timeout, self.init_timeout = HOOK_TIMEOUT, INIT_TIMEOUT
         self._caller = Caller(log)
-        self._changing = RLock()
+        self._lock = RLock()
         self._loaded: dict[str, Plugin] = {}  # in the order of loading
-        self._passing: Server | None = None  # of one that begins or ends: it may say its secrets, too
         self._timer: Part | None = None
-        self.chains: dict[str, tuple[Function, ...]] = {}  # by hook; no empty ones
-        self.refused: dict[str, str] = {}  # plugins of the configuration that are not loaded, and why
-        self.version = 0  # changes with what is loaded
+        self.chains: dict[str, tuple[Function, ...]] = {}  # by hook, without empty chains
+        self.refused: dict[str, str] = {}  # configured plugins that are not loaded, with the reason
+        self.version = 0  # counts changes of the loaded plugins
         self.reserved: frozenset[str] = frozenset()  # words of the console's own commands
-        self.on_change: Callable[[], None] = _nothing  # the daemon hides the secrets anew
+        self.on_change: Callable[[], None] = _ignore  # set by the daemon, which hides the secrets in the log
+        self.settings = PluginSettings(config, log, self._servers, lambda: self.on_change())
 
     # Life
 
@@ -91,23 +89,25 @@ class Plugins:
         self._host = Host(services, sessions, lambda: self.on_change())
 
     def start(self) -> None:
-        """Load what the configuration names. One that cannot be loaded is named in the log; the others are loaded."""
+        """Load the configured plugins. May yield. Log those that cannot be loaded."""
         self.apply_config(self._config.plugins)
 
     def stop(self) -> None:
-        """plugin_done of each, the last first."""
-        with self._changing:
+        """Unload all plugins, the last one first. May yield."""
+        with self._lock:
             for name in reversed(list(self._loaded)):
-                self._drop(name)
+                self._unload(name)
 
     def apply_config(self, names: Iterable[str]) -> list[str]:
-        """Load and remove what differs; what there is to say of those that cannot be loaded. A plugin that is loaded
-        goes on as it is, even if its file has changed."""
-        told = []
-        with self._changing:
+        """Load and unload plugins until these are loaded. May yield. Return a line for each that cannot be loaded.
+
+        A loaded plugin stays as it is, even if its file has changed.
+        """
+        problems = []
+        with self._lock:
             wanted = list(names)
             for name in [name for name in self._loaded if name not in wanted]:
-                self._drop(name)
+                self._unload(name)
                 self._log.info("plugin_removed", plugin=name)
             self.refused = {name: why for name, why in self.refused.items() if name in wanted}
             for name in wanted:
@@ -115,15 +115,15 @@ class Plugins:
                     try:
                         self._load(name)
                     except PluginError as error:
-                        told.append(f"plugin {name} is not loaded: {error}")
+                        problems.append(f"plugin {name} is not loaded: {error}")
             self._loaded = {name: self._loaded[name] for name in wanted if name in self._loaded}
-            self._read_settings()
+            self.settings.apply_all()
             self._rebuild()
-        return told
+        return problems
 
     def load(self, name: str) -> None:
-        """Load one more, the last in order. Raises PluginError."""
-        with self._changing:
+        """Load a plugin, last in order. May yield. Raises PluginError."""
+        with self._lock:
             if name in self._loaded:
                 raise PluginError("Plugin is already loaded")
             self._load(name)
@@ -134,20 +134,20 @@ class Plugins:
             self._rebuild()
 
     def remove(self, name: str) -> None:
-        """Raises PluginError when there is no such plugin. Its settings stay in the configuration."""
-        with self._changing:
+        """Unload a plugin. Its settings stay configured. May yield. Raises PluginError if it is not loaded."""
+        with self._lock:
             config = self._config
             if name not in self._loaded and name not in config.plugins:
                 raise PluginError("Plugin is not loaded")
             config.plugins = tuple(each for each in config.plugins if each != name)
             self.refused.pop(name, None)
             if name in self._loaded:
-                self._drop(name)
+                self._unload(name)
                 self._log.info("plugin_removed", plugin=name)
 
     def reload(self, name: str) -> None:
-        """Take up its file as it is now. Raises PluginError; then the plugin goes on as it was."""
-        with self._changing:
+        """Load the current file of a plugin. May yield. Raises PluginError, and the plugin stays as it was."""
+        with self._lock:
             old = self._loaded.get(name)
             if old is None:
                 if name not in self._config.plugins:
@@ -160,14 +160,14 @@ class Plugins:
                 saved = self._caller.call(old.functions["save"])
                 if isinstance(saved, Failure):
                     raise PluginError(f"plugin_save failed: {describe(saved.error)}")
-            self._adopt(code, old, saved)
+            self._install(code, old, saved)
             self._rebuild()
-            self._end(old)
+            self._finish(old)
             self._log.info("plugin_reloaded", plugin=name, version=code.version, hooks=sorted(code.functions))
 
     def _load(self, name: str) -> None:
         code = self._read(name)
-        self._adopt(code, None, None)
+        self._install(code, None, None)
         self.refused.pop(name, None)
         self._log.info("plugin_loaded", plugin=name, version=code.version, hooks=sorted(code.functions))
 
@@ -175,7 +175,7 @@ class Plugins:
         began = thread_time()
         try:
             code = loader.read(name, loader.directory(self._config.plugin_dir))
-            self._caller.took(Function(name, "import", code.path, _nothing), thread_time() - began)
+            self._caller.record_time(Function(name, "import", code.path, _ignore), thread_time() - began)
             return code
         except PluginError as error:
             self._refuse(name, str(error))
@@ -186,19 +186,19 @@ class Plugins:
         if name in self._config.plugins and name not in self._loaded:
             self.refused[name] = why
 
-    def _adopt(self, code: Code, old: Plugin | None, saved: Any) -> None:
-        """plugin_init; then it stands where the old one stood. Raises PluginError, nothing being left of it."""
+    def _install(self, code: Code, old: Plugin | None, saved: Any) -> None:
+        """Call plugin_init, then replace the old plugin. Raises PluginError, and leaves nothing behind."""
         functions = {hook: Function(code.name, hook, code.path, call) for hook, call in code.functions.items()}
         server = Server(self.host, code.name, lambda name, error: self._spawned(code, name, error))
         server.saved = saved
         plugin = Plugin(code, server, functions)
         before = sys.modules.get(code.module.__name__)
         sys.modules[code.module.__name__] = code.module
-        self._passing = server
+        self.settings.in_transition = server
         try:
             if "init" in functions:
                 self._init(plugin)
-            self._give_settings(plugin)
+            self.settings.apply(server)
             self._check_commands(plugin)
         except PluginError as error:
             self._end_greenlets(plugin)
@@ -208,7 +208,7 @@ class Plugins:
             self._refuse(code.name, str(error))
             raise
         finally:
-            self._passing = None
+            self.settings.in_transition = None
         server._open = False
         if old is not None:
             for name, count in server._declared.counts.items():
@@ -228,36 +228,36 @@ class Plugins:
         if result == PLUGIN_RET_ERROR and type(result) is int:
             raise PluginError("its plugin_init returned PLUGIN_RET_ERROR")
         if result is not None and (type(result) is not int or result not in (PLUGIN_RET_OK, PLUGIN_RET_STOP)):
-            self._caller.nonsense(function, result)
+            self._caller.record_invalid_result(function, result)
 
-    def _drop(self, name: str) -> None:
-        """No function of it is called any more; then its plugin_done."""
+    def _unload(self, name: str) -> None:
+        """Stop calling the functions of a plugin, then call its plugin_done."""
         plugin = self._loaded.pop(name)
         self._rebuild()
-        self._end(plugin)
+        self._finish(plugin)
 
-    def _end(self, plugin: Plugin) -> None:
-        self._passing = plugin.server
+    def _finish(self, plugin: Plugin) -> None:
+        self.settings.in_transition = plugin.server
         self.on_change()
         if "done" in plugin.functions:
             self._limited(plugin.functions["done"], self.hook_timeout)
-        self._passing = None
+        self.settings.in_transition = None
         self._end_greenlets(plugin)
         loader.forget(plugin.code.module)
 
-    def _limited(self, function: Function, patience: float, *arguments: Any) -> Any:
-        """What it returned, or a Failure: also when it had not returned after so many seconds."""
+    def _limited(self, function: Function, timeout: float, *arguments: Any) -> Any:
+        """Return the result of a function, or a Failure, also if it does not return within `timeout` seconds."""
         job = gevent.spawn(self._caller.call, function, *arguments)
         try:
-            job.join(patience)
+            job.join(timeout)
             if job.successful() and not isinstance(job.value, gevent.GreenletExit):
                 return job.value
-            if job.ready():  # it has ended its own greenlet
+            if job.ready():  # it has killed its own greenlet
                 return Failure(PluginError("its greenlet was killed"))
         finally:
             job.kill(block=False)
-        self._log.warning("plugin_given_up", plugin=function.plugin, hook=function.name, seconds=patience)
-        return Failure(TimeoutError(f"it had not returned after {patience:g} seconds"))
+        self._log.warning("plugin_given_up", plugin=function.plugin, hook=function.name, seconds=timeout)
+        return Failure(TimeoutError(f"did not return within {timeout:g} seconds"))
 
     def _end_greenlets(self, plugin: Plugin) -> None:
         gevent.killall(list(plugin.server._declared.greenlets), block=False)
@@ -265,10 +265,10 @@ class Plugins:
             self.host.services.gardens.remove_builder(builder)
 
     def _spawned(self, code: Code, name: str, error: BaseException) -> None:
-        self._caller.failed(Function(code.name, f"spawn {name}", code.path, _nothing), error)
+        self._caller.record_failure(Function(code.name, f"spawn {name}", code.path, _ignore), error)
 
     def _rebuild(self) -> None:
-        """What is loaded has changed."""
+        """Rebuild the chains and the timer after a change of the loaded plugins."""
         packet = [self.chains.get(hook) for hook in PACKET_HOOKS]
         chains = {hook: self._chain(hook) for hook in HOOKS if hook not in ("init", "done", "save")}
         self.chains = {hook: chain for hook, chain in chains.items() if chain}
@@ -288,7 +288,7 @@ class Plugins:
     # Calls
 
     def run(self, hook: str, event: Event, session: CoreSession | None = None) -> Outcome:
-        """Ask all plugins in order, until one says STOP or ERROR."""
+        """Call the functions of a hook in order, until one returns STOP or ERROR. May yield."""
         chain = self.chains.get(hook)
         if not chain:
             return NOTHING
@@ -311,7 +311,7 @@ class Plugins:
         return Outcome(PLUGIN_RET_OK, "", changed, failed)
 
     def run_briefly(self, hook: str, event: Event, session: CoreSession) -> Outcome:
-        """Do the same for a session that cannot wait: abandon a plugin after `hook_timeout` seconds."""
+        """Do the same for a session that cannot wait: abandon the call after `hook_timeout` seconds. May yield."""
         if hook not in self.chains:
             return NOTHING
         job = gevent.spawn(self.run, hook, event, session)
@@ -328,7 +328,7 @@ class Plugins:
         return outcome if isinstance(outcome, Outcome) else NOTHING
 
     def packet_tap(self, session: CoreSession) -> Tap | None:
-        """What stands in this session's path; None while no plugin has a packet hook."""
+        """Return the packet hook of a session's path, None while no plugin has one. Does not yield."""
         up, down = (self.chains.get(hook, ()) for hook in PACKET_HOOKS)
         return packet_hooks.make_tap(self._caller, session, up, down) if up or down else None
 
@@ -337,14 +337,14 @@ class Plugins:
         while True:
             gevent.sleep(1.0 - time.time() % 1.0)
             now = int(time.time() + 0.5)
-            if now != last:  # who was late by half a second has told the next one already
+            if now != last:  # a tick that was half a second late has counted as this one
                 last = now
                 self.run("timer", param_timer(now))
 
     def control(
         self, words: list[str], source: tuple[str, int], *, packet: bytes = b"", kind: int = 0, id: int = 0
     ) -> tuple[bool, str] | None:
-        """A command of nsctl's: did it succeed, and the answer. None: no plugin claims it."""
+        """Run a command of nsctl. May yield. Return success and reply, None if no plugin handles the command."""
         if "control" not in self.chains:
             return None
         data = b"\0".join(word.encode("utf-8", "surrogateescape") for word in words)
@@ -363,7 +363,7 @@ class Plugins:
         if outcome.plugin or event.response or event.send_response:
             return outcome.code != PLUGIN_RET_ERROR, event.response
         if outcome.failed:
-            return False, f"plugin {outcome.failed} failed: the server's log has the details"
+            return False, f"plugin {outcome.failed} failed: see the server's log"
         return None
 
     def reads_avpair(self, key: str) -> bool:
@@ -375,63 +375,48 @@ class Plugins:
         return False
 
     def control_help(self) -> list[str]:
-        """Lines of the plugins' own for `nsctl help`."""
+        """Return the lines of the plugins for `nsctl help`."""
         return [line for plugin in self._loaded.values() for line in plugin.code.help]
 
-    # What plugins have declared
+    # Declarations of plugins
 
     @property
     def host(self) -> Host:
-        """Return what plugins are given of the server. Raises PluginError before `begin`."""
+        """Return the parts of the server that plugins share. Raises PluginError before `begin`."""
         if self._host is None:
             raise PluginError("the server is not ready for plugins yet")
         return self._host
 
     @property
     def loaded(self) -> list[Plugin]:
+        """Return the loaded plugins, in the order of loading."""
         return list(self._loaded.values())
+
+    def _servers(self) -> dict[str, Server]:
+        return {name: plugin.server for name, plugin in self._loaded.items()}
 
     @property
     def folder(self) -> Path:
+        """Return the directory of plugins."""
         return loader.directory(self._config.plugin_dir)
 
     @property
-    def settings(self) -> dict[str, Setting]:
-        """The plugins' variables, by name."""
-        return {name: variable.declared for name, variable in self._variables()}
-
-    def _variables(self) -> Iterator[tuple[str, Any]]:
-        for plugin in self._loaded.values():
-            yield from plugin.server._declared.variables.items()
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """Values that no log line may show."""
-        servers = [plugin.server for plugin in self._loaded.values()]
-        if self._passing is not None:
-            servers.append(self._passing)
-        secret = [v.value for server in servers for v in server._declared.variables.values() if v.declared.secret]
-        words = [word for value in secret for word in (value if isinstance(value, tuple) else (value,))]
-        return tuple(dict.fromkeys(word for word in words if isinstance(word, str) and word))
-
-    @property
     def counts(self) -> list[Count]:
+        """Return the counters of all plugins."""
         return [count for plugin in self._loaded.values() for count in plugin.server._declared.counts.values()]
 
     @property
     def commands(self) -> list[ConsoleCommand]:
+        """Return the console commands of all plugins."""
         return [command for plugin in self._loaded.values() for command in plugin.server._declared.commands]
 
-    def owns(self, name: str) -> bool:
-        """Whether a variable of this name can only be a plugin's."""
-        return name not in SETTINGS and bool(owner(name, self._loaded))
-
     def clear_counts(self) -> None:
+        """Reset the counters of all plugins."""
         for count in self.counts:
             count.value = 0
 
     def run_command(self, command: ConsoleCommand, words: list[str]) -> str | None:
-        """A command of a plugin's, typed at the console. Raises PluginError: the plugin's own, or that it failed."""
+        """Run a console command of a plugin. May yield. Raises PluginError if the plugin refuses it or fails."""
         plugin = self._loaded[command.plugin]
         function = Function(plugin.name, f"command {command.words}", plugin.code.path, command.run)
         result, error = self._caller.ask(function, words)
@@ -439,69 +424,17 @@ class Plugins:
             raise error
         if error is not None or not isinstance(result, str | None):
             if error is None:
-                self._caller.nonsense(function, result)
-            raise PluginError(f"plugin {plugin.name} failed: the log has the details")
+                self._caller.record_invalid_result(function, result)
+            raise PluginError(f"plugin {plugin.name} failed: see the log")
         return result
-
-    def assign(self, name: str, text: str) -> Setting:
-        """Set a variable of a plugin's. ConfigError leaves everything as it was."""
-        variable = dict(self._variables()).get(name)
-        if variable is None:
-            raise ConfigError(unknown_word("variable", name, tuple(self.settings)))
-        declared: Setting = variable.declared
-        try:
-            variable.value = declared.parse(text)
-        except ValueError as wrong:
-            raise ConfigError(str(wrong)) from None
-        config = self._config
-        config.plugin_settings = {**config.plugin_settings, name: text}
-        self.on_change()
-        return declared
-
-    def check(self, texts: Mapping[str, str], plugins: Iterable[str]) -> None:
-        """Whether the plugins that are loaded, and will be, take these settings. Raises ConfigError."""
-        for plugin in self._loaded.values():
-            if plugin.name in plugins:
-                try:
-                    self._parse(plugin, texts)
-                except PluginError as error:
-                    raise ConfigError(str(error)) from None
-
-    def _parse(self, plugin: Plugin, texts: Mapping[str, str]) -> dict[str, Any]:
-        """The values of its variables, the default where none is given."""
-        variables = plugin.server._declared.variables
-        values = {name: variable.declared.default for name, variable in variables.items()}
-        others = {*self._config.plugins, plugin.name}
-        for name, text in texts.items():
-            if owner(name, others) != plugin.name:
-                continue
-            if name not in variables:
-                raise PluginError(unknown_word("variable", name, tuple(variables)))
-            try:
-                values[name] = variables[name].declared.parse(text)
-            except ValueError as wrong:
-                raise PluginError(str(wrong)) from None
-        return values
-
-    def _give_settings(self, plugin: Plugin) -> None:
-        """Its variables become what the configuration says."""
-        for name, value in self._parse(plugin, self._config.plugin_settings).items():
-            plugin.server._declared.variables[name].value = value
-
-    def _read_settings(self) -> None:
-        for plugin in self._loaded.values():
-            try:
-                self._give_settings(plugin)
-            except PluginError as error:  # the file was checked before; at the start it was not loaded
-                self._log.error("plugin_setting_refused", plugin=plugin.name, why=str(error))
 
     def _check_commands(self, plugin: Plugin) -> None:
         taken = self.reserved | {c.words for other in self.loaded if other.name != plugin.name
                                  for c in other.server._declared.commands}  # fmt: skip
         for command in plugin.server._declared.commands:
             if command.words in taken:
-                raise PluginError(f"the console has a command `{command.words}` already")
+                raise PluginError(f"the console already has a command `{command.words}`")
 
 
-def _nothing(*_: Any) -> None:
-    """What nobody wants to know."""
+def _ignore(*_: Any) -> None:
+    """Do nothing."""

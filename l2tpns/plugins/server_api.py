@@ -1,4 +1,4 @@
-"""What plugin_init is given: the server, as one plugin may use it, and everything that this plugin has declared."""
+"""The argument of plugin_init: the server as one plugin may use it, and the declarations of the plugin."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from l2tpns.subscriber.session import Session as CoreSession
 
 T = TypeVar("T")
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
-_LARGEST = 2**31 - 1
+_MAX_INTEGER = 2**31 - 1
 
 
 class Variable(Generic[T]):
-    """A variable of a plugin's: `value` is what `set` gave it, or its default."""
+    """A variable of a plugin. `value` is set by `set`, or the default."""
 
     __slots__ = ("declared", "value")
 
@@ -38,19 +38,20 @@ class Variable(Generic[T]):
 
 @dataclass(slots=True)
 class Count:
-    """A counter of a plugin's; clear counters sets it to zero."""
+    """A counter of a plugin, reset by `clear counters`."""
 
     name: str
     help: str
     value: int = 0
 
     def add(self, amount: int = 1) -> None:
+        """Increase the counter."""
         self.value += amount
 
 
 @dataclass(frozen=True, slots=True)
 class ConsoleCommand:
-    """A command of a plugin's. `run` gets the words typed behind its own; what it returns is printed."""
+    """A console command of a plugin. `run` gets the words after the command, and returns the text to print."""
 
     words: str
     help: str
@@ -62,7 +63,7 @@ class ConsoleCommand:
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """The answer to a login that a plugin has asked for."""
+    """The reply to a login requested by a plugin."""
 
     accepted: bool
     message: str
@@ -71,7 +72,7 @@ class Login:
 
 @dataclass(slots=True)
 class Declared:
-    """What a plugin has declared, and what it runs."""
+    """The declarations and greenlets of a plugin."""
 
     variables: dict[str, Variable[Any]] = field(default_factory=dict)
     counts: dict[str, Count] = field(default_factory=dict)
@@ -82,15 +83,15 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What of the server all plugins share."""
+    """The parts of the server that all plugins share."""
 
     services: Services
-    sessions: Mapping[int, CoreSession]  # by our id
-    on_change: Callable[[], None]  # settings have changed, secret ones perhaps
+    sessions: Mapping[int, CoreSession]  # by id
+    on_change: Callable[[], None]  # to call after a change of settings, which may be secret
 
 
 class Server:
-    """One for each plugin that is loaded. `saved` is what the plugin's plugin_save() returned before a reload."""
+    """The server as one loaded plugin sees it. `saved` is the result of plugin_save() before a reload."""
 
     def __init__(self, host: Host, name: str, failed: Callable[[str, BaseException], None]) -> None:
         self.name = name
@@ -99,34 +100,34 @@ class Server:
         self._log = host.services.log
         self._failed = failed
         self._by = f"plugin {name}"
-        self._open = True  # declarations are taken: until plugin_init has returned
+        self._open = True  # declarations are allowed, until plugin_init has returned
         self._declared = Declared()
 
     # The log
 
     def log(self, level: int | str, text: str, **facts: Any) -> None:
-        """A line in the server's log, `plugin_says`. Levels: 0 critical, 1 error, 2 warning, 3 info, 4 call, 5 data,
-        by number or name. The facts become keys of the line."""
+        """Log an event `plugin_says`. Levels are 0 critical, 1 error, 2 warning, 3 info, 4 call and 5 data, by number
+        or name. The facts become keys of the line."""
         name = logs.LEVELS[level] if isinstance(level, int) else level
         if name not in logs.LEVELS:
-            raise ValueError(f"{level!r} is no level: {', '.join(logs.LEVELS)}")
+            raise ValueError(f"{level!r} is not a level: {', '.join(logs.LEVELS)}")
         facts = {key: value for key, value in facts.items() if key not in ("event", "level", "plugin", "text", "time")}
         getattr(self._log, name)("plugin_says", plugin=self.name, text=text, **facts)
 
     # Sessions
 
     def session(self, id: int) -> Session | None:
-        """The session with this id of ours."""
+        """Return the session with this id (the one that the server assigned), or None."""
         found = self._host.sessions.get(id)
         return None if found is None else Session(found, self._by)
 
     def sessions(self, user: str | None = None) -> list[Session]:
-        """All sessions, or those of a user who has logged in; `username_case` says which names are one user's."""
+        """Return all sessions, or the logged-in sessions of a user. Names are compared by `username_case`."""
         found = self._host.sessions.values() if user is None else self._host.services.registry.sessions_of(user)
         return [Session(session, self._by) for session in sorted(found, key=lambda session: session.id)]
 
     def session_of(self, address: IPv4Address | str) -> Session | None:
-        """Who has this address."""
+        """Return the session that has this address, or None."""
         try:
             found = self._host.services.registry.by_address.get(IPv4Address(address))
         except AddressValueError:
@@ -134,7 +135,7 @@ class Server:
         return None if found is None else Session(found, self._by)
 
     def find(self, word: str) -> list[Session]:
-        """As the commands of nsctl name sessions: by id, else by user. PluginError when there is none."""
+        """Return sessions by id, else by user, as the commands of nsctl do. Raises PluginError if there are none."""
         named = self.session(int(word)) if word.isascii() and word.isdigit() and len(word) <= 5 else None
         found = self.sessions(word) if named is None else [named]
         if not found:
@@ -144,8 +145,8 @@ class Server:
     # RADIUS
 
     def radius_login(self, session: Session, username: str, password: str) -> Login | None:
-        """Ask RADIUS (or the secrets file) whether these may log in, by PAP, as this session would. Waits for the
-        answer; None when there was none. Nothing follows from it, and no hook is called."""
+        """Check a user name and password by PAP with RADIUS or the secrets file, on behalf of a session. Blocks until
+        the reply. Return None if there was none. It does not change the session, and no hook is called."""
         credentials = Credentials(Protocol.PAP, octets(username), password=octets(password))
         try:
             reply = self._host.services.backend.authenticate(session._living().auth_request(credentials))
@@ -153,7 +154,7 @@ class Server:
             return None
         return Login(reply.accepted, reply.message.decode("utf-8", "backslashreplace"), reply.avpairs)
 
-    # What the plugin declares, in plugin_init
+    # Declarations, in plugin_init
 
     def setting(
         self,
@@ -162,12 +163,12 @@ class Server:
         help: str,
         *,
         minimum: int = 0,
-        maximum: int = _LARGEST,
+        maximum: int = _MAX_INTEGER,
         choices: Sequence[str] = (),
         secret: bool = False,
     ) -> Variable[T]:
-        """A variable PLUGIN_NAME for `set`, in the configuration (after `load plugin`) and at the console. Its kind is
-        the default's: bool, int, str, IPv4Address (0.0.0.0: none, then `value` is None), or a tuple of str."""
+        """Declare a variable PLUGIN_NAME for `set`, in the configuration (after `load plugin`) and at the console. Its
+        kind is that of the default: bool, int, str, IPv4Address (0.0.0.0: none, `value` is None) or tuple of str."""
         full = f"{self.name}_{self._name(name)}"
         if full in self._declared.variables:
             raise PluginError(f"{full} is declared twice")
@@ -183,11 +184,11 @@ class Server:
                 raise PluginError(str(wrong)) from None
         self._declared.variables[full] = variable
         if secret:
-            self._host.on_change()  # it may be said at once
+            self._host.on_change()  # it may be logged at once
         return variable
 
     def counter(self, name: str, help: str) -> Count:
-        """A counter PLUGIN_NAME, in `show counters` and the metrics: call its `add`."""
+        """Declare a counter PLUGIN_NAME, shown in `show counters` and the metrics. Call its `add`."""
         full = f"{self.name}_{self._name(name)}"
         if full in self._declared.counts:
             raise PluginError(f"{full} is declared twice")
@@ -203,23 +204,23 @@ class Server:
         usage: str = "",
         privileged: bool = True,
     ) -> None:
-        """A command of the console. `run` gets the list of the words typed behind it, and returns what is printed; a
-        PluginError is printed as a refusal. `usage` names its arguments, for `?`."""
+        """Declare a console command. `run` gets the list of words after the command, and returns the text to print. Its
+        PluginError is printed as an error. `usage` names the arguments, for `?`."""
         self._name("command")
         words = " ".join(words.split())
         if not words or not all(re.fullmatch(r"[a-z][a-z0-9-]*", word) for word in words.split()):
-            raise PluginError(f"{words!r:.60} are no words of a command")
+            raise PluginError(f"{words!r:.60} is not a valid command: use words of lower case letters, digits and -")
         self._declared.commands.append(ConsoleCommand(words, help, run, usage, privileged, self.name))
 
     def on_garden(self, build: Callable[[str, str], bool]) -> None:
-        """Have build(name, chain) called when a walled garden has been made, to put rules into the chain; soon, too,
-        for the garden `garden` and those that are there. It may wait. If it returns True, what is in the chain goes
-        with the server."""
+        """Call build(name, chain) after a walled garden was built, to add rules to the chain. It is called soon for the
+        garden `garden` and existing gardens too. It may block. If it returns True, the server removes the rules of
+        the chain when it stops."""
         self._declared.builders.append(build)
         self._host.services.gardens.add_builder(build, self.spawn)
 
     def spawn(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Run a function beside everything else, until the plugin is removed."""
+        """Run a function in its own greenlet until the plugin is removed."""
         greenlet = gevent.spawn(self._guard, function, arguments)
         self._declared.greenlets.add(greenlet)
         greenlet.rawlink(self._declared.greenlets.discard)
@@ -235,7 +236,7 @@ class Server:
         if not self._open:
             raise PluginError("only plugin_init may declare settings, counters and commands")
         if not _WORD.fullmatch(name):
-            raise PluginError(f"{name!r:.60} will not do as a name: lower case letters, digits and _")
+            raise PluginError(f"{name!r:.60} is not a valid name: use lower case letters, digits and _")
         return name
 
     @staticmethod

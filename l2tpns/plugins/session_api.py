@@ -1,6 +1,6 @@
-"""What a plugin sees of a session, and may do with it: a view, made for one plugin, that owns nothing.
+"""A session as one plugin sees it and may change it (manual: Plugins).
 
-A view stays true as long as the session lives (`alive`); what is asked of one that has ended is a PluginError.
+A view is valid while the session exists (`alive`). After that, methods raise PluginError.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from l2tpns.policy.model import PolicyError, Sink
 from l2tpns.subscriber.phase import Phase
 from l2tpns.subscriber.session import Session as CoreSession
 
-MAX_REASON = 200
+MAX_REASON = 200  # characters
 
 
 class Session:
@@ -37,31 +37,31 @@ class Session:
     def __hash__(self) -> int:
         return hash(self._session)
 
-    # What it is
+    # Properties
 
     @property
     def id(self) -> int:
-        """Our id."""
+        """Id that the server assigned."""
         return self._session.id
 
     @property
     def tunnel(self) -> int:
-        """Our id of its tunnel."""
+        """Id of its tunnel, assigned by the server."""
         return self._session.tunnel.id
 
     @property
     def lac(self) -> str:
-        """The LAC's address."""
+        """Address of the LAC."""
         return self._session.tunnel.peer[0]
 
     @property
     def lac_name(self) -> str:
-        """The LAC's host name."""
+        """Host name of the LAC."""
         return self._session.tunnel.host
 
     @property
     def user(self) -> str:
-        """The subscriber's name; empty before it has told it."""
+        """User name of the subscriber, empty before authentication."""
         return self._session.user
 
     @property
@@ -76,7 +76,7 @@ class Session:
 
     @property
     def address(self) -> IPv4Address | None:
-        """The subscriber's address, None before it has one."""
+        """Address of the subscriber, None before one is assigned."""
         return self._session.address
 
     @property
@@ -92,22 +92,22 @@ class Session:
 
     @property
     def alive(self) -> bool:
-        """It has not ended."""
+        """False after the session has ended."""
         return self._session.alive
 
     @property
     def online(self) -> bool:
-        """It carries traffic."""
+        """Whether the session is online."""
         return bool(self._session.online_since)
 
     @property
     def opened(self) -> float:
-        """Unix time when it came online; 0.0 before."""
+        """Unix time when the session came online, 0.0 before."""
         return self._session.opened_wall
 
     @property
     def rx_speed(self) -> int:
-        """bit/s from the subscriber, as the LAC says or a plugin has set it; 0: unknown. May be set."""
+        """Speed from the subscriber in bit/s, as the LAC reported or a plugin set it, 0: unknown. May be set."""
         return self._session.rx_speed
 
     @rx_speed.setter
@@ -116,7 +116,7 @@ class Session:
 
     @property
     def tx_speed(self) -> int:
-        """bit/s to the subscriber. May be set."""
+        """Speed to the subscriber in bit/s. May be set."""
         return self._session.tx_speed
 
     @tx_speed.setter
@@ -131,57 +131,57 @@ class Session:
         path = session.path
         return path.in_octets, path.in_packets, path.out_octets, path.out_packets
 
-    # Its policy
+    # Policy
 
     @property
     def rate_in(self) -> int:
-        """kbit/s from the subscriber that throttling lets pass; 0: not throttled."""
+        """Rate limit from the subscriber in kbit/s, 0: not throttled."""
         return self._session.policy.rate_in
 
     @property
     def rate_out(self) -> int:
-        """kbit/s to the subscriber that throttling lets pass; 0: not throttled."""
+        """Rate limit to the subscriber in kbit/s, 0: not throttled."""
         return self._session.policy.rate_out
 
     @property
     def garden(self) -> str:
-        """Name of the walled garden that it is in; empty: none."""
+        """Name of its walled garden, empty: none."""
         return self._session.policy.garden
 
     @property
     def sink(self) -> tuple[IPv4Address, int] | None:
-        """Where copies of its packets go; None: nowhere."""
+        """Address and port that get copies of its packets, None: not intercepted."""
         sink = self._session.services.snoop.where(self._session.policy.sink)
         return None if sink is None else (sink.address, sink.port)
 
     def throttle(self, rate_in: int | None = None, rate_out: int | None = None) -> None:
-        """Slow it down, kbit/s; None keeps what there is, two of them mean throttle_speed."""
+        """Set rate limits in kbit/s. None keeps a limit. If both are None, both become throttle_speed."""
         for rate in (rate_in, rate_out):
             if rate is not None and type(rate) is not int:
-                raise TypeError(f"{rate!r:.40} is no rate: a whole number of kbit/s, or None")
+                raise TypeError(f"{rate!r:.40} is not a rate: use a whole number of kbit/s, or None")
         with self._asking() as session:
             session.services.throttle.set(session, rate_in, rate_out, by=self._by)
 
     def unthrottle(self) -> None:
-        """Full speed again, both ways."""
+        """Remove both rate limits."""
         with self._asking() as session:
             session.services.throttle.clear(session, by=self._by)
 
     def enter_garden(self, name: str = "garden") -> None:
-        """Into a walled garden. The first one of a name is built for it, which may wait."""
+        """Move the session into a walled garden, and build the garden if needed. May block."""
         _text(name)
         with self._asking() as session:
             session.services.gardens.enter(session, name, by=self._by)
 
     def leave_garden(self, user: str = "") -> None:
-        """Out of the walled garden, as if it had just logged in, perhaps under another name. May wait."""
+        """Move the session out of the walled garden, as after a login, with `user` as its name if given. May block."""
         _text(user)
         with self._asking() as session:
             session.services.gardens.leave(session, user=user, by=self._by)
 
     def snoop(self, address: IPv4Address | str | None = None, port: int = 0, *, by: str = "") -> None:
-        """Copy its packets there; without an address to snoop_host and snoop_port. `by`: who wants that, for the
-        audit log, the only one that may tell."""
+        """Copy its packets to an address and port, without an address to snoop_host and snoop_port. `by` names the
+        requester in the audit log."""
         by = by or self._by
         with self._asking() as session:
             try:
@@ -191,21 +191,21 @@ class Session:
             session.services.snoop.start(session, sink, by=by)
 
     def unsnoop(self, *, by: str = "") -> None:
-        """Copy nothing any more."""
+        """Stop copying its packets."""
         with self._asking() as session:
             session.services.snoop.stop(session, by=by or self._by)
 
-    # Its end, its accounting
+    # End and accounting
 
     def drop(self, reason: str = "") -> None:
-        """End it in good order: as soon as it has done what it is doing. `reason` is for the LAC and the log."""
+        """End the session after its current step. `reason` is sent to the LAC and logged."""
         self._living().end(causes.ADMIN_DROP, text=_reason(reason))
 
     def kill(self, reason: str = "") -> None:
-        """End it now, whatever it is doing, even if it waits for a plugin."""
+        """End the session at once, even if it is blocked in a plugin."""
         session = self._living()
         if session.phase is Phase.CALL or session.greenlet is None:
-            session.end(causes.ADMIN_DROP, text=_reason(reason))  # it has hardly begun
+            session.end(causes.ADMIN_DROP, text=_reason(reason))  # it is still waiting for the ICCN
         elif not session.releasing:
             session.greenlet.kill(SessionEnded(causes.ADMIN_DROP, text=_reason(reason)), block=False)
 
@@ -223,7 +223,7 @@ class Session:
 
     @contextmanager
     def _asking(self) -> Iterator[CoreSession]:
-        """What a part of the server refuses is told as a PluginError."""
+        """Yield the session, and turn a PolicyError into a PluginError."""
         try:
             yield self._living()
         except PolicyError as error:
@@ -232,13 +232,13 @@ class Session:
 
 def _speed(speed: int) -> int:
     if type(speed) is not int or not 0 <= speed < 2**32:
-        raise ValueError(f"{speed!r} is no speed in bit/s")
+        raise ValueError(f"{speed!r} is not a speed in bit/s")
     return speed
 
 
 def _text(text: str) -> None:
     if not isinstance(text, str):
-        raise TypeError(f"{text!r:.40} is no text")
+        raise TypeError(f"{text!r:.40} is not a string")
 
 
 def _reason(text: str) -> str:
@@ -249,7 +249,7 @@ def _sink(address: IPv4Address | str, port: int) -> Sink:
     try:
         sink = Sink(IPv4Address(address), int(port))
     except (AddressValueError, ValueError):
-        raise PluginError(f"{address!s:.40} {port!s:.10} is no address and port") from None
+        raise PluginError(f"{address!s:.40} {port!s:.10} is not an address and port") from None
     if not 0 < sink.port < 65536:
-        raise PluginError(f"{sink.port} is no port")
+        raise PluginError(f"{sink.port} is not a port")
     return sink

@@ -1,1 +1,1 @@
-"""What is imposed on a session from outside: rates, walled gardens, filters, interception."""
+"""Policies imposed on a session from outside: rates, walled gardens, packet filters, interception."""

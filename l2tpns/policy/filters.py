@@ -1,6 +1,6 @@
-"""Which packet filters a session has: those that RADIUS names (Filter-Id, RFC 2865 5.11), by name.
+"""Packet filters of a session, named by RADIUS in Filter-Id (RFC 2865 5.11).
 
-NAME.in filters what the subscriber sends, NAME.out what is sent to the subscriber. The rules are the configuration's.
+NAME.in filters packets from the subscriber, NAME.out packets to the subscriber. The configuration holds the rules.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ AccessLists = Mapping[str, AccessList]  # of the configuration, by name
 
 
 def apply_filter_ids(plane: DataPlane, lists: AccessLists, session: Filtered, filter_ids: Sequence[str]) -> None:
-    """Give a session the filters that RADIUS names, and no others. Log those that do not exist; none is an error."""
+    """Set the filters that RADIUS names, and no others. Log each name that does not exist; it is not an error."""
     found: dict[str, AccessList | None] = {"in": None, "out": None}
     for filter_id in filter_ids:
         name, _, direction = filter_id.rpartition(".")
         if not name or direction not in found:
-            session.log.warning("filter_unknown", filter=filter_id, why="it must be NAME.in or NAME.out")
+            session.log.warning("filter_unknown", filter=filter_id, why="Filter-Id must be NAME.in or NAME.out")
         elif name not in lists:
-            session.log.warning("filter_unknown", filter=filter_id, why=f"there is no access-list {name}")
+            session.log.warning("filter_unknown", filter=filter_id, why=f"access-list {name} is not configured")
         else:
             found[direction] = lists[name]
     set_filters(plane, session, found["in"], found["out"])
@@ -40,7 +40,7 @@ def set_filters(
 
 
 def refresh_filters(plane: DataPlane, lists: AccessLists, sessions: Iterable[Filtered], log: Logger) -> None:
-    """After a change of the configuration: sessions keep their filters by name, with the rules as they are now."""
+    """Apply changed rules after a change of the configuration. Sessions keep their filters by name."""
     gone: set[str] = set()
 
     def now(filter: AccessList | None) -> AccessList | None:
@@ -52,4 +52,4 @@ def refresh_filters(plane: DataPlane, lists: AccessLists, sessions: Iterable[Fil
     for session in sessions:
         set_filters(plane, session, now(session.path.filter_in), now(session.path.filter_out))
     for name in sorted(gone):
-        log.warning("filter_unknown", filter=name, why="sessions that have it keep its rules of before")
+        log.warning("filter_unknown", filter=name, why="the list was removed: sessions that use it keep its last rules")

@@ -1,9 +1,9 @@
-"""Walled gardens: who is in which, and what follows from that for accounting and names (manual: Walled Garden).
+"""Walled gardens: their members, and the effect on accounting and user names (manual: Walled Garden).
 
-Decided here, where the manual and its server leave it open (docs/garden.md): a session in a garden has its address,
-is found by its name, and is not accounted; it neither ends an older session of that name nor is ended by a newer one.
-Whoever leaves is as if just logged in: others of that name end, counters begin at zero, accounting starts. What the
-kernel is told is system/garden_rules.py's.
+The manual leaves some behaviour open; it is decided here (docs/garden.md). A session in a garden has its address and is
+found by its user name, but is not accounted. It neither ends an older session of that user nor is ended by a newer one.
+A session that leaves is treated as if it had just logged in: other sessions of that user end, counters begin at zero,
+accounting starts. The kernel's rules are in system/garden_rules.py.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from l2tpns.system.garden_rules import DEFAULT, RESERVED, chain_of
 from l2tpns.system.rule_watch import RULE_CHECK_INTERVAL, RuleWatch
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,16}", re.ASCII)
-MAX_GARDENS = 64  # gardens: each costs every forwarded packet a few rules, and the kernel has 256 sets
-CONNTRACK_FLUSH_DELAY = 0.5  # seconds in which networks are collected whose connections are to be forgotten
+MAX_GARDENS = 64  # each adds a few rules to every forwarded packet, and the kernel has 256 sets
+CONNTRACK_FLUSH_DELAY = 0.5  # seconds for which networks are collected before conntrack is flushed
 
-Builder = Callable[[str, str], bool]  # garden, chain: whether it has put rules there
+Builder = Callable[[str, str], bool]  # garden, chain -> True if it has added rules
 
 
 class Kernel(Protocol):
-    """system/garden_rules.py. What it refuses is an L2tpnsError."""
+    """The kernel's part of gardens: system/garden_rules.py. Its methods raise L2tpnsError."""
 
     def build(self, name: str) -> bool: ...
 
@@ -64,7 +64,7 @@ class Kernel(Protocol):
 
 
 class NullKernel:
-    """Remembers what it is told, or refuses with these words."""
+    """Records its calls. If `refuse` is set, build, add and remove raise L2tpnsError with that text."""
 
     def __init__(self, refuse: str = "") -> None:
         self.refuse = refuse
@@ -115,8 +115,8 @@ class NullKernel:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a session that is online is caged."""
+class Membership:
+    """The garden of an online session, and the networks that the kernel restricts for it."""
 
     garden: str
     networks: tuple[IPv4Network, ...]
@@ -142,19 +142,19 @@ class Gardens:
         self._changes = changes
         self.kernel: Kernel = NullKernel()
         self._builders: list[Builder] = []
-        self._users: dict[str, Counter[IPv4Network]] = {}  # of each garden that is built; sessions may share a network
-        self._places: dict[Subscriber, Place] = {}
+        self._network_users: dict[str, Counter[IPv4Network]] = {}  # by garden: sessions per network
+        self._memberships: dict[Subscriber, Membership] = {}
         self._building = RLock()
-        self._forget: set[IPv4Network] = set()
-        self._sweeper: Any = None
+        self._to_flush: set[IPv4Network] = set()
+        self._flusher: Any = None
         self._flush_delay = flush_delay
         self._watch = RuleWatch(supervisor, "garden watcher", self._repair, check_interval)
 
-    # What operators, RADIUS and plugins ask for
+    # Requests of operators, RADIUS and plugins
 
     def enter(self, session: Subscriber, name: str = DEFAULT, *, by: str) -> None:
-        """Into a garden, or from one into another. Raises PolicyError, the session being where it was."""
-        self.build(name)  # which may wait
+        """Move a session into a garden. May yield. Raises PolicyError, and the session stays where it was."""
+        self.build(name)  # may yield
         before = session.policy.garden
         if before == name:
             raise PolicyError("already in walled garden")
@@ -162,13 +162,13 @@ class Gardens:
             raise PolicyError(f"session {session.id} has ended")
         online = bool(session.online_since)
         usage = None
-        if online and not before:  # what it has used is accounted, what follows is not
+        if online and not before:  # usage until now is accounted, later usage is not
             usage = session.suspend_service(TerminateCause.PORT_SUSPENDED)
         session.change_policy(garden=name)
         if online:
-            self._leave_place(session)
+            self._remove_membership(session)
             self.begin(session)
-            self._decide_anew(session)
+            self._flush_connections(session)
             self._changes.session(session)
         self._counters.garden_entered += 1
         address = str(session.address) if session.address is not None else None
@@ -177,7 +177,10 @@ class Gardens:
             session.account_stop(usage)
 
     def leave(self, session: Subscriber, *, user: str = "", by: str) -> None:
-        """Out of its garden, as if it had just logged in, perhaps as another user. Raises PolicyError."""
+        """Move a session out of its garden, as after a login. May yield. Raises PolicyError.
+
+        A `user` that is not empty replaces the user name.
+        """
         name = session.policy.garden
         if not name:
             raise PolicyError("not in walled garden")
@@ -186,12 +189,12 @@ class Gardens:
         if session.online_since:
             session.replace_older()
             if session.policy.garden != name or not session.online_since:
-                return  # meanwhile another command has decided, or it has ended
+                return  # changed by another command meanwhile, or ended
         session.change_policy(garden="")
         if not session.online_since:
             return
-        self._decide_anew(session)
-        self._leave_place(session)
+        self._flush_connections(session)
+        self._remove_membership(session)
         session.resume_service()  # reference 9: counters begin at zero, then Start
         self._changes.session(session)
         self._counters.garden_left += 1
@@ -199,110 +202,113 @@ class Gardens:
         session.account_start()
 
     def members(self) -> dict[str, int]:
-        """How many sessions are in each garden that there is."""
-        counts = Counter(place.garden for place in self._places.values())
-        return {name: counts[name] for name in sorted(self._users)}
+        """Return the number of sessions in each garden, by name."""
+        counts = Counter(membership.garden for membership in self._memberships.values())
+        return {name: counts[name] for name in sorted(self._network_users)}
 
     def networks(self, name: str) -> int:
-        """How many addresses and networks are caged in one."""
-        return len(self._users.get(name, ()))
+        """Return the number of addresses and networks in a garden."""
+        return len(self._network_users.get(name, ()))
 
-    # A Part (policy/model.py)
+    # PolicyPart (policy/model.py)
 
     def begin(self, session: Subscriber) -> None:
-        """GardenRules it, before it sends anything. What cannot be caged does not get out: it ends."""
+        """Restrict a session in a garden before its first packet. End it if the kernel refuses."""
         name = session.policy.garden
         if not name or not session.online_since:
             return
-        place = Place(name, networks_of(session))
+        membership = Membership(name, networks_of(session))
         try:
-            users = self._users.get(name)
+            users = self._network_users.get(name)
             if users is None:
                 raise PolicyError(f"walled garden {name} is not built")
-            self._places[session] = place
+            self._memberships[session] = membership
             session.path.in_garden = True
             self._plane.changed(session.path)
-            new = [network for network in place.networks if not users[network]]
-            users.update(place.networks)
+            new = [network for network in membership.networks if not users[network]]
+            users.update(membership.networks)
             self.kernel.add(name, new)
         except L2tpnsError as error:
             session.log.error("garden_failed", user=session.user, garden=name, why=str(error))
             self._plane.offline(session.path)
-            session.end(causes.NO_RESOURCES, text="the walled garden cannot be had")
+            session.end(causes.NO_RESOURCES, text="walled garden unavailable")
 
     def finish(self, session: Subscriber) -> None:
-        if session in self._places:
-            self._decide_anew(session)  # whoever has the address next is not in this garden
-            self._leave_place(session)
+        """Lift the restriction of a session that has gone offline."""
+        if session in self._memberships:
+            self._flush_connections(session)  # the next session with this address is not in the garden
+            self._remove_membership(session)
 
-    def _leave_place(self, session: Subscriber) -> None:
-        place = self._places.pop(session, None)
-        if place is None:
+    def _remove_membership(self, session: Subscriber) -> None:
+        membership = self._memberships.pop(session, None)
+        if membership is None:
             return
         session.path.in_garden = False
         self._plane.changed(session.path)
-        users = self._users[place.garden]
-        users.subtract(place.networks)
-        gone = [network for network in place.networks if users[network] <= 0]
+        users = self._network_users[membership.garden]
+        users.subtract(membership.networks)
+        gone = [network for network in membership.networks if users[network] <= 0]
         for network in gone:
             del users[network]
         try:
-            self.kernel.remove(place.garden, gone)
+            self.kernel.remove(membership.garden, gone)
         except L2tpnsError as error:
-            session.log.error("garden_failed", user=session.user, garden=place.garden, why=str(error))
+            session.log.error("garden_failed", user=session.user, garden=membership.garden, why=str(error))
 
     # Gardens
 
     def build(self, name: str = DEFAULT) -> None:
-        """Have a garden of this name. Raises PolicyError."""
-        if name in self._users:
+        """Build a garden unless it exists. May yield. Raises PolicyError."""
+        if name in self._network_users:
             return
         if not NAME.fullmatch(name) or name == RESERVED:
-            raise PolicyError(f'"{printable(name)}" is no name of a garden: up to 16 of a-z, A-Z, 0-9, _ and -')
-        if len(self._users) >= MAX_GARDENS:
-            raise PolicyError(f"there are {MAX_GARDENS} walled gardens already")
+            raise PolicyError(f'"{printable(name)}" is not a valid garden name: use up to 16 of a-z, A-Z, 0-9, _ and -')
+        if len(self._network_users) >= MAX_GARDENS:
+            raise PolicyError(f"the maximum of {MAX_GARDENS} walled gardens is reached")
         with self._building:
-            if name in self._users:
+            if name in self._network_users:
                 return
             try:
                 self.kernel.build(name)
             except L2tpnsError as error:
                 self._log.error("garden_failed", garden=name, why=str(error))
-                raise PolicyError(f"walled garden {name} cannot be had: {error}") from error
-            self._users[name] = Counter()
+                raise PolicyError(f"walled garden {name} is unavailable: {error}") from error
+            self._network_users[name] = Counter()
             self._fill_chain(name, *self._builders)
             self._log.info("garden_built", garden=name, chain=chain_of(name))
             if self.kernel.is_empty(name):
-                why = "no rule says where connections go: there is DNS and nothing else"
+                why = "its chain has no rules: only DNS is allowed"
                 self._log.warning("garden_empty", garden=name, chain=chain_of(name), why=why)
 
     def add_builder(self, builder: Builder, spawn: Callable[..., Any]) -> None:
-        """Have it called when a garden is built, to put rules into its chain; soon, too, for those that are.
+        """Call `builder` for each garden that is built, to add rules to its chain.
 
-        The first one is built now, and not when somebody needs it: the operator may want to fill it himself.
+        `spawn` runs it soon for existing gardens too. The default garden is built now, before a session needs it: the
+        operator may want to add rules by hand.
         """
         self._builders.append(builder)
-        spawn(self._fill_chains, builder, list(self._users))
+        spawn(self._fill_chains, builder, list(self._network_users))
 
     def remove_builder(self, builder: Builder) -> None:
+        """Call `builder` no longer. The rules that it has added stay."""
         self._builders.remove(builder)
 
     def _fill_chains(self, builder: Builder, names: Iterable[str]) -> None:
-        with suppress(PolicyError):  # it is in the log
+        with suppress(PolicyError):  # logged by build
             self.build()
         for name in names:
             with self._building:
                 self._fill_chain(name, builder)
 
     def _fill_chain(self, name: str, *builders: Builder) -> None:
-        """Raises nothing: whoever is in a garden without rules is caged all the same."""
+        """Call builders and log their failures: a garden without rules still restricts its members."""
         for builder in builders:
             try:
                 if builder(name, chain_of(name)):
                     self.kernel.filled(name)
             except L2tpnsError as error:
                 self._log.error("garden_failed", garden=name, why=str(error))
-            except BaseException as error:  # it is a plugin's
+            except BaseException as error:  # raised by a plugin
                 if is_kill(error):
                     raise
                 self._log.exception("garden_failed", garden=name)
@@ -310,44 +316,44 @@ class Gardens:
     # Start and end
 
     def start(self, open_kernel: Callable[[], Kernel], names: Iterable[str]) -> None:
-        """Build these gardens, which saved sessions are in, before the sessions are restored."""
+        """Open the kernel and build the gardens of saved sessions, before the sessions are restored."""
         try:
             self.kernel = open_kernel()
         except OSError as error:
             self.kernel = NullKernel(f"this kernel has no netfilter: {error.strerror}")
         for name in names:
-            with suppress(PolicyError):  # it is in the log; who is in it will not be taken up
+            with suppress(PolicyError):  # logged by build; its members will not be restored
                 self.build(name)
 
-    def settle(self) -> None:
-        """All are taken up: whatever else an earlier process has left goes."""
+    def reconcile(self) -> None:
+        """Remove leftovers of an earlier process, once all sessions are restored. Start watching the rules."""
         try:
-            for name, users in self._users.items():
+            for name, users in self._network_users.items():
                 missing, stale = self.kernel.fill(name, users)
                 if stale:
                     self._log.info("garden_cleaned", garden=name, stale=stale, missing=missing)
-            self.kernel.tidy(self._users)
+            self.kernel.tidy(self._network_users)
         except L2tpnsError as error:
             self._log.error("garden_failed", why=str(error))
         self._watch.start()
 
     def stop(self) -> None:
-        """Nobody carries packets any more."""
+        """Remove all rules: no packets are carried any longer."""
         self._watch.stop()
-        if self._sweeper is not None:
-            self._sweeper.kill()
+        if self._flusher is not None:
+            self._flusher.kill()
         try:
             self.kernel.stop()
         except L2tpnsError as error:
             self._log.error("garden_failed", why=str(error))
 
     def _repair(self) -> None:
-        """Restore what another program has removed: an operator who reloads the firewall removes our rules too."""
-        for name, users in list(self._users.items()):
+        """Restore rules that another program removed: reloading the firewall removes these rules too."""
+        for name, users in list(self._network_users.items()):
             try:
                 if self.kernel.build(name):
                     self.kernel.fill(name, users)
-                    self._log.warning("garden_rules_restored", garden=name, why="another program had removed them")
+                    self._log.warning("garden_rules_restored", garden=name, why="another program removed them")
                     with self._building:
                         self._fill_chain(name, *self._builders)
                 elif self.kernel.count(name) != len(users):
@@ -359,20 +365,20 @@ class Gardens:
 
     # Connections
 
-    def _decide_anew(self, session: Subscriber) -> None:
-        """Its connections were let through, or sent to the portal, when it was elsewhere."""
-        place = self._places.get(session)
-        if place is None:
+    def _flush_connections(self, session: Subscriber) -> None:
+        """Schedule a flush of its connections from conntrack, which still holds earlier decisions about them."""
+        membership = self._memberships.get(session)
+        if membership is None:
             return
-        self._forget.update(place.networks)
-        if not self._sweeper:
-            self._sweeper = gevent.spawn(self._sweep)
+        self._to_flush.update(membership.networks)
+        if not self._flusher:
+            self._flusher = gevent.spawn(self._flush_collected)
 
-    def _sweep(self) -> None:
-        """The table is walked once for many; who is caged is caged before that."""
-        while self._forget:
+    def _flush_collected(self) -> None:
+        """Flush the collected networks, many in one pass of the conntrack table."""
+        while self._to_flush:
             gevent.sleep(self._flush_delay)
-            networks, self._forget = self._forget, set()
+            networks, self._to_flush = self._to_flush, set()
             try:
                 self.kernel.forget(networks)
             except L2tpnsError as error:
@@ -380,7 +386,7 @@ class Gardens:
 
 
 def networks_of(session: Subscriber) -> tuple[IPv4Network, ...]:
-    """Its address, and the networks behind it."""
+    """Return the session's address and its framed routes."""
     assert session.address is not None and session.profile is not None
     routes = (route.prefix for route in session.profile.routes)
     return tuple(dict.fromkeys((IPv4Network(session.address), *routes)))

@@ -1,7 +1,8 @@
-"""What is imposed on one session from outside: its rates, its walled garden, the copies of its packets.
+"""The policy of one session: its rates, its walled garden, the copies of its packets.
 
-A `Policy` is data, saved with the session. A `PolicyPart` enforces one kind of it: there is one of each for the server,
-and sessions call them when they come online and when they are offline again. Parts see a session as a `Subscriber`.
+A `Policy` is data, saved with the session. A `PolicyPart` enforces one kind of policy for all sessions of the server.
+A session calls each PolicyPart when it comes online and when it goes offline. A PolicyPart sees a session as a
+`Subscriber`. It is not a runtime.supervisor.Part, which is a supervised greenlet.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from l2tpns.runtime.log import Logger
 
 
 class PolicyError(L2tpnsError):
-    """A policy cannot be applied; the text is for the operator."""
+    """A policy cannot be applied. The text is shown to the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sink:
-    """Where copies of packets go."""
+    """The address and UDP port to which copies of packets are sent."""
 
     address: IPv4Address
     port: int
@@ -31,9 +32,9 @@ class Sink:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`in` is from the subscriber, `out` is to the subscriber, as in accounting."""
+    """What is imposed on a session. `in` is from the subscriber and `out` to the subscriber, as in accounting."""
 
-    rate_in: int = 0  # kbit/s; 0: not throttled
+    rate_in: int = 0  # kbit/s, 0: not throttled
     rate_out: int = 0
     garden: str = ""  # name of the walled garden that the session is in
     sink: Sink | None = None
@@ -45,14 +46,14 @@ class Policy:
 
 
 class Filtered(Protocol):
-    """A session, as far as packet filters know it."""
+    """The part of a session that packet filters use."""
 
     log: Logger
     path: SessionPath
 
 
 class Subscriber(Protocol):
-    """A session, as far as policies and the registry know it."""
+    """The part of a session that policies and the registry use."""
 
     id: int
     log: Logger
@@ -60,17 +61,17 @@ class Subscriber(Protocol):
     user: str
     acct_session_id: str
     address: IPv4Address | None
-    profile: AuthReply | None  # what RADIUS has said of it
+    profile: AuthReply | None  # the reply of RADIUS to its login
     online_since: float  # monotonic; 0.0 while it is not online
     greenlet: Any
 
     @property
     def policy(self) -> Policy:
-        """Return what is imposed on it now."""
+        """Return its current policy."""
 
     @property
     def tunnel_id(self) -> int:
-        """Return our id of its tunnel."""
+        """Return the id that this server assigned to its tunnel."""
 
     @property
     def alive(self) -> bool:
@@ -78,60 +79,60 @@ class Subscriber(Protocol):
 
     @property
     def proven_user(self) -> str:
-        """Return its user name if its login has proven that, else nothing."""
+        """Return its user name if its login has proven the name, else an empty string."""
 
     def change_policy(self, **changes: Any) -> None:
-        """Replace fields of its policy. Does not yield."""
+        """Replace fields of the policy. Does not yield."""
 
     def rename(self, user: str) -> None:
-        """Give it another user name, for accounting too. Does not yield."""
+        """Change the user name, in accounting too. Does not yield."""
 
     def end(self, reason: Cause, *, tell: bool = True, text: str = "") -> None:
-        """End it soon. Called from any greenlet; does not yield."""
+        """Make the session end soon. Called from any greenlet. Does not yield."""
 
     def replace_older(self) -> None:
-        """End the sessions that a login of this user replaces, and wait until they have released what they hold."""
+        """End the sessions that a login of this user replaces, and wait for their release. May yield."""
 
     def suspend_service(self, cause: TerminateCause) -> Usage:
-        """End what is accounted while it stays online. Return the usage for `account_stop`. Does not yield."""
+        """End the accounted service; the session stays online. Return the usage for `account_stop`. Does not yield."""
 
     def account_stop(self, usage: Usage) -> None:
         """Write the accounting Stop of a service that was suspended. May yield."""
 
     def resume_service(self) -> None:
-        """Begin a new accounted service, as if it had just come online: times and counters at zero. Does not yield."""
+        """Begin a new accounted service with times and counters at zero, as after a login. Does not yield."""
 
     def account_start(self) -> None:
-        """Write the accounting Start of the service that has begun, if it still goes on then. May yield."""
+        """Write the accounting Start of the service that has begun, unless it has ended meanwhile. May yield."""
 
 
 class PolicyPart(Protocol):
-    """One kind of policy."""
+    """Enforces one kind of policy."""
 
     def begin(self, session: Subscriber) -> None:
-        """Enforce the policy of a session that is online, or that was restored after a restart."""
+        """Enforce the policy of a session that came online or was restored after a restart."""
 
     def finish(self, session: Subscriber) -> None:
-        """Enforce nothing: the session is offline. Harmless at any time, and twice."""
+        """Stop enforcing: the session is offline. May be called at any time and repeatedly."""
 
 
 class Changes(Protocol):
-    """Records what has changed, so that a restart knows it: state/journal.py. Nothing here raises."""
+    """Records changes for the saved state: state/journal.py. No method raises."""
 
     def tunnel(self, tunnel: Any) -> None:
-        """Record a tunnel that is established, or that has moved."""
+        """Record a tunnel that was established, or whose LAC has changed its address."""
 
     def control(self, tunnel: Any) -> None:
-        """Record a tunnel's sequence numbers, before a datagram that shows them leaves."""
+        """Record the Ns and Nr of a tunnel, before a datagram that carries them is sent."""
 
     def tunnel_gone(self, tunnel: Any) -> None:
         """Record the end of a tunnel."""
 
     def call(self, session: Any) -> None:
-        """Record a call that is not online yet, or not any more."""
+        """Record a call that is not online yet, or no longer."""
 
     def session(self, session: Any) -> None:
-        """Record a session that is online, as it is now."""
+        """Record the current state of an online session."""
 
     def session_gone(self, session: Any) -> None:
         """Record the end of a call."""

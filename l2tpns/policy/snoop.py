@@ -1,11 +1,11 @@
 """Interception: a copy of every packet of a session, each way, to a sink (manual: Interception; docs/interception.md).
 
-Whose packets are copied is nobody's business but the operator's who may change it: it stands in the audit log and in no
-other line, and consoles show it after `enable` only.
+Only operators with enable privilege may see which sessions are intercepted. The audit log records it and no other log
+does. Consoles show it only after `enable`.
 
-A sink must not be one of our subscribers: it would get what is not its own, and if it is intercepted too, each copy
-would be copied again. Asked for, that is refused; when a subscriber gets the address of a sink later, nothing is sent
-there as long as it has it.
+A sink must not be a subscriber of this server: that subscriber would receive foreign packets, and if it is intercepted
+too, each copy would be copied again. A request for such a sink is refused. If a subscriber gets the address of a sink
+later, no copies are sent there as long as it has the address.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from l2tpns.policy.taps import Taps
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.log import Logger
 
-CONFIGURED = Sink(IPv4Address(0), 0)  # as snoop_host and snoop_port say, also when they change
+CONFIGURED = Sink(IPv4Address(0), 0)  # stands for the current snoop_host and snoop_port
 
 
 class Copier:
-    """Makes the copies of one session's packets; called by the data path."""
+    """Copies the packets of one session. Called by the reader; must not block or raise."""
 
-    __slots__ = ("_acct", "_config", "_framer", "_session", "_user", "lost", "outlet", "sent")
+    __slots__ = ("_acct", "_config", "_framer", "_session", "_user", "lost", "sent", "snoop_sink")
 
-    def __init__(self, config: Config, session: Subscriber, outlet: SnoopSink) -> None:
+    def __init__(self, config: Config, session: Subscriber, snoop_sink: SnoopSink) -> None:
         self._config = config
         self._session = session
         self._acct, self._user = session.acct_session_id, session.user
         self._framer = Framer(session.tunnel_id, session.id, self._acct, self._user)
-        self.outlet = outlet
+        self.snoop_sink = snoop_sink
         self.sent = self.lost = 0
 
     def __call__(self, direction: int, packet: bytes) -> None:
         if self._config.snoop_format == "framed":
             session = self._session
-            if session.acct_session_id is not self._acct or session.user is not self._user:  # it has left a garden
+            if session.acct_session_id is not self._acct or session.user is not self._user:  # it left a garden
                 self._acct, self._user = session.acct_session_id, session.user
                 self._framer.name(self._acct, self._user)
             packet = self._framer.frame(direction, packet, time_ns())
-        if self.outlet.send(packet):
+        if self.snoop_sink.send(packet):
             self.sent += 1
         else:
             self.lost += 1
 
 
 class Snoop:
-    """Intercepts sessions; a PolicyPart. `sessions` is the server's table of them, by id.
+    """Intercepts sessions; a PolicyPart. `sessions` is the server's table, by id.
 
-    `in_pool` says whether an address is one of the pool's, `holder` which session has it.
+    `in_pool` returns whether an address belongs to the pool. `holder` returns the session that has an address.
     """
 
     def __init__(
@@ -78,42 +78,45 @@ class Snoop:
         self._sessions = sessions
         self._in_pool = in_pool
         self._holder = holder
-        self._outlets: dict[Sink, SnoopSink] = {}
-        self.copiers: dict[Subscriber, Copier] = {}  # of the sessions whose packets are copied now
+        self._snoop_sinks: dict[Sink, SnoopSink] = {}
+        self.copiers: dict[Subscriber, Copier] = {}  # of the sessions whose packets are being copied
         self._configured: Sink | None = None
 
-    # What operators, RADIUS and plugins ask
+    # Requests of operators, RADIUS and plugins
 
     def start(self, session: Subscriber, sink: Sink | None = None, *, by: str) -> None:
-        """Copy its packets, from the first one on if it is not online yet; None: to snoop_host. PolicyError."""
+        """Copy the packets of a session to `sink`; None means snoop_host. Raises PolicyError.
+
+        If the session is not online yet, copying begins with its first packet.
+        """
         chosen = sink or CONFIGURED
-        where, outlet = self.where(chosen), self._outlets.get(chosen)
+        where, snoop_sink = self.where(chosen), self._snoop_sinks.get(chosen)
         if where is None:
             refusal = "snoop_host and snoop_port are not set"
-        elif outlet is not None and outlet.sink == where:
-            refusal = outlet.blocked  # others use it: what it says is true, and no search
+        elif snoop_sink is not None and snoop_sink.sink == where:
+            refusal = snoop_sink.blocked  # in use by other sessions: its state is current
         else:
             refusal = self.refusal(where)
         if refusal:
             self.refuse(session, refusal, chosen, by=by)
         if session.policy.sink != chosen:
-            self._tell_on(session, chosen, by)
+            self._audit_on(session, chosen, by)
             self._change(session, chosen)
 
     def refuse(self, session: Subscriber, why: str, sink: Sink | None = None, *, by: str) -> NoReturn:
-        """It cannot be: PolicyError, and a line in the audit log, for whoever asked may have to answer for it."""
-        place = self._words(sink)
+        """Log a refused interception in the audit log. Raises PolicyError."""
+        place = self._text(sink)
         session.log.secret_audit(
             "snoop_refused", by=by, user=session.user, acct=session.acct_session_id, sink=place, why=why
         )
         raise PolicyError(why)
 
     def stop(self, session: Subscriber, *, by: str) -> None:
-        """No further copies."""
+        """Stop copying. Does nothing if the session is not intercepted."""
         sink, copier = session.policy.sink, self.copiers.get(session)
         if sink is not None:
             self._change(session, None)
-            self._tell_off(session, sink, copier, by)
+            self._audit_off(session, sink, copier, by)
 
     def _change(self, session: Subscriber, sink: Sink | None) -> None:
         session.change_policy(sink=sink)
@@ -122,11 +125,11 @@ class Snoop:
             self._changes.session(session)
 
     def where(self, sink: Sink | None) -> Sink | None:
-        """Where this is now: CONFIGURED stands for the configuration's; None if that names none."""
+        """Return the address and port of a sink, those of the configuration for CONFIGURED; None if it has none."""
         return self._from_configuration() if sink == CONFIGURED else sink
 
     def _from_configuration(self) -> Sink | None:
-        """The same object as long as it is the same place."""
+        """Return snoop_host and snoop_port: the same object as before unless they have changed."""
         host, port, found = self._config.snoop_host, self._config.snoop_port, self._configured
         if host is None or not port:
             return None
@@ -135,14 +138,14 @@ class Snoop:
         return found
 
     def refusal(self, sink: Sink, leaving: Subscriber | None = None) -> str:
-        """Why nothing may be sent there, or nothing; `leaving` has its address no longer."""
+        """Return why no copies may be sent there, an empty string if they may. Ignore the addresses of `leaving`."""
         address = sink.address
         if not 0 < sink.port <= 65535:
-            return f"{sink.port} is no UDP port"
+            return f"{sink.port} is not a UDP port"
         if address.is_unspecified or address.is_multicast or address.is_reserved:
-            return f"{address} is not the address of one host"
+            return f"{address} is not the address of a single host"
         if self._in_pool(address):
-            return f"{address} lies in the pool: copies would go to a subscriber"
+            return f"{address} is in the pool: copies would go to a subscriber"
         if self._holder(address) not in (None, leaving):
             return f"{address} is a subscriber's: copies would go there"
         for session in self._sessions.values():
@@ -151,90 +154,91 @@ class Snoop:
                     return f"{address} is a subscriber's: copies would go there"
         return ""
 
-    # What the data path needs
+    # The data path
 
     def copier(self, session: Subscriber) -> Copier | None:
-        """Who copies its packets, if anybody; asked whenever that may have changed, before the path carries any."""
-        if self._outlets and session.address is not None:
-            for outlet in self._outlets.values():
-                if outlet.sink is not None and not outlet.blocked and _has(session, outlet.sink.address):
-                    outlet.check()
+        """Return the copier of a session, None if it is not intercepted. Called by Taps before the path is online."""
+        if self._snoop_sinks and session.address is not None:
+            for snoop_sink in self._snoop_sinks.values():
+                if snoop_sink.sink is not None and not snoop_sink.blocked and _has(session, snoop_sink.sink.address):
+                    snoop_sink.check()
         sink, found = session.policy.sink, self.copiers.get(session)
-        if found is not None and sink is not None and found.outlet is self._outlets.get(sink):
+        if found is not None and sink is not None and found.snoop_sink is self._snoop_sinks.get(sink):
             return found
-        self._let_go(session)
+        self._release_sink(session)
         if sink is None:
             return None
-        outlet = self._outlets.get(sink) or self._new_outlet(sink)
-        outlet.users += 1
-        copier = self.copiers[session] = Copier(self._config, session, outlet)
+        snoop_sink = self._snoop_sinks.get(sink) or self._new_snoop_sink(sink)
+        snoop_sink.users += 1
+        copier = self.copiers[session] = Copier(self._config, session, snoop_sink)
         return copier
 
-    def _new_outlet(self, sink: Sink) -> SnoopSink:
+    def _new_snoop_sink(self, sink: Sink) -> SnoopSink:
         find = self._from_configuration if sink == CONFIGURED else lambda: sink
-        outlet = self._outlets[sink] = SnoopSink(find, self.refusal, self._counters, self._log)
-        outlet.move(find())
-        return outlet
+        snoop_sink = self._snoop_sinks[sink] = SnoopSink(find, self.refusal, self._counters, self._log)
+        snoop_sink.move(find())
+        return snoop_sink
 
-    def _let_go(self, session: Subscriber) -> None:
+    def _release_sink(self, session: Subscriber) -> None:
         copier = self.copiers.pop(session, None)
         if copier is not None:
-            copier.outlet.users -= 1
-            if not copier.outlet.users:
-                copier.outlet.close()
-                self._outlets = {sink: outlet for sink, outlet in self._outlets.items() if outlet.users}
+            copier.snoop_sink.users -= 1
+            if not copier.snoop_sink.users:
+                copier.snoop_sink.close()
+                self._snoop_sinks = {sink: each for sink, each in self._snoop_sinks.items() if each.users}
 
     def begin(self, session: Subscriber) -> None:
-        """Session.carry() has everything in place already."""
+        """Do nothing: Session.start_forwarding() has installed the copier."""
 
     def finish(self, session: Subscriber) -> None:
+        """Stop copying, and unblock sinks that the session's address has blocked."""
         copier = self.copiers.get(session)
         if copier is not None:
-            self._let_go(session)
-            self._tell_off(session, session.policy.sink, copier, "end of session")
-        for outlet in self._outlets.values():
-            if outlet.blocked and outlet.sink is not None and _has(session, outlet.sink.address):
-                outlet.blocked = self.refusal(outlet.sink, leaving=session)
+            self._release_sink(session)
+            self._audit_off(session, session.policy.sink, copier, "end of session")
+        for snoop_sink in self._snoop_sinks.values():
+            if snoop_sink.blocked and snoop_sink.sink is not None and _has(session, snoop_sink.sink.address):
+                snoop_sink.blocked = self.refusal(snoop_sink.sink, leaving=session)
 
     def login_failed(self, session: Subscriber) -> None:
-        """It has not come online, and nothing was copied: the audit log has to say so."""
+        """Log the end of an interception whose session has not come online."""
         if session.policy.sink is not None:
-            self._tell_off(session, session.policy.sink, None, "end of session")
+            self._audit_off(session, session.policy.sink, None, "end of session")
 
     def resumed(self, sessions: Iterable[Subscriber]) -> None:
-        """Taken up again after a restart: for the audit log, whose last word may have been another process's."""
+        """Log the interceptions that were restored after a restart."""
         for session in sessions:
             if session.policy.sink is not None:
-                self._tell_on(session, session.policy.sink, "saved state")
+                self._audit_on(session, session.policy.sink, "saved state")
 
-    # Who it is told
+    # The audit log
 
-    def _tell_on(self, session: Subscriber, sink: Sink, by: str) -> None:
-        place = self._words(sink)
+    def _audit_on(self, session: Subscriber, sink: Sink, by: str) -> None:
+        place = self._text(sink)
         session.log.secret_audit("snoop_on", by=by, user=session.user, acct=session.acct_session_id, sink=place)
 
-    def _tell_off(self, session: Subscriber, sink: Sink | None, copier: Copier | None, by: str) -> None:
+    def _audit_off(self, session: Subscriber, sink: Sink | None, copier: Copier | None, by: str) -> None:
         session.log.secret_audit(
             "snoop_off",
             by=by,
             user=session.user,
             acct=session.acct_session_id,
-            sink=self._words(sink),
+            sink=self._text(sink),
             sent=copier.sent if copier is not None else 0,
             lost=copier.lost if copier is not None else 0,
         )
 
     def place(self, session: Subscriber) -> str | None:
-        """Where its copies go, `ADDRESS:PORT`; None: nowhere."""
-        return self._words(session.policy.sink) or None
+        """Return the sink of a session as `ADDRESS:PORT`, None if it is not intercepted."""
+        return self._text(session.policy.sink) or None
 
-    def _words(self, sink: Sink | None) -> str:
+    def _text(self, sink: Sink | None) -> str:
         where = self.where(sink)
         return f"{where.address}:{where.port}" if where is not None else ""
 
 
 def _has(session: Subscriber, address: IPv4Address) -> bool:
-    """Whether the kernel would bring packets for this address to this session."""
+    """Return whether packets to this address are routed to this session."""
     if session.address == address:
         return True
     profile = session.profile

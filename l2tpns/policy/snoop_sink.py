@@ -1,10 +1,10 @@
-"""Where copies of intercepted packets leave: a UDP socket of its own for each sink.
+"""The sockets that send copies of intercepted packets: one UDP socket for each sink.
 
-No send waits, so a lost sink costs the subscriber nothing but the attempt. The socket is connected: so the kernel tells
-by ICMP that nobody is there, and the source address and port stay as they are: those that the route to the sink gives
-when the first copy is sent, a port of the kernel's choice. Copies may be cut into fragments on their way (no DF).
+No send blocks: a sink that is down delays no packet of the subscriber. The socket is connected, so the kernel reports
+ICMP errors of the sink. The kernel chooses the source address, by the route to the sink, and the port, when the first
+copy is sent; both stay the same. Copies may be fragmented on their way (no DF).
 
-Knows neither sessions nor forms; snoop.py does.
+This file knows neither sessions nor the format of copies: see snoop.py.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.sockets import allow_fragments, set_buffers, udp_socket
 
-BUFFER = 4 << 20  # octets that wait in the kernel for a network card or a neighbour
-REST = 0.25  # seconds without a try after one that shows that there is no way, lest each packet pay for it
-WARNING_PAUSE = 60.0  # seconds between two warnings of one sink
+SEND_BUFFER = 4 << 20  # octets queued in the kernel for the network card or neighbour discovery
+RETRY_DELAY = 0.25  # seconds without an attempt after a failed one, so that not each packet pays for it
+WARNING_INTERVAL = 60.0  # seconds between two warnings about one sink
 
 
 class SnoopSink:
-    """The way to one sink; `find` says where that is now, and `refusal` why nothing may be sent there, or nothing."""
+    """Sends copies to one sink.
+
+    `find` returns its current address and port, None if there is none. `refusal` returns why nothing may be sent
+    there, an empty string if it may.
+    """
 
     __slots__ = (
         "_counters",
@@ -33,7 +37,7 @@ class SnoopSink:
         "_log",
         "_lost",
         "_refusal",
-        "_rest",
+        "_retry_at",
         "_socket",
         "_warned",
         "_why",
@@ -54,16 +58,16 @@ class SnoopSink:
         self._counters = counters
         self._log = log
         self._socket: RawSocket | None = None
-        self._rest = 0.0  # monotonic: until then nothing is tried
-        self._why: str | None = ""  # there was no way
+        self._retry_at = 0.0  # monotonic: no attempt before
+        self._why: str | None = ""  # why the last attempt failed
         self._lost = 0  # copies since the last warning
-        self._warned = 0.0  # monotonic
+        self._warned = 0.0  # monotonic: time of the last warning
         self.sink: Sink | None = None
         self.blocked = ""  # why nothing may be sent now
         self.users = 0  # sessions whose copies go here
 
     def send(self, payload: bytes) -> bool:
-        """Send a copy; False when that could not be."""
+        """Send a copy. Return False if it could not be sent. Called by the reader; does not block or raise."""
         sink = self._find()
         if sink is not self.sink:
             self.move(sink)
@@ -82,41 +86,42 @@ class SnoopSink:
         return True
 
     def _send_again(self, sock: RawSocket, payload: bytes) -> bool:
-        """What a send reports may be ICMP's word on an earlier copy: this one has not been tried yet."""
+        """Send once more: the error may be an ICMP message about an earlier copy. Return False if this fails too."""
         try:
             sock.send(payload)
         except OSError as error:
-            self.close()  # opened anew, it may have another way
+            self.close()  # a new socket may get another route
             self._give_up(error)
             return False
         return True
 
     def move(self, sink: Sink | None) -> None:
-        """Send there from now on, if that may be."""
+        """Send to this sink from now on, unless it is refused."""
         self.close()
-        self._rest = 0.0
+        self._retry_at = 0.0
         self.sink = sink
         self.blocked = "snoop_host and snoop_port are not set" if sink is None else self._refusal(sink)
 
     def check(self) -> None:
-        """Who has which address is different now."""
+        """Check again whether copies may be sent: a subscriber has got or lost an address."""
         self.move(self.sink)
 
     def close(self) -> None:
+        """Close the socket. The next copy opens another one."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
     def _open(self) -> RawSocket | None:
-        """None if there is no way; then nothing is tried for a moment."""
-        if monotonic() < self._rest:
+        """Return a connected socket, or None if that fails; then wait RETRY_DELAY before the next attempt."""
+        if monotonic() < self._retry_at:
             return None
         assert self.sink is not None
         sock: RawSocket | None = None
         try:
             sock = udp_socket()
             allow_fragments(sock)
-            set_buffers(sock, send=BUFFER)
+            set_buffers(sock, send=SEND_BUFFER)
             sock.connect((str(self.sink.address), self.sink.port))
         except OSError as error:
             if sock is not None:
@@ -128,14 +133,14 @@ class SnoopSink:
 
     def _give_up(self, error: OSError) -> None:
         self._why = error.strerror
-        self._rest = monotonic() + REST
+        self._retry_at = monotonic() + RETRY_DELAY
 
     def _lose(self, why: str | None) -> bool:
-        """Count; a warning at once, then one a minute at most."""
+        """Count a lost copy. Log a warning for the first one, then one a minute at most. Return False."""
         self._counters.snoop_errors += 1
         self._lost += 1
         now = monotonic()
-        if now - self._warned >= WARNING_PAUSE or not self._warned:
+        if now - self._warned >= WARNING_INTERVAL or not self._warned:
             where = f"{self.sink.address}:{self.sink.port}" if self.sink is not None else ""
             self._log.warning("snoop_copies_lost", sink=where, count=self._lost, why=why)
             self._warned, self._lost = now, 0

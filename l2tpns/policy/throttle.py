@@ -1,7 +1,7 @@
-"""Throttling: how fast a session may be, each way (manual: Throttling; docs/throttling.md).
+"""Throttling: rate limits of a session in each direction (manual: Throttling; docs/throttling.md).
 
-What goes to the subscriber waits in a class of the kernel's HTB (system/shaping.py), its framed routes' packets with
-its own; what comes from it is policed in the data path (dataplane/policer.py). Rates are in kbit/s, of IP packets.
+Packets to the subscriber, framed routes included, queue in an HTB class of the kernel (system/shaping.py). Packets from
+the subscriber are policed in the data path (dataplane/policer.py). Rates count IP packets, in kbit/s.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from l2tpns.runtime.text import printable
 from l2tpns.system.shaping import Shaped, Shaper, ShapingError, handle
 
 MAX_RATE = 10_000_000  # kbit/s
-CHUNK = 20  # buckets made before others get their turn
+CHUNK = 20  # buckets created before this greenlet yields
 
 
 class Throttle:
-    """Enforces the rates of all sessions. `sessions` is the server's table of them, by id."""
+    """Enforces the rates of all sessions; a PolicyPart. `sessions` is the server's table, by id."""
 
     def __init__(
         self, config: Config, log: Logger, plane: DataPlane, changes: Changes, sessions: Mapping[int, Subscriber]
@@ -38,12 +38,15 @@ class Throttle:
         self._sessions = sessions
         self._shaper: Shaper | None = None
         self._buckets: dict[Subscriber, tuple[int, tuple[IPv4Network, ...]]] = {}
-        self._lock = RLock()  # the kernel may make us wait: meanwhile a session may end, or be throttled by another
+        self._lock = RLock()  # netlink may block; meanwhile a session may end or be throttled
 
-    # What operators, RADIUS and plugins want
+    # Requests of operators, RADIUS and plugins
 
     def set(self, session: Subscriber, rate_in: int | None = None, rate_out: int | None = None, *, by: str) -> None:
-        """Rates in kbit/s, 0 for no limit that way; None keeps what there is, two of them mean throttle_speed."""
+        """Set the rates in kbit/s. May yield. Raises PolicyError, and the rates stay as they were.
+
+        0 removes the limit, None keeps the current rate. If both are None, both become throttle_speed.
+        """
         if rate_in is None and rate_out is None:
             rate_in = rate_out = self.default()
         policy = session.policy
@@ -52,31 +55,31 @@ class Throttle:
             policy.rate_out if rate_out is None else rate_out,
         )
         if not all(0 <= rate <= MAX_RATE for rate in rates):
-            raise PolicyError(f"a rate is a number of kbit/s, {MAX_RATE} at most")
-        self._become(session, *rates)
+            raise PolicyError(f"a rate must be between 0 and {MAX_RATE} kbit/s")
+        self._change(session, *rates)
         if any(rates):
             session.log.info("throttled", user=session.user, by=by, **self._facts(session))
 
     def clear(self, session: Subscriber, *, by: str) -> None:
-        """At full speed again; nothing happens to one who is."""
+        """Remove both limits. Does nothing if the session is not throttled. May yield."""
         if session.policy.throttled:
-            self._become(session, 0, 0)
+            self._change(session, 0, 0)
             session.log.info("unthrottled", user=session.user, by=by)
 
     def default(self) -> int:
-        """The rate where nobody names one."""
+        """Return the rate that applies when a request names none. Raises PolicyError if throttle_speed is 0."""
         if not self._config.throttle_speed:
-            raise PolicyError("throttle_speed is 0: set it first, or name a rate")
+            raise PolicyError("throttle_speed is 0: set it, or enter a rate")
         return self._config.throttle_speed
 
     def bucket(self, session: Subscriber) -> str | None:
-        """The HTB class of a session, as tc writes it (manual: Filter Bucket)."""
+        """Return the HTB class of a session in the notation of tc, None if it has none (manual: Filter Bucket)."""
         held = self._buckets.get(session)
         return None if held is None else handle(held[0])
 
     @property
     def buckets(self) -> int:
-        """How many are in use."""
+        """Return the number of HTB classes in use."""
         return len(self._buckets)
 
     # The life of sessions
@@ -84,7 +87,7 @@ class Throttle:
     def begin(self, session: Subscriber) -> None:
         if session.policy.throttled:
             self._enforce(session)
-            if self._shaper is not None:  # else it was taken up again, and nothing is new
+            if self._shaper is not None:  # else the session was restored, and was logged then
                 session.log.info("throttled", user=session.user, by="login", **self._facts(session))
 
     def finish(self, session: Subscriber) -> None:
@@ -95,7 +98,7 @@ class Throttle:
     # The kernel
 
     def start(self, shaper: Shaper) -> None:
-        """From now on there is one who shapes; sessions that were taken up again get their buckets one by one."""
+        """Set the shaper. Restored sessions get their buckets one by one, in a background greenlet."""
         waiting = [session for session in self._sessions.values() if session.policy.rate_out]
         try:
             shaper.start(bool(self._config.throttle_speed or waiting))
@@ -106,7 +109,7 @@ class Throttle:
             gevent.spawn(self._catch_up, waiting)
 
     def move(self, device: int) -> None:
-        """The tun device was deleted, and this is the new one: who was throttled is throttled there."""
+        """Recreate all buckets on `device`, the index of a new tun device that replaces a deleted one."""
         if self._shaper is None:
             return
         rates = [(bucket, session.policy.rate_out) for session, (bucket, _) in self._buckets.items()]
@@ -116,7 +119,7 @@ class Throttle:
             self._log.error("throttling_impaired", why=str(error))
 
     def stop(self) -> None:
-        """Leave nothing in the kernel."""
+        """Remove all throttling from the kernel."""
         if self._shaper is None:
             return
         shaper, self._shaper = self._shaper, None
@@ -127,7 +130,7 @@ class Throttle:
             self._log.error("throttling_impaired", why=str(error))
 
     def restore_queues(self) -> list[str]:
-        """Put back the queues of the tun device if they are gone. Return what was missing, in words."""
+        """Restore queues of the tun device that another program removed. Return what was missing, in words."""
         return [] if self._shaper is None else self._shaper.restore_queues()
 
     def _catch_up(self, sessions: list[Subscriber]) -> None:
@@ -137,8 +140,8 @@ class Throttle:
             if number % CHUNK == CHUNK - 1:
                 gevent.sleep(0.001)
 
-    def _become(self, session: Subscriber, rate_in: int, rate_out: int) -> None:
-        """Have these rates, or PolicyError and those of before."""
+    def _change(self, session: Subscriber, rate_in: int, rate_out: int) -> None:
+        """Set these rates. Raises PolicyError, and the rates stay as they were."""
         with self._lock:
             if session.online_since:
                 self._shape(session, rate_out)
@@ -148,10 +151,10 @@ class Throttle:
                 self._changes.session(session)
 
     def _enforce(self, session: Subscriber) -> None:
-        """Make it so, as far as it can be had."""
+        """Enforce the policy of a session. Log an error if the kernel refuses the shaping."""
         with self._lock:
             if not session.online_since:
-                return  # it has ended while we waited
+                return  # it ended while this waited for the lock
             policy = session.policy
             self._apply_policer(session, policy.rate_in)
             try:
@@ -165,16 +168,19 @@ class Throttle:
             return
         if not rate:
             self._remove_policer(session)
-        elif path.policer is not None:
+            return
+        if path.policer is not None:
             path.policer.change(rate)
         else:
             path.policer = Policer(rate, monotonic())
         self._plane.changed(path)
 
     def _remove_policer(self, session: Subscriber) -> None:
-        police, session.path.policer = session.path.policer, None
-        if police is not None:
-            police.end(carried=session.path.online)
+        path = session.path
+        policer, path.policer = path.policer, None
+        if policer is not None:
+            policer.end(carried=path.online)
+            self._plane.changed(path)
 
     def _shape(self, session: Subscriber, rate: int) -> None:
         shaper, held = self._shaper, self._buckets.get(session)
@@ -188,14 +194,14 @@ class Throttle:
                 if rate != session.policy.rate_out:
                     shaper.change(held[0], rate)
                 return
-            most = self._config.throttle_buckets
-            if len(self._buckets) >= most:
-                raise PolicyError(f"all throttle_buckets are in use ({most})")
+            limit = self._config.throttle_buckets
+            if len(self._buckets) >= limit:
+                raise PolicyError(f"all throttle_buckets are in use ({limit})")
             assert session.address is not None
             networks = tuple(dict.fromkeys((IPv4Network(session.address), *session.path.routes)))
             bucket = shaper.shape(Shaped(rate, networks))
         except ShapingError as error:
-            raise PolicyError(f"throttling cannot be had: {error}") from None
+            raise PolicyError(f"throttling is unavailable: {error}") from None
         self._buckets[session] = bucket, networks
 
     def _release(self, session: Subscriber) -> None:
@@ -213,7 +219,7 @@ class Throttle:
 
 
 def parse_rates(words: Sequence[str]) -> tuple[int | None, int | None]:
-    """`RATE`, `in RATE`, `out RATE`, several of them, or nothing: rates in and out for Throttle.set. PolicyError."""
+    """Parse `RATE`, `in RATE`, `out RATE`, both, or nothing. Return rates for Throttle.set. Raises PolicyError."""
     if len(words) == 1:
         rate = parse_rate(words[0])
         return rate, rate
@@ -228,7 +234,7 @@ def parse_rates(words: Sequence[str]) -> tuple[int | None, int | None]:
 
 
 def parse_rate(word: str) -> int:
-    """kbit/s, not 0. PolicyError."""
+    """Parse a rate in kbit/s, 1 or more. Raises PolicyError."""
     if not (word.isascii() and word.isdigit() and len(word) <= 8 and 0 < int(word) <= MAX_RATE):
-        raise PolicyError(f'"{printable(word)}" is no rate: 1 to {MAX_RATE} kbit/s')
+        raise PolicyError(f'"{printable(word)}" is not a rate: enter 1 to {MAX_RATE} kbit/s')
     return int(word)

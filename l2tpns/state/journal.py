@@ -196,7 +196,7 @@ class Journal:
         for session in due:
             path = session.path
             self._plane.refresh(path)
-            changes = path.in_packets + path.out_packets + sum(session.dumped)
+            changes = path.in_packets + path.out_packets + sum(session.usage_file_octets)
             if session.is_online and self._told.get(session.id) != changes:
                 self._told[session.id] = changes
                 rows.append([session.id, *snapshot.usage_row(session, now)])

@@ -222,7 +222,7 @@ def _restore_path(session: Session, record: SessionRecord, exact: bool) -> None:
     path.ns = (usage.ns + (0 if exact else DATA_NS_AHEAD)) & 0xFFFF
     path.in_octets, path.in_packets = usage.in_octets, usage.in_packets
     path.out_octets, path.out_packets = usage.out_octets, usage.out_packets
-    session.dumped = (usage.told_in, usage.told_out)
+    session.usage_file_octets = (usage.told_in, usage.told_out)
     path.last_rx = now
     path.last_ip_rx, path.last_ip_tx = now - usage.idle_rx, now - usage.idle_tx
     filters = session.services.config.filters

@@ -116,5 +116,5 @@ def usage_row(session: Session, now: float) -> list[Any]:
         round(now - path.last_ip_rx, 1),
         round(now - path.last_ip_tx, 1),
         path.ns,
-        *session.dumped,
+        *session.usage_file_octets,
     ]

@@ -1,1 +1,1 @@
-"""One subscriber: a call, its PPP link, its login, its address, its timers."""
+"""One subscriber: its call, PPP link, login, address and timers."""

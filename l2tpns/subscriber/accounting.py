@@ -1,7 +1,7 @@
-"""What RADIUS is sent about a session: requests, and the accounting of its service (RFC 2865, 2866 5, 2869 5.11).
+"""Access-Requests of a session, and the accounting of its service (RFC 2865 4.1, RFC 2866 5, RFC 2869 5.11).
 
 A service begins when the session comes online or leaves a walled garden, and ends when it goes offline or enters one.
-Which attribute each field becomes is radius/attributes.py's.
+radius/attributes.py maps the fields to attributes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from l2tpns.subscriber.state import SessionState
 
 
 def auth_request(session: SessionState, credentials: Credentials, state: bytes = b"") -> AuthRequest:
-    """Return what RADIUS is asked when a session logs in, or (with `state`) is to be authorized once more."""
+    """Return the request of a login or, with `state`, of another authorization (Termination-Action)."""
     return AuthRequest(credentials=credentials, mtu=session.link.lcp.peer_mru, state=state, **_call(session))
 
 
 def usage(session: SessionState, terminate_cause: int = 0) -> Usage:
-    """Return what a session has used until now."""
+    """Return the usage of a session until now. Does not yield."""
     path, profile = session.path, session.profile
     session.services.plane.refresh(path)
     return Usage(
@@ -46,16 +46,16 @@ def usage(session: SessionState, terminate_cause: int = 0) -> Usage:
 
 
 def account_name(session: SessionState) -> bytes:
-    """Return the name to account under: the RADIUS server may have given another (RFC 2865 5.1)."""
+    """Return the user name for accounting, which the RADIUS server may have replaced (RFC 2865 5.1)."""
     if session.profile is not None and session.profile.user:
         return session.profile.user
     return session.credentials.name if session.credentials is not None else b""
 
 
 def start(session: SessionState) -> None:
-    """Write the Start of the service that has begun, with what plugins add. May yield.
+    """Write the Start of the service that has begun, with the attributes that plugins add. May yield.
 
-    Writes nothing if that service is over when the plugins have answered, or the session is in a walled garden.
+    Write nothing if the service has ended while the plugins ran, for instance because the session entered a garden.
     """
     began = session.online_since
     record = plugin_hooks.accounted(session, "start", usage(session))
@@ -69,7 +69,7 @@ def interim(session: SessionState) -> None:
 
 
 def stop(session: SessionState, record: Usage) -> None:
-    """Write the Stop of a service, whose last usage is `record`, whatever plugins do. May yield."""
+    """Write the Stop of a service, whose last usage is `record`, even if a plugin fails. May yield."""
     try:
         record = plugin_hooks.accounted(session, "stop", record)
     finally:
@@ -77,7 +77,7 @@ def stop(session: SessionState, record: Usage) -> None:
 
 
 def suspend(session: SessionState, cause: TerminateCause) -> Usage:
-    """End the service of a session that stays online. Return its last usage, for `stop`. Does not yield."""
+    """End the service of a session that stays online. Return its last usage for `stop`. Does not yield."""
     record = usage(session, int(cause))
     session.services.usage_files.ended(session, record)
     session.acct_session_id = session.services.acct_session_ids.new()
@@ -85,14 +85,14 @@ def suspend(session: SessionState, cause: TerminateCause) -> Usage:
 
 
 def resume(session: SessionState) -> None:
-    """Begin a new service of a session that stays online: times and counters at zero. Does not yield."""
+    """Begin a new service of a session that stays online, with times and counters at zero. Does not yield."""
     session.path.reset_counters()
-    session.dumped = (0, 0)
+    session.usage_file_octets = (0, 0)
     session.online_since, session.opened_wall = monotonic(), time.time()
 
 
 def _call(session: SessionState) -> dict[str, Any]:
-    """Return the port and the call, the same in requests and records."""
+    """Return the fields that describe the port and the call, the same in requests and records."""
     tunnel, sent, received = session.tunnel, session.tx_speed, session.rx_speed
     return {
         "session_id": session.id,
@@ -100,7 +100,7 @@ def _call(session: SessionState) -> dict[str, Any]:
         "called": session.called,
         "calling": session.calling,
         "nas_port_id": f"{tunnel.id}/{session.id}",
-        # RFC 2869 5.11: the speed comes first; when they differ, both, the one we transmit with before the other.
+        # RFC 2869 5.11: the speed comes first. If the two differ, the transmit speed of the LNS precedes the other.
         "connect_info": f"{sent}/{received}" if sent and received and sent != received else str(sent or received or ""),
         "tunnel_client": tunnel.peer[0],
         "tunnel_server": tunnel.endpoint.address,

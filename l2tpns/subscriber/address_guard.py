@@ -1,6 +1,6 @@
-"""What follows from routable.py for sessions, tunnels, the pool and the routes of one server.
+"""Applies routable.py to the sessions, tunnels, pool and routes of one server.
 
-Called whenever something changes: another configuration or pool, a LAC that comes up, another state of the kernel's.
+Called after each change: of the configuration, of the pool, of the LACs, of the kernel's addresses and routes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from l2tpns.subscriber.registry import Registry
 from l2tpns.subscriber.routable import Routable
 from l2tpns.system.surroundings import Surroundings
 
-MAX_WARNINGS = 20  # about the pool, of one look
+MAX_WARNINGS = 20  # about the pool, of one refresh
 
 
 class AddressGuard:
-    """Applies what may be routed to everything that routes. `sessions` is the server's table of them, by id."""
+    """Keeps routes within what `routable` permits. `sessions` is the server's table, by id. Does not yield."""
 
     def __init__(
         self,
@@ -44,10 +44,10 @@ class AddressGuard:
         self._sessions = sessions
         self._lac_addresses = lac_addresses  # of all tunnels
 
-    # What sessions ask
+    # Sessions
 
     def permitted(self, session: Subscriber, routes: tuple[FramedRoute, ...]) -> tuple[FramedRoute, ...]:
-        """Return those of a session's framed routes that may be routed; log the others."""
+        """Return the framed routes of a session that may be routed. Log the others."""
         permitted = []
         for route in routes:
             why = self.routable.refusal(route.prefix)
@@ -57,11 +57,14 @@ class AddressGuard:
                 permitted.append(route)
         return tuple(permitted) if len(permitted) < len(routes) else routes
 
-    # What tunnels ask
+    # Tunnels
 
     def lac_refusal(self, host: str) -> str:
-        """Say why a LAC at this address cannot have a tunnel: our answers would go to a subscriber. At an address of
-        the pool that no subscriber has it may: the address is the LAC's from now on."""
+        """Return why a LAC at this address is refused a tunnel, an empty string if it is not.
+
+        It is refused if replies to it would be routed to a subscriber. An unused address of the pool is permitted and
+        belongs to the LAC from now on.
+        """
         address = IPv4Address(host)
         if self.routable.is_lac(address) or not self._plane.leads_into_tun(address):
             return ""
@@ -70,30 +73,31 @@ class AddressGuard:
             session = self._sessions.get(path.key & 0xFFFF)
             return f"{address} is routed to the subscriber {session.user if session is not None else ''}".rstrip()
         if not self.routable.lac_candidate(address, monotonic()):
-            return f"{address} is an address of the pool, as those of other LACs that are connecting"
+            return f"{address} is in the pool, as are the addresses of other LACs that are connecting"
         self.refresh()
         return ""
 
     def lac_established(self, host: str, name: str) -> None:
-        """A LAC has shown that it hears us: its address is no subscriber's."""
+        """Reserve the address of a LAC that has shown that it receives replies."""
         address = IPv4Address(host)
         was_routed = self._plane.leads_into_tun(address)
         if self.routable.lac_established(address, name, monotonic()) and was_routed:
             self.refresh()
 
     def lac_left(self, host: str) -> None:
+        """Begin the time for which the address of a LAC without a tunnel stays reserved."""
         self.routable.lac_left(IPv4Address(host), monotonic())
 
     # Changes
 
-    def follow(self, surroundings: Surroundings) -> None:
-        """The kernel's state has changed, or it is time to look."""
+    def apply_surroundings(self, surroundings: Surroundings) -> None:
+        """Apply the current addresses and routes of the kernel. Called after changes and periodically."""
         self.routable.expire(monotonic(), self._lac_addresses())
         self.routable.surroundings = surroundings
         self.refresh()
 
     def refresh(self) -> None:
-        """Have the pool give out, and the routes lead to, what may be routed, and nothing else."""
+        """Apply to the pool and the routes what may be routed now."""
         withheld = self.routable.withheld(self._pool.networks)
         before = self._pool.withheld
         if self._pool.withhold(withheld):
@@ -102,6 +106,7 @@ class AddressGuard:
         for network in new[:MAX_WARNINGS]:
             self._log.warning("pool_address_withheld", network=str(network), why=withheld[network])
         if len(new) > MAX_WARNINGS:
-            self._log.warning("pool_address_withheld", network="others", why=f"{len(new) - MAX_WARNINGS} more")
+            why = f"{len(new) - MAX_WARNINGS} more networks are withheld"
+            self._log.warning("pool_address_withheld", network="others", why=why)
         needed = self.routable.needed()
         self._plane.avoid(needed.kept_free, (*needed.connected, *SPECIAL))

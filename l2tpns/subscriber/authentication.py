@@ -1,7 +1,7 @@
-"""A session's login: who the subscriber is, and what follows from the answer (RFC 1334, RFC 1994, RFC 2865).
+"""The login of a session: authentication by PAP or CHAP, and the verdict (RFC 1334, RFC 1994, RFC 2865 2).
 
-PAP or CHAP as LCP agreed, or the answer that the LAC has received for us (RFC 2661 4.4.5). Plugins and the backend
-(RADIUS or the secrets file) decide in a background greenlet, while the session serves its mailbox.
+The subscriber authenticates by the protocol that LCP negotiated, or has done so at the LAC (RFC 2661 4.4.5). Plugins
+and the backend (RADIUS or the secrets file) decide in a background greenlet while the session serves its mailbox.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ T = TypeVar("T")
 
 
 def authenticate(session: SessionState) -> None:
-    """Authenticate the subscriber, and apply what RADIUS says of it. Raises SessionEnded when it may not log in."""
+    """Authenticate the subscriber and apply the reply of RADIUS. May yield. Raises SessionEnded if it is refused."""
     link, services = session.link, session.services
     link.phase = Phase.AUTHENTICATE
     authenticator = link.authenticator = new_authenticator(session, link.lcp.auth)
-    session.credentials, session.proxied = session.proxied, None  # used once: a renegotiated link authenticates anew
+    session.credentials, session.proxied = session.proxied, None  # used only once
     if session.credentials is not None:
         authenticator.adopt(session.credentials)
         session.log.debug("proxy_authentication_used")
@@ -59,7 +59,7 @@ def authenticate(session: SessionState) -> None:
 
 
 def new_authenticator(session: SessionState, choice: AuthChoice | None) -> Authenticator:
-    """Return the authenticator for what LCP has agreed."""
+    """Return the authenticator for the protocol that LCP negotiated."""
     link, services = session.link, session.services
     if choice is AuthChoice.PAP:
         return PapServer(partial(link.send_frame, Protocol.PAP), link.mru)
@@ -68,17 +68,17 @@ def new_authenticator(session: SessionState, choice: AuthChoice | None) -> Authe
 
 
 def on_credentials(session: SessionState, credentials: Credentials) -> None:
-    """Take the subscriber's answer: of its login, or (RFC 1994 2.2) to a later challenge. Does not yield."""
+    """Handle credentials of a login or of a later challenge (RFC 1994 2.2). Does not yield."""
     if session.phase is Phase.AUTHENTICATE:
         session.credentials = credentials
     elif session.profile is not None:
         gevent.spawn(reverify, session, credentials)
 
 
-def decide(session: SessionState, question: Callable[[], T]) -> T:
-    """Have a question to plugins and RADIUS answered in the background. Raises SessionEnded without an answer."""
+def decide(session: SessionState, decision: Callable[[], T]) -> T:
+    """Run a decision of plugins and RADIUS in the background. May yield. Raises SessionEnded without a reply."""
     try:
-        return session.link.run_in_background(question)
+        return session.link.run_in_background(decision)
     except NoAnswer:
         session.services.counters.logins_unanswered += 1
         session.log.warning("auth_unanswered", user=session.user)
@@ -86,7 +86,7 @@ def decide(session: SessionState, question: Callable[[], T]) -> T:
 
 
 def login(session: SessionState, credentials: Credentials) -> tuple[Credentials, AuthReply]:
-    """Return the credentials of a login as plugins leave them, and the verdict. May yield. Raises NoAnswer."""
+    """Return the credentials of a login, as plugins leave them, and the verdict. May yield. Raises NoAnswer."""
     credentials, refusal = plugin_hooks.pre_auth(session, credentials)
     session.user = credentials.user
     if refusal is not None:
@@ -98,13 +98,13 @@ def login(session: SessionState, credentials: Credentials) -> tuple[Credentials,
 
 
 def query_backend(session: SessionState, credentials: Credentials, state: bytes = b"") -> AuthReply:
-    """Return the backend's answer as plugins leave it. May yield. Raises NoAnswer."""
+    """Return the reply of the backend, as plugins leave it. May yield. Raises NoAnswer."""
     reply = session.services.backend.authenticate(accounting.auth_request(session, credentials, state))
     return plugin_hooks.post_auth(session, credentials, reply)
 
 
 def refuse(session: SessionState, authenticator: Authenticator, reply: AuthReply) -> None:
-    """Tell the subscriber no, and give it a moment to read that before the CDN. Raises SessionEnded."""
+    """Send the refusal to the subscriber, and wait before the CDN so that it is received. Raises SessionEnded."""
     session.services.counters.logins_refused += 1
     why = reply.why or reply.message or "no reason given"
     session.log.info("auth_refused", user=session.user, calling=session.calling, why=why)
@@ -120,14 +120,14 @@ def refuse(session: SessionState, authenticator: Authenticator, reply: AuthReply
 
 
 def reverify(session: SessionState, credentials: Credentials) -> None:
-    """Check the answer to a later challenge (RFC 1994 2.2), in a greenlet of its own. May yield."""
+    """Check the response to a later challenge (RFC 1994 2.2). Runs in its own greenlet. May yield."""
     authenticator = session.link.authenticator
     try:
         credentials, refusal = plugin_hooks.pre_auth(session, credentials)
         reply = refusal or query_backend(session, credentials)
     except NoAnswer:
-        reply = AuthReply(accepted=True)  # what was true stays true until RADIUS says otherwise
-    if authenticator is not None and session.link.authenticator is authenticator:  # else the link has begun anew
+        reply = AuthReply(accepted=True)  # without a reply, the earlier verdict stays
+    if authenticator is not None and session.link.authenticator is authenticator:  # else LCP was renegotiated
         same = reply.accepted and session.services.registry.same_user(credentials.user, session.user)
         authenticator.verdict(same, reply.message)
         if not same:
@@ -137,9 +137,9 @@ def reverify(session: SessionState, credentials: Credentials) -> None:
 
 
 def reauthorize(session: SessionState) -> None:
-    """After Session-Timeout: have the session authorized anew, if Termination-Action says so (RFC 2865 5.29).
+    """Authorize the session again after Session-Timeout, if Termination-Action asks for it (RFC 2865 5.29).
 
-    May yield. Raises SessionEnded unless the server accepts it again.
+    May yield. Raises SessionEnded unless RADIUS accepts the session.
     """
     profile = session.profile
     if profile is None or profile.termination_action != 1 or session.credentials is None:
@@ -157,7 +157,7 @@ def reauthorize(session: SessionState) -> None:
 
 
 def login_again(session: SessionState, credentials: Credentials, state: bytes) -> AuthReply:
-    """Return RADIUS' answer for a session that is online: it replaces the first one. May yield. Raises NoAnswer."""
+    """Return the reply of RADIUS that replaces that of an online session. May yield. Raises NoAnswer."""
     reply = query_backend(session, credentials, state)
     if reply.accepted:
         plugin_hooks.radius_reset(session)

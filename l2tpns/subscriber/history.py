@@ -1,4 +1,4 @@
-"""Sessions that have ended: the last thousand, for the operator who asks why a subscriber was dropped."""
+"""Records of ended sessions for `show history`, which tells the operator why a subscriber was dropped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from l2tpns.subscriber.state import SessionState
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How one session ended. The codes are those of RFC 2661 4.4.2; None where no CDN went that way."""
+    """How one session ended. The codes are those of RFC 2661 4.4.2, None if no CDN was sent in that direction."""
 
     ended: float  # wall clock
     session: int
@@ -30,14 +30,14 @@ class Ending:
     lac_error: int | None
     our_result: int | None
     our_error: int | None
-    seconds: float  # online
+    seconds: float  # time online
     in_octets: int  # from the subscriber
     out_octets: int
 
 
 def ending(session: SessionState, end: SessionEnded, usage: Usage, seconds: float) -> Ending:
-    """Return what `show history` tells of a session that has ended."""
-    by_lac = end.cause in (causes.LAC_CDN, causes.LAC_LOST_CARRIER) and end.result  # 0: its CDN had none to read
+    """Return the record of a session that has ended."""
+    by_lac = end.cause in (causes.LAC_CDN, causes.LAC_LOST_CARRIER) and end.result  # 0: its CDN had no readable code
     return Ending(
         ended=time.time(),
         session=session.id,

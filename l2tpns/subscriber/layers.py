@@ -1,6 +1,7 @@
-"""What a PPP link dispatches its frames to: an authenticator, and network layers (RFC 1661 3.5, 3.6).
+"""Interfaces of the protocols above LCP: authenticators and network layers (RFC 1661 3.5, 3.6).
 
-LCP is the link's own. Another authentication method, or another network protocol, is another class with these methods.
+A link dispatches frames to them. To add an authentication method or a network protocol, write a class with these
+methods.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from l2tpns.proto.ppp.credentials import Credentials
 
 
 class Answer(Protocol):
-    """What an authenticator has answered, for the saved state."""
+    """The last reply of an authenticator, for the saved state."""
 
     @property
     def identifier(self) -> int: ...
@@ -23,62 +24,62 @@ class Answer(Protocol):
 
 
 class Authenticator(Protocol):
-    """Authenticates the subscriber: PapServer or ChapServer (proto/ppp). `now` is the link's time, in seconds."""
+    """Authenticates the subscriber: PapServer or ChapServer (proto/ppp). `now` is the link's time in seconds."""
 
     @property
     def protocol(self) -> int:
-        """Return its PPP protocol number."""
+        """Return the PPP protocol number."""
 
     @property
     def method(self) -> str:
-        """Return its name in the log: pap, chap."""
+        """Return the name in the log: pap or chap."""
 
     @property
     def repeats(self) -> bool:
-        """Return whether the subscriber can be asked again while it is online."""
+        """Return whether the subscriber can be challenged again while online."""
 
     @property
     def challenging(self) -> bool:
-        """Return whether a challenge waits for its answer or its verdict."""
+        """Return whether a challenge awaits its response or verdict."""
 
     @property
     def exhausted(self) -> bool:
-        """Return whether the subscriber has answered none of our challenges."""
+        """Return whether Max-Configure challenges had no response."""
 
     @property
     def deadline(self) -> float | None:
         """Return when `timeout` must be called, None for never."""
 
     def start(self, now: float) -> None:
-        """Send the first challenge, where the method has one."""
+        """Send the first challenge, if the method has one."""
 
     def receive(self, packet: bytes, now: float) -> Credentials | None:
-        """Take a packet. Return credentials that wait for a verdict, once. Raises nothing."""
+        """Handle a packet. Return new credentials that await a verdict, None if there are none. Does not raise."""
 
     def adopt(self, credentials: Credentials) -> None:
-        """Wait for the verdict on credentials that the LAC has received (RFC 2661 4.4.5)."""
+        """Await the verdict on credentials that the LAC has received (RFC 2661 4.4.5)."""
 
     def verdict(self, ok: bool, message: bytes = b"") -> None:
-        """Answer the credentials that wait for it, if there are any."""
+        """Reply to credentials that await a verdict, if there are any."""
 
     def rechallenge(self, now: float) -> None:
-        """Ask again, unless that is going on."""
+        """Send a new challenge, unless one is outstanding."""
 
     def timeout(self, now: float) -> None:
-        """Do what is due at `deadline`."""
+        """Run the timer that is due at `deadline`."""
 
     def ask_again(self) -> None:
-        """Send one challenge more at least: an answer may be lost, since this process has stood still."""
+        """Allow one more retransmission of the challenge: this process was paused and may have lost a response."""
 
     def record(self) -> Answer:
-        """Return the last answer, for the saved state."""
+        """Return the last reply, for the saved state."""
 
     def restore(self, identifier: int, message: bytes) -> None:
-        """Go on after a positive answer of an earlier process."""
+        """Restore the positive reply of an earlier process."""
 
 
 class NetworkLayer(Protocol):
-    """A network protocol of the link, with its NCP: network.py has IPv4's."""
+    """A network protocol of the link and its NCP: network.py has IPv4."""
 
     @property
     def protocol(self) -> int:
@@ -86,11 +87,11 @@ class NetworkLayer(Protocol):
 
     @property
     def name(self) -> str:
-        """Return the NCP's name in the log: IPCP."""
+        """Return the name of the NCP in the log: IPCP."""
 
     @property
     def state(self) -> str:
-        """Return the NCP's state (RFC 1661 4.2), as the console shows it."""
+        """Return the state of the NCP (RFC 1661 4.2), as the console shows it."""
 
     @property
     def opened(self) -> bool:
@@ -98,7 +99,7 @@ class NetworkLayer(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Return whether it is opened, with the address that the session has."""
+        """Return whether the NCP is in state Opened with the address of the session."""
 
     @property
     def peer_address(self) -> IPv4Address | None:
@@ -109,28 +110,28 @@ class NetworkLayer(Protocol):
         """Return when `timeout` must be called, None for never."""
 
     def open(self, now: float) -> None:
-        """Begin to negotiate."""
+        """Start the negotiation."""
 
     def receive(self, packet: bytes, now: float) -> None:
-        """Take a packet of the NCP. Raises nothing."""
+        """Handle a packet of the NCP. Does not raise."""
 
     def timeout(self, now: float) -> None:
-        """Do what is due at `deadline`."""
+        """Run the timer that is due at `deadline`."""
 
     def ask_again(self) -> None:
-        """Send one request more at least: an answer may be lost, since this process has stood still."""
+        """Allow one more retransmission of the request: this process was paused and may have lost a reply."""
 
     def failure(self) -> SessionEnded | None:
-        """Return why the session has to end if the two sides cannot agree, None while they may."""
+        """Return the end of the session if the negotiation has failed, else None."""
 
     def disagreement(self) -> SessionEnded | None:
-        """Return why the session has to end if it was opened with another address than the session's."""
+        """Return the end of the session if the NCP opened with an address other than the session's, else None."""
 
     def refusals(self) -> list[str]:
-        """Return what the subscriber has asked for and not got, by the standards' names."""
+        """Return the names of options that the subscriber requested and was refused."""
 
     def record(self) -> Any:
-        """Return what the saved state needs."""
+        """Return the record for the saved state."""
 
     def restore(self, record: Any) -> None:
-        """Go on in state Opened where an earlier process was. Sends nothing."""
+        """Restore state Opened of an earlier process. Sends nothing."""

@@ -1,8 +1,7 @@
-"""A session's PPP link: its mailbox, LCP, the authenticator, the network layers, and the one place that waits.
+"""The PPP link of a session: mailbox, LCP, authenticator, network layers, and its only wait loop (RFC 1661 3, 4, 5).
 
-RFC 1661 has the phases and LCP. A session has a link. What the automata notice becomes an exception in the session's
-greenlet (Renegotiated, SessionEnded), so that session.py can tell its life from top to bottom. The link knows nothing
-of addresses, accounting or who the subscriber is.
+Events of the automata become exceptions in the session's greenlet (Renegotiated, SessionEnded), so that session.py
+reads from top to bottom. The link knows nothing of addresses, accounting or the subscriber's identity.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ from l2tpns.subscriber.phase import Phase
 from l2tpns.subscriber.services import Services
 
 T = TypeVar("T")
-MAILBOX_LIMIT = 64  # frames and messages; what does not fit is sent again by its sender
+MAILBOX_LIMIT = 64  # frames and messages; the sender retransmits those that do not fit
 MAX_EARLY_FRAMES = 4
 IPV6 = 0x0057
 
 
 class Renegotiated(Exception):
-    """RFC 1661 4.3: a Configure-Request in Opened; authentication and networks start over."""
+    """LCP left state Opened (RFC 1661 4.3): authentication and network layers start over."""
 
 
 @dataclass(slots=True)
@@ -53,21 +52,24 @@ class Frame:
 
 @dataclass(slots=True)
 class End:
-    """The session has to end, for this reason."""
+    """Makes the session end with this exception."""
 
     why: SessionEnded | ProtocolError
 
 
 class Wake:
-    """Something that happened elsewhere is to be looked at: the timer wheel's call, a decision, an answer."""
+    """Wakes the session: a timer is due, or background work is done."""
 
 
 WAKE, TIMER = Wake(), Wake()
 
 
 class PppLink:
-    """One link. `on_message` is called with the call's L2TP messages, `on_timer` for the timer wheel's TIMER,
-    `on_credentials` with the subscriber's answers: all in the session's greenlet."""
+    """One link.
+
+    It calls `on_message` with L2TP messages of the call, `on_timer` for TIMER and `on_credentials` with credentials of
+    the subscriber. It calls all three in the session's greenlet.
+    """
 
     __slots__ = (
         "_early",
@@ -125,11 +127,11 @@ class PppLink:
         self._early: list[Frame] = []
 
     def now(self) -> float:
-        """Return the time by which the subscriber is judged; it stands still while this process does."""
+        """Return the link's time in seconds, which stops while this process is paused."""
         return self._services.awake.at(monotonic())
 
     def timers(self) -> Timers:
-        """Return the restart timer and counters of the configuration, for an automaton."""
+        """Return the restart timer and counters of the configuration (RFC 1661 4.6)."""
         config = self._services.config
         return Timers(
             restart=config.ppp_restart_time,
@@ -145,30 +147,30 @@ class PppLink:
     # The mailbox
 
     def wait(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Serve the mailbox until `condition()` holds. Return False after `timeout` seconds without that.
+        """Serve the mailbox until `condition()` holds. Return False after `timeout` seconds. May yield.
 
-        Raises what ends the session or the link: SessionEnded, ProtocolError, Renegotiated.
+        Raises SessionEnded, ProtocolError or Renegotiated when the session or the link ends.
         """
         return serve_until(self, condition, timeout)
 
     def run_in_background(self, work: Callable[[], T]) -> T:
-        """Do what may block in a greenlet of its own, serving the mailbox meanwhile. Raises what `work` raises."""
+        """Run blocking work in its own greenlet, and serve the mailbox meanwhile. Raises what `work` raises."""
         job = gevent.spawn(self._work, work)
         try:
             self.wait(job.ready)
         finally:
-            job.kill(block=False)  # a subscriber that begins anew has no further use for the answer
+            job.kill(block=False)  # after a renegotiation the result is of no use
         if not job.successful():
             raise job.exception
-        if isinstance(job.value, gevent.GreenletExit):  # by a plugin, for nothing else knows this greenlet
-            raise PluginError("the greenlet that a plugin worked in was killed")
+        if isinstance(job.value, gevent.GreenletExit):  # killed by a plugin: nothing else knows this greenlet
+            raise PluginError("a plugin killed the greenlet that called it")
         done: T | NoAnswer = job.value
         if isinstance(done, NoAnswer):
-            raise NoAnswer(*done.args)  # not itself: its traceback would hold this frame, which holds it
+            raise NoAnswer(*done.args)  # a new one: the traceback of the other refers to this frame
         return done
 
     def _work(self, work: Callable[[], T]) -> T | NoAnswer:
-        """Wake the session when the work is done. NoAnswer is returned, lest gevent print it as a failure."""
+        """Run the work, then wake the session. Return NoAnswer, since gevent would print it if raised."""
         try:
             return work()
         except NoAnswer as silence:
@@ -177,7 +179,7 @@ class PppLink:
             self.mailbox.post_urgent(WAKE)
 
     def handle(self, item: Any) -> None:
-        """Do what an item of the mailbox asks for."""
+        """Handle an item of the mailbox. Raises what ends the session or the link."""
         if type(item) is Frame:
             self.on_frame(item)
         elif type(item) is End:
@@ -189,7 +191,7 @@ class PppLink:
         self._check()
 
     def before_wait(self, now: float) -> float | None:
-        """Run the automata's timers. Return when the next one is due."""
+        """Run the timers of the automata that are due. Return when the next one is due, None for never."""
         wake = self.login_deadline
         if wake is not None and now >= wake:
             raise SessionEnded(causes.AUTH_TIMEOUT if self.phase is Phase.AUTHENTICATE else causes.LOGIN_TIMEOUT)
@@ -210,11 +212,11 @@ class PppLink:
         return wake
 
     def pause(self, seconds: float | None) -> None:
-        """Block until there is mail, for `seconds` of the link's time at most."""
+        """Block until the mailbox has an item, for `seconds` of the link's time at most."""
         self.mailbox.wait(None if seconds is None else self._services.awake.real(seconds))
 
     def _check(self) -> None:
-        """Raise what the automata have noticed, as the turn that the session's life takes."""
+        """Raise the exception for what the automata have noticed, if anything."""
         if self.authenticator is not None and self.authenticator.exhausted:
             raise SessionEnded(causes.AUTH_TIMEOUT)
         if self.lcp.auth_refused:
@@ -230,48 +232,48 @@ class PppLink:
         if self._lcp_down:
             self._lcp_down = False
             if self.lcp.state in (State.REQ_SENT, State.ACK_RCVD, State.ACK_SENT, State.OPENED):
-                self._services.plane.offline(self.path)  # at once: the peer's MRU may be another one by now
+                self._services.plane.offline(self.path)  # at once: the MRU of the subscriber may have changed
                 raise Renegotiated
             raise SessionEnded(causes.USER_REQUEST)
 
     def _auth_refusal(self) -> str:
-        """Return which authentication the subscriber wants in place of those that are allowed."""
+        """Describe the authentication that the subscriber requested instead of those allowed."""
         wanted = self.lcp.auth_wanted
         if not wanted:
             return ""
         allowed = " or ".join(authentication_name(choice.value) for choice in self.lcp.wishes.auth)
-        return f"the subscriber wants to authenticate by {', '.join(wanted)}, not by {allowed}"
+        return f"the subscriber requested authentication by {', '.join(wanted)}, not by {allowed}"
 
     def refusals(self) -> list[str]:
-        """Return what the subscriber has asked for in PPP and not got, by the standards' names."""
+        """Return the names of PPP options and protocols that the subscriber requested and was refused."""
         rejected = [protocol_name(protocol) for protocol in self.protocols_rejected]
         layers = [refusal for layer in self.layers.values() for refusal in layer.refusals()]
         return self.lcp.refusals() + layers + rejected
 
     def log_refused(self, layer: str, wanted: list[str]) -> None:
-        """Log what was refused in a layer, if anything was."""
+        """Log what the subscriber was refused in a layer, if anything."""
         if wanted:
             self.log.debug("ppp_refused", layer=layer, wanted=wanted)
 
     # PPP
 
     def post_frame(self, protocol: int, information: bytes) -> None:
-        """Take a PPP frame that is not a subscriber's IP packet. Called by the UDP reader; must not block or raise."""
+        """Queue a PPP frame that the data plane does not forward. Called by the reader; must not block or raise."""
         if not self.mailbox.post(Frame(protocol, information)):
             self._services.counters.drop_mailbox_full += 1
 
     def take_early_frames(self) -> None:
-        """Post the frames that came before the ICCN: the call is connected now."""
+        """Queue the frames that arrived before the ICCN: the call is connected now."""
         for frame in self._early:
             self.mailbox.post_urgent(frame)
         self._early = []
 
     def on_frame(self, frame: Frame) -> None:
-        """Dispatch a frame by its protocol number. What the phase does not allow is dropped (RFC 1661 3.4 to 3.7)."""
+        """Dispatch a frame by its protocol number. Drop what the phase does not allow (RFC 1661 3.4 to 3.7)."""
         protocol, information = frame.protocol, frame.information
         if self.phase is Phase.CALL:
-            # The reader hands us frames directly, messages come through the tunnel: a subscriber's first
-            # Configure-Request may overtake the ICCN that allows it (RFC 2661 5.1). It waits; the rest is dropped.
+            # Frames come directly from the reader, messages through the tunnel. So a first Configure-Request may
+            # overtake the ICCN that allows it (RFC 2661 5.1): keep it, and drop other frames.
             if protocol == Protocol.LCP and len(self._early) < MAX_EARLY_FRAMES:
                 self._early.append(frame)
             return
@@ -296,9 +298,9 @@ class PppLink:
                 self.protocols_rejected = (*self.protocols_rejected, protocol)[-MAX_NAMED:]
 
     def send_frame(self, protocol: int, packet: bytes) -> None:
-        """Send a frame. All frames of ours but IP packets, which the data plane cuts, leave here.
+        """Send a frame. Does not yield. All frames are sent here except IP packets, which the data plane sends.
 
-        Each protocol cuts its packets to the peer's MRU; one that is longer all the same is our mistake, and dropped.
+        Each protocol keeps its packets within the MRU of the subscriber. A longer packet is a defect: drop it.
         """
         if len(packet) > self.lcp.peer_mru:
             self._services.counters.drop_above_mru += 1
@@ -311,16 +313,16 @@ class PppLink:
         self._services.plane.send_frame(self.path, protocol, packet)
 
     def close(self, text: str) -> None:
-        """Send a Terminate-Request with this text, if LCP is open (RFC 1661 5.5)."""
+        """Send a Terminate-Request with this text if LCP is Opened (RFC 1661 5.5). Does not yield."""
         if self.lcp.opened:
             self.lcp.close(self.now(), text.encode())
 
     def end(self, why: SessionEnded | ProtocolError) -> None:
-        """Have the session end, with what it is doing now. Called from any greenlet; does not yield."""
+        """Make the session end, whatever it waits for. Called from any greenlet. Does not yield."""
         self.mailbox.post_urgent(End(why))
 
     def on_network(self, notice: Notice) -> None:
-        """End the session when an NCP has failed, or was closed by the subscriber."""
+        """End the session when an NCP has failed or the subscriber has closed it."""
         if notice is Notice.FINISHED:
             negotiating = self.phase is Phase.NETWORK
             self.end(SessionEnded(causes.NCP_FAILED if negotiating else causes.NCP_REFUSED))
@@ -332,7 +334,7 @@ class PppLink:
             self.end(SessionEnded(causes.LCP_FAILED if self._lcp_heard else causes.LCP_SILENT))
 
     def _on_protocol_rejected(self, protocol: int) -> None:
-        """RFC 1661 5.7: stop sending what the subscriber does not know; without it there can be no session."""
+        """End the session: the subscriber has rejected a protocol that it needs (RFC 1661 5.7)."""
         if protocol in self.layers:
             name = self.layers[protocol].name
             self.end(SessionEnded(causes.NCP_REFUSED, text=f"the subscriber rejected {name}"))
@@ -341,10 +343,10 @@ class PppLink:
             self.end(SessionEnded(causes.AUTH_PROTOCOL_REFUSED, text=text))
 
     def break_reference_cycles(self) -> None:
-        """Have a session's memory freed when it ends, not when the garbage collector comes by."""
+        """Free the memory of an ended session now, without the garbage collector."""
         self.lcp.send = self.lcp.notify = self.lcp.rejected_protocol = self.path.post = _ignore
         self._on_message = self._on_timer = self._on_credentials = _ignore
 
 
 def _ignore(*_: object) -> None:
-    """Drop what comes after the end."""
+    """Ignore a call after the end."""

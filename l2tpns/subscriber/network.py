@@ -1,6 +1,6 @@
-"""A session's network: IPCP, and the address that the subscriber gets (RFC 1332, RFC 2865 5.8).
+"""The network layer of a session: IPCP and the subscriber's address (RFC 1332 3, RFC 2865 5.8).
 
-`Ipv4` is the one network layer so far; the session's life treats all of a link's layers alike.
+`Ipv4` is the only network layer so far. Session treats all layers of a link alike.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from l2tpns.subscriber.state import SessionState
 
 
 class Ipv4:
-    """IPv4 by IPCP; a NetworkLayer."""
+    """IPv4, negotiated by IPCP; a NetworkLayer."""
 
     __slots__ = ("_ipcp", "_session")
 
@@ -30,7 +30,7 @@ class Ipv4:
     name: ClassVar[str] = "IPCP"
 
     def __init__(self, session: SessionState, profile: AuthReply, address: IPv4Address | None) -> None:
-        """Offer this address; with Assign.PEER, None, the subscriber chooses itself."""
+        """Offer `address` to the subscriber. With Assign.PEER it is None, and the subscriber chooses its address."""
         link, config = session.link, session.services.config
         peer_chooses = profile.assign is Assign.PEER
         policy = IpcpPolicy(
@@ -87,7 +87,7 @@ class Ipv4:
     def disagreement(self) -> SessionEnded | None:
         if self.peer_address == self._session.address:
             return None
-        text = f"the subscriber wants {self.peer_address} in place of {self._session.address}"
+        text = f"the subscriber requested {self.peer_address} instead of {self._session.address}"
         return SessionEnded(causes.NO_COMMON_ADDRESS, text=text)
 
     def refusals(self) -> list[str]:
@@ -101,7 +101,7 @@ class Ipv4:
 
 
 def open_networks(session: SessionState) -> None:
-    """Have each network layer negotiated, with the address that RADIUS or the pool gives. Raises SessionEnded."""
+    """Negotiate each network layer, with an address of RADIUS or of the pool. May yield. Raises SessionEnded."""
     link, profile = session.link, session.profile
     assert profile is not None
     link.phase = Phase.NETWORK
@@ -123,7 +123,7 @@ def open_networks(session: SessionState) -> None:
 
 
 def choose_address(session: SessionState, profile: AuthReply) -> None:
-    """Give the session the address that RADIUS named, or one of the pool's. Raises SessionEnded."""
+    """Assign the address that RADIUS chose, or one of the pool. May yield. Raises SessionEnded."""
     registry = session.services.registry
     if profile.address is not None and not (session.policy.garden and registry.holders(profile.address, session)):
         end_older(session, registry.holders(profile.address, session), causes.DUPLICATE_ADDRESS)
@@ -138,7 +138,7 @@ def choose_address(session: SessionState, profile: AuthReply) -> None:
 
 
 def take_address(session: SessionState, address: IPv4Address) -> None:
-    """Give the session this address. Raises SessionEnded if it cannot have it."""
+    """Assign this address to the session. Raises SessionEnded if it is unavailable."""
     why = session.services.registry.take_address(address, session)
     if why:
         session.log.warning_limited("address_refused", user=session.user, address=str(address), why=why)
@@ -147,7 +147,7 @@ def take_address(session: SessionState, address: IPv4Address) -> None:
 
 
 def end_older(session: SessionState, older: list[Subscriber], reason: Cause) -> None:
-    """End sessions that stand in this one's way, and wait until they have released what they hold. May yield."""
+    """End older sessions of the same user or address, and wait for their release. May yield."""
     services = session.services
     services.counters.sessions_replaced += len(older)
     for other in older:

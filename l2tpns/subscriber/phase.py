@@ -1,4 +1,4 @@
-"""The phases of a session, in their order (RFC 2661 7.4.2, RFC 1661 3.2): docs/architecture.md has the whole table."""
+"""The phases of a session in order (RFC 2661 7.4.2, RFC 1661 3.2). docs/architecture.md has the full table."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from enum import Enum
 
 
 class Phase(Enum):
-    """The value is what the log, `show history` and the saved state's reader see."""
+    """A phase. Its value is shown in the log, in `show history` and in the saved state."""
 
-    CALL = "call"  # ICRQ was answered, the ICCN has not come
+    CALL = "call"  # ICRP sent, ICCN not yet received
     LCP = "lcp"
     AUTHENTICATE = "authenticate"
-    NETWORK = "network"  # an NCP negotiates an address
+    NETWORK = "network"  # an NCP is negotiating an address
     ONLINE = "online"

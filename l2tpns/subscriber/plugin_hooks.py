@@ -1,8 +1,8 @@
-"""Where the life of a session consults plugins: at the login, when it comes online, is accounted, and ends.
+"""Calls the plugin hooks of a session: login, start, accounting, end (manual: Plugins).
 
-Each hook is called here and nowhere else, but for those of packets, nsctl and the clock. Hooks of a login may block as
-long as RADIUS may: they run in a background greenlet (PppLink.run_in_background) while the session serves its mailbox.
-Where a session cannot wait, a hook has a few seconds. Without plugins nothing is built and nothing is called.
+All hooks are called here, except those of packets, of nsctl and of the timer. Hooks of a login may block as long as
+RADIUS may: they run in a background greenlet (PppLink.run_in_background) while the session serves its mailbox. Where a
+session cannot wait, a hook is abandoned after a few seconds. Without plugins no event is built.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from l2tpns.subscriber.state import SessionState
 
 SECRET_AVPAIRS = ("intercept",)
 MAX_KEY = 64  # characters of a key in the log
-UNREAD = "neither the server nor a plugin that is loaded reads it"
-NOT_OURS = ("User-Password", "CHAP-Password", "Message-Authenticator", "State", "Proxy-State")
+UNREAD = "neither the server nor a loaded plugin handles it"
+FORBIDDEN_ATTRIBUTES = ("User-Password", "CHAP-Password", "Message-Authenticator", "State", "Proxy-State")
 
 
 def radius_reset(session: SessionState) -> None:
-    """Tell plugins that RADIUS has authorized an online session anew. May yield."""
+    """Notify plugins that RADIUS has authorized an online session again. May yield."""
     session.services.hooks.run("radius_reset", param_radius_reset(session.tunnel.id, session.id), session)
 
 
 def pre_auth(session: SessionState, credentials: Credentials) -> tuple[Credentials, AuthReply | None]:
-    """Return the credentials as plugins leave them, and a refusal if a plugin has decided the login. May yield."""
+    """Return the credentials as plugins leave them, and a reply if a plugin has refused the login. May yield."""
     hooks = session.services.hooks
     if "pre_auth" not in hooks.chains:
         return credentials, None
@@ -65,14 +65,14 @@ def pre_auth(session: SessionState, credentials: Credentials) -> tuple[Credentia
         credentials = replace(credentials, password=octets(event.password))
     if event.continue_auth:
         return credentials, None
-    return credentials, AuthReply(accepted=False, why=f"plugin {outcome.changed['continue_auth']} refused it")
+    return credentials, AuthReply(accepted=False, why=f"refused by plugin {outcome.changed['continue_auth']}")
 
 
 def post_auth(session: SessionState, credentials: Credentials, reply: AuthReply) -> AuthReply:
     """Return the verdict as plugins leave it. May yield.
 
-    A Reject that becomes a success keeps its attributes, as an Accept would: the server that rejects may name the
-    garden, the rate, the address. Its message is not shown, for it tells of a refusal.
+    A Reject that a plugin turns into a success keeps its attributes: the RADIUS server may name a garden, a rate or an
+    address in it. Its Reply-Message is dropped, since it describes a refusal.
     """
     hooks = session.services.hooks
     if "post_auth" not in hooks.chains:
@@ -95,7 +95,7 @@ def post_auth(session: SessionState, credentials: Credentials, reply: AuthReply)
 
 
 def radius_response(session: SessionState, reply: AuthReply) -> None:
-    """Show plugins each AVPair of a positive answer, and log those that nothing reads. May yield."""
+    """Pass each AVPair of a positive reply to plugins, and log those that are not handled. May yield."""
     hooks = session.services.hooks
     if "radius_response" in hooks.chains:
         for key, value in reply.avpairs:
@@ -104,9 +104,9 @@ def radius_response(session: SessionState, reply: AuthReply) -> None:
 
 
 def log_unread(services: Services, reply: AuthReply) -> None:
-    """Log the keys of AVPairs that nothing reads, each once an hour; not their values, which may be secrets.
+    """Log the key of each AVPair that is not handled, once an hour. Do not log the value, which may be secret.
 
-    The lines name no session: an AVPair may be meant to have one intercepted.
+    The lines name no session, since an AVPair may request an interception.
     """
     for key in dict.fromkeys(avpair_key(key) for key, _ in reply.avpairs):
         if key in OWN_AVPAIRS or services.hooks.reads_avpair(key) or not services.unread_avpairs.due(key, monotonic()):
@@ -118,7 +118,7 @@ def log_unread(services: Services, reply: AuthReply) -> None:
 
 
 def new_session(session: SessionState, resumed: bool = False) -> None:
-    """Tell plugins that the session is online, in a background greenlet. May yield."""
+    """Notify plugins that the session is online, in a background greenlet. May yield."""
     hooks = session.services.hooks
     session.plugins_notified = True
     if "new_session" in hooks.chains:
@@ -127,7 +127,7 @@ def new_session(session: SessionState, resumed: bool = False) -> None:
 
 
 def kill_session(session: SessionState, cause: str) -> None:
-    """Tell plugins, if they know the session, that it is about to end, or its subscriber to begin anew. May yield."""
+    """Notify plugins that know the session of its end, or of a new login on the same call. May yield."""
     if session.plugins_notified:
         session.plugins_notified = False
         event = param_kill_session(session.tunnel.id, session.id, cause)
@@ -135,7 +135,7 @@ def kill_session(session: SessionState, cause: str) -> None:
 
 
 def accounted(session: SessionState, kind: str, used: Usage) -> Usage:
-    """Return a record with what plugins add to it. May yield."""
+    """Return a record with the attributes that plugins add to it. May yield."""
     hooks = session.services.hooks
     if "radius_account" not in hooks.chains:
         return used
@@ -154,26 +154,26 @@ def accounted(session: SessionState, kind: str, used: Usage) -> Usage:
 
 
 def _is_attribute(entry: Any) -> bool:
-    """Return whether it is a name with a text or number: a plugin can put anything into a list."""
+    """Return whether an entry is a name with a text or number: a plugin may append anything to the list."""
     if type(entry) is not tuple or [*map(type, entry)] not in ([str, str], [str, int]):
         return False
     return type(entry[1]) is str or 0 <= entry[1] < 2**32
 
 
 def _spoolable(value: Any) -> Any:
-    """Return text that JSON can hold: octets that were not UTF-8 as backslash escapes."""
+    """Return a value that JSON can hold, with octets that are not UTF-8 as backslash escapes."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def checker(kind: str, used: Usage) -> Callable[[str, Any], None]:
-    """Return a check whether an attribute can go into a record, which tries it on a packet like it."""
+    """Return a function that raises ValueError for an attribute that such a record cannot carry."""
 
     def check(name: str, value: Any) -> None:
         packet = usage.sample(kind, used)
         if type(value) not in (str, int):
             raise ValueError(f"{name} must be text or a number, not {type(value).__name__}")
-        if name in NOT_OURS or name in packet:
-            raise ValueError(f"{name} is not for plugins to add to an accounting record")
+        if name in FORBIDDEN_ATTRIBUTES or name in packet:
+            raise ValueError(f"plugins may not add {name} to an accounting record")
         usage.put_attribute(packet, name, value)
 
     return check

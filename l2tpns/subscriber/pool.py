@@ -1,11 +1,11 @@
-"""The addresses that subscribers get: l2tpns.ip_pool, and who has which.
+"""The address pool: the addresses in l2tpns.ip_pool, and their users.
 
-A subscriber gets the address it had last if that is still free, else one that nobody ever had, else the one that has
-been free the longest. `Layout` is what the file says and never changes; `Pool` is who has what. A range costs nothing
-until its addresses are used, so 10.0.0.0/8 is as good as a single address.
+A subscriber gets its last address if that is free, else an address that was never used, else the one that has been free
+the longest. `Layout` is the contents of the file and does not change. `Pool` records the user of each address. A range
+needs no memory until its addresses are used, so 10.0.0.0/8 is as cheap as a single address.
 
-The first and the last address of a range are left out, and those that end in .0 or .255, which some clients cannot
-have; but not when a line names just that address, nor of a /31 (RFC 3021). Lines may overlap.
+The first and the last address of a range are left out, and so are those ending in .0 or .255, which some clients
+reject. They are used if a line names the single address, and in a /31 (RFC 3021). Lines may overlap.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _MAX_REMEMBERED = 262_144  # free addresses whose last user is remembered; beyon
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Segment:
-    """Addresses first to last; of a `range` those that end in .0 or .255 are left out."""
+class AddressRange:
+    """The addresses from first to last, of a `range` without those ending in .0 or .255."""
 
     first: int
     last: int
@@ -43,7 +43,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """An address that somebody has, or had: then `used` is False and `seconds` the time since."""
+    """An address and its user. If `used` is False, the user had it until `seconds` ago, else for `seconds`."""
 
     address: IPv4Address
     used: bool
@@ -52,14 +52,14 @@ class Holding:
 
 
 class Layout:
-    """The addresses of a pool and the networks they come from."""
+    """The addresses of a pool, and the networks of its file."""
 
     __slots__ = ("_sorted", "networks", "segments", "size")
 
     def __init__(self, networks: Collection[IPv4Network] = ()) -> None:
         self.networks = tuple(dict.fromkeys(networks))
-        self.segments: list[Segment] = []  # in the order of the file, no address twice
-        self._sorted: list[Segment] = []
+        self.segments: list[AddressRange] = []  # in the order of the file, without duplicate addresses
+        self._sorted: list[AddressRange] = []
         for network in self.networks:
             self._add(network)
         self.size = sum(map(len, self.segments))
@@ -75,7 +75,7 @@ class Layout:
                     yield address
 
     def without(self, unfit: Collection[IPv4Network]) -> Layout:
-        """The same without these networks' addresses, which still are in its prefixes."""
+        """Return this layout without the addresses of these networks. Its prefixes still cover them."""
         cut = Layout()
         cut.networks = self.networks
         parts = [(int(part.network_address), int(part.broadcast_address)) for part in collapse_addresses(unfit)]
@@ -86,15 +86,15 @@ class Layout:
                 if start > segment.last:
                     break
                 if start > first:
-                    cut._insert(Segment(first, start - 1, segment.range))
+                    cut._insert(AddressRange(first, start - 1, segment.range))
                 first = end + 1
             if first <= segment.last:
-                cut._insert(Segment(first, segment.last, segment.range))
+                cut._insert(AddressRange(first, segment.last, segment.range))
         cut.size = sum(map(len, cut.segments))
         return cut
 
     def prefixes(self) -> tuple[IPv4Network, ...]:
-        """What the kernel must route to us: each line's network, without those that lie in another."""
+        """Return the networks to route into the tun device: those of all lines, without networks inside others."""
         ranges = [network for network in self.networks if network.prefixlen < 32]
         single = collapse_addresses(network for network in self.networks if network.prefixlen == 32)
         kept: dict[int, set[int]] = {}
@@ -109,18 +109,18 @@ class Layout:
     def _add(self, network: IPv4Network) -> None:
         first, last = int(network.network_address), int(network.broadcast_address)
         if network.prefixlen >= 31:
-            # Named one by one: also where a range that we have leaves them out.
+            # Single addresses are used even if an earlier range leaves them out.
             for address in range(first, last + 1):
                 if address not in self:
                     self._cut_out(address)
-                    self._insert(Segment(address, address, False))
+                    self._insert(AddressRange(address, address, False))
             return
         first, last = first + 1, last - 1
         for gap_first, gap_last in self._gaps(first, last):
-            self._insert(Segment(gap_first, gap_last, True))
+            self._insert(AddressRange(gap_first, gap_last, True))
 
     def _gaps(self, first: int, last: int) -> list[tuple[int, int]]:
-        """The parts of first to last that no segment covers."""
+        """Return the parts from first to last that no segment covers."""
         gaps = []
         index = max(bisect_right(self._sorted, first, key=lambda segment: segment.first) - 1, 0)
         for segment in self._sorted[index:]:
@@ -134,26 +134,26 @@ class Layout:
         return gaps
 
     def _cut_out(self, address: int) -> None:
-        """Split the range that spans `address` but leaves it out, so that segments never overlap."""
+        """Split the range that spans `address` without containing it, so that segments never overlap."""
         index = bisect_right(self._sorted, address, key=lambda segment: segment.first) - 1
         if index < 0 or address > self._sorted[index].last:
             return
         whole = self._sorted[index]
-        halves = [Segment(whole.first, address - 1, True), Segment(address + 1, whole.last, True)]
+        halves = [AddressRange(whole.first, address - 1, True), AddressRange(address + 1, whole.last, True)]
         halves = [half for half in halves if half.first <= half.last]
         self._sorted[index : index + 1] = halves
         place = self.segments.index(whole)
         self.segments[place : place + 1] = halves
 
-    def _insert(self, segment: Segment) -> None:
+    def _insert(self, segment: AddressRange) -> None:
         self.segments.append(segment)
         insort(self._sorted, segment)
 
 
 class Pool:
-    """Who has which address of a layout, and who had it last."""
+    """The user of each address of a layout, and the last user of each free one. Does not yield."""
 
-    __slots__ = ("_clock", "_fresh", "_idle", "_inside", "_key", "_last", "_layout", "_unfit", "_used", "_whole")
+    __slots__ = ("_clock", "_fresh", "_idle", "_inside", "_key", "_last", "_layout", "_used", "_whole", "_withheld")
 
     def __init__(
         self,
@@ -161,33 +161,33 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
         key: Callable[[str], str] = user_names.fold,
     ) -> None:
-        """`key` returns what the names of one user have in common."""
+        """`key` maps all spellings of a user name to the same key."""
         self._clock = clock
         self._key = key
-        self._whole = self._layout = layout or Layout()  # as the file has it; without what may not be given out
-        self._unfit: frozenset[IPv4Network] = frozenset()
-        self._fresh = iter(self._layout)  # what it has not yielded was never given, unless claimed
+        self._whole = self._layout = layout or Layout()  # with and without withheld networks
+        self._withheld: frozenset[IPv4Network] = frozenset()
+        self._fresh = iter(self._layout)  # addresses not yielded yet were never allocated, but perhaps claimed
         self._used: dict[int, tuple[str, float]] = {}
-        self._idle: dict[int, tuple[str, float]] = {}  # the longest free first
-        self._last: dict[str, int] = {}  # a user's last address, while it is idle
-        self._inside = 0  # of _used, those that are in the layout
+        self._idle: dict[int, tuple[str, float]] = {}  # in the order of release
+        self._last: dict[str, int] = {}  # by key: the last address of a user, while it is free
+        self._inside = 0  # number of those in _used that are in the layout
 
     def allocate(self, user: str) -> IPv4Address:
-        """An address for `user`, by the order of preference above; NoAddress if none is free."""
+        """Allocate an address for `user`, in the order of preference above. Raises NoAddress if none is free."""
         address = self._last.get(self._key(user))
         if address is None and len(self._idle) < _MAX_REMEMBERED:
-            address = self._never_given()
+            address = self._next_unused()
         if address is None:
             address = next(iter(self._idle), None)
         if address is None:
-            address = self._never_given()
+            address = self._next_unused()
         if address is None:
-            raise NoAddress(f"no address is free: the pool has {self.size}, all in use")
+            raise NoAddress(f"the address pool is exhausted: all {self.size} addresses are in use")
         self._take(address, user)
         return IPv4Address(address)
 
     def claim(self, address: IPv4Address, user: str) -> bool:
-        """Take this very address (RADIUS named it); False if somebody has it, or it is not the pool's."""
+        """Allocate a given address. Return False if it is in use or not in the pool."""
         number = int(address)
         if number in self._used or number not in self._layout:
             return False
@@ -195,13 +195,13 @@ class Pool:
         return True
 
     def release(self, address: IPv4Address) -> bool:
-        """Nobody has it any longer, but its user is remembered. False if it was not in use."""
+        """Free an address, and remember its user. Return False if it was not in use."""
         number = int(address)
         if number not in self._used:
             return False
         user, _ = self._used.pop(number)
         if number not in self._layout:
-            return True  # a reload has taken it out of the pool
+            return True  # a reload has removed it from the pool
         self._inside -= 1
         self._idle[number] = (user, self._clock())
         if user:
@@ -209,63 +209,68 @@ class Pool:
         return True
 
     def contains(self, address: IPv4Address) -> bool:
-        """Whether it is ours to give and to take back: in the layout, or still in use from an older one."""
+        """Return whether the pool manages an address: it is in the layout, or in use from an earlier layout."""
         return int(address) in self._used or int(address) in self._layout
 
     def change(self, layout: Layout) -> None:
-        """Go by another file from now on. Who has an address keeps it, in the new pool or not."""
+        """Use another layout from now on. Addresses in use stay so, even if the new layout lacks them."""
         self._whole = layout
-        self._lay_out()
+        self._apply_layout()
 
     def withhold(self, unfit: Collection[IPv4Network]) -> bool:
-        """Give out no address of these networks, and those withheld before again. Return True if they are others than
-        before. A session that has such an address keeps it."""
-        before, self._unfit = self._unfit, frozenset(unfit)
-        if before == self._unfit:
+        """Allocate no address of these networks, and again those of networks withheld before.
+
+        Return True if the networks have changed. An address in use stays in use.
+        """
+        before, self._withheld = self._withheld, frozenset(unfit)
+        if before == self._withheld:
             return False
-        self._lay_out()
+        self._apply_layout()
         return True
 
-    def _lay_out(self) -> None:
-        layout = self._layout = self._whole.without(self._unfit) if self._unfit else self._whole
+    def _apply_layout(self) -> None:
+        layout = self._layout = self._whole.without(self._withheld) if self._withheld else self._whole
         self._fresh = iter(layout)
         for number in [number for number in self._idle if number not in layout]:
             self._forget(number)
         self._inside = sum(number in layout for number in self._used)
 
     def compare_names(self, key: Callable[[str], str]) -> None:
-        """Compare users' names by this key from now on. Does not yield."""
+        """Compare user names by this key from now on."""
         self._key = key
         self._last = {key(user): number for number, (user, _) in self._idle.items() if user}
 
     def prefixes(self) -> tuple[IPv4Network, ...]:
-        """What the kernel must route to us."""
+        """Return the networks to route into the tun device."""
         return self._layout.prefixes()
 
     @property
     def withheld(self) -> frozenset[IPv4Network]:
-        """Networks of which no address is given out."""
-        return self._unfit
+        """Return the networks whose addresses are not allocated."""
+        return self._withheld
 
     @property
     def networks(self) -> tuple[IPv4Network, ...]:
-        """As the file has them."""
+        """Return the networks of the file."""
         return self._layout.networks
 
     @property
     def size(self) -> int:
+        """Return the number of addresses that can be allocated, in use or free."""
         return self._layout.size
 
     @property
     def used(self) -> int:
+        """Return the number of addresses in use, those of earlier layouts included."""
         return len(self._used)
 
     @property
     def free(self) -> int:
+        """Return the number of free addresses."""
         return self._layout.size - self._inside
 
     def holdings(self) -> Iterator[Holding]:
-        """The addresses in use, then those that somebody had, the longest free first."""
+        """Yield the addresses in use, then the free ones with a last user, longest free first."""
         now = self._clock()
         for number, (user, since) in list(self._used.items()):
             yield Holding(IPv4Address(number), True, user, now - since)
@@ -273,10 +278,10 @@ class Pool:
             yield Holding(IPv4Address(number), False, user, now - since)
 
     def never_used(self) -> Iterator[IPv4Address]:
-        """The addresses that nobody ever had; there may be millions."""
+        """Yield the addresses that were never used. There may be millions."""
         return (IPv4Address(number) for number in self._layout if number not in self._used and number not in self._idle)
 
-    def _never_given(self) -> int | None:
+    def _next_unused(self) -> int | None:
         for number in self._fresh:
             if number not in self._used and number not in self._idle:
                 return number
@@ -294,7 +299,7 @@ class Pool:
 
 
 def read_layout(path: str | Path, own: Collection[IPv4Address] = ()) -> Layout:
-    """The layout of a pool file; `own` are the addresses we are bound to. A missing file is an empty pool."""
+    """Read a pool file; a missing one is empty. `own` are the addresses this server is bound to. Raises ConfigError."""
     try:
         lines = read_lines(path)
     except FileNotFoundError:
@@ -305,7 +310,10 @@ def read_layout(path: str | Path, own: Collection[IPv4Address] = ()) -> Layout:
 
 
 def parse_layout(text: str, path: str = "pool", own: Collection[IPv4Address] = ()) -> Layout:
-    """An address or a range a line, `#` comments; `ADDRESS:` before it limits the line to that bind address."""
+    """Parse an address or range on each line, with `#` comments. Raises ConfigError.
+
+    `ADDRESS:` at the beginning limits the line to the server that is bound to that address.
+    """
     return _parse_lines(text.split("\n"), path, own)
 
 
@@ -328,16 +336,16 @@ def _parse_lines(lines: Iterable[str], path: str, own: Collection[IPv4Address]) 
 
 
 class _Unfit(ValueError):
-    """An address or range that is written right and cannot be a subscriber's."""
+    """An address or range with correct syntax that cannot be used for subscribers."""
 
 
 def _network(text: str) -> IPv4Network:
     network = IPv4Network(text, strict=False)
     if network.prefixlen < 8:
-        raise _Unfit("is too wide: /8 is the widest range")
-    # 0/8 and 127/8 are this host, 224/4 and 240/4 no hosts at all (RFC 6890).
+        raise _Unfit("is too large: the largest range is /8")
+    # 0/8 and 127/8 are this host, 224/4 and 240/4 are not hosts (RFC 6890 2.2.2).
     if int(network.network_address) >> 24 in (0, 127) or int(network.network_address) >> 29 == 7:
-        raise _Unfit("are not addresses that a subscriber can have")
+        raise _Unfit("cannot be used for subscribers")
     return network
 
 
@@ -350,6 +358,6 @@ def _at_edge(address: int) -> bool:
 
 
 def _edges_up_to(address: int) -> int:
-    """How many addresses from 0.0.0.0 to this one end in .0 or .255."""
+    """Return how many addresses from 0.0.0.0 to this one end in .0 or .255."""
     blocks, rest = divmod(address + 1, 256)
     return 2 * blocks + (rest > 0)

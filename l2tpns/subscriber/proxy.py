@@ -1,8 +1,8 @@
-"""What a LAC has begun in our name: the subscriber's LCP, and its answer to an authenticator (RFC 2661 4.4.5).
+"""Proxy LCP and proxy authentication: what a LAC has negotiated on behalf of this LNS (RFC 2661 4.4.5).
 
-A link is taken over only where the login can go on from there. A Challenge can be sent at any time; a PAP request is
-the subscriber's to send, and it has been sent: to the LAC. Where the LAC does not pass it on, LCP begins anew, which
-makes the subscriber send it again at once.
+A link is adopted only if the login can continue from there. The LNS can send a CHAP Challenge at any time. A PAP
+request can be sent only by the subscriber, which has sent it to the LAC. If the LAC does not forward it, LCP is
+renegotiated, which makes the subscriber send it again at once.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.proto.ppp.lcp import AuthChoice, Lcp
 from l2tpns.proto.ppp.options import build_options
 
-MAX_CHALLENGE = 253  # octets that a RADIUS server can be told
+MAX_CHALLENGE = 253  # octets of a RADIUS attribute (RFC 2865 5)
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyResult:
-    """What is taken over: nothing of LCP when `why_not` says something, and no login without credentials."""
+    """What was adopted: no LCP if `why_not` is set, no authentication if `credentials` is None."""
 
     why_not: str = ""
     credentials: Credentials | None = None
 
 
 def adopt_proxy(lcp: Lcp, iccn: ICCN, config: Config, now: float) -> ProxyResult:
-    """Take over the LAC's LCP, which is Opened then, with the subscriber's credentials where they are of use."""
+    """Adopt the LCP of the LAC, which is then Opened, and the subscriber's credentials if they are usable."""
     sent, received = iccn.last_sent_lcp_confreq, iccn.last_received_lcp_confreq
     if sent is None and received is None:
-        return ProxyResult("the LAC has not negotiated LCP")
+        return ProxyResult("the LAC did not negotiate LCP")
     if not config.proxy_lcp:
         return ProxyResult("proxy_lcp is no")
     if sent is None or received is None:
@@ -43,9 +43,9 @@ def adopt_proxy(lcp: Lcp, iccn: ICCN, config: Config, now: float) -> ProxyResult
     if not lcp.adopt(sent, received, now, choices):
         pap_alone = build_options([AuthChoice.PAP.option]) in sent and AuthChoice.PAP not in choices
         return ProxyResult(
-            "PAP was begun at the LAC, and its request is not to be used"
+            "the LAC used PAP, but its PAP request cannot be used here"
             if pap_alone
-            else "it is not what is wanted here"
+            else "the LAC negotiated options that this LNS does not accept"
         )
     if credentials is not None and (lcp.auth is None or lcp.auth.protocol != credentials.protocol):
         credentials = None
@@ -53,7 +53,7 @@ def adopt_proxy(lcp: Lcp, iccn: ICCN, config: Config, now: float) -> ProxyResult
 
 
 def usable_credentials(iccn: ICCN) -> Credentials | None:
-    """What the subscriber told the LAC, if all of it came and could have come to us."""
+    """Return the credentials that the subscriber sent to the LAC, None if they are incomplete or invalid."""
     if not iccn.proxy_authen_usable:
         return None
     name, response = iccn.proxy_authen_name or b"", iccn.proxy_authen_response or b""

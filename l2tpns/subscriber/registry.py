@@ -1,7 +1,7 @@
-"""Which session has which user name, and which has which address.
+"""The user name and the address of each session.
 
-A name is registered when its login was accepted, an address when the pool, RADIUS or the subscriber has chosen it.
-Names are compared by `username_case` (config/user_names.py).
+A name is registered when a login is accepted, an address when the pool, RADIUS or the subscriber has chosen it. Names
+are compared by `username_case` (config/user_names.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ S = TypeVar("S", bound=Subscriber)
 
 
 class Registry(Generic[S]):
-    """Names and addresses of all sessions. Nothing here yields."""
+    """Names and addresses of all sessions. No method yields."""
 
     def __init__(self, config: Config, pool: Pool, routable: Routable) -> None:
         self.by_user: dict[str, set[S]] = {}  # by Config.user_key of the name
@@ -26,7 +26,7 @@ class Registry(Generic[S]):
         self._config = config
         self._pool = pool
         self._routable = routable
-        self._username_case = config.username_case  # as by_user and the pool go by it
+        self._username_case = config.username_case  # the setting that by_user and the pool use now
         pool.compare_names(config.user_key)
 
     # Names
@@ -34,13 +34,13 @@ class Registry(Generic[S]):
     def login(self, session: S) -> list[S]:
         """Register the user name of a session. Return the sessions that this login replaces (reference: duplicates).
 
-        The user of a session in a walled garden is not proven: it replaces no other session, and no other replaces it.
+        In a walled garden the user name is not proven: such a session replaces none and is replaced by none.
         """
         self.remember_user(session)
         return [] if session.policy.garden else self.replaced_by(session)
 
     def replaced_by(self, session: S) -> list[S]:
-        """Return the sessions that have to end for this one."""
+        """Return the sessions that this one replaces."""
         config = self._config
         if config.allow_duplicate_users or any(self.same_user(session.user, guest) for guest in config.guest_account):
             return []
@@ -48,11 +48,11 @@ class Registry(Generic[S]):
         return [other for other in found if other is not session and not other.policy.garden]
 
     def same_user(self, user: str, other: str) -> bool:
-        """Return whether two names are one user's, by `username_case`."""
+        """Return whether two names belong to the same user, by `username_case`."""
         return self._config.user_key(user) == self._config.user_key(other)
 
     def sessions_of(self, user: str) -> tuple[S, ...]:
-        """Return the sessions of a user who has logged in, in no order."""
+        """Return the logged-in sessions of a user, unordered."""
         return tuple(self.by_user.get(self._config.user_key(user), ()))
 
     def remember_user(self, session: S) -> None:
@@ -60,7 +60,7 @@ class Registry(Generic[S]):
         self.by_user.setdefault(self._config.user_key(session.user), set()).add(session)
 
     def forget_user(self, session: S) -> None:
-        """Remove the user name of a session. Harmless if it is not registered."""
+        """Remove the user name of a session. Does nothing if it is not registered."""
         name = self._config.user_key(session.user)
         holders = self.by_user.get(name)
         if holders is not None:
@@ -69,7 +69,7 @@ class Registry(Generic[S]):
                 del self.by_user[name]
 
     def compare_names(self) -> None:
-        """Go by `username_case` as it is now."""
+        """Apply the current `username_case`."""
         if self._config.username_case == self._username_case:
             return
         self._username_case = self._config.username_case
@@ -82,25 +82,25 @@ class Registry(Generic[S]):
     # Addresses
 
     def holders(self, address: IPv4Address, session: S) -> list[S]:
-        """Return the other session that has this address, if there is one."""
+        """Return the other sessions with this address: one or none."""
         holder = self.by_address.get(address)
         return [] if holder is None or holder is session else [holder]
 
     def allocate(self, session: S) -> IPv4Address:
-        """Give a session an address of the pool. Raises NoAddress."""
+        """Assign an address of the pool. Raises NoAddress if the pool is exhausted."""
         address = self._pool.allocate(session.proven_user)
         self.by_address[address] = session
         return address
 
     def take_address(self, address: IPv4Address, session: S) -> str:
-        """Give a session an address that RADIUS or the subscriber chose. Return why it cannot have it, or nothing."""
+        """Assign an address that RADIUS or the subscriber chose. Return why it is refused, or an empty string."""
         why = self._routable.refusal(IPv4Network(address))
         if why:
             return why
         if address in self.by_address:
             return "another session has it"
         if self._pool.contains(address) and not self._pool.claim(address, session.proven_user):
-            return "it is taken"
+            return "it is in use"
         self.by_address[address] = session
         return ""
 
@@ -111,12 +111,12 @@ class Registry(Generic[S]):
             self._pool.release(address)
 
     def change_pool(self, layout: Layout) -> None:
-        """Give out these addresses from now on. Each session keeps the address it has."""
+        """Allocate from these addresses from now on. Each session keeps its address."""
         self._pool.change(layout)
         self.claim_held_addresses()
 
     def claim_held_addresses(self) -> None:
-        """Mark as used the addresses that came into the pool while sessions had them."""
+        """Mark as used the addresses that were added to the pool while sessions had them."""
         for address, session in self.by_address.items():
             if self._pool.contains(address):
                 self._pool.claim(address, session.proven_user)

@@ -1,8 +1,8 @@
-"""Which addresses may be routed into the tun device: the one answer for every way by which a route gets there.
+"""Decides which addresses may be routed into the tun device, for every source of such routes.
 
-A Framed-IP-Address, a Framed-Route, the address that a subscriber asks for, the pool, saved state: each of them may
-name an address that this server itself needs. Routed to a subscriber, the address of a LAC takes every tunnel of that
-LAC away and sends our own L2TP packets round in circles. See docs/decisions/0015-what-may-be-routed.md.
+A Framed-IP-Address, a Framed-Route, the address that a subscriber requests, the pool and the saved state may each name
+an address that this server itself needs. If the address of a LAC were routed to a subscriber, all tunnels of that LAC
+would fail and this server's own L2TP packets would loop. See docs/decisions/0015-what-may-be-routed.md.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from l2tpns.proto.ip.prefixes import SPECIAL, special_refusal, subtract
 from l2tpns.system.surroundings import Surroundings
 
 LAC_MEMORY = 86_400.0  # seconds for which a LAC without a tunnel keeps its address
-MAX_LACS = 10_000  # remembered; beyond that the one that came up first is forgotten
-MAX_CANDIDATES = 16  # LACs that have not shown yet that they hear us, at addresses of the pool
-CANDIDATE_LIFETIME = 60.0  # seconds until such a LAC has to be established
+MAX_LACS = 10_000  # beyond that the LAC that was established first is forgotten
+MAX_CANDIDATES = 16  # LACs at addresses of the pool that have not yet shown that they receive replies
+CANDIDATE_LIFETIME = 60.0  # seconds within which such a LAC must be established
 
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """What nothing may lead away, in a form that is searched quickly: there may be thousands of LACs."""
+    """Networks that must not be routed to subscribers, indexed for a fast search among thousands of LACs."""
 
-    basis: tuple[object, ...]  # of the configuration, when this was made
-    kept_free: dict[IPv4Network, str]  # no route of ours may lead there, not even one that is there already
-    hosts: dict[IPv4Network, str]  # the same and those that no further session may have
-    numbers: list[int]  # of the single addresses among them, in order
-    ranges: tuple[IPv4Network, ...]  # the others
+    basis: tuple[object, ...]  # settings from which this was computed
+    kept_free: dict[IPv4Network, str]  # routes to them are removed, even existing ones; with reasons
+    hosts: dict[IPv4Network, str]  # these and those that no new session may have
+    numbers: list[int]  # the single addresses of hosts, sorted
+    ranges: tuple[IPv4Network, ...]  # the other networks of hosts
     connected: tuple[IPv4Network, ...]
 
 
 class Routable:
-    """What may be routed into the tun device now."""
+    """Knows which networks may be routed into the tun device now. Does not yield."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._surroundings = Surroundings()
         self._needed: Needed | None = None
-        self._lacs: dict[IPv4Network, tuple[str, float]] = {}  # name, and until when its address is kept
-        self._candidates: dict[IPv4Network, float] = {}
+        self._lacs: dict[IPv4Network, tuple[str, float]] = {}  # name and expiry (monotonic)
+        self._candidates: dict[IPv4Network, float] = {}  # expiry (monotonic)
 
     def refusal(self, network: IPv4Network) -> str:
-        """Say why this network, or single address, may not be routed into the tun device; nothing if it may."""
+        """Return why a network or address may not be routed into the tun device, an empty string if it may."""
         why = special_refusal(network)
         if why:
             return why
@@ -62,10 +62,11 @@ class Routable:
                 return f"{network} overlaps {connected}, {self._name_of(connected)}"
         return ""
 
-    # What is needed
+    # Needed networks
 
     @property
     def surroundings(self) -> Surroundings:
+        """Return the addresses and routes of the kernel. May be set."""
         return self._surroundings
 
     @surroundings.setter
@@ -73,7 +74,7 @@ class Routable:
         self._surroundings, self._needed = surroundings, None
 
     def needed(self) -> Needed:
-        """What nothing may lead into the tun device, as of now."""
+        """Return the networks that must not be routed into the tun device now."""
         config = self._config
         own = (config.tun_address, config.ppp_local_address)
         servers = tuple(server.address for server in config.radius_servers)
@@ -84,13 +85,13 @@ class Routable:
         hosts.update((lac, "a LAC that is connecting") for lac in self._candidates)
         hosts.update((IPv4Network(server), "a RADIUS server") for server in servers)
         hosts.update(self._surroundings.gateways)
-        # The kernel looks its own addresses up before any route: no route of ours leads them away.
+        # The kernel looks up its own addresses before any route, so no route of this server diverts them.
         kept_free = {host: name for host, name in hosts.items() if host not in self._surroundings.own}
         hosts.update(self._surroundings.own)
         hosts[IPv4Network(config.tun_address)] = "the address of the tun device"
         hosts[IPv4Network(config.ppp_local_address)] = "our address in PPP"
         if config.snoop_host is not None:
-            hosts.setdefault(IPv4Network(config.snoop_host), "needed by this server")  # what for is not for the log
+            hosts.setdefault(IPv4Network(config.snoop_host), "needed by this server")  # not why: it is logged
         self._needed = Needed(
             basis=basis,
             kept_free=kept_free,
@@ -102,9 +103,9 @@ class Routable:
         return self._needed
 
     def withheld(self, networks: Iterable[IPv4Network]) -> dict[IPv4Network, str]:
-        """The parts of the pool's networks that may not be given out, each with the reason in words."""
+        """Return the parts of the pool's networks that must not be allocated, each with its reason."""
         needed = self.needed()
-        unfit = {special: f"{special} is no subscriber's" for special in SPECIAL}
+        unfit = {special: f"{special} cannot be used by subscribers" for special in SPECIAL}
         for connected in needed.connected:
             unfit[connected] = f"{connected} is part of {self._name_of(connected)}; see routed_networks"
         for host, name in needed.hosts.items():
@@ -120,7 +121,7 @@ class Routable:
         return found
 
     def is_configured(self, network: IPv4Network) -> bool:
-        """Whether the configuration gives us this address: that the pool contains it needs no warning."""
+        """Return whether a setting of this server names the address: then the pool may contain it without a warning."""
         return network in (IPv4Network(self._config.tun_address), IPv4Network(self._config.ppp_local_address))
 
     def _name_of(self, connected: IPv4Network) -> str:
@@ -130,7 +131,7 @@ class Routable:
     # LACs
 
     def lac_established(self, address: IPv4Address, name: str, now: float) -> bool:
-        """A LAC has shown that it hears us. Return True if its address was not known yet."""
+        """Reserve the address of a LAC that receives replies. Return True if it was not reserved yet."""
         lac = IPv4Network(address)
         known = self._lacs.pop(lac, None)
         self._candidates.pop(lac, None)
@@ -141,8 +142,10 @@ class Routable:
         return known is None
 
     def lac_candidate(self, address: IPv4Address, now: float) -> bool:
-        """A LAC at an address of the pool asks for a tunnel. Return False if there are too many of them: each costs
-        the kernel's routing table changes, and their addresses may be forged."""
+        """Reserve a pool address of a LAC that requests a tunnel. Return False if there are too many of them.
+
+        Each changes the kernel's routing table, and their addresses may be forged.
+        """
         self.expire(now)
         lac = IPv4Network(address)
         if lac not in self._candidates and len(self._candidates) >= MAX_CANDIDATES:
@@ -152,18 +155,17 @@ class Routable:
         return True
 
     def is_lac(self, address: IPv4Address) -> bool:
-        """Whether a LAC has this address, or had it lately."""
+        """Return whether a LAC has this address, or had it recently."""
         return IPv4Network(address) in self._lacs
 
     def lac_left(self, address: IPv4Address, now: float) -> None:
-        """A tunnel of this LAC has ended: its address is kept for another LAC_MEMORY seconds."""
+        """Keep the address of a LAC whose tunnel has ended for another LAC_MEMORY seconds."""
         lac = IPv4Network(address)
         if lac in self._lacs:
             self._lacs[lac] = self._lacs[lac][0], now + LAC_MEMORY
 
     def expire(self, now: float, living: Iterable[IPv4Address] = ()) -> bool:
-        """Forget LACs that left long ago and are not among the `living`, and candidates that did not come up. Return
-        True if there were any."""
+        """Forget expired candidates, and expired LACs that are not `living`. Return True if there were any."""
         for address in living:
             self.lac_left(address, now)
         gone = [lac for lac, (_, until) in self._lacs.items() if until <= now]
@@ -178,7 +180,7 @@ class Routable:
 
 
 def _overlapping(needed: Needed, network: IPv4Network) -> Iterator[IPv4Network]:
-    """What of this the network contains, or lies in."""
+    """Yield the needed networks that contain this network or are contained in it."""
     at = bisect_left(needed.numbers, int(network.network_address))
     if at < len(needed.numbers) and needed.numbers[at] <= int(network.broadcast_address):
         yield IPv4Network(needed.numbers[at])

@@ -1,6 +1,6 @@
-"""What sessions and tunnels use of the server: one `Services` object, built once by server.py and handed to each.
+"""The parts of the server that sessions and tunnels use: one `Services` object, built by server.py.
 
-It names parts by what they do, so that a session knows neither the table it stands in nor the daemon.
+Sessions and tunnels get this object instead of the LNS or the daemon.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ from l2tpns.subscriber.pool import Pool
 from l2tpns.subscriber.registry import Registry
 from l2tpns.subscriber.usage_files import UsageFiles
 
-HISTORY_LENGTH = 1000  # sessions that have ended, for `show history`
+HISTORY_LENGTH = 1000  # ended sessions, for `show history`
 WHEEL_TICK = 0.1  # seconds
-UNREAD_INTERVAL = 3600.0  # seconds between two log lines about an AVPair that nothing reads
+UNREAD_INTERVAL = 3600.0  # seconds between two log lines about an AVPair that is not handled
 
 
 @dataclass(slots=True)
 class SessionTiming:
-    """Times of a session's life that no setting changes, in seconds. One object for a server."""
+    """Times of a session that no setting changes, in seconds. One object for each server."""
 
-    refusal_grace: float = 1.0  # an Authenticate-Nak needs its moment before the CDN, which ends pppd at once
-    release_timeout: float = 5.0  # for an older session of the same user or address to release what it holds
+    refusal_grace: float = 1.0  # from the refusal to the CDN, which ends pppd at once
+    release_timeout: float = 5.0  # for the release of an older session of the same user or address
     network_restart_timeout: float = 30.0  # for a subscriber that renegotiates an NCP
-    max_renegotiations: int = 10  # of LCP in one call, within
+    max_renegotiations: int = 10  # of LCP in one call, within renegotiation_window
     renegotiation_window: float = 60.0
 
 
 class LacConnection(Protocol):
-    """The tunnel of a session, as far as the session knows it: l2tp/tunnel.py."""
+    """The part of a tunnel that its sessions use: l2tp/tunnel.py."""
 
     id: int
-    peer: tuple[str, int]  # the LAC's address and port; may change
+    peer: tuple[str, int]  # address and port of the LAC; may change
     peer_id: int  # the LAC's id of the tunnel
     host: str  # the LAC's host name
     lac: str  # the LAC's address when the tunnel began
@@ -65,18 +65,18 @@ class LacConnection(Protocol):
     endpoint: Endpoint
 
     def send(self, message: Message, session_id: int = 0) -> None:
-        """Queue a control message; `session_id` is the LAC's. Called from any greenlet; does not yield."""
+        """Queue a control message. `session_id` is that of the LAC. Called from any greenlet. Does not yield."""
 
     def call_started(self, session_id: int) -> None:
-        """Count a call no longer among those that are starting: it is online, or has ended."""
+        """Remove a call from the calls that are starting: it is online, or has ended."""
 
     def call_gone(self, session_id: int) -> None:
-        """Forget a call that has ended."""
+        """Remove a call that has ended."""
 
 
 @dataclass(slots=True, eq=False)
 class Services:
-    """The parts of one server. Only `backend` and `handed_over` are ever set again, by the daemon and the LNS."""
+    """The parts of one server. Only `backend` (by the daemon) and `handed_over` (by the LNS) are set again."""
 
     config: Config
     counters: Counters
@@ -85,7 +85,7 @@ class Services:
     awake: AwakeClock
     supervisor: Supervisor
     plane: DataPlane
-    backend: Backend  # decides logins; another one after a reload that names RADIUS servers, or none
+    backend: Backend  # decides logins; replaced when radius_servers is set or unset
     accounting: Accounting
     pool: Pool
     registry: Registry[Any]  # of Session
@@ -99,12 +99,12 @@ class Services:
     usage_files: UsageFiles
     session_timing: SessionTiming = field(default_factory=SessionTiming)
     operator_scheduler: Scheduler = field(default_factory=Scheduler)  # for consoles, HTTP and nsctl
-    # For tunnels with more mail than they can read at once.
+    # For tunnels with more messages than they handle at once.
     tunnel_scheduler: Scheduler = field(default_factory=lambda: Scheduler(load=1.0))
     wheel: Wheel[Any] = field(default_factory=lambda: Wheel(monotonic(), WHEEL_TICK))  # of Session
     history: deque[Any] = field(default_factory=lambda: deque(maxlen=HISTORY_LENGTH))  # of history.Ending
     unread_avpairs: RepeatFilter = field(default_factory=lambda: RepeatFilter(UNREAD_INTERVAL))
-    handed_over: bool = False  # the next process goes on from the saved state: nothing may be sent or ended any more
+    handed_over: bool = False  # the next process restores the saved state: send and end nothing
     policies: tuple[PolicyPart, ...] = field(init=False)
     acct_session_ids: SessionIds = field(init=False)
 

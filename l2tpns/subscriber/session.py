@@ -1,8 +1,8 @@
-"""A subscriber's life: one call of RFC 2661 (7.4.2, LNS side) and the PPP link it carries (RFC 1661).
+"""The life of a session: one incoming call of the LNS (RFC 2661 7.4.2) and its PPP link (RFC 1661).
 
-One greenlet per session tells it from top to bottom. It blocks in `link.wait` only, which feeds the automata meanwhile:
-LCP Echo is answered and a Terminate-Request obeyed while RADIUS is slow. Packets of an online session never come
-here: the data plane carries them by the session's path.
+Each session has one greenlet, and `Session.run` is its whole life. It blocks only in `link.wait`, which serves the
+automata: LCP Echo-Requests and Terminate-Requests get a reply while RADIUS is slow. IP packets of an online session do
+not pass here: the data plane carries them by the session's path.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from l2tpns.subscriber.phase import Phase
 from l2tpns.subscriber.services import LacConnection, Services
 from l2tpns.subscriber.state import SessionState
 
-FRAMING_TYPES = 3  # what our SCCRP advertises: synchronous and asynchronous
+FRAMING_TYPES = 3  # advertised in the SCCRP: synchronous and asynchronous (RFC 2661 4.4.3)
 
 
 class Session(SessionState):
-    """One call, one PPP link, one subscriber, and their life."""
+    """A session and its life. `run` is its greenlet."""
 
     __slots__ = ("_iccn_came",)
 
@@ -56,7 +56,7 @@ class Session(SessionState):
     # The life
 
     def run(self) -> None:
-        """Go from ICRQ to CDN; a session that was online before a restart goes on from there."""
+        """Run the session from ICRQ to CDN, a restored one from where it was. Does not raise."""
         ended = SessionEnded(causes.SHUTDOWN)  # if the greenlet is killed
         try:
             resumed = self.is_online
@@ -64,7 +64,7 @@ class Session(SessionState):
                 self.answer_call()
             while True:
                 try:
-                    if resumed:  # a plugin may wait in there, and the subscriber begin anew meanwhile
+                    if resumed:  # a plugin may block, and LCP be renegotiated meanwhile
                         resumed = False
                         plugin_hooks.new_session(self, resumed=True)
                     if not self.is_online:
@@ -92,7 +92,7 @@ class Session(SessionState):
                 self.release(ended)
 
     def answer_call(self) -> None:
-        """RFC 2661 7.4.2: send the ICRP, wait for an acceptable ICCN."""
+        """Send the ICRP and wait for an acceptable ICCN (RFC 2661 7.4.2). Raises SessionEnded or ProtocolError."""
         services, link = self.services, self.link
         services.plane.attach(self.path)
         self.tunnel.send(ICRP(assigned_session_id=self.id), self.peer_id)
@@ -109,11 +109,11 @@ class Session(SessionState):
         self.log.debug("call_connected", calling=self.calling, called=self.called)
 
     def open_link(self) -> None:
-        """Negotiate LCP, or adopt what the LAC has negotiated if that is complete and allowed (RFC 2661 4.4.5)."""
+        """Negotiate LCP, or adopt the LAC's negotiation if it is complete and allowed (RFC 2661 4.4.5). May yield."""
         link, lcp = self.link, self.link.lcp
         link.phase = Phase.LCP
         now = link.now()
-        self.proxied = None  # a subscriber that begins again with LCP is asked again, too
+        self.proxied = None  # after a renegotiation the subscriber must authenticate again
         if lcp.state is State.INITIAL:
             iccn, self.connected = self.connected, None
             assert iccn is not None
@@ -129,7 +129,7 @@ class Session(SessionState):
         link.log_refused("LCP", lcp.refusals())
 
     def go_online(self) -> None:
-        """Install routes, start forwarding, policies, accounting and timers; tell plugins. May yield."""
+        """Install routes, start forwarding, policies, accounting and timers, notify plugins. May yield."""
         services, link = self.services, self.link
         assert self.profile is not None and self.address is not None and link.authenticator is not None
         now = monotonic()
@@ -161,13 +161,13 @@ class Session(SessionState):
         plugin_hooks.new_session(self)
 
     def stop_starting(self) -> None:
-        """Count this call no longer among those that are starting: it is online, or has ended before."""
+        """Remove this call from the calls that are starting: it is online, or has ended."""
         if self.starting:
             self.starting = False
             self.tunnel.call_started(self.id)
 
     def start_forwarding(self) -> None:
-        """Have the data plane carry this session's packets."""
+        """Start forwarding IP packets of this session. Does not yield."""
         assert self.address is not None and self.profile is not None
         services = self.services
         routes = services.guard.permitted(self, self.profile.routes)
@@ -180,10 +180,10 @@ class Session(SessionState):
         services.plane.online(self.path, self.address, [route.prefix for route in routes], mru)
 
     def serve(self) -> None:
-        """Stay online until something ends it. A renegotiated NCP interrupts the traffic, not the session."""
+        """Stay online until an exception ends the session. A renegotiated NCP interrupts only the traffic."""
         link, services = self.link, self.services
         while True:
-            # An NCP may have come back, with another address, before this looks: while a plugin or RADIUS was asked.
+            # An NCP may have reopened, with another address, while a plugin or RADIUS was being asked.
             link.wait(lambda: not any(layer.ready for layer in link.layers.values()))
             services.plane.offline(self.path)
             back = link.wait(
@@ -199,21 +199,21 @@ class Session(SessionState):
             self.start_forwarding()
 
     def restart_negotiation(self) -> None:
-        """Limit how long the next login may take, and how often a subscriber may begin anew.
+        """Limit the duration of the next login, and the rate of renegotiations.
 
-        Each time costs a question to RADIUS and two records. Raises SessionEnded for one that never stops.
+        Each one costs an Access-Request and two accounting records. Raises SessionEnded if there are too many.
         """
         link, timing, now = self.link, self.services.session_timing, self.link.now()
-        if link.login_deadline is None:  # it was online; otherwise it has no more time than before
+        if link.login_deadline is None:  # it was online; otherwise the deadline stays
             link.login_deadline = now + self.services.config.login_timeout
         times = self.renegotiations = (*self.renegotiations, now)[-timing.max_renegotiations :]
         if len(times) == timing.max_renegotiations and now - times[0] < timing.renegotiation_window:
-            raise SessionEnded(causes.LCP_FAILED, text="the subscriber restarts LCP again and again")
+            raise SessionEnded(causes.LCP_FAILED, text="the subscriber keeps restarting LCP")
 
     # The end
 
     def go_offline(self, reason: Cause) -> None:
-        """Undo go_online, open_networks and authenticate. Harmless at any time. May yield."""
+        """Undo go_online, open_networks and authenticate. May be called in any phase. May yield."""
         services = self.services
         if self.timer is not None:
             self.timer.cancel()
@@ -227,7 +227,7 @@ class Session(SessionState):
         if self.address is not None:
             address, self.address = self.address, None
             services.registry.give_back_address(address)
-        services.registry.forget_user(self)  # the subscriber has to authenticate again
+        services.registry.forget_user(self)  # the subscriber must authenticate again
         self.policy = Policy()
         self.profile = None
         self.credentials = None
@@ -236,16 +236,16 @@ class Session(SessionState):
     def stop_service(self, reason: Cause) -> None:
         """Undo go_online. May yield.
 
-        The session counts as offline before anything that may yield (kernel, plugins): a command that changes its
-        policy meanwhile, or the saved state, must not bring back to its address what is being taken from it.
+        The session counts as offline before any step that may yield (kernel, plugins). A command that changes its
+        policy meanwhile, or the saved state, must not restore what is being removed.
         """
         services = self.services
         seconds, self.online_since = int(monotonic() - self.online_since), 0.0
         self.attempt(lambda: services.plane.offline(self.path))
         for part in services.policies:
             self.attempt(partial(part.finish, self))
-        usage = replace(self.usage(reason.terminate), session_time=seconds)  # now that no packet can follow
-        services.changes.call(self)  # before the Stop: a session that has its Stop is never restored
+        usage = replace(self.usage(reason.terminate), session_time=seconds)  # final: no packet can follow
+        services.changes.call(self)  # before the Stop: a session with a Stop is never restored
         try:
             accounting.stop(self, usage)
         finally:
@@ -253,26 +253,26 @@ class Session(SessionState):
             self.path.reset_counters()
 
     def attempt(self, step: Callable[[], object]) -> None:
-        """Do a step of the end, whose failure the other steps survive. May yield."""
+        """Run one step of the end. Log its failure, so that the other steps follow. May yield."""
         try:
             step()
-        except SessionEnded as end:  # by Session.kill() of a plugin's: it has to wait for the other steps
+        except SessionEnded as end:  # from kill() of a plugin: the other steps must follow
             self.link.end(end)
         except Exception:
             self.log.exception("release_failed")
 
     def release(self, end: SessionEnded) -> None:
-        """Leave by the one exit, whatever has happened. May yield."""
+        """Release all resources and log the end, in whatever phase. May yield."""
         self.releasing = True
         online = self.online_since
         usage = self.usage()
         opened = round(monotonic() - online, 1) if online else 0.0
-        wanted = [] if online else self.link.refusals()  # of a login that failed: it may be why
+        wanted = [] if online else self.link.refusals()  # of a failed login, as a possible reason
         steps: list[Callable[[], None]] = [
             self.stop_starting,
             lambda: plugin_hooks.kill_session(self, end.cause.name),
             lambda: self.go_offline(end.cause),
-            lambda: self.say_goodbye(end),
+            lambda: self.notify_peers(end),
             lambda: self.services.plane.detach(self.path),
             self.leave_table,
             self.link.break_reference_cycles,
@@ -295,11 +295,11 @@ class Session(SessionState):
         self.services.history.append(history.ending(self, end, usage, opened))
 
     def leave_table(self) -> None:
-        """Be found by no id any more."""
+        """Remove the session from the tables of the tunnel and the LNS."""
         self.alive = False
         self.tunnel.call_gone(self.id)
 
-    def say_goodbye(self, end: SessionEnded) -> None:
+    def notify_peers(self, end: SessionEnded) -> None:
         """Send an LCP Terminate-Request to the subscriber and a CDN to the LAC, unless the LAC has ended the call."""
         if not end.tell:
             return
@@ -316,9 +316,9 @@ class Session(SessionState):
     # L2TP messages and time
 
     def post_message(self, message: Message) -> None:
-        """Take a control message of this call. Called by the tunnel's greenlet; does not yield.
+        """Queue a control message of this call. Called by the tunnel's greenlet. Does not yield.
 
-        The tunnel has acknowledged it, so an ICCN, which does not come again, is never dropped.
+        The tunnel has acknowledged the message. So the ICCN, which is not retransmitted, is never dropped.
         """
         if isinstance(message, ICCN) and not self._iccn_came:
             self._iccn_came = True
@@ -327,7 +327,7 @@ class Session(SessionState):
             self.services.counters.drop_mailbox_full += 1
 
     def _on_message(self, message: Message) -> None:
-        """Handle a message of RFC 2661 7.4.2, except a CDN, which comes as an End. Raises ProtocolError."""
+        """Handle a control message, except a CDN, which arrives as an End (RFC 2661 7.4.2). Raises ProtocolError."""
         if isinstance(message, ICCN) and self.phase is Phase.CALL and self.connected is None:
             self.connected = message
         elif isinstance(message, WEN):
@@ -338,7 +338,7 @@ class Session(SessionState):
             raise ProtocolError(CdnResult.GENERAL, ErrorCode.VENDOR, f"{name} is not expected here")
 
     def on_timer(self, now: float) -> None:
-        """Wake the session's greenlet if something is due. Called by the timer wheel; must not block."""
+        """Wake the session's greenlet if a timer is due. Called by the timer wheel; must not block or raise."""
         if timers.next_deadline(self) <= now:
             self.link.mailbox.post_urgent(TIMER)
         else:
@@ -347,19 +347,19 @@ class Session(SessionState):
     def _on_timer(self) -> None:
         if self.is_online:
             now = monotonic()
-            if timers.time_is_over(self, now):
+            if timers.session_timeout_expired(self, now):
                 authentication.reauthorize(self)
             timers.run_due_timers(self, now)
             timers.set_timer(self, now)
 
-    # What policies, plugins and consoles call
+    # Called by policies, plugins and consoles
 
     def usage(self, terminate_cause: int = 0) -> Usage:
-        """Return what accounting says of this session now. Does not yield."""
+        """Return the usage until now. Does not yield."""
         return accounting.usage(self, terminate_cause)
 
     def auth_request(self, credentials: Credentials) -> AuthRequest:
-        """Return what RADIUS would be asked if this session logged in with these credentials."""
+        """Return the request of a login of this session with these credentials."""
         return accounting.auth_request(self, credentials)
 
     def account_interim(self) -> None:
@@ -367,11 +367,11 @@ class Session(SessionState):
         accounting.interim(self)
 
     def replace_older(self) -> None:
-        """End the sessions that a login of this user replaces, and wait until they have released what they hold."""
+        """End the sessions that a login of this user replaces, and wait for their release. May yield."""
         network.end_older(self, self.services.registry.replaced_by(self), causes.DUPLICATE_USER)
 
     def suspend_service(self, cause: TerminateCause) -> Usage:
-        """End what is accounted while it stays online. Return the usage for `account_stop`. Does not yield."""
+        """End the accounted service; the session stays online. Return the usage for `account_stop`. Does not yield."""
         return accounting.suspend(self, cause)
 
     def account_stop(self, usage: Usage) -> None:
@@ -379,9 +379,9 @@ class Session(SessionState):
         accounting.stop(self, usage)
 
     def resume_service(self) -> None:
-        """Begin a new accounted service, as if it had just come online. Does not yield."""
+        """Begin a new accounted service, as after a login. Does not yield."""
         accounting.resume(self)
 
     def account_start(self) -> None:
-        """Write the accounting Start of the service that has begun, if it still goes on then. May yield."""
+        """Write the accounting Start of the service that has begun, unless it has ended meanwhile. May yield."""
         accounting.start(self)

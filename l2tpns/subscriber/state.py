@@ -1,8 +1,8 @@
-"""What there is to know about one session: its call, its link, its login, its address, its times.
+"""The state of one session: its call, link, login, address and times.
 
-`Session` (session.py) adds the life. The modules between them (accounting, authentication, authorization, network,
-plugin_hooks, timers) are each one part of that life, written as functions of a `SessionState`. Only they, Session and
-state/restore.py set its fields.
+`Session` (session.py) adds its life. The modules accounting, authentication, authorization, network, plugin_hooks and
+timers each implement one part of that life as functions of a `SessionState`. Only these modules, usage_files.py,
+Session and state/restore.py set its fields; lns.py sets `greenlet`, and plugins may set the speeds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from l2tpns.subscriber.services import LacConnection, Services
 
 
 class SessionState:
-    """One call, one PPP link, one subscriber."""
+    """One call, one PPP link, one subscriber: the fields, and changes that do not yield."""
 
     __slots__ = (
         "_ended_by_lac",
@@ -38,7 +38,6 @@ class SessionState:
         "calling",
         "connected",
         "credentials",
-        "dumped",
         "greenlet",
         "id",
         "link",
@@ -63,6 +62,7 @@ class SessionState:
         "timer",
         "tunnel",
         "tx_speed",
+        "usage_file_octets",
         "user",
         "wide_errors",
     )
@@ -81,7 +81,7 @@ class SessionState:
             endpoint=tunnel.endpoint,
             peer_tunnel_id=tunnel.peer_id,
             peer_session_id=self.peer_id,
-            post=_drop,  # until the link takes them
+            post=_drop,  # until the link is built
             now=monotonic(),
         )
         self.called = _text(icrq.called_number)
@@ -89,10 +89,10 @@ class SessionState:
         self.call_serial = icrq.call_serial_number
         self.connected: ICCN | None = None
         self.wide_errors: WEN | None = None  # the last one
-        self.tx_speed = self.rx_speed = 0  # bit/s as the LAC says; towards the subscriber, and from it
+        self.tx_speed = self.rx_speed = 0  # bit/s as the LAC reports: to and from the subscriber
         self.user = ""
         self.credentials: Credentials | None = None
-        self.proxied: Credentials | None = None  # the answer that the LAC has received, until it is used
+        self.proxied: Credentials | None = None  # the credentials that the LAC has received, until they are used
         self.profile: AuthReply | None = None
         self.acct_session_id = ""
         self.address: IPv4Address | None = None
@@ -100,47 +100,47 @@ class SessionState:
         self.online_since = 0.0  # monotonic; 0 while not online
         self.timeout_started_at = 0.0  # monotonic: Session-Timeout counts from here
         self.opened_wall = 0.0  # Unix time of online_since
-        self.dumped = (0, 0)  # octets from and to the subscriber that are in usage files
+        self.usage_file_octets = (0, 0)  # octets from and to the subscriber that were reported in usage files
         self.next_echo = self.next_interim = self.next_challenge = 0.0  # monotonic
         self.timer: Timer[Any] | None = None
         self.greenlet: Any = None
-        self.renegotiations: tuple[float, ...] = ()  # when the last ones of LCP were, by link.now()
-        self.alive = True  # in the server's table
-        self.starting = True  # counts among the calls that are not online yet
-        self.plugins_notified = False  # of its login, so that they will be notified of its end
+        self.renegotiations: tuple[float, ...] = ()  # times of the last ones of LCP, by link.now()
+        self.alive = True  # in the LNS's table
+        self.starting = True  # counted among the calls that are not online yet
+        self.plugins_notified = False  # of the login, so they will be notified of the end
         self.releasing = False
         self._ended_by_lac = False
 
     @property
     def phase(self) -> Phase:
-        """Return where its life is."""
+        """Return the phase."""
         return self.link.phase
 
     @property
     def is_online(self) -> bool:
-        """Return whether it has had its login and an address, and is accounted or in a walled garden."""
+        """Return whether the session has logged in, has an address, and is accounted or in a walled garden."""
         return bool(self.online_since)
 
     @property
     def tunnel_id(self) -> int:
-        """Return our id of its tunnel."""
+        """Return the id that this server assigned to its tunnel."""
         return self.tunnel.id
 
     @property
     def proven_user(self) -> str:
-        """Return the user whose address the pool may keep. In a walled garden the name is only a claim: nothing."""
+        """Return the user name if the login has proven it, which a walled garden does not: else an empty string."""
         return "" if self.policy.garden else self.user
 
     def change_policy(self, **changes: Any) -> None:
-        """Replace fields of its policy. Does not yield."""
+        """Replace fields of the policy. Does not yield."""
         self.policy = replace(self.policy, **changes)
 
     def rename(self, user: str) -> None:
-        """Give it another user name, for accounting too. Does not yield."""
+        """Change the user name, in accounting too. Does not yield."""
         name = user.encode("utf-8", "surrogateescape")
         registry = self.services.registry
         registry.forget_user(self)
-        self.user = name.decode("utf-8", "backslashreplace")  # as Credentials.user has it: JSON takes no other
+        self.user = name.decode("utf-8", "backslashreplace")  # like Credentials.user: valid in JSON
         registry.remember_user(self)
         if self.credentials is not None:
             self.credentials = replace(self.credentials, name=name)
@@ -148,17 +148,17 @@ class SessionState:
             self.profile = replace(self.profile, user=b"")
 
     def lac_moved(self, peer: tuple[str, int]) -> None:
-        """Send to another address of its LAC from now on. Does not yield."""
+        """Send to a new address of the LAC from now on. Does not yield."""
         self.log = self.link.log = self.log.bind(peer=f"{peer[0]}:{peer[1]}")
         self.path.peer = peer
         self.services.plane.changed(self.path)
 
     def end(self, reason: Cause, *, tell: bool = True, text: str = "") -> None:
-        """End the session soon. Called from any greenlet, more than once; does not yield."""
+        """Make the session end soon. Called from any greenlet, repeatedly. Does not yield."""
         self.link.end(SessionEnded(reason, tell=tell, text=text))
 
     def end_from_lac(self, why: SessionEnded | ProtocolError) -> None:
-        """End the session as its LAC has asked. The LAC may repeat that as often as it likes: the first time counts."""
+        """End the session at the request of the LAC. Ignore repeated requests. Does not yield."""
         if not self._ended_by_lac:
             self._ended_by_lac = True
             self.link.end(why)

@@ -1,6 +1,7 @@
-"""What a session does while it is online: LCP Echo, time-outs, interim accounting, CHAP re-challenge.
+"""Timers of an online session: LCP Echo, time-outs, interim accounting, CHAP re-challenge.
 
-Driven by the LNS's timer wheel: one entry a session, at the time the next of these is due.
+LCP Echo is RFC 1661 5.8, Session-Timeout and Idle-Timeout are RFC 2865 5.27 and 5.28, interim accounting is RFC 2869
+5.16, re-challenge is RFC 1994 2. The timer wheel holds one entry for each session, at the time of its next timer.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from l2tpns.subscriber import accounting
 from l2tpns.subscriber.state import SessionState
 
 MIN_INTERIM = 60  # seconds (RFC 2869 5.16)
-MAX_INTERVAL = 3600.0  # seconds between two looks at a session for which nothing is due
-ECHO_ANSWER_TIME = 5.0  # seconds for the answer to the Echo that follows a pause of this process
-ECHO_SPREAD = 1.0  # seconds over which the Echoes of all sessions are spread then
+MAX_INTERVAL = 3600.0  # seconds after which the deadlines of a session are computed again
+ECHO_REPLY_TIMEOUT = 5.0  # seconds for the reply to the Echo-Request that follows a pause of this process
+ECHO_SPREAD = 1.0  # seconds over which the Echo-Requests of all sessions are then spread
 
 
 def begin(session: SessionState, now: float) -> None:
-    """Schedule the first of each: the session has come online. Does not yield."""
+    """Schedule all timers of a session that has come online. Does not yield."""
     config, authenticator = session.services.config, session.link.authenticator
     rechallenge = config.chap_rechallenge if authenticator is not None and authenticator.repeats else 0
     session.next_echo = now + (config.echo_timeout or inf)
@@ -29,53 +30,53 @@ def begin(session: SessionState, now: float) -> None:
 
 
 def schedule_interim(session: SessionState, now: float) -> None:
-    """Have the next interim record written one interval from now, or none."""
+    """Schedule the next interim record one interval from now, or none. Does not yield."""
     assert session.profile is not None
     interval = interim_interval(session, session.profile)
     session.next_interim = now + interval if interval else 0.0
 
 
 def interim_interval(session: SessionState, profile: AuthReply) -> int:
-    """Return the seconds between interim records; 0: none, which RADIUS may say too. RADIUS precedes our setting."""
+    """Return the seconds between interim records, 0 for none. RADIUS overrides radius_interim (RFC 2869 5.16)."""
     named = profile.interim
     interval = named if named is not None else session.services.config.radius_interim
     return max(interval, MIN_INTERIM) if interval else 0
 
 
 def ask_again(session: SessionState, now: float) -> None:
-    """Ask whether the subscriber is there, soon: this process has stood still, and what was said to it may be lost."""
+    """Send an Echo-Request soon: this process was paused and may have lost packets. Does not yield."""
     if session.is_online:
         share = (session.id & 0xFF) / 0x100
         session.next_echo = min(session.next_echo, now + ECHO_SPREAD * share)
         set_timer(session, now)
 
 
-def given_up(session: SessionState) -> float:
-    """Return when a silent subscriber is given up: not for a silence that was this process's own."""
+def silence_deadline(session: SessionState) -> float:
+    """Return when a silent subscriber times out. Pauses of this process do not count."""
     awake, last_rx = session.services.awake, session.path.last_rx
     silent = last_rx + session.services.config.idle_echo_timeout + awake.paused_since(last_rx)
-    return max(silent, awake.resumed + ECHO_ANSWER_TIME)
+    return max(silent, awake.resumed + ECHO_REPLY_TIMEOUT)
 
 
-def idle_too_long(session: SessionState, idle_timeout: int) -> float:
-    """Return when Idle-Timeout has passed, without the pauses, in which nothing could be carried."""
+def idle_deadline(session: SessionState, idle_timeout: int) -> float:
+    """Return when Idle-Timeout expires (RFC 2865 5.28). Pauses of this process do not count."""
     last = last_traffic(session)
     return last + idle_timeout + session.services.awake.paused_since(last)
 
 
 def next_deadline(session: SessionState) -> float:
-    """Return when `run_due_timers` must be called next (monotonic)."""
+    """Return when the next timer is due (monotonic). Does not yield."""
     config, profile = session.services.config, session.profile
     assert profile is not None
     due = session.next_echo
     if config.ppp_keepalive:
         due = max(due, session.path.last_rx + config.echo_timeout)
     if config.idle_echo_timeout:
-        due = min(due, given_up(session))
-    if profile.session_timeout:  # 0 ends a session at its start, or (kill_timedout_sessions) never
+        due = min(due, silence_deadline(session))
+    if profile.session_timeout:  # 0 ends a session at its login if kill_timedout_sessions is set, else never
         due = min(due, session.timeout_started_at + profile.session_timeout)
     if profile.idle_timeout:
-        due = min(due, idle_too_long(session, profile.idle_timeout))
+        due = min(due, idle_deadline(session, profile.idle_timeout))
     if session.next_interim:
         due = min(due, session.next_interim)
     if session.next_challenge:
@@ -84,10 +85,11 @@ def next_deadline(session: SessionState) -> float:
 
 
 def last_traffic(session: SessionState) -> float:
+    """Return the time of the last IP packet, or when the session came online (monotonic)."""
     return max(session.path.last_ip_rx, session.path.last_ip_tx, session.online_since)
 
 
-def time_is_over(session: SessionState, now: float) -> bool:
+def session_timeout_expired(session: SessionState, now: float) -> bool:
     """Return whether Session-Timeout has passed (RFC 2865 5.27)."""
     profile = session.profile
     assert profile is not None
@@ -95,15 +97,15 @@ def time_is_over(session: SessionState, now: float) -> bool:
 
 
 def run_due_timers(session: SessionState, now: float) -> None:
-    """Do what is due: interim accounting, re-challenge, LCP Echo. May yield.
+    """Run the timers that are due: interim accounting, re-challenge, LCP Echo. May yield.
 
-    Raises SessionEnded when the subscriber is idle or silent for too long.
+    Raises SessionEnded when the subscriber has been idle or silent for too long.
     """
     config, profile, link = session.services.config, session.profile, session.link
     assert profile is not None
-    if profile.idle_timeout and now >= idle_too_long(session, profile.idle_timeout):
+    if profile.idle_timeout and now >= idle_deadline(session, profile.idle_timeout):
         raise SessionEnded(causes.IDLE_TIMEOUT)
-    if config.idle_echo_timeout and now >= given_up(session):
+    if config.idle_echo_timeout and now >= silence_deadline(session):
         raise SessionEnded(causes.ECHO_TIMEOUT)
     if session.next_interim and now >= session.next_interim:
         schedule_interim(session, now)
@@ -118,7 +120,7 @@ def run_due_timers(session: SessionState, now: float) -> None:
 
 
 def set_timer(session: SessionState, now: float) -> None:
-    """Set the session's one timer in the wheel to what is due next. Does not yield."""
+    """Set the session's entry in the timer wheel to its next deadline. Does not yield."""
     if session.timer is not None:
         session.timer.cancel()
     delay = min(next_deadline(session) - now, MAX_INTERVAL)

@@ -1,6 +1,6 @@
-"""Usage files: every five minutes a file that says who has used how much since the last one.
+"""Usage files: every five minutes a file with the usage of each session since the last one.
 
-It is `YYYYmmddHHMMSS`, by local time, in the directory `accounting_dir`:
+The name is `YYYYmmddHHMMSS`, in local time, in the directory `accounting_dir`:
 
     # dslwatch.pl dump file V1.01
     # host: lns1
@@ -10,10 +10,10 @@ It is `YYYYmmddHHMMSS`, by local time, in the directory `accounting_dir`:
     # format: username ip qos uptxoctets downrxoctets
     fred 10.1.0.7 1 81920 1048576
 
-A row for each session that has used anything since the last file, those that have ended included; no row, no file.
-Whoever is in a walled garden has no row.
-Octets are counted apart from what RADIUS is told, and none is told twice: rows that could not be written wait for the
-next file. A file appears whole, under its name, or not at all. `qos` is 2 for a throttled session, else 1.
+There is a row for each session with traffic since the last file, ended sessions included. A session in a walled garden
+has no row. Without rows there is no file. Octets are counted independently of RADIUS accounting, each once: rows that
+could not be written are kept for the next file. A file appears complete or not at all. `qos` is 2 for a throttled
+session, else 1.
 """
 
 from __future__ import annotations
@@ -36,34 +36,34 @@ from l2tpns.runtime.cooperative import in_slices
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.supervisor import Part, Supervisor
 
-INTERVAL = 300.0
-MAX_WAITING = 500_000  # rows kept while files cannot be written
-MAX_NAMES_TRIED = 2 * 3600  # seconds: more than a clock that is set back for the winter repeats
+INTERVAL = 300.0  # seconds
+MAX_WAITING = 500_000  # rows kept while no file can be written
+MAX_NAMES_TRIED = 2 * 3600  # seconds: more than the hour that the end of summer time repeats
 NORMAL_QOS, THROTTLED_QOS = 1, 2
 
 
 class Metered(Protocol):
-    """A session whose counters go no further, as far as usage files know it."""
+    """The part of an ended session that usage files use."""
 
     user: str
-    dumped: tuple[int, int]  # octets from and to the subscriber that are in earlier files
+    usage_file_octets: tuple[int, int]  # octets from and to the subscriber in earlier files
 
     @property
     def policy(self) -> Policy: ...
 
 
 class Metering(Metered, Protocol):
-    """A session that is in the server's table."""
+    """The part of a living session that usage files use."""
 
     online_since: float
 
     def usage(self, terminate_cause: int = 0) -> Usage:
-        """Return what it has used."""
+        """Return the usage until now. Does not yield."""
 
 
 @dataclass(slots=True)
 class Row:
-    """What one session has used since the last file."""
+    """The usage of one session since the last file."""
 
     user: str
     address: str
@@ -72,11 +72,12 @@ class Row:
     down: int
 
     def line(self) -> str:
+        """Return the row as a line of the file."""
         return f"{self.user} {self.address} {self.qos} {self.up} {self.down}\n"
 
 
 class UsageFiles:
-    """Writes them while accounting_dir is set."""
+    """Writes usage files while accounting_dir is set."""
 
     def __init__(
         self,
@@ -98,10 +99,11 @@ class UsageFiles:
         self._failed = False
 
     def start(self) -> None:
+        """Start writing, in a supervised greenlet."""
         self._part = self._supervisor.spawn("usage files", self._run)
 
     def stop(self) -> None:
-        """Nobody uses anything any more: a last file, and no more of them."""
+        """Write a last file, once all sessions have ended. May yield."""
         if self._part is not None:
             self._part.stop()
             self._part = None
@@ -114,21 +116,21 @@ class UsageFiles:
             gevent.sleep(due - monotonic())
             try:
                 self.write()
-            except Exception:  # a mistake in one file: the next may do better
+            except Exception:  # a defect in one file must not prevent the next
                 self._log.exception("usage_file_failed")
 
-    # What sessions say
+    # Sessions
 
     def ended(self, session: Metered, usage: Usage) -> None:
-        """The session's counters go no further: what it has used since the last file is kept for the next."""
+        """Keep the last usage of a service for the next file. Does not yield."""
         if self._config.accounting_dir and not session.policy.garden:
             self._take(session, usage)
-        session.dumped = (0, 0)
+        session.usage_file_octets = (0, 0)
 
     def _take(self, session: Metered, usage: Usage) -> None:
-        """Make a row of what is new."""
-        up, down = usage.in_octets - session.dumped[0], usage.out_octets - session.dumped[1]
-        session.dumped = (usage.in_octets, usage.out_octets)
+        """Add the usage since the last file to the rows."""
+        up, down = usage.in_octets - session.usage_file_octets[0], usage.out_octets - session.usage_file_octets[1]
+        session.usage_file_octets = (usage.in_octets, usage.out_octets)
         if not usage.user or not (up or down):
             return
         row = self._waiting.get(usage.acct_session_id)
@@ -145,7 +147,10 @@ class UsageFiles:
     # The file
 
     def write(self) -> Path | None:
-        """A file of what was used since the last one; None when there was nothing, or it could not be written."""
+        """Write a file of the usage since the last one. May yield.
+
+        Return its path, None if there was no usage or the file could not be written.
+        """
         config = self._config
         if not config.accounting_dir:
             self._waiting.clear()
@@ -181,7 +186,7 @@ class UsageFiles:
         return Path(path)
 
     def _put_back(self, rows: dict[str, Row]) -> None:
-        """They were not written; the same sessions may have rows again by now."""
+        """Keep rows that could not be written, added to newer rows of the same sessions."""
         since, self._waiting = self._waiting, rows
         for name, row in since.items():
             waiting = self._waiting.setdefault(name, row)
@@ -191,20 +196,20 @@ class UsageFiles:
 
 
 def unusable(directory: str) -> str:
-    """Why no file could be written to this directory; nothing when that looks possible."""
+    """Return why no file can be written to a directory, an empty string if it seems possible."""
     if not directory or (os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK)):
         return ""
     try:
         with os.scandir(directory):
-            return "we may not write there"
+            return "not writable"
     except OSError as error:
         return error.strerror or str(error)
 
 
 def one_word(user: bytes) -> str:
-    """A subscriber's name as one column, whatever it has chosen: blanks and what is no text are %XX, as in a URL.
+    """Return a user name as one column: blanks and octets that are not printable become %XX, as in a URL.
 
-    So is `%` itself, that different names stay different, and `#` at the beginning, which would make a comment.
+    `%` is escaped too, so that different names stay different, and a leading `#`, which would begin a comment.
     """
     text = user.decode("utf-8", "surrogateescape")
     return "".join(
@@ -218,9 +223,9 @@ def _percent(letter: str) -> str:
 
 
 def write_file(directory: Path, when: float, text: bytes) -> Path:
-    """In a thread: the file is there whole or not at all. Raises OSError.
+    """Write a complete file or none. Runs in a thread. Raises OSError.
 
-    The hour that the end of summer time repeats finds names that exist: the next second that is free is taken.
+    Names may exist in the hour that the end of summer time repeats: use the next second that is free.
     """
     why = files.displaced(directory)
     if why:
@@ -228,7 +233,7 @@ def write_file(directory: Path, when: float, text: bytes) -> Path:
     unfinished = files.make_file(directory, text)
     try:
         path = _free_name(directory, when)
-        unfinished.rename(path)  # whatever has come there meanwhile: a name is replaced, no file is written to
+        unfinished.rename(path)  # replaces the name, writes to no existing file
     except BaseException:
         files.remove(unfinished)
         raise
@@ -241,4 +246,4 @@ def _free_name(directory: Path, when: float) -> Path:
         path = directory / time.strftime("%Y%m%d%H%M%S", time.localtime(when + second))
         if not os.path.lexists(path):
             return path
-    raise files.Unfit(f"the names of the next {MAX_NAMES_TRIED} seconds are taken")
+    raise files.Unfit(f"the names of the next {MAX_NAMES_TRIED} seconds are in use")

@@ -111,7 +111,7 @@ def test_the_configuration_file_loads_and_removes_plugins_and_sets_their_variabl
         assert stage.server.log("plugin_not_loaded")[0]["plugin"] == "gone"  # and the server starts
         with Console(stage.space) as console:
             shown = console.do("show plugins")
-            assert "\n  tells\n" in shown and "Not loaded:\n  gone: there is no " in shown
+            assert "\n  tells\n" in shown and "Not loaded:\n  gone: no such file: " in shown
 
             stage.server.configure(stage.settings, [load, "set tells_wrod two"])
             stage.server.signal(signal.SIGHUP)

@@ -115,7 +115,7 @@ Now `set threestrikes_most 5` works at the console and in the configuration, the
   a plugin that has not returned after {manager.HOOK_TIMEOUT:g} seconds is abandoned, in `plugin_init` after
   {manager.INIT_TIMEOUT:g}. All `plugin_timer` run one after the other. `server.spawn` runs a function beside all of
   this.
-- **Computing** without waiting blocks the whole server. A call that uses {calls.SLOW * 1000:g} ms of CPU or
+- **Computing** without waiting blocks the whole server. A call that uses {calls.SLOW_CALL * 1000:g} ms of CPU or
   more is reported (`plugin_slow`); `show plugins` has the sum and the slowest call of each function. An
   endless loop stops the server until systemd's watchdog (`WatchdogSec`) restarts it: plugins run in its process.
 - **Packet hooks** are called for every packet of every session as soon as one plugin has one ([what that

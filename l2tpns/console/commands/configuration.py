@@ -54,7 +54,7 @@ def show_running_config(shell: Shell) -> Output:
 
 
 def _variables(context: ConsoleContext) -> Iterator[tuple[str, str]]:
-    for setting in (*SETTINGS.values(), *context.plugins.settings.values()):
+    for setting in (*SETTINGS.values(), *context.plugins.settings.declared.values()):
         yield setting.name, setting.help_with_default
 
 

@@ -247,7 +247,7 @@ def test_snoop_says_what_it_did_and_the_audit_log_who_did_it(
         ("snoop fred 127.0.0.1 0", "after it comes a port"),
         ("snoop fred 127.0.0.1 99999", "after it comes a port"),
         ("snoop fred 127.0.0.1 9000 mary", "after it comes a port"),
-        ("snoop fred 10.5.0.77 9000", "lies in the pool"),
+        ("snoop fred 10.5.0.77 9000", "is in the pool"),
         ("no snoop", "% Usage: no snoop USER..."),
         ("monitor session 0", '% Invalid session id "0"'),
         ("monitor tunnel 0", '% Invalid tunnel id "0"'),

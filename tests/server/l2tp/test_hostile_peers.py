@@ -252,7 +252,7 @@ def test_who_begins_lcp_again_and_again_is_disconnected(server: InProcess, sessi
         fred.wait(lambda: not fred.online)
         fred.wait_online()
     fred.restart()
-    assert fred.wait_ended().text == "the subscriber restarts LCP again and again"
+    assert fred.wait_ended().text == "the subscriber keeps restarting LCP"
     assert len(server.accounting.of("start")) == len(server.accounting.of("stop")) == 3
     assert len(server.backend.asked) == 3
 

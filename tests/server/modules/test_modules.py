@@ -179,7 +179,7 @@ def test_while_the_api_thinks_only_the_subscriber_concerned_waits(shipped: Shelf
 def test_httpauth_fail_says_what_becomes_of_a_login_without_an_answer(shipped: Shelf, api: Api, answer: Any) -> None:
     api.answers = {"fred": answer}
     shipped.online("fred")
-    shipped.plugins.assign("httpauth_fail", "closed")
+    shipped.plugins.settings.assign("httpauth_fail", "closed")
     refused(shipped.call("fred"))
     assert {count.name: count.value for count in shipped.plugins.counts}["httpauth_failed"] == 2
     assert shipped.events("plugin_says")[0]["then"] == "open" and shipped.events("plugin_failed") == []
@@ -187,6 +187,6 @@ def test_httpauth_fail_says_what_becomes_of_a_login_without_an_answer(shipped: S
 
 def test_an_api_that_keeps_silent_is_waited_for_as_long_as_the_variable_says(shipped: Shelf, api: Api) -> None:
     api.slow = {"fred"}
-    shipped.plugins.assign("httpauth_timeout", "1")
+    shipped.plugins.settings.assign("httpauth_timeout", "1")
     shipped.online("fred")
     assert shipped.events("plugin_says")[0]["why"] == "timed out"

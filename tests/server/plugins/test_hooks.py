@@ -1,4 +1,4 @@
-"""What each hook is given, when, and what its return code does: sentences of the manual's chapter Plugins."""
+"""Arguments, times and return codes of each hook: sentences of the manual's chapter Plugins."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_continue_auth_set_to_0_stops_authentication_modules_and_nobody_is_asked
     ear = Ear(fred)
     refused(fred)
     assert ear.of("in", PAP, 3) and shelf.seen("second") == [] and shelf.server.backend.asked == []
-    assert shelf.events("auth_refused")[0]["why"] == "plugin first refused it"
+    assert shelf.events("auth_refused")[0]["why"] == "refused by plugin first"
 
 
 @pytest.mark.parametrize("code", ["PLUGIN_RET_STOP", "PLUGIN_RET_ERROR"])
@@ -262,8 +262,8 @@ def test_radius_account_adds_attributes_to_every_record(shelf: Shelf) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("User-Name", "fred", "not for plugins"),
-        ("User-Password", "pw", "not for plugins"),
+        ("User-Name", "fred", "plugins may not add"),
+        ("User-Password", "pw", "plugins may not add"),
         ("No-Such-Thing", "x", "the dictionary has no"),
         ("Session-Timeout", "soon", "cannot be"),
         ("Filter-Id", "x" * 300, "more than an attribute holds"),
@@ -392,7 +392,7 @@ def test_a_command_that_no_plugin_claims_is_said_to_have_failed_if_one_failed(sh
     shelf.server.meant = ("plugin_failed",)
     assert shelf.plugins.control(["x"], ("192.0.2.1", 1)) == (
         False,
-        "plugin ctl failed: the server's log has the details",
+        "plugin ctl failed: see the server's log",
     )
 
 
@@ -465,7 +465,7 @@ def test_packet_hooks_stand_in_a_sessions_path_only_while_one_is_loaded(shelf: S
     ("slip", "why"),
     [
         ("event.usrname = 'x'", "AttributeError"),
-        ("event.s = 5", "param_pre_auth.s may not be changed; what may: username, password, continue_auth"),
+        ("event.s = 5", "param_pre_auth.s may not be changed, only: username, password, continue_auth"),
         ("event.username = b'x'", "param_pre_auth.username must be str, not bytes"),
         ("event.continue_auth = 'no'", "param_pre_auth.continue_auth must be bool, not str"),
     ],

@@ -1,4 +1,4 @@
-"""Plugins loaded, reloaded, removed; what they declare: variables, counters, commands, greenlets."""
+"""Loading, reloading and removing plugins; their variables, counters, commands and greenlets."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ HOOK = "def plugin_pre_auth(event): SEEN.append(event.username)\n"
 @pytest.mark.parametrize(
     ("source", "why"),
     [
-        ("def plugin_pre_auht(event): pass", "plugin_pre_auht is no hook: did you mean plugin_pre_auth?"),
+        ("def plugin_pre_auht(event): pass", "plugin_pre_auht is not a hook: did you mean plugin_pre_auth?"),
         ("plugin_api_versoin = 1\n" + HOOK, "did you mean plugin_api_version?"),
         ("def plugin_timer(event:\n  pass", "plain.py:1: '(' was never closed"),
-        ("def f(): pass", "it has no hook"),
+        ("def f(): pass", "no hook found"),
         ("import no_such_module", "plain.py:1: ModuleNotFoundError: No module named 'no_such_module'"),
         ("\n\n1/0", "plain.py:3: ZeroDivisionError: division by zero"),
         ("raise SystemExit(3)", "plain.py:1: SystemExit: 3"),
@@ -35,14 +35,14 @@ HOOK = "def plugin_pre_auth(event): SEEN.append(event.username)\n"
         ("plugin_timer = 5", "plugin_timer must be a function"),
         ("async def plugin_timer(event): pass", "must be a plain function: no async, no yield"),
         ("def plugin_timer(event): yield", "must be a plain function: no async, no yield"),
-        ("plugin_api_version = 2\ndef plugin_timer(e): pass", "it is for plugin interface 2, this is 1"),
-        ("plugin_control_help = 5\ndef plugin_timer(e): pass", "plugin_control_help must be a list of texts"),
-        ("plugin_avpairs = 'throttle'\ndef plugin_timer(e): pass", "plugin_avpairs must be a list of texts"),
-        ("plugin_avpairs = [1]\ndef plugin_timer(e): pass", "plugin_avpairs must be a list of texts"),
+        ("plugin_api_version = 2\ndef plugin_timer(e): pass", "written for plugin interface 2, this is 1"),
+        ("plugin_control_help = 5\ndef plugin_timer(e): pass", "plugin_control_help must be a list of strings"),
+        ("plugin_avpairs = 'throttle'\ndef plugin_timer(e): pass", "plugin_avpairs must be a list of strings"),
+        ("plugin_avpairs = [1]\ndef plugin_timer(e): pass", "plugin_avpairs must be a list of strings"),
         ("def plugin_init(server): return 0", "its plugin_init returned PLUGIN_RET_ERROR"),
         ("def plugin_init(server):\n    server.sessoins()", "plain.py:2: plugin_init failed: AttributeError"),
         ("def plugin_init(server): server.setting('x', [], 'y')", "a setting cannot be a list"),
-        ("def plugin_init(server): server.command('show pool', 'y', print)", "has a command `show pool` already"),
+        ("def plugin_init(server): server.command('show pool', 'y', print)", "already has a command `show pool`"),
         ("\0", "null bytes"),
     ],
 )
@@ -57,11 +57,14 @@ def test_a_plugin_that_cannot_be_loaded_is_named_with_its_mistake_and_nothing_of
     assert said.lstrip().startswith("% ") and why in said
     plugins = desk.server.plugins
     assert why in desk.server.events("plugin_not_loaded")[0]["why"]
-    assert plugins.loaded == [] and plugins.chains == {} and plugins.settings == {} and plugins.counts == []
+    assert plugins.loaded == [] and plugins.chains == {} and plugins.settings.declared == {} and plugins.counts == []
     assert desk.server.config.plugins == ()
 
 
-@pytest.mark.parametrize(("name", "why"), [("../x", "no name"), ("x.py", "no name"), ("gardn", "did you mean garden?")])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("../x", "not a valid plugin name"), ("x.py", "not a valid plugin name"), ("gardn", "did you mean garden?")],
+)
 def test_a_name_that_is_none_is_refused(shelf: Shelf, name: str, why: str) -> None:
     shelf.write("garden", HOOK)
     with pytest.raises(PluginError, match=why.replace("?", r"\?")):
@@ -74,7 +77,7 @@ def test_root_runs_no_file_of_another_user_or_that_everybody_may_write(
 ) -> None:
     path = shelf.write("x", HOOK)
     path.chmod(0o666)
-    with pytest.raises(PluginError, match="can be written by everybody"):
+    with pytest.raises(PluginError, match="is writable by all users"):
         shelf.plugins.load("x")
     path.chmod(0o644)
     os.chown(path, 65534, 0)
@@ -82,11 +85,11 @@ def test_root_runs_no_file_of_another_user_or_that_everybody_may_write(
         shelf.plugins.load("x")
     with monkeypatch.context() as patch:
         patch.setattr(os, "geteuid", lambda: 12345)
-        with pytest.raises(PluginError, match="what user 12345 runs must belong to root or that user"):
+        with pytest.raises(PluginError, match="it must belong to root or to user 12345"):
             shelf.plugins.load("x")
     os.chown(path, 0, 0)
     shelf.directory.chmod(0o777)
-    with pytest.raises(PluginError, match="can be written by everybody"):
+    with pytest.raises(PluginError, match="is writable by all users"):
         shelf.plugins.load("x")
 
 
@@ -140,7 +143,7 @@ def weather(words):
     operator.do("load plugin brings")
     assert "Paris: fine" in operator.do("show weather Paris")
     assert "% where?" in operator.do("show weather")
-    assert "% plugin brings failed: the log has the details" in operator.do("show weather moon")
+    assert "% plugin brings failed: see the log" in operator.do("show weather moon")
     assert "plugin brings" in operator.do("show weather?")
     operator.do("remove plugin brings")
     assert "% " in operator.do("show weather Paris") and len(desk.server.events("plugin_failed")) == 1
@@ -223,7 +226,7 @@ def test_a_reload_of_the_configuration_loads_and_removes_what_differs_and_nothin
     kept = shelf.module("b")
     (told,) = shelf.plugins.apply_config(("c", "b", "nowhere"))
     assert [plugin.name for plugin in shelf.plugins.loaded] == ["c", "b"] and shelf.module("b") is kept
-    assert told.startswith("plugin nowhere is not loaded: there is no ")
+    assert told.startswith("plugin nowhere is not loaded: no such file: ")
     assert [line["plugin"] for line in shelf.events("plugin_removed")] == ["a"]
 
 
@@ -236,7 +239,7 @@ def test_a_plugin_that_is_missing_at_the_start_is_logged_and_shown_and_the_other
     desk.server.plugins.start()
     assert [line["plugin"] for line in desk.server.events("plugin_not_loaded")] == ["gone"]
     shown = desk.plain().do("show plugins")
-    assert "  good\n" in shown and "Not loaded:\n  gone: there is no " in shown
+    assert "  good\n" in shown and "Not loaded:\n  gone: no such file: " in shown
     assert desk.server.config.plugins == ("gone", "good")  # write memory does not forget it
     (tmp_path / "gone.py").write_text("def plugin_timer(event): pass\n")
     desk.plain().do("load plugin gone")
@@ -281,7 +284,7 @@ def test_a_configuration_sets_a_plugins_variables_after_its_load_line(
     server.plugins.start()
     module = server.plugins.loaded[0].code.module
     assert module.SEEN == ["http://y/"] and module.tries.value == 5 and module.host.value is None
-    assert server.plugins.secrets == ("hush",)
+    assert server.plugins.settings.secrets == ("hush",)
 
 
 def test_the_console_sets_them_too_and_says_what_would_be_right(open_desk: Callable[..., Desk], tmp_path: Path) -> None:
@@ -297,13 +300,13 @@ def test_the_console_sets_them_too_and_says_what_would_be_right(open_desk: Calla
     assert "***" in operator.do("set web_key hush")
     running = operator.do("show running-config")
     assert 'load plugin "web"\nset web_tries "7"\nset web_key "hush"\n' in running
-    assert desk.server.plugins.secrets == ("hush",)
-    operator.do("remove plugin web")  # and what it was told is no mistake in the file that is written then
+    assert desk.server.plugins.settings.secrets == ("hush",)
+    operator.do("remove plugin web")  # its settings are no error in the file that is written then
     assert "web_" not in operator.do("show running-config")
     operator.do("load plugin web")
-    assert desk.server.plugins.secrets == ("hush",)
+    assert desk.server.plugins.settings.secrets == ("hush",)
     with pytest.raises(ConfigError, match="web_tries"):
-        desk.server.plugins.check({"web_tries": "soon"}, ("web",))
+        desk.server.plugins.settings.check({"web_tries": "soon"}, ("web",))
 
 
 def test_a_value_that_will_not_do_refuses_the_load(shelf: Shelf) -> None:
@@ -322,7 +325,7 @@ def test_of_two_plugins_whose_names_begin_alike_each_has_its_own_variables(shelf
     for name in ("web_x", "web"):
         shelf.load(name, SETTINGS, head="")
     assert [shelf.module(name).tries.value for name in ("web_x", "web")] == [5, 7]
-    shelf.plugins.assign("web_x_tries", "6")
+    shelf.plugins.settings.assign("web_x_tries", "6")
     assert [shelf.module(name).tries.value for name in ("web_x", "web")] == [6, 7]
 
 

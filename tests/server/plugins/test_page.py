@@ -1,4 +1,4 @@
-"""docs/plugins.md: what its tutorial shows works."""
+"""docs/plugins.md: its tutorial works as shown."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What is asked of a session while it ends, and a plugin has its accounting record wait: nothing stays behind.
+"""Commands for a session that is ending, while a plugin delays its accounting record: nothing is left behind.
 
-Whoever gets its address next must inherit nothing, and RADIUS hears as many Stops as Starts.
+The next session with its address must inherit nothing, and RADIUS gets as many Stops as Starts.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def gone(shelf: Shelf) -> None:
 
 
 def balance(server: InProcess) -> dict[str, tuple[int, int]]:
-    """Starts and Stops of each accounting session that RADIUS hears of: a Stop without a Start is not even written."""
+    """Return the Starts and Stops of each accounting session. A Stop without a Start is not written."""
     records = server.accounting.records
     count = Counter((kind, usage.acct_session_id) for kind, usage in records)
     started = {usage.acct_session_id for kind, usage in records if kind == "start"}

@@ -1,4 +1,4 @@
-"""Filters of sessions: named by the login's answer, taken from the configuration, changed while in use."""
+"""Filters of sessions: named by RADIUS, defined in the configuration, changed while in use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def log_in(server: InProcess, *filter_ids: str, **reply: Any) -> Subscriber:
 
 
 def reaches(server: InProcess, fred: Subscriber, target: str) -> bool:
-    """Whether what fred sends comes out at the tun device; a packet to HOST goes after it, to know when to look."""
+    """Return whether a packet of fred reaches the tun device. A packet to HOST follows, to know when to look."""
     before = len(server.plane.delivered)
     dropped = server.counters.drop_filtered
     fred.send_udp(target, 9, b"?")
@@ -54,10 +54,10 @@ def test_what_the_filter_does_not_permit_goes_nowhere(server: InProcess) -> None
 @pytest.mark.parametrize(
     ("filter_id", "why"),
     [
-        ("none.in", "there is no access-list none"),
-        ("web", "it must be NAME.in or NAME.out"),
-        ("web.both", "it must be NAME.in or NAME.out"),
-        (".in", "it must be NAME.in or NAME.out"),
+        ("none.in", "access-list none is not configured"),
+        ("web", "Filter-Id must be NAME.in or NAME.out"),
+        ("web.both", "Filter-Id must be NAME.in or NAME.out"),
+        (".in", "Filter-Id must be NAME.in or NAME.out"),
     ],
 )
 def test_an_unknown_filter_is_a_warning_and_the_login_goes_on_without(

@@ -1,4 +1,4 @@
-"""Who is in a walled garden, and what follows for names, addresses, accounting and usage files (manual: Walled Garden).
+"""Members of walled gardens: names, addresses, accounting and usage files (manual: Walled Garden).
 
 The kernel is one that remembers; tests/live/test_garden.py has the real one. The module is the one that is shipped.
 """
@@ -33,13 +33,13 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def quick_gardens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gardens that check their rules, and have connections forgotten, without waiting long."""
+    """Gardens with short intervals for checking rules and flushing connections."""
     monkeypatch.setattr("l2tpns.server.Gardens", partial(Gardens, check_interval=0.01, flush_delay=0.01))
 
 
 @pytest.fixture
 def server(serve: Serve, tmp_path: Path) -> InProcess:
-    """Its plugin is the module that is shipped."""
+    """A shelf with the shipped plugin `garden`."""
     server = serve(plugin_dir=str(CHECKOUT / "modules"), accounting_dir=str(tmp_path))
     server.plugins.load("garden")
     return server
@@ -147,7 +147,7 @@ def test_a_garden_that_cannot_be_had_lets_nobody_in(server: InProcess, lac: Lac)
 
 def test_who_cannot_be_caged_does_not_stay_online(server: InProcess, lac: Lac) -> None:
     server.services.gardens.build()
-    server.services.gardens._users.pop("garden")
+    server.services.gardens._network_users.pop("garden")
     server.backend.replies["mary"] = AuthReply(accepted=True)
     call = lac.call("mary", "pw").wait_online()
     session = session_of(server, "mary")
@@ -156,7 +156,7 @@ def test_who_cannot_be_caged_does_not_stay_online(server: InProcess, lac: Lac) -
     assert not session.path.online
     call.wait_ended()
     (down,) = server.events("session_down")
-    assert down["why"] == "the walled garden cannot be had"
+    assert down["why"] == "walled garden unavailable"
 
 
 def test_a_kernel_without_netfilter_has_no_garden(server: InProcess, lac: Lac) -> None:
@@ -196,7 +196,7 @@ def test_an_accept_names_a_garden(server: InProcess, lac: Lac) -> None:
 def test_a_name_that_is_none_is_refused(server: InProcess, lac: Lac, name: str) -> None:
     lac.call("fred", "pw").wait_online()
     session = session_of(server, "fred")
-    with pytest.raises(PolicyError, match="is no name of a garden"):
+    with pytest.raises(PolicyError, match="is not a valid garden name"):
         server.services.gardens.enter(session, name, by="test")
     assert session.policy.garden == "" and set(server.services.gardens.members()) == {"garden"}
 
@@ -205,7 +205,7 @@ def test_there_may_be_so_many_gardens(server: InProcess, lac: Lac) -> None:
     server.wait(lambda: "garden" in server.services.gardens.members())
     for number in range(MAX_GARDENS - 1):
         server.services.gardens.build(f"g{number}")
-    with pytest.raises(PolicyError, match=f"there are {MAX_GARDENS} walled gardens already"):
+    with pytest.raises(PolicyError, match=f"the maximum of {MAX_GARDENS} walled gardens is reached"):
         server.services.gardens.build("one-more")
 
 
@@ -261,7 +261,7 @@ def test_who_goes_leaves_no_connection_that_the_next_one_with_the_address_would_
 @pytest.mark.usefixtures("quick_gardens")
 def test_what_somebody_has_flushed_comes_back(server: InProcess, lac: Lac) -> None:
     call = lac.call("fred", "wrong").wait_online()
-    server.services.gardens.settle()
+    server.services.gardens.reconcile()
     kernel = server.services.gardens.kernel
     assert isinstance(kernel, NullKernel)
     del kernel.gardens["garden"]
@@ -276,8 +276,8 @@ def test_what_somebody_has_flushed_comes_back(server: InProcess, lac: Lac) -> No
 def test_members_of_a_garden_that_another_program_flushed_come_back_though_no_rule_is_missing(
     server: InProcess, lac: Lac
 ) -> None:
-    """Else they are let out, and no rule shows it."""
-    server.services.gardens.settle()
+    """Without a check, members could leave the garden unnoticed."""
+    server.services.gardens.reconcile()
     lac.call("fred", "wrong").wait_online()
     kernel = server.services.gardens.kernel
     assert isinstance(kernel, NullKernel)
@@ -449,7 +449,7 @@ def test_from_one_garden_into_another_nothing_is_accounted(server: InProcess, la
         ("garden fred", "already in walled garden"),
         ("garden", "usage: garden USER|SID [NAME]"),
         ("ungarden 1 2 3", "usage: ungarden SID [NEWUSER]"),
-        ("garden mary a;b", '"a;b" is no name of a garden: up to 16 of a-z, A-Z, 0-9, _ and -'),
+        ("garden mary a;b", '"a;b" is not a valid garden name: use up to 16 of a-z, A-Z, 0-9, _ and -'),
     ],
 )
 def test_what_cannot_be_is_refused_in_the_words_of_the_manuals_server(
@@ -482,7 +482,7 @@ def script(server: InProcess, tmp_path: Path) -> Callable[[str], Path]:
     def write(text: str, mode: int = 0o700) -> Path:
         path.write_text(f"#!/bin/sh\n{text}\n")
         path.chmod(mode)
-        server.plugins.assign("garden_script", str(path))
+        server.plugins.settings.assign("garden_script", str(path))
         return path
 
     return write
@@ -591,7 +591,7 @@ def test_the_console_puts_in_shows_and_lets_out(open_desk: Callable[..., Desk]) 
     assert do("ungarden FRED") == [f"Session {session.id} (fred) is out of the walled garden"]
     assert do(f"ungarden {session.id}") == ["% not in walled garden"]
     assert do("garden nobody") == ["% User nobody is not connected"]
-    assert do("garden fred a;b") == ['% "a;b" is no name of a garden: up to 16 of a-z, A-Z, 0-9, _ and -']
+    assert do("garden fred a;b") == ['% "a;b" is not a valid garden name: use up to 16 of a-z, A-Z, 0-9, _ and -']
     assert call.online
     (entered,) = desk.server.events("garden_entered")
     assert entered["by"].startswith("console ")

@@ -1,4 +1,4 @@
-"""Interception: who is copied where, from which packet on, and what nobody but the audit log is told."""
+"""Interception: which sessions are copied, where, from which packet on, and what only the audit log shows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HOST = "198.51.100.2"
 
 
 class Receiver:
-    """Whoever gets the copies."""
+    """The receiver of the copies."""
 
     def __init__(self) -> None:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -43,7 +43,7 @@ class Receiver:
         return [self.socket.recv(65535) for _ in range(count)]
 
     def nothing(self) -> bool:
-        """What was sent on loopback is there when the sender goes on."""
+        """Return datagrams. Those sent on loopback have arrived when send returns."""
         self.socket.setblocking(False)
         try:
             return self.socket.recv(65535) == b""
@@ -62,7 +62,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def audit(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
-    """The lines of an audit file, of one event."""
+    """Return the lines of one event in an audit file."""
 
     def lines(event: str = "") -> list[dict[str, Any]]:
         path = tmp_path / "audit"
@@ -78,7 +78,7 @@ def online(server: InProcess, lac: Lac, name: str = "fred") -> tuple[Subscriber,
 
 
 def talk(server: InProcess, subscriber: Subscriber, session: Session) -> tuple[bytes, bytes]:
-    """A packet each way."""
+    """Send a packet in each direction."""
     address = str(session.address)
     up, down = ip(address, HOST, b"up"), ip(HOST, address, b"down")
     delivered = len(server.plane.delivered)
@@ -213,13 +213,13 @@ def test_without_a_sink_it_goes_where_snoop_host_and_snoop_port_say_also_when_th
 @pytest.mark.parametrize(
     ("address", "port", "why"),
     [
-        ("10.5.0.200", 9000, "lies in the pool"),
+        ("10.5.0.200", 9000, "is in the pool"),
         ("10.77.0.1", 9000, "is a subscriber's"),
         ("10.88.0.9", 9000, "is a subscriber's"),
-        ("0.0.0.0", 9000, "is not the address of one host"),
-        ("224.0.0.1", 9000, "is not the address of one host"),
-        ("255.255.255.255", 9000, "is not the address of one host"),
-        ("192.0.2.1", 0, "0 is no UDP port"),
+        ("0.0.0.0", 9000, "is not the address of a single host"),
+        ("224.0.0.1", 9000, "is not the address of a single host"),
+        ("255.255.255.255", 9000, "is not the address of a single host"),
+        ("192.0.2.1", 0, "0 is not a UDP port"),
     ],
 )
 def test_a_sink_that_would_be_a_subscriber_or_nobody_is_refused(
@@ -237,7 +237,7 @@ def test_a_sink_that_would_be_a_subscriber_or_nobody_is_refused(
 def test_copies_stop_while_a_subscriber_has_the_sinks_address(
     server: InProcess, lac: Lac, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else it would get them; and if it is intercepted as well, each copy would be copied again, for ever."""
+    """A subscriber must not receive copies: if it is intercepted too, each copy would be copied again, endlessly."""
     subscriber, session = online(server, lac)
     server.services.snoop.start(session, receiver.sink, by="test")
     monkeypatch.setattr(server.services.guard.routable, "refusal", lambda network: "")
@@ -287,7 +287,7 @@ def test_interception_ends_with_the_session_and_its_socket_is_closed(
     subscriber.hangup()
     server.wait(lambda: not server.lns.sessions)
     snoop = server.services.snoop
-    assert not snoop.copiers and not snoop._outlets and session.path.mirror is None
+    assert not snoop.copiers and not snoop._snoop_sinks and session.path.mirror is None
 
 
 def test_several_sessions_share_a_socket_until_the_last_one_leaves(
@@ -297,12 +297,12 @@ def test_several_sessions_share_a_socket_until_the_last_one_leaves(
     mary, hers = online(server, lac, "mary")
     for session in (his, hers):
         server.services.snoop.start(session, receiver.sink, by="test")
-    assert len(server.services.snoop._outlets) == 1
+    assert len(server.services.snoop._snoop_sinks) == 1
     server.services.snoop.stop(his, by="test")
     up, down = talk(server, mary, hers)
     assert receiver.take(2) == [up, down]
     server.services.snoop.stop(hers, by="test")
-    assert not server.services.snoop._outlets
+    assert not server.services.snoop._snoop_sinks
 
 
 def test_one_who_begins_again_with_lcp_is_another_login_and_no_longer_intercepted(
@@ -316,7 +316,7 @@ def test_one_who_begins_again_with_lcp_is_another_login_and_no_longer_intercepte
     assert session.policy.sink is None and session.path.mirror is None and not server.services.snoop.copiers
 
 
-# Who is told
+# The audit log
 
 
 @pytest.mark.shows("set audit_file")
@@ -441,14 +441,14 @@ def test_a_sink_without_a_route_is_not_tried_for_each_packet_and_found_when_ther
     subscriber, session = online(server, lac)
     with monkeypatch.context() as broken:
         broken.setattr(sockets, "RawSocket", NoRoute)
-        broken.setattr(snoop_sink, "REST", 3600.0)
+        broken.setattr(snoop_sink, "RETRY_DELAY", 3600.0)
         server.services.snoop.start(session, receiver.sink, by="test")
         for _ in range(10):
             talk(server, subscriber, session)
         assert len(tries) == 1 and server.counters.snoop_errors == 20
         (line,) = server.events("snoop_copies_lost")
         assert line["why"] == "Network is unreachable"
-    server.services.snoop.copiers[session].outlet._rest = 0.0
+    server.services.snoop.copiers[session].snoop_sink._retry_at = 0.0
     up, down = talk(server, subscriber, session)
     assert receiver.take(2) == [up, down]
 
@@ -466,7 +466,7 @@ def test_without_a_free_descriptor_copies_are_lost_and_packets_pass(
         talk(server, subscriber, session)  # it waits until both packets have passed
         assert server.counters.snoop_errors == 2
         assert server.events("snoop_copies_lost")[0]["why"] == "Too many open files"
-    server.services.snoop.copiers[session].outlet._rest = 0.0
+    server.services.snoop.copiers[session].snoop_sink._retry_at = 0.0
     up, down = talk(server, subscriber, session)
     assert receiver.take(2) == [up, down]
 

@@ -1,8 +1,10 @@
-"""Who sees a session's packets in passing, and in which order: hooks, copies, monitors."""
+"""Taps on a session's packets and their order: hooks, copies, monitors."""
 
 from __future__ import annotations
 
-from l2tpns.dataplane.session_path import DOWN, UP, Tap
+import pytest
+
+from l2tpns.dataplane.session_path import DOWN, UP, SessionPath, Tap
 from l2tpns.subscriber.session import Session
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Lac, Subscriber
@@ -13,7 +15,7 @@ Seen = list[tuple[int, bytes]]
 
 
 def hook(session: Session) -> Tap:
-    """Stands for the plugins: each packet gets a mark."""
+    """Stand for a packet hook of a plugin: append a mark to each packet."""
     return lambda direction, packet: packet + b"!"
 
 
@@ -161,3 +163,24 @@ def test_a_session_that_has_gone_is_held_by_nobody(server: InProcess, lac: Lac) 
     subscriber.hangup()
     server.wait(lambda: not server.lns.sessions)
     assert session.path.packet_hook is session.path.mirror is None
+
+
+def test_the_data_plane_is_told_that_an_ended_session_has_no_policer_hook_or_copy_left(
+    server: InProcess, lac: Lac, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscriber, session = online(server, lac)
+    path, applied = session.path, []
+    changed = server.services.plane.changed
+
+    def apply(path: SessionPath) -> None:
+        applied.append((path.policer, path.packet_hook, path.mirror))
+        changed(path)
+
+    monkeypatch.setattr(server.services.plane, "changed", apply)
+    server.plugins.packet_tap = hook
+    server.services.taps.watch(session, lambda direction, packet: None)
+    server.services.throttle.set(session, 64, 0, by="test")
+    assert None not in applied[-1]
+    subscriber.hangup()
+    server.wait(lambda: not server.lns.sessions)
+    assert applied[-1] == (None, None, None) == (path.policer, path.packet_hook, path.mirror)

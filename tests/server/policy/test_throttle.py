@@ -1,4 +1,4 @@
-"""Throttled sessions: who says so, what the kernel and the data path are told, what operators see."""
+"""Throttled sessions: requests, the state of the kernel and the data path, what operators see."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_throttle_buckets_is_the_limit_and_whoever_comes_after_it_is_told(
 def test_what_the_kernel_refuses_leaves_the_session_as_it_was(server: InProcess, shaper: NullShaper) -> None:
     session, fred = log_in(server)
     shaper.refusing = "no such thing as HTB"
-    with pytest.raises(PolicyError, match="throttling cannot be had: no such thing as HTB"):
+    with pytest.raises(PolicyError, match="throttling is unavailable: no such thing as HTB"):
         server.services.throttle.set(session, 64, 64, by="test")
     assert (session.policy, session.path.policer) == (Policy(), None)
     fred.send_udp(HOST, 9, b"?")
@@ -184,7 +184,7 @@ def test_rates_beyond_all_measure_are_refused(server: InProcess, shaper: NullSha
 def test_sessions_that_were_taken_up_get_buckets_when_the_kernel_is_ready(server: InProcess) -> None:
     fred, _ = log_in(server, "fred")
     mary, _ = log_in(server, "mary")
-    server.services.throttle.set(fred, 64, 64, by="test")  # nobody shapes yet: as at the start
+    server.services.throttle.set(fred, 64, 64, by="test")  # no shaper yet, as at the start
     assert server.services.throttle.bucket(fred) is None
     shaper = NullShaper()
     server.services.throttle.start(shaper)
@@ -207,7 +207,7 @@ PACKETS = [bytes([number]) * 1000 for number in range(40)]
 
 
 class Line:
-    """A policed line with a clock of its own."""
+    """A policed line with its own clock."""
 
     def __init__(self, rate: int) -> None:
         self.now = 0.0
@@ -220,7 +220,7 @@ class Line:
         return self
 
     def close(self) -> None:
-        """Of a timer."""
+        """Do nothing: a timer can be closed."""
         self.due.clear()
 
     def send(self, packet: bytes) -> int:
@@ -233,7 +233,7 @@ class Line:
         self.passed.append(packet)
 
     def advance(self, seconds: float) -> None:
-        """Timers come when they are due, or later if that is long ago."""
+        """Run the timers that are due, in order."""
         self.now += seconds
         if self.due and self.due[0][0] <= self.now:
             self.due.clear()
@@ -350,12 +350,12 @@ def test_throttle_takes_a_rate_for_both_ways_or_one_for_each(stage: tuple[Desk, 
     ("words", "said"),
     [
         ("nobody 64", "User nobody is not connected"),
-        ("fred 0", '"0" is no rate: 1 to 10000000 kbit/s'),
-        ("fred fast", '"fast" is no rate: 1 to 10000000 kbit/s'),
-        ("fred in", '"in" is no rate: 1 to 10000000 kbit/s'),
+        ("fred 0", '"0" is not a rate: enter 1 to 10000000 kbit/s'),
+        ("fred fast", '"fast" is not a rate: enter 1 to 10000000 kbit/s'),
+        ("fred in", '"in" is not a rate: enter 1 to 10000000 kbit/s'),
         ("fred in 64 out", "rates are RATE, in RATE, out RATE, or in RATE out RATE"),
         ("fred up 64", '"up" is neither in nor out'),
-        ("fred 99999999999", '"99999999999" is no rate: 1 to 10000000 kbit/s'),
+        ("fred 99999999999", '"99999999999" is not a rate: enter 1 to 10000000 kbit/s'),
     ],
 )
 def test_throttle_says_what_is_wrong(stage: tuple[Desk, NullShaper], words: str, said: str) -> None:

@@ -188,7 +188,7 @@ def test_usage_files_give_up_when_all_names_are_taken(tmp_path: Path, monkeypatc
     monkeypatch.setattr("l2tpns.subscriber.usage_files.MAX_NAMES_TRIED", 3)
     for _ in range(3):
         write_file(tmp_path, 1_790_000_000.0, b"one")
-    with pytest.raises(OSError, match="taken"):
+    with pytest.raises(OSError, match="in use"):
         write_file(tmp_path, 1_790_000_000.0, b"one")
     assert len(list(tmp_path.iterdir())) == 3
 

@@ -101,9 +101,9 @@ def test_what_usage_files_have_told_is_not_told_again(lives: Lives) -> None:
     lac = connect(lives)
     lac.call("fred", "pw").wait_online()
     (session,) = lives.server.lns.sessions.values()
-    session.dumped = (300, 4000)
+    session.usage_file_octets = (300, 4000)
     (again,) = lives.leave().lns.sessions.values()
-    assert again.dumped == (300, 4000)
+    assert again.usage_file_octets == (300, 4000)
     lac.close()
 
 

@@ -1,4 +1,4 @@
-"""Addresses that this server itself needs: whichever way a session comes to one, it does not get it."""
+"""Addresses that this server itself needs: no session gets one, whatever assigns it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AROUND = Surroundings(
 
 @pytest.fixture
 def guarded(server: InProcess) -> InProcess:
-    server.services.guard.follow(AROUND)
+    server.services.guard.apply_surroundings(AROUND)
     return server
 
 
@@ -67,7 +67,7 @@ def test_a_framed_route_that_contains_what_is_needed_is_left_out_and_the_login_g
 
 def test_what_the_pool_cannot_give_out_is_named_and_given_to_nobody(serve: Serve) -> None:
     server = serve("198.51.100.9\n192.0.2.6/31\n")
-    server.services.guard.follow(AROUND)
+    server.services.guard.apply_surroundings(AROUND)
     told = {(line["network"], line["why"]) for line in server.events("pool_address_withheld")}
     assert told == {
         ("198.51.100.9/32", "198.51.100.0/24 is part of the network of eth1; see routed_networks"),
@@ -83,10 +83,10 @@ def test_an_address_that_becomes_ours_later_leaves_the_pool_and_not_its_route(se
     fred = lac.call("fred", "pw").wait_online()
     assert fred.address == IPv4Address("10.5.0.1")
     ours = IPv4Network("10.5.0.2")
-    server.services.guard.follow(Surroundings(own={ours: "an address of eth0"}))
+    server.services.guard.apply_surroundings(Surroundings(own={ours: "an address of eth0"}))
     assert server.plane.kernel.routes == [IPv4Network("10.5.0.0/24")]
     assert lac.call("mary", "pw").wait_online().address == IPv4Address("10.5.0.3")
-    server.services.guard.follow(Surroundings())
+    server.services.guard.apply_surroundings(Surroundings())
     assert ours not in server.pool.withheld
     server.plane.serve(())
 
@@ -94,7 +94,9 @@ def test_an_address_that_becomes_ours_later_leaves_the_pool_and_not_its_route(se
 def test_who_has_an_address_of_a_network_that_is_connected_later_keeps_its_way(server: InProcess, lac: Lac) -> None:
     server.plane.serve(server.pool.prefixes())
     fred = lac.call("fred", "pw").wait_online()
-    server.services.guard.follow(Surroundings(connected={IPv4Network("10.5.0.0/25"): "the network of eth9"}))
+    server.services.guard.apply_surroundings(
+        Surroundings(connected={IPv4Network("10.5.0.0/25"): "the network of eth9"})
+    )
     routes = server.plane.kernel.routes
     assert sorted(routes) == [IPv4Network(f"{fred.address}/32"), IPv4Network("10.5.0.128/25")]
     assert lac.call("mary", "pw").wait_online().address == IPv4Address("10.5.0.128")
@@ -120,7 +122,7 @@ def test_a_lac_keeps_its_address_after_its_tunnel_is_gone(server: InProcess) -> 
 def test_an_sccrq_from_a_subscribers_address_is_not_answered(
     server: InProcess, lac: Lac, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answer would go into the tun device, and a forged SCCRQ must not take a subscriber's address away."""
+    """The reply would go into the tun device, and a forged SCCRQ must not take a subscriber's address."""
     lac.call("fred", "pw").wait_online()
     (path,) = server.plane.lacs.paths.values()
 
@@ -167,7 +169,7 @@ def test_a_saved_session_whose_address_is_needed_by_now_is_not_resumed_and_loses
     saved = store.load(300)
     second.plane.lacs.port = port
     second.start()
-    second.services.guard.follow(AROUND)
+    second.services.guard.apply_surroundings(AROUND)
     resumed = resume(second.lns, second.journal, saved)
     assert [session.user for session in resumed.sessions] == ["mary"]
     (line,) = second.events("session_not_resumed")

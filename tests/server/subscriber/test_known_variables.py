@@ -12,7 +12,7 @@ from tests.server.subscriber.test_network import DNS, ask, networking
 
 
 def requests_until_the_end(serve: Serve, **settings: float) -> tuple[int, float]:
-    """How many LCP Configure-Requests a client hears that says nothing, and in which time."""
+    """Return how many LCP Configure-Requests a silent client receives, and in which time."""
     peer = serve(**settings).peer().open()
     begun = monotonic()
     peer.call()

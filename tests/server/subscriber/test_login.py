@@ -133,7 +133,7 @@ def test_names_and_passwords_are_only_octets(server: InProcess, lac: Lac) -> Non
 
 
 def answering_naks(server: InProcess, nak: str) -> Subscriber:
-    """A subscriber that would rather use another authentication, whatever it is asked for."""
+    """A subscriber that always requests another authentication protocol."""
     fred = server.lac(defaults=QUICK).connect().call("fred", "pw")
     ear = Ear(fred)
     ear.deaf_to = (LCP,)
@@ -156,13 +156,13 @@ def answering_naks(server: InProcess, nak: str) -> Subscriber:
         (
             ("chap", "pap"),
             "0305c22381",
-            "the subscriber wants to authenticate by MS-CHAPv2, not by CHAP-MD5 or PAP",
+            "the subscriber requested authentication by MS-CHAPv2, not by CHAP-MD5 or PAP",
             ["Authentication-Protocol MS-CHAPv2"],
         ),
         (
             ("chap",),
             "0304c023",
-            "the subscriber wants to authenticate by PAP, not by CHAP-MD5",
+            "the subscriber requested authentication by PAP, not by CHAP-MD5",
             ["Authentication-Protocol PAP"],
         ),
     ],
@@ -199,7 +199,7 @@ def test_a_login_that_fails_says_what_else_the_client_did_not_get(server: InProc
     windows = "ff03 c021 0177 0011 0d03 06 1104 064e 0506 01020304"
 
     def ask_too_much(way: str, protocol: int, packet: bytes) -> bytes | None:
-        """The client's first request is one of Windows', then it goes on as it would."""
+        """Send a first request like that of Windows, then continue normally."""
         if (way, protocol, packet[0]) == ("out", LCP, CONF_REQ) and not ear.of("out", LCP, CONF_REQ):
             say(eve, windows)
         return ear(way, protocol, packet)

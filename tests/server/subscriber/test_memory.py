@@ -1,4 +1,4 @@
-"""What has ended is free at once: with thousands of sessions the garbage collector comes by seldom."""
+"""Ended sessions are freed at once: with thousands of sessions the garbage collector runs rarely."""
 
 from __future__ import annotations
 

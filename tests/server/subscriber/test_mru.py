@@ -1,4 +1,4 @@
-"""Nothing that the server sends to a subscriber is longer than its MRU, whichever part of the server says it."""
+"""No frame to a subscriber exceeds its MRU, whichever part of the server sends it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dialled(server: InProcess, **dial: object) -> tuple[Subscriber, Ear]:
 
 
 def within_mru(server: InProcess, fred: Subscriber, ear: Ear) -> bool:
-    """Every frame that came was short enough, and the server had none to drop."""
+    """Assert that every received frame was short enough, and that the server dropped none."""
     control = [len(packet) for way, _, packet in ear.heard if way == "in"]
     ip = [len(packet) for packet in fred.received]
     return max((*control, *ip)) <= SMALLEST and server.counters.drop_above_mru == 0

@@ -19,7 +19,7 @@ DNS = (IPv4Address("192.0.2.53"), IPv4Address("192.0.2.54"))
 
 
 def ask(subscriber: Subscriber, ear: Ear, *options: str) -> tuple[int, bytes]:
-    """The answer's code and options to an IPCP Configure-Request with these."""
+    """Return code and options of the reply to an IPCP Configure-Request with these options."""
     before = len(ear.of("in", IPCP, CONF_ACK, CONF_NAK, CONF_REJ))
     data = bytes.fromhex("".join(options))
     say(subscriber, f"ff03 8021 0142 {4 + len(data):04x}", data.hex())
@@ -29,7 +29,7 @@ def ask(subscriber: Subscriber, ear: Ear, *options: str) -> tuple[int, bytes]:
 
 
 def networking(server: InProcess) -> tuple[Subscriber, Ear]:
-    """A subscriber in the network phase that says nothing by itself of IPCP."""
+    """A subscriber in the network phase that sends no IPCP packets by itself."""
     fred = server.lac(defaults=QUICK).connect().call("fred", "pw")
     ear = Ear(fred)
     ear.deaf_to = (IPCP,)
@@ -174,7 +174,7 @@ def test_everything_of_a_link_is_over_when_the_server_ends_it(server: InProcess,
 
 
 def take_pool(server: InProcess, text: str) -> None:
-    """As a reload does."""
+    """Change the pool as a reload does."""
     server.registry.change_pool(parse_layout(text))
     server.plane.serve(server.pool.prefixes())
 

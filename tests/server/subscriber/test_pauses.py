@@ -1,4 +1,4 @@
-"""A server that stood still: a process that was stopped, a virtual machine that was paused or moved.
+"""A server that was paused: a stopped process, a virtual machine that was paused or moved.
 
 `Paused` has a server whose time is the test's: what passes in steps of a second is awake, a larger step is a pause.
 `stand_still` stops this process, server and peers, for real; what was said before waits in the sockets.
@@ -16,7 +16,7 @@ from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.proto.l2tp.messages import HELLO, ICCN, SCCCN, SCCRP
 from l2tpns.radius.types import AuthReply
 from l2tpns.runtime.awake_clock import DEFAULT_TIMING, AwakeClock, PauseTiming
-from l2tpns.subscriber.timers import ECHO_ANSWER_TIME
+from l2tpns.subscriber.timers import ECHO_REPLY_TIMEOUT
 from tests.lab import traffic
 from tests.lab.inprocess import InProcess, until
 from tests.lab.lac import Subscriber
@@ -32,11 +32,11 @@ from tests.server.subscribers import Ear
 ECHO_REQ = 9
 DRAIN = DEFAULT_TIMING.drain
 SHORT_PAUSES = PauseTiming(late=0.4, drain=0.3, short=0.5)
-SETTLED = int(DRAIN + ECHO_ANSWER_TIME)  # seconds after a pause in which a silent client is not given up
+SETTLED = int(DRAIN + ECHO_REPLY_TIMEOUT)  # seconds after a pause in which a silent client is not given up
 
 
 class Paused:
-    """A server, its clock, and one subscriber who is online."""
+    """A server, its clock, and one online subscriber."""
 
     def __init__(self, clock: Clock, serve: Serve, reply: AuthReply | None = None, **settings: int) -> None:
         self.clock = clock
@@ -58,7 +58,7 @@ class Paused:
         self.server.wait(lambda: len(self.server.events("process_paused")) == before + 1)
 
     def heard(self) -> None:
-        """Wait for something of the subscriber's that came after the last pause."""
+        """Wait for a packet of the subscriber that arrives after the last pause."""
         (session,) = self.server.lns.sessions.values()
         self.server.wait(lambda: session.path.last_rx >= self.server.services.awake.resumed - DRAIN)
 
@@ -77,7 +77,7 @@ Begin = Callable[..., Paused]
 
 @pytest.fixture
 def begin(clock: Clock, serve: Serve) -> Iterator[Begin]:
-    """Makes a stage. Tunnels, which live by real time, get a clock without its pauses for their end."""
+    """Return a function that makes a stage. Tunnels use real time, and end with a clock without pauses."""
     stages: list[Paused] = []
 
     def start(reply: AuthReply | None = None, **settings: int) -> Paused:

@@ -1,4 +1,4 @@
-"""Proxy LCP and proxy authentication: the LAC has begun the subscriber's PPP for us (RFC 2661 4.4.5)."""
+"""Proxy LCP and proxy authentication: the LAC has negotiated on behalf of the LNS (RFC 2661 4.4.5)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROXIED = {"proxy_lcp": True, "proxy_auth": True}
 
 
 def change_iccn(lac: Lac, **changes: object) -> None:
-    """The LAC's next ICCNs have these fields instead."""
+    """Make the LAC send these fields in its next ICCNs."""
     lac.override[ICCN] = lambda iccn: replace(iccn, **changes)
 
 
@@ -242,7 +242,7 @@ def test_the_log_says_why_a_lacs_lcp_is_not_adopted(serve: Serve) -> None:
     server = serve(proxy_authentication=False)
     server.lac(defaults=QUICK).connect().call("fred", "pw", auth="pap", **PROXIED).wait_online()
     (told,) = server.events("proxy_lcp_not_adopted")
-    assert told["why"] == "PAP was begun at the LAC, and its request is not to be used"
+    assert told["why"] == "the LAC used PAP, but its PAP request cannot be used here"
 
 
 # The decision, over everything that an ICCN may hold

@@ -1,4 +1,4 @@
-"""A subscriber's link through the whole server: LCP, and starting over (RFC 1661)."""
+"""The link of a subscriber through the whole server: LCP and its renegotiation (RFC 1661)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to a session in the course of time: echoes, time-outs, interim accounting, new challenges.
+"""Timers of a session: LCP Echo, time-outs, interim accounting, re-challenges.
 
 The time is the test's (tests/server/clocks.py): no other passes.
 """
@@ -38,7 +38,7 @@ def dial(server: InProcess, user: str = "fred", **options: object) -> tuple[Subs
 
 
 def talk(server: InProcess, subscriber: Subscriber) -> None:
-    """A packet of the subscriber's reaches the world."""
+    """Send a packet of the subscriber through the tun device."""
     before = len(server.plane.delivered)
     subscriber.send_ip(traffic.udp(subscriber.address, WORLD, 9, 9, b"x"))
     server.wait(lambda: len(server.plane.delivered) > before)

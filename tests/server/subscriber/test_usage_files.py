@@ -1,4 +1,4 @@
-"""Usage files: who has used how much, every five minutes (reference: accounting dump)."""
+"""Usage files: the usage of each session, every five minutes (reference: accounting dump)."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def session_of(server: InProcess, user: str) -> Session:
 
 
 def use(server: InProcess, user: str, up: int, down: int) -> None:
-    """As if packets of so many octets had gone by."""
+    """Count octets as if packets had passed."""
     path = session_of(server, user).path
     path.in_octets += up
     path.out_octets += down
 
 
 def write(server: InProcess) -> list[str]:
-    """The rows of the next file; none when there is no file."""
+    """Return the rows of the next file, none if there is no file."""
     path = server.services.usage_files.write()
     return [] if path is None else rows(path)
 
@@ -160,7 +160,7 @@ def test_what_is_used_while_a_file_is_being_written_is_in_the_next(server: InPro
     ended: list[str] = []
 
     def while_failing(failed: dict[str, object]) -> None:
-        """The session ends between its row and the failure."""
+        """End the session between its row and the failure."""
         use(server, "fred", 10, 20)
         fred.terminate()
         server.wait(lambda: server.calm)

@@ -1,4 +1,4 @@
-"""Who may be online how often, and who gets which address (reference: duplicates, pool, RFC 2865 5.8)."""
+"""Limits of sessions per user, and assignment of addresses (reference: duplicates, pool; RFC 2865 5.8)."""
 
 from __future__ import annotations
 

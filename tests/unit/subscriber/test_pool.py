@@ -1,4 +1,4 @@
-"""The address pool: the file's format, who gets which address, and that a wide range costs nothing."""
+"""The address pool: the format of its file, the assignment of addresses, the low cost of large ranges."""
 
 from __future__ import annotations
 
@@ -131,8 +131,8 @@ def test_a_line_for_a_bind_address_counts_only_there() -> None:
         ("2001:db8::/64", "must be an address"),
         ("lns1:192.0.2.0/24", "must be an address"),
         ("192.0.2.1-192.0.2.9", "must be an address"),
-        ("0.0.0.0/0", "too wide"),
-        ("10.0.0.0/7", "too wide"),
+        ("0.0.0.0/0", "too large"),
+        ("10.0.0.0/7", "too large"),
         ("127.0.0.0/8", "cannot"),
         ("224.0.0.0/8", "cannot"),
         ("255.255.255.255", "cannot"),
@@ -143,7 +143,7 @@ def test_what_is_wrong_is_told_with_file_and_line(line: str, word: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_layout(f"192.0.2.1\n{line}\n", "l2tpns.ip_pool")
     assert str(caught.value).startswith(f'l2tpns.ip_pool:2: "{line}"')
-    assert word.replace("cannot", "not addresses that a subscriber can have") in str(caught.value)
+    assert word.replace("cannot", "cannot be used for subscribers") in str(caught.value)
 
 
 @given(st.text() | st.text("0123456789./:# \n"))
@@ -341,7 +341,7 @@ def test_a_pool_that_shrinks_leaves_addresses_to_those_who_have_them_and_then_gi
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Whatever happens in whatever order: nobody shares an address, none is lost."""
+    """In any order of events, no address is shared and none is lost."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What may be routed into the tun device, without a kernel: the one answer, the pool that goes by it, the routes."""
+"""Addresses that may be routed into the tun device, without a kernel: decisions, pool and routes."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_an_address_that_is_withheld_while_a_session_has_it_stays_with_the_sessi
 
 
 def test_a_pool_as_wide_as_a_connected_network_is_searched_at_once() -> None:
-    """Sixteen million addresses that are not given out are not looked at one by one."""
+    """Sixteen million withheld addresses are not visited one by one."""
     pool = Pool(parse_layout("10.0.0.0/8\n172.16.0.1\n"))
     pool.withhold(networks("10.0.0.0/8"))
     assert pool.size == 1 and str(pool.allocate("fred")) == "172.16.0.1"
