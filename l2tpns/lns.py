@@ -208,7 +208,7 @@ class Lns:
         tunnel.session_born(session)
         self.admission.call_begun(tunnel.lac)
         self.services.changes.call(session)
-        session.greenlet = gevent.spawn(session.run)
+        session.start()
 
     def call_started(self, tunnel: Tunnel) -> None:
         """Count a call of this tunnel no longer among those that are starting."""

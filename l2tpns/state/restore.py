@@ -101,7 +101,7 @@ def resume(lns: Lns, journal: Journal, saved: Replay) -> Resumed:
     for tunnel in lns.tunnels.values():
         gevent.spawn(tunnel.run)
     for session in done.sessions:
-        session.greenlet = gevent.spawn(session.run)
+        session.start()
     return done
 
 

@@ -13,6 +13,8 @@ from dataclasses import replace
 from functools import partial
 from time import monotonic
 
+import gevent
+
 from l2tpns import causes
 from l2tpns.causes import Cause, SessionEnded
 from l2tpns.errors import ProtocolError
@@ -54,6 +56,10 @@ class Session(SessionState):
         self.link = PppLink(services, self.path, self.log, self._on_message, self._on_timer, on_credentials)
 
     # The life
+
+    def start(self) -> None:
+        """Begin the session's greenlet. Does not yield."""
+        self.greenlet = gevent.spawn(self.run)
 
     def run(self) -> None:
         """Run the session from ICRQ to CDN, a restored one from where it was. Does not raise."""
