@@ -222,7 +222,7 @@ class Daemon:
         self.configurator.config_warnings()
         if not process.kernel_forwards():
             self.logger.warning(
-                "ip_forward_off", why=f"{process.IP_FORWARD} is 0: subscribers reach nobody but this machine"
+                "ip_forward_off", why=f"{process.IP_FORWARD} is 0: subscribers can reach only this machine"
             )
         self.assemble()
         self.open_ports()

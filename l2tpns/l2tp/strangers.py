@@ -161,7 +161,7 @@ class Strangers:
             if tunnel is not None and tunnel.state is not TunnelState.ESTABLISHED:
                 tunnel.mailbox.post(header)
         elif message_type == SCCRP.message_type:  # 7.2.1 idle
-            unasked = ProtocolError(StopCcnResult.FSM, 0, "there was no SCCRQ of ours")
+            unasked = ProtocolError(StopCcnResult.FSM, 0, "this LNS sent no SCCRQ")
             self.refuse(peer_id, header, peer, endpoint, unasked)
         elif tunnel is not None and not self._lac_restarted(tunnel):
             tunnel.mailbox.post(header)  # a repeat: acknowledged by the tunnel it has made

@@ -543,7 +543,7 @@ class Tunnel:
 
     def on_ocrq(self, header: ControlHeader, message: OCRQ) -> None:
         """6.9: a LAC never asks an LNS to dial."""
-        error = ProtocolError(CdnResult.GENERAL, ErrorCode.VENDOR, "this LNS places no outgoing calls")
+        error = ProtocolError(CdnResult.GENERAL, ErrorCode.VENDOR, "this LNS does not support outgoing calls")
         self.refuse_call(0, message.assigned_session_id, error)
 
     def on_cdn(self, header: ControlHeader, message: CDN) -> None:
@@ -571,7 +571,7 @@ class Tunnel:
             self.services.counters.drop_unknown_session += 1
             self.log.debug("control_for_no_session", message=type(message).__name__, session=header.session_id)
             if isinstance(message, (ICRQ, ICRP)):  # 7.4.2 idle; ICCN and the rest find nothing to clean up
-                error = ProtocolError(CdnResult.GENERAL, ErrorCode.SESSION_ID, "there is no such call")
+                error = ProtocolError(CdnResult.GENERAL, ErrorCode.SESSION_ID, "unknown call")
                 self.refuse_call(0, message.assigned_session_id, error)
         else:
             session.post_message(message)

@@ -215,7 +215,7 @@ class Delivery:
                     acct=entry.session,
                     user=usage.user if usage is not None else "",
                     left_out=dict(left_out),
-                    why=f"a packet has at most {packets.MAX_PACKET} octets",
+                    why=f"a RADIUS packet is limited to {packets.MAX_PACKET} octets",
                 )
             return packet, packet.RequestPacket()
 

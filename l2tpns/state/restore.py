@@ -228,7 +228,7 @@ def _restore_path(session: Session, record: SessionRecord, exact: bool) -> None:
     filters = session.services.config.filters
     for name in (record.filter_in, record.filter_out):
         if name and name not in filters:
-            session.log.warning("filter_unknown", filter=name, why="it is not in the configuration any more")
+            session.log.warning("filter_unknown", filter=name, why="it is no longer configured")
     path.filter_in, path.filter_out = filters.get(record.filter_in), filters.get(record.filter_out)
 
 

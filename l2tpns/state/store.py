@@ -163,7 +163,7 @@ class StateStore:
 
     def _tell(self, found: Replay) -> None:
         for schema in sorted(found.schemas - {SCHEMA}):
-            self._log.warning("state_schema", schema=schema, ours=SCHEMA, why="what we know of it is taken up")
+            self._log.warning("state_schema", schema=schema, ours=SCHEMA, why="only the known fields are restored")
         if found.unknown:
             self._log.warning("state_not_understood", what=sorted(found.unknown)[:50])
         for why in found.refused[:50]:

@@ -297,7 +297,7 @@ class KernelShaper:
             if self._repair():
                 self._log.warning(
                     "throttle_healed",
-                    why="another program had removed our rules from table mangle, or members of the set",
+                    why="another program removed rules from table mangle or members of the set",
                 )
         except ShapingError as error:
             self._log.error("throttling_impaired", why=str(error))
