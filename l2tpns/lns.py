@@ -128,8 +128,8 @@ class Lns:
         """Note that a tunnel's SCCCN has come. Ends an older tunnel with the same LAC, which has begun anew."""
         services = self.services
         self.counters.tunnels_opened += 1
-        self.strangers.budget.know(tunnel.lac)
-        tunnel.use(services.plane.dedicate(tunnel.endpoint))
+        self.strangers.budget.add_known(tunnel.lac)
+        tunnel.use_endpoint(services.plane.dedicate(tunnel.endpoint))
         self.admission.tunnel_established(tunnel)
         services.guard.lac_established(tunnel.peer[0], tunnel.host)
         services.changes.tunnel(tunnel)
@@ -137,13 +137,13 @@ class Lns:
             if older is not tunnel and older.peer == tunnel.peer and older.peer_id == tunnel.peer_id:
                 older.end(causes.TUNNEL_LOST, None, "the LAC has begun anew")
 
-    def tunnel_closing(self, tunnel: Tunnel, *, says_goodbye: bool) -> None:
+    def tunnel_closing(self, tunnel: Tunnel, *, sends_stopccn: bool) -> None:
         """Note that a tunnel ends; it may linger until its StopCCN is acknowledged."""
         self.counters.tunnels_closed += 1
         if tunnel.reliable.proven:  # else nothing of it is on disk
             self.services.changes.tunnel_gone(tunnel)
         self.services.guard.lac_left(tunnel.peer[0])
-        self.admission.tunnel_closing(tunnel, says_goodbye=says_goodbye)
+        self.admission.tunnel_closing(tunnel, sends_stopccn=sends_stopccn)
 
     def may_linger(self) -> bool:
         """Return whether one more closed tunnel may stay to acknowledge repeats."""
@@ -173,7 +173,7 @@ class Lns:
         self.counters.tunnels_crowded_out += 1
         self.log.warning_limited("tunnel_crowded_out", tunnel=tunnel.id, peer=f"{tunnel.peer[0]}:{tunnel.peer[1]}")
         if tunnel.state is not TunnelState.CLOSING:
-            self.admission.tunnel_closing(tunnel, says_goodbye=False)  # tunnel_gone does the rest
+            self.admission.tunnel_closing(tunnel, sends_stopccn=False)  # tunnel_gone does the rest
         self.tunnel_gone(tunnel)
         tunnel.close_evicted()
 
@@ -205,7 +205,7 @@ class Lns:
         """Begin a session for a call."""
         session = Session(self.services, tunnel, self.unused_session_id(), icrq)
         self.sessions[session.id] = session
-        tunnel.session_born(session)
+        tunnel.add_session(session)
         self.admission.call_begun(tunnel.lac)
         self.services.changes.call(session)
         session.greenlet = gevent.spawn(session.run)

@@ -74,9 +74,9 @@ class Admission:
         """Count a tunnel no longer as half-open."""
         self.half_open.discard(tunnel)
 
-    def tunnel_closing(self, tunnel: Tunnel, *, says_goodbye: bool) -> None:
+    def tunnel_closing(self, tunnel: Tunnel, *, sends_stopccn: bool) -> None:
         """Count a tunnel as lingering. A half-open one stays in that limit until its LAC acknowledges our StopCCN."""
-        if not says_goodbye:
+        if not sends_stopccn:
             self.half_open.discard(tunnel)
         self.lingering += 1
         _count_down(self.tunnels_of, tunnel.lac)

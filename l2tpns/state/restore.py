@@ -164,7 +164,7 @@ def _restore(
     _restore_times(session, record, outage)
     _restore_path(session, record, exact)
     lns.sessions[session.id] = session
-    lns.tunnels[record.tunnel].session_born(session)
+    lns.tunnels[record.tunnel].add_session(session)
     services.registry.remember_user(session)
     services.plane.attach(session.path)
     session.policy = record.policy
@@ -186,7 +186,7 @@ def _undo(lns: Lns, session: Session) -> None:
     services.registry.forget_user(session)
     lns.sessions.pop(session.id, None)
     if tunnel.sessions.get(session.id) is session:
-        tunnel.forget(session)
+        tunnel.remove_session(session)
     if session.timer is not None:
         session.timer.cancel()
 

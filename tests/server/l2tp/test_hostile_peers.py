@@ -8,7 +8,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from l2tpns.l2tp import admission, tunnel
+from l2tpns.l2tp import admission, calls, tunnel
 from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import build_control, parse_control
@@ -226,8 +226,8 @@ def test_the_end_of_a_call_is_taken_to_heart_once(server: InProcess) -> None:
     session_id = peer.ring()
     call = server.lns.sessions[session_id]
     for _ in range(50):
-        call.tunnel.end_call(session_id, 1, session.SessionEnded(session.causes.LAC_CDN, tell=False))
-        call.tunnel.refuse_call(session_id, 1, session.ProtocolError(2, 6, "malformed"))
+        calls.end_call(call.tunnel, session_id, 1, session.SessionEnded(session.causes.LAC_CDN, tell=False))
+        calls.refuse_call(call.tunnel, session_id, 1, session.ProtocolError(2, 6, "malformed"))
     assert len(call.link.mailbox) == 1
 
 
