@@ -302,7 +302,7 @@ class Tunnel:
         self.sessions[session.id] = self.by_peer_id[session.peer_id] = session
 
     def call_started(self, session_id: int) -> None:
-        """Count a call no longer among those that are starting."""
+        """Stop counting a call as starting: it is online, or has ended."""
         self.owner.call_started(self)
 
     def call_gone(self, session_id: int) -> None:

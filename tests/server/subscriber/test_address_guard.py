@@ -173,7 +173,7 @@ def test_a_saved_session_whose_address_is_needed_by_now_is_not_resumed_and_loses
     (line,) = second.events("session_not_resumed")
     assert (line["user"], line["why"]) == (
         "fred",
-        f"its address {NEEDED} is not available: {NEEDED} is an address of eth0",
+        f"its address {NEEDED} is unavailable: {NEEDED} is an address of eth0",
     )
     assert second.plane.busy["routes"] == ["10.8.0.0/24", "10.9.0.1/32"]
     second.journal.halt()
