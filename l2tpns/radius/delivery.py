@@ -44,7 +44,7 @@ NOT_ACCEPTED = "servers answer other records and never this one"
 
 
 class Delivery:
-    """Sends what the record book holds; add() says that a session has a record on disk."""
+    """Sends the records of the record book. add() reports that a session has a record on disk."""
 
     def __init__(
         self,

@@ -298,7 +298,7 @@ def test_an_iccn_that_finds_the_mailbox_full_connects_the_call_all_the_same(serv
         pass
     body = messages.encode(ICCN(tx_connect_speed=1_000_000, framing_type=1))
     header = ControlHeader(session.tunnel.id, session.id, 2, 0, body)
-    for _ in range(2):  # in one go, before anybody reads the mailbox; the second is a mistake of the LAC's
+    for _ in range(2):  # without a yield, before the session reads its mailbox; the second is an error of the LAC
         handle_message(session.tunnel, header)
     assert server.counters.drop_mailbox_full == 1
     server.wait(lambda: session.phase.value == "lcp")

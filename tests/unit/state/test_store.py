@@ -1,4 +1,4 @@
-"""The directory of saved state: whose it must be, what of a damaged or foreign file is used, and when it is refused."""
+"""The directory of saved state: its owner, what is read from a damaged file, and which files are refused."""
 
 from __future__ import annotations
 
