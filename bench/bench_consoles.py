@@ -19,7 +19,7 @@ from statistics import quantiles
 
 import gevent
 
-from bench.common import HOST, Bench, bring_up, ours, say
+from bench.common import HOST, Bench, bring_up, ours, print_figure
 from tests.lab.subscriber import Subscriber
 
 SECONDS = 6.0  # of a round, with and without
@@ -52,10 +52,10 @@ def main(sessions: int = 10_000, consoles: int = 50, rounds: int = 5) -> None:
         traffic.kill()
         for name, times in (("ping", pings), ("LCP echo", echoes)):
             without, looked_at = figures(times[False]), figures(times[True])
-            say(f"{name} without consoles", without)
-            say(f"{name} with {consoles} consoles", looked_at)
+            print_figure(f"{name} without consoles", without)
+            print_figure(f"{name} with {consoles} consoles", looked_at)
         shares = {on: sum(values) / len(values) for on, values in busy.items()}
-        say(
+        print_figure(
             f"{consoles} consoles, {sessions} sessions",
             f"{rows / rounds / (SECONDS + 0.5):.0f} rows/s to all of them; the server used "
             f"{shares[True]:.0f} % of a core with them, {shares[False]:.0f} % without",

@@ -14,7 +14,7 @@ from typing import Any
 
 import gevent
 
-from bench.common import Bench, bring_up, ours, say, settle
+from bench.common import Bench, bring_up, ours, print_figure, settle
 from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.system.routes import PROTOCOL
 from tests.lab.lac import Lac
@@ -51,7 +51,7 @@ def main(cycles: int = 100, sessions: int = 200) -> int:
         left = [name for name in (*HELD, "routes") if end[name] != start[name]]
         if end["rss_kib"] > warm["rss_kib"] + GROWTH:
             left.append("rss_kib")
-        say("cycles", f"{cycles} of {sessions} sessions; left behind: {', '.join(left) or 'nothing'}")
+        print_figure("cycles", f"{cycles} of {sessions} sessions; left behind: {', '.join(left) or 'nothing'}")
         return 1 if left else 0
 
 

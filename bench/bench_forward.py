@@ -14,7 +14,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from statistics import median
 
-from bench.common import HOST, LAC, LNS, Bench, bring_up, c_available, compile_blast, middle, ours, ratio, say, theirs
+from bench.common import (
+    HOST,
+    LAC,
+    LNS,
+    Bench,
+    bring_up,
+    c_available,
+    compile_blast,
+    middle,
+    ours,
+    print_figure,
+    ratio,
+    theirs,
+)
 
 SESSIONS = 200
 SIZES = (64, 1400)
@@ -57,7 +70,7 @@ def main(runs: int = 3, seconds: int = 3) -> None:
                         result = results.setdefault((server.bench.name, way, size), Result())
                         measure(server, blast, way, size, seconds, result)
     for (name, way, size), result in results.items():
-        say(
+        print_figure(
             f"{way} {size} octets, {name}",
             f"{middle([rate / 1000 for rate in result.rate])} kpps, "
             f"{middle([rate / 1000 for rate in result.per_cpu])} per CPU second, "
@@ -70,7 +83,7 @@ def main(runs: int = 3, seconds: int = 3) -> None:
     for way in ("up", "down"):
         for size in SIZES:
             one, other = (results[server.bench.name, way, size] for server in servers)
-            say(f"{way} {size} octets, ours to C", f"{ratio(one.rate, other.rate)}")
+            print_figure(f"{way} {size} octets, ours to C", f"{ratio(one.rate, other.rate)}")
 
 
 def sessions(bench: Bench) -> Traffic:

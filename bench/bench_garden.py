@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Network
 
-from bench.common import bring_up, middle, ours, ratio, say
+from bench.common import bring_up, middle, ours, print_figure, ratio
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.garden_rules import GardenRules
 from l2tpns.system.ipset import IpSets
@@ -29,7 +29,7 @@ FIRST = 0x0A000000
 
 def main(there: int = 10_000, logins: int = 1000, runs: int = 3) -> None:
     costs = {count: changes(count, rules=count <= 1000) for count in (10, 1000, 10_000)}
-    say("10,000 to 10 in the garden", f"in and out {costs[10_000] / costs[10]:.2f}")
+    print_figure("10,000 to 10 in the garden", f"in and out {costs[10_000] / costs[10]:.2f}")
     rates: dict[bool, list[float]] = {True: [], False: []}
     cpus: dict[bool, list[float]] = {True: [], False: []}
     filling: dict[bool, list[float]] = {True: [], False: []}  # CPU of each
@@ -40,13 +40,13 @@ def main(there: int = 10_000, logins: int = 1000, runs: int = 3) -> None:
             rates[gardened].append(rate)
             cpus[gardened].append(cpu * 1e6)
     costs_to_none = ratio(filling[True], filling[False])
-    say(f"{there} logins into a garden", f"{middle(filling[True])} us of CPU each; to none {costs_to_none}")
+    print_figure(f"{there} logins into a garden", f"{middle(filling[True])} us of CPU each; to none {costs_to_none}")
     for gardened, where in ((False, "no garden"), (True, "a garden")):
-        say(
+        print_figure(
             f"{logins} logins, {there} in {where}",
             f"{middle(rates[gardened])}/s, {middle(cpus[gardened])} us of CPU each",
         )
-    say("garden to none", f"rate {ratio(rates[True], rates[False])}, CPU {ratio(cpus[True], cpus[False])}")
+    print_figure("garden to none", f"rate {ratio(rates[True], rates[False])}, CPU {ratio(cpus[True], cpus[False])}")
 
 
 def changes(there: int, *, rules: bool) -> float:
@@ -67,7 +67,7 @@ def changes(there: int, *, rules: bool) -> float:
                     for number in range(there):
                         nat.append("garden_users", f"-s {IPv4Network(FIRST + number)} -j garden")
                 words += f"; a rule for each instead: in {timed(partial(append, firewall), others[:50]) * 1e6:.0f} us"
-            say(f"{there} in the garden", words)
+            print_figure(f"{there} in the garden", words)
             return entering + leaving
 
 

@@ -7,7 +7,7 @@ Resident memory before and after 1,000 and 10,000 sessions, divided by their num
 
 from __future__ import annotations
 
-from bench.common import Bench, bring_up, c_available, ours, say, settle, theirs
+from bench.common import Bench, bring_up, c_available, ours, print_figure, settle, theirs
 
 STEPS = (1000, 10_000)
 
@@ -31,7 +31,7 @@ def measure(bench: Bench) -> None:
         there = sessions
         settle(lambda: False, 0.5)  # the last replies are sent, and memory of the set-up is freed
         used = bench.rss() - empty
-        say(
+        print_figure(
             f"memory, {bench.name}, {sessions} sessions",
             f"{used / sessions / 1024:.1f} KiB a session, {bench.rss() >> 20} MiB in all, {empty >> 20} without any",
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.bench_forward import SESSIONS, sessions
 from bench.bench_forward import run as blast_run
-from bench.common import compile_blast, middle, ours, ratio, say
+from bench.common import compile_blast, middle, ours, print_figure, ratio
 from l2tpns.plugins.loader import CHECKOUT
 from tests.lab.console import Console
 
@@ -51,7 +51,7 @@ def main(runs: int = 3, seconds: int = 2) -> None:
                     loaded.append(measure(way))
                     console.do(f"remove plugin {name}")
     for (way, name), (without, loaded) in results.items():
-        say(
+        print_figure(
             f"{way} {SIZE} octets, {name}",
             f"{middle([1e6 / rate for rate in loaded])} us of CPU a packet; "
             f"rate to that without any {ratio(loaded, without)}",

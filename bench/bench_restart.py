@@ -14,7 +14,7 @@ import time
 
 import gevent
 
-from bench.common import HOST, Bench, bring_up, ours, say
+from bench.common import HOST, Bench, bring_up, ours, print_figure
 from tests.lab.lac import Lac
 from tests.lab.server import Server
 
@@ -29,7 +29,7 @@ def main(sessions: int = 10_000) -> None:
             bring_up(bench, lacs, sessions)
             took, cpu = time.monotonic() - begun, server.cpu_seconds() - cpu
             journal = "with" if save else "without"
-            say(
+            print_figure(
                 f"set-up {journal} the journal",
                 f"{sessions / took:.0f} sessions/s, {cpu / sessions * 1e6:.0f} us of CPU each",
             )
@@ -37,13 +37,13 @@ def main(sessions: int = 10_000) -> None:
             busy(lacs, 5.0)
             cpu = server.cpu_seconds()
             busy(lacs, SAMPLE)
-            say(
+            print_figure(
                 f"traffic {journal} the journal",
                 f"{(server.cpu_seconds() - cpu) / SAMPLE * 100:.1f} % of a core, {sessions // 2} packets/s",
             )
             if save:
                 size = sum(path.stat().st_size for path in (server.directory / "state").glob("*.state"))
-                say("the journal", f"{size / sessions:.0f} octets a session")
+                print_figure("the journal", f"{size / sessions:.0f} octets a session")
                 for how in (signal.SIGTERM, signal.SIGKILL):
                     restart(bench, server, lacs, how, sessions)
 
@@ -79,8 +79,8 @@ def restart(bench: Bench, server: Server, lacs: list[Lac], how: signal.Signals, 
         pings = [gevent.spawn(s.ping, HOST) for s in subscribers[chunk : chunk + 500]]
         gevent.joinall(pings)
         answered += sum(ping.value is not None for ping in pings)
-    say(
+    print_figure(
         f"{how.name}, {sessions} sessions",
         f"left in {down - begun:.2f} s, ready {up - down:.2f} s after the start ({took:.2f} s of it our own), "
-        f"{resumed['sessions']} taken up, {answered} answer a ping",
+        f"{resumed['sessions']} restored, {answered} answer a ping",
     )

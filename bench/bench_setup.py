@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench.common import Bench, bring_up, c_available, middle, ours, ratio, say, theirs
+from bench.common import Bench, bring_up, c_available, middle, ours, print_figure, ratio, theirs
 from tests.lab.storm import StormReport
 
 CALLS, CALM_CALLS, CALM_RATE = 2000, 400, 200.0
@@ -36,7 +36,7 @@ def main(runs: int = 3) -> None:
                 storms[kind].append(storm)
                 calms[kind].append(calm)
     for kind in kinds:
-        say(
+        print_figure(
             f"set-up, PAP, {kind}",
             f"{middle(rates[kind])} sessions/s, {middle(costs[kind])} us of CPU each; latency "
             f"{percentiles(storms[kind])} ms at full load, {percentiles(calms[kind])} ms at {CALM_RATE:.0f}/s",
@@ -44,7 +44,7 @@ def main(runs: int = 3) -> None:
     if why:
         print(f"set-up: the C l2tpns is left out: {why}")
     else:
-        say("set-up, ours to C (FreeRADIUS)", f"rate {ratio(rates[kinds[1]], rates[kinds[2]])}")
+        print_figure("set-up, ours to C (FreeRADIUS)", f"rate {ratio(rates[kinds[1]], rates[kinds[2]])}")
 
 
 @contextmanager

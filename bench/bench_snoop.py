@@ -16,7 +16,7 @@ import gevent
 import gevent.socket
 
 from bench.bench_forward import SESSIONS, Traffic, run
-from bench.common import HOST, Bench, bring_up, compile_blast, middle, ours, ratio, say
+from bench.common import HOST, Bench, bring_up, compile_blast, middle, ours, print_figure, ratio
 from tests.lab.console import Console
 from tests.lab.lac import Lac
 from tests.lab.netns import Namespace
@@ -85,7 +85,7 @@ def transfers(bench: Bench, console: Console, lac: Lac, runs: int) -> None:
     console.do("no snoop user000000")
     for (way, name), result in results.items():
         without = results[way, NONE]
-        say(
+        print_figure(
             f"snoop, TCP {way}, {name}",
             f"{middle(result.rate)} MB/s, {ratio(result.rate, without.rate)} of not intercepted; "
             f"{middle(result.per_cpu)} MB for each CPU second, {ratio(result.per_cpu, without.per_cpu)}",
@@ -126,4 +126,4 @@ def packets(bench: Bench, console: Console, lac: Lac, runs: int) -> None:
                 results.setdefault((way, name), []).append(1e6 * (bench.cpu() - before) / arrived)
     for (way, name), costs in results.items():
         more = median(costs) - median(results[way, NONE])
-        say(f"snoop, 1400 octets {way}, {name}", f"{median(costs):.1f} us of CPU a packet, {more:+.1f}")
+        print_figure(f"snoop, 1400 octets {way}, {name}", f"{median(costs):.1f} us of CPU a packet, {more:+.1f}")

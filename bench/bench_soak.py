@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import gevent
 
-from bench.common import HOST, bring_up, ours, say, settle
+from bench.common import HOST, bring_up, ours, print_figure, settle
 from tests.lab.netns import Namespace
 from tests.lab.server import CHECKOUT
 from tests.lab.storm import Storm, exchange
@@ -33,7 +33,7 @@ def main(seconds: int = 300, sessions: int = 10_000) -> int:
         lacs = bench.tunnels()
         empty = bench.rss()
         storm, report = bring_up(bench, lacs, sessions)
-        say("soak, set-up", f"{report}; {(bench.rss() - empty) / sessions / 1024:.1f} KiB a session")
+        print_figure("soak, set-up", f"{report}; {(bench.rss() - empty) / sessions / 1024:.1f} KiB a session")
         gc.freeze()  # a collection over all these clients would look like a pause of the server
         begun, before = time.monotonic(), bench.cpu()
         pings: list[float] = []
@@ -48,18 +48,18 @@ def main(seconds: int = 300, sessions: int = 10_000) -> int:
         asked: int = echoes.value
         settle(lambda: replies(storm) >= asked, 5)
         answered = sum(subscriber.echoes_answered for subscriber in storm.subscribers)
-        say(
+        print_figure(
             "soak, echoes",
             f"{asked} sent and {replies(storm)} answered by the server; it sent {answered}; {cpu:.1%} of a CPU",
         )
         pings.sort()
         p50, p99 = (pings[int(len(pings) * share)] * 1e3 for share in (0.5, 0.99))
-        say("soak, ping meanwhile", f"{len(pings)}, p50 {p50:.1f} p99 {p99:.1f} max {pings[-1] * 1e3:.1f} ms")
+        print_figure("soak, ping meanwhile", f"{len(pings)}, p50 {p50:.1f} p99 {p99:.1f} max {pings[-1] * 1e3:.1f} ms")
         start_echo(bench.host)
         flows = exchange(storm.subscribers, (HOST, PORT), count=2, rate=4000.0)
-        say("soak, packets of all", str(flows))
+        print_figure("soak, packets of all", str(flows))
         lost, ended = sessions - online(storm), len(server.log("session_down"))
-        say("soak", f"{sessions} sessions, {seconds} s: {lost} lost; {ended} ended by the log")
+        print_figure("soak", f"{sessions} sessions, {seconds} s: {lost} lost; {ended} ended by the log")
         return 1 if lost or ended or replies(storm) < asked or flows.lost else 0
 
 

@@ -20,7 +20,7 @@ from typing import TypeVar
 import gevent
 
 from bench.bench_forward import PORT, Traffic, run
-from bench.common import HOST, LAC, LNS, Bench, bring_up, compile_blast, middle, ours, ratio, say
+from bench.common import HOST, LAC, LNS, Bench, bring_up, compile_blast, middle, ours, print_figure, ratio
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.rtnetlink import Netlink
@@ -71,12 +71,12 @@ def one_subscriber(seconds: int) -> None:
                 crowd.quiet()
                 errors = ", ".join(f"{way} {(found[slow, way] / rate - 1) * 100:+.1f} %" for way in ("down", "up"))
                 shares = (f"{way} {found[neighbour, way] / alone[neighbour, way]:.2f}" for way in ("down", "up"))
-                say(f"{rate} kbit/s over {seconds} s", f"{errors}; neighbour to before: {', '.join(shares)}")
+                print_figure(f"{rate} kbit/s over {seconds} s", f"{errors}; neighbour to before: {', '.join(shares)}")
                 for way in ("down", "up"):
                     gevent.sleep(SETTLE)
                     crowd.flood([Offer(slow, way, 2 * rate, SIZE)])
                     gevent.sleep(SETTLE)
-                    say(f"{rate} kbit/s, full {way}", ping(slow, seconds))
+                    print_figure(f"{rate} kbit/s, full {way}", ping(slow, seconds))
                     crowd.quiet()
                 gevent.sleep(SETTLE)
         console.close()
@@ -131,7 +131,7 @@ def many_subscribers(seconds: int) -> None:
                     for user in after
                     if rate_of[user] == rate
                 )
-                say(
+                print_figure(
                     f"{MANY[rate]} of {len(rates)} subscribers at {rate} kbit/s, {'up' if way == 0 else 'down'}",
                     f"{median(errors):+.1f} %, {errors[0]:+.1f} to {errors[-1]:+.1f} %",
                 )
@@ -177,7 +177,7 @@ def changes(there: int, tries: int = 200) -> None:
             shaper.stop()
     figures = {"first": times(new), "again": times(again), "other rate": times(change), "off": times(release)}
     said = (f"{what} {median(took) * 1000:.2f} ms" for what, took in figures.items())
-    say(f"a change with {there} throttled", ", ".join(said))
+    print_figure(f"a change with {there} throttled", ", ".join(said))
 
 
 def times(done: Sequence[tuple[float, object]]) -> list[float]:
@@ -204,17 +204,19 @@ def others(runs: int = 5, seconds: int = 3) -> None:
         sent, arrived, _ = run(beside, blast, "down", 64, 4, 10_000)
         job.get()
         console.close()
-        say("the first throttle of all", f"{sent - arrived} of {sent} packets lost at 10,000 a second")
+        print_figure("the first throttle of all", f"{sent - arrived} of {sent} packets lost at 10,000 a second")
         rates: dict[str, list[float]] = {}
         for _ in range(runs):
             for traffic in (without, beside):
                 before = traffic.bench.cpu()
                 _, arrived, _ = run(traffic, blast, "down", 64, seconds, 0)
-                name = "nobody" if traffic is without else "another"
+                name = "none" if traffic is without else "another"
                 rates.setdefault(name, []).append(arrived / (traffic.bench.cpu() - before))
         for name, found in rates.items():
-            say(f"down 64 octets, {name} is throttled", f"{middle([r / 1000 for r in found])} kpps per CPU second")
-        say("another to nobody", ratio(rates["another"], rates["nobody"]))
+            print_figure(
+                f"down 64 octets, {name} is throttled", f"{middle([r / 1000 for r in found])} kpps per CPU second"
+            )
+        print_figure("another to none", ratio(rates["another"], rates["none"]))
 
 
 def subscribers(bench: Bench) -> tuple[Traffic, Subscriber]:

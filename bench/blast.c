@@ -43,7 +43,7 @@ static struct sockaddr_in address(const char *host, const char *port)
 {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(atoi(port))};
     if (inet_pton(AF_INET, host, &a.sin_addr) != 1) {
-        fprintf(stderr, "blast: %s is no IPv4 address\n", host);
+        fprintf(stderr, "blast: %s is not an IPv4 address\n", host);
         exit(2);
     }
     return a;

@@ -177,7 +177,7 @@ def pin_ourselves() -> None:
 # Figures
 
 
-def say(what: str, figures: str) -> None:
+def print_figure(what: str, figures: str) -> None:
     """Print one line: what, the figures, where."""
     print(f"{what}: {figures} [{platform.python_version()}, load {os.getloadavg()[0]:.1f}]", flush=True)
 

@@ -1,4 +1,4 @@
-"""The command `l2tpns`: parse the arguments, run the daemon. Monkey-patching precedes every other import."""
+"""The command `l2tpns`: parse the arguments and run the daemon. Monkey-patching must precede all other imports."""
 
 from gevent import monkey
 
@@ -21,7 +21,7 @@ from l2tpns.system import cleanup  # noqa: E402
 
 
 class CleanKernel(argparse.Action):
-    """The option --clean-kernel: clean up and exit, as --version does."""
+    """The option --clean-kernel, which cleans up and exits, as --version prints and exits."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         try:
@@ -32,9 +32,9 @@ class CleanKernel(argparse.Action):
 
 
 def parse_arguments(argv: list[str] | None = None) -> Options:
-    """Parse the options of the manual. -h is the host name there, so help is --help only."""
+    """Return the options of the manual. -h is the host name there, so only --help prints help."""
     parser = argparse.ArgumentParser(
-        prog="l2tpns", add_help=False, description="L2TP network server. Runs in the foreground unless told otherwise."
+        prog="l2tpns", add_help=False, description="L2TP network server. Runs in the foreground by default."
     )
     parser.add_argument(
         "-d", dest="detach", action="store_true", help="detach from the terminal when everything is ready"
@@ -47,13 +47,13 @@ def parse_arguments(argv: list[str] | None = None) -> Options:
         "--clean-kernel",
         action=CleanKernel,
         nargs=0,
-        help="remove the firewall rules and sets that a crashed server has left, and exit",
+        help="remove the firewall rules and sets that a crashed server left behind, and exit",
     )
     parser.add_argument("--version", action="version", version=f"l2tpns {__version__}")
     parser.add_argument("--help", action="help", help="show this help and exit")
     found = parser.parse_args(argv)
     config = found.config or default_config(os.environ.get("L2TPNS_ETC", "/etc/l2tpns"))
-    config = config.absolute()  # -d changes the directory, and files beside it are read again later
+    config = config.absolute()  # -d changes the directory, and a reload reads the file again
     return Options(config, found.detach, found.verbose, found.hostname, found.address)
 
 
@@ -72,8 +72,8 @@ def main() -> int:
 if __name__ == "__main__":
     status = main()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # a full disk, a reader that is gone: the exit status matters more
+        with suppress(OSError, ValueError):  # a full disk or a closed pipe: the exit status matters more
             stream.flush()
-    # Everything is closed. Python would now destroy the greenlet of each session, which takes seconds for 10,000 of
-    # them, and the next process waits for our end.
+    # Everything is closed. Python would now destroy the greenlet of each session: seconds for 10,000 of them, in which
+    # the next process cannot start.
     os._exit(status)

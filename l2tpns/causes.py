@@ -47,18 +47,20 @@ USER_REQUEST = _cause("user_request", "the subscriber ended PPP", _ADMIN, _T.USE
 LAC_CDN = _cause("lac_cdn", "the LAC ended the call", _ADMIN, _T.USER_REQUEST)
 LAC_LOST_CARRIER = _cause("lac_lost_carrier", "the LAC lost the subscriber's carrier", _CARRIER, _T.LOST_CARRIER)
 TUNNEL_CLOSED = _cause("tunnel_closed", "the LAC closed the tunnel", _CARRIER, _T.LOST_SERVICE)
-TUNNEL_LOST = _cause("tunnel_lost", "the LAC no longer answers", _CARRIER, _T.LOST_CARRIER)
-LCP_SILENT = _cause("lcp_silent", "no answer to LCP", _CARRIER, _T.LOST_CARRIER, 6, 1)
+TUNNEL_LOST = _cause("tunnel_lost", "the LAC no longer responds", _CARRIER, _T.LOST_CARRIER)
+LCP_SILENT = _cause("lcp_silent", "no reply to LCP", _CARRIER, _T.LOST_CARRIER, 6, 1)
 LCP_FAILED = _cause("lcp_failed", "LCP did not converge", _GENERAL, _T.PORT_ERROR, 5, 1, ErrorCode.VENDOR)
 LOOPED = _cause("looped", "the link is looped back", _GENERAL, _T.PORT_ERROR, 7, 0, ErrorCode.VENDOR)
-ECHO_TIMEOUT = _cause("echo_timeout", "no answer to LCP Echo", _CARRIER, _T.LOST_CARRIER, 8, 1)
+ECHO_TIMEOUT = _cause("echo_timeout", "no reply to LCP Echo-Request", _CARRIER, _T.LOST_CARRIER, 8, 1)
 AUTH_PROTOCOL_REFUSED = _cause(
     "auth_protocol_refused", "the subscriber refuses to authenticate", _ADMIN, _T.USER_ERROR, 15, 1
 )
 AUTH_TIMEOUT = _cause("auth_timeout", "the subscriber did not authenticate in time", _ADMIN, _T.USER_ERROR, 13, 1)
 AUTH_REFUSED = _cause("auth_refused", "authentication failed", _ADMIN, _T.USER_ERROR, 16, 2)
-RADIUS_SILENT = _cause("radius_silent", "no RADIUS server answers", CdnResult.NO_FACILITIES, _T.SERVICE_UNAVAILABLE)
-NO_ADDRESS = _cause("no_address", "no address is free", _GENERAL, _T.SERVICE_UNAVAILABLE, 20, 2, ErrorCode.TRY_ANOTHER)
+RADIUS_SILENT = _cause("radius_silent", "no RADIUS server replied", CdnResult.NO_FACILITIES, _T.SERVICE_UNAVAILABLE)
+NO_ADDRESS = _cause(
+    "no_address", "the address pool is exhausted", _GENERAL, _T.SERVICE_UNAVAILABLE, 20, 2, ErrorCode.TRY_ANOTHER
+)
 ADDRESS_IN_USE = _cause(
     "address_in_use", "the address is unavailable", CdnResult.NO_FACILITIES, _T.SERVICE_UNAVAILABLE, 20, 2
 )
@@ -67,15 +69,15 @@ NO_COMMON_ADDRESS = _cause(
 )
 NCP_FAILED = _cause("ncp_failed", "IPCP did not converge", _GENERAL, _T.PORT_ERROR, 17, 1, ErrorCode.VENDOR)
 NCP_REFUSED = _cause("ncp_refused", "the subscriber closed or rejected IPCP", _ADMIN, _T.USER_REQUEST, 18, 1)
-SESSION_TIMEOUT = _cause("session_timeout", "the time of the session is over", _ADMIN, _T.SESSION_TIMEOUT, 3, 2)
-IDLE_TIMEOUT = _cause("idle_timeout", "no traffic for too long", _ADMIN, _T.IDLE_TIMEOUT, 3, 2)
+SESSION_TIMEOUT = _cause("session_timeout", "Session-Timeout reached", _ADMIN, _T.SESSION_TIMEOUT, 3, 2)
+IDLE_TIMEOUT = _cause("idle_timeout", "Idle-Timeout reached", _ADMIN, _T.IDLE_TIMEOUT, 3, 2)
 DUPLICATE_USER = _cause("duplicate_user", "the same user has logged in again", _ADMIN, _T.NAS_REQUEST, 1, 0)
 DUPLICATE_ADDRESS = _cause(
-    "duplicate_address", "the address was given to a newer session", _ADMIN, _T.NAS_REQUEST, 1, 0
+    "duplicate_address", "the address was assigned to a newer session", _ADMIN, _T.NAS_REQUEST, 1, 0
 )
 ADMIN_DROP = _cause("admin_drop", "dropped by the operator", _ADMIN, _T.ADMIN_RESET, 1, 0)
 SHUTDOWN = _cause("shutdown", "the server is being shut down", _ADMIN, _T.ADMIN_REBOOT, 1, 0)
-CALL_TIMEOUT = _cause("call_timeout", "no ICCN in time", CdnResult.NOT_IN_TIME, _T.PORT_ERROR)
+CALL_TIMEOUT = _cause("call_timeout", "no ICCN received in time", CdnResult.NOT_IN_TIME, _T.PORT_ERROR)
 LOGIN_TIMEOUT = _cause("login_timeout", "not online in time", _ADMIN, _T.PORT_ERROR, 5, 0)
 NO_RESOURCES = _cause(
     "no_resources",
@@ -84,8 +86,10 @@ NO_RESOURCES = _cause(
     _T.SERVICE_UNAVAILABLE,
     error=ErrorCode.RESOURCES,
 )
-PROTOCOL_ERROR = _cause("protocol_error", "protocol error of the LAC", _GENERAL, _T.NAS_ERROR, error=ErrorCode.VENDOR)
-INTERNAL_ERROR = _cause("internal_error", "an error of this server", _GENERAL, _T.NAS_ERROR, error=ErrorCode.VENDOR)
+PROTOCOL_ERROR = _cause(
+    "protocol_error", "protocol violation by the LAC", _GENERAL, _T.NAS_ERROR, error=ErrorCode.VENDOR
+)
+INTERNAL_ERROR = _cause("internal_error", "internal error of the LNS", _GENERAL, _T.NAS_ERROR, error=ErrorCode.VENDOR)
 
 
 class SessionEnded(Exception):

@@ -1,7 +1,7 @@
-"""The LNS: the tables of tunnels and sessions, their ids, and what their lives change in the tables.
+"""The LNS: the tables of tunnels and sessions, their ids, and the changes of these tables.
 
-The UDP reader hands control messages to `on_control`, which finds the tunnel they are for. What sessions and tunnels
-use of the rest of the server is in `services`; how many there may be is l2tp/admission.py's. Knows no PPP.
+The UDP reader passes control messages to `on_control`, which finds their tunnel. Sessions and tunnels use the rest of
+the server through `services`. l2tp/admission.py decides how many there may be. Knows no PPP.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from l2tpns.subscriber.session import Session
 
 
 class Lns:
-    """All tunnels and sessions of one server; the TunnelOwner of its tunnels (l2tp/tunnel.py)."""
+    """All tunnels and sessions of one server, and the TunnelOwner of its tunnels (l2tp/owner.py)."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Lns:
         sessions: dict[int, Session],
         timing: TunnelTiming | None = None,
     ) -> None:
-        """`tunnels` and `sessions` are the tables, empty, which other parts read too."""
+        """Use the empty tables `tunnels` and `sessions`, which other parts read too."""
         self.services = services
         self.config = services.config
         self.counters = services.counters
@@ -52,7 +52,7 @@ class Lns:
         self.admission = Admission(self.config, self.timing, tunnels, sessions)
         self.strangers = Strangers(services, self.admission, self, self.timing)
         self.probe_budget = ProbeBudget()
-        # During the restore: drop control messages, which peers send again. A new tunnel might get an old one's id.
+        # True during the restore: control messages are dropped, since a new tunnel might get an old one's id.
         self.paused = False
         self.clock: Part | None = None
 
@@ -61,7 +61,7 @@ class Lns:
         self.clock = self.services.supervisor.spawn("timer wheel", self._turn_wheel, essential=True)
 
     def _turn_wheel(self) -> None:
-        """Wake sessions at the times they have asked for."""
+        """Wake each session at the time for which it has set its timer."""
         awake, wheel = self.services.awake, self.services.wheel
         awake.beat()
         while True:
@@ -69,25 +69,25 @@ class Lns:
             paused = awake.beat()
             if paused:
                 self.log.warning("process_paused", seconds=round(paused, 1))
-                gevent.spawn(self._ask_again)
+                gevent.spawn(self._send_echoes)
             now = monotonic()
             for session in wheel.advance(now):
                 try:
                     session.on_timer(now)
-                except Exception:  # one session's mistake: the others' clocks must go on
+                except Exception:  # an error in one session must not stop the timers of the others
                     session.log.exception("session_failed")
 
-    def _ask_again(self) -> None:
-        """Have all subscribers asked whether they are there: this process has stood still. May yield."""
+    def _send_echoes(self) -> None:
+        """Have every session send an Echo-Request, after a pause of this process. May yield."""
         for session in in_slices(list(self.sessions.values())):
             timers.ask_again(session, monotonic())
 
     # Control datagrams
 
     def on_control(self, datagram: bytes, peer: Peer, endpoint: Endpoint) -> None:
-        """Take a datagram with T=1. Called by the UDP reader; must not block or raise."""
+        """Handle a datagram with T=1. Called by the UDP reader; must not block or raise."""
         if self.services.handed_over or self.paused:
-            return  # not acknowledged: the LAC sends it again, to the next process or to this one in a moment
+            return  # not acknowledged: the LAC retransmits it, to the next process or to this one after the restore
         try:
             header = parse_control(datagram)
         except WireError:
@@ -101,7 +101,7 @@ class Lns:
             self.counters.drop_unknown_tunnel += 1
             return
         if tunnel.peer != peer:
-            # RFC 2661 8.1: addresses are static for the life of the tunnel, unless the operator knows better.
+            # RFC 2661 8.1: addresses are static for the life of the tunnel, unless the operator allows changes.
             self.counters.drop_wrong_peer += 1
             if self.config.auth_tunnel_change_addr_src:
                 tunnel.post_foreign(header, peer)
@@ -109,71 +109,71 @@ class Lns:
         if not tunnel.mailbox.post(header):
             self.counters.drop_mailbox_full += 1
 
-    # Tunnels' lives
+    # Tunnels
 
     def tunnel_begun(self, tunnel: Tunnel) -> None:
-        """Enter a tunnel whose SCCRQ was accepted."""
+        """Add a tunnel whose SCCRQ was accepted."""
         self.tunnels[tunnel.id] = tunnel
         self.by_peer[tunnel.peer, tunnel.peer_id] = tunnel
         self.admission.tunnel_begun(tunnel)
 
     def tunnel_restored(self, tunnel: Tunnel) -> None:
-        """Enter an established tunnel of an earlier process."""
+        """Add an established tunnel of an earlier process."""
         self.tunnels[tunnel.id] = tunnel
         self.by_peer[tunnel.peer, tunnel.peer_id] = tunnel
         self.services.guard.lac_established(tunnel.peer[0], tunnel.host)
         self.admission.tunnel_restored(tunnel)
 
     def tunnel_established(self, tunnel: Tunnel) -> None:
-        """Note that a tunnel's SCCCN has come. Ends an older tunnel with the same LAC, which has begun anew."""
+        """Note that a tunnel is established. End an older one with the same peer and id: the LAC was restarted."""
         services = self.services
         self.counters.tunnels_opened += 1
-        self.strangers.budget.know(tunnel.lac)
-        tunnel.use(services.plane.dedicate(tunnel.endpoint))
+        self.strangers.budget.add_known(tunnel.lac)
+        tunnel.use_endpoint(services.plane.dedicate(tunnel.endpoint))
         self.admission.tunnel_established(tunnel)
         services.guard.lac_established(tunnel.peer[0], tunnel.host)
         services.changes.tunnel(tunnel)
         for older in list(self.tunnels.values()):
             if older is not tunnel and older.peer == tunnel.peer and older.peer_id == tunnel.peer_id:
-                older.end(causes.TUNNEL_LOST, None, "the LAC has begun anew")
+                older.end(causes.TUNNEL_LOST, None, "the LAC was restarted")
 
-    def tunnel_closing(self, tunnel: Tunnel, *, says_goodbye: bool) -> None:
-        """Note that a tunnel ends; it may linger until its StopCCN is acknowledged."""
+    def tunnel_closing(self, tunnel: Tunnel, *, sends_stopccn: bool) -> None:
+        """Note that a tunnel ends. It may linger until its StopCCN is acknowledged."""
         self.counters.tunnels_closed += 1
-        if tunnel.reliable.proven:  # else nothing of it is on disk
+        if tunnel.reliable.proven:  # else it was never saved
             self.services.changes.tunnel_gone(tunnel)
         self.services.guard.lac_left(tunnel.peer[0])
-        self.admission.tunnel_closing(tunnel, says_goodbye=says_goodbye)
+        self.admission.tunnel_closing(tunnel, sends_stopccn=sends_stopccn)
 
     def may_linger(self) -> bool:
-        """Return whether one more closed tunnel may stay to acknowledge repeats."""
+        """Return True if one more closed tunnel may stay to acknowledge repetitions."""
         return self.admission.may_linger()
 
     def tunnel_moved(self, tunnel: Tunnel, peer: Peer) -> None:
-        """Find a tunnel by the address that its LAC sends from now."""
+        """Note the address that the LAC of a tunnel sends from now."""
         if self.by_peer.get((tunnel.peer, tunnel.peer_id)) is tunnel:
             del self.by_peer[tunnel.peer, tunnel.peer_id]
         self.by_peer[peer, tunnel.peer_id] = tunnel
         self.services.guard.lac_established(peer[0], tunnel.host)
 
     def move_refusal(self, tunnel: Tunnel, peer: Peer, now: float) -> bool:
-        """Return whether a tunnel may not look for its LAC at this address now; else a probe is counted."""
+        """Return True if a tunnel must not look for its LAC at this address now; else count a probe."""
         if (peer, tunnel.peer_id) in self.by_peer or (tunnel.reliable.idle and self.config.disable_sending_hello):
-            return True  # another tunnel is there; or there is nothing to ask with
+            return True  # another tunnel has this address, or there is no message to probe with
         if self.services.guard.lac_refusal(peer[0]):
-            return True  # an answer there would go to a subscriber
+            return True  # a reply would go to a subscriber
         return not self.probe_budget.take(now)
 
     def charge(self, lac: str, seconds: float) -> None:
-        """Take from the time that strangers may use what an unproven tunnel has used."""
+        """Charge the CPU time of a tunnel that is not proven yet to the budget of unknown senders."""
         self.strangers.budget.charge(lac, seconds)
 
     def evict(self, tunnel: Tunnel) -> None:
-        """Forget a half-open tunnel without telling its LAC: another has its place."""
+        """Remove a half-open tunnel to admit another one. Its LAC gets no StopCCN."""
         self.counters.tunnels_crowded_out += 1
         self.log.warning_limited("tunnel_crowded_out", tunnel=tunnel.id, peer=f"{tunnel.peer[0]}:{tunnel.peer[1]}")
         if tunnel.state is not TunnelState.CLOSING:
-            self.admission.tunnel_closing(tunnel, says_goodbye=False)  # tunnel_gone does the rest
+            self.admission.tunnel_closing(tunnel, sends_stopccn=False)  # tunnel_gone does the rest
         self.tunnel_gone(tunnel)
         tunnel.close_evicted()
 
@@ -189,23 +189,23 @@ class Lns:
             del self.by_peer[key]
 
     def drop_tunnel(self, tunnel: Tunnel) -> None:
-        """Send a CDN to each of a tunnel's sessions now, the StopCCN drop_tunnel_delay seconds later (manual)."""
+        """End the sessions of a tunnel with a CDN now, and the tunnel `drop_tunnel_delay` seconds later (manual)."""
         tunnel.dropping = True
         for session in list(tunnel.sessions.values()):
             session.end(causes.ADMIN_DROP)
         gevent.spawn_later(self.config.drop_tunnel_delay, tunnel.end, causes.ADMIN_DROP)
 
-    # Sessions' lives
+    # Sessions
 
     def call_refusal(self, tunnel: Tunnel) -> ProtocolError | None:
         """Return why a tunnel may have no further call now, or None."""
         return self.admission.call_refusal(tunnel)
 
     def start_session(self, tunnel: Tunnel, icrq: ICRQ) -> None:
-        """Begin a session for a call."""
+        """Start a session for a call."""
         session = Session(self.services, tunnel, self.unused_session_id(), icrq)
         self.sessions[session.id] = session
-        tunnel.session_born(session)
+        tunnel.add_session(session)
         self.admission.call_begun(tunnel.lac)
         self.services.changes.call(session)
         session.start()
@@ -231,7 +231,7 @@ class Lns:
         return self._unused_id(self.sessions)
 
     def _unused_id(self, taken: dict[int, Any]) -> int:
-        """Return an id that cannot be guessed (RFC 2661 9.1). One is always free: admission keeps below 65,535."""
+        """Return a free id that cannot be guessed (RFC 2661 9.1). There always is one: at most MAX_ID are in use."""
         while True:
             candidate = int.from_bytes(self.services.random(2), "big")
             if candidate and candidate not in taken:
@@ -244,7 +244,7 @@ class Lns:
     # Shutdown
 
     def shutdown(self, timeout: float) -> None:
-        """Send a CDN and StopCCN to every LAC, and wait until they are acknowledged, for `timeout` seconds at most."""
+        """End all sessions, then all tunnels. Wait until the LACs acknowledge this, for `timeout` seconds at most."""
         self.admission.shutting_down = True
         awake = self.services.awake
         until = awake.now() + timeout

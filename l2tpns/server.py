@@ -1,6 +1,6 @@
-"""One server: builds its parts in an order in which each is given what it uses, and holds them together.
+"""One server: the LNS with all that it uses, built in an order in which each part is given those it needs.
 
-The daemon builds one for the process, a test one for itself. Nothing here opens a socket or changes the kernel.
+The daemon builds one (components.py), and so does each test. Nothing here opens a socket or changes the kernel.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Server:
         self.plugins.begin(self.services, sessions)
 
     def keep_state(self, store: StateStore) -> None:
-        """Have the journal write to this store, once it is started."""
+        """Have the journal write to this store when it is started."""
         services, lns = self.services, self.lns
         self.journal.sinks.append(
             DiskSink(
@@ -108,11 +108,11 @@ class Server:
         )
 
     def hand_over(self) -> bool:
-        """Write everything to disk for the next process, and send nothing any more. Return False if it could not."""
-        self.services.handed_over = self.journal.leave()
+        """Save the state for the next process, and send nothing any more. Return False if that failed. May yield."""
+        self.services.handed_over = self.journal.write_final()
         return self.services.handed_over
 
     def refresh_filters(self) -> None:
-        """Have sessions go by the access lists of the configuration as they are now."""
+        """Have all sessions use the access lists of the configuration as they are now."""
         services = self.services
         filters.refresh_filters(services.plane, services.config.filters, self.lns.sessions.values(), services.log)

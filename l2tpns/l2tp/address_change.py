@@ -1,13 +1,13 @@
 """Find out whether a LAC has moved to another address or port (RFC 2661 8.1; auth_tunnel_change_addr_src).
 
-A NAT on the way, or a new lease, may change where a LAC's datagrams come from. But a datagram from elsewhere shows
-nothing: its tunnel id can be guessed, its source address forged. So it is a reason to ask, and no more:
+A NAT on the way, or a new lease, may change the source address of a LAC's datagrams. But a datagram from another
+address proves nothing: its tunnel id can be guessed and its source address forged. It only starts a probe:
 
-1. A control message from another address whose Ns and Nr fit starts a probe. The address in use gets a HELLO, unless
-   something else there waits for its acknowledgement already.
-2. Anything that comes from the address in use ends the probe: the LAC is still there.
-3. When the message there has stayed unanswered with its first retransmissions, a copy of it goes to the new address.
-4. Once that is acknowledged from the new address, the tunnel moves. Until then all that is sent goes to the old one.
+1. When a control message with fitting Ns and Nr comes from another address, a HELLO is sent to the address in use,
+   unless another message to it is unacknowledged already.
+2. Any message from the address in use ends the probe: the LAC is still there.
+3. When that HELLO or message and its first retransmissions stay unacknowledged, a copy is sent to the new address.
+4. When the copy is acknowledged from the new address, the tunnel moves. Until then all else is sent to the old one.
 
 The new address gets no datagram before step 3, and then no more datagrams than have come from it.
 """
@@ -25,14 +25,14 @@ from l2tpns.proto.l2tp.reliable import Reliable
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.peer import Peer
 
-SILENT_TIMEOUTS = 3  # of the oldest message in a row: 1 + 2 + 4 seconds without an answer from the address in use
+SILENT_TIMEOUTS = 3  # of the oldest message in a row: 1 + 2 + 4 seconds without a reply from the address in use
 MAX_COPIES = 3  # datagrams to the new address
 MAX_PROBES_PER_SECOND = 100  # of all tunnels
 
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """A control message of this tunnel that came from an address which is not the LAC's."""
+    """A control message of this tunnel from another address than the LAC's."""
 
     header: ControlHeader
     peer: Peer
@@ -49,20 +49,21 @@ class Movable(Protocol):
         """Queue a control message."""
 
     def move_refusal(self, peer: Peer, now: float) -> bool:
-        """Return whether no probe may go to this address now; else a probe is counted."""
+        """Return True if this address must not be probed now; else count a probe."""
 
     def data_since(self, when: float) -> bool:
-        """Return whether a data message has come from the address in use since then, by the tunnel's time."""
+        """Return True if a data message has come from the address in use since then, by the tunnel's time."""
 
 
 class ProbeBudget:
-    """How many probes may begin in a second: each costs some LAC a HELLO."""
+    """Limits how many probes begin in a second: each sends a HELLO to a LAC."""
 
     def __init__(self) -> None:
         self._second = 0
         self._begun = 0
 
     def take(self, now: float) -> bool:
+        """Count a probe. Return False if there were too many in this second."""
         second = int(now)
         if second != self._second:
             self._second, self._begun = second, 0
@@ -71,7 +72,7 @@ class ProbeBudget:
 
 
 class AddressChange:
-    """What is known of a tunnel's new address. Used by the tunnel's greenlet only; does not yield."""
+    """The probe of one tunnel. Used by the tunnel's greenlet only. Does not yield."""
 
     __slots__ = (
         "_copies",
@@ -108,9 +109,9 @@ class AddressChange:
         return self._copies < min(self._received, MAX_COPIES)
 
     def on_foreign(self, tunnel: Movable, foreign: Foreign, now: float) -> bool:
-        """Take in a control message from elsewhere. Return True if the tunnel is to move to its sender."""
+        """Handle a control message from another address. Return True if the tunnel must move to it."""
         if not tunnel.reliable.fits(foreign.header):
-            return False  # it did when it came
+            return False  # it fitted when it came
         if self.candidate is None:
             self._begin(tunnel, foreign.peer, now)
         elif foreign.peer == self.candidate:
@@ -144,7 +145,7 @@ class AddressChange:
         return True
 
     def look(self, tunnel: Movable, now: float) -> None:
-        """Do what is due: copies to the candidate, the end of its time. Call it after the retransmissions."""
+        """Do what is due: send copies to the candidate, or end the probe. To be called after the retransmissions."""
         if self.candidate is None or tunnel.reliable.silent_timeouts < SILENT_TIMEOUTS:
             return
         if self._until is None:
@@ -165,9 +166,9 @@ class AddressChange:
         self._silent, self._not_before = silent, now + self._timing.probe_pause
 
     def give_up(self) -> None:
-        """End the probe after a pause of this process: what the old address has answered may be lost."""
+        """End the probe after a pause of this process: a reply from the old address may have been lost."""
         self.candidate, self._until = None, None
 
     def moved(self) -> None:
-        """Begin anew: the tunnel is at the new address."""
+        """Reset: the tunnel has moved to the new address."""
         self.candidate, self._until, self._silent, self._not_before = None, None, None, 0.0

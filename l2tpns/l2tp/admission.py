@@ -1,7 +1,7 @@
-"""How many tunnels and calls there may be, and why one more may not (RFC 2661 4.4.2: result codes).
+"""Limits of tunnels and calls, and the result codes of refusals (RFC 2661 4.4.2).
 
-Counts by the LAC's address what has begun and is not online yet. A tunnel or call that is refused gets the RFC's
-result code; an SCCRQ for which there is no half-open place gets no answer, and the LAC sends it again (RFC 2661 5.8).
+Counts the tunnels and starting calls of each LAC's address. An SCCRQ beyond the limits of half-open tunnels gets no
+reply, and the LAC retransmits it (RFC 2661 5.8).
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.l2tp.tunnel import Tunnel, TunnelState
 from l2tpns.proto.l2tp.messages import CdnResult, ErrorCode, StopCcnResult
 
-MAX_LINGERING = 1000  # closed tunnels that still acknowledge; further ones are forgotten at once
-MAX_ID = 65_000  # tunnels, and sessions: ids are 16 bits, and one drawn at random must soon be free
+MAX_LINGERING = 1000  # closed tunnels that still acknowledge; further ones are removed at once
+MAX_ID = 65_000  # tunnels, and sessions: an id has 16 bits, and a random one must be free after a few tries
 
 
 class Admission:
-    """The limits of one server. `tunnels` and `sessions` are its tables. Nothing here yields."""
+    """The limits of one server. `tunnels` and `sessions` are the tables of the LNS. Nothing here yields."""
 
     def __init__(self, config: Config, timing: TunnelTiming, tunnels: Sized, sessions: Sized) -> None:
         self._config = config
         self._tunnels = tunnels
         self._sessions = sessions
-        self.half_open = HalfOpen(timing)  # tunnels without SCCCN
+        self.half_open = HalfOpen(timing)  # tunnels without an SCCCN
         self.tunnels_of: Counter[str] = Counter()  # tunnels that are not closing, by the LAC's address
         self.starting: Counter[str] = Counter()  # calls that are not online yet, by the LAC's address
         self.lingering = 0  # tunnels that are closing
@@ -37,7 +37,7 @@ class Admission:
     # Tunnels
 
     def find_room(self, lac: str) -> tuple[bool, Tunnel | None]:
-        """Return whether one more half-open tunnel may begin, and which one has to be evicted for it, if any."""
+        """Return whether one more half-open tunnel may begin, and the tunnel that must be evicted first, or None."""
         config = self._config
         own = self.half_open.of(lac) >= config.max_half_open_per_lac
         full = own or self.half_open.total() >= config.max_half_open_tunnels
@@ -71,23 +71,23 @@ class Admission:
         self.tunnels_of[tunnel.lac] += 1
 
     def tunnel_established(self, tunnel: Tunnel) -> None:
-        """Count a tunnel no longer as half-open."""
+        """Stop counting a tunnel as half-open."""
         self.half_open.discard(tunnel)
 
-    def tunnel_closing(self, tunnel: Tunnel, *, says_goodbye: bool) -> None:
-        """Count a tunnel as lingering. A half-open one stays in that limit until its LAC acknowledges our StopCCN."""
-        if not says_goodbye:
+    def tunnel_closing(self, tunnel: Tunnel, *, sends_stopccn: bool) -> None:
+        """Count a tunnel as lingering. With a StopCCN to be acknowledged, it may count as half-open until then."""
+        if not sends_stopccn:
             self.half_open.discard(tunnel)
         self.lingering += 1
         _count_down(self.tunnels_of, tunnel.lac)
 
     def tunnel_gone(self, tunnel: Tunnel) -> None:
-        """Count a tunnel no more."""
+        """Stop counting a tunnel."""
         self.half_open.discard(tunnel)
         self.lingering -= 1
 
     def may_linger(self) -> bool:
-        """Return whether one more closed tunnel may stay to acknowledge repeats."""
+        """Return True if one more closed tunnel may stay to acknowledge repetitions."""
         return self.lingering <= MAX_LINGERING
 
     # Calls
@@ -111,7 +111,7 @@ class Admission:
         self.starting[lac] += 1
 
     def call_started(self, lac: str) -> None:
-        """Count a call no longer among those that are starting: it is online, or has ended."""
+        """Stop counting a call as starting: it is online, or has ended."""
         _count_down(self.starting, lac)
 
 

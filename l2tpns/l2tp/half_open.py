@@ -1,8 +1,8 @@
-"""Half-open tunnels, which have had their SCCRP and not yet sent their SCCCN (RFC 2661 5.8).
+"""Half-open tunnels: those whose LAC has been sent the SCCRP and has not sent the SCCCN (RFC 2661 7.2.1).
 
-An SCCRQ costs its sender one datagram from any address it likes, and this server a place for half a minute. So when
-all places are taken the oldest is evicted: docs/decisions/0009-the-oldest-half-open-tunnel-makes-room.md. Established
-tunnels are never in here.
+An SCCRQ costs its sender one datagram, whose address may be forged, and it costs this server a half-open tunnel for
+half a minute. So when there are too many the oldest is evicted: see
+docs/decisions/0009-the-oldest-half-open-tunnel-makes-room.md. Established tunnels are never evicted.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ class HalfOpen:
         return len(self._tunnels)
 
     def total(self) -> int:
-        """Return how many there are."""
+        """Return the number of half-open tunnels."""
         return len(self._tunnels)
 
     def of(self, lac: str) -> int:
-        """Return how many of a LAC's address there are."""
+        """Return the number of half-open tunnels from a LAC's address."""
         return len(self._by_lac.get(lac, ()))
 
     def add(self, tunnel: Tunnel) -> None:
-        """Add the youngest."""
+        """Add the newest tunnel."""
         self._tunnels[tunnel.id] = tunnel
         self._by_lac.setdefault(tunnel.lac, {})[tunnel.id] = tunnel
 
     def discard(self, tunnel: Tunnel) -> None:
-        """Remove a tunnel that is established, or gone. Harmless at any time."""
+        """Remove a tunnel that is established or gone, if it is here."""
         if self._tunnels.get(tunnel.id) is not tunnel:
             return
         del self._tunnels[tunnel.id]
@@ -46,14 +46,14 @@ class HalfOpen:
             del self._by_lac[tunnel.lac]
 
     def oldest(self, now: float, lac: str | None = None) -> Tunnel | None:
-        """Return which to evict: the oldest of this LAC; without one, the oldest of an address that has most."""
+        """Return which tunnel to evict, or None: the oldest of this LAC; without `lac`, of an address with the most."""
         most = 0 if lac is not None else max(map(len, self._by_lac.values()), default=0)
         second: Tunnel | None = None
         for tunnel in (self._tunnels if lac is None else self._by_lac.get(lac, {})).values():
             if now - tunnel.opened_at < self._timing.half_open_grace:
-                break  # and the rest are younger still
+                break  # the rest are newer
             if len(tunnel.mailbox):
-                continue  # what has come for it may be its SCCCN
+                continue  # the message in it may be the SCCCN
             if len(self._by_lac[tunnel.lac]) >= most:
                 return tunnel
             second = second or tunnel

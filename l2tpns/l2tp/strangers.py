@@ -1,13 +1,12 @@
-"""Control messages that name no tunnel of ours: SCCRQs, and what else any address may send (RFC 2661 4.4.3, 7.2.1).
+"""Control messages with tunnel id 0: SCCRQs, and what else any address may send (RFC 2661 4.4.3, RFC 2661 7.2.1).
 
-Nothing in such a message proves where it comes from. It gets a bounded share of the process's time, and whatever it
-may cost is asked in the order of the price: header, message type, budget, limits, and only then the AVPs. See
+Nothing in such a message proves its origin. All of them together get a bounded share of the processor's time
+(budget.py), and the cheap checks come first: header, message type, limits, and only then the AVPs. See
 docs/decisions/0013-strangers-get-a-share-of-the-time.md.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from functools import partial
 from time import monotonic, thread_time
 from typing import Protocol
@@ -17,8 +16,11 @@ import gevent
 from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.errors import ProtocolError
 from l2tpns.l2tp.admission import Admission
+from l2tpns.l2tp.authentication import no_secret
+from l2tpns.l2tp.budget import Budget
+from l2tpns.l2tp.owner import TunnelOwner
 from l2tpns.l2tp.timing import TunnelTiming
-from l2tpns.l2tp.tunnel import Tunnel, TunnelOwner, TunnelState
+from l2tpns.l2tp.tunnel import Tunnel, TunnelState
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import CONTROL, ControlHeader, build_control
 from l2tpns.proto.l2tp.messages import SCCRP, SCCRQ, MessageError, MessageType, ResultCode, StopCCN, StopCcnResult
@@ -26,77 +28,24 @@ from l2tpns.proto.l2tp.reliable import MAX_AMPLIFICATION, Reliable
 from l2tpns.runtime.peer import Peer
 from l2tpns.subscriber.services import Services
 
-SHARE = 0.25  # of the time, for strangers altogether
-BUSY_SHARE = 0.05  # the same while the socket has more to read than is read at once
-BURST = 0.2  # seconds of work that are saved up in quiet times: some 500 SCCRQs
-# How much of BURST must be left for a message from
-BUSY = 0.75  # any address, while there is more to read
-HEAVY = 0.5  # an address that has used more than FAIR of a second's share
-ANY = 0.25  # any other address; what is below is for LACs that we know
-FAIR = 0.125
-BUSY_FOR = 0.02  # seconds after a look at the socket that did not read it to its end
-REPORT_INTERVAL = 10.0  # seconds between two lines about messages that were dropped
-MAX_ADDRESSES = 1024  # whose use of the share is counted, and that are known as LACs
-REFUSALS_PER_SECOND = 200  # StopCCNs to SCCRQs that are refused before there is a tunnel
+BUSY_PERIOD = 0.02  # seconds after a read that left datagrams in the socket
+REPORT_INTERVAL = 10.0  # seconds between two log lines about dropped messages
+MAX_REFUSALS_PER_SECOND = 200  # StopCCNs without a tunnel
 HANDLED = (MessageType.SCCRQ, MessageType.SCCRP, MessageType.STOPCCN)
-# A StopCCN of ours without its text: header, Message Type, Assigned Tunnel ID, Result Code with error code.
+# Octets of our StopCCN without text: header, Message Type, Assigned Tunnel ID, Result Code with error code.
 STOPCCN_SIZE = CONTROL.size + 8 + 8 + 10
 
 
-class Budget:
-    """Seconds of work that strangers may cause: SHARE of the time that passes, at most BURST at once.
-
-    The time is the processor's, and a quarter may be more than a busy machine has. A socket that is not read to its end
-    shows that: then a smaller share has to do.
-
-    When little is left, addresses of known LACs come before others, and those that have used little of this second
-    before those that have used much.
-    """
-
-    def __init__(self, now: float) -> None:
-        self.left = BURST
-        self._filled_at = now
-        self._second = int(now)
-        self._used: dict[str, float] = {}  # seconds of work by address, in this second
-        self._known: OrderedDict[str, None] = OrderedDict()
-
-    def know(self, lac: str) -> None:
-        """Remember that a tunnel with this LAC came up."""
-        self._known[lac] = None
-        self._known.move_to_end(lac)
-        if len(self._known) > MAX_ADDRESSES:
-            self._known.popitem(last=False)
-
-    def allows(self, lac: str, now: float, busy: bool = False) -> bool:
-        """Return whether work for a message from this address may begin; `busy`: there is more to read behind it."""
-        share = BUSY_SHARE if busy else SHARE
-        self.left = min(BURST, self.left + share * max(0.0, now - self._filled_at))
-        self._filled_at = now
-        if int(now) != self._second:
-            self._second = int(now)
-            self._used.clear()
-        level = 0.0 if lac in self._known else BUSY if busy else ANY
-        if self._used.get(lac, 0.0) > FAIR * SHARE:
-            level = max(level, HEAVY)
-        return self.left > level * BURST
-
-    def charge(self, lac: str, seconds: float) -> None:
-        """Take what was used for a message or a half-open tunnel of this address."""
-        self.left -= seconds
-        if lac in self._used or len(self._used) < MAX_ADDRESSES:
-            self._used[lac] = self._used.get(lac, 0.0) + seconds
-
-
-class TunnelTable(TunnelOwner, Protocol):
-    """What messages for tunnel 0 ask of the LNS."""
+class TunnelTable(TunnelOwner[Tunnel], Protocol):
+    """What messages for tunnel 0 need of the LNS."""
 
     by_peer: dict[tuple[Peer, int], Tunnel]  # by address and the LAC's tunnel id
 
     def tunnel_begun(self, tunnel: Tunnel) -> None:
-        """Enter a tunnel whose SCCRQ was accepted."""
+        """Add a tunnel whose SCCRQ was accepted."""
 
     def evict(self, tunnel: Tunnel) -> None:
-        """Forget a half-open tunnel, for another to have its place."""
+        """Remove a half-open tunnel to admit another one."""
 
     def unused_tunnel_id(self) -> int:
         """Return a tunnel id that is free."""
@@ -113,15 +62,15 @@ class Strangers:
         self.budget = Budget(monotonic())
         self._refusal_second = 0
         self._refusals = 0
-        self._dropped = 0  # since the last line about it
+        self._dropped = 0  # since the last log line about it
         self._report_at = 0.0
 
     def on_message(self, header: ControlHeader, peer: Peer, endpoint: Endpoint) -> None:
-        """Take a message for tunnel 0. Called by the reader; must not block or raise."""
+        """Handle a message for tunnel 0. Called by the reader; must not block or raise."""
         if not header.body:
             return
         now = monotonic()
-        if not self.budget.allows(peer[0], now, busy=now - endpoint.full_at < BUSY_FOR):
+        if not self.budget.allows(peer[0], now, busy=now - endpoint.full_at < BUSY_PERIOD):
             self._drop(peer, now)
             return
         began = thread_time()
@@ -136,7 +85,7 @@ class Strangers:
             self.budget.charge(peer[0], thread_time() - began)
 
     def _drop(self, peer: Peer, now: float) -> None:
-        """Count, and do not answer: a LAC sends it again in a second (5.8)."""
+        """Count the message and send no reply: a LAC retransmits it after a second (RFC 2661 5.8)."""
         self._services.counters.drop_strangers += 1
         self._dropped += 1
         if now >= self._report_at:
@@ -149,31 +98,30 @@ class Strangers:
             self._services.counters.drop_unknown_tunnel += 1
             return
         if message_type == SCCRQ.message_type and (header.ns != 0 or header.nr != 0):
-            self._services.counters.drop_malformed += (
-                1  # 5.8: the first of its Ns, from one who has had nothing of ours
-            )
+            # RFC 2661 5.8: an SCCRQ is the first message of its sender, which has received none of ours.
+            self._services.counters.drop_malformed += 1
             return
         secret = self._services.config.l2tp_secret_octets
         peer_id = messages.assigned_tunnel_id(header.body, secret)
         tunnel = self._table.by_peer.get((peer, peer_id))
-        if message_type == StopCCN.message_type:  # of one who never learned our id (4.4.3)
-            # The sender of an SCCCN knows our id. Without it one who forges the LAC's address could end a tunnel.
+        if message_type == StopCCN.message_type:  # its sender never learned our id (RFC 2661 4.4.3)
+            # A LAC that has sent an SCCCN knows our id. Without this check a forged address could end its tunnel.
             if tunnel is not None and tunnel.state is not TunnelState.ESTABLISHED:
                 tunnel.mailbox.post(header)
-        elif message_type == SCCRP.message_type:  # 7.2.1 idle
-            unasked = ProtocolError(StopCcnResult.FSM, 0, "there was no SCCRQ of ours")
+        elif message_type == SCCRP.message_type:  # RFC 2661 7.2.1, state idle
+            unasked = ProtocolError(StopCcnResult.FSM, 0, "this LNS sent no SCCRQ")
             self.refuse(peer_id, header, peer, endpoint, unasked)
         elif tunnel is not None and not self._lac_restarted(tunnel):
-            tunnel.mailbox.post(header)  # a repeat: acknowledged by the tunnel it has made
+            tunnel.mailbox.post(header)  # a repetition: the tunnel that the first one began acknowledges it
         else:
             self._on_sccrq(header, peer_id, peer, endpoint)
 
     def _lac_restarted(self, known: Tunnel) -> bool:
-        """Return whether an SCCRQ begins a new tunnel, though we know one with the same LAC's address and id.
+        """Return True if an SCCRQ begins a new tunnel, although one with the LAC's address and id exists.
 
-        A LAC that lost its memory may use both again. A repeat of the first SCCRQ cannot come long after the SCCCN. The
-        old tunnel stays until the new one has its SCCCN, which only a LAC can send that sees our SCCRP: a forged SCCRQ
-        does no harm.
+        A LAC that was restarted may use both again, while a repetition of the first SCCRQ cannot come long after the
+        SCCCN. The old tunnel stays until the new one is established: only a LAC that receives our SCCRP can send the
+        SCCCN, so a forged SCCRQ ends no tunnel.
         """
         age = monotonic() - known.opened_at - self._services.awake.paused_since(known.opened_at)
         established = known.state is TunnelState.ESTABLISHED and age > 5.0
@@ -184,14 +132,14 @@ class Strangers:
         config = services.config
         free, eldest = self._admission.find_room(peer[0])
         if not free:
-            services.counters.drop_half_open_limit += 1  # not answered: a LAC sends it again in a second (5.8)
+            services.counters.drop_half_open_limit += 1  # no reply: a LAC retransmits it after a second (RFC 2661 5.8)
             return
         refusal = self._admission.tunnel_refusal(peer[0], eldest)
         if refusal is not None:
             self.refuse(peer_id, header, peer, endpoint, refusal)
             return
         why = services.guard.lac_refusal(peer[0])
-        if why:  # not answered: the answer would go to a subscriber
+        if why:  # no reply: it would go to a subscriber
             services.counters.lacs_refused += 1
             services.log.warning_limited("lac_refused", peer=f"{peer[0]}:{peer[1]}", why=why)
             return
@@ -199,8 +147,7 @@ class Strangers:
         assert isinstance(sccrq, SCCRQ)
         self._report_ignored(sccrq, peer)
         if sccrq.challenge is not None and not config.l2tp_secret:
-            no_secret = ProtocolError(StopCcnResult.NOT_AUTHORISED, 0, "no secret is configured to answer a Challenge")
-            self.refuse(peer_id, header, peer, endpoint, no_secret)
+            self.refuse(peer_id, header, peer, endpoint, no_secret())
             return
         if eldest is not None:
             table.evict(eldest)
@@ -226,7 +173,7 @@ class Strangers:
 
     def _report_ignored(self, sccrq: SCCRQ, peer: Peer) -> None:
         ignored = sccrq.warnings
-        if sccrq.receive_window_size == 0:  # 4.4.3 knows no such window; we go on with 1
+        if sccrq.receive_window_size == 0:  # not valid (RFC 2661 4.4.3): the window is 1
             self._services.counters.control_malformed += 1
             ignored += ("Receive Window Size (AVP 10) is 0, taken as 1",)
         if ignored:
@@ -236,9 +183,9 @@ class Strangers:
     def refuse(
         self, peer_tunnel_id: int, header: ControlHeader, peer: Peer, endpoint: Endpoint, error: ProtocolError
     ) -> None:
-        """StopCCN without a tunnel (7.2.1 idle): said once and forgotten, so that a flood costs no memory.
+        """Send a StopCCN without a tunnel (RFC 2661 7.2.1, state idle), once, so that a flood costs no memory.
 
-        Its text is cut so that the answer is not larger than MAX_AMPLIFICATION times what it answers.
+        The text is cut so that the StopCCN has at most MAX_AMPLIFICATION times the octets of the message it refuses.
         """
         self._services.counters.tunnels_refused += 1
         second = int(monotonic())
@@ -246,7 +193,7 @@ class Strangers:
             self._refusal_second, self._refusals = second, 0
         self._refusals += 1
         room = MAX_AMPLIFICATION * (CONTROL.size + len(header.body)) - STOPCCN_SIZE
-        if self._refusals > REFUSALS_PER_SECOND or room < 0:
+        if self._refusals > MAX_REFUSALS_PER_SECOND or room < 0:
             return
         text = error.text.encode()[:room].decode("utf-8", "ignore")
         stop = StopCCN(

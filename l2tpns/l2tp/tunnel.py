@@ -1,115 +1,65 @@
-"""A tunnel's life: the control connection of RFC 2661 as the LNS sees it (sections 5 to 7.2).
+"""The life of a tunnel: the control connection of RFC 2661 as an LNS sees it (RFC 2661 5 to RFC 2661 7.2).
 
-One greenlet per tunnel tells it from top to bottom; no other greenlet touches its `Reliable`. Sessions are greenlets of
-their own: what concerns a call is mailed to them, and their messages come back through `send`. `open_passive` is how
-a tunnel begins that a LAC has asked for; a tunnel that was established before a restart begins at `serve`.
+One greenlet per tunnel runs it from top to bottom; no other greenlet uses its `Reliable`. Sessions have greenlets of
+their own, and queue their messages by `send`. What a message does is in dispatch.py and calls.py. A tunnel that the LAC
+asked for begins with `open_passive`; one that was established before a restart begins with `serve`.
 """
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address
 from time import monotonic, thread_time
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 from l2tpns import causes
-from l2tpns.causes import Cause, SessionEnded, TunnelEnded
+from l2tpns.causes import Cause, TunnelEnded
 from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.errors import ProtocolError
 from l2tpns.l2tp.address_change import AddressChange, Foreign
+from l2tpns.l2tp.authentication import TunnelAuthentication
+from l2tpns.l2tp.dispatch import handle_message
+from l2tpns.l2tp.owner import TunnelOwner
 from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.proto.l2tp import messages
-from l2tpns.proto.l2tp.codes import DisconnectCode, Framing
+from l2tpns.proto.l2tp.codes import Framing
 from l2tpns.proto.l2tp.header import ControlHeader
 from l2tpns.proto.l2tp.messages import (
-    CDN,
     HELLO,
-    ICCN,
-    ICRP,
     ICRQ,
-    OCCN,
-    OCRP,
-    OCRQ,
-    SCCCN,
     SCCRP,
     SCCRQ,
-    SLI,
-    WEN,
-    CdnResult,
     ErrorCode,
     Message,
-    MessageError,
     ResultCode,
     StopCCN,
     StopCcnResult,
-    UnknownMessage,
 )
 from l2tpns.proto.l2tp.reliable import Reliable
 from l2tpns.runtime.cooperative import SLICE
 from l2tpns.runtime.mailbox import Mailbox, serve_until
+from l2tpns.runtime.peer import Peer
 from l2tpns.subscriber.services import Services
 from l2tpns.subscriber.session import Session
 
 MAX_UNANSWERED = 2000  # messages queued for a LAC; while there are more, its calls are refused
-MAILBOX_LIMIT = 512  # datagrams; what does not fit is retransmitted by the peer
-CHALLENGE_LENGTH = 16
-MAX_REPORTED = 16  # different lines of a tunnel about AVPs that were ignored
+MAILBOX_LIMIT = 512  # datagrams; the LAC retransmits what does not fit
+MAX_REPORTED = 16  # different log lines of a tunnel about ignored AVPs
 
 
 class TunnelState(Enum):
-    """States of 7.2.1 as far as an LNS has them; the value is what the operator sees."""
+    """The states of RFC 2661 7.2.1 that an LNS has. The operator sees the value."""
 
     WAIT_CTL_CONN = "Opening"
     ESTABLISHED = "Open"
     CLOSING = "Closing"
 
 
-class TunnelOwner(Protocol):
-    """What a tunnel asks of the LNS, which has the tables of tunnels and sessions. Nothing here yields."""
-
-    def tunnel_established(self, tunnel: Tunnel) -> None:
-        """Note that the SCCCN has come."""
-
-    def tunnel_closing(self, tunnel: Tunnel, *, says_goodbye: bool) -> None:
-        """Note that the tunnel ends; it may linger until its StopCCN is acknowledged."""
-
-    def tunnel_moved(self, tunnel: Tunnel, peer: tuple[str, int]) -> None:
-        """Note that the LAC sends from another address now."""
-
-    def tunnel_gone(self, tunnel: Tunnel) -> None:
-        """Forget the tunnel."""
-
-    def move_refusal(self, tunnel: Tunnel, peer: tuple[str, int], now: float) -> bool:
-        """Return whether the tunnel may not look for its LAC at this address now."""
-
-    def charge(self, lac: str, seconds: float) -> None:
-        """Take from the time that strangers may use what an unproven tunnel has used."""
-
-    def may_linger(self) -> bool:
-        """Return whether one more closed tunnel may stay to acknowledge repeats."""
-
-    def call_refusal(self, tunnel: Tunnel) -> ProtocolError | None:
-        """Return why the tunnel may have no further call now, or None."""
-
-    def start_session(self, tunnel: Tunnel, icrq: ICRQ) -> None:
-        """Begin a session for a call."""
-
-    def call_started(self, tunnel: Tunnel) -> None:
-        """Note that a call is online, or has ended before."""
-
-    def session_gone(self, session: Session) -> None:
-        """Forget a session."""
-
-    def unused_session_id(self) -> int:
-        """Return a session id that is free."""
-
-
 @dataclass(slots=True)
 class Outgoing:
-    """A control message to be sent; `session_id` is the peer's."""
+    """A control message to be sent. `session_id` is the LAC's."""
 
     message: Message
     session_id: int
@@ -117,7 +67,7 @@ class Outgoing:
 
 @dataclass(slots=True)
 class End:
-    """The tunnel is to close."""
+    """A request to close the tunnel."""
 
     why: TunnelEnded
 
@@ -128,10 +78,10 @@ class Tunnel:
     def __init__(
         self,
         services: Services,
-        owner: TunnelOwner,
+        owner: TunnelOwner[Tunnel],
         timing: TunnelTiming,
         tunnel_id: int,
-        peer: tuple[str, int],
+        peer: Peer,
         endpoint: Endpoint,
         peer_id: int,
         host: str,
@@ -142,7 +92,7 @@ class Tunnel:
         self.timing = timing
         self.id = tunnel_id
         self.peer = peer
-        self.lac = peer[0]  # whom the limits count, even if it moves
+        self.lac = peer[0]  # the address that the limits count, even if the LAC moves
         self.endpoint = endpoint
         endpoint.hold()
         self.host = host
@@ -150,26 +100,26 @@ class Tunnel:
         self.sessions: dict[int, Session] = {}  # by our session id
         self.by_peer_id: dict[int, Session] = {}
         self.state = TunnelState.WAIT_CTL_CONN
-        self.evicted = False  # forgotten by the LNS: it must not send or report anything any more
-        self.dropping = False  # by the operator: its sessions have their CDN, its StopCCN follows
+        self.evicted = False  # removed by the LNS: it must not send or report anything any more
+        self.dropping = False  # by the operator: its sessions have been sent their CDN, its StopCCN follows
         self.mailbox = Mailbox(MAILBOX_LIMIT)
         self.opened_at = self.last_heard = self.last_used = monotonic()
         self.log = services.log.bind(tunnel=tunnel_id, peer=f"{peer[0]}:{peer[1]}", host=self.host)
         self.secret = services.config.l2tp_secret_octets
+        self.authentication = TunnelAuthentication(self.secret)
         self.reliable = reliable
         self.reliable.peer_tunnel_id = self.peer_id
         self.address_change = AddressChange(timing)
         self._foreign_posted = False
-        self._challenge = b""
         self._retransmissions_counted = 0
-        self._work_began = 0.0  # CPU seconds of this process when the last pause was over
-        self._reported: set[tuple[str, str]] = set()  # messages whose ignored AVPs are in the log, and which they were
+        self._work_began = 0.0  # CPU seconds of this process at the end of the last pause
+        self._reported: set[tuple[str, str]] = set()  # (message, AVPs) of the log lines about ignored AVPs
         self._pauses = services.awake.pauses
 
-    # The life
+    # Life
 
     def run(self, open: Callable[[], None] | None = None) -> None:
-        """Live from `open` to the last acknowledgement; without `open`, a tunnel that is established already."""
+        """Live from `open` to the last acknowledgement. Without `open` the tunnel is established already."""
         end = TunnelEnded(causes.INTERNAL_ERROR, StopCcnResult.GENERAL, ErrorCode.VENDOR)
         self._work_began = thread_time()
         try:
@@ -184,36 +134,33 @@ class Tunnel:
             self.log.exception("tunnel_failed")
         finally:
             if not (self.services.handed_over or self.evicted):
-                self.leave(end)
+                self.finish(end)
             if not self.reliable.proven:
                 self.charge()
 
-    def leave(self, end: TunnelEnded) -> None:
-        """Leave by the one exit, except in a process that hands its tunnels over to the next one."""
+    def finish(self, end: TunnelEnded) -> None:
+        """Close, and remove the tunnel and its sessions from the LNS whatever fails meanwhile."""
         try:
             self.close(end)
         except Exception:
             self.log.exception("tunnel_failed")
         finally:
-            for session in list(self.sessions.values()):  # whatever happened, none outlives its tunnel
+            for session in list(self.sessions.values()):
                 session.end(end.cause, tell=False)
             self.owner.tunnel_gone(self)
 
     def receive_sccrq(self, header: ControlHeader) -> None:
-        """Take the SCCRQ that this tunnel answers, so that its repeats are known as such. Does not yield."""
-        self.reliable.await_proof()  # the SCCRQ may bear any address
+        """Take the SCCRQ that `open_passive` answers, so that repetitions are recognised. Does not yield."""
+        self.reliable.await_proof()  # the source address of the SCCRQ may be forged
         self.reliable.receive(header, self.now())
 
     def open_passive(self, sccrq: SCCRQ) -> None:
-        """7.2.1: answer the SCCRQ, wait for an acceptable SCCCN."""
+        """Answer the SCCRQ and wait for an acceptable SCCCN (RFC 2661 7.2.1)."""
         config = self.services.config
-        response = None
-        if sccrq.challenge is not None:
-            if not self.secret:
-                raise ProtocolError(StopCcnResult.NOT_AUTHORISED, 0, "no secret is configured to answer a Challenge")
-            response = messages.tunnel_auth_response(SCCRP.message_type, self.secret, sccrq.challenge)
+        response = self.authentication.respond(SCCRP.message_type, sccrq.challenge)
+        challenge = None
         if self.secret and config.l2tp_challenge:
-            self._challenge = self.services.random(CHALLENGE_LENGTH)
+            challenge = self.authentication.challenge(self.services.random)
         self.log.debug("tunnel_opening", window=self.reliable.peer_window)
         self.send(
             SCCRP(
@@ -223,15 +170,15 @@ class Tunnel:
                 assigned_tunnel_id=self.id,
                 receive_window_size=config.receive_window,
                 vendor_name=b"l2tpns",
-                challenge=self._challenge or None,
+                challenge=challenge,
                 challenge_response=response,
             )
         )
-        if not self.wait(lambda: self.state is TunnelState.ESTABLISHED, self.timing.establish_timeout):
+        if not self.wait(lambda: self.established, self.timing.establish_timeout):
             raise TunnelEnded(causes.TUNNEL_LOST, StopCcnResult.CLEAR, text="no SCCCN in time")
 
     def serve(self) -> None:
-        """Established: everything arrives through the mailbox; silence is answered with HELLO (5.5)."""
+        """Serve the established tunnel. Send a HELLO when the LAC has been silent (RFC 2661 5.5)."""
         while True:
             config = self.services.config
             self.wait(lambda: False, self.next_poll(monotonic()))
@@ -244,38 +191,34 @@ class Tunnel:
                 self.send(HELLO())
 
     def next_poll(self, now: float) -> float:
-        """Return the seconds until HELLO or the idle time-out may be due."""
+        """Return the seconds until a HELLO or the idle time-out may be due."""
         config = self.services.config
         poll = self.timing.max_poll
         if config.hello_seconds:
             poll = min(poll, self.last_heard + config.hello_seconds - now)
         if config.tunnel_idle_timeout:
-            # The last session may end while we wait: looking this often is often enough.
+            # The last session may end during the wait: polling once in each idle time-out is often enough.
             poll = min(poll, config.tunnel_idle_timeout - (0.0 if self.sessions else self.unused(now)))
-        # After a HELLO the answer moves last_heard; until then look again soon, not at once.
+        # The reply to a HELLO moves last_heard. Until then poll again soon, but not in a busy loop.
         return max(poll, min(self.timing.min_poll, self.timing.max_poll))
 
     def unused(self, now: float) -> float:
-        """Return for how long there has been no session, leaving out pauses, in which the LAC could begin none."""
+        """Return the seconds without a session, except pauses of this process: the LAC could start none in these."""
         return now - self.last_used - self.services.awake.paused_since(self.last_used)
 
     def heard_data(self) -> None:
-        """5.5: take data messages for signs of life, as control messages are."""
+        """Count data messages as signs of life of the LAC, as control messages are (RFC 2661 5.5)."""
         for session in self.sessions.values():
             if session.path.last_rx > self.last_heard:
                 self.last_heard = session.path.last_rx
 
-    def move_refusal(self, peer: tuple[str, int], now: float) -> bool:
-        """Return whether this tunnel may not look for its LAC at another address now; else a probe is counted."""
-        return self.owner.move_refusal(self, peer, now)
-
     def data_since(self, when: float) -> bool:
-        """Return whether a data message has come since then, by `now`."""
+        """Return True if a data message has come since then, by `now`."""
         awake = self.services.awake
         return any(awake.at(session.path.last_rx) > when for session in self.sessions.values())
 
     def close(self, end: TunnelEnded) -> None:
-        """End all sessions without a CDN (6.4), say StopCCN if the peer must hear it, go on acknowledging."""
+        """End all sessions without a CDN (RFC 2661 6.4), send the StopCCN if one is due, then keep acknowledging."""
         self.state = TunnelState.CLOSING
         if self.reliable.proven or self.log.permits("tunnel_down"):
             self.log.info(
@@ -286,8 +229,8 @@ class Tunnel:
                 error=int(end.error),
                 sessions=len(self.sessions),
             )
-        self.owner.tunnel_closing(self, says_goodbye=end.result is not None)
-        lingers = self.reliable.proven and self.owner.may_linger()  # a forged address gets no place
+        self.owner.tunnel_closing(self, sends_stopccn=end.result is not None)
+        lingers = self.reliable.proven and self.owner.may_linger()  # a tunnel of a forged address does not
         for session in list(self.sessions.values()):
             session.end(end.cause, tell=False, text=end.text)
         try:
@@ -302,98 +245,133 @@ class Tunnel:
             elif end.cause is causes.TUNNEL_CLOSED and lingers:
                 self.wait(lambda: False, self.timing.closed_linger)
         except TunnelEnded:
-            pass  # the peer is gone as well
+            pass  # the LAC no longer responds
         if not (self.services.handed_over or self.evicted):
             self.flush(self.now())
 
     def now(self) -> float:
-        """Return the time by which the LAC is judged; it stands still while this process does."""
+        """Return the time by which the LAC is judged, in seconds. It stands still while this process does."""
         return self.services.awake.at(monotonic())
 
     @property
+    def established(self) -> bool:
+        """Return True between the SCCCN and the end of the tunnel."""
+        return self.state is TunnelState.ESTABLISHED
+
+    @property
+    def closing(self) -> bool:
+        """Return True when the tunnel only acknowledges."""
+        return self.state is TunnelState.CLOSING
+
+    @property
     def quiet(self) -> bool:
-        """Everything we had to say is said and acknowledged."""
+        """Return True if all messages to the LAC are sent and acknowledged."""
         return not len(self.mailbox) and self.reliable.idle
 
-    # What other greenlets call
+    def has_backlog(self) -> bool:
+        """Return True if so much is unacknowledged that nothing more may be answered.
+
+        Without this limit a LAC that acknowledges nothing would fill the memory.
+        """
+        return self.reliable.queue_length + len(self.mailbox) >= MAX_UNANSWERED  # our messages wait there first
+
+    # Called by other greenlets
 
     def send(self, message: Message, session_id: int = 0) -> None:
-        """Queue a control message; `session_id` is the peer's. Callable from any greenlet."""
+        """Queue a control message; `session_id` is the LAC's. Called from any greenlet. Does not yield."""
         self.mailbox.post_urgent(Outgoing(message, session_id))
 
     def end(self, reason: Cause, result: int | None = StopCcnResult.CLEAR, text: str = "") -> None:
-        """Ask the tunnel's greenlet to close with StopCCN `result` (None: without a word)."""
+        """Ask the tunnel's greenlet to close with StopCCN `result` (None: without a StopCCN). Does not yield."""
         self.mailbox.post_urgent(End(TunnelEnded(reason, result, text=text)))
 
     def close_evicted(self) -> None:
-        """Close without sending or reporting anything: it never came up, and another has its place now."""
+        """Close without sending or reporting anything: the tunnel was never established."""
         self.evicted = True
         self.end(causes.TUNNEL_LOST, None)
 
-    def use(self, endpoint: Endpoint) -> None:
-        """Send from this socket, whose address is the same, from now on."""
+    def use_endpoint(self, endpoint: Endpoint) -> None:
+        """Send from this socket from now on. It has the same address as the one before."""
         if endpoint is not self.endpoint:
             endpoint.hold()
             self.endpoint.release()
             self.endpoint = endpoint
 
-    def session_born(self, session: Session) -> None:
+    def add_session(self, session: Session) -> None:
+        """Add a session to this tunnel."""
         self.sessions[session.id] = self.by_peer_id[session.peer_id] = session
 
     def call_started(self, session_id: int) -> None:
-        """Count a call no longer among those that are starting."""
+        """Stop counting a call as starting: it is online, or has ended."""
         self.owner.call_started(self)
 
     def call_gone(self, session_id: int) -> None:
-        """Forget a call that has ended."""
+        """Remove a call that has ended from the LNS and from this tunnel."""
         session = self.sessions[session_id]
         self.owner.session_gone(session)
-        self.forget(session)
+        self.remove_session(session)
 
-    def forget(self, session: Session) -> None:
+    def remove_session(self, session: Session) -> None:
         """Remove a session from this tunnel."""
         del self.sessions[session.id]
         self.forget_peer_id(session)
         self.last_used = monotonic()
 
     def forget_peer_id(self, session: Session) -> None:
+        """Free the LAC's id of a session for another call."""
         if self.by_peer_id.get(session.peer_id) is session:
             del self.by_peer_id[session.peer_id]
 
-    def post_foreign(self, header: ControlHeader, peer: tuple[str, int]) -> None:
-        """Hand over a control message from another address. One at a time: strangers must not fill the mailbox."""
-        if self.state is TunnelState.ESTABLISHED and not self._foreign_posted and self.reliable.fits(header):
+    def post_foreign(self, header: ControlHeader, peer: Peer) -> None:
+        """Post a control message from another address. One at a time: unknown senders must not fill the mailbox."""
+        if self.established and not self._foreign_posted and self.reliable.fits(header):
             self._foreign_posted = self.mailbox.post(Foreign(header, peer))
 
-    def on_foreign(self, foreign: Foreign) -> None:
-        """Ask whether the LAC has moved; once that is certain, go there and take what it has sent."""
-        self._foreign_posted = False
-        if self.state is TunnelState.ESTABLISHED and self.address_change.on_foreign(self, foreign, self.now()):
-            self.move(foreign.peer)
-            self.handle(foreign.header)
+    # Used by dispatch.py, calls.py and address_change.py
 
-    def move(self, peer: tuple[str, int]) -> None:
-        """Send everything to another address from now on, and accept nothing from the old one."""
-        self.log.warning("tunnel_moved", new_peer=f"{peer[0]}:{peer[1]}")
-        self.address_change.moved()
-        self.owner.tunnel_moved(self, peer)
-        self.peer = peer
-        self.log = self.log.bind(peer=f"{peer[0]}:{peer[1]}")
-        for session in self.sessions.values():
-            session.lac_moved(peer)
-        self.services.changes.tunnel(self)
+    def establish(self) -> None:
+        """Enter the state established: the LAC has proved that it knows our id, and the secret if there is one."""
+        self.state = TunnelState.ESTABLISHED
+        self.last_used = monotonic()
+        self.owner.tunnel_established(self)
+        self.log.info("tunnel_up", window=self.reliable.peer_window)
+
+    def report_ignored(self, message: str, why: str) -> None:
+        """Log which AVPs of a message were ignored, once: a LAC sends the same in each call."""
+        if (message, why) not in self._reported and len(self._reported) < MAX_REPORTED:
+            self._reported.add((message, why))
+            self.log.warning_limited("avp_ignored", message=message, why=why)
+
+    def call_refusal(self) -> ProtocolError | None:
+        """Return why there may be no further call now, or None."""
+        return self.owner.call_refusal(self)
+
+    def start_session(self, icrq: ICRQ) -> None:
+        """Start a session for a call."""
+        self.owner.start_session(self, icrq)
+
+    def unused_session_id(self) -> int:
+        """Return a session id that is free."""
+        return self.owner.unused_session_id()
+
+    def move_refusal(self, peer: Peer, now: float) -> bool:
+        """Return True if this tunnel must not look for its LAC at another address now; else count a probe."""
+        return self.owner.move_refusal(self, peer, now)
 
     # The mailbox
 
     def wait(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Serve the mailbox until `condition()` holds; False after `timeout` seconds. Raises when the tunnel ends.
+        """Serve the mailbox until `condition()` holds. Return False after `timeout` seconds. May yield.
 
-        Yields to others after a SLICE of work, however much there is to read.
+        Yields after a SLICE of work, however much there is to read. Raises TunnelEnded or ProtocolError.
         """
         return serve_until(self, condition, timeout, SLICE)
 
     def before_wait(self, now: float) -> float | None:
-        """Send what is due, look for a LAC that has moved. Return when more is due. Raises when the LAC is dead."""
+        """Send what is due, and look for a LAC that has moved. Return when more is due.
+
+        Raises TunnelEnded when the LAC has not acknowledged a message in time.
+        """
         self.flush(now)
         if self.reliable.dead:
             raise TunnelEnded(causes.TUNNEL_LOST, None)
@@ -404,7 +382,7 @@ class Tunnel:
     def pause(self, seconds: float | None) -> None:
         """Block until there is mail, for `seconds` of the tunnel's time at most.
 
-        With mail there, wait for a turn among the tunnels that have much of it.
+        If there is mail already, let other tunnels with much mail run first.
         """
         if not self.reliable.proven:
             self.charge()
@@ -416,23 +394,24 @@ class Tunnel:
             self._work_began = thread_time()
 
     def charge(self) -> None:
-        """Account for work since the last pause to the strangers' share of time."""
+        """Charge the work since the last pause to the budget of unknown senders."""
         self.owner.charge(self.lac, thread_time() - self._work_began)
 
     def handle(self, item: Any) -> None:
+        """Handle one item of the mailbox."""
         if isinstance(item, ControlHeader):
             now = self.now()
-            if self.reliable.fits(item):  # else it may be forged: no sign of life, no answer
+            if self.reliable.fits(item):  # else it may be forged: no sign of life, no reply
                 self.last_heard = monotonic()
                 self.address_change.on_answer(self, now)
                 if item.tunnel_id:
-                    self.reliable.proved()  # our id stands in nothing but our SCCRP
+                    self.reliable.proved()  # only a receiver of our first message knows our id
             for header in self.reliable.receive(item, now):
-                self.on_message(header)
+                handle_message(self, header)
         elif isinstance(item, Foreign):
             self.on_foreign(item)
         elif isinstance(item, End):
-            if self.state is not TunnelState.CLOSING or self.evicted:
+            if not self.closing or self.evicted:
                 raise item.why
         elif isinstance(item, Outgoing):
             message = item.message
@@ -447,7 +426,7 @@ class Tunnel:
             self.reliable.send(item.session_id, body, self.now())
 
     def flush(self, now: float) -> None:
-        """Put on the wire what is due: new messages, retransmissions, acknowledgements."""
+        """Send what is due: new messages, retransmissions, acknowledgements."""
         if self.services.handed_over:
             raise TunnelEnded(causes.SHUTDOWN, None)  # the next process goes on from here
         if self._pauses != self.services.awake.pauses:
@@ -455,7 +434,7 @@ class Tunnel:
             self.reliable.ask_again()
             self.address_change.give_up()
         datagrams = self.reliable.outgoing(now)
-        self.services.changes.control(self)  # a successor must not know less than what the LAC is about to see
+        self.services.changes.control(self)  # first: the next process must not know less than the LAC
         for datagram in datagrams:
             self.endpoint.send(datagram, self.peer)
         new = self.reliable.retransmissions - self._retransmissions_counted
@@ -463,154 +442,20 @@ class Tunnel:
             self._retransmissions_counted += new
             self.services.counters.control_retransmissions += new
 
-    # Messages (7.2.1)
+    def on_foreign(self, foreign: Foreign) -> None:
+        """Probe whether the LAC has moved. Once that is certain, move there and handle the message."""
+        self._foreign_posted = False
+        if self.established and self.address_change.on_foreign(self, foreign, self.now()):
+            self.move(foreign.peer)
+            self.handle(foreign.header)
 
-    def on_message(self, header: ControlHeader) -> None:
-        """Grade (4.1, 7.1), then dispatch one message that is in sequence."""
-        if self.state is TunnelState.CLOSING:
-            return  # acknowledged by Reliable, nothing else
-        try:
-            message = messages.decode(header.body, self.secret)
-        except MessageError as error:
-            self.services.counters.control_malformed += 1
-            self.log.warning_limited("control_refused", message=error.message_type, why=error.text)
-            self.on_malformed(header, error)
-            return
-        self.log.debug("control_received", message=type(message).__name__, session=header.session_id)
-        self.log.data("control_received_fields", fields=message)  # by field, so that secrets are known as such
-        if message.warnings:
-            self.report_ignored(type(message).__name__, "; ".join(message.warnings))
-        handler = self.HANDLERS.get(type(message))
-        if handler is not None:
-            handler(self, header, message)
-
-    def report_ignored(self, message: str, why: str) -> None:
-        """Log which AVPs of a message were ignored. A LAC says the same at each call: the tunnel logs it once."""
-        if (message, why) not in self._reported and len(self._reported) < MAX_REPORTED:
-            self._reported.add((message, why))
-            self.log.warning_limited("avp_ignored", message=message, why=why)
-
-    def on_malformed(self, header: ControlHeader, error: MessageError) -> None:
-        """4.1, 7.1: a call's message ends that call, any other the tunnel. Goodbyes are obeyed as far as understood."""
-        if error.message_type == StopCCN.message_type:
-            raise TunnelEnded(causes.TUNNEL_CLOSED, None, text=f"malformed StopCCN: {error.text}")
-        if error.message_type == CDN.message_type:
-            end = SessionEnded(causes.LAC_CDN, tell=False, result=0, text=error.text)
-            self.end_call(header.session_id, error.assigned_id, end)
-        elif error.session:
-            self.refuse_call(header.session_id, error.assigned_id, error)
-        else:
-            raise error
-
-    def on_scccn(self, header: ControlHeader, message: SCCCN) -> None:
-        if self.state is not TunnelState.WAIT_CTL_CONN:
-            raise ProtocolError(StopCcnResult.FSM, 0, "SCCCN in an established tunnel")
-        if self._challenge:
-            expected = messages.tunnel_auth_response(SCCCN.message_type, self.secret, self._challenge)
-            if not hmac.compare_digest(expected, message.challenge_response or b""):
-                self.log.warning_limited("tunnel_auth_refused")
-                raise ProtocolError(StopCcnResult.NOT_AUTHORISED, 0, "wrong or missing Challenge Response")
-        self.state = TunnelState.ESTABLISHED
-        self.last_used = monotonic()
-        self.owner.tunnel_established(self)
-        self.log.info("tunnel_up", window=self.reliable.peer_window)
-
-    def on_unexpected(self, header: ControlHeader, message: Message) -> None:
-        raise ProtocolError(StopCcnResult.FSM, 0, f"{type(message).__name__} is not expected here")
-
-    def on_stopccn(self, header: ControlHeader, message: StopCCN) -> None:
-        text = "StopCCN from the LAC: " + messages.describe_result(StopCCN.message_type, message.result_code)
-        raise TunnelEnded(causes.TUNNEL_CLOSED, None, text=text)
-
-    def on_icrq(self, header: ControlHeader, message: ICRQ) -> None:
-        if self.state is not TunnelState.ESTABLISHED:
-            raise ProtocolError(StopCcnResult.FSM, 0, "ICRQ before SCCCN")
-        if header.session_id:
-            self.on_session_message(header, message)
-            return
-        known = self.by_peer_id.get(message.assigned_session_id)
-        if known is not None:
-            # 7.4.2: an ICRQ for a call that is there ends it. The LAC could not tell which of the two our CDN means.
-            error = ProtocolError(CdnResult.GENERAL, ErrorCode.SESSION_ID, "Session ID is in use")
-            self.refuse_call(known.id, known.peer_id, error)
-            return
-        refusal = self.owner.call_refusal(self)
-        if refusal is not None:
-            self.services.counters.calls_refused += 1
-            self.refuse_call(0, message.assigned_session_id, refusal)
-            return
-        self.owner.start_session(self, message)
-
-    def on_ocrq(self, header: ControlHeader, message: OCRQ) -> None:
-        """6.9: a LAC never asks an LNS to dial."""
-        error = ProtocolError(CdnResult.GENERAL, ErrorCode.VENDOR, "this LNS places no outgoing calls")
-        self.refuse_call(0, message.assigned_session_id, error)
-
-    def on_cdn(self, header: ControlHeader, message: CDN) -> None:
-        text = messages.describe_result(CDN.message_type, message.result_code)
-        if message.disconnect_cause is not None:  # RFC 3145
-            text += f"; {DisconnectCode.describe(message.disconnect_cause.code)}"
-        code = message.result_code
-        reason = causes.LAC_LOST_CARRIER if code.result == CdnResult.LOST_CARRIER else causes.LAC_CDN
-        end = SessionEnded(reason, tell=False, result=code.result, error=code.error, text=text)
-        self.end_call(header.session_id, message.assigned_session_id, end)
-
-    def end_call(self, session_id: int, peer_session_id: int, end: SessionEnded) -> None:
-        """The LAC has ended a call; it may use its session id again in the very next message."""
-        session = self.sessions.get(session_id)
-        if session is None and not session_id:
-            # 4.4.4: sent before the peer knew our id; it names its own.
-            session = self.by_peer_id.get(peer_session_id)
-        if session is not None:
-            self.forget_peer_id(session)
-            session.end_from_lac(end)
-
-    def on_session_message(self, header: ControlHeader, message: Message) -> None:
-        session = self.sessions.get(header.session_id)
-        if session is None:
-            self.services.counters.drop_unknown_session += 1
-            self.log.debug("control_for_no_session", message=type(message).__name__, session=header.session_id)
-            if isinstance(message, (ICRQ, ICRP)):  # 7.4.2 idle; ICCN and the rest find nothing to clean up
-                error = ProtocolError(CdnResult.GENERAL, ErrorCode.SESSION_ID, "there is no such call")
-                self.refuse_call(0, message.assigned_session_id, error)
-        else:
-            session.post_message(message)
-
-    def has_backlog(self) -> bool:
-        """So much is unacknowledged that nothing more is answered: else a LAC that takes nothing fills our memory."""
-        return self.reliable.queue_length + len(self.mailbox) >= MAX_UNANSWERED  # what we say waits there first
-
-    def on_nothing_to_do(self, header: ControlHeader, message: Message) -> None:
-        """HELLO, and messages of an unknown type with M=0: acknowledged, that is all (4.4.1, 6.5)."""
-
-    def refuse_call(self, session_id: int, peer_session_id: int, error: ProtocolError) -> None:
-        """A mistake in a call's message ends that call only (4.1, 7.4.2)."""
-        session = self.sessions.get(session_id)
-        if session is not None:
-            session.end_from_lac(error)
-        elif not self.has_backlog():
-            self.send(
-                CDN(
-                    result_code=ResultCode(error.result_code, error.error_code, error.text),
-                    assigned_session_id=self.owner.unused_session_id(),
-                ),
-                peer_session_id,
-            )
-
-    HANDLERS: ClassVar[dict[type[Message], Callable[[Any, ControlHeader, Any], None]]] = {
-        SCCRQ: on_unexpected,
-        SCCRP: on_unexpected,
-        SCCCN: on_scccn,
-        StopCCN: on_stopccn,
-        HELLO: on_nothing_to_do,
-        ICRQ: on_icrq,
-        ICRP: on_session_message,
-        ICCN: on_session_message,
-        OCRQ: on_ocrq,
-        OCRP: on_session_message,
-        OCCN: on_session_message,
-        CDN: on_cdn,
-        WEN: on_session_message,
-        SLI: on_session_message,
-        UnknownMessage: on_nothing_to_do,
-    }
+    def move(self, peer: Peer) -> None:
+        """Send everything to another address from now on, and accept nothing from the old one."""
+        self.log.warning("tunnel_moved", new_peer=f"{peer[0]}:{peer[1]}")
+        self.address_change.moved()
+        self.owner.tunnel_moved(self, peer)
+        self.peer = peer
+        self.log = self.log.bind(peer=f"{peer[0]}:{peer[1]}")
+        for session in self.sessions.values():
+            session.lac_moved(peer)
+        self.services.changes.tunnel(self)

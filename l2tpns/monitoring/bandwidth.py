@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import monotonic
 
+import gevent
+
+from l2tpns.config.settings import Config
 from l2tpns.runtime.counters import Counters
+from l2tpns.runtime.log import Logger
 
 MEGABIT = 1024**2 / 8  # octets; the manual's line uses binary megabits
 
@@ -46,3 +51,24 @@ def bandwidth_line(before: Sample, after: Sample, seconds: float) -> str:
         f"Bandwidth: UDP-ETH:{udp_rx:.0f}/{eth_tx:.0f}  ETH-UDP:{eth_rx:.0f}/{udp_tx:.0f}  "
         f"TOTAL:{udp_rx + udp_tx + eth_rx + eth_tx:.1f}   IN:{packets_in:.0f} OUT:{packets_out:.0f}"
     )
+
+
+class BandwidthMeter:
+    """Computes the bandwidth line once a second; `dump_speed` logs it."""
+
+    def __init__(self, config: Config, counters: Counters, log: Logger) -> None:
+        self._config = config
+        self._counters = counters
+        self._log = log
+        self.line = ""  # of the last second
+
+    def run(self) -> None:
+        """Measure until the greenlet is stopped."""
+        before, at = sample(self._counters), monotonic()
+        while True:
+            gevent.sleep(1.0)
+            after, now = sample(self._counters), monotonic()
+            self.line = bandwidth_line(before, after, now - at)
+            if self._config.dump_speed:
+                self._log.critical("bandwidth", line=self.line)
+            before, at = after, now

@@ -88,14 +88,16 @@ def framed_address(values: Values) -> tuple[Assign, IPv4Address | None]:
     """Parse Framed-IP-Address. Two addresses are instructions (RFC 2865 5.8); 0.0.0.0 means the pool too."""
     address = next(values.addresses())
     if address == UNNAMED:
-        values.log.debug("radius_value_ignored", attribute=values.name, value="0.0.0.0", why="it names no address")
+        values.log.debug(
+            "radius_value_ignored", attribute=values.name, value="0.0.0.0", why="0.0.0.0 is not an address to assign"
+        )
         return Assign.POOL, None
     if address == NAS_CHOOSES:
         return Assign.POOL, None
     if address == USER_CHOOSES:
         return Assign.PEER, None
     if not is_host(address):
-        raise WireError(f"{values.name} {address} is not a subscriber's address")
+        raise WireError(f"{values.name} {address} cannot be a subscriber's address")
     return Assign.FIXED, address
 
 
@@ -143,7 +145,7 @@ def hosts(addresses: Iterator[IPv4Address], log: Logger) -> tuple[IPv4Address, .
     for address in found:
         if not is_host(address) and address != UNNAMED:
             log.warning_limited(
-                "radius_value_ignored", attribute="DNS server", value=str(address), why="no host has it"
+                "radius_value_ignored", attribute="DNS server", value=str(address), why="not a host address"
             )
     return tuple(filter(is_host, found))
 

@@ -186,7 +186,7 @@ ATTRIBUTES = (
         effect="`ip:dns-servers=A B`: name servers, after those; others are for plugins: "
         "[throttling.md](throttling.md), [garden.md](garden.md), [interception.md](interception.md)",
     ),
-    # They may come in a reply, and say nothing here.
+    # Allowed in a reply, and without effect here.
     Attribute(33, "Proxy-State", OCTETS, REPLY),
     Attribute(65, "Tunnel-Medium-Type", INTEGER, BOTH_REQUESTS | REPLY, tagged=True),
     Attribute(79, "EAP-Message", OCTETS, REPLY),

@@ -79,14 +79,14 @@ class RadiusBackend:
         reply = self.transport.request(encode, label=label, session_id=request.session_id)
         if reply.code not in (packets.ACCESS_ACCEPT, packets.ACCESS_REJECT, packets.ACCESS_CHALLENGE):
             self._log.error("radius_reply_unknown", user=credentials.user, code=reply.code)
-            return AuthReply(accepted=False, why="the RADIUS server's answer is unknown")
+            return AuthReply(accepted=False, why="the RADIUS reply has an unknown code")
         try:
             verdict = parse_reply(reply, self._log)
         except WireError as error:
             # RFC 2865 5: an attribute of the wrong length makes an Accept a Reject, or nothing. The server would
             # send the same again, so the login is refused at once.
             self._log.error("radius_reply_invalid", user=credentials.user, session=request.session_id, why=str(error))
-            return AuthReply(accepted=False, why="the RADIUS server's answer is invalid")
+            return AuthReply(accepted=False, why="the RADIUS reply is invalid")
         if reply.code == packets.ACCESS_ACCEPT and not verdict.accepted:
             self._log.warning_limited(
                 "radius_service_refused", user=credentials.user, session=request.session_id, why=verdict.why
@@ -99,7 +99,7 @@ class RadiusBackend:
         """Log each ignored attribute once in a while, without its value, which may be a key."""
         for attribute in ignored_attributes(reply):
             if self._ignored.due(attribute, time.monotonic()):
-                self._log.info("radius_attribute_ignored", attribute=attribute, user=user, why="it is not supported")
+                self._log.info("radius_attribute_ignored", attribute=attribute, user=user, why="not supported")
 
 
 def impossible_request(request: AuthRequest) -> str:

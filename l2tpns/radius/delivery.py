@@ -44,7 +44,7 @@ NOT_ACCEPTED = "servers answer other records and never this one"
 
 
 class Delivery:
-    """Sends what the record book holds; add() says that a session has a record on disk."""
+    """Sends the records of the record book. add() reports that a session has a record on disk."""
 
     def __init__(
         self,
@@ -215,7 +215,7 @@ class Delivery:
                     acct=entry.session,
                     user=usage.user if usage is not None else "",
                     left_out=dict(left_out),
-                    why=f"a packet has at most {packets.MAX_PACKET} octets",
+                    why=f"a RADIUS packet is limited to {packets.MAX_PACKET} octets",
                 )
             return packet, packet.RequestPacket()
 

@@ -89,10 +89,10 @@ class RecordBook:
         records = self.sessions.get(session)
         return None if records is None or records.stopped or self.spool is None else records
 
-    # --- what records say
+    # --- contents of records
 
     def usage(self, entry: Entry) -> Usage:
-        """Return what the record says. Raises Unreadable."""
+        """Return the usage in a record. Raises Unreadable."""
         try:
             if entry.number in self._unreadable:
                 raise Unreadable(self._unreadable[entry.number])

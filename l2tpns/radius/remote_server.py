@@ -303,7 +303,7 @@ class RemoteServer:
             self.log.warning_limited(
                 "radius_answer_from_elsewhere",
                 source=f"{source[0]}:{source[1]}",
-                why="authentic, but not from the address and port that were asked: the server must answer from these",
+                why="authentic, but not from the address and port of the request: the server must reply from these",
             )
 
     def _demands_signature(self) -> bool:

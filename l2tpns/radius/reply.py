@@ -1,4 +1,4 @@
-"""What the attributes of a packet from a RADIUS server say, by the table in attributes.py (RFC 2865 5, RFC 5176 3.2).
+"""Parse the attributes of a packet from a RADIUS server, by the table in attributes.py (RFC 2865 5, RFC 5176 3.2).
 
 An Access-Accept, an Access-Reject and a CoA-Request carry the same attributes and have the same parser.
 """

@@ -35,7 +35,7 @@ class TransportTiming:
     A silent server may be halted, with everything that is sent to it waiting in its socket. Servers recognise a
     repetition only for a while (FreeRADIUS not at all once it has answered an Accounting-Request), and would record
     the same usage as often as it was sent. So each Accounting-Request is sent to a dead server once, a new one every
-    `fresh_probe` seconds, and repeated only when the server shows life, or when there is no new one to try.
+    `fresh_probe` seconds, and repeated only when the server responds again, or when there is no new one to try.
     """
 
     fresh_probe: float = 2.0
@@ -141,7 +141,7 @@ class Transport:
         try:
             interval = self.settings.timeout
             for number in range(tries):
-                server = self._turn(order, number)
+                server = self._server_of_try(order, number)
                 answer = self._hold_back(request, server, order) if self._accounting else None
                 if answer is not None:
                     return answer
@@ -176,7 +176,7 @@ class Transport:
             server.timed_out(pending.radius_socket)
         return answer
 
-    def _turn(self, order: list[RemoteServer], number: int) -> RemoteServer:
+    def _server_of_try(self, order: list[RemoteServer], number: int) -> RemoteServer:
         """Return the server of the next try: round robin, for accounting without dead servers after the first try."""
         server = order[number % len(order)]
         if number and self._accounting and server.dead:

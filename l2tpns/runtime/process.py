@@ -98,7 +98,7 @@ class ServiceManager:
         self._socket: socket.socket | None = None
         self._open()
 
-    def say(self, state: str) -> None:
+    def notify(self, state: str) -> None:
         """Send a state, if the service manager still listens. Does not raise."""
         with suppress(OSError):
             self._open()

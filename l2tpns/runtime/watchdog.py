@@ -32,5 +32,5 @@ class Watchdog:
             due = bool(period) and monotonic() - self._notified_at >= period / 2 - INTERVAL / 2
             if due and not self._supervisor.down():
                 self._notified_at = monotonic()
-                self._manager.say("WATCHDOG=1")
+                self._manager.notify("WATCHDOG=1")
             gevent.sleep(min(INTERVAL, period / 4) if period else INTERVAL)

@@ -1,6 +1,6 @@
-"""The journal's first sink: keeps its lines in the directory of saved state, as long as `save_state` says so.
+"""The sink that keeps the journal's lines in the directory of saved state, while `save_state` is on.
 
-Which generation of files a line goes to, and what happens when the disk is full, is store.py's.
+store.py decides to which file a line is written, and what happens when the disk is full.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ CHUNK = 50  # lines written before it yields
 
 
 class DiskSink:
-    """One store. `alive` yields a line for each tunnel and session; `failed` is called when the disk refuses a line."""
+    """The sink of one store.
+
+    `alive` yields a line for each tunnel and session. `failed` is called when the disk refuses a line.
+    """
 
     def __init__(
         self,
@@ -36,23 +39,23 @@ class DiskSink:
         self._store = store
         self._alive = alive
         self._failed = failed
-        self._given_up = False  # the directory cannot be used, as long as save_state stays on
+        self._given_up = False  # the directory cannot be used; not tried again until save_state was off
 
     @property
     def failing(self) -> bool:
-        """Return whether the state is to be kept, and the disk does not take it."""
+        """Return True if the state should be kept and the disk fails."""
         return self.wanted and self._store.broken
 
     @property
     def wanted(self) -> bool:
-        """Return whether the state is to be kept, in a directory that is ours."""
+        """Return True if the state should be kept, and the directory is open."""
         return self._config.save_state and self._store.opened
 
     def begin(self, early: list[Line]) -> None:
         """Start to keep the state, if `save_state` is on."""
         store = self._store
         if self._config.save_state:
-            self._given_up = not store.opened  # why is in the log already
+            self._given_up = not store.opened  # the reason was logged
             if store.opened and store.begin():
                 self.active = True
                 self.write(*early)
@@ -64,7 +67,7 @@ class DiskSink:
             self._failed()
 
     def poll(self) -> bool:
-        """Follow `save_state`, write everything anew if that is due. Return whether that was done. May yield."""
+        """Apply `save_state`. Return True if the live state was due to be written again, and was. May yield."""
         store = self._store
         if not self._config.save_state:
             self._given_up = False
@@ -75,12 +78,12 @@ class DiskSink:
             self._open()
         elif (not self.active or store.broken or store.overgrown) and store.begin():
             self.active = True
-            self.settle()
+            self.write_live_state()
             return True
         return False
 
     def _open(self) -> None:
-        """Open a store after save_state was switched on: what is in the directory is of another life."""
+        """Open the store after save_state was switched on, and erase it: what it contains is out of date."""
         if self._given_up:
             return
         try:
@@ -91,38 +94,38 @@ class DiskSink:
             self._log.error("state_not_kept", why=str(error))
 
     def sync(self) -> None:
-        """Have what was written reach the disk soon."""
+        """Have the lines fsynced. May yield."""
         self._store.sync()
 
-    def settle(self) -> None:
-        """Write everything alive into the generation that has just begun, and remove the older ones. May yield."""
+    def write_live_state(self) -> None:
+        """Write the live state to the generation that has just begun, then remove the older ones. May yield."""
         for number, line in enumerate(self._alive()):
             if line and not self._keep(line):
                 return  # the disk is full again
             if number % CHUNK == CHUNK - 1:
                 gevent.sleep(0)
-        self._store.settle()
+        self._store.finish_generation()
 
     def _keep(self, line: Line) -> bool:
-        """Write one line. Return False if the disk does not take it. A line that cannot be written is left out."""
+        """Write one line. Return False if the disk fails. A line that JSON cannot express is logged and left out."""
         try:
             return self._store.write(line)
         except TypeError:
             self._log.exception("journal_failed")
             return True
 
-    def leave(self) -> bool:
+    def write_final(self) -> bool:
         """Write a final snapshot and mark it complete. Return False if it could not. Does not yield."""
         store = self._store
         self.active = False
         if not self.wanted:
             return False
-        begun = store.begin() or not store.broken  # else into the generation that goes on
+        begun = store.begin() or not store.broken  # else to the current generation
         written = begun and all(self._keep(line) for line in self._alive() if line)
         at = moment()
-        written = written and store.write(["left", at.wall, at.since_boot]) and store.settle(block=True)
-        if not written and not store.broken:  # all subscribers are about to be disconnected, which is not written
-            store.disown("the state could not be written as a whole")
+        written = written and store.write(["left", at.wall, at.since_boot]) and store.finish_generation(block=True)
+        if not written and not store.broken:  # all subscribers will be disconnected, and no line records that
+            store.invalidate("the state could not be written completely")
         return written
 
     def halt(self) -> None:

@@ -1,9 +1,8 @@
-"""Turns what happens to tunnels and sessions into lines of the saved state, before the world sees it.
+"""The journal: writes each change of a tunnel or session as a line of the saved state (records.py).
 
-A tunnel's numbers are written before the datagrams that show them leave (write-ahead), so that a successor never
-knows less than the peer; a session is written when it comes online and when it ends; what it has used, every few
-seconds. Lines go to each of `sinks`: the directory of saved state (disk.py) is the first. While no sink is active
-nothing is done at all. Reading the lines again is restore.py's.
+A tunnel's sequence numbers are written before the datagrams that carry them are sent, so that the next process never
+knows less than the LAC. A session is written when it comes online and when it ends, and its usage every few seconds.
+Lines go to each of `sinks`; disk.py has the first. Without an active sink nothing is written. restore.py reads them.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from l2tpns.state import snapshot
 from l2tpns.state.snapshot import Line
 from l2tpns.subscriber.session import Session
 
-JOURNAL_INTERVAL = 1.0  # seconds between signs of life
+JOURNAL_INTERVAL = 1.0  # seconds between two lines of usage, which also show that the process is alive
 MAX_USAGE_ROWS = 2000  # sessions whose usage is written in one interval; further ones follow in the next
 FINAL_DRAIN_TIMEOUT = 0.2  # seconds for messages between sessions and tunnels
 
@@ -34,43 +33,43 @@ class LineSink(Protocol):
 
     @property
     def active(self) -> bool:
-        """Return whether it takes lines now."""
+        """Return True if it takes lines now."""
 
     @property
     def wanted(self) -> bool:
-        """Return whether it is to keep the state, and might."""
+        """Return True if it should keep the state, and is able to."""
 
     @property
     def failing(self) -> bool:
-        """Return whether it is to keep the state and cannot."""
+        """Return True if it should keep the state and fails to."""
 
     def begin(self, early: list[Line]) -> None:
-        """Start to take lines, if it is to keep the state; `early` are the first ones."""
+        """Start to take lines, if it should keep the state. `early` are the first ones."""
 
     def write(self, *lines: Line) -> None:
         """Keep these lines. Does not yield, does not raise."""
 
     def poll(self) -> bool:
-        """Follow the configuration, recover from failures. Return whether all that is alive was just written."""
+        """Apply the configuration, recover from failures. Return True if the live state was written. May yield."""
 
     def sync(self) -> None:
-        """Have what was written reach the disk soon."""
+        """Have the lines fsynced. May yield."""
 
-    def settle(self) -> None:
-        """Write all that is alive, and drop what is older. May yield."""
+    def write_live_state(self) -> None:
+        """Write the live state, and remove what is older. May yield."""
 
-    def leave(self) -> bool:
+    def write_final(self) -> bool:
         """Write a final snapshot and mark it complete. Return False if it could not. Does not yield."""
 
     def halt(self) -> None:
-        """Take no more lines; what was kept stays."""
+        """Take no more lines. What was kept stays."""
 
     def erase(self) -> None:
-        """Drop everything: no session is to be restored."""
+        """Remove everything: no session may be restored."""
 
 
 class Journal:
-    """Writes the changes of one server; a Changes (policy/model.py). `tunnels` and `sessions` are its tables."""
+    """The journal of one server, a Changes (policy/model.py). `tunnels` and `sessions` are the tables of the LNS."""
 
     def __init__(
         self,
@@ -83,7 +82,7 @@ class Journal:
         interval: float = JOURNAL_INTERVAL,
     ) -> None:
         self.sinks: list[LineSink] = []
-        self.wake = Event()  # a sink has just failed: everything is to be written anew, at once
+        self.wake = Event()  # set when a sink has failed: the live state is written again at once
         self._log = log
         self._supervisor = supervisor
         self._plane = plane
@@ -91,18 +90,18 @@ class Journal:
         self._sessions = sessions
         self._interval = interval
         self._part: Part | None = None
-        self._turns: list[Session] = []  # whose usage is written in the next intervals
+        self._usage_due: list[Session] = []  # sessions whose usage is written in the next intervals
         self._early: list[Line] | None = None  # what ended between the restore and the start of the journal
-        self._told: dict[int, int] = {}  # session id -> packets when its usage was written last
+        self._usage_written: dict[int, int] = {}  # session id -> packets when its usage was last written
 
     @property
     def active(self) -> bool:
-        """Return whether any sink takes lines."""
+        """Return True if any sink takes lines."""
         return any(sink.active for sink in self.sinks)
 
     @property
     def failing(self) -> bool:
-        """Return whether a sink is to keep the state and cannot."""
+        """Return True if a sink should keep the state and fails to."""
         return any(sink.failing for sink in self.sinks)
 
     # What tunnels and sessions report
@@ -113,7 +112,7 @@ class Journal:
             self._write(["tun", snapshot.tunnel_record(tunnel)])
 
     def control(self, tunnel: Tunnel) -> None:
-        """Record a tunnel's sequence numbers, before a datagram that shows them leaves."""
+        """Record a tunnel's sequence numbers. To be called before a datagram that carries them is sent."""
         if tunnel.state is TunnelState.ESTABLISHED and self.active:
             change = tunnel.reliable.change()
             if change is not None:
@@ -124,7 +123,7 @@ class Journal:
         self._write_end(["tun-", tunnel.id])
 
     def call(self, session: Session) -> None:
-        """Record a call that is not online yet, or not any more."""
+        """Record a call that is not online yet, or no longer."""
         self._write_end(snapshot.call_line(session))
 
     def session(self, session: Session) -> None:
@@ -134,11 +133,11 @@ class Journal:
 
     def session_gone(self, session: Session) -> None:
         """Record the end of a call."""
-        self._told.pop(session.id, None)
+        self._usage_written.pop(session.id, None)
         self._write_end(["ses-", session.id])
 
-    def remember(self) -> None:
-        """Collect what ends from now on, during the restore, for `start` to write."""
+    def collect_ends(self) -> None:
+        """Collect what ends during the restore, for `start` to write."""
         self._early = []
 
     def _write_end(self, line: Line) -> None:
@@ -152,10 +151,10 @@ class Journal:
             if sink.active:
                 sink.write(*lines)
 
-    # Life
+    # Start and intervals
 
     def start(self, *gone: Line) -> None:
-        """Write to the sinks from now on. `gone`: lines for what was not restored."""
+        """Write to the sinks from now on. `gone` are the lines for what was not restored."""
         early = [*gone, *(self._early or ())]
         self._early = None
         for sink in self.sinks:
@@ -165,31 +164,34 @@ class Journal:
     def _run(self) -> None:
         for sink in self.sinks:
             if sink.active:
-                sink.settle()
+                sink.write_live_state()
         while True:
-            self.wake.wait(self._interval)  # a line that could not be written has left room, for a short time perhaps
+            self.wake.wait(self._interval)  # after a failed write there may be room for a moment
             self.wake.clear()
             try:
                 self.tick()
-            except Exception:  # a mistake here must not end the keeping of all other state
+            except Exception:  # one error must not end the journal
                 self._log.exception("journal_failed")
 
     def tick(self) -> None:
-        """Do what is due in each interval: follow the configuration, write what sessions have used. May yield."""
+        """Do what is due in each interval: apply the configuration, write the usage of sessions. May yield."""
         for sink in self.sinks:
             if sink.poll():
-                self._told.clear()  # all usage is in what was just written
+                self._usage_written.clear()  # the live state contains all usage
             elif sink.active:
                 self._write_usage()
                 sink.sync()
 
     def _write_usage(self) -> None:
-        """Write the usage of a share of the sessions. Numbered ones each time: their Ns must not fall far behind."""
+        """Write the usage of at most MAX_USAGE_ROWS sessions, and of all that number their data messages.
+
+        The saved Ns of the latter must not fall far behind.
+        """
         sessions = self._sessions
-        if not self._turns:
-            self._turns = list(sessions.values())
-        due, self._turns = self._turns[-MAX_USAGE_ROWS:], self._turns[:-MAX_USAGE_ROWS]
-        if self._turns:
+        if not self._usage_due:
+            self._usage_due = list(sessions.values())
+        due, self._usage_due = self._usage_due[-MAX_USAGE_ROWS:], self._usage_due[:-MAX_USAGE_ROWS]
+        if self._usage_due:
             due += [session for session in sessions.values() if session.path.sequenced]
         rows = []
         now = monotonic()
@@ -197,33 +199,33 @@ class Journal:
             path = session.path
             self._plane.refresh(path)
             changes = path.in_packets + path.out_packets + sum(session.usage_file_octets)
-            if session.is_online and self._told.get(session.id) != changes:
-                self._told[session.id] = changes
+            if session.is_online and self._usage_written.get(session.id) != changes:
+                self._usage_written[session.id] = changes
                 rows.append([session.id, *snapshot.usage_row(session, now)])
         at = moment()
         self._write(["use", at.wall, rows, at.since_boot])
 
-    # Leaving
+    # Shutdown
 
-    def leave(self) -> bool:
+    def write_final(self) -> bool:
         """Write a final snapshot and mark it complete. Return False if no sink could. Does not yield after halt()."""
         if not any(sink.wanted for sink in self.sinks):
             return False
         deadline = monotonic() + FINAL_DRAIN_TIMEOUT
         while monotonic() < deadline and any(len(tunnel.mailbox) for tunnel in self._tunnels.values()):
-            gevent.sleep(0.005)  # what sessions have asked their tunnels to send becomes a part of the numbers
+            gevent.sleep(0.005)  # the sequence numbers must include what sessions have asked their tunnels to send
         self._stop()
-        left = [sink.leave() for sink in self.sinks]
-        return any(left)
+        complete = [sink.write_final() for sink in self.sinks]
+        return any(complete)
 
     def erase(self) -> None:
-        """Drop the state: every subscriber was disconnected."""
+        """Remove the saved state: every subscriber was disconnected."""
         self.halt()
         for sink in self.sinks:
             sink.erase()
 
     def halt(self) -> None:
-        """Keep nothing more; what is on disk stays."""
+        """Write nothing more. What is on disk stays."""
         for sink in self.sinks:
             sink.halt()
         self._stop()

@@ -1,20 +1,19 @@
-"""What a tunnel and a session are on disk, and how the lines of saved state become records again.
+"""The format of the saved state: records of tunnels and sessions, and the lines that carry them.
 
-A line is a list: its kind, then what the kind needs. The last word on a thing counts:
+A line is a list that begins with its kind. A later line overrides an earlier one:
 
     ["head", schema, version, time, since boot, boot]     begins each file
-    ["tun", TunnelRecord]                  a tunnel as it is now         ["tun-", id]   it is gone
-    ["ctl", id, ns, nr, sent, [[session, octets], ...]]   its numbers, and the messages added since the line before
-    ["call", tunnel, id, peer's id]        a call that is not online     ["ses-", id]   call or session is gone
+    ["tun", TunnelRecord]                  a tunnel as it is now         ["tun-", id]   it has ended
+    ["ctl", id, ns, nr, sent, [[session, octets], ...]]   its sequence numbers, and messages queued since the last
+    ["call", tunnel, id, peer's id]        a call that is not online     ["ses-", id]   call or session has ended
     ["ses", SessionRecord]                 a session as it is now
-    ["use", time, [[id, UsageRecord's fields], ...], since boot]   what has been used; also a sign of life
-    ["left", time, since boot]             ends the state of a process that left in good order
+    ["use", time, [[id, UsageRecord's fields], ...], since boot]   usage; also shows that the process is alive
+    ["left", time, since boot]             ends the state of a process that exited cleanly
 
-Reading is tolerant: fields and kinds that this release does not know are left out and told, missing fields have their
-defaults, a line that makes no sense costs what it tells and nothing else. runtime/record_limits.py says what a field
-may hold.
-Times on disk are by the wall clock as it was when the line was written, which the record's `written` tells together
-with a clock that nobody can set (clock.py); schema 1 had the wall clock only. Pure.
+Reading is tolerant: unknown fields and kinds are skipped and reported, missing fields have their defaults, and a line
+that cannot be read affects no other line. runtime/record_limits.py has the limits of each field. Times are by the wall
+clock as it was set when the line was written. `written` in a record gives that moment also by a clock that cannot be
+set (runtime/clock.py); schema 1 had the wall clock only. Pure.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class TunnelRecord:
     control: ReliableRecord
     host: str = ""
     lac: str = ""
-    receive_window: int = 4  # as our SCCRP told it
+    receive_window: int = 4  # as in our SCCRP
     opened: float = 0.0
     last_used: float = 0.0
     written: Moment = NEVER
@@ -62,7 +61,7 @@ class TunnelRecord:
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:
-    """A call that was on its way to be online: nobody can take it up, the LAC is told that it is over."""
+    """A call that was not online yet. It cannot be restored: its LAC gets a CDN."""
 
     tunnel: int
     id: int
@@ -71,7 +70,7 @@ class CallRecord:
 
 @dataclass(frozen=True, slots=True)
 class UsageRecord:
-    """What changes with every packet."""
+    """The counters of a session, which change with every packet."""
 
     in_octets: int = 0
     in_packets: int = 0
@@ -79,14 +78,14 @@ class UsageRecord:
     out_packets: int = 0
     idle_rx: float = 0.0  # seconds without an IP packet from the subscriber, and to it
     idle_tx: float = 0.0
-    ns: int = 0  # of the next data message, where they are numbered
-    told_in: int = 0  # octets that usage files have told of
+    ns: int = 0  # of the next data message, if they are numbered
+    told_in: int = 0  # octets that usage files contain
     told_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
-    """A session that is online. `credentials` hold a secret only where RADIUS is to be asked again with it."""
+    """A session that is online. `credentials` hold a secret only if it is sent to RADIUS again."""
 
     id: int
     tunnel: int
@@ -100,8 +99,8 @@ class SessionRecord:
     opened: float
     online_since: float
     time_from: float
-    profile: Any = field(default_factory=dict)  # an AuthReply; an empty one of a release that did not write it
-    answer_identifier: int = 0  # of the PAP or CHAP answer, which may be asked for again
+    profile: Any = field(default_factory=dict)  # an AuthReply; empty if the release that wrote it had none
+    answer_identifier: int = 0  # of the PAP or CHAP reply, which may have to be sent again
     answer_message: bytes = b""
     next_interim: float = 0.0
     next_challenge: float = 0.0
@@ -115,11 +114,11 @@ class SessionRecord:
     filter_out: str = ""
     policy: Policy = field(default_factory=Policy)
     usage: UsageRecord = UsageRecord()
-    accounted: bool = False  # its Start was on the disk of the accounting spool
+    accounted: bool = False  # its accounting Start was in the spool, on disk
     written: Moment = NEVER
 
 
-SECRETS = ("password", "challenge", "response")  # fields whose value no reason tells
+SECRETS = ("password", "challenge", "response")  # fields whose value no error message contains
 USAGE_FIELDS = tuple(f.name for f in dataclasses.fields(UsageRecord))
 
 
@@ -127,7 +126,7 @@ USAGE_FIELDS = tuple(f.name for f in dataclasses.fields(UsageRecord))
 
 
 def default(value: Any) -> Any:
-    """For orjson: what JSON does not have. Octets as latin-1, which loses none of them."""
+    """Convert a value that JSON does not have, for orjson. Octets become latin-1, which loses none of them."""
     if isinstance(value, bytes):
         return value.decode("latin-1")
     if isinstance(value, (IPv4Address, IPv4Network)):
@@ -136,12 +135,12 @@ def default(value: Any) -> Any:
 
 
 def decode(cls: type[T], data: Any, unknown: set[str]) -> T:
-    """A dataclass from the JSON of one. The names of fields that we do not have are added to `unknown`.
+    """Return a dataclass from its JSON. The names of unknown fields are added to `unknown`.
 
-    ValueError names what is missing or of a wrong type.
+    Raises ValueError, which names the field that is missing or of a wrong type.
     """
     if not isinstance(data, dict):
-        raise ValueError(f"{cls.__name__} is no object")
+        raise ValueError(f"{cls.__name__} is not an object")
     values = {}
     fields = _fields(typing.cast(Hashable, cls))
     for name, value in data.items():
@@ -236,7 +235,7 @@ def _consistent(control: ReliableRecord) -> None:
 
 
 def _usage_row(values: list[Any]) -> list[Any]:
-    """UsageRecord's fields, in order. Looked at without ceremony: there are hundreds of thousands in a file."""
+    """Check the fields of a UsageRecord, in order. Faster than `decode`: a file has hundreds of thousands."""
     for name, value in zip(USAGE_FIELDS, values, strict=False):
         largest = WORD if name == "ns" else COUNT
         if name in ("idle_rx", "idle_tx"):
@@ -248,33 +247,34 @@ def _usage_row(values: list[Any]) -> list[Any]:
 
 
 class Replay:
-    """Reads lines in the order in which they were written; `finish` makes records of what is left."""
+    """Reads lines in the order in which they were written. `finish` makes the records."""
 
     def __init__(self) -> None:
         self.tunnels: dict[int, TunnelRecord] = {}
         self.sessions: dict[int, SessionRecord] = {}
         self.calls: dict[int, CallRecord] = {}
-        self.last = NEVER  # of the last sign of life
-        self.clean = False  # left in good order: the numbers are the last ones
+        self.last = NEVER  # when the process was last known to be alive
+        self.clean = False  # the process exited cleanly: the sequence numbers are the last ones
         self.schemas: set[int] = set()
-        self.unknown: set[str] = set()  # fields and kinds that we do not know
+        self.unknown: set[str] = set()  # fields and kinds of lines
         self.refused: list[str] = []  # why something could not be read
         self._boot = ""  # of the generation that is being read
         self._raw: dict[int, dict[str, Any]] = {}
         self._usage: dict[int, list[Any]] = {}
-        self._holders: dict[tuple[str, Any], int] = {}  # sessions by what only one can have
+        self._holders: dict[tuple[str, Any], int] = {}  # session ids by what must be unique
 
     @property
     def time(self) -> float:
-        """The date of the last sign of life."""
+        """Return when the process was last known to be alive, by the wall clock."""
         return self.last.wall
 
     @property
     def empty(self) -> bool:
+        """Return True if there is nothing to restore."""
         return not (self.tunnels or self.sessions or self.calls)
 
     def feed(self, fields: list[Any]) -> None:
-        """One line. Whatever it holds, nothing is raised."""
+        """Read one line. Does not raise: what cannot be read is added to `refused`."""
         try:
             kind, *rest = fields
             reader = self.READERS.get(kind)
@@ -344,6 +344,7 @@ class Replay:
         self._usage.pop(number, None)
 
     def finish(self) -> None:
+        """Make the records of the sessions that are left."""
         for number, data in self._raw.items():
             try:
                 self._take(number, data)
@@ -353,10 +354,11 @@ class Replay:
         self._raw.clear()
         self._usage.clear()
         self._refuse_older_tunnels()
-        # What was refused may have told the last numbers of a tunnel.
+        # A refused line may have held the last sequence numbers of a tunnel.
         self.clean = self.clean and not self.refused
 
     def _take(self, number: int, data: dict[str, Any]) -> None:
+        """Add the record of one session. Raises ValueError or TypeError if it cannot be restored."""
         values = self._usage.get(number)
         if values is not None:
             data["usage"] = dict(zip(USAGE_FIELDS, values, strict=False))
@@ -372,11 +374,11 @@ class Replay:
         for name, value in (("address", record.address), ("acct_session_id", record.acct_session_id)):
             holder = self._holders.setdefault((name, value), number)
             if holder != number:
-                raise ValueError(f"{name} {value} is that of session {holder}")
+                raise ValueError(f"{name} {value} belongs to session {holder}")
         self.sessions[number] = record
 
     def _refuse_older_tunnels(self) -> None:
-        """Two of one LAC's id: it has begun anew, and the older one was about to end."""
+        """Refuse the older of two tunnels with one LAC and id: the LAC was restarted, and the older was ending."""
         newest: dict[tuple[tuple[str, int], int], TunnelRecord] = {}
         for record in list(self.tunnels.values()):
             other = newest.setdefault((record.peer, record.peer_id), record)
@@ -388,11 +390,11 @@ class Replay:
             self.refused.append(f"tunnel {older.id}: its LAC has the same id for tunnel {newer.id}, which is newer")
 
     def _keep_as_call(self, number: int, data: dict[str, Any]) -> None:
-        """It cannot be taken up, but its LAC can be told."""
+        """Keep a session that cannot be restored as a call, so that its LAC gets a CDN."""
         try:
             self.calls[number] = CallRecord(_within(ID, data.get("tunnel")), number, _within(ID, data.get("peer_id")))
         except ValueError:
-            pass  # whose LAC it is the record does not say either
+            pass  # the record does not name the LAC either
 
     READERS: typing.ClassVar[dict[str, Callable[..., None]]] = {
         "head": head,
@@ -408,7 +410,7 @@ class Replay:
 
 
 def replay(lines: Iterable[list[Any]]) -> Replay:
-    """What these lines leave."""
+    """Return what these lines amount to."""
     found = Replay()
     for fields in lines:
         found.feed(fields)

@@ -1,8 +1,8 @@
-"""Records of the saved state as tunnels and sessions that go on where they were. The way there is snapshot.py's.
+"""Restore tunnels and sessions from the records of the saved state (records.py). snapshot.py writes these.
 
-A tunnel enters its life at `serve`, a session at `serve`, too: no message of L2TP, LCP or IPCP is due because of the
-restart. After a crash each tunnel sends a HELLO first, to learn from the acknowledgement what the LAC expects
-(docs/decisions/0008-saved-state.md). Calls that were not online yet get their CDN.
+Restored tunnels and sessions continue at `serve`: the restart causes no message of L2TP, LCP or IPCP. After a crash
+each tunnel sends a HELLO first, since its acknowledgement shows what the LAC expects. The LACs of calls that were not
+online get a CDN. See docs/decisions/0008-saved-state.md.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from l2tpns.subscriber.network import Ipv4
 from l2tpns.subscriber.phase import Phase
 from l2tpns.subscriber.session import Session
 
-# After a crash the Ns of numbered data messages is behind by what was sent since it was written, a second at most.
-# What is not ahead the LAC drops (RFC 2661 5.4), and what is more than 32,767 ahead it takes for old.
+# After a crash the saved Ns of data messages is behind by what was sent in the last second. The LAC drops a message
+# whose Ns is behind, or more than 32,767 ahead (RFC 2661 5.4).
 DATA_NS_AHEAD = 0x4000
 
 
 @dataclass(slots=True)
 class Resumed:
-    """What a restore has brought."""
+    """The result of a restore."""
 
     tunnels: int = 0
     sessions: list[Session] = field(default_factory=list)
-    calls: int = 0  # that got a CDN
-    gone: list[list[Any]] = field(default_factory=list)  # lines for the journal: what will not come back
+    calls: int = 0  # whose LAC gets a CDN
+    gone: list[list[Any]] = field(default_factory=list)  # lines for the journal: the ends of what was not restored
 
     @property
     def accounted(self) -> Collection[str]:
-        """Acct-Session-Ids that go on."""
+        """Return the Acct-Session-Ids of the restored sessions."""
         return {session.acct_session_id for session in self.sessions}
 
 
 class Outage:
-    """The time from an earlier process's last sign of life until now. Converts times of records to monotonic ones."""
+    """The time from the last line of an earlier process until now. Converts times of records to monotonic ones."""
 
     def __init__(self, last: Moment) -> None:
         self.last = last
@@ -59,7 +59,10 @@ class Outage:
         self._over = moment()
 
     def monotonic(self, when: float, written: Moment) -> float:
-        """Convert `when`, by the wall clock as it was when its record was written, however it has been set since."""
+        """Return the monotonic time of `when`, which is by the wall clock at the moment `written`.
+
+        It does not matter whether the wall clock was set since.
+        """
         if not written.wall:  # schema 1
             written = self.last
         return self.over - self._since(written) + when - written.wall
@@ -67,23 +70,23 @@ class Outage:
     def _since(self, written: Moment) -> float:
         if written.boot == self._over.boot:
             return elapsed(written, self._over)
-        # The machine was restarted: what the wall clock has to bridge is the outage, not the life of the session.
+        # The machine was restarted: use the wall clock for the outage only, not for the whole life of the session.
         return elapsed(written, self.last) + elapsed(self.last, self._over)
 
 
 def resume(lns: Lns, journal: Journal, saved: Replay) -> Resumed:
     """Restore all saved tunnels and sessions. Does not yield.
 
-    One that cannot be restored is named in the log, and its LAC gets a CDN if possible.
+    What cannot be restored is logged, and the LAC of a session gets a CDN if possible.
     """
     done, outage = Resumed(), Outage(saved.last)
-    journal.remember()
+    journal.collect_ends()
     probe = b"" if saved.clean else messages.encode(HELLO())
     for record in saved.tunnels.values():
         try:
             _resume_tunnel(lns, record, outage, probe)
             done.tunnels += 1
-        except Exception as error:  # whatever is wrong with one, the others are served
+        except Exception as error:  # an error in one record must not keep the others from being restored
             lns.log.error("tunnel_not_resumed", tunnel=record.id, host=record.host, why=str(error))
             done.gone.append(["tun-", record.id])
     calls = list(saved.calls.values())
@@ -125,17 +128,17 @@ def _resume_tunnel(lns: Lns, record: TunnelRecord, outage: Outage, probe: bytes)
 
 
 def _resume_session(lns: Lns, record: SessionRecord, outage: Outage, exact: bool) -> Session:
-    """Restore a session. Raises ValueError, among others, when that cannot be; then nothing of the session is left."""
+    """Restore a session. Raises ValueError or another exception if that fails; then nothing of the session is left."""
     _check_id(record.id, lns.sessions)
     tunnel = lns.tunnels.get(record.tunnel)
     if tunnel is None:
-        raise ValueError("its tunnel is not there")
+        raise ValueError("its tunnel was not restored")
     if record.peer_id in tunnel.by_peer_id:
         raise ValueError(f"the LAC's session id {record.peer_id} is in use")
     if lns.services.accounting.has_stopped(record.acct_session_id, record.accounted):
-        raise ValueError("its accounting Stop was written: it has ended")
+        raise ValueError("it has ended: its accounting Stop was written")
     if not isinstance(record.profile, AuthReply):
-        raise ValueError("what RADIUS has said of it is missing")
+        raise ValueError("the reply of the RADIUS server is missing")
     icrq = ICRQ(assigned_session_id=record.peer_id, call_serial_number=record.call_serial)
     session = Session(lns.services, tunnel, record.id, icrq)
     try:
@@ -154,7 +157,7 @@ def _restore(
     session.user = record.user
     why = services.registry.take_address(record.address, session)
     if why:
-        raise ValueError(f"its address {record.address} is not available: {why}")
+        raise ValueError(f"its address {record.address} is unavailable: {why}")
     session.address = record.address
     session.starting = False
     session.acct_session_id = record.acct_session_id
@@ -164,7 +167,7 @@ def _restore(
     _restore_times(session, record, outage)
     _restore_path(session, record, exact)
     lns.sessions[session.id] = session
-    lns.tunnels[record.tunnel].session_born(session)
+    lns.tunnels[record.tunnel].add_session(session)
     services.registry.remember_user(session)
     services.plane.attach(session.path)
     session.policy = record.policy
@@ -175,7 +178,7 @@ def _restore(
 
 
 def _undo(lns: Lns, session: Session) -> None:
-    """Remove a session from everything, however far _restore came."""
+    """Remove a session from all tables, however far _restore came."""
     services, tunnel = session.services, lns.tunnels[session.tunnel.id]
     session.alive = False
     for part in services.policies:
@@ -186,7 +189,7 @@ def _undo(lns: Lns, session: Session) -> None:
     services.registry.forget_user(session)
     lns.sessions.pop(session.id, None)
     if tunnel.sessions.get(session.id) is session:
-        tunnel.forget(session)
+        tunnel.remove_session(session)
     if session.timer is not None:
         session.timer.cancel()
 
@@ -198,7 +201,7 @@ def _restore_ppp(session: Session, record: SessionRecord, profile: AuthReply) ->
     link.authenticator = new_authenticator(session, record.lcp.auth)
     link.authenticator.restore(record.answer_identifier, record.answer_message)
     layer = Ipv4(session, profile, record.address)
-    # Where IPCP was being negotiated again: what it had agreed to before is what the session has.
+    # If IPCP was being negotiated again, the session still has the address of the negotiation before.
     layer.restore(replace(record.ipcp, peer=record.address))
     link.layers = {layer.protocol: layer}
 
@@ -211,7 +214,7 @@ def _restore_times(session: Session, record: SessionRecord, outage: Outage) -> N
     session.timeout_started_at = min(outage.monotonic(record.time_from, written), now)
     session.next_interim = outage.monotonic(record.next_interim, written) if record.next_interim else 0.0
     session.next_challenge = outage.monotonic(record.next_challenge, written) if record.next_challenge else 0.0
-    # Anywhere within the interval: all sessions of a server must not send their Echo at once.
+    # At a random time within the interval: not all sessions may send their Echo-Request at once.
     share = int.from_bytes(session.services.random(2), "big") / 0x10000
     session.next_echo = now + (session.services.config.echo_timeout * share or float("inf"))
 
@@ -228,12 +231,12 @@ def _restore_path(session: Session, record: SessionRecord, exact: bool) -> None:
     filters = session.services.config.filters
     for name in (record.filter_in, record.filter_out):
         if name and name not in filters:
-            session.log.warning("filter_unknown", filter=name, why="it is not in the configuration any more")
+            session.log.warning("filter_unknown", filter=name, why="it is no longer configured")
     path.filter_in, path.filter_out = filters.get(record.filter_in), filters.get(record.filter_out)
 
 
 def _end_call(lns: Lns, call: CallRecord) -> bool:
-    """Send a CDN for a call that was not online: its subscriber has to dial again. Return whether one was due."""
+    """Send a CDN for a call that was not online: its subscriber has to dial again. Return True if one was due."""
     tunnel = lns.tunnels.get(call.tunnel)
     if tunnel is None or call.peer_id in tunnel.by_peer_id:
         return False

@@ -1,6 +1,6 @@
-"""Tunnels and sessions as records of the saved state (records.py). The way back is restore.py's.
+"""Make records of the saved state (records.py) from tunnels and sessions. restore.py does the reverse.
 
-Times are written by the wall clock, with the moment at which they were written: restore.Outage reads them.
+Times are by the wall clock, with the moment at which they were written: see restore.Outage.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from l2tpns.runtime.clock import moment
 from l2tpns.state.records import SessionRecord, TunnelRecord, UsageRecord
 from l2tpns.subscriber.session import Session
 
-Line = list[Any]  # of the saved state: its kind, and a record or its numbers
+Line = list[Any]  # of the saved state: a kind, then a record or numbers
 
 
 def lines(tunnels: Mapping[int, Tunnel], sessions: Mapping[int, Session]) -> Iterator[Line]:
-    """Yield a line for each tunnel and session, made when it is asked for, so that it is true then.
+    """Yield a line for each tunnel and session. Each is made when the caller asks for it, so that it is current.
 
-    The caller may yield to other greenlets between two lines. A line is empty for what has gone meanwhile.
+    The caller may yield to other greenlets between two lines. The line of what has ended meanwhile is empty.
     """
     for tunnel in list(tunnels.values()):
         yield ["tun", tunnel_record(tunnel)] if tunnel.state is TunnelState.ESTABLISHED else []
@@ -66,7 +66,7 @@ def session_record(session: Session) -> SessionRecord:
     path, profile, link = session.path, session.profile, session.link
     credentials, authenticator, ipv4 = session.credentials, link.authenticator, link.layers[Protocol.IPCP]
     assert session.address and profile and credentials and authenticator
-    if profile.termination_action != 1:  # else RADIUS is asked with them again when the time is over (RFC 2865 5.29)
+    if profile.termination_action != 1:  # else they are sent again at the Session-Timeout (RFC 2865 5.29)
         credentials = replace(credentials, password=b"", challenge=b"", response=b"")
     answer = authenticator.record()
     return SessionRecord(
@@ -86,7 +86,7 @@ def session_record(session: Session) -> SessionRecord:
         answer_identifier=answer.identifier,
         answer_message=answer.message,
         next_interim=session.next_interim + shift if session.next_interim else 0.0,
-        # A challenge without an answer yet is sent again at once.
+        # A challenge that is not answered yet is sent again at once.
         next_challenge=now + shift
         if authenticator.challenging
         else session.next_challenge and session.next_challenge + shift,

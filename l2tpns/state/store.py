@@ -1,12 +1,12 @@
 """The directory of saved state: generations of lines, each a file that is only appended to.
 
-A generation begins with a `head` line. When it has grown to twice what is alive a new one is begun, everything alive is
-written into that, and when this is safe on disk the older ones go: at every moment the files, read in order, give the
-whole state, and a crash never finds half of it. What one generation says is the last word over the ones before.
+A generation begins with a `head` line. When it has grown to twice the live state, a new one is begun and the live state
+is written to it. When that is safe on disk, the older generations are removed. So the files, read in order, give the
+whole state at every moment, also after a crash. A line overrides what earlier lines and generations say.
 
-A line is written when it is made, so that kill -9 loses nothing; it is fsynced once a second by a thread, so that
-nobody waits for the disk. The directory and the files must be ours and nobody else's, for what is read here decides who
-has which address. Knows nothing of tunnels and sessions: records.py and journal.py do.
+A line is written at once, so that kill -9 loses nothing. A thread fsyncs the file once a second, so that no greenlet
+waits for the disk. Only the user of this process may have access to the directory and its files, because they decide
+which subscriber has which address. Knows nothing of tunnels and sessions: records.py and journal.py do.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from l2tpns.state.records import SCHEMA, Replay, default
 
 SUFFIX = ".state"
 GENERATION = r"[0-9]{1,18}" + re.escape(SUFFIX)
-DAMAGED, REFUSED = ".damaged", ".refused"  # what a file that was set aside is called
-GROWTH = 16 << 20  # octets beyond twice the live state before it is written anew
-LARGEST = 1 << 30  # no file of ours is larger
+DAMAGED, REFUSED = ".damaged", ".refused"  # suffixes of files that were set aside
+GROWTH = 16 << 20  # octets beyond twice the live state before a new generation is begun
+MAX_FILE = 1 << 30  # octets; the server writes no larger file
 
 
 class StateStore:
-    """Files of saved state. Only `open` raises; a disk that fails later costs the state, never the service."""
+    """The files of saved state. Only `open` raises: a disk that fails later costs the state, not the service."""
 
     def __init__(self, directory: str | Path, log: Logger, now: Callable[[], Moment] = moment) -> None:
         self.directory = Path(directory)
@@ -48,20 +48,22 @@ class StateStore:
         self._now = now
         self._lock = -1
         self._descriptor = -1
-        self._path = self.directory  # of the generation that is written
+        self._path = self.directory  # of the current generation
         self._number = 0
-        self._older: list[Path] = []  # generations before the one that is written
-        self._damaged: set[Path] = set()  # of these, to be kept for a look
+        self._older: list[Path] = []  # generations before the current one
+        self._damaged: set[Path] = set()  # those of them that are kept for the operator
         self._size = 0
-        self._settled = 0  # size when everything alive had just been written
-        self._stale: list[Path] = []  # what could not be removed although nobody may take it up
-        self._complained = self._disowned = False  # that is in the log, until everything is written again
-        self.broken = False  # the last write failed: nothing is on disk, or it is marked as stale
+        self._live_size = 0  # octets of the generation when it held the live state and nothing else
+        self._stale: list[Path] = []  # files that must not be restored and could not be removed
+        # Whether the failure, and that the state is invalid, are in the log. Reset when all is written again.
+        self._failure_logged = self._invalidity_logged = False
+        self.broken = False  # the last write failed: the files were removed, or marked as stale
 
     # The directory
 
     @property
     def opened(self) -> bool:
+        """Return True if this process has claimed the directory."""
         return self._lock >= 0
 
     def open(self) -> None:
@@ -69,6 +71,7 @@ class StateStore:
         self._lock = claim_directory(self.directory, "state_dir", confidential=True)
 
     def close(self) -> None:
+        """Release the directory. What was written stays."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -79,22 +82,22 @@ class StateStore:
     # Reading
 
     def load(self, max_age: float) -> Replay:
-        """What an earlier process left; empty when it is too old. Nothing is removed but what is of no use."""
+        """Return what an earlier process saved; an empty Replay if it is more than `max_age` seconds old."""
         found = Replay()
         for path in self._generations():
             self._older.append(path)
             lines = self._lines(path)
             if lines is None:
-                found = Replay()  # what the older ones have may have ended in this one
+                found = Replay()  # this file may have recorded the end of what older ones contain
             for fields in lines or ():
                 found.feed(fields)
         found.finish()
         self._number = max((_number(path) for path in self._older), default=0)
-        self._tell(found)
+        self._report(found)
         why = self._marked()
         if why:
             self._log.error("state_stale", path=str(self.directory), sessions=len(found.sessions), why=why)
-            self._disown_older()
+            self._remove_older()
             return Replay()
         if found.empty:
             return found
@@ -111,7 +114,7 @@ class StateStore:
             self._older.clear()
             return Replay()
         if self._damaged:
-            found.clean = False  # the numbers may be older than they look
+            found.clean = False  # later sequence numbers may have been lost
         return found
 
     def _generations(self) -> list[Path]:
@@ -119,7 +122,7 @@ class StateStore:
         return sorted(names, key=_number)
 
     def _lines(self, path: Path) -> list[list[Any]] | None:
-        """None for a file that is not to be used at all."""
+        """Return the readable lines of a file. None: the file must not be used at all."""
         octets = self._read(path)
         if octets is None:
             return None
@@ -140,18 +143,18 @@ class StateStore:
         return whole
 
     def _read(self, path: Path) -> bytes | None:
-        """The file, if it is ours and nobody else's; one that is not is set aside."""
+        """Return the content of a file. None: other users have access to it, or it cannot be read."""
         why = ""
         try:
             with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-                    why = "it is no plain file"
+                    why = "not a regular file"
                 elif status.st_uid != os.geteuid():
                     why = f"it belongs to user {status.st_uid}"
                 elif status.st_mode & 0o077:
-                    why = f"others may use it (mode {stat.S_IMODE(status.st_mode):04o})"
-                elif status.st_size > LARGEST:
+                    why = f"other users have access (mode {stat.S_IMODE(status.st_mode):04o})"
+                elif status.st_size > MAX_FILE:
                     why = f"it has {status.st_size} octets"
                 else:
                     return file.read()
@@ -161,16 +164,17 @@ class StateStore:
         self._damaged.add(path)
         return None
 
-    def _tell(self, found: Replay) -> None:
+    def _report(self, found: Replay) -> None:
+        """Log what could not be read as this release would have written it."""
         for schema in sorted(found.schemas - {SCHEMA}):
-            self._log.warning("state_schema", schema=schema, ours=SCHEMA, why="what we know of it is taken up")
+            self._log.warning("state_schema", schema=schema, ours=SCHEMA, why="only the known fields are restored")
         if found.unknown:
             self._log.warning("state_not_understood", what=sorted(found.unknown)[:50])
         for why in found.refused[:50]:
             self._log.error("state_record_refused", why=why)
 
     def _set_aside(self, paths: list[Path], suffix: str) -> None:
-        """Rename; only the newest of a kind are kept."""
+        """Rename files for the operator, and remove those that were set aside before."""
         for old in self.directory.glob(f"*{suffix}"):
             files.remove(old)
         for path in paths:
@@ -183,11 +187,11 @@ class StateStore:
     # Writing
 
     def begin(self) -> bool:
-        """Begin a generation. Everything alive is to be written now, then `settle` called.
+        """Begin a generation. The caller then writes the live state and calls `finish_generation`.
 
-        False: the disk does not take it; the generation before, if it is whole, goes on.
+        Return False if the disk is full or fails. The generation before goes on then, if it is complete.
         """
-        if not self._forget_stale():
+        if not self._remove_stale():
             return False
         self._number += 1
         path = self.directory / f"{self._number:010d}{SUFFIX}"
@@ -212,12 +216,12 @@ class StateStore:
     def _not_begun(self, path: Path, why: str) -> None:
         if self._descriptor < 0 or self.broken:
             self._fail(path, why)
-        elif not self._complained:
-            self._complained = True
+        elif not self._failure_logged:
+            self._failure_logged = True
             self._log.error("state_write_failed", path=str(path), why=why)
 
     def write(self, *lines: list[Any]) -> bool:
-        """Append; False when the disk does not take it."""
+        """Append lines. Return False if the disk is full or fails. Does not yield."""
         if self._descriptor < 0 or self.broken:
             return False
         octets = b"".join(make_line(fields, default) for fields in lines)
@@ -230,79 +234,83 @@ class StateStore:
         return True
 
     def _fail(self, path: Path, why: str) -> None:
-        """Until a new generation can be written as a whole."""
-        if not self._complained:
-            self._complained = True
+        """Log the failure and invalidate the state, until a new generation can be written completely."""
+        if not self._failure_logged:
+            self._failure_logged = True
             self._log.error("state_write_failed", path=str(path), why=why)
         if not self.broken:
             self.broken = True
-            self.disown(f"the state could not be written: {why}")
+            self.invalidate(f"the state could not be written: {why}")
 
-    # What nobody may take up
+    # State that must not be restored
 
-    def disown(self, why: str) -> None:
-        """What is on disk no longer tells who is online: it goes, or it is marked where it cannot go."""
+    def invalidate(self, why: str) -> None:
+        """Remove the files, which no longer show which sessions are online. Mark them as stale if that fails."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
             self._older.append(self._path)
         self.broken = True
-        self._disown_older()
-        if not self._disowned:
-            self._disowned = True
-            self._tell_disowned(why)
+        self._remove_older()
+        if not self._invalidity_logged:
+            self._invalidity_logged = True
+            self._log_invalidity(why)
 
-    def _tell_disowned(self, why: str) -> None:
+    def _log_invalidity(self, why: str) -> None:
         removed, marked = not self._stale, bool(self._stale and self._marked())
         self._log.error("state_disowned", path=str(self.directory), removed=removed, marked=marked, why=why)
 
-    def _disown_older(self) -> None:
+    def _remove_older(self) -> None:
         self._stale += [path for path in self._older if not files.remove(path)]
         self._older.clear()
         if self._stale:
             self._set_mark()
 
-    def _forget_stale(self) -> bool:
-        """Whether no stale file is left, so that what is written from now on counts."""
+    def _remove_stale(self) -> bool:
+        """Remove stale files and the mark. Return True if none is left, so that new lines will be restored."""
         self._stale = [path for path in self._stale if not files.remove(path)]
         return not self._stale and (not self._marked() or files.remove(self.mark))
 
     def _set_mark(self) -> None:
-        """It is on another file system than the disk that fails, and empty: its name says all."""
-        with suppress(OSError):  # the log says that there is none
+        """Create the mark: an empty file, on another file system than the disk that failed."""
+        with suppress(OSError):  # the log reports that there is none
             self.mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(files.open_file(self.mark, os.O_WRONLY | os.O_CREAT))
 
     def _marked(self) -> str:
-        """Why nothing may be taken up, or nothing."""
+        """Return why the state must not be restored, or an empty string."""
         try:
             found = os.lstat(self.mark)
         except OSError:
             return ""
         if found.st_uid not in (0, os.geteuid()):
-            return ""  # a stranger's
+            return ""  # another user made it
         return f"{self.mark}: an earlier process could neither write nor remove it, and sessions have ended since"
 
     @property
     def overgrown(self) -> bool:
-        return self._size > 2 * self._settled + GROWTH
+        """Return True if a new generation is due."""
+        return self._size > 2 * self._live_size + GROWTH
 
     def sync(self) -> bool:
-        """Make what is written safe; blocks this greenlet only."""
+        """Have the lines fsynced. Return False if that failed. Blocks the calling greenlet only."""
         return self._synced(lambda *arguments: gevent.get_hub().threadpool.apply(fsync_all, arguments))
 
-    def settle(self, *, block: bool = False) -> bool:
-        """Everything alive is in this generation: make it safe, and let go of the older ones."""
+    def finish_generation(self, *, block: bool = False) -> bool:
+        """Make the generation safe on disk and remove the older ones. Return False if that failed.
+
+        The live state must be in it. With `block` the whole process waits for the disk.
+        """
         older = list(self._older)
         if self.broken or not (self._synced(fsync_all) if block else self.sync()) or self.broken:
             return False
-        self._settled = self._size
+        self._live_size = self._size
         self._set_aside([path for path in older if path in self._damaged], DAMAGED)
         for path in older:
             if path in self._damaged or files.remove(path):
                 self._older.remove(path)
-        if self._complained:
-            self._complained = self._disowned = False
+        if self._failure_logged:
+            self._failure_logged = self._invalidity_logged = False
             self._log.warning("state_written_again", path=str(self._path))
         return True
 
@@ -310,8 +318,8 @@ class StateStore:
         if self._descriptor < 0:
             return False
         try:
-            descriptor = os.dup(self._descriptor)  # ours, whatever happens to the generation meanwhile
-        except OSError:  # no descriptor is free: what is written is written, it is only not as safe
+            descriptor = os.dup(self._descriptor)  # the generation may be closed meanwhile
+        except OSError:  # no descriptor is free: the lines survive kill -9, but not yet a power failure
             return False
         try:
             why = how([descriptor], self.directory)
@@ -322,23 +330,23 @@ class StateStore:
         return not why
 
     def erase(self) -> None:
-        """No state is left; what cannot be removed is marked."""
+        """Remove all saved state. What cannot be removed is marked as stale."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
             self._older.append(self._path)
-        with suppress(OSError):  # no descriptor is free: then what we know of
+        with suppress(OSError):  # no descriptor is free: remove the files that are known
             self._older = [*dict.fromkeys([*self._older, *self._generations()])]
-        self._disown_older()
+        self._remove_older()
         if self._stale:
-            self._tell_disowned("it could not be removed")
+            self._log_invalidity("it could not be removed")
         else:
             files.remove(self.mark)
-        self._settled = 0
+        self._live_size = 0
 
 
 def _mark_of(directory: Path) -> Path:
-    """Where it is said that what is in this directory of state is stale."""
+    """Return the path of the mark which says that this directory of saved state is stale."""
     name = hashlib.sha256(os.fsencode(directory.absolute())).hexdigest()[:16]
     return runtime_directory() / f"{name}.stale"
 

@@ -53,12 +53,16 @@ def remove_everything() -> int:
 
 def begin(firewall: Firewall, log: Logger) -> None:
     """Log which tables are used and what conflicts with them, and remove what an earlier process left."""
-    log.info("firewall_used", tables="iptables-legacy", why="iptables-nft, Debian's iptables, does not show our rules")
+    log.info(
+        "firewall_used",
+        tables="iptables-legacy",
+        why="Debian's iptables is iptables-nft, which does not show these rules: use iptables-legacy",
+    )
     for chain in nft.dropping_chains() if _has_nft() else ():
-        log.warning("nft_in_the_way", chain=chain, why="it drops forwarded packets that none of its rules accepts")
+        log.warning("nft_in_the_way", chain=chain, why="its policy drops forwarded packets")
     removed = remove_rules(firewall, log)
     if removed:
-        log.warning("firewall_cleaned", rules=removed, why="an earlier process left them")
+        log.warning("firewall_cleaned", rules=removed, why="left behind by an earlier process")
 
 
 def _has_nft() -> bool:

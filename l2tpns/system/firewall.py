@@ -197,7 +197,7 @@ class Firewall:
                 for table in tables:
                     table.commit()
             except self._ip4tc.IPTCError as error:
-                raise FirewallError(iptables.says(error)) from error
+                raise FirewallError(iptables.error_text(error)) from error
 
     def remove_all_ours(self) -> int:
         """Remove every rule of ours and every chain that we made, in all tables that exist. Return how many of both."""

@@ -139,7 +139,7 @@ def make(ip4tc: Any, table: Any, text: str, comment: str = OURS) -> Any:
         if rule.target is None:
             rule.create_target("")
     except Exception as error:  # ValueError, AttributeError, TypeError, IPTCError, XTablesError: all mean a bad text
-        raise FirewallError(f"rule {text}: {says(error)}") from error
+        raise FirewallError(f"rule {text}: {error_text(error)}") from error
     return rule
 
 
@@ -204,6 +204,6 @@ def _name(octets: bytes) -> bytes:
     return octets.partition(b"\0")[0]
 
 
-def says(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """Return the text of an error, without the `b'...'` that python-iptables leaves in it."""
     return str(error).replace("b'", "").replace("'", "") or type(error).__name__

@@ -76,7 +76,7 @@ def become(identity: Identity) -> None:
 
 
 def hand_over(identity: Identity, tree: Path, directories: Iterable[Path], files: Iterable[Path]) -> None:
-    """Give the user what the server writes: `tree` with all that is below it, directories, and files.
+    """Give the user all that the server writes: `tree` with everything below it, directories, and files.
 
     Directories are made where missing. Those besides `tree` must hold no other directory: a typing error must not give
     away /var/lib. Only plain files and directories that belong to root are given; no symbolic link is followed, and a

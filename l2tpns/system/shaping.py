@@ -92,7 +92,7 @@ class Shaper(Protocol):
         """Use a new device, after the old one was deleted. `rates` are the buckets in use and their rates."""
 
     def restore_queues(self) -> list[str]:
-        """Restore missing queues. Return what was missing, in words."""
+        """Restore missing queues. Return a description of each that was missing."""
 
     def stop(self) -> None:
         """Remove all rules and sets."""
@@ -129,7 +129,7 @@ class KernelShaper:
         self._holders: dict[IPv4Network, list[int]] = {}  # buckets of each network, the newest last
 
     def start(self, needed: bool) -> None:
-        with _in_words():
+        with _as_shaping_errors():
             try:
                 self._install_queues()  # now, before there is traffic: exchanging a root queue loses packets
             except NetlinkError:
@@ -141,7 +141,7 @@ class KernelShaper:
                 self._clean()
 
     def shape(self, shaped: Shaped) -> int:
-        with _in_words():
+        with _as_shaping_errors():
             if not self._prepared:
                 self._firewall.load()
                 self.prepare()
@@ -155,11 +155,11 @@ class KernelShaper:
         return bucket
 
     def change(self, bucket: int, rate: int) -> None:
-        with _in_words():
+        with _as_shaping_errors():
             self._set_rates([(bucket, rate)])
 
     def release(self, bucket: int, networks: Iterable[IPv4Network]) -> None:
-        with _in_words():
+        with _as_shaping_errors():
             try:
                 self._disclaim(bucket, networks)
             finally:
@@ -171,7 +171,7 @@ class KernelShaper:
                     raise
 
     def move(self, device: int, rates: Sequence[tuple[int, int]]) -> None:
-        with _in_words():
+        with _as_shaping_errors():
             self._device, self._queues = device, False
             self._install_queues()
             if rates:
@@ -182,7 +182,7 @@ class KernelShaper:
 
         A root queue that another program has set stays while no session is throttled. May yield.
         """
-        with _in_words():
+        with _as_shaping_errors():
             if not self._queues:
                 return []
             root, classes = self._queues_there()
@@ -221,7 +221,7 @@ class KernelShaper:
 
     def stop(self) -> None:
         """Remove rules and sets; the kernel removes the classes with the device."""
-        with _in_words():
+        with _as_shaping_errors():
             self._clean()
 
     # Classes
@@ -268,7 +268,7 @@ class KernelShaper:
                 del self._holders[network]
                 self._sets.remove(SET, network)
 
-    # What exists once
+    # Set, rules and queues
 
     def prepare(self) -> None:
         """Install set and rules. The set is emptied, for members of an earlier process name classes that are gone."""
@@ -282,7 +282,7 @@ class KernelShaper:
 
     def _repair(self) -> bool:
         """Restore what another program has removed; commands of the manual do. Return True if anything was missing."""
-        with _in_words():
+        with _as_shaping_errors():
             if not self._prepared:
                 return False
             complete = not self._install_rules()
@@ -297,7 +297,7 @@ class KernelShaper:
             if self._repair():
                 self._log.warning(
                     "throttle_healed",
-                    why="another program had removed our rules from table mangle, or members of the set",
+                    why="another program removed rules from table mangle or members of the set",
                 )
         except ShapingError as error:
             self._log.error("throttling_impaired", why=str(error))
@@ -341,8 +341,8 @@ class KernelShaper:
 
 
 @contextmanager
-def _in_words() -> Iterator[None]:
-    """Turn what the kernel refuses into a ShapingError."""
+def _as_shaping_errors() -> Iterator[None]:
+    """Raise ShapingError for each refusal of the kernel."""
     try:
         yield
     except ShapingError:

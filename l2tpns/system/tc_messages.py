@@ -53,7 +53,7 @@ _PROGRAM = (
 
 
 class TcMessage(nlmsg):  # type: ignore[misc]
-    """The one of pyroute2 computes tables that the kernel does not read for each class, and does not know cls_bpf."""
+    """A message of traffic control. pyroute2's lacks cls_bpf, and computes tables that the kernel does not read."""
 
     prefix = "TCA_"
     fields = tcmsg.fields

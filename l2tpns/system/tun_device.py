@@ -61,7 +61,7 @@ def _open(name: str) -> int:
     """Return the descriptor of a new device of this name."""
     octets = name.encode()
     if not 0 < len(octets) < 16:
-        raise ConfigError(f"tundevicename: {name!r} is not an interface name (1 to 15 octets)")
+        raise ConfigError(f"tundevicename: {name!r} is not a valid interface name (1 to 15 octets)")
     try:
         fd = os.open(CLONE_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -32,7 +32,7 @@ SETTLE_DELAY = 0.1  # seconds in which further notifications are collected
 MAX_IMMEDIATE_REPAIRS = 5  # in a row, before the delays begin
 QUIET_PERIOD = 60.0  # seconds without a repair that end a row
 MAX_RETRY_DELAY = 30.0  # seconds between two repairs
-WHY = "another program removed or changed this"
+WHY = "removed or changed by another program"
 MAX_NAMED = 10  # routes in one log line
 
 _LINK, _ADDRESS, _ROUTE = (16, 17), (20, 21), (24, 25)  # RTM_NEW..., RTM_DEL...

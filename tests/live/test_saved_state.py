@@ -178,7 +178,7 @@ def test_a_file_that_is_not_ours_alone_is_not_read(stage: Stage, whose: str) -> 
         why = "it belongs to user 12345"
     else:
         stage.file().chmod(0o644)
-        why = "others may use it (mode 0644)"
+        why = "other users have access (mode 0644)"
     said = stage.begin()
     assert (said[0]["event"], said[0]["level"], said[0]["why"]) == ("state_refused", "error", why)
     assert "state_resumed" not in events(said)

@@ -38,6 +38,7 @@ ROWS = (
     ("state", "plugins"),
     ("server",),
     ("console", "nsctl", "monitoring"),
+    ("components",),
     ("daemon",),
     ("__main__",),
 )

@@ -1,4 +1,4 @@
-"""Where a LAC is, and who may say so: auth_tunnel_change_addr_src (RFC 2661 8.1).
+"""Follow a LAC to another address, and no other sender: auth_tunnel_change_addr_src (RFC 2661 8.1).
 
 `hasty` makes the silence of the old address as short as 0.35 seconds.
 """

@@ -9,7 +9,8 @@ from itertools import count, pairwise
 import gevent
 import pytest
 
-from l2tpns.l2tp import admission, strangers
+from l2tpns.l2tp import admission, budget, strangers
+from l2tpns.l2tp.dispatch import handle_message
 from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import ControlHeader
@@ -34,7 +35,7 @@ def ask(server: InProcess, tunnel_id: int = 1) -> tuple[int, int] | None:
 @pytest.fixture(autouse=True)
 def time_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """What strangers may cost is not the question here, but in test_control_budget.py."""
-    monkeypatch.setattr(strangers, "BURST", 3600.0)
+    monkeypatch.setattr(budget, "BURST", 3600.0)
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_a_tunnel_that_was_closed_leaves_its_place_to_the_next(serve: Serve, tim
 
 @pytest.mark.usefixtures("nobody_makes_room")
 def test_a_flood_of_sccrqs_costs_no_memory_and_few_answers(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strangers, "REFUSALS_PER_SECOND", 20)
+    monkeypatch.setattr(strangers, "MAX_REFUSALS_PER_SECOND", 20)
     monkeypatch.setattr(strangers, "monotonic", lambda: 1000.0)  # all within one second
     server = serve(max_tunnels_per_lac=4)
     peer = server.peer()
@@ -297,8 +298,8 @@ def test_an_iccn_that_finds_the_mailbox_full_connects_the_call_all_the_same(serv
         pass
     body = messages.encode(ICCN(tx_connect_speed=1_000_000, framing_type=1))
     header = ControlHeader(session.tunnel.id, session.id, 2, 0, body)
-    for _ in range(2):  # in one go, before anybody reads the mailbox; the second is a mistake of the LAC's
-        session.tunnel.on_message(header)
+    for _ in range(2):  # without a yield, before the session reads its mailbox; the second is an error of the LAC
+        handle_message(session.tunnel, header)
     assert server.counters.drop_mailbox_full == 1
     server.wait(lambda: session.phase.value == "lcp")
 

@@ -8,7 +8,17 @@ import gevent
 import pytest
 
 from l2tpns.l2tp import strangers, tunnel
-from l2tpns.l2tp.strangers import ANY, BURST, BUSY, BUSY_SHARE, FAIR, HEAVY, MAX_ADDRESSES, SHARE, Budget
+from l2tpns.l2tp.budget import (
+    BURST,
+    BUSY_SHARE,
+    FAIR_SHARE,
+    MAX_ADDRESSES,
+    MIN_LEFT_BUSY,
+    MIN_LEFT_HEAVY,
+    MIN_LEFT_UNKNOWN,
+    SHARE,
+    Budget,
+)
 from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import ControlHeader, build_control
@@ -41,7 +51,7 @@ def test_strangers_get_their_share_of_the_time_and_no_more() -> None:
     later = sum(
         worked(budget, f"198.51.100.{number}", 1.0 + tenth / 10, 0.001) for tenth in range(100) for number in (1, 2)
     )
-    assert done == pytest.approx(1000 * BURST * (1 - ANY), abs=2)
+    assert done == pytest.approx(1000 * BURST * (1 - MIN_LEFT_UNKNOWN), abs=2)
     assert later <= 1000 * (SHARE * 11 + BURST) and later > 1000 * SHARE * 5
 
 
@@ -58,26 +68,28 @@ def test_while_there_is_more_to_read_the_share_is_smaller() -> None:
 
 def test_an_address_that_has_used_much_yields_to_the_others() -> None:
     budget = Budget(0.0)
-    assert worked(budget, A, 0.0, 0.001) == pytest.approx(1000 * BURST * (1 - HEAVY), abs=2)
+    assert worked(budget, A, 0.0, 0.001) == pytest.approx(1000 * BURST * (1 - MIN_LEFT_HEAVY), abs=2)
     assert not budget.allows(A, 0.0)
     assert worked(budget, B, 0.0, 0.001) > 5
     budget = Budget(0.0)
-    assert worked(budget, B, 0.0, BURST * (1 - BUSY) / 10) > 10
+    assert worked(budget, B, 0.0, BURST * (1 - MIN_LEFT_BUSY) / 10) > 10
 
 
 def test_a_lac_that_we_know_finds_a_reserve() -> None:
     budget = Budget(0.0)
-    budget.know(LAC)
+    budget.add_known(LAC)
     for number in range(250):
         worked(budget, f"198.51.100.{number}", 0.0, 0.001)
     assert not budget.allows(A, 0.0)
-    assert worked(budget, LAC, 0.0, 0.001) == pytest.approx(1000 * min(ANY * BURST, FAIR * SHARE), abs=2)
+    assert worked(budget, LAC, 0.0, 0.001) == pytest.approx(
+        1000 * min(MIN_LEFT_UNKNOWN * BURST, FAIR_SHARE * SHARE), abs=2
+    )
 
 
 def test_what_is_remembered_of_addresses_is_bounded() -> None:
     budget = Budget(0.0)
     for number in range(3 * MAX_ADDRESSES):
-        budget.know(str(number))
+        budget.add_known(str(number))
         budget.charge(str(number), 0.0)
     assert len(budget._known) == len(budget._used) == MAX_ADDRESSES
     assert budget.allows(A, 1.0)

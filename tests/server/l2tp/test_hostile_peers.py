@@ -8,7 +8,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from l2tpns.l2tp import admission, tunnel
+from l2tpns.l2tp import admission, calls, tunnel
 from l2tpns.l2tp.timing import TunnelTiming
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import build_control, parse_control
@@ -27,7 +27,7 @@ def icrq(session_id: int) -> ICRQ:
     return ICRQ(assigned_session_id=session_id, call_serial_number=session_id)
 
 
-# Forgery: someone who can send in the LAC's name, but sees nothing and does not know our random tunnel id
+# Forgery: a sender that uses the LAC's address, but receives nothing and does not know our random tunnel id
 
 
 @pytest.mark.parametrize("kind", ["stopccn", "sccrq"])
@@ -93,7 +93,7 @@ def test_a_forged_sccrq_brings_its_victim_three_times_its_octets_at_most(
         avps("8008 0000 0000 0001"),  # an SCCRQ of nothing: Protocol Version is missing
         avps("8008 0000 0000 0001", "8008 0000 0309 0001"),
         avps("8008 0000 0000 0001", "8007 0000 0007 78", "8008 0000 0009 0007", "8007 0000 000b 63"),
-        avps("8008 0000 0000 0002", "8008 0000 0009 0007"),  # an SCCRP to nobody
+        avps("8008 0000 0000 0002", "8008 0000 0009 0007"),  # an SCCRP without an SCCRQ
     ],
 )
 def test_a_refusal_is_not_larger_than_three_times_what_it_refuses(server: InProcess, body: bytes) -> None:
@@ -126,7 +126,7 @@ def test_a_lac_whose_sccrq_is_small_comes_up_though_sccrps_are_lost(serve: Serve
 def test_a_tunnel_refused_before_it_came_up_counts_until_its_lac_has_acknowledged_that(
     serve: Serve, timing: TunnelTiming
 ) -> None:
-    timing.half_open_grace = 3600.0  # nobody makes room
+    timing.half_open_grace = 3600.0  # no half-open tunnel is evicted
     timing.closed_linger = PATIENCE
     server = serve(max_half_open_per_lac=2)
     peers = [server.peer(tunnel_id=number) for number in range(1, 4)]
@@ -172,7 +172,7 @@ def test_with_all_ids_in_use_a_call_is_refused_at_once(serve: Serve) -> None:
 
 
 def never_acknowledging(server: InProcess) -> Peer:
-    """A tunnel whose LAC acknowledges nothing from now on, but goes on talking."""
+    """Return a tunnel whose LAC acknowledges nothing from now on, but goes on sending."""
     peer = server.peer().open()
     peer.nr = 1
     return peer
@@ -226,8 +226,8 @@ def test_the_end_of_a_call_is_taken_to_heart_once(server: InProcess) -> None:
     session_id = peer.ring()
     call = server.lns.sessions[session_id]
     for _ in range(50):
-        call.tunnel.end_call(session_id, 1, session.SessionEnded(session.causes.LAC_CDN, tell=False))
-        call.tunnel.refuse_call(session_id, 1, session.ProtocolError(2, 6, "malformed"))
+        calls.end_call(call.tunnel, session_id, 1, session.SessionEnded(session.causes.LAC_CDN, tell=False))
+        calls.refuse_call(call.tunnel, session_id, 1, session.ProtocolError(2, 6, "malformed"))
     assert len(call.link.mailbox) == 1
 
 

@@ -210,7 +210,7 @@ def test_a_disk_that_does_not_take_state_or_records_is_a_problem(
     accounting.open()
     with figures_of(server, accounting) as visitor:
         assert visitor.ask("/health").json["problems"] == []
-        store.disown("it cannot be written")
+        store.invalidate("it cannot be written")
         assert "the saved state" in visitor.ask("/health").json["problems"][0]
         assert accounting.spool is not None
         accounting.spool._owed[1] = b"what became of it"

@@ -170,8 +170,8 @@ def test_a_server_that_is_away_among_200_logins_and_logouts_has_each_record_once
         for status in ("Start", "Stop"):
             told = Counter(str(record["Acct-Session-Id"]) for record in server.records(status))
             assert sorted(told) == sorted(names)
-            # One that was killed may have written down what it had no time to answer. And who gets no answer in a
-            # whole round of tries, of which there are none unless the machine is slow, sends a new packet.
+            # A killed server may have recorded a request that it had no time to answer. A client without a reply in a
+            # whole round of tries sends a new packet; this happens on a slow machine only.
             under_way = names[:100] if outage == "kill" else []
             again = sum(times - 1 for name, times in told.items() if name not in under_way)
             assert again <= accounting.stats.rounds_unanswered

@@ -96,18 +96,18 @@ def test_the_service_manager_is_told_even_when_no_descriptor_is_free(
     listener, environment = manager
     service = ServiceManager(environment)
     request.getfixturevalue("crowded")
-    service.say("STOPPING=1")
+    service.notify("STOPPING=1")
     assert listener.listen() == ["STOPPING=1"]
 
 
 def test_telling_never_fails(manager: tuple[Manager, dict[str, str]], request: pytest.FixtureRequest) -> None:
     listener, environment = manager
     listener.socket.close()
-    ServiceManager(environment).say("READY=1")  # nobody listens any more
-    ServiceManager({}).say("READY=1")
-    ServiceManager({"NOTIFY_SOCKET": "/nonexistent/socket"}).say("READY=1")
+    ServiceManager(environment).notify("READY=1")  # nobody listens any more
+    ServiceManager({}).notify("READY=1")
+    ServiceManager({"NOTIFY_SOCKET": "/nonexistent/socket"}).notify("READY=1")
     request.getfixturevalue("crowded")
-    ServiceManager(environment).say("READY=1")
+    ServiceManager(environment).notify("READY=1")
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_what_the_lac_said_meanwhile_it_says_again_and_is_heard(lives: Lives) ->
     lac.wait_acked()
     lives.server.journal.halt()
     lives.end()
-    fred.hangup()  # two messages on their way to nobody
+    fred.hangup()  # two messages that no process receives
     guest = lac.call("guest", "pw")
     gevent.sleep(0.3)
     server = lives.begin()

@@ -36,7 +36,7 @@ from tests.unit.state.test_store import Disk
 
 
 class SlowPlugin:
-    """Stands for a plugin whose new_session waits, of sessions that were taken up again, until `answer` is set."""
+    """Stands for a plugin whose new_session waits, of restored sessions, until `answer` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.answer = Event()
@@ -294,7 +294,7 @@ def test_a_farewell_to_everybody_because_the_state_cannot_be_written_is_not_take
     lac.call("fred", "pw").wait_online()
     setattr(disk, trouble, True)
     assert not lives.server.core.hand_over()
-    server = lives.die()  # before anybody was told
+    server = lives.die()  # before any LAC was notified
     assert not server.lns.sessions
     lac.close()
 

@@ -75,7 +75,7 @@ def test_what_the_pool_cannot_give_out_is_named_and_given_to_nobody(serve: Serve
     }
     lac = server.lac(defaults=QUICK).connect()
     assert lac.call("fred", "pw").wait_online().address == IPv4Address("192.0.2.6")
-    assert lac.call("mary", "pw").wait_ended().text == "no address is free"
+    assert lac.call("mary", "pw").wait_ended().text == "the address pool is exhausted"
 
 
 def test_an_address_that_becomes_ours_later_leaves_the_pool_and_not_its_route(server: InProcess, lac: Lac) -> None:
@@ -175,7 +175,7 @@ def test_a_saved_session_whose_address_is_needed_by_now_is_not_resumed_and_loses
     (line,) = second.events("session_not_resumed")
     assert (line["user"], line["why"]) == (
         "fred",
-        f"its address {NEEDED} is not available: {NEEDED} is an address of eth0",
+        f"its address {NEEDED} is unavailable: {NEEDED} is an address of eth0",
     )
     assert second.plane.busy["routes"] == ["10.8.0.0/24", "10.9.0.1/32"]
     second.journal.halt()

@@ -108,7 +108,7 @@ def test_a_field_that_an_earlier_release_did_not_have_has_its_default() -> None:
         ({"sequenced": 1}, "SessionRecord.sequenced"),
         ({"id": True}, "SessionRecord.id"),
         ({"lcp": {"auth": "xy"}}, "SessionRecord.lcp: LcpRecord.auth"),
-        ({"lcp": []}, "SessionRecord.lcp: LcpRecord is no object"),
+        ({"lcp": []}, "SessionRecord.lcp: LcpRecord is not an object"),
         ({"usage": {"ns": 1.5}}, "SessionRecord.usage: UsageRecord.ns"),
     ],
 )
@@ -243,7 +243,7 @@ def test_what_only_one_session_can_have_the_second_that_claims_it_is_refused_for
     found = replay(lines(["ses", {**written(SESSION), **own, name: written(SESSION)[name]}]))
     assert found.sessions == {11: SESSION}
     assert found.calls == {12: CallRecord(7, 12, 6)}
-    assert found.refused == [f"session 12: {name} {written(SESSION)[name]} is that of session 11"]
+    assert found.refused == [f"session 12: {name} {written(SESSION)[name]} belongs to session 11"]
 
 
 @pytest.mark.parametrize(("opened", "stays"), [(5.0, 8), (-0.0, 7)])

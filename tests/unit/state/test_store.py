@@ -1,4 +1,4 @@
-"""The directory of saved state: whose it must be, what of a damaged or foreign file is used, and when it is refused."""
+"""The directory of saved state: its owner, what is read from a damaged file, and which files are refused."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Shelf:
         store.load(1e9)
         assert store.begin() and store.write(*lines)
         if settle:
-            assert store.settle(block=True)
+            assert store.finish_generation(block=True)
         self.close()
 
     def load(self, max_age: float = 300.0) -> Replay:
@@ -131,7 +131,7 @@ def test_a_file_of_another_is_set_aside_unread(shelf: Shelf) -> None:
     assert shelf.load().empty
     assert shelf.events("state_refused")[0]["why"] == "it belongs to user 12345"
     store = shelf.stores[0]
-    assert store.begin() and store.settle(block=True)
+    assert store.begin() and store.finish_generation(block=True)
     assert [path.name for path in shelf.directory.glob("*.damaged")] == ["0000000001.damaged"]
     assert shelf.file().name == "0000000002.state"
 
@@ -141,7 +141,7 @@ def test_a_file_that_others_may_use_is_not_read(shelf: Shelf, mode: int) -> None
     shelf.write(*alive())
     shelf.file().chmod(mode)
     assert shelf.load().empty
-    assert "others may use it" in shelf.events("state_refused")[0]["why"]
+    assert "other users have access" in shelf.events("state_refused")[0]["why"]
 
 
 def test_a_link_or_a_pipe_in_place_of_the_file_is_not_followed(shelf: Shelf, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_damaged_line_costs_one_record_and_the_file_is_kept_for_a_look(shelf: 
     assert not found.clean  # the numbers may be older than they look
     assert shelf.events("state_damaged")[0]["unreadable"] == 1
     store = shelf.stores[0]
-    assert store.begin() and store.settle(block=True)
+    assert store.begin() and store.finish_generation(block=True)
     assert path.with_suffix(".damaged").read_bytes() == b"".join(lines)
 
 
@@ -203,7 +203,7 @@ def test_a_file_of_anything_is_never_fatal(shelf: Shelf, octets: bytes) -> None:
     shelf.file().write_bytes(octets)
     assert shelf.load().empty
     store = shelf.stores[0]
-    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    assert store.begin() and store.write(*alive()) and store.finish_generation(block=True)
     shelf.close()
     assert len(shelf.load().sessions) == 2
 
@@ -327,7 +327,7 @@ def test_once_a_line_cannot_be_written_nobody_takes_up_what_is_on_the_disk(shelf
     disk.full = True
     for _ in range(5):
         assert not store.write(["ses-", 11])
-    assert store.broken and not store.settle(block=True) and not store.begin()
+    assert store.broken and not store.finish_generation(block=True) and not store.begin()
     assert not list(shelf.directory.glob("*.state"))
     assert len(shelf.events("state_write_failed")) == len(shelf.events("state_disowned")) == 1
     assert shelf.events("state_disowned")[0]["removed"]
@@ -341,7 +341,7 @@ def test_when_the_disk_has_room_again_the_state_that_is_written_counts(shelf: Sh
     disk.full = True
     assert not store.write(["ses-", 1])
     disk.full = False
-    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    assert store.begin() and store.write(*alive()) and store.finish_generation(block=True)
     assert [entry["event"] for entry in shelf.log.records()][-1] == "state_written_again"
     shelf.close()
     assert len(shelf.load().sessions) == 2
@@ -349,7 +349,7 @@ def test_when_the_disk_has_room_again_the_state_that_is_written_counts(shelf: Sh
 
 def test_a_generation_that_cannot_be_begun_leaves_the_one_that_is_written(shelf: Shelf, disk: Disk) -> None:
     store = shelf.open()
-    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    assert store.begin() and store.write(*alive()) and store.finish_generation(block=True)
     disk.full = True
     assert not store.begin() and not store.begin() and not store.broken
     disk.full = False
@@ -371,7 +371,7 @@ def test_a_first_generation_that_cannot_be_begun_disowns_what_was_taken_up(shelf
 
 def test_what_a_read_only_disk_keeps_is_marked_where_the_next_process_sees_it(shelf: Shelf, disk: Disk) -> None:
     store = shelf.open()
-    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    assert store.begin() and store.write(*alive()) and store.finish_generation(block=True)
     disk.read_only = True
     assert not store.write(["ses-", 11])
     assert (shelf.events("state_disowned")[0]["removed"], shelf.events("state_disowned")[0]["marked"]) == (False, True)
@@ -382,7 +382,7 @@ def test_what_a_read_only_disk_keeps_is_marked_where_the_next_process_sees_it(sh
     disk.read_only = False
     store = shelf.open()
     assert store.load(300).empty  # the mark is there until everything is written anew
-    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    assert store.begin() and store.write(*alive()) and store.finish_generation(block=True)
     assert not store.mark.exists()
     shelf.close()
     assert len(shelf.load().sessions) == 2
@@ -390,7 +390,7 @@ def test_what_a_read_only_disk_keeps_is_marked_where_the_next_process_sees_it(sh
 
 def test_a_farewell_that_cannot_erase_the_state_marks_it(shelf: Shelf, disk: Disk) -> None:
     store = shelf.open()
-    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    assert store.begin() and store.write(*alive()) and store.finish_generation(block=True)
     disk.read_only = True
     store.erase()
     shelf.close()
@@ -401,7 +401,7 @@ def test_a_disk_that_fails_to_make_safe_what_it_took_is_no_longer_believed(
     shelf: Shelf, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = shelf.open()
-    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    assert store.begin() and store.write(*alive()) and store.finish_generation(block=True)
     monkeypatch.setattr("l2tpns.state.store.fsync_all", lambda *_: "Input/output error")
     assert not store.sync() and store.broken
     shelf.close()
@@ -410,7 +410,7 @@ def test_a_disk_that_fails_to_make_safe_what_it_took_is_no_longer_believed(
 
 def test_without_a_free_descriptor_the_state_is_only_less_safe(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     store = shelf.open()
-    assert store.begin() and store.write(*alive()) and store.settle(block=True)
+    assert store.begin() and store.write(*alive()) and store.finish_generation(block=True)
 
     def none_free(descriptor: int) -> int:
         raise OSError(errno.EMFILE, "Too many open files")

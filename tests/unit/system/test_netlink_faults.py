@@ -1,4 +1,4 @@
-"""A kernel that does not answer, or whose answers are lost: an error like any other, which every caller expects."""
+"""A kernel that sends no reply, or whose replies are lost: NetlinkError, as for any other failure."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_rtnetlink_does_so_too(deaf: Any) -> None:
 
 def test_an_answer_that_came_while_this_process_stood_still_is_read_after_the_time() -> None:
     class Late(Deaf):
-        """It becomes readable for nobody, as when the timer comes first, but the answer is there."""
+        """Report no socket as readable, as if the timer came first, although the reply is there."""
 
         reads = 0
 
