@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from functools import partial
-from time import monotonic, thread_time
 from typing import Protocol
 
 import gevent
@@ -28,8 +27,7 @@ from l2tpns.subscriber.services import Services
 
 SHARE = 0.25  # of the time, for strangers altogether
 BUSY_SHARE = 0.05  # the same while the socket has more to read than is read at once
-BURST = 0.2  # seconds of work that are saved up in quiet times: some 500 SCCRQs
-# How much of BURST must be left for a message from
+# How much of `burst` must be left for a message from
 BUSY = 0.75  # any address, while there is more to read
 HEAVY = 0.5  # an address that has used more than FAIR of a second's share
 ANY = 0.25  # any other address; what is below is for LACs that we know
@@ -37,14 +35,13 @@ FAIR = 0.125
 BUSY_FOR = 0.02  # seconds after a look at the socket that did not read it to its end
 REPORT_INTERVAL = 10.0  # seconds between two lines about messages that were dropped
 MAX_ADDRESSES = 1024  # whose use of the share is counted, and that are known as LACs
-REFUSALS_PER_SECOND = 200  # StopCCNs to SCCRQs that are refused before there is a tunnel
 HANDLED = (MessageType.SCCRQ, MessageType.SCCRP, MessageType.STOPCCN)
 # A StopCCN of ours without its text: header, Message Type, Assigned Tunnel ID, Result Code with error code.
 STOPCCN_SIZE = CONTROL.size + 8 + 8 + 10
 
 
 class Budget:
-    """Seconds of work that strangers may cause: SHARE of the time that passes, at most BURST at once.
+    """Seconds of work that strangers may cause: SHARE of the time that passes, at most `burst` seconds at once.
 
     The time is the processor's, and a quarter may be more than a busy machine has. A socket that is not read to its end
     shows that: then a smaller share has to do.
@@ -53,8 +50,8 @@ class Budget:
     before those that have used much.
     """
 
-    def __init__(self, now: float) -> None:
-        self.left = BURST
+    def __init__(self, burst: float, now: float) -> None:
+        self.left = self._burst = burst
         self._filled_at = now
         self._second = int(now)
         self._used: dict[str, float] = {}  # seconds of work by address, in this second
@@ -70,7 +67,7 @@ class Budget:
     def allows(self, lac: str, now: float, busy: bool = False) -> bool:
         """Return whether work for a message from this address may begin; `busy`: there is more to read behind it."""
         share = BUSY_SHARE if busy else SHARE
-        self.left = min(BURST, self.left + share * max(0.0, now - self._filled_at))
+        self.left = min(self._burst, self.left + share * max(0.0, now - self._filled_at))
         self._filled_at = now
         if int(now) != self._second:
             self._second = int(now)
@@ -78,7 +75,7 @@ class Budget:
         level = 0.0 if lac in self._known else BUSY if busy else ANY
         if self._used.get(lac, 0.0) > FAIR * SHARE:
             level = max(level, HEAVY)
-        return self.left > level * BURST
+        return self.left > level * self._burst
 
     def charge(self, lac: str, seconds: float) -> None:
         """Take what was used for a message or a half-open tunnel of this address."""
@@ -110,7 +107,7 @@ class Strangers:
         self._admission = admission
         self._table = table
         self._timing = timing
-        self.budget = Budget(monotonic())
+        self.budget = Budget(table.limits.stranger_burst, timing.clock())
         self._refusal_second = 0
         self._refusals = 0
         self._dropped = 0  # since the last line about it
@@ -120,11 +117,11 @@ class Strangers:
         """Take a message for tunnel 0. Called by the reader; must not block or raise."""
         if not header.body:
             return
-        now = monotonic()
+        now = self._timing.clock()
         if not self.budget.allows(peer[0], now, busy=now - endpoint.full_at < BUSY_FOR):
             self._drop(peer, now)
             return
-        began = thread_time()
+        began = self._timing.cpu_clock()
         try:
             self._on_message(header, peer, endpoint)
         except MessageError as error:
@@ -133,7 +130,7 @@ class Strangers:
             if error.message_type == SCCRQ.message_type:
                 self.refuse(error.assigned_id, header, peer, endpoint, error)
         finally:
-            self.budget.charge(peer[0], thread_time() - began)
+            self.budget.charge(peer[0], self._timing.cpu_clock() - began)
 
     def _drop(self, peer: Peer, now: float) -> None:
         """Count, and do not answer: a LAC sends it again in a second (5.8)."""
@@ -175,7 +172,7 @@ class Strangers:
         old tunnel stays until the new one has its SCCCN, which only a LAC can send that sees our SCCRP: a forged SCCRQ
         does no harm.
         """
-        age = monotonic() - known.opened_at - self._services.awake.paused_since(known.opened_at)
+        age = self._timing.clock() - known.opened_at - self._services.awake.paused_since(known.opened_at)
         established = known.state is TunnelState.ESTABLISHED and age > 5.0
         return established or known.state is TunnelState.CLOSING
 
@@ -241,12 +238,12 @@ class Strangers:
         Its text is cut so that the answer is not larger than MAX_AMPLIFICATION times what it answers.
         """
         self._services.counters.tunnels_refused += 1
-        second = int(monotonic())
+        second = int(self._timing.clock())
         if second != self._refusal_second:
             self._refusal_second, self._refusals = second, 0
         self._refusals += 1
         room = MAX_AMPLIFICATION * (CONTROL.size + len(header.body)) - STOPCCN_SIZE
-        if self._refusals > REFUSALS_PER_SECOND or room < 0:
+        if self._refusals > self._table.limits.refusals_per_second or room < 0:
             return
         text = error.text.encode()[:room].decode("utf-8", "ignore")
         stop = StopCCN(

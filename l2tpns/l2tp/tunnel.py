@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address
-from time import monotonic, thread_time
 from typing import Any, ClassVar, Protocol
 
 from l2tpns import causes
@@ -20,7 +19,7 @@ from l2tpns.causes import Cause, SessionEnded, TunnelEnded
 from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.errors import ProtocolError
 from l2tpns.l2tp.address_change import AddressChange, Foreign
-from l2tpns.l2tp.timing import TunnelTiming
+from l2tpns.l2tp.timing import TunnelLimits, TunnelTiming
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.codes import DisconnectCode, Framing
 from l2tpns.proto.l2tp.header import ControlHeader
@@ -48,13 +47,10 @@ from l2tpns.proto.l2tp.messages import (
     UnknownMessage,
 )
 from l2tpns.proto.l2tp.reliable import Reliable
-from l2tpns.runtime.cooperative import SLICE
 from l2tpns.runtime.mailbox import Mailbox, serve_until
 from l2tpns.subscriber.services import Services
 from l2tpns.subscriber.session import Session
 
-MAX_UNANSWERED = 2000  # messages queued for a LAC; while there are more, its calls are refused
-MAILBOX_LIMIT = 512  # datagrams; what does not fit is retransmitted by the peer
 CHALLENGE_LENGTH = 16
 MAX_REPORTED = 16  # different lines of a tunnel about AVPs that were ignored
 
@@ -69,6 +65,8 @@ class TunnelState(Enum):
 
 class TunnelOwner(Protocol):
     """What a tunnel asks of the LNS, which has the tables of tunnels and sessions. Nothing here yields."""
+
+    limits: TunnelLimits
 
     def tunnel_established(self, tunnel: Tunnel) -> None:
         """Note that the SCCCN has come."""
@@ -152,8 +150,8 @@ class Tunnel:
         self.state = TunnelState.WAIT_CTL_CONN
         self.evicted = False  # forgotten by the LNS: it must not send or report anything any more
         self.dropping = False  # by the operator: its sessions have their CDN, its StopCCN follows
-        self.mailbox = Mailbox(MAILBOX_LIMIT)
-        self.opened_at = self.last_heard = self.last_used = monotonic()
+        self.mailbox = Mailbox(owner.limits.mailbox)
+        self.opened_at = self.last_heard = self.last_used = timing.clock()
         self.log = services.log.bind(tunnel=tunnel_id, peer=f"{peer[0]}:{peer[1]}", host=self.host)
         self.secret = services.config.l2tp_secret_octets
         self.reliable = reliable
@@ -171,7 +169,7 @@ class Tunnel:
     def run(self, open: Callable[[], None] | None = None) -> None:
         """Live from `open` to the last acknowledgement; without `open`, a tunnel that is established already."""
         end = TunnelEnded(causes.INTERNAL_ERROR, StopCcnResult.GENERAL, ErrorCode.VENDOR)
-        self._work_began = thread_time()
+        self._work_began = self.timing.cpu_clock()
         try:
             if open is not None:
                 open()
@@ -234,8 +232,8 @@ class Tunnel:
         """Established: everything arrives through the mailbox; silence is answered with HELLO (5.5)."""
         while True:
             config = self.services.config
-            self.wait(lambda: False, self.next_poll(monotonic()))
-            now = monotonic()
+            self.wait(lambda: False, self.next_poll(self.timing.clock()))
+            now = self.timing.clock()
             if config.tunnel_idle_timeout and not self.sessions and self.unused(now) >= config.tunnel_idle_timeout:
                 raise TunnelEnded(causes.IDLE_TIMEOUT, StopCcnResult.CLEAR, text="no session for too long")
             self.heard_data()
@@ -308,7 +306,7 @@ class Tunnel:
 
     def now(self) -> float:
         """Return the time by which the LAC is judged; it stands still while this process does."""
-        return self.services.awake.at(monotonic())
+        return self.services.awake.at(self.timing.clock())
 
     @property
     def quiet(self) -> bool:
@@ -354,7 +352,7 @@ class Tunnel:
         """Remove a session from this tunnel."""
         del self.sessions[session.id]
         self.forget_peer_id(session)
-        self.last_used = monotonic()
+        self.last_used = self.timing.clock()
 
     def forget_peer_id(self, session: Session) -> None:
         if self.by_peer_id.get(session.peer_id) is session:
@@ -388,9 +386,9 @@ class Tunnel:
     def wait(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
         """Serve the mailbox until `condition()` holds; False after `timeout` seconds. Raises when the tunnel ends.
 
-        Yields to others after a SLICE of work, however much there is to read.
+        Yields to others after `timing.slice` seconds of work, however much there is to read.
         """
-        return serve_until(self, condition, timeout, SLICE)
+        return serve_until(self, condition, timeout, self.timing.slice)
 
     def before_wait(self, now: float) -> float | None:
         """Send what is due, look for a LAC that has moved. Return when more is due. Raises when the LAC is dead."""
@@ -413,17 +411,17 @@ class Tunnel:
         else:
             self.mailbox.wait(None if seconds is None else self.services.awake.real(seconds))
         if not self.reliable.proven:
-            self._work_began = thread_time()
+            self._work_began = self.timing.cpu_clock()
 
     def charge(self) -> None:
         """Account for work since the last pause to the strangers' share of time."""
-        self.owner.charge(self.lac, thread_time() - self._work_began)
+        self.owner.charge(self.lac, self.timing.cpu_clock() - self._work_began)
 
     def handle(self, item: Any) -> None:
         if isinstance(item, ControlHeader):
             now = self.now()
             if self.reliable.fits(item):  # else it may be forged: no sign of life, no answer
-                self.last_heard = monotonic()
+                self.last_heard = self.timing.clock()
                 self.address_change.on_answer(self, now)
                 if item.tunnel_id:
                     self.reliable.proved()  # our id stands in nothing but our SCCRP
@@ -511,7 +509,7 @@ class Tunnel:
                 self.log.warning_limited("tunnel_auth_refused")
                 raise ProtocolError(StopCcnResult.NOT_AUTHORISED, 0, "wrong or missing Challenge Response")
         self.state = TunnelState.ESTABLISHED
-        self.last_used = monotonic()
+        self.last_used = self.timing.clock()
         self.owner.tunnel_established(self)
         self.log.info("tunnel_up", window=self.reliable.peer_window)
 
@@ -577,8 +575,9 @@ class Tunnel:
             session.post_message(message)
 
     def has_backlog(self) -> bool:
-        """So much is unacknowledged that nothing more is answered: else a LAC that takes nothing fills our memory."""
-        return self.reliable.queue_length + len(self.mailbox) >= MAX_UNANSWERED  # what we say waits there first
+        """Return whether so much waits for the LAC that nothing more is answered: else it could fill our memory."""
+        queued = self.reliable.queue_length + len(self.mailbox)  # what we send waits in the mailbox first
+        return queued >= self.owner.limits.max_unanswered
 
     def on_nothing_to_do(self, header: ControlHeader, message: Message) -> None:
         """HELLO, and messages of an unknown type with M=0: acknowledged, that is all (4.4.1, 6.5)."""

@@ -34,7 +34,6 @@ from l2tpns.system.rule_watch import RULE_CHECK_INTERVAL, RuleWatch
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,16}", re.ASCII)
 MAX_GARDENS = 64  # gardens: each costs every forwarded packet a few rules, and the kernel has 256 sets
-CONNTRACK_FLUSH_DELAY = 0.5  # seconds in which networks are collected whose connections are to be forgotten
 
 Builder = Callable[[str, str], bool]  # garden, chain: whether it has put rules there
 
@@ -122,6 +121,14 @@ class Place:
     networks: tuple[IPv4Network, ...]
 
 
+@dataclass(slots=True)
+class GardenTiming:
+    """Times of the gardens that no setting changes, in seconds."""
+
+    check_interval: float = RULE_CHECK_INTERVAL
+    flush_delay: float = 0.5  # in which networks are collected whose connections are to be forgotten
+
+
 class Gardens:
     """All walled gardens of the server; a PolicyPart."""
 
@@ -132,10 +139,9 @@ class Gardens:
         supervisor: Supervisor,
         plane: DataPlane,
         changes: Changes,
-        *,
-        check_interval: float = RULE_CHECK_INTERVAL,
-        flush_delay: float = CONNTRACK_FLUSH_DELAY,
+        timing: GardenTiming | None = None,
     ) -> None:
+        timing = timing or GardenTiming()
         self._counters = counters
         self._log = log
         self._plane = plane
@@ -147,8 +153,8 @@ class Gardens:
         self._building = RLock()
         self._forget: set[IPv4Network] = set()
         self._sweeper: Any = None
-        self._flush_delay = flush_delay
-        self._watch = RuleWatch(supervisor, "garden watcher", self._repair, check_interval)
+        self._flush_delay = timing.flush_delay
+        self._watch = RuleWatch(supervisor, "garden watcher", self._repair, timing.check_interval)
 
     # What operators, RADIUS and plugins ask for
 

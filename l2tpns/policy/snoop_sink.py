@@ -20,7 +20,7 @@ from l2tpns.runtime.log import Logger
 from l2tpns.runtime.sockets import allow_fragments, set_buffers, udp_socket
 
 BUFFER = 4 << 20  # octets that wait in the kernel for a network card or a neighbour
-REST = 0.25  # seconds without a try after one that shows that there is no way, lest each packet pay for it
+RETRY_DELAY = 0.25  # seconds without a try after one that found no route: it would cost each packet time
 WARNING_PAUSE = 60.0  # seconds between two warnings of one sink
 
 
@@ -34,6 +34,7 @@ class SnoopSink:
         "_lost",
         "_refusal",
         "_rest",
+        "_retry_delay",
         "_socket",
         "_warned",
         "_why",
@@ -48,11 +49,13 @@ class SnoopSink:
         refusal: Callable[[Sink], str],
         counters: Counters,
         log: Logger,
+        retry_delay: float = RETRY_DELAY,
     ) -> None:
         self._find = find
         self._refusal = refusal
         self._counters = counters
         self._log = log
+        self._retry_delay = retry_delay
         self._socket: RawSocket | None = None
         self._rest = 0.0  # monotonic: until then nothing is tried
         self._why: str | None = ""  # there was no way
@@ -128,7 +131,7 @@ class SnoopSink:
 
     def _give_up(self, error: OSError) -> None:
         self._why = error.strerror
-        self._rest = monotonic() + REST
+        self._rest = monotonic() + self._retry_delay
 
     def _lose(self, why: str | None) -> bool:
         """Count; a warning at once, then one a minute at most."""

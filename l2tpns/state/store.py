@@ -46,6 +46,7 @@ class StateStore:
         self.mark = _mark_of(self.directory)
         self._log = log
         self._now = now
+        self.growth = GROWTH
         self._lock = -1
         self._descriptor = -1
         self._path = self.directory  # of the generation that is written
@@ -285,7 +286,7 @@ class StateStore:
 
     @property
     def overgrown(self) -> bool:
-        return self._size > 2 * self._settled + GROWTH
+        return self._size > 2 * self._settled + self.growth
 
     def sync(self) -> bool:
         """Make what is written safe; blocks this greenlet only."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from time import monotonic
 from typing import Any, TypeVar
 
 import gevent
@@ -127,7 +126,7 @@ class PppLink:
 
     def now(self) -> float:
         """Return the time by which the subscriber is judged; it stands still while this process does."""
-        return self._services.awake.at(monotonic())
+        return self._services.awake.at(self._services.session_timing.clock())
 
     def timers(self) -> Timers:
         """Return the restart timer and counters of the configuration, for an automaton."""

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from time import monotonic
 
 from l2tpns import causes
 from l2tpns.causes import Cause, SessionEnded
@@ -132,7 +131,7 @@ class Session(SessionState):
         """Install routes, start forwarding, policies, accounting and timers; tell plugins. May yield."""
         services, link = self.services, self.link
         assert self.profile is not None and self.address is not None and link.authenticator is not None
-        now = monotonic()
+        now = services.session_timing.clock()
         link.phase = Phase.ONLINE
         link.login_deadline = None
         self.online_since = self.timeout_started_at = now
@@ -240,7 +239,7 @@ class Session(SessionState):
         policy meanwhile, or the saved state, must not bring back to its address what is being taken from it.
         """
         services = self.services
-        seconds, self.online_since = int(monotonic() - self.online_since), 0.0
+        seconds, self.online_since = int(services.session_timing.clock() - self.online_since), 0.0
         self.attempt(lambda: services.plane.offline(self.path))
         for part in services.policies:
             self.attempt(partial(part.finish, self))
@@ -266,7 +265,7 @@ class Session(SessionState):
         self.releasing = True
         online = self.online_since
         usage = self.usage()
-        opened = round(monotonic() - online, 1) if online else 0.0
+        opened = round(self.services.session_timing.clock() - online, 1) if online else 0.0
         wanted = [] if online else self.link.refusals()  # of a login that failed: it may be why
         steps: list[Callable[[], None]] = [
             self.stop_starting,
@@ -346,7 +345,7 @@ class Session(SessionState):
 
     def _on_timer(self) -> None:
         if self.is_online:
-            now = monotonic()
+            now = self.services.session_timing.clock()
             if timers.time_is_over(self, now):
                 authentication.reauthorize(self)
             timers.run_due_timers(self, now)

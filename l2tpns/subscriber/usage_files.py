@@ -217,7 +217,7 @@ def _percent(letter: str) -> str:
     return "".join(f"%{octet:02X}" for octet in letter.encode("utf-8", "surrogateescape"))
 
 
-def write_file(directory: Path, when: float, text: bytes) -> Path:
+def write_file(directory: Path, when: float, text: bytes, max_names: int = MAX_NAMES_TRIED) -> Path:
     """In a thread: the file is there whole or not at all. Raises OSError.
 
     The hour that the end of summer time repeats finds names that exist: the next second that is free is taken.
@@ -227,7 +227,7 @@ def write_file(directory: Path, when: float, text: bytes) -> Path:
         raise files.Unfit(why)
     unfinished = files.make_file(directory, text)
     try:
-        path = _free_name(directory, when)
+        path = _free_name(directory, when, max_names)
         unfinished.rename(path)  # whatever has come there meanwhile: a name is replaced, no file is written to
     except BaseException:
         files.remove(unfinished)
@@ -236,9 +236,9 @@ def write_file(directory: Path, when: float, text: bytes) -> Path:
     return path
 
 
-def _free_name(directory: Path, when: float) -> Path:
-    for second in range(MAX_NAMES_TRIED):
+def _free_name(directory: Path, when: float, max_names: int) -> Path:
+    for second in range(max_names):
         path = directory / time.strftime("%Y%m%d%H%M%S", time.localtime(when + second))
         if not os.path.lexists(path):
             return path
-    raise files.Unfit(f"the names of the next {MAX_NAMES_TRIED} seconds are taken")
+    raise files.Unfit(f"the names of the next {max_names} seconds are taken")

@@ -28,7 +28,8 @@ from l2tpns.config.settings import Config
 from l2tpns.dataplane.plane import OnControl
 from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.errors import NoAnswer
-from l2tpns.l2tp.timing import TunnelTiming
+from l2tpns.l2tp.timing import TunnelLimits, TunnelTiming
+from l2tpns.policy.garden import GardenTiming
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import ControlHeader, build_control, data_header, parse_control
 from l2tpns.proto.l2tp.messages import ICCN, ICRP, ICRQ, SCCCN, SCCRP, SCCRQ, Message
@@ -143,9 +144,15 @@ class LoopbackPlane(UserPlane):
     """The data plane without a tun device: its sockets and its forwarding, its checks and counters."""
 
     def __init__(
-        self, config: Config, counters: Counters, log: Logger, on_control: OnControl, supervisor: Supervisor
+        self,
+        config: Config,
+        counters: Counters,
+        log: Logger,
+        on_control: OnControl,
+        supervisor: Supervisor,
+        clock: Callable[[], float],
     ) -> None:
-        super().__init__(config, counters, log, on_control, port=0, supervisor=supervisor)
+        super().__init__(config, counters, log, on_control, port=0, supervisor=supervisor, clock=clock)
         self.delivered: list[bytes] = []
         self.kernel = Kernel()
         self._routes = Routes(cast(Netlink, self.kernel), 1, log)
@@ -189,7 +196,10 @@ class InProcess:
         awake: AwakeClock | None = None,
         session_timing: SessionTiming | None = None,
         tunnel_timing: TunnelTiming | None = None,
+        tunnel_limits: TunnelLimits | None = None,
+        garden_timing: GardenTiming | None = None,
         journal_interval: float = 1.0,
+        data_clock: Callable[[], float] = monotonic,
         **settings: Any,
     ) -> None:
         settings.setdefault("hostname", "lns.example")
@@ -209,6 +219,7 @@ class InProcess:
             self.log.get(),
             lambda datagram, peer, endpoint: self.lns.on_control(datagram, peer, endpoint),
             supervisor,
+            data_clock,
         )
         self.core = Server(
             self.config,
@@ -222,6 +233,8 @@ class InProcess:
             awake=awake,
             session_timing=session_timing,
             tunnel_timing=tunnel_timing,
+            tunnel_limits=tunnel_limits,
+            garden_timing=garden_timing,
             journal_interval=journal_interval,
         )
         self.lns, self.services = self.core.lns, self.core.services

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import gevent
 import pytest
 
 from l2tpns import causes
@@ -19,10 +18,11 @@ from l2tpns.console.commands import pool
 from l2tpns.console.server import Console
 from l2tpns.console.timing import ConsoleTiming
 from l2tpns.errors import ConfigError
-from l2tpns.runtime import scheduler
+from l2tpns.runtime.scheduler import SLICE
 from l2tpns.subscriber.pool import parse_layout
 from tests.lab.inprocess import until
 from tests.server.operators import Desk, OpenDesk
+from tests.server.slices import most_at_once
 
 # Changes
 
@@ -363,15 +363,12 @@ def test_fifty_consoles_leave_the_others_their_time(desk: Desk, monkeypatch: pyt
             yield row
 
     monkeypatch.setattr(pool, "pool_rows", counted)
-    monkeypatch.setattr(scheduler, "monotonic", lambda: 1.0 + rows * scheduler.SLICE / 20)
+    desk.server.services.operator_scheduler.clock = lambda: 1.0 + rows * SLICE / 20
     desk.server.pool.change(parse_layout("10.5.0.0/16\n"))
     consoles = [desk.operator() for _ in range(50)]
     for operator in consoles:
         operator.type("show pool all | include nothing\n" * 3)
-    most = seen = 0
-    while rows < 4_000:
-        gevent.sleep(0)
-        most, seen = max(most, rows - seen), rows
+    most = most_at_once(lambda: rows, lambda: rows >= 4_000)
     assert 20 <= most <= 28  # between two turns: one slice of one console, and `LINES_PER_PAUSE` rows
     for operator in consoles:
         operator.close()
