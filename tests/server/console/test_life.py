@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
@@ -14,7 +13,6 @@ from l2tpns import causes
 from l2tpns.config.file import make_config, parse_file
 from l2tpns.config.settings import SETTINGS
 from l2tpns.console import terminal
-from l2tpns.console.commands import pool
 from l2tpns.console.server import Console
 from l2tpns.console.timing import ConsoleTiming
 from l2tpns.errors import ConfigError
@@ -351,24 +349,14 @@ def test_a_reader_that_takes_nothing_is_given_up(open_desk: OpenDesk) -> None:
     assert desk.server.events("console_closed")[0]["why"] == "reads too slowly"
 
 
-def test_fifty_consoles_leave_the_others_their_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fifty_consoles_leave_the_others_their_time(desk: Desk, rows_made: Callable[[], int]) -> None:
     """All of them list 65,000 addresses, on a clock by which a row takes a twentieth of a slice."""
-    rows = 0
-    make_rows = pool.pool_rows
-
-    def counted(*arguments: Any) -> Iterator[Any]:
-        nonlocal rows
-        for row in make_rows(*arguments):
-            rows += 1
-            yield row
-
-    monkeypatch.setattr(pool, "pool_rows", counted)
-    desk.server.services.operator_scheduler.clock = lambda: 1.0 + rows * SLICE / 20
+    desk.server.services.operator_scheduler.clock = lambda: 1.0 + rows_made() * SLICE / 20
     desk.server.pool.change(parse_layout("10.5.0.0/16\n"))
     consoles = [desk.operator() for _ in range(50)]
     for operator in consoles:
         operator.type("show pool all | include nothing\n" * 3)
-    most = most_at_once(lambda: rows, lambda: rows >= 4_000)
+    most = most_at_once(rows_made, lambda: rows_made() >= 4_000)
     assert 20 <= most <= 28  # between two turns: one slice of one console, and `LINES_PER_PAUSE` rows
     for operator in consoles:
         operator.close()
