@@ -34,7 +34,11 @@ def hasty(timing: TunnelTiming) -> None:
 
 
 def cautious(serve: Serve, **settings: Any) -> InProcess:
-    """A server that follows LACs, and asks nothing by itself."""
+    """Start a server that follows LACs, and asks nothing by itself.
+
+    It retransmits for more than half a minute: no tunnel ends because the machine is slow.
+    """
+    settings.setdefault("control_retries", 10)
     return serve(auth_tunnel_change_addr_src=True, hello_interval=0, **settings)
 
 
@@ -255,7 +259,7 @@ def test_a_new_address_that_does_not_acknowledge_gets_no_more_than_it_sent_and_n
     serve: Serve, timing: TunnelTiming
 ) -> None:
     timing.probe_answer = 0.3
-    server = cautious(serve)
+    server = cautious(serve, control_retries=5)
     peer = server.peer().open()
     ours, home = the_tunnel(server, peer), peer.address
     moved = Elsewhere(server, peer)
