@@ -7,7 +7,6 @@ the server through `services`. l2tp/admission.py decides how many there may be. 
 from __future__ import annotations
 
 from ipaddress import IPv4Address
-from time import monotonic
 from typing import Any
 
 import gevent
@@ -18,7 +17,7 @@ from l2tpns.errors import ProtocolError, WireError
 from l2tpns.l2tp.address_change import ProbeBudget
 from l2tpns.l2tp.admission import Admission
 from l2tpns.l2tp.strangers import Strangers
-from l2tpns.l2tp.timing import TunnelTiming
+from l2tpns.l2tp.timing import TunnelLimits, TunnelTiming
 from l2tpns.l2tp.tunnel import Tunnel, TunnelState
 from l2tpns.proto.l2tp.header import parse_control
 from l2tpns.proto.l2tp.messages import ICRQ, StopCcnResult
@@ -26,7 +25,7 @@ from l2tpns.runtime.cooperative import in_slices
 from l2tpns.runtime.peer import Peer
 from l2tpns.runtime.supervisor import Part
 from l2tpns.subscriber import timers
-from l2tpns.subscriber.services import WHEEL_TICK, Services
+from l2tpns.subscriber.services import Services
 from l2tpns.subscriber.session import Session
 
 
@@ -39,6 +38,7 @@ class Lns:
         tunnels: dict[int, Tunnel],
         sessions: dict[int, Session],
         timing: TunnelTiming | None = None,
+        limits: TunnelLimits | None = None,
     ) -> None:
         """Use the empty tables `tunnels` and `sessions`, which other parts read too."""
         self.services = services
@@ -46,12 +46,13 @@ class Lns:
         self.counters = services.counters
         self.log = services.log
         self.timing = timing or TunnelTiming()
+        self.limits = limits or TunnelLimits()
         self.tunnels = tunnels  # by our id
         self.sessions = sessions  # by our id
         self.by_peer: dict[tuple[Peer, int], Tunnel] = {}  # by address and the LAC's tunnel id
-        self.admission = Admission(self.config, self.timing, tunnels, sessions)
+        self.admission = Admission(self.config, self.timing, self.limits, tunnels, sessions)
         self.strangers = Strangers(services, self.admission, self, self.timing)
-        self.probe_budget = ProbeBudget()
+        self.probe_budget = ProbeBudget(self.limits)
         # True during the restore: control messages are dropped, since a new tunnel might get an old one's id.
         self.paused = False
         self.clock: Part | None = None
@@ -62,15 +63,15 @@ class Lns:
 
     def _turn_wheel(self) -> None:
         """Wake each session at the time for which it has set its timer."""
-        awake, wheel = self.services.awake, self.services.wheel
+        awake, wheel, timing = self.services.awake, self.services.wheel, self.services.session_timing
         awake.beat()
         while True:
-            gevent.sleep(WHEEL_TICK)
+            gevent.sleep(timing.wheel_tick)
             paused = awake.beat()
             if paused:
                 self.log.warning("process_paused", seconds=round(paused, 1))
                 gevent.spawn(self._send_echoes)
-            now = monotonic()
+            now = timing.clock()
             for session in wheel.advance(now):
                 try:
                     session.on_timer(now)
@@ -80,7 +81,7 @@ class Lns:
     def _send_echoes(self) -> None:
         """Have every session send an Echo-Request, after a pause of this process. May yield."""
         for session in in_slices(list(self.sessions.values())):
-            timers.ask_again(session, monotonic())
+            timers.ask_again(session, self.services.session_timing.clock())
 
     # Control datagrams
 

@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 from l2tpns.config.settings import Config
 from l2tpns.dataplane.plane import DataPlane
-from l2tpns.l2tp.timing import TunnelTiming
+from l2tpns.l2tp.timing import TunnelLimits, TunnelTiming
 from l2tpns.l2tp.tunnel import Tunnel
 from l2tpns.lns import Lns
 from l2tpns.plugins.manager import Plugins
 from l2tpns.policy import filters
-from l2tpns.policy.garden import Gardens
+from l2tpns.policy.garden import Gardens, GardenTiming
 from l2tpns.policy.snoop import Snoop
 from l2tpns.policy.taps import Taps
 from l2tpns.policy.throttle import Throttle
@@ -59,6 +59,8 @@ class Server:
         awake: AwakeClock | None = None,
         session_timing: SessionTiming | None = None,
         tunnel_timing: TunnelTiming | None = None,
+        tunnel_limits: TunnelLimits | None = None,
+        garden_timing: GardenTiming | None = None,
         journal_interval: float = JOURNAL_INTERVAL,
     ) -> None:
         supervisor = supervisor or Supervisor(log)
@@ -84,14 +86,14 @@ class Server:
             guard=AddressGuard(log, plane, pool, registry, routable, sessions, lambda: self.lns.lac_addresses()),
             hooks=self.plugins,
             changes=self.journal,
-            gardens=Gardens(counters, log, supervisor, plane, self.journal),
+            gardens=Gardens(counters, log, supervisor, plane, self.journal, garden_timing),
             throttle=Throttle(config, log, plane, self.journal, sessions),
             snoop=Snoop(config, counters, log, self.journal, taps, sessions, pool.contains, registry.by_address.get),
             taps=taps,
             usage_files=UsageFiles(config, log, supervisor, sessions),
             session_timing=session_timing or SessionTiming(),
         )
-        self.lns = Lns(self.services, tunnels, sessions, tunnel_timing)
+        self.lns = Lns(self.services, tunnels, sessions, tunnel_timing, tunnel_limits)
         self.plugins.begin(self.services, sessions)
 
     def keep_state(self, store: StateStore) -> None:

@@ -73,12 +73,14 @@ class LacSide:
         on_control: Callable[[bytes, Peer, Endpoint], None],
         port: int = PORT,
         data_checksums: bool = True,
+        max_endpoints: int = MAX_ENDPOINTS,
         supervisor: Supervisor | None = None,
     ) -> None:
         self.paths: dict[int, SessionPath] = {}
         self.endpoints: dict[str, Endpoint] = {}
         self.sources: set[bytes] = set()  # local addresses that L2TP leaves from
         self.port = port
+        self.max_endpoints = max_endpoints
         self._data_checksums = data_checksums
         self._addresses = addresses
         self._wildcard: RawSocket | None = None
@@ -166,7 +168,7 @@ class LacSide:
 
     def _has_room(self) -> bool:
         """Return True if one more socket may be opened. At the limit, close the one that has been idle longest."""
-        if len(self.endpoints) < MAX_ENDPOINTS:
+        if len(self.endpoints) < self.max_endpoints:
             return True
         idle = [endpoint for endpoint in self.endpoints.values() if endpoint.on_demand and not endpoint.tunnels]
         if not idle:
@@ -240,7 +242,7 @@ class LacSide:
 
     def _drain(self, endpoint: Endpoint) -> bool:
         """Read up to DRAIN datagrams. Return True if there may be more."""
-        self._clock.now = monotonic()
+        self._clock.now = self._clock.read()
         recvfrom = endpoint.socket.recvfrom
         user = self._endpoint_at(endpoint.address) if endpoint.retired else endpoint
         full = self._drain_socket(recvfrom, user)
@@ -262,7 +264,7 @@ class LacSide:
 
     def _drain_wildcard(self, sock: RawSocket) -> None:
         """Read up to DRAIN datagrams to addresses without a socket of their own, or queued before they had one."""
-        self._clock.now = monotonic()
+        self._clock.now = self._clock.read()
         for _ in range(DRAIN):
             try:
                 datagram, ancillary, _, peer = sock.recvmsg(MAX_DATAGRAM, 64)

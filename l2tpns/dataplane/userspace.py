@@ -57,12 +57,15 @@ class UserPlane:
         on_surroundings: Callable[[Surroundings], None] | None = None,
         port: int = PORT,
         supervisor: Supervisor | None = None,
+        retry_delays: tuple[float, ...] = RETRY_DELAYS,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self.config = config
         self.counters = counters
-        self.clock = Clock(monotonic())
+        self.clock = Clock(clock)
         self._log = log
         self._on_lost = on_lost
+        self._retry_delays = retry_delays
         self.on_device: Callable[[int], None] = lambda index: None
         self._supervisor = supervisor or Supervisor(log)
         self._on_surroundings = on_surroundings
@@ -178,7 +181,7 @@ class UserPlane:
     def _recreate_tun(self) -> bool:
         """Create the device that was deleted, as it was. Return False if all attempts fail. May yield."""
         assert self._netlink is not None and self._routes is not None
-        for pause in RETRY_DELAYS:
+        for pause in self._retry_delays:
             gevent.sleep(pause)
             try:
                 tun = self._create_tun(self._netlink)
@@ -198,7 +201,7 @@ class UserPlane:
         return False
 
     def _tick(self) -> None:
-        self.clock.now = monotonic()
+        self.clock.now = self.clock.read()
 
     def _write(self, packet: bytes) -> int:
         """Refuse a packet while there is no device, so that no other descriptor gets it. Raises OSError."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from l2tpns.dataplane.endpoint import Endpoint
-from l2tpns.l2tp.timing import TunnelTiming
+from l2tpns.l2tp.timing import TunnelLimits, TunnelTiming
 from l2tpns.proto.l2tp.header import ControlHeader
 from l2tpns.proto.l2tp.messages import HELLO, Message
 from l2tpns.proto.l2tp.reliable import Reliable
@@ -27,7 +27,6 @@ from l2tpns.runtime.peer import Peer
 
 SILENT_TIMEOUTS = 3  # of the oldest message in a row: 1 + 2 + 4 seconds without a reply from the address in use
 MAX_COPIES = 3  # datagrams to the new address
-MAX_PROBES_PER_SECOND = 100  # of all tunnels
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,8 @@ class Movable(Protocol):
 class ProbeBudget:
     """Limits how many probes begin in a second: each sends a HELLO to a LAC."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: TunnelLimits) -> None:
+        self._limits = limits
         self._second = 0
         self._begun = 0
 
@@ -68,7 +68,7 @@ class ProbeBudget:
         if second != self._second:
             self._second, self._begun = second, 0
         self._begun += 1
-        return self._begun <= MAX_PROBES_PER_SECOND
+        return self._begun <= self._limits.probes_per_second
 
 
 class AddressChange:

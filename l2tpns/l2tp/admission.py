@@ -8,24 +8,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sized
-from time import monotonic
 
 from l2tpns.config.settings import Config
 from l2tpns.errors import ProtocolError
 from l2tpns.l2tp.half_open import HalfOpen
-from l2tpns.l2tp.timing import TunnelTiming
+from l2tpns.l2tp.timing import TunnelLimits, TunnelTiming
 from l2tpns.l2tp.tunnel import Tunnel, TunnelState
 from l2tpns.proto.l2tp.messages import CdnResult, ErrorCode, StopCcnResult
-
-MAX_LINGERING = 1000  # closed tunnels that still acknowledge; further ones are removed at once
-MAX_ID = 65_000  # tunnels, and sessions: an id has 16 bits, and a random one must be free after a few tries
 
 
 class Admission:
     """The limits of one server. `tunnels` and `sessions` are the tables of the LNS. Nothing here yields."""
 
-    def __init__(self, config: Config, timing: TunnelTiming, tunnels: Sized, sessions: Sized) -> None:
+    def __init__(
+        self, config: Config, timing: TunnelTiming, limits: TunnelLimits, tunnels: Sized, sessions: Sized
+    ) -> None:
         self._config = config
+        self._timing = timing
+        self._limits = limits
         self._tunnels = tunnels
         self._sessions = sessions
         self.half_open = HalfOpen(timing)  # tunnels without an SCCCN
@@ -38,25 +38,25 @@ class Admission:
 
     def find_room(self, lac: str) -> tuple[bool, Tunnel | None]:
         """Return whether one more half-open tunnel may begin, and the tunnel that must be evicted first, or None."""
-        config = self._config
+        config, max_ids = self._config, self._limits.max_ids
         own = self.half_open.of(lac) >= config.max_half_open_per_lac
         full = own or self.half_open.total() >= config.max_half_open_tunnels
-        if not full and len(self._tunnels) - self.lingering < (config.max_tunnels or MAX_ID):
+        if not full and len(self._tunnels) - self.lingering < (config.max_tunnels or max_ids):
             return True, None
-        oldest = self.half_open.oldest(monotonic(), lac if own else None)
+        oldest = self.half_open.oldest(self._timing.clock(), lac if own else None)
         return oldest is not None or not full, oldest
 
     def tunnel_refusal(self, lac: str, evicted: Tunnel | None = None) -> ProtocolError | None:
         """Return why a LAC may have no further tunnel now, or None; `evicted` would make room for it."""
-        config = self._config
+        config, max_ids = self._config, self._limits.max_ids
         if self.shutting_down:
             return ProtocolError(StopCcnResult.SHUTTING_DOWN, 0, "shutting down")
         leaves = evicted is not None and evicted.state is not TunnelState.CLOSING  # else it is not counted any more
         of_this_lac = self.tunnels_of[lac] - (leaves and evicted is not None and evicted.lac == lac)
         if (
-            of_this_lac >= (config.max_tunnels_per_lac or MAX_ID)
-            or len(self._tunnels) - self.lingering - leaves >= (config.max_tunnels or MAX_ID)
-            or len(self._tunnels) - (evicted is not None) >= MAX_ID
+            of_this_lac >= (config.max_tunnels_per_lac or max_ids)
+            or len(self._tunnels) - self.lingering - leaves >= (config.max_tunnels or max_ids)
+            or len(self._tunnels) - (evicted is not None) >= max_ids
         ):
             return ProtocolError(StopCcnResult.GENERAL, ErrorCode.RESOURCES, "too many tunnels")
         return None
@@ -88,19 +88,19 @@ class Admission:
 
     def may_linger(self) -> bool:
         """Return True if one more closed tunnel may stay to acknowledge repetitions."""
-        return self.lingering <= MAX_LINGERING
+        return self.lingering <= self._limits.max_lingering
 
     # Calls
 
     def call_refusal(self, tunnel: Tunnel) -> ProtocolError | None:
         """Return why a tunnel may have no further call now, or None. Result 4 asks the LAC to try again later."""
-        config = self._config
+        config, max_ids = self._config, self._limits.max_ids
         if self.shutting_down or tunnel.dropping:
             return ProtocolError(CdnResult.ADMINISTRATIVE, 0, "shutting down")
         if (
             self.starting.total() >= config.max_starting_calls
             or self.starting[tunnel.lac] >= config.max_starting_per_lac
-            or len(self._sessions) >= min(config.max_sessions or MAX_ID, MAX_ID)
+            or len(self._sessions) >= min(config.max_sessions or max_ids, max_ids)
             or tunnel.has_backlog()
         ):
             return ProtocolError(CdnResult.NO_FACILITIES, ErrorCode.RESOURCES, "too many calls")

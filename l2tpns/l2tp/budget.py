@@ -1,7 +1,8 @@
 """The processor time that messages of unknown senders may cost (docs/decisions/0013).
 
-The budget grows by SHARE of the time that passes, up to BURST. When little is left, addresses of known LACs come
-before others, and addresses that have used little of this second before those that have used much.
+The budget grows by SHARE of the time that passes, up to `burst` seconds. When little is left,
+addresses of known LACs come before others, and addresses that have used little of this second before those that have
+used much.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ from collections import OrderedDict
 SHARE = 0.25  # of the time, for all unknown senders together
 # The same while the socket has more to read than is read at once. SHARE may be more than a busy machine has to spare.
 BUSY_SHARE = 0.05
-BURST = 0.2  # seconds of work that are saved up in quiet times: some 500 SCCRQs
-# The part of BURST that must be left to handle a message
+# The part of `burst` that must be left to handle a message
 MIN_LEFT_BUSY = 0.75  # of any address, while there is more to read
 MIN_LEFT_HEAVY = 0.5  # of an address that has used more than FAIR_SHARE
 MIN_LEFT_UNKNOWN = 0.25  # of any other address that is not a known LAC's
@@ -23,8 +23,8 @@ MAX_ADDRESSES = 1024  # whose use is counted, and that are remembered as LACs
 class Budget:
     """Seconds of work that are left. Times are monotonic. Does not yield."""
 
-    def __init__(self, now: float) -> None:
-        self.left = BURST
+    def __init__(self, burst: float, now: float) -> None:
+        self.left = self._burst = burst
         self._filled_at = now
         self._second = int(now)
         self._used: dict[str, float] = {}  # seconds of work by address, in this second
@@ -40,7 +40,7 @@ class Budget:
     def allows(self, lac: str, now: float, busy: bool = False) -> bool:
         """Return True if a message from this address may be handled. `busy`: there is more to read behind it."""
         share = BUSY_SHARE if busy else SHARE
-        self.left = min(BURST, self.left + share * max(0.0, now - self._filled_at))
+        self.left = min(self._burst, self.left + share * max(0.0, now - self._filled_at))
         self._filled_at = now
         if int(now) != self._second:
             self._second = int(now)
@@ -48,7 +48,7 @@ class Budget:
         min_left = 0.0 if lac in self._known else MIN_LEFT_BUSY if busy else MIN_LEFT_UNKNOWN
         if self._used.get(lac, 0.0) > FAIR_SHARE * SHARE:
             min_left = max(min_left, MIN_LEFT_HEAVY)
-        return self.left > min_left * BURST
+        return self.left > min_left * self._burst
 
     def charge(self, lac: str, seconds: float) -> None:
         """Subtract what a message or a half-open tunnel of this address has used."""

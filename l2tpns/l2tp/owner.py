@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol, TypeVar
 
 from l2tpns.errors import ProtocolError
+from l2tpns.l2tp.timing import TunnelLimits
 from l2tpns.proto.l2tp.messages import ICRQ
 from l2tpns.runtime.peer import Peer
 from l2tpns.subscriber.session import Session
@@ -14,6 +15,8 @@ T = TypeVar("T", contravariant=True)  # the class of tunnels
 
 class TunnelOwner(Protocol[T]):
     """The LNS. Nothing here yields."""
+
+    limits: TunnelLimits
 
     def tunnel_established(self, tunnel: T) -> None:
         """Note that the tunnel is established."""

@@ -8,7 +8,6 @@ docs/decisions/0013-strangers-get-a-share-of-the-time.md.
 from __future__ import annotations
 
 from functools import partial
-from time import monotonic, thread_time
 from typing import Protocol
 
 import gevent
@@ -30,7 +29,6 @@ from l2tpns.subscriber.services import Services
 
 BUSY_PERIOD = 0.02  # seconds after a read that left datagrams in the socket
 REPORT_INTERVAL = 10.0  # seconds between two log lines about dropped messages
-MAX_REFUSALS_PER_SECOND = 200  # StopCCNs without a tunnel
 HANDLED = (MessageType.SCCRQ, MessageType.SCCRP, MessageType.STOPCCN)
 # Octets of our StopCCN without text: header, Message Type, Assigned Tunnel ID, Result Code with error code.
 STOPCCN_SIZE = CONTROL.size + 8 + 8 + 10
@@ -59,7 +57,7 @@ class Strangers:
         self._admission = admission
         self._table = table
         self._timing = timing
-        self.budget = Budget(monotonic())
+        self.budget = Budget(table.limits.stranger_burst, timing.clock())
         self._refusal_second = 0
         self._refusals = 0
         self._dropped = 0  # since the last log line about it
@@ -69,11 +67,11 @@ class Strangers:
         """Handle a message for tunnel 0. Called by the reader; must not block or raise."""
         if not header.body:
             return
-        now = monotonic()
+        now = self._timing.clock()
         if not self.budget.allows(peer[0], now, busy=now - endpoint.full_at < BUSY_PERIOD):
             self._drop(peer, now)
             return
-        began = thread_time()
+        began = self._timing.cpu_clock()
         try:
             self._on_message(header, peer, endpoint)
         except MessageError as error:
@@ -82,7 +80,7 @@ class Strangers:
             if error.message_type == SCCRQ.message_type:
                 self.refuse(error.assigned_id, header, peer, endpoint, error)
         finally:
-            self.budget.charge(peer[0], thread_time() - began)
+            self.budget.charge(peer[0], self._timing.cpu_clock() - began)
 
     def _drop(self, peer: Peer, now: float) -> None:
         """Count the message and send no reply: a LAC retransmits it after a second (RFC 2661 5.8)."""
@@ -123,7 +121,7 @@ class Strangers:
         SCCCN. The old tunnel stays until the new one is established: only a LAC that receives our SCCRP can send the
         SCCCN, so a forged SCCRQ ends no tunnel.
         """
-        age = monotonic() - known.opened_at - self._services.awake.paused_since(known.opened_at)
+        age = self._timing.clock() - known.opened_at - self._services.awake.paused_since(known.opened_at)
         established = known.state is TunnelState.ESTABLISHED and age > 5.0
         return established or known.state is TunnelState.CLOSING
 
@@ -188,12 +186,12 @@ class Strangers:
         The text is cut so that the StopCCN has at most MAX_AMPLIFICATION times the octets of the message it refuses.
         """
         self._services.counters.tunnels_refused += 1
-        second = int(monotonic())
+        second = int(self._timing.clock())
         if second != self._refusal_second:
             self._refusal_second, self._refusals = second, 0
         self._refusals += 1
         room = MAX_AMPLIFICATION * (CONTROL.size + len(header.body)) - STOPCCN_SIZE
-        if self._refusals > MAX_REFUSALS_PER_SECOND or room < 0:
+        if self._refusals > self._table.limits.refusals_per_second or room < 0:
             return
         text = error.text.encode()[:room].decode("utf-8", "ignore")
         stop = StopCCN(

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address
-from time import monotonic, thread_time
 from typing import Any
 
 from l2tpns import causes
@@ -38,14 +37,11 @@ from l2tpns.proto.l2tp.messages import (
     StopCcnResult,
 )
 from l2tpns.proto.l2tp.reliable import Reliable
-from l2tpns.runtime.cooperative import SLICE
 from l2tpns.runtime.mailbox import Mailbox, serve_until
 from l2tpns.runtime.peer import Peer
 from l2tpns.subscriber.services import Services
 from l2tpns.subscriber.session import Session
 
-MAX_UNANSWERED = 2000  # messages queued for a LAC; while there are more, its calls are refused
-MAILBOX_LIMIT = 512  # datagrams; the LAC retransmits what does not fit
 MAX_REPORTED = 16  # different log lines of a tunnel about ignored AVPs
 
 
@@ -102,8 +98,8 @@ class Tunnel:
         self.state = TunnelState.WAIT_CTL_CONN
         self.evicted = False  # removed by the LNS: it must not send or report anything any more
         self.dropping = False  # by the operator: its sessions have been sent their CDN, its StopCCN follows
-        self.mailbox = Mailbox(MAILBOX_LIMIT)
-        self.opened_at = self.last_heard = self.last_used = monotonic()
+        self.mailbox = Mailbox(owner.limits.mailbox)
+        self.opened_at = self.last_heard = self.last_used = self.timing.clock()
         self.log = services.log.bind(tunnel=tunnel_id, peer=f"{peer[0]}:{peer[1]}", host=self.host)
         self.secret = services.config.l2tp_secret_octets
         self.authentication = TunnelAuthentication(self.secret)
@@ -121,7 +117,7 @@ class Tunnel:
     def run(self, open: Callable[[], None] | None = None) -> None:
         """Live from `open` to the last acknowledgement. Without `open` the tunnel is established already."""
         end = TunnelEnded(causes.INTERNAL_ERROR, StopCcnResult.GENERAL, ErrorCode.VENDOR)
-        self._work_began = thread_time()
+        self._work_began = self.timing.cpu_clock()
         try:
             if open is not None:
                 open()
@@ -181,8 +177,8 @@ class Tunnel:
         """Serve the established tunnel. Send a HELLO when the LAC has been silent (RFC 2661 5.5)."""
         while True:
             config = self.services.config
-            self.wait(lambda: False, self.next_poll(monotonic()))
-            now = monotonic()
+            self.wait(lambda: False, self.next_poll(self.timing.clock()))
+            now = self.timing.clock()
             if config.tunnel_idle_timeout and not self.sessions and self.unused(now) >= config.tunnel_idle_timeout:
                 raise TunnelEnded(causes.IDLE_TIMEOUT, StopCcnResult.CLEAR, text="no session for too long")
             self.heard_data()
@@ -251,7 +247,7 @@ class Tunnel:
 
     def now(self) -> float:
         """Return the time by which the LAC is judged, in seconds. It stands still while this process does."""
-        return self.services.awake.at(monotonic())
+        return self.services.awake.at(self.timing.clock())
 
     @property
     def established(self) -> bool:
@@ -273,7 +269,9 @@ class Tunnel:
 
         Without this limit a LAC that acknowledges nothing would fill the memory.
         """
-        return self.reliable.queue_length + len(self.mailbox) >= MAX_UNANSWERED  # our messages wait there first
+        return (
+            self.reliable.queue_length + len(self.mailbox) >= self.owner.limits.max_unanswered
+        )  # our messages wait there first
 
     # Called by other greenlets
 
@@ -315,7 +313,7 @@ class Tunnel:
         """Remove a session from this tunnel."""
         del self.sessions[session.id]
         self.forget_peer_id(session)
-        self.last_used = monotonic()
+        self.last_used = self.timing.clock()
 
     def forget_peer_id(self, session: Session) -> None:
         """Free the LAC's id of a session for another call."""
@@ -332,7 +330,7 @@ class Tunnel:
     def establish(self) -> None:
         """Enter the state established: the LAC has proved that it knows our id, and the secret if there is one."""
         self.state = TunnelState.ESTABLISHED
-        self.last_used = monotonic()
+        self.last_used = self.timing.clock()
         self.owner.tunnel_established(self)
         self.log.info("tunnel_up", window=self.reliable.peer_window)
 
@@ -363,9 +361,9 @@ class Tunnel:
     def wait(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
         """Serve the mailbox until `condition()` holds. Return False after `timeout` seconds. May yield.
 
-        Yields after a SLICE of work, however much there is to read. Raises TunnelEnded or ProtocolError.
+        Yields after `timing.slice` seconds of work, however much there is to read. Raises TunnelEnded or ProtocolError.
         """
-        return serve_until(self, condition, timeout, SLICE)
+        return serve_until(self, condition, timeout, self.timing.slice)
 
     def before_wait(self, now: float) -> float | None:
         """Send what is due, and look for a LAC that has moved. Return when more is due.
@@ -391,18 +389,18 @@ class Tunnel:
         else:
             self.mailbox.wait(None if seconds is None else self.services.awake.real(seconds))
         if not self.reliable.proven:
-            self._work_began = thread_time()
+            self._work_began = self.timing.cpu_clock()
 
     def charge(self) -> None:
         """Charge the work since the last pause to the budget of unknown senders."""
-        self.owner.charge(self.lac, thread_time() - self._work_began)
+        self.owner.charge(self.lac, self.timing.cpu_clock() - self._work_began)
 
     def handle(self, item: Any) -> None:
         """Handle one item of the mailbox."""
         if isinstance(item, ControlHeader):
             now = self.now()
             if self.reliable.fits(item):  # else it may be forged: no sign of life, no reply
-                self.last_heard = monotonic()
+                self.last_heard = self.timing.clock()
                 self.address_change.on_answer(self, now)
                 if item.tunnel_id:
                     self.reliable.proved()  # only a receiver of our first message knows our id

@@ -70,6 +70,7 @@ class Sources:
     started: float = field(default_factory=monotonic)
     board: ProblemBoard = field(default_factory=ProblemBoard)
     checks: list[Check] = field(default_factory=list)  # further checks for problems
+    rows_per_page: int = 100  # sessions on a page of the status page
 
     @property
     def lns(self) -> Lns:

@@ -23,7 +23,6 @@ from l2tpns.monitoring.sources import SESSION_STATES, Census, Sources
 from l2tpns.runtime.cooperative import in_slices
 from l2tpns.subscriber.session import Session
 
-ROWS = 100  # sessions per page
 LACS = 10
 ENDS = 10
 MAX_QUERY = 100
@@ -257,12 +256,13 @@ def _sessions(sources: Sources, query: Query) -> Iterator[str]:
     sessions = list(sources.lns.sessions.values())
     sessions.reverse()
     total = len(sessions)
-    first = (query.page - 1) * ROWS
+    count = sources.rows_per_page
+    first = (query.page - 1) * count
     if query.words:
-        rows, found = _search(sessions, query.words, first)
+        rows, found = _search(sessions, query.words, first, count)
     else:
-        rows, found = [_row(session) for session in in_slices(sessions[first : first + ROWS])], total
-    pages = max(1, -(-found // ROWS))
+        rows, found = [_row(session) for session in in_slices(sessions[first : first + count])], total
+    pages = max(1, -(-found // count))
     what = f"{number(found)} of {number(total)} sessions" if query.words else f"{number(total)} sessions"
     yield f'<p class="found">{what}, newest first{_pages(query, pages)}</p>'
     yield table(HEAD, rows, "No matching session." if query.words else "No session.")
@@ -270,11 +270,13 @@ def _sessions(sources: Sources, query: Query) -> Iterator[str]:
         yield f'<p class="found">{_pages(query, pages).removeprefix(" · ")}</p>'
 
 
-def _search(sessions: list[Session], words: tuple[str, ...], first: int) -> tuple[list[tuple[str, ...]], int]:
+def _search(
+    sessions: list[Session], words: tuple[str, ...], first: int, count: int
+) -> tuple[list[tuple[str, ...]], int]:
     rows, found = [], 0
     for session in in_slices(sessions):
         if all(word in _haystack(session) for word in words):
-            if first <= found < first + ROWS:
+            if first <= found < first + count:
                 rows.append(_row(session))
             found += 1
     return rows, found

@@ -122,6 +122,14 @@ class Membership:
     networks: tuple[IPv4Network, ...]
 
 
+@dataclass(slots=True)
+class GardenTiming:
+    """Times of the gardens that no setting changes, in seconds."""
+
+    check_interval: float = RULE_CHECK_INTERVAL
+    flush_delay: float = 0.5  # in which networks are collected whose connections are to be forgotten
+
+
 class Gardens:
     """All walled gardens of the server; a PolicyPart."""
 
@@ -132,10 +140,9 @@ class Gardens:
         supervisor: Supervisor,
         plane: DataPlane,
         changes: Changes,
-        *,
-        check_interval: float = RULE_CHECK_INTERVAL,
-        flush_delay: float = CONNTRACK_FLUSH_DELAY,
+        timing: GardenTiming | None = None,
     ) -> None:
+        timing = timing or GardenTiming()
         self._counters = counters
         self._log = log
         self._plane = plane
@@ -147,8 +154,8 @@ class Gardens:
         self._building = RLock()
         self._to_flush: set[IPv4Network] = set()
         self._flusher: Any = None
-        self._flush_delay = flush_delay
-        self._watch = RuleWatch(supervisor, "garden watcher", self._repair, check_interval)
+        self._flush_delay = timing.flush_delay
+        self._watch = RuleWatch(supervisor, "garden watcher", self._repair, timing.check_interval)
 
     # Requests of operators, RADIUS and plugins
 

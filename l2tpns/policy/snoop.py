@@ -18,7 +18,7 @@ from typing import NoReturn
 from l2tpns.capture.frame import Framer
 from l2tpns.config.settings import Config
 from l2tpns.policy.model import Changes, PolicyError, Sink, Subscriber
-from l2tpns.policy.snoop_sink import SnoopSink
+from l2tpns.policy.snoop_sink import RETRY_DELAY, SnoopSink
 from l2tpns.policy.taps import Taps
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.log import Logger
@@ -68,7 +68,10 @@ class Snoop:
         sessions: Mapping[int, Subscriber],
         in_pool: Callable[[IPv4Address], bool],
         holder: Callable[[IPv4Address], Subscriber | None],
+        *,
+        retry_delay: float = RETRY_DELAY,
     ) -> None:
+        self.retry_delay = retry_delay  # of receivers that are used from now on, in seconds
         self._config = config
         self._counters = counters
         self._log = log
@@ -175,7 +178,9 @@ class Snoop:
 
     def _new_snoop_sink(self, sink: Sink) -> SnoopSink:
         find = self._from_configuration if sink == CONFIGURED else lambda: sink
-        snoop_sink = self._snoop_sinks[sink] = SnoopSink(find, self.refusal, self._counters, self._log)
+        snoop_sink = self._snoop_sinks[sink] = SnoopSink(
+            find, self.refusal, self._counters, self._log, self.retry_delay
+        )
         snoop_sink.move(find())
         return snoop_sink
 

@@ -38,6 +38,7 @@ class SnoopSink:
         "_lost",
         "_refusal",
         "_retry_at",
+        "_retry_delay",
         "_socket",
         "_warned",
         "_why",
@@ -52,11 +53,13 @@ class SnoopSink:
         refusal: Callable[[Sink], str],
         counters: Counters,
         log: Logger,
+        retry_delay: float = RETRY_DELAY,
     ) -> None:
         self._find = find
         self._refusal = refusal
         self._counters = counters
         self._log = log
+        self._retry_delay = retry_delay
         self._socket: RawSocket | None = None
         self._retry_at = 0.0  # monotonic: no attempt before
         self._why: str | None = ""  # why the last attempt failed
@@ -133,7 +136,7 @@ class SnoopSink:
 
     def _give_up(self, error: OSError) -> None:
         self._why = error.strerror
-        self._retry_at = monotonic() + RETRY_DELAY
+        self._retry_at = monotonic() + self._retry_delay
 
     def _lose(self, why: str | None) -> bool:
         """Count a lost copy. Log a warning for the first one, then one a minute at most. Return False."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from time import monotonic
 
 import gevent
 
@@ -24,12 +25,13 @@ class DeviceGone(L2tpnsError):
 
 
 class Clock:
-    """Monotonic time as of the last drain: good enough to stamp packets, and free."""
+    """Time as of the last drain, which sets `now` to `read()`: good enough to stamp packets, and free."""
 
-    __slots__ = ("now",)
+    __slots__ = ("now", "read")
 
-    def __init__(self, now: float = 0.0) -> None:
-        self.now = now
+    def __init__(self, read: Callable[[], float] = monotonic) -> None:
+        self.read = read
+        self.now = read()
 
 
 def drain_forever(fd: int, drain: Callable[[], None], log: Logger) -> None:

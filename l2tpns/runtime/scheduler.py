@@ -69,9 +69,10 @@ class Scheduler:
     (1 - load) / load of its length passes. At 1 the event loop only polls its sockets between two slices.
     """
 
-    def __init__(self, load: float = 0.5, length: float = SLICE) -> None:
+    def __init__(self, load: float = 0.5, length: float = SLICE, clock: Callable[[], float] = monotonic) -> None:
         self._load = load
         self._length = length
+        self.clock = clock
         self._queue = FairQueue()
         self._until = 0.0  # monotonic: end of the open slice; 0: no slice is open
         self._next_slice = 0.0  # monotonic: earliest beginning of the next one
@@ -88,22 +89,22 @@ class Scheduler:
     @property
     def slice_open(self) -> bool:
         """Return True while the greenlet that has the turn may go on without asking for another."""
-        return monotonic() < self._until
+        return self.clock() < self._until
 
     def _start_timer(self) -> None:
         # Never 0: the loop would serve a timer that is due at once before the sockets.
-        delay = max(self._next_slice - monotonic(), 1e-6)
+        delay = max(self._next_slice - self.clock(), 1e-6)
         self._timer = gevent.get_hub().loop.timer(delay)
         self._timer.start(self._on_timer, update=True)
 
     def _on_timer(self) -> None:
         """Run the greenlets one after the other, in the hub: each comes back here when it waits for something."""
         self._timer.close()
-        begun = now = monotonic()
+        begun = now = self.clock()
         self._until = begun + self._length
         while self._queue and now < self._until:
             self._queue.take().switch(None)
-            now = monotonic()
+            now = self.clock()
         self._until = 0.0
         # One piece may take longer than a slice (hashing a password, a plugin): then so does the pause.
         self._next_slice = begun + max(self._length, now - begun) / self._load

@@ -46,6 +46,7 @@ class StateStore:
         self.mark = _mark_of(self.directory)
         self._log = log
         self._now = now
+        self.growth = GROWTH
         self._lock = -1
         self._descriptor = -1
         self._path = self.directory  # of the current generation
@@ -290,7 +291,7 @@ class StateStore:
     @property
     def overgrown(self) -> bool:
         """Return True if a new generation is due."""
-        return self._size > 2 * self._live_size + GROWTH
+        return self._size > 2 * self._live_size + self.growth
 
     def sync(self) -> bool:
         """Have the lines fsynced. Return False if that failed. Blocks the calling greenlet only."""

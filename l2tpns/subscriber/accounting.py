@@ -7,7 +7,6 @@ radius/attributes.py maps the fields to attributes.
 from __future__ import annotations
 
 import time
-from time import monotonic
 from typing import Any
 
 from l2tpns.proto.ppp.credentials import Credentials
@@ -38,7 +37,7 @@ def usage(session: SessionState, terminate_cause: int = 0) -> Usage:
         session_timeout=profile.session_timeout if profile is not None else None,
         idle_timeout=profile.idle_timeout if profile is not None else None,
         by_radius=bool(session.services.config.radius_servers),
-        session_time=int(monotonic() - session.online_since) if session.online_since else 0,
+        session_time=int(session.services.session_timing.clock() - session.online_since) if session.online_since else 0,
         terminate_cause=terminate_cause,
         tunnel_connection=str(session.call_serial),
         **_call(session),
@@ -88,7 +87,7 @@ def resume(session: SessionState) -> None:
     """Begin a new service of a session that stays online, with times and counters at zero. Does not yield."""
     session.path.reset_counters()
     session.usage_file_octets = (0, 0)
-    session.online_since, session.opened_wall = monotonic(), time.time()
+    session.online_since, session.opened_wall = session.services.session_timing.clock(), time.time()
 
 
 def _call(session: SessionState) -> dict[str, Any]:

@@ -6,7 +6,6 @@ A new reply attribute needs a row in radius/attributes.py, a field of AuthReply,
 from __future__ import annotations
 
 from dataclasses import replace
-from time import monotonic
 
 from l2tpns.policy import filters
 from l2tpns.radius.types import AuthReply
@@ -27,7 +26,7 @@ def apply(session: SessionState, reply: AuthReply, *, initial: bool) -> None:
     else:
         # The routes are in the kernel, and in its garden: they stay until the session comes online again.
         session.profile = replace(reply, routes=before.routes)
-        session.timeout_started_at = now = monotonic()
+        session.timeout_started_at = now = session.services.session_timing.clock()
         if timers.interim_interval(session, reply) != timers.interim_interval(session, before):
             timers.schedule_interim(session, now)
     if initial and reply.framed_pool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from time import monotonic
 from typing import Any, TypeVar
 
 import gevent
@@ -128,7 +127,7 @@ class PppLink:
 
     def now(self) -> float:
         """Return the link's time in seconds, which stops while this process is paused."""
-        return self._services.awake.at(monotonic())
+        return self._services.awake.at(self._services.session_timing.clock())
 
     def timers(self) -> Timers:
         """Return the restart timer and counters of the configuration (RFC 1661 4.6)."""

@@ -22,7 +22,7 @@ from l2tpns.errors import ConfigError, NoAddress, refused
 from l2tpns.runtime.text import printable
 from l2tpns.runtime.text_file import oddity, read_lines
 
-_MAX_REMEMBERED = 262_144  # free addresses whose last user is remembered; beyond that, old ones are reused first
+MAX_REMEMBERED = 262_144  # free addresses whose last user is remembered; beyond that, old ones are reused first
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -153,15 +153,29 @@ class Layout:
 class Pool:
     """The user of each address of a layout, and the last user of each free one. Does not yield."""
 
-    __slots__ = ("_clock", "_fresh", "_idle", "_inside", "_key", "_last", "_layout", "_used", "_whole", "_withheld")
+    __slots__ = (
+        "_clock",
+        "_fresh",
+        "_idle",
+        "_inside",
+        "_key",
+        "_last",
+        "_layout",
+        "_max_remembered",
+        "_used",
+        "_whole",
+        "_withheld",
+    )
 
     def __init__(
         self,
         layout: Layout | None = None,
         clock: Callable[[], float] = time.monotonic,
         key: Callable[[str], str] = user_names.fold,
+        max_remembered: int = MAX_REMEMBERED,
     ) -> None:
         """`key` maps all spellings of a user name to the same key."""
+        self._max_remembered = max_remembered
         self._clock = clock
         self._key = key
         self._whole = self._layout = layout or Layout()  # with and without withheld networks
@@ -175,7 +189,7 @@ class Pool:
     def allocate(self, user: str) -> IPv4Address:
         """Allocate an address for `user`, in the order of preference above. Raises NoAddress if none is free."""
         address = self._last.get(self._key(user))
-        if address is None and len(self._idle) < _MAX_REMEMBERED:
+        if address is None and len(self._idle) < self._max_remembered:
             address = self._next_unused()
         if address is None:
             address = next(iter(self._idle), None)

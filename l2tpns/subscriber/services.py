@@ -38,7 +38,6 @@ from l2tpns.subscriber.registry import Registry
 from l2tpns.subscriber.usage_files import UsageFiles
 
 HISTORY_LENGTH = 1000  # ended sessions, for `show history`
-WHEEL_TICK = 0.1  # seconds
 UNREAD_INTERVAL = 3600.0  # seconds between two log lines about an AVPair that is not handled
 
 
@@ -51,6 +50,8 @@ class SessionTiming:
     network_restart_timeout: float = 30.0  # for a subscriber that renegotiates an NCP
     max_renegotiations: int = 10  # of LCP in one call, within renegotiation_window
     renegotiation_window: float = 60.0
+    wheel_tick: float = 0.1  # between two looks of the timer wheel at the clock
+    clock: Callable[[], float] = monotonic
 
 
 class LacConnection(Protocol):
@@ -101,14 +102,15 @@ class Services:
     operator_scheduler: Scheduler = field(default_factory=Scheduler)  # for consoles, HTTP and nsctl
     # For tunnels with more messages than they handle at once.
     tunnel_scheduler: Scheduler = field(default_factory=lambda: Scheduler(load=1.0))
-    wheel: Wheel[Any] = field(default_factory=lambda: Wheel(monotonic(), WHEEL_TICK))  # of Session
     history: deque[Any] = field(default_factory=lambda: deque(maxlen=HISTORY_LENGTH))  # of history.Ending
     unread_avpairs: RepeatFilter = field(default_factory=lambda: RepeatFilter(UNREAD_INTERVAL))
     handed_over: bool = False  # the next process restores the saved state: send and end nothing
+    wheel: Wheel[Any] = field(init=False)  # of Session
     policies: tuple[PolicyPart, ...] = field(init=False)
     acct_session_ids: SessionIds = field(init=False)
 
     def __post_init__(self) -> None:
+        self.wheel = Wheel(self.session_timing.clock(), self.session_timing.wheel_tick)
         self.policies = (self.gardens, self.throttle, self.snoop, self.taps)
         self.acct_session_ids = SessionIds(self.random)
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from time import monotonic
 
 import gevent
 
@@ -138,7 +137,7 @@ class Session(SessionState):
         """Install routes, start forwarding, policies, accounting and timers, notify plugins. May yield."""
         services, link = self.services, self.link
         assert self.profile is not None and self.address is not None and link.authenticator is not None
-        now = monotonic()
+        now = services.session_timing.clock()
         link.phase = Phase.ONLINE
         link.login_deadline = None
         self.online_since = self.timeout_started_at = now
@@ -246,7 +245,7 @@ class Session(SessionState):
         policy meanwhile, or the saved state, must not restore what is being removed.
         """
         services = self.services
-        seconds, self.online_since = int(monotonic() - self.online_since), 0.0
+        seconds, self.online_since = int(services.session_timing.clock() - self.online_since), 0.0
         self.attempt(lambda: services.plane.offline(self.path))
         for part in services.policies:
             self.attempt(partial(part.finish, self))
@@ -272,7 +271,7 @@ class Session(SessionState):
         self.releasing = True
         online = self.online_since
         usage = self.usage()
-        opened = round(monotonic() - online, 1) if online else 0.0
+        opened = round(self.services.session_timing.clock() - online, 1) if online else 0.0
         wanted = [] if online else self.link.refusals()  # of a failed login, as a possible reason
         steps: list[Callable[[], None]] = [
             self.stop_starting,
@@ -352,7 +351,7 @@ class Session(SessionState):
 
     def _on_timer(self) -> None:
         if self.is_online:
-            now = monotonic()
+            now = self.services.session_timing.clock()
             if timers.session_timeout_expired(self, now):
                 authentication.reauthorize(self)
             timers.run_due_timers(self, now)

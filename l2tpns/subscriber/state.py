@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import IPv4Address
-from time import monotonic
 from typing import Any
 
 from l2tpns.causes import Cause, SessionEnded
@@ -82,7 +81,7 @@ class SessionState:
             peer_tunnel_id=tunnel.peer_id,
             peer_session_id=self.peer_id,
             post=_drop,  # until the link is built
-            now=monotonic(),
+            now=services.session_timing.clock(),
         )
         self.called = _text(icrq.called_number)
         self.calling = _text(icrq.calling_number)

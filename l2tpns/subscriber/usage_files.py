@@ -222,7 +222,7 @@ def _percent(letter: str) -> str:
     return "".join(f"%{octet:02X}" for octet in letter.encode("utf-8", "surrogateescape"))
 
 
-def write_file(directory: Path, when: float, text: bytes) -> Path:
+def write_file(directory: Path, when: float, text: bytes, max_names: int = MAX_NAMES_TRIED) -> Path:
     """Write a complete file or none. Runs in a thread. Raises OSError.
 
     Names may exist in the hour that the end of summer time repeats: use the next second that is free.
@@ -232,7 +232,7 @@ def write_file(directory: Path, when: float, text: bytes) -> Path:
         raise files.Unfit(why)
     unfinished = files.make_file(directory, text)
     try:
-        path = _free_name(directory, when)
+        path = _free_name(directory, when, max_names)
         unfinished.rename(path)  # replaces the name, writes to no existing file
     except BaseException:
         files.remove(unfinished)
@@ -241,9 +241,9 @@ def write_file(directory: Path, when: float, text: bytes) -> Path:
     return path
 
 
-def _free_name(directory: Path, when: float) -> Path:
-    for second in range(MAX_NAMES_TRIED):
+def _free_name(directory: Path, when: float, max_names: int) -> Path:
+    for second in range(max_names):
         path = directory / time.strftime("%Y%m%d%H%M%S", time.localtime(when + second))
         if not os.path.lexists(path):
             return path
-    raise files.Unfit(f"the names of the next {MAX_NAMES_TRIED} seconds are in use")
+    raise files.Unfit(f"the names of the next {max_names} seconds are in use")

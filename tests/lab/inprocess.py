@@ -1,12 +1,12 @@
-"""An LNS within the test's process: real UDP sockets on loopback, no root, no tun device, no RADIUS.
+"""Run an LNS within the test's process: real UDP sockets on loopback; no root, no tun device, no RADIUS.
 
     with InProcess(echo_timeout=1) as server:
         lac = server.lac("lac1").connect()
         fred = lac.call("fred", "pw").wait_online()
 
-What subscribers send is in `plane.delivered`, the kernel's routes would be those in `plane.kernel`, who asked to log in
-is in `backend.asked`, what was accounted in `accounting.records`. On leaving, everything is closed, and `leftovers`
-tells what stayed behind. `Peer` is a LAC without manners: it sends what it is told and repeats nothing.
+`plane.delivered` has the packets from subscribers, `plane.kernel` the routes, `backend.asked` the logins, and
+`accounting.records` the usage records. At the end of the block everything is closed; the test fails if `leftovers`
+returns anything then. `Peer` is a LAC without a life of its own: it sends what the test says, and retransmits nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from l2tpns.config.settings import Config
 from l2tpns.dataplane.plane import OnControl
 from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.errors import NoAnswer
-from l2tpns.l2tp.timing import TunnelTiming
+from l2tpns.l2tp.timing import TunnelLimits, TunnelTiming
+from l2tpns.policy.garden import GardenTiming
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import ControlHeader, build_control, data_header, parse_control
 from l2tpns.proto.l2tp.messages import ICCN, ICRP, ICRQ, SCCCN, SCCRP, SCCRQ, Message
@@ -56,7 +57,7 @@ M = TypeVar("M", bound=Message)
 
 
 class Backend:
-    """Who may log in: names with their passwords, and the reply each gets. Slow or silent on demand."""
+    """Decide logins by a table of passwords, with a reply for each user. Slow or silent on demand."""
 
     def __init__(self) -> None:
         self.passwords: dict[str, bytes] = {"fred": b"pw", "mary": b"pw", "guest": b"pw"}
@@ -64,7 +65,7 @@ class Backend:
         self.refusal = AuthReply(accepted=False, message=b"go away")
         self.asked: list[AuthRequest] = []
         self.delay = 0.0
-        self.answering = Event()  # cleared: nobody gets an answer until it is set
+        self.answering = Event()  # cleared: no login gets an answer until it is set
         self.answering.set()
         self.silent = False
 
@@ -92,11 +93,11 @@ class Backend:
 
 
 class Records:
-    """Accounting that only remembers."""
+    """Accounting that keeps the usage records in a list."""
 
     def __init__(self) -> None:
         self.records: list[tuple[str, Usage]] = []
-        self.stopped: set[str] = set()  # what an earlier life has written a Stop for
+        self.stopped: set[str] = set()  # ids of sessions whose Stop an earlier process has written
 
     def start(self, usage: Usage) -> None:
         self.records.append(("start", usage))
@@ -124,7 +125,7 @@ class Records:
 
 
 class Kernel:
-    """The routes that rtnetlink would have set."""
+    """The kernel, as far as routes are concerned: keeps those that rtnetlink would set."""
 
     def __init__(self) -> None:
         self.routes: list[IPv4Network] = []
@@ -140,12 +141,18 @@ class Kernel:
 
 
 class LoopbackPlane(UserPlane):
-    """The data plane without a tun device: its sockets and its forwarding, its checks and counters."""
+    """The data plane without a tun device: real sockets, forwarding, checks and counters."""
 
     def __init__(
-        self, config: Config, counters: Counters, log: Logger, on_control: OnControl, supervisor: Supervisor
+        self,
+        config: Config,
+        counters: Counters,
+        log: Logger,
+        on_control: OnControl,
+        supervisor: Supervisor,
+        clock: Callable[[], float],
     ) -> None:
-        super().__init__(config, counters, log, on_control, port=0, supervisor=supervisor)
+        super().__init__(config, counters, log, on_control, port=0, supervisor=supervisor, clock=clock)
         self.delivered: list[bytes] = []
         self.kernel = Kernel()
         self._routes = Routes(cast(Netlink, self.kernel), 1, log)
@@ -154,7 +161,7 @@ class LoopbackPlane(UserPlane):
         self.lacs.start()
 
     def deliver(self, packet: bytes) -> None:
-        """A packet from the world to whoever has its destination."""
+        """Forward a packet that came from the network to the subscriber that has its destination address."""
         self._tick()
         self._forwarder.downlink(packet)
 
@@ -170,7 +177,7 @@ class LoopbackPlane(UserPlane):
 
     @property
     def busy(self) -> dict[str, Any]:
-        """What sessions have left here."""
+        """Return the paths and routes that sessions have left behind, by kind."""
         assert self._routes is not None
         return {
             "paths": dict(self.lacs.paths),
@@ -180,7 +187,7 @@ class LoopbackPlane(UserPlane):
 
 
 class InProcess:
-    """One server. Settings are those of Config, of any value: a second is long for a test."""
+    """One server. Settings are fields of Config; fractions of a second are allowed, which files cannot have."""
 
     def __init__(
         self,
@@ -189,7 +196,10 @@ class InProcess:
         awake: AwakeClock | None = None,
         session_timing: SessionTiming | None = None,
         tunnel_timing: TunnelTiming | None = None,
+        tunnel_limits: TunnelLimits | None = None,
+        garden_timing: GardenTiming | None = None,
         journal_interval: float = 1.0,
+        data_clock: Callable[[], float] = monotonic,
         **settings: Any,
     ) -> None:
         settings.setdefault("hostname", "lns.example")
@@ -209,6 +219,7 @@ class InProcess:
             self.log.get(),
             lambda datagram, peer, endpoint: self.lns.on_control(datagram, peer, endpoint),
             supervisor,
+            data_clock,
         )
         self.core = Server(
             self.config,
@@ -222,12 +233,14 @@ class InProcess:
             awake=awake,
             session_timing=session_timing,
             tunnel_timing=tunnel_timing,
+            tunnel_limits=tunnel_limits,
+            garden_timing=garden_timing,
             journal_interval=journal_interval,
         )
         self.lns, self.services = self.core.lns, self.core.services
         self.plugins, self.journal = self.core.plugins, self.core.journal
         self.registry, self.timing = self.services.registry, self.lns.timing
-        self.meant: tuple[str, ...] = ()  # failures in the log that the test wanted
+        self.meant: tuple[str, ...] = ()  # events of failures in the log that the test has caused
         self.greenlets: list[gevent.Greenlet[..., Any]] = []
         self._closers: list[Callable[[], None]] = []
 
@@ -244,7 +257,7 @@ class InProcess:
         return (str(self.plane.lacs._addresses[0]), self.plane.lacs.port)
 
     def stop(self) -> dict[str, Any]:
-        """Close all LACs, wait for what they held, take the server down; returns the leftovers."""
+        """Close all LACs, wait until their tunnels are gone, stop the server. Return the leftovers."""
         for close in self._closers:
             close()
         for each in list(self.lns.tunnels.values()):
@@ -256,7 +269,7 @@ class InProcess:
         self.services.gardens.stop()
         for part in list(self.services.supervisor.parts):
             part.stop()
-        gevent.sleep(0)  # what was told to end gets its turn
+        gevent.sleep(0)  # greenlets that were killed run to their end
         gevent.Greenlet.remove_spawn_callback(self.greenlets.append)
         left = self.leftovers()
         if failed and "part_failed" not in self.meant:
@@ -264,7 +277,7 @@ class InProcess:
         return left
 
     def leftovers(self) -> dict[str, Any]:
-        """Everything that ended tunnels and sessions should not have left, and what broke."""
+        """Return what tunnels and sessions should not have left behind, and failures in the log, by kind."""
         server, registry = self.lns, self.services.registry
         found: dict[str, Any] = {
             "tunnels": server.tunnels,
@@ -294,18 +307,19 @@ class InProcess:
     # Peers
 
     def lac(self, hostname: str = "lac1", to: tuple[str, int] | None = None, **options: Any) -> Lac:
-        """A LAC of tests.lab.lac on a port of its own; `.connect()` it."""
+        """Return a LAC of tests.lab.lac on a port of its own, closed with the server. Call `connect` on it."""
         lac = Lac(("127.0.0.1", 0), to or self.address, hostname, **options)
         lac.carried = self.carries
         self._closers.append(lac.close)
         return lac
 
     def carries(self, subscriber: Subscriber) -> bool:
-        """Its packets would pass: it may be online before its last word to us has been heard."""
+        """Return whether its packets would pass. It may be online before the server has read its last message."""
         session = self.lns.sessions.get(subscriber.peer_session_id)
         return session is not None and session.path.online
 
     def peer(self, **options: Any) -> Peer:
+        """Return a Peer, closed with the server."""
         peer = Peer(self.address, **options)
         self._closers.append(peer.close)
         return peer
@@ -317,7 +331,7 @@ class InProcess:
 
     @property
     def calm(self) -> bool:
-        """No session, and nothing that one had."""
+        """Return whether there is no session, and nothing is left of one."""
         registry, starting = self.services.registry, self.lns.admission.starting
         return not (self.lns.sessions or registry.by_user or registry.by_address or starting or self.pool.used)
 
@@ -326,7 +340,7 @@ class InProcess:
 
 
 class Peer:
-    """A socket that speaks L2TP as it is told: own Ns, no retransmission, acknowledges what it read when it speaks."""
+    """A socket that sends what the test says, with the next Ns, and the Nr of what it has read. No retransmissions."""
 
     def __init__(
         self, lns: tuple[str, int], tunnel_id: int = 0x1234, local: tuple[str, int] = ("127.0.0.1", 0)
@@ -350,7 +364,7 @@ class Peer:
     # Out
 
     def sccrq(self, **changes: Any) -> SCCRQ:
-        """A good one, with these fields instead."""
+        """Return a valid SCCRQ with these fields changed."""
         sccrq = SCCRQ(
             protocol_version=messages.VERSION_1_0,
             framing_capabilities=3,
@@ -368,7 +382,7 @@ class Peer:
         ns: int | None = None,
         nr: int | None = None,
     ) -> bytes:
-        """Send a message, by default with the next Ns; returns the datagram."""
+        """Send a message, by default with the next Ns. Return the datagram."""
         body = message if isinstance(message, bytes) else messages.encode(message)
         if ns is None:
             ns = self.ns
@@ -379,20 +393,20 @@ class Peer:
         return datagram
 
     def acknowledge(self) -> None:
-        """A ZLB."""
+        """Send a ZLB."""
         self.say(b"")
 
     def send(self, datagram: bytes) -> None:
         self.socket.sendto(datagram, self.lns)
 
     def send_frame(self, session_id: int, frame: bytes) -> None:
-        """A data message: address, control and protocol are part of the frame."""
+        """Send a data message. The frame begins with address, control and protocol."""
         self.send(data_header(self.peer_tunnel_id, session_id) + frame)
 
     # In
 
     def hear(self, timeout: float = PATIENCE) -> ControlHeader:
-        """The next control datagram."""
+        """Return the next control datagram. Raises TimeoutError."""
         while True:
             datagram = self.hear_raw(timeout)
             if datagram[0] & 0x80:
@@ -457,7 +471,7 @@ class Peer:
 
 
 def until(condition: Callable[[], object], timeout: float = PATIENCE, *, strict: bool = True) -> None:
-    """Wait until the condition holds; TimeoutError otherwise."""
+    """Wait until the condition holds. Raises TimeoutError, unless `strict` is False. Yields."""
     end = monotonic() + timeout
     while not condition():
         if monotonic() >= end:
@@ -468,12 +482,12 @@ def until(condition: Callable[[], object], timeout: float = PATIENCE, *, strict:
 
 
 def avps(*parts: str) -> bytes:
-    """Raw AVPs out of hexadecimal words; `parts` are for reading."""
+    """Return the octets of AVPs that are written in hexadecimal; the division into parts means nothing."""
     return bytes.fromhex("".join(parts))
 
 
 def without(body: bytes, attribute: int) -> bytes:
-    """The AVPs of a message without those of this type."""
+    """Return the AVPs of a message without those of this type."""
     kept, at = b"", 0
     while at < len(body):
         length = (body[at] << 8 | body[at + 1]) & 0x3FF

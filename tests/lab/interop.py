@@ -78,7 +78,7 @@ class Stage:
 
     @contextmanager
     def freeradius(self, users: str) -> Iterator[FreeRadius]:
-        """FreeRADIUS beside the server, which ends before it does, so that somebody takes its Accounting-Off."""
+        """Run FreeRADIUS beside the server. At the end the server stops first: its Accounting-Off needs an answer."""
         prefix = tuple(self.server_side.command())
         with FreeRadius(users, secret="shared-by-two", port=1812, prefix=prefix) as running:
             yield running

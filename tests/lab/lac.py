@@ -282,7 +282,7 @@ class Lac:
         reliable = self.reliable
         for datagram in reliable.outgoing(now):
             self.endpoint.put(datagram, self.lns, control=True)
-        # A client speaks when its ICCN has left: what comes before it is data for nobody (5.1).
+        # A client speaks when its ICCN has left: data messages before it belong to no session (RFC 2661 5.1).
         sent = self._queued - reliable.queue_length
         while self._starting and self._starting[0][0] <= sent:
             subscriber = self._starting.popleft()[1]
@@ -332,7 +332,7 @@ class Lac:
 
     def _on_stopccn(self, stop: StopCCN, _: int, now: float) -> None:
         code = stop.result_code
-        # An SCCRQ that is refused: no SCCRP told us where to send the acknowledgement.
+        # An SCCRQ that is refused: without an SCCRP we know no tunnel id to acknowledge it to.
         if not self.peer_tunnel_id:
             self.reliable.peer_tunnel_id = stop.assigned_tunnel_id
         self._over(Ended(Why.STOPCCN, code.result, code.error, code.text), TunnelPhase.CLOSED)
@@ -387,7 +387,7 @@ class Lac:
 
     def _on_cdn(self, cdn: CDN, session_id: int, now: float) -> None:
         subscriber = self.sessions.get(session_id)
-        if subscriber is None:  # 4.4.4: with Session ID 0 the AVP tells the session, by the LNS's own id
+        if subscriber is None:  # 4.4.4: with Session ID 0 the AVP names the session, by the LNS's own id
             ids = cdn.assigned_session_id
             subscriber = next((other for other in self.sessions.values() if other.peer_session_id == ids), None)
         if subscriber is not None:

@@ -299,7 +299,7 @@ def machines_network() -> Iterator[None]:
 
 
 def wait_until(condition: Callable[[], object], timeout: float = PATIENCE, what: str = "", step: float = 0.02) -> None:
-    """Poll until the condition holds; TimeoutError names what was waited for."""
+    """Poll until the condition holds. Blocks; raises TimeoutError, which names `what`."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:

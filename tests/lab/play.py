@@ -181,7 +181,7 @@ class Player:
         self.failed += min(len(subscribers), 20) - answered
 
     def hold(self, subscribers: list[Subscriber], over: Event) -> None:
-        """Until a signal or until time is up; tells every ten seconds how it stands."""
+        """Wait for a signal or until the time is up. Print the state every ten seconds."""
         clock = self.endpoint.now
         until = clock() + self.arguments.hold if self.arguments.hold else float("inf")
         while not over.wait(max(0.0, min(10.0, until - clock()))) and clock() < until:

@@ -56,7 +56,7 @@ print(json.dumps([tries, sorted(loot)]), flush=True)
 
 
 class PortThief:
-    """A process of the user nobody."""
+    """Run as a process of the user `nobody`."""
 
     def __init__(self, targets: Iterable[tuple[str, str, int]], namespace: Namespace | None = None) -> None:
         argv = [sys.executable, "-I", "-c", SCRIPT, json.dumps(list(targets))]

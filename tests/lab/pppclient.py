@@ -51,7 +51,7 @@ from tests.lab.pppwishes import (
 
 
 class PppClient:
-    """One subscriber's PPP; the subclass carries the frames and is told of each new phase."""
+    """One subscriber's PPP; the subclass carries the frames and is notified of each new phase."""
 
     __slots__ = (
         "accept_auth",

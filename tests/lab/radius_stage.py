@@ -8,7 +8,7 @@ lac 192.0.2.2 -- wan -- 192.0.2.1 server 198.51.100.1 -- lan -- host 198.51.100.
         stage.stop_of("fred")["Acct-Terminate-Cause"]
 
 The LAC lives in greenlets of this process: what blocks without gevent (a daemon's start or end) runs in a thread, or
-nobody would acknowledge its messages meanwhile.
+its messages would not be acknowledged meanwhile.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class RadiusStage:
         ]
 
     def stop_of(self, user: str, patience: float = PATIENCE) -> Record:
-        """The one Stop of a user who was online once, after its one Start."""
+        """Return the Stop of a user that was online once. Asserts that one Start and one Stop were recorded."""
         until(lambda: self.records(user, "Stop"), patience, f"a Stop of {user}")
         records = self.records(user)
         assert [record["Acct-Status-Type"] for record in (records[0], records[-1])] == ["Start", "Stop"], records

@@ -119,7 +119,7 @@ class Server:
         self.started_in = time.monotonic() - begun
 
     def stop(self, by: int = signal.SIGQUIT, timeout: float = 2 * PATIENCE) -> int:
-        """End it in good order (SIGQUIT: everybody is told) and return its exit status; TimeoutError when it stays."""
+        """Stop it with SIGQUIT, which ends all sessions and tunnels. Return its exit status. Raises TimeoutError."""
         process = self.running()
         process.send_signal(by)
         try:

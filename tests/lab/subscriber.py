@@ -83,7 +83,7 @@ class Waitable(Protocol):
 
 
 def wait_for(thing: Waitable, condition: Callable[[], object], timeout: float, what: str) -> None:
-    """Until the condition holds; TimeoutError tells how it stands then.
+    """Wait until the condition holds. Raises TimeoutError with the state at that moment.
 
     Looked at whenever the thing changes, and now and then for conditions that are about something else.
     """
@@ -236,7 +236,7 @@ class Subscriber(PppClient):
 
     @property
     def received(self) -> deque[bytes]:
-        """IP packets that nobody's `on_ip` took, the newest `dial.inbox` of them."""
+        """Return the IP packets that no `on_ip` has taken, the newest `dial.inbox` of them."""
         if self._inbox is None:
             self._inbox = deque(maxlen=self.dial.inbox)
         return self._inbox

@@ -1,6 +1,6 @@
 """IP packets built and checked by hand, and a small host that stands beyond the server.
 
-Every packet of the checked traffic carries who sent it (`flow`), a number, its direction and a CRC over all of it, so a
+Every packet of the checked traffic carries its sender (`flow`), a number, its direction and a CRC over all of it, so a
 receiver counts per flow what was lost, doubled, overtaken or changed on the way.
 As a program (`python -m tests.lab.traffic --listen 198.51.100.2:7000`) it is the host beyond: a UDP process that checks
 what arrives and sends it back; it takes commands as JSON lines on its standard input, see `Host`.
@@ -271,7 +271,7 @@ class Host:
             if sys.stdin in ready:
                 octets = os.read(sys.stdin.fileno(), 65536)
                 if not octets:
-                    watched.remove(sys.stdin)  # nobody commands: go on echoing until killed
+                    watched.remove(sys.stdin)  # no more commands: go on echoing until killed
                 *lines, rest = (rest + octets).split(b"\n")
                 for line in lines:
                     command = json.loads(line)

@@ -7,14 +7,14 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import SessionPath as File
+from pathlib import Path as File
+from typing import Any
 
 import gevent
 import gevent.socket
 import pytest
 
 from l2tpns.config.settings import Config
-from l2tpns.dataplane import userspace
 from l2tpns.dataplane.session_path import SessionPath, key_of
 from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.errors import ConfigError
@@ -50,9 +50,14 @@ class Rig:
         self.host = _socket(self.host_space)
         self.host.bind((HOST, 9000))
 
-    def make_plane(self) -> UserPlane:
+    def make_plane(self, **options: Any) -> UserPlane:
         return UserPlane(
-            self.config, self.counters, self.log.get(), lambda *_: None, on_lost=lambda: self.lost.append("tun")
+            self.config,
+            self.counters,
+            self.log.get(),
+            lambda *_: None,
+            on_lost=lambda: self.lost.append("tun"),
+            **options,
         )
 
     def start(self) -> None:
@@ -296,9 +301,9 @@ def test_a_missing_dev_net_tun_is_an_error_in_plain_words(rig: Rig, monkeypatch:
 
 
 def test_a_deleted_device_that_cannot_be_made_again_is_reported_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.plane = rig.make_plane(retry_delays=(0.0, 0.01))
     rig.start()
     monkeypatch.setattr(tun_device, "CLONE_DEVICE", "/dev/net/no-such-thing")
-    monkeypatch.setattr(userspace, "RETRY_DELAYS", (0.0, 0.01))
     rig.server.ip("link", "delete", "tun0")
     until(lambda: rig.lost == ["tun"])
     assert [line["level"] for line in rig.log.records("data_path_lost")] == ["error"]

@@ -6,36 +6,33 @@ from collections.abc import Callable
 from math import floor
 from time import monotonic
 
-import pytest
-
-from l2tpns import lns
-from l2tpns.dataplane import endpoint, session_path, udp, userspace
-from l2tpns.l2tp import tunnel
-from l2tpns.subscriber import accounting, authorization, link, services, session, state
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Subscriber
 
 LOOKS = 1 / 16  # real seconds between two looks of the timer wheel at its clock; whole seconds are whole slots of it
 
 
-DATA_PATH = (endpoint, session_path, udp, userspace)
+class DataClock:
+    """The clock of the servers' data path: the real one, until a test sets `read`."""
+
+    def __init__(self) -> None:
+        self.read: Callable[[], float] = monotonic
+
+    def __call__(self) -> float:
+        return self.read()
 
 
 class Clock:
-    """Sessions and the data path: no time passes but what the test says. For tunnels, and who waits, it goes on."""
+    """Time of sessions and the data path: it passes only when the test says so. Tunnels, and waits, go on in real time.
+
+    A server that uses it needs a `wheel_tick` of LOOKS.
+    """
 
     def __init__(self) -> None:
         self.now = float(int(monotonic()))
 
     def __call__(self) -> float:
         return self.now
-
-    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Before the server is made."""
-        for module in (lns, services):
-            monkeypatch.setattr(module, "WHEEL_TICK", LOOKS)
-        for module in (lns, services, session, state, accounting, authorization, link, *DATA_PATH):
-            monkeypatch.setattr(module, "monotonic", self)
 
     def forward(self, server: InProcess, seconds: int) -> None:
         """So much later: what has come due for the sessions that are online has been done."""
@@ -53,15 +50,10 @@ class Clock:
 
 
 class TunnelClock:
-    """Tunnels and the data path: real time, and what the test adds to it."""
+    """Time of tunnels and the data path: the real time, and what the test adds to it."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
 
     def __call__(self) -> float:
         return monotonic() + self.ahead
-
-    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Before the server is made, with a `max_poll` of 0.05 seconds."""
-        for module in (tunnel, *DATA_PATH):
-            monkeypatch.setattr(module, "monotonic", self)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from l2tpns.console.timing import ConsoleTiming
-from l2tpns.l2tp.timing import TunnelTiming
+from l2tpns.l2tp.timing import TunnelLimits, TunnelTiming
 from l2tpns.subscriber.services import SessionTiming
 from tests.lab import PATIENCE
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Dial, Lac
-from tests.server.clocks import Clock, TunnelClock
+from tests.server.clocks import LOOKS, Clock, DataClock, TunnelClock
 from tests.server.lives import Lives
 from tests.server.operators import Desk
 from tests.server.shelf import Shelf
@@ -39,12 +39,32 @@ def session_timing() -> SessionTiming:
 
 
 @pytest.fixture
-def serve(timing: TunnelTiming, session_timing: SessionTiming) -> Iterator[Serve]:
+def limits() -> TunnelLimits:
+    """The limits of the servers' tunnels, which a test may change at any time, `mailbox` before there is a tunnel."""
+    return TunnelLimits()
+
+
+@pytest.fixture
+def data_clock() -> DataClock:
+    return DataClock()
+
+
+@pytest.fixture
+def serve(
+    timing: TunnelTiming, limits: TunnelLimits, session_timing: SessionTiming, data_clock: DataClock
+) -> Iterator[Serve]:
     """Starts servers with the settings given; afterwards no tunnel, session, address, route or greenlet may be left."""
     servers: list[InProcess] = []
 
     def start(*args: Any, **settings: Any) -> InProcess:
-        server = InProcess(*args, tunnel_timing=timing, session_timing=session_timing, **settings).start()
+        server = InProcess(
+            *args,
+            tunnel_timing=timing,
+            tunnel_limits=limits,
+            session_timing=session_timing,
+            data_clock=data_clock,
+            **settings,
+        ).start()
         servers.append(server)
         return server
 
@@ -54,18 +74,18 @@ def serve(timing: TunnelTiming, session_timing: SessionTiming) -> Iterator[Serve
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    clock.install(monkeypatch)
+def clock(session_timing: SessionTiming, data_clock: DataClock) -> Clock:
+    """A clock of sessions that stands still until the test moves it."""
+    session_timing.wheel_tick = LOOKS
+    session_timing.clock = data_clock.read = clock = Clock()
     return clock
 
 
 @pytest.fixture
-def tunnel_clock(monkeypatch: pytest.MonkeyPatch, timing: TunnelTiming) -> TunnelClock:
+def tunnel_clock(timing: TunnelTiming, data_clock: DataClock) -> TunnelClock:
     """A clock that established tunnels look at often."""
-    clock = TunnelClock()
-    clock.install(monkeypatch)
     timing.max_poll = 0.05
+    timing.clock = data_clock.read = clock = TunnelClock()
     return clock
 
 

@@ -5,24 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
-import gevent
 import pytest
 
 from l2tpns import causes
 from l2tpns.config.file import make_config, parse_file
 from l2tpns.config.settings import SETTINGS
 from l2tpns.console import terminal
-from l2tpns.console.commands import pool
 from l2tpns.console.server import Console
 from l2tpns.console.timing import ConsoleTiming
 from l2tpns.errors import ConfigError
-from l2tpns.runtime import scheduler
+from l2tpns.runtime.scheduler import SLICE
 from l2tpns.subscriber.pool import parse_layout
 from tests.lab.inprocess import until
 from tests.server.operators import Desk, OpenDesk
+from tests.server.slices import most_at_once
 
 # Changes
 
@@ -351,27 +349,14 @@ def test_a_reader_that_takes_nothing_is_given_up(open_desk: OpenDesk) -> None:
     assert desk.server.events("console_closed")[0]["why"] == "reads too slowly"
 
 
-def test_fifty_consoles_leave_the_others_their_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fifty_consoles_leave_the_others_their_time(desk: Desk, rows_made: Callable[[], int]) -> None:
     """All of them list 65,000 addresses, on a clock by which a row takes a twentieth of a slice."""
-    rows = 0
-    make_rows = pool.pool_rows
-
-    def counted(*arguments: Any) -> Iterator[Any]:
-        nonlocal rows
-        for row in make_rows(*arguments):
-            rows += 1
-            yield row
-
-    monkeypatch.setattr(pool, "pool_rows", counted)
-    monkeypatch.setattr(scheduler, "monotonic", lambda: 1.0 + rows * scheduler.SLICE / 20)
+    desk.server.services.operator_scheduler.clock = lambda: 1.0 + rows_made() * SLICE / 20
     desk.server.pool.change(parse_layout("10.5.0.0/16\n"))
     consoles = [desk.operator() for _ in range(50)]
     for operator in consoles:
         operator.type("show pool all | include nothing\n" * 3)
-    most = seen = 0
-    while rows < 4_000:
-        gevent.sleep(0)
-        most, seen = max(most, rows - seen), rows
+    most = most_at_once(rows_made, lambda: rows_made() >= 4_000)
     assert 20 <= most <= 28  # between two turns: one slice of one console, and `LINES_PER_PAUSE` rows
     for operator in consoles:
         operator.close()

@@ -369,9 +369,9 @@ def test_what_is_in_a_socket_when_it_is_closed_is_not_lost(rig: Rig) -> None:
 
 
 def test_when_sockets_run_out_one_without_a_tunnel_makes_room_and_else_the_wildcard_one_serves(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    rig: Rig,
 ) -> None:
-    monkeypatch.setattr(udp, "MAX_ENDPOINTS", 4)
+    rig.side.max_endpoints = 4
     rig.endpoint.hold()
     first, second, third = (rig.open(f"127.0.0.{number}") for number in (2, 3, 4))
     second.release()

@@ -12,7 +12,7 @@ import pytest
 
 from l2tpns import causes
 from l2tpns.l2tp import address_change, tunnel
-from l2tpns.l2tp.timing import TunnelTiming
+from l2tpns.l2tp.timing import TunnelLimits, TunnelTiming
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import ControlHeader, build_control
 from l2tpns.proto.l2tp.messages import CDN, HELLO, StopCCN
@@ -34,7 +34,11 @@ def hasty(timing: TunnelTiming) -> None:
 
 
 def cautious(serve: Serve, **settings: Any) -> InProcess:
-    """A server that follows LACs, and asks nothing by itself."""
+    """Start a server that follows LACs, and asks nothing by itself.
+
+    It retransmits for more than half a minute: no tunnel ends because the machine is slow.
+    """
+    settings.setdefault("control_retries", 10)
     return serve(auth_tunnel_change_addr_src=True, hello_interval=0, **settings)
 
 
@@ -255,7 +259,7 @@ def test_a_new_address_that_does_not_acknowledge_gets_no_more_than_it_sent_and_n
     serve: Serve, timing: TunnelTiming
 ) -> None:
     timing.probe_answer = 0.3
-    server = cautious(serve)
+    server = cautious(serve, control_retries=5)
     peer = server.peer().open()
     ours, home = the_tunnel(server, peer), peer.address
     moved = Elsewhere(server, peer)
@@ -321,11 +325,11 @@ def test_a_tunnel_does_not_move_to_where_another_with_the_same_id_is(serve: Serv
     assert len(server.lns.by_peer) == 2
 
 
-def test_probes_of_all_tunnels_together_are_limited(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    budget = address_change.ProbeBudget()
+def test_probes_of_all_tunnels_together_are_limited(serve: Serve, limits: TunnelLimits) -> None:
+    budget = address_change.ProbeBudget(TunnelLimits())
     assert [budget.take(7.5) for _ in range(101)] == [True] * 100 + [False]
     assert budget.take(8.0)
-    monkeypatch.setattr(address_change, "MAX_PROBES_PER_SECOND", 0)
+    limits.probes_per_second = 0
     server = cautious(serve)
     peer = server.peer().open()
     ours = the_tunnel(server, peer)

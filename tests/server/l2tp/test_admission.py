@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from itertools import count, pairwise
+from time import monotonic
 
 import gevent
 import pytest
 
-from l2tpns.l2tp import admission, budget, strangers
 from l2tpns.l2tp.dispatch import handle_message
-from l2tpns.l2tp.timing import TunnelTiming
+from l2tpns.l2tp.timing import TunnelLimits, TunnelTiming
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import ControlHeader
 from l2tpns.proto.l2tp.messages import CDN, ICCN, ICRP, ICRQ, SCCCN, SCCRP, ResultCode, StopCCN
@@ -33,9 +33,9 @@ def ask(server: InProcess, tunnel_id: int = 1) -> tuple[int, int] | None:
 
 
 @pytest.fixture(autouse=True)
-def time_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What strangers may cost is not the question here, but in test_control_budget.py."""
-    monkeypatch.setattr(budget, "BURST", 3600.0)
+def time_for_all(limits: TunnelLimits) -> None:
+    """Give strangers all the time they want: what they may cost is tested in test_control_budget.py."""
+    limits.stranger_burst = 3600.0
 
 
 @pytest.fixture
@@ -122,9 +122,11 @@ def test_a_tunnel_that_was_closed_leaves_its_place_to_the_next(serve: Serve, tim
 
 
 @pytest.mark.usefixtures("nobody_makes_room")
-def test_a_flood_of_sccrqs_costs_no_memory_and_few_answers(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strangers, "MAX_REFUSALS_PER_SECOND", 20)
-    monkeypatch.setattr(strangers, "monotonic", lambda: 1000.0)  # all within one second
+def test_a_flood_of_sccrqs_costs_no_memory_and_few_answers(
+    serve: Serve, timing: TunnelTiming, limits: TunnelLimits
+) -> None:
+    limits.refusals_per_second = 20
+    timing.clock = lambda: 1000.0  # all within one second
     server = serve(max_tunnels_per_lac=4)
     peer = server.peer()
     for number in range(1, 301):
@@ -134,7 +136,7 @@ def test_a_flood_of_sccrqs_costs_no_memory_and_few_answers(serve: Serve, monkeyp
     assert len(server.lns.tunnels) == len(server.lns.by_peer) == server.lns.admission.half_open.total() == 4
     server.wait(lambda: server.counters.tunnel_tx_packets == 24)  # 4 SCCRP, 20 StopCCN
     assert server.counters.tunnels_refused == 296
-    monkeypatch.undo()
+    timing.clock = monotonic
 
 
 def half_open_at(server: InProcess, host: str, tunnel_id: int = 1) -> Peer:
@@ -273,8 +275,8 @@ def test_calls_of_one_lac_do_not_use_up_the_share_of_another(serve: Serve) -> No
     del server.lns.admission.starting["192.0.2.1"]
 
 
-def test_there_are_never_more_sessions_than_ids(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "MAX_ID", 2)
+def test_there_are_never_more_sessions_than_ids(serve: Serve, limits: TunnelLimits) -> None:
+    limits.max_ids = 2
     peer = serve(max_sessions=100_000).peer().open()
     assert [ring(peer, number) for number in (1, 2, 3)] == [None, None, (4, 4)]
 

@@ -7,9 +7,8 @@ from itertools import count
 import gevent
 import pytest
 
-from l2tpns.l2tp import strangers, tunnel
+from l2tpns.l2tp import strangers
 from l2tpns.l2tp.budget import (
-    BURST,
     BUSY_SHARE,
     FAIR_SHARE,
     MAX_ADDRESSES,
@@ -19,16 +18,16 @@ from l2tpns.l2tp.budget import (
     SHARE,
     Budget,
 )
-from l2tpns.l2tp.timing import TunnelTiming
+from l2tpns.l2tp.timing import TunnelLimits, TunnelTiming
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import ControlHeader, build_control
 from l2tpns.proto.l2tp.messages import HELLO, SCCCN, SCCRP, SCCRQ, StopCCN
-from l2tpns.runtime import scheduler
 from l2tpns.runtime.log import MAX_LIMITED_PER_SECOND
-from l2tpns.runtime.scheduler import Scheduler
+from l2tpns.runtime.scheduler import SLICE, Scheduler
 from tests.lab.inprocess import InProcess, avps
 from tests.server.conftest import QUICK, Serve
 
+BURST = TunnelLimits().stranger_burst
 A, B, LAC = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 
 # The budget
@@ -46,7 +45,7 @@ def worked(budget: Budget, address: str, now: float, seconds: float) -> int:
 
 
 def test_strangers_get_their_share_of_the_time_and_no_more() -> None:
-    budget = Budget(0.0)
+    budget = Budget(BURST, 0.0)
     done = sum(worked(budget, f"198.51.100.{number}", 0.0, 0.001) for number in range(250))
     later = sum(
         worked(budget, f"198.51.100.{number}", 1.0 + tenth / 10, 0.001) for tenth in range(100) for number in (1, 2)
@@ -56,10 +55,10 @@ def test_strangers_get_their_share_of_the_time_and_no_more() -> None:
 
 
 def test_while_there_is_more_to_read_the_share_is_smaller() -> None:
-    budgets = Budget(0.0), Budget(0.0)
+    budgets = Budget(BURST, 0.0), Budget(BURST, 0.0)
     for budget in budgets:
         budget.left = 0.0
-    assert Budget(0.0).allows(A, 0.0, busy=True)  # a crowd of LACs after a power failure
+    assert Budget(BURST, 0.0).allows(A, 0.0, busy=True)  # a crowd of LACs after a power failure
     for hundredth in range(1, 11):
         budgets[0].allows(A, hundredth / 100)
         budgets[1].allows(A, hundredth / 100, busy=True)
@@ -67,16 +66,16 @@ def test_while_there_is_more_to_read_the_share_is_smaller() -> None:
 
 
 def test_an_address_that_has_used_much_yields_to_the_others() -> None:
-    budget = Budget(0.0)
+    budget = Budget(BURST, 0.0)
     assert worked(budget, A, 0.0, 0.001) == pytest.approx(1000 * BURST * (1 - MIN_LEFT_HEAVY), abs=2)
     assert not budget.allows(A, 0.0)
     assert worked(budget, B, 0.0, 0.001) > 5
-    budget = Budget(0.0)
+    budget = Budget(BURST, 0.0)
     assert worked(budget, B, 0.0, BURST * (1 - MIN_LEFT_BUSY) / 10) > 10
 
 
 def test_a_lac_that_we_know_finds_a_reserve() -> None:
-    budget = Budget(0.0)
+    budget = Budget(BURST, 0.0)
     budget.add_known(LAC)
     for number in range(250):
         worked(budget, f"198.51.100.{number}", 0.0, 0.001)
@@ -87,7 +86,7 @@ def test_a_lac_that_we_know_finds_a_reserve() -> None:
 
 
 def test_what_is_remembered_of_addresses_is_bounded() -> None:
-    budget = Budget(0.0)
+    budget = Budget(BURST, 0.0)
     for number in range(3 * MAX_ADDRESSES):
         budget.add_known(str(number))
         budget.charge(str(number), 0.0)
@@ -100,11 +99,10 @@ def test_what_is_remembered_of_addresses_is_bounded() -> None:
 
 
 @pytest.fixture
-def dear(monkeypatch: pytest.MonkeyPatch) -> None:
+def dear(timing: TunnelTiming) -> None:
     """Each look at the CPU's clock finds that an hour of work was done."""
     clock = count(0, 3600)
-    for module in (strangers, tunnel):
-        monkeypatch.setattr(module, "thread_time", lambda: float(next(clock)))
+    timing.cpu_clock = lambda: float(next(clock))
 
 
 @pytest.mark.usefixtures("dear")
@@ -240,10 +238,8 @@ def test_tunnels_that_any_address_may_begin_and_end_fill_no_log(server: InProces
 # A tunnel's own flood
 
 
-def test_a_tunnel_with_a_full_mailbox_yields_after_each_slice(
-    server: InProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tunnel, "SLICE", 0.0)
+def test_a_tunnel_with_a_full_mailbox_yields_after_each_slice(server: InProcess, timing: TunnelTiming) -> None:
+    timing.slice = 0.0
     server.services.tunnel_scheduler = Scheduler(load=1.0, length=1e-6)
     peer = server.peer().open()
     (ours,) = server.lns.tunnels.values()
@@ -259,10 +255,9 @@ def test_a_tunnel_with_a_full_mailbox_yields_after_each_slice(
     assert peer.hear().nr > begin  # acknowledged meanwhile, not only in the end
 
 
-def test_tunnels_with_full_mailboxes_work_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = Scheduler(load=1.0)
+def test_tunnels_with_full_mailboxes_work_one_after_the_other() -> None:
     worked: list[str] = []
-    monkeypatch.setattr(scheduler, "monotonic", lambda: 1.0 + len(worked) * scheduler.SLICE)
+    turns = Scheduler(load=1.0, clock=lambda: 1.0 + len(worked) * SLICE)
 
     def work(name: str) -> None:
         for _ in range(3):

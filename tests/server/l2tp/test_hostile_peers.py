@@ -8,8 +8,9 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from l2tpns.l2tp import admission, calls, tunnel
-from l2tpns.l2tp.timing import TunnelTiming
+from l2tpns.l2tp import calls
+from l2tpns.l2tp.timing import TunnelLimits, TunnelTiming
+from l2tpns.l2tp.tunnel import TunnelState
 from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import build_control, parse_control
 from l2tpns.proto.l2tp.messages import CDN, ICRQ, OCRQ, SCCCN, SCCRP, SCCRQ, ResultCode, StopCCN
@@ -43,7 +44,7 @@ def test_nobody_ends_a_tunnel_without_knowing_our_id_whatever_ns_they_guess(serv
     lac.hello()
     lac.wait_acked()
     server.wait(lambda: server.counters.tunnel_rx_packets > 19 * 8)
-    assert [ours.state for ours in server.lns.tunnels.values()] == [tunnel.TunnelState.ESTABLISHED]
+    assert [ours.state for ours in server.lns.tunnels.values()] == [TunnelState.ESTABLISHED]
     assert len(server.lns.sessions) == 1 and fred.online
 
 
@@ -143,10 +144,10 @@ def test_a_tunnel_refused_before_it_came_up_counts_until_its_lac_has_acknowledge
 
 
 def test_beyond_the_limit_of_closed_tunnels_our_stopccn_is_said_once(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, timing: TunnelTiming
+    serve: Serve, limits: TunnelLimits, timing: TunnelTiming
 ) -> None:
     timing.closed_linger = 0.4
-    monkeypatch.setattr(admission, "MAX_LINGERING", 3)
+    limits.max_lingering = 3
     server = serve()
     for number in range(1, 9):
         peer = server.peer(tunnel_id=number).open()
@@ -155,10 +156,10 @@ def test_beyond_the_limit_of_closed_tunnels_our_stopccn_is_said_once(
     server.wait(lambda: len(server.lns.tunnels) == 3)
 
 
-def test_with_all_ids_in_use_a_call_is_refused_at_once(serve: Serve) -> None:
+def test_with_all_ids_in_use_a_call_is_refused_at_once(serve: Serve, limits: TunnelLimits) -> None:
     server = serve()
     peer = server.peer().open()
-    filler = dict.fromkeys(range(1, admission.MAX_ID + 1))
+    filler = dict.fromkeys(range(1, limits.max_ids + 1))
     server.lns.sessions.update(filler)  # type: ignore[arg-type]
     try:
         with gevent.Timeout(PATIENCE):
@@ -180,9 +181,9 @@ def never_acknowledging(server: InProcess) -> Peer:
 
 @pytest.mark.parametrize("what", ["calls", "calls out", "malformed calls", "calls and their ends"])
 def test_a_lac_that_acknowledges_nothing_does_not_fill_the_memory(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, what: str
+    serve: Serve, limits: TunnelLimits, what: str
 ) -> None:
-    monkeypatch.setattr(tunnel, "MAX_UNANSWERED", 20)
+    limits.max_unanswered = 20
     server = serve(max_starting_calls=1_000_000 if what == "calls and their ends" else 1)
     other = server.lac(defaults=QUICK).connect()
     fred = other.call("fred", "pw").wait_online()

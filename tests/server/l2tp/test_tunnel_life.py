@@ -12,7 +12,7 @@ from l2tpns import causes
 from l2tpns.config.settings import Config
 from l2tpns.dataplane import udp
 from l2tpns.l2tp import tunnel
-from l2tpns.l2tp.timing import TunnelTiming
+from l2tpns.l2tp.timing import TunnelLimits, TunnelTiming
 from l2tpns.proto.l2tp.header import build_control
 from l2tpns.proto.l2tp.messages import CDN, HELLO, SCCCN, SCCRP, ResultCode, StopCCN
 from l2tpns.proto.l2tp.reliable import Reliable
@@ -186,9 +186,9 @@ def test_that_cycle_is_31_seconds() -> None:
 
 
 def test_a_flood_of_closed_tunnels_does_not_fill_the_memory(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, timing: TunnelTiming
+    serve: Serve, limits: TunnelLimits, timing: TunnelTiming
 ) -> None:
-    monkeypatch.setattr("l2tpns.l2tp.admission.MAX_LINGERING", 3)
+    limits.max_lingering = 3
     timing.closed_linger = 0.3
     server = serve()
     for number in range(1, 9):
@@ -300,12 +300,10 @@ def at(server: InProcess, address: str) -> Peer:
 
 
 @pytest.mark.statement(11)
-def test_half_open_tunnels_take_no_sockets_and_no_lac_is_locked_out_by_them(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(udp, "MAX_ENDPOINTS", 4)
+def test_half_open_tunnels_take_no_sockets_and_no_lac_is_locked_out_by_them(serve: Serve) -> None:
     server = serve(bind_multi_address=(IPv4Address(0),))
     lacs = server.plane.lacs
+    lacs.max_endpoints = 4
     for number in range(20):
         peer = at(server, f"127.0.9.{number}")
         peer.say(peer.sccrq())
@@ -319,12 +317,10 @@ def test_half_open_tunnels_take_no_sockets_and_no_lac_is_locked_out_by_them(
 
 @pytest.mark.statement(11)
 @pytest.mark.parametrize("sockets", [0, 4])
-def test_a_tunnel_lives_with_and_without_a_socket_of_its_address(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, sockets: int
-) -> None:
-    monkeypatch.setattr(udp, "MAX_ENDPOINTS", sockets)
+def test_a_tunnel_lives_with_and_without_a_socket_of_its_address(serve: Serve, sockets: int) -> None:
     server = serve(bind_multi_address=(IPv4Address(0),))
     lacs = server.plane.lacs
+    lacs.max_endpoints = sockets
     lac = server.lac(to=("127.0.0.3", server.address[1]), defaults=QUICK).connect()
     fred = lac.call("fred", "pw").wait_online()
     fred.send_udp("198.51.100.2", 9, b"x")
@@ -344,9 +340,9 @@ def test_a_tunnel_lives_with_and_without_a_socket_of_its_address(
 
 @pytest.mark.statement(54, 58)
 def test_more_control_messages_than_fit_are_dropped_and_taken_when_they_come_again(
-    server: InProcess, monkeypatch: pytest.MonkeyPatch
+    server: InProcess, limits: TunnelLimits
 ) -> None:
-    monkeypatch.setattr(tunnel, "MAILBOX_LIMIT", 2)
+    limits.mailbox = 2
     peer = server.peer().open()
     hellos = [
         build_control(peer.peer_tunnel_id, 0, peer.ns + n, peer.nr, b"\x80\x08" + bytes(5) + b"\x06") for n in range(8)

@@ -157,7 +157,7 @@ def test_a_silent_lns_is_given_up_after_the_retries() -> None:
         lac = Lac(HERE, lns.address, retries=0)
         lac.endpoint.impair(control=Impairment(loss=1.0))
         with pytest.raises(Refused) as refused:
-            lac.connect(5.0)
+            lac.connect()
         assert refused.value.ended.why is Why.SILENCE
         lac.close()
 
@@ -167,7 +167,7 @@ def test_calls_come_up_over_a_wire_that_loses_doubles_and_reorders(lns: TinyLns)
     with Lac(HERE, lns.address, defaults=QUICK, window=8).connect() as lac:
         lac.endpoint.impair(control=bad, data=bad, seed=7)
         storm = Storm([lac], 40, window=20)
-        report = storm.run(20.0)
+        report = storm.run()
         assert (report.online, report.failed) == (40, {})
         assert all(subscriber.complaints == () for subscriber in storm.subscribers)
         wires = (lac.endpoint.control_out, lac.endpoint.data_in)
@@ -180,7 +180,7 @@ def test_a_storm_over_several_tunnels_of_one_socket_reports_rate_and_latency(lns
     for number in range(3):
         lacs.append(Lac(endpoint.local, lns.address, f"lac{number}", endpoint=endpoint).connect())
         lacs[-1].wait_acked()
-    report = Storm(lacs, 60, window=16).run(20.0)
+    report = Storm(lacs, 60, window=16).run()
     assert report.online == 60 and report.rate > 0
     assert 0 < report.percentile(0.5) <= report.percentile(0.99) <= max(report.latencies)
     assert [len(lac.sessions) for lac in lacs] == [20, 20, 20]
@@ -190,13 +190,13 @@ def test_a_storm_over_several_tunnels_of_one_socket_reports_rate_and_latency(lns
 
 
 def test_refused_calls_of_a_storm_are_counted_by_reason(lac: Lac) -> None:
-    report = Storm([lac], 5, users=lambda number: (b"eve", b"wrong")).run(5.0)
+    report = Storm([lac], 5, users=lambda number: (b"eve", b"wrong")).run()
     assert (report.online, sum(report.failed.values())) == (0, 5)
 
 
 def test_a_storm_ends_when_its_tunnel_does(lns: TinyLns, lac: Lac) -> None:
     lns.tunnel.stop(6)
-    report = Storm([lac], 2000, window=4, users=lambda number: (b"eve", b"wrong")).run(5.0)
+    report = Storm([lac], 2000, window=4, users=lambda number: (b"eve", b"wrong")).run()
     assert (report.online, sum(report.failed.values())) == (0, 2000)
     assert any(reason.startswith("StopCCN from the LNS 6") for reason in report.failed)
 

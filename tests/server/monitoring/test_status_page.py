@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import gevent
 import pytest
 
-from l2tpns.monitoring import graphs, status_page
+from l2tpns.monitoring import graphs
 from l2tpns.monitoring import http as web
 from l2tpns.monitoring.html import duration, e, octets
 from l2tpns.monitoring.samples import GRAPHS, HOUR, PERIOD, Samples
@@ -131,9 +131,9 @@ def test_nothing_comes_from_elsewhere_and_nothing_stands_inline(visitor: Visitor
 
 
 @pytest.fixture
-def crowd(server: InProcess, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def crowd(server: InProcess, visitor: Visitor) -> list[str]:
     """Five users at two LACs, with three rows per page."""
-    monkeypatch.setattr(status_page, "ROWS", 3)
+    visitor.figures.sources.rows_per_page = 3
     users = ["fred", "mary", "guest", "anna", "annabel"]
     lacs = [server.lac(f"lac{number}", defaults=Dial(restart=0.3)).connect() for number in (1, 2)]
     for number, user in enumerate(users):

@@ -11,7 +11,6 @@ from time import monotonic
 import pytest
 
 from l2tpns.monitoring import graphs
-from l2tpns.monitoring import status_page as pages
 from l2tpns.monitoring.samples import GRAPHS, HOUR, PERIOD, Sample
 from tests.lab.browser import Browser, Page, installed
 from tests.lab.inprocess import InProcess
@@ -120,10 +119,8 @@ def test_typing_searches_without_loading_the_page_again(page: Page, server: InPr
     assert page.evaluate("document.body.marked && document.activeElement.name === 'q'")
 
 
-def test_pages_are_turned_without_loading_the_page_again(
-    browser: Browser, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pages, "ROWS", 4)
+def test_pages_are_turned_without_loading_the_page_again(browser: Browser, visitor: Visitor) -> None:
+    visitor.figures.sources.rows_per_page = 4
     page = browser.open(url(visitor))
     page.evaluate("document.body.marked = true")
     assert shown(page) == list(USERS[:1:-1])

@@ -6,13 +6,12 @@ The kernel is one that remembers; tests/live/test_garden.py has the real one. Th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
 
-from l2tpns.policy.garden import MAX_GARDENS, Gardens, NullKernel, networks_of
+from l2tpns.policy.garden import MAX_GARDENS, GardenTiming, NullKernel, networks_of
 from l2tpns.policy.model import PolicyError
 from l2tpns.radius.types import Assign, AuthReply, FramedRoute
 from l2tpns.runtime.durable import make_line
@@ -32,15 +31,20 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
-def quick_gardens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gardens with short intervals for checking rules and flushing connections."""
-    monkeypatch.setattr("l2tpns.server.Gardens", partial(Gardens, check_interval=0.01, flush_delay=0.01))
+def garden_timing() -> GardenTiming:
+    return GardenTiming()
 
 
 @pytest.fixture
-def server(serve: Serve, tmp_path: Path) -> InProcess:
-    """A shelf with the shipped plugin `garden`."""
-    server = serve(plugin_dir=str(CHECKOUT / "modules"), accounting_dir=str(tmp_path))
+def quick_gardens(garden_timing: GardenTiming) -> None:
+    """Have gardens check their rules, and have connections forgotten, without waiting long."""
+    garden_timing.check_interval = garden_timing.flush_delay = 0.01
+
+
+@pytest.fixture
+def server(serve: Serve, tmp_path: Path, garden_timing: GardenTiming) -> InProcess:
+    """Its plugin is the module that is shipped."""
+    server = serve(plugin_dir=str(CHECKOUT / "modules"), accounting_dir=str(tmp_path), garden_timing=garden_timing)
     server.plugins.load("garden")
     return server
 
@@ -558,7 +562,9 @@ def test_the_module_builds_the_manuals_garden_and_fills_those_that_are_there(ser
     path.chmod(0o700)
     server.config.plugin_settings = {"garden_script": str(path)}
     server.plugins.load("garden")
-    server.wait(lambda: (tmp_path / "said").exists() and (tmp_path / "said").read_text() == "garden\nunpaid\n")
+    # Not when the script has written: it may take a while to exit, and the plugin waits for that.
+    server.wait(lambda: len(server.events("plugin_says")) == 2)
+    assert (tmp_path / "said").read_text() == "garden\nunpaid\n"
     server.plugins.remove("garden")
     server.services.gardens.build("other")
     assert (tmp_path / "said").read_text() == "garden\nunpaid\n"

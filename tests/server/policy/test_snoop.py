@@ -15,7 +15,6 @@ import orjson
 import pytest
 
 from l2tpns.capture.frame import DOWN, UP, parse
-from l2tpns.policy import snoop_sink
 from l2tpns.policy.model import PolicyError, Sink
 from l2tpns.radius.types import AuthReply, AuthRequest, FramedRoute
 from l2tpns.runtime import sockets
@@ -439,9 +438,9 @@ def test_a_sink_without_a_route_is_not_tried_for_each_packet_and_found_when_ther
             raise OSError(errno.ENETUNREACH, "Network is unreachable")
 
     subscriber, session = online(server, lac)
+    server.services.snoop.retry_delay = 3600.0
     with monkeypatch.context() as broken:
         broken.setattr(sockets, "RawSocket", NoRoute)
-        broken.setattr(snoop_sink, "RETRY_DELAY", 3600.0)
         server.services.snoop.start(session, receiver.sink, by="test")
         for _ in range(10):
             talk(server, subscriber, session)

@@ -528,37 +528,33 @@ def test_a_disk_that_is_read_only_by_now_ends_nothing_in_a_traceback(account, se
 TODAY = 1_790_000_000.0
 
 
-@pytest.mark.parametrize(("before", "after"), [(TODAY, TODAY + 3600), (TODAY, TODAY - 7200), (100.0, TODAY)])
-def test_how_long_a_record_has_waited_no_step_of_the_clock_changes(server, account, before, after):
+def late_record(server, account, written, delivered):
+    """Return the record of a session that an accounting took at one moment, and its successor delivers at another."""
     server.silent = True
-    now = [Moment(before, 500.0, "a")]
+    now = [written]
     first = account(server, clock=lambda: now[0])
     first.start(usage("fred"))
     until(lambda: server.requests)
     first.close(0)
     server.silent = False
     seen = len(server.requests)
-    now[0] = Moment(after, 507.0, "a")  # set, and seven seconds later
+    now[0] = delivered
     second = account(server, clock=lambda: now[0])
     until(lambda: second.undelivered == 0)
-    record = server.requests[seen:][-1]
+    return server.requests[seen:][-1]
+
+
+@pytest.mark.parametrize(("before", "after"), [(TODAY, TODAY + 3600), (TODAY, TODAY - 7200), (100.0, TODAY)])
+def test_how_long_a_record_has_waited_no_step_of_the_clock_changes(server, account, before, after):
+    # The clock is set, and seven seconds pass.
+    record = late_record(server, account, Moment(before, 500.0, "a"), Moment(after, 507.0, "a"))
     assert record.number(41) == 7
     assert record.number(55) == int(after - 7)  # the date is corrected
 
 
 def test_after_a_reboot_a_record_is_as_old_as_the_wall_clock_says(server, account):
-    server.silent = True
-    now = [Moment(TODAY, 500.0, "a")]
-    first = account(server, clock=lambda: now[0])
-    first.start(usage("fred"))
-    until(lambda: server.requests)
-    first.close(0)
-    server.silent = False
-    seen = len(server.requests)
-    now[0] = Moment(TODAY + 100, 20.0, "b")
-    second = account(server, clock=lambda: now[0])
-    until(lambda: second.undelivered == 0)
-    assert (server.requests[seen:][-1].number(41), server.requests[seen:][-1].number(55)) == (100, TODAY)
+    record = late_record(server, account, Moment(TODAY, 500.0, "a"), Moment(TODAY + 100, 20.0, "b"))
+    assert (record.number(41), record.number(55)) == (100, TODAY)
 
 
 def spoiled(tmp_path, *lines):

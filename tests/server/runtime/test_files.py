@@ -184,12 +184,11 @@ def test_usage_files_are_not_written_to_a_directory_that_another_may_have_put_th
     assert displaced(tmp_path) == ""
 
 
-def test_usage_files_give_up_when_all_names_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2tpns.subscriber.usage_files.MAX_NAMES_TRIED", 3)
+def test_usage_files_give_up_when_all_names_are_taken(tmp_path: Path) -> None:
     for _ in range(3):
-        write_file(tmp_path, 1_790_000_000.0, b"one")
+        write_file(tmp_path, 1_790_000_000.0, b"one", max_names=3)
     with pytest.raises(OSError, match="in use"):
-        write_file(tmp_path, 1_790_000_000.0, b"one")
+        write_file(tmp_path, 1_790_000_000.0, b"one", max_names=3)
     assert len(list(tmp_path.iterdir())) == 3
 
 

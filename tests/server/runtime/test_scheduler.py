@@ -8,21 +8,20 @@ from typing import Any
 import gevent
 import pytest
 
-from l2tpns.runtime import scheduler
 from l2tpns.runtime.connection_slots import ConnectionSlot, ConnectionSlots
 from l2tpns.runtime.scheduler import SLICE, FairLock, Scheduler
 from tests.lab.inprocess import until
+from tests.server.slices import most_at_once
 
 
 class Work:
     """Greenlets that always have more to do; each piece takes a tenth of a slice, by a clock of our own."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.now = 1.0
         self.done: list[str] = []
-        self.scheduler = Scheduler()
+        self.scheduler = Scheduler(clock=lambda: self.now)
         self.greenlets: list[Any] = []
-        monkeypatch.setattr(scheduler, "monotonic", lambda: self.now)
 
     def begin(self, owner: str, piece: float = SLICE / 10) -> None:
         def run() -> None:
@@ -33,19 +32,18 @@ class Work:
 
         self.greenlets.append(gevent.spawn(run))
 
-    def pieces_between_two_looks(self, pieces: int) -> int:
-        """The most that was done without a turn of the event loop for us."""
-        most = seen = 0
-        while seen < pieces:
-            gevent.sleep(0)
-            most, seen = max(most, len(self.done) - seen), len(self.done)
+    def most_at_once(self, pieces: int) -> int:
+        """Return the most pieces that were done in one turn of the event loop, until there are so many."""
+
+        def pass_time() -> None:
             self.now += SLICE / 100  # as time passes without them
-        return most
+
+        return most_at_once(lambda: len(self.done), lambda: len(self.done) >= pieces, pass_time)
 
 
 @pytest.fixture
-def work(monkeypatch: pytest.MonkeyPatch) -> Iterator[Work]:
-    work = Work(monkeypatch)
+def work() -> Iterator[Work]:
+    work = Work()
     yield work
     gevent.killall(work.greenlets)
 
@@ -54,14 +52,14 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Iterator[Work]:
 def test_however_many_have_work_a_slice_is_all_that_is_done_at_once(work: Work, number: int) -> None:
     for greenlet in range(number):
         work.begin(f"owner {greenlet}")
-    assert 10 <= work.pieces_between_two_looks(500) <= 11
+    assert 10 <= work.most_at_once(500) <= 11
 
 
 def test_an_owner_with_a_hundred_greenlets_has_no_more_turns_than_one_with_one(work: Work) -> None:
     for _ in range(100):
         work.begin("crowd")
     work.begin("alone")
-    work.pieces_between_two_looks(1000)
+    work.most_at_once(1000)
     assert work.done.count("alone") >= 30  # of 100 slices each begins with the other one's turn
 
 
@@ -76,7 +74,7 @@ def test_one_that_is_killed_while_it_waits_keeps_no_turn(work: Work) -> None:
         work.begin(owner)
     gevent.sleep(0)
     gevent.killall(work.greenlets[:2])
-    work.pieces_between_two_looks(50)
+    work.most_at_once(50)
     assert work.done.count("third") >= 30
 
 

@@ -8,7 +8,6 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from time import monotonic
 from typing import Any
 
 import gevent
@@ -20,14 +19,15 @@ from l2tpns.console.editor import Editor
 from l2tpns.console.timing import ConsoleTiming
 from l2tpns.monitoring import http as web
 from l2tpns.nsctl import server as nsctlserver
-from l2tpns.runtime import connection_slots, scheduler
+from l2tpns.runtime import connection_slots
+from l2tpns.runtime.scheduler import SLICE, Scheduler
 from l2tpns.system.socket_owner import owner_of, owner_of_connection
-from tests.lab import PATIENCE
 from tests.lab.inprocess import until
 from tests.lab.netns import is_root
 from tests.server.conftest import Serve
 from tests.server.nsctl_stage import NOTE, OK, SLOW, Stage
 from tests.server.operators import TELNET, OpenDesk
+from tests.server.slices import most_at_once
 from tests.server.visitors import SERVED, figures_of
 
 NOBODY = 65534
@@ -35,12 +35,18 @@ as_another_user = pytest.mark.skipif(not is_root(), reason="only root can be ano
 
 
 class Meter:
-    """Counts pieces of work, each a tenth of a slice by a clock of our own, and how many were done in one go."""
+    """Counts pieces of work, and how many were done in one go. By its clock each takes a tenth of a slice."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.pieces = self.most = self._seen = 0
+        self.pieces = 0
         self._monkeypatch = monkeypatch
-        monkeypatch.setattr(scheduler, "monotonic", lambda: 1.0 + self.pieces * scheduler.SLICE / 10)
+
+    def clock(self) -> float:
+        return 1.0 + self.pieces * SLICE / 10
+
+    def measure(self, scheduler: Scheduler) -> None:
+        """Give a scheduler that has had no work yet this clock."""
+        scheduler.clock = self.clock
 
     def count(self, owner: Any, name: str) -> None:
         real = getattr(owner, name)
@@ -52,14 +58,8 @@ class Meter:
         self._monkeypatch.setattr(owner, name, counted)
 
     def watch(self, enough: Callable[[], bool]) -> int:
-        """The most pieces between two turns of the event loop for us."""
-
-        end = monotonic() + PATIENCE
-        while not enough():
-            assert monotonic() < end, f"{self.pieces} pieces"
-            gevent.sleep(0)
-            self.most, self._seen = max(self.most, self.pieces - self._seen), self.pieces
-        return self.most
+        """Return the most pieces in one turn of the event loop, until `enough()` holds."""
+        return most_at_once(lambda: self.pieces, enough)
 
 
 @pytest.fixture
@@ -89,6 +89,7 @@ def test_octets_at_the_console_are_read_in_turns(
     open_desk: OpenDesk, meter: Meter, users: str | None, octets: bytes
 ) -> None:
     desk = open_desk(users)
+    meter.measure(desk.server.services.operator_scheduler)
     meter.count(terminal.Telnet, "feed")
     meter.count(Editor, "key")
     peer = desk.operator(TELNET)
@@ -106,6 +107,7 @@ def test_what_many_consoles_send_at_once_is_read_in_the_turns_of_one(
     open_desk: OpenDesk, meter: Meter, consoles: int
 ) -> None:
     desk = open_desk()
+    meter.measure(desk.server.services.operator_scheduler)
     meter.count(Editor, "key")
     peers = [desk.operator() for _ in range(consoles)]
     for peer in peers:
@@ -208,6 +210,7 @@ def test_a_descriptor_that_is_missing_for_a_while_ends_no_listener(
 
 def test_requests_by_http_are_answered_in_turns(serve: Serve, meter: Meter) -> None:
     server = serve(**SERVED)
+    meter.measure(server.services.operator_scheduler)
     with figures_of(server) as visitor:
         meter.count(web.Application, "respond")
         socks = [visitor.connect() for _ in range(web.MAX_CONNECTIONS)]
@@ -221,6 +224,7 @@ def test_requests_by_http_are_answered_in_turns(serve: Serve, meter: Meter) -> N
 
 def test_datagrams_to_nsctl_are_read_in_turns(meter: Meter) -> None:
     with Stage() as stage:
+        stage.restart(share=Scheduler(clock=meter.clock))
         meter.count(nsctlserver.NsctlServer, "on_datagram")
         sock = stage.socket()
         for _ in range(200):

@@ -280,8 +280,8 @@ def test_save_state_can_be_switched_on_and_off_while_we_run(lives: Lives) -> Non
     lac.close()
 
 
-def test_the_journal_is_written_anew_before_it_grows_without_end(lives: Lives, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2tpns.state.store.GROWTH", 2000)
+def test_the_journal_is_written_anew_before_it_grows_without_end(lives: Lives) -> None:
+    lives.store.growth = 2000
     lac = connect(lives)
     lac.call("mary", "pw").wait_online()
     for _ in range(10):

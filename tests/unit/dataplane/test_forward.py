@@ -45,7 +45,7 @@ class Rig:
         for name, value in settings.items():
             setattr(self.config, name, value)
         self.counters = Counters()
-        self.clock = Clock(100.0)
+        self.clock = Clock(lambda: 100.0)
         self.written: list[bytes] = []
         self.errors: list[bytes] = []
         self.endpoint = FakeEndpoint()

@@ -290,9 +290,8 @@ def test_a_range_of_16_million_addresses_costs_no_memory_and_no_time() -> None:
     assert peak < 1_000_000
 
 
-def test_the_memory_of_who_had_what_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2tpns.subscriber.pool._MAX_REMEMBERED", 3)
-    pool = pool_of("10.0.0.0/8")
+def test_the_memory_of_who_had_what_is_bounded() -> None:
+    pool = Pool(parse_layout("10.0.0.0/8\n"), max_remembered=3)
     for number in range(100):
         pool.release(pool.allocate(f"user{number}"))
     assert len(list(pool.holdings())) == 3
