@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import SessionPath as File
+from pathlib import Path as File
 
 import gevent
 import gevent.socket
