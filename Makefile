@@ -101,7 +101,8 @@ install:
 	rm -rf build/lib build/bdist.* $(DESTDIR)$(LIB)/venv.new
 	[ -x $(INSTALLER)/bin/pip ] || $(PYTHON) -m venv $(INSTALLER)
 	umask 022 && install -d $(DESTDIR)$(SBIN) $(DESTDIR)$(LIB)/etc $(DESTDIR)$(dir $(UNIT)) $(DESTDIR)$(dir $(SYSUSERS))
-	umask 022 && install -d -m 750 $(DESTDIR)$(ETC)
+	@# One that is there keeps its mode: root may have let the server write to it (docs/privileges.md).
+	[ -d $(DESTDIR)$(ETC) ] || (umask 022 && install -d -m 750 $(DESTDIR)$(ETC))
 	umask 022 && install -d -m 700 $(DESTDIR)$(STATE)
 	$(PYTHON) -m venv --without-pip $(DESTDIR)$(LIB)/venv.new
 	cd $(DESTDIR)$(LIB)/venv.new && rm -f bin/[Aa]ctivate* && sed -i '/^command = /d' pyvenv.cfg
