@@ -135,6 +135,8 @@ class Server:
                     self.kill()
                     raise TimeoutError(f"the daemon did not say READY=1 within {timeout:g} s\n{self.last_words()}")
         self.started_in = time.monotonic() - begun
+        if self.takes_lab_user():
+            unprivileged.check_user(self.process.pid)
 
     def stop(self, by: int = signal.SIGQUIT, timeout: float = 2 * PATIENCE) -> int:
         """End it in good order (SIGQUIT: everybody is told) and return its exit status; TimeoutError when it stays."""

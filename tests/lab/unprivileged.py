@@ -90,6 +90,12 @@ def open_tun(directory: Path) -> Path:
     return node
 
 
+def check_user(pid: int) -> None:
+    """Make sure that the daemon has given up root: else the tests would show nothing."""
+    assert IDENTITY is not None
+    assert os.stat(f"/proc/{pid}").st_uid == IDENTITY.uid
+
+
 def _is_roots(path: Path) -> bool:
     return path.stat().st_uid == 0
 
