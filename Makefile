@@ -1,5 +1,6 @@
 # make            the quick checks, without root, below a minute
 # make test       everything that must pass (as root: the live tests build network namespaces), below 10 minutes
+# make unprivileged   the live tests again, with each daemon under `set setuid` (docs/privileges.md); needs root, as they do
 # make demo       three subscribers through a LAC, the server and a host beyond it (KEEP=1: stay up to play with)
 # make interop    xl2tpd, pppd and FreeRADIUS of Debian, the clients in a virtual machine
 # make slow       what takes too long for `make test`: 500 sessions and kill -9, 1,000 sessions and each signal, minutes of outage
@@ -39,7 +40,7 @@ PLUGINS = $(notdir $(wildcard modules/*.py))
 PROGRAMS = l2tpns nsctl l2tpns-capture
 INSTALLER := build/installer
 
-.PHONY: check venv fmt test slow demo interop bench soak fuzz docs install uninstall clean
+.PHONY: check venv fmt test unprivileged slow demo interop bench soak fuzz docs install uninstall clean
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --quiet --check $(CODE)
@@ -65,6 +66,15 @@ test: $(STAMP)
 	@# Two runs: an event loop whose greenlets start processes reaps every child, and the live tests' exit statuses with it.
 	$(PY) -m pytest $(PARALLEL) -m "not interop and not slow" --ignore=tests/live tests
 	$(PY) -m pytest $(PARALLEL) -m "not interop and not slow" --durations=10 tests/live
+
+# A number of no user of any machine. The directory is the tests' own: pytest closes those that it makes itself to others.
+UNPRIVILEGED ?= 31701
+UNPRIVILEGED_TESTS ?= -m "not interop and not slow" --durations=10 tests/live
+
+unprivileged: $(STAMP)
+	sh tools/setup.sh test
+	base=$$(mktemp -d) && trap 'rm -rf "$$base"' EXIT && \
+		L2TPNS_TEST_SETUID=$(UNPRIVILEGED) $(PY) -m pytest $(PARALLEL) --basetemp="$$base/tests" $(UNPRIVILEGED_TESTS)
 
 slow: $(STAMP)
 	sh tools/setup.sh test
@@ -101,7 +111,8 @@ install:
 	rm -rf build/lib build/bdist.* $(DESTDIR)$(LIB)/venv.new
 	[ -x $(INSTALLER)/bin/pip ] || $(PYTHON) -m venv $(INSTALLER)
 	umask 022 && install -d $(DESTDIR)$(SBIN) $(DESTDIR)$(LIB)/etc $(DESTDIR)$(dir $(UNIT)) $(DESTDIR)$(dir $(SYSUSERS))
-	umask 022 && install -d -m 750 $(DESTDIR)$(ETC)
+	@# One that is there keeps its mode: root may have let the server write to it (docs/privileges.md).
+	[ -d $(DESTDIR)$(ETC) ] || (umask 022 && install -d -m 750 $(DESTDIR)$(ETC))
 	umask 022 && install -d -m 700 $(DESTDIR)$(STATE)
 	$(PYTHON) -m venv --without-pip $(DESTDIR)$(LIB)/venv.new
 	cd $(DESTDIR)$(LIB)/venv.new && rm -f bin/[Aa]ctivate* && sed -i '/^command = /d' pyvenv.cfg

@@ -45,7 +45,7 @@ from l2tpns.runtime.supervisor import Part, Supervisor
 from l2tpns.server import Server
 from l2tpns.subscriber import usage_files
 from l2tpns.subscriber.pool import Layout, Pool, read_layout
-from l2tpns.system import privileges
+from l2tpns.system import preload, privileges
 from l2tpns.system.firewall import keep_table_list, lock_file
 
 SIGNALS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -141,11 +141,13 @@ class Daemon:
         privileges.hand_over(  # also what is not in use now: save_state and radius_accounting may be set at any time
             identity,
             process.state_directory(),
-            [process.runtime_directory(), *(Path(name) for name in (config.state_dir, config.spool_dir) if name)],
+            {"": process.runtime_directory(), **({"spool_dir": Path(config.spool_dir)} if config.spool_dir else {})},
             [Path(name) for name in written if name.startswith("/")],
+            Path(config.state_dir) if config.state_dir else None,
         )
         privileges.share_lock(identity, Path(lock_file()))
         keep_table_list()
+        preload.import_late_modules()
         if config.pid_file:
             process.reserve_pid_file(Path(config.pid_file), identity.uid, identity.gid)
         privileges.become(identity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class ConsoleContext:
         try:
             replace_file(path, self.running_config().encode("utf-8", "surrogateescape"))
         except PermissionError as error:
-            hint = "; the server is not root (setuid): edit the file as root, and reload" if os.geteuid() else ""
+            hint = _how_to_allow(path.parent) if os.geteuid() else ""
             raise ConfigError(f"{path}: {error.strerror}{hint}") from None
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from None
@@ -77,3 +78,16 @@ class ConsoleContext:
         self.lns.counters.clear()
         self.plugins.clear_counts()
         self.counters_cleared = monotonic()
+
+
+def _how_to_allow(directory: Path) -> str:
+    """Return how root lets the user of `setuid` write to the directory of the configuration."""
+    gid = os.getegid()
+    try:
+        group = grp.getgrgid(gid).gr_name
+    except KeyError:
+        group = str(gid)
+    return (
+        "; the server is not root (setuid): edit the file as root, and reload; or let the server write it: "
+        f"chgrp {group} {directory} && chmod g+rwx {directory} (docs/privileges.md says what that risks)"
+    )

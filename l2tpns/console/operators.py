@@ -22,6 +22,7 @@ import gevent
 
 from l2tpns.console.timing import ConsoleTiming
 from l2tpns.errors import ConfigError
+from l2tpns.runtime import files
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.scheduler import FairLock
 from l2tpns.runtime.text_file import oddity, read_lines
@@ -62,7 +63,7 @@ class Operators:
     def read(self) -> UserFile:
         try:
             lines = read_lines(self._path)
-            readable = self._path.stat().st_mode & 0o077
+            readable = files.beyond_own_group(self._path.stat())
         except FileNotFoundError:
             return UserFile(False, {})
         except OSError as error:

@@ -71,6 +71,14 @@ class Response:
     status: str = "200 OK"
 
 
+def static(name: str, content_type: str) -> Response:
+    """Return a file of this package."""
+    return Response((files(__package__) / name).read_bytes(), content_type)
+
+
+# Read with the module: later the server may be a user who cannot read them (`setuid`).
+STYLE = static("status.css", "text/css; charset=utf-8")
+SCRIPT = static("status.js", "text/javascript; charset=utf-8")
 NOT_FOUND = Response(b"not found\n", status="404 Not Found")
 NOT_ALLOWED = Response(b"only GET and HEAD are supported\n", status="405 Method Not Allowed")
 FAILED = Response(b"internal error: see the server's log\n", status="500 Internal Server Error")
@@ -91,8 +99,8 @@ class Application:
             "/": self.page,
             "/metrics": self.metrics,
             "/health": self.health,
-            "/status.css": static("status.css", "text/css; charset=utf-8"),
-            "/status.js": static("status.js", "text/javascript; charset=utf-8"),
+            "/status.css": lambda _: STYLE,
+            "/status.js": lambda _: SCRIPT,
             "/favicon.ico": lambda _: Response(b"", "image/x-icon"),
         }
 
@@ -165,11 +173,6 @@ def problem_facts(problem: Problem) -> dict[str, str]:
         "remedy": problem.remedy,
         "since": since.isoformat(timespec="seconds").replace("+00:00", "Z"),
     }
-
-
-def static(name: str, content_type: str) -> Callable[[Environ], Response]:
-    response = Response((files(__package__) / name).read_bytes(), content_type)
-    return lambda _: response
 
 
 def parse_query(text: str) -> Query:

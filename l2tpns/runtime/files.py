@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = 0
@@ -102,9 +103,10 @@ def make_file(directory: Path, octets: bytes, mode: int = 0o644) -> Path:
 
 
 def replace_file(path: Path, octets: bytes, mode: int | None = None) -> None:
-    """Write a whole file or nothing, and sync it. Mode and owner stay; a new file gets `mode`, or 0600.
+    """Write a whole file or nothing, and sync it. Mode, owner and group stay; a new file gets `mode`, or 0600.
 
-    A symbolic link is replaced, not followed. Raises OSError.
+    A process that is not root keeps owner and group as far as it may; else they are its own. A symbolic link is
+    replaced, not followed. Raises OSError.
     """
     old = _status(path)
     if old is not None and stat.S_ISLNK(old.st_mode):
@@ -136,10 +138,23 @@ def _like(new: Path, old: os.stat_result | None, mode: int | None) -> None:
             os.fchmod(descriptor, 0o600 if mode is None else mode)
             return
         os.fchmod(descriptor, stat.S_IMODE(old.st_mode))  # while we own it: the service has no CAP_FOWNER
-        if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
-            os.fchown(descriptor, old.st_uid, old.st_gid)
+        _give_to(descriptor, old.st_uid, old.st_gid)
     finally:
         os.close(descriptor)
+
+
+def _give_to(descriptor: int, uid: int, gid: int) -> None:
+    """Give a file of ours to a user and a group. Raises OSError when root is refused."""
+    found = os.fstat(descriptor)
+    if (uid, gid) == (found.st_uid, found.st_gid):
+        return
+    try:
+        os.fchown(descriptor, uid, gid)
+    except PermissionError:
+        if os.geteuid() == ROOT:
+            raise
+        with suppress(PermissionError):
+            os.fchown(descriptor, -1, gid)
 
 
 def sync_directory(directory: Path) -> None:

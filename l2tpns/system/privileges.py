@@ -18,11 +18,11 @@ import os
 import pwd
 import stat
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from l2tpns.errors import ConfigError
+from l2tpns.errors import ConfigError, refused
 
 # linux/capability.h
 KEPT = {"CAP_NET_BIND_SERVICE": 10, "CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
@@ -75,17 +75,23 @@ def become(identity: Identity) -> None:
         ) from None
 
 
-def hand_over(identity: Identity, tree: Path, directories: Iterable[Path], files: Iterable[Path]) -> None:
-    """Give the user all that the server writes: `tree` with everything below it, directories, and files.
+def hand_over(
+    identity: Identity, tree: Path, directories: Mapping[str, Path], files: Iterable[Path], spare: Path | None = None
+) -> None:
+    """Give the user what the server writes: `tree` with all that is below it, directories by their names, and files.
+
+    The server can do without the directory `spare`: what uses it reports why it cannot be made.
 
     Directories are made where missing. Those besides `tree` must hold no other directory: a typing error must not give
     away /var/lib. Only plain files and directories that belong to root are given; no symbolic link is followed, and a
     file with a second name (hard link) stays root's, for that may be /etc/shadow. Raises ConfigError.
     """
-    every = (tree, *directories)
+    every = [tree, *directories.values()]
     try:
-        for directory in every:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, directory in (("", tree), *directories.items()):
+            _make(directory, name)
+        if spare is not None and _is_made(spare):
+            every.append(spare)
         for directory in every:
             below = [Path(entry.path) for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
             if directory != tree and not set(every).issuperset(below):
@@ -97,7 +103,8 @@ def hand_over(identity: Identity, tree: Path, directories: Iterable[Path], files
         for path in files:
             _give(identity, str(path))
     except OSError as error:
-        raise ConfigError(f"setuid: {error.filename} cannot be given to {identity.name}: {error.strerror}") from None
+        why = f"setuid: {error.filename} cannot be given to {identity.name}: {error.strerror}"
+        raise refused(error.errno, why) from None
 
 
 def share_lock(identity: Identity, path: Path) -> None:
@@ -110,7 +117,27 @@ def share_lock(identity: Identity, path: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise ConfigError(f"setuid: {path} cannot be given to {identity.name}'s group: {error.strerror}") from None
+        why = f"setuid: {path} cannot be given to {identity.name}'s group: {error.strerror}"
+        raise refused(error.errno, why) from None
+
+
+def _make(directory: Path, name: str) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        label = f"{name} " if name else ""
+        raise refused(error.errno, f"setuid: {label}{directory} cannot be made: {error.strerror}") from None
+
+
+def _is_made(directory: Path) -> bool:
+    """Make a directory. Return False if it is missing and the disk takes nothing."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO):
+            return False
+        raise
+    return True
 
 
 def unreadable(paths: Iterable[Path]) -> list[Path]:

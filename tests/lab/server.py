@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.lab import PATIENCE
+from tests.lab import PATIENCE, unprivileged
 from tests.lab.netns import Namespace, end, wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -77,8 +77,27 @@ class Server:
         text = [f"set {name} {_word(value)}" for name, value in everything.items()]
         self.config.write_text("\n".join([*text, *lines]) + "\n")
         self.config.chmod(0o600)  # it may hold secrets
+        self.has_own_user = "setuid" in everything
+        if self.takes_lab_user():
+            unprivileged.prepare_config(self.config)
 
     # A life
+
+    def argv(self, *arguments: str) -> list[str]:
+        """Prepare what the daemon needs and return the command that starts it, with these arguments."""
+        argv = [*self.command, *arguments]
+        if self.takes_lab_user():
+            unprivileged.prepare(self.directory, self.config)
+            argv = unprivileged.with_tun(self.directory, argv)
+        return argv if self.namespace is None else self.namespace.command(*argv)
+
+    def environment(self) -> dict[str, str]:
+        own = unprivileged.environment(self.directory) if self.takes_lab_user() else {}
+        return {**os.environ, **own}
+
+    def takes_lab_user(self) -> bool:
+        """Return True under `make unprivileged`, unless the test says what user an installation or a daemon has."""
+        return unprivileged.IDENTITY is not None and not self.has_own_user and self.config.parent == self.directory
 
     def start(self, timeout: float = 2 * PATIENCE) -> None:
         begun = time.monotonic()
@@ -91,11 +110,10 @@ class Server:
         ):
             listener.bind(str(notify))
             notify.chmod(0o777)  # as systemd's is: the daemon may be another user
-            argv = [*self.command, "-c", str(self.config), *self.arguments]
             self.process = subprocess.Popen(
-                argv if self.namespace is None else self.namespace.command(*argv),
+                self.argv("-c", str(self.config), *self.arguments),
                 cwd=CHECKOUT,
-                env={**os.environ, "NOTIFY_SOCKET": str(notify), "PYTHONUNBUFFERED": "1"},
+                env={**self.environment(), "NOTIFY_SOCKET": str(notify), "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
@@ -117,6 +135,8 @@ class Server:
                     self.kill()
                     raise TimeoutError(f"the daemon did not say READY=1 within {timeout:g} s\n{self.last_words()}")
         self.started_in = time.monotonic() - begun
+        if self.takes_lab_user():
+            unprivileged.check_user(self.process.pid)
 
     def stop(self, by: int = signal.SIGQUIT, timeout: float = 2 * PATIENCE) -> int:
         """Stop it with SIGQUIT, which ends all sessions and tunnels. Return its exit status. Raises TimeoutError."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import gevent
 import pytest
 
+from tests.lab.console import Console
 from tests.lab.lac import Dial, Lac
 from tests.lab.netns import Lab, is_root, machines_network, three_hosts
 from tests.lab.server import CHECKOUT, Server
@@ -118,6 +119,7 @@ def test_an_edited_configuration_survives_upgrade_and_uninstall_and_a_deleted_on
     (own / "unwanted").unlink()
     (own / "l2tpns.cfg").write_text("set debug 3\n")
     (own / "l2tpns.cfg").chmod(0o600)
+    own.chmod(0o770)  # as `write memory` under setuid needs it
     for name in ("example", "unwanted", "untouched"):
         (source / "etc/l2tpns" / name).write_text("the next release's default\n")
     said = make(source, etc, "install", prefix)
@@ -126,6 +128,7 @@ def test_an_edited_configuration_survives_upgrade_and_uninstall_and_a_deleted_on
     assert "example was edited and stays" in said
     assert "The server stays root" in said
     assert stat.S_IMODE((own / "l2tpns.cfg").stat().st_mode) == 0o600
+    assert stat.S_IMODE(own.stat().st_mode) == 0o770
     assert not (own / "unwanted").exists()
     assert (own / "untouched").read_text() == "the next release's default\n"
 
@@ -199,10 +202,21 @@ def test_an_installed_server_runs_as_its_own_user_within_the_unit_and_takes_up_w
     assert server.log("state_resumed")[-1]["sessions"] == 1
     assert fred.ping("198.51.100.2") is not None
     status = dict(line.split(":\t") for line in Path(f"/proc/{server.pid}/status").read_text().splitlines())
+    for name in ("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs"):
+        print(f"/proc/{server.pid}/status: {name}:", " ".join(status[name].split()))
     assert set(status["Uid"].split()) == {uid} and set(status["Gid"].split()) == {gid}
     assert {status[name] for name in ("CapPrm", "CapEff", "CapInh", "CapBnd", "CapAmb")} == {"0000000000003400"}
     assert {path.stat().st_uid for path in (state, *state.rglob("*"))} == {int(uid)}
     assert server.log("secrets_file_open_to_others") == []
+
+    # The directory is root's until root says otherwise.
+    with Console(space) as console:
+        refusal = console.do("write memory")
+        command = f"chgrp l2tpns {home}/etc/l2tpns && chmod g+rwx {home}/etc/l2tpns"
+        assert command in refusal
+        subprocess.run(within(etc, "sh", "-c", command), check=True)
+        assert f"{config} written" in console.do("write memory")
+    assert owners(config) == (int(uid), int(gid), 0o640)
 
     # What `systemctl reload` does: without the + root could not signal the server within the bounding set.
     assert unit_value("ExecReload").startswith("+/bin/kill ")

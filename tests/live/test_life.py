@@ -5,7 +5,6 @@ from __future__ import annotations
 import configparser
 import os
 import re
-import resource
 import signal
 import socket
 import subprocess
@@ -18,7 +17,7 @@ import gevent
 import pytest
 
 from tests.lab.lac import Lac, Subscriber
-from tests.lab.netns import Lab, Namespace, is_root, three_hosts
+from tests.lab.netns import Lab, Namespace, is_root, run, three_hosts
 from tests.lab.server import Server, ServerDied, Setting
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(not is_root(), reason="needs root for namespaces")]
@@ -167,8 +166,9 @@ def test_a_detached_start_passes_the_status_on(
     machine: Namespace, tmp_path: Path, settings: dict[str, Setting], status: int
 ) -> None:
     server = Server(machine, tmp_path, settings={"log_file": str(tmp_path / "log"), **settings}, secrets=SECRETS)
-    argv = machine.command(*server.command, "-d", "-c", str(server.config))
-    assert subprocess.run(argv, capture_output=True, timeout=60, check=False).returncode == status
+    argv = server.argv("-d", "-c", str(server.config))
+    done = subprocess.run(argv, env=server.environment(), capture_output=True, timeout=60, check=False)
+    assert done.returncode == status
 
 
 # A server that runs
@@ -279,7 +279,10 @@ def starve(server: Server, space: Namespace) -> list[socket.socket]:
     """Take all descriptors from the server, by its own console; the connections that hold them."""
     fds = [int(name) for name in os.listdir(f"/proc/{server.pid}/fd")]
     limit = max(fds) + 4
-    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (limit, limit))
+    found = os.stat(f"/proc/{server.pid}")
+    # As its user: root without CAP_SYS_RESOURCE may not set limits of others.
+    who = (f"--reuid={found.st_uid}", f"--regid={found.st_gid}", "--clear-groups")
+    run("setpriv", *who, "prlimit", f"--nofile={limit}:{limit}", "--pid", str(server.pid))
     held = []
     for _ in range(limit - len(fds) + 4):
         connection = space.socket(kind=socket.SOCK_STREAM)
@@ -418,6 +421,7 @@ def test_the_watchdog_is_told_that_we_live(stage: Stage, monkeypatch: pytest.Mon
     notify.unlink()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(notify))
+        notify.chmod(0o777)
         listener.settimeout(30)
         for _ in range(3):
             assert wait(listener.recv, 100) == b"WATCHDOG=1"

@@ -119,7 +119,9 @@ def test_it_is_the_user_with_three_capabilities_and_serves_throttles_gardens_rel
         file.write("set primary_dns 192.0.2.53\nset cli_bind_address 192.0.2.1\n")
     server.signal(signal.SIGHUP)
     server.wait_for("reloaded")
-    assert "Permission denied; the server is not root (setuid)" in stage.console("write memory")
+    said = stage.console("write memory")
+    assert "Permission denied; the server is not root (setuid)" in said
+    assert f"chgrp {UID} {stage.home} && chmod g+rwx {stage.home}" in said
     server.signal(signal.SIGUSR1)
     server.wait_for("status")
     assert server.log("sysctl_refused") == []
@@ -135,6 +137,101 @@ def test_it_is_the_user_with_three_capabilities_and_serves_throttles_gardens_rel
         assert path.stat().st_uid == UID
     assert server.stop() == 0
     assert server.tracebacks() == ""
+
+
+@pytest.mark.shows("write memory")
+@pytest.mark.parametrize("owner", [0, UID])
+def test_write_memory_works_where_root_has_done_what_the_refusal_says_and_the_next_start_accepts_it(
+    stage: Stage, owner: int
+) -> None:
+    stage.server.configure({"setuid": UID, "l2tp_secret": "hidden", "save_state": True})
+    stage.readable()
+    os.chown(stage.home, owner, UID)
+    stage.home.chmod(0o770)
+    stage.start()
+    config = stage.home / "l2tpns.cfg"
+    assert (config.stat().st_uid, config.stat().st_gid) == (0, UID)
+    with Console(stage.space) as console:
+        console.do("configure terminal")
+        console.do("set primary_dns 192.0.2.53")
+        console.do("end")
+        assert f"{config} written" in console.do("write memory")
+        found = config.stat()
+        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (UID, UID, 0o640)
+        assert "set primary_dns 192.0.2.53\n" in config.read_text()
+        assert f"{config} written" in console.do("write memory")  # its own file this time
+    assert [path.name for path in stage.home.glob(".*")] == []  # nothing unfinished
+    stage.server.signal(signal.SIGHUP)
+    stage.server.wait_for("reloaded")
+    assert gevent.get_hub().threadpool.apply(stage.server.stop) == 0
+    gevent.get_hub().threadpool.apply(stage.server.start)
+    assert "192.0.2.53" in stage.console("show running-config")
+    assert stage.status()["Uid"].split()[0] == str(UID)
+    for event in ("place_unsafe", "secrets_readable", "secrets_file_open_to_others"):
+        assert stage.server.log(event) == []
+    assert stage.server.stop() == 0
+
+    stage.home.chmod(0o777)  # that other users may write there is still said
+    before = len(stage.server.log())
+    stage.server.start()
+    assert "every user" in stage.server.log("place_unsafe", after=before)[0]["why"]
+    assert stage.server.stop() == 0
+    assert stage.server.tracebacks() == ""
+
+
+# Python announces an import that has to look for the module by an audit event, whether or not it is found.
+WATCHED = """
+import os, runpy, sys, traceback
+
+def watch(event, details):
+    if event == "import" and os.geteuid() != 0:
+        os.write(2, f"late import of {details[0]}\\n{''.join(traceback.format_stack())}".encode())
+
+sys.addaudithook(watch)
+runpy.run_module("l2tpns", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_every_module_is_imported_before_root_is_given_up(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its files may be for root alone, and an upgrade may have replaced them.
+    stage.server.command = [*stage.server.command[:-2], "-c", WATCHED]
+    script = stage.home / "build-garden"
+    script.write_text("#!/bin/sh\necho built\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("L2TPNS_ETC", str(stage.home))
+    settings = {
+        "setuid": UID,
+        "save_state": True,
+        "hostname": "lns",
+        "metrics_bind_address": "127.0.0.1",
+        "metrics_port": 9101,
+        "radius_accounting": True,
+        "accounting_dir": str(stage.home / "usage"),
+    }
+    (stage.home / "usage").mkdir()
+    os.chown(stage.home / "usage", UID, UID)
+    stage.server.configure(settings, ['load plugin "garden"', 'load plugin "throttlectl"'])
+    stage.readable()
+    stage.start()
+    stage.lac.connect()
+    for name in ("fred", "mary"):
+        stage.lac.call(name, "secret").wait_online()
+    for line in ("throttle fred 512", "garden mary", "show session", "show version", "write memory", "reload"):
+        stage.console(line)
+    wait_until(lambda: "garden_users" in stage.space.run("ipset", "list", "-n"))
+    stage.space.run(sys.executable, "-c", FETCH)
+    stage.server.signal(signal.SIGUSR1)
+    stage.server.wait_for("status")
+    stage.lac.close()
+    assert gevent.get_hub().threadpool.apply(stage.server.stop) == 0
+    assert stage.server.errors.read_text() == ""
+
+
+FETCH = """
+from urllib.request import urlopen
+for path in ("", "metrics", "status.css", "status.js", "health"):
+    assert urlopen(f"http://127.0.0.1:9101/{path}", timeout=10).status == 200
+"""
 
 
 def rules(space: Namespace) -> list[str]:

@@ -19,6 +19,7 @@ from l2tpns.runtime.durable import make_line, read_line
 from tests.lab.lac import Lac
 from tests.lab.netns import Lab, is_root, three_hosts
 from tests.lab.server import Server, Setting
+from tests.lab.unprivileged import root_only
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(not is_root(), reason="needs root for namespaces")]
 
@@ -171,7 +172,13 @@ def test_a_record_that_makes_no_session_is_named_and_its_subscriber_told(stage: 
     assert stage.answering == ["ann", "cat"]
 
 
-@pytest.mark.parametrize("whose", ["of another owner", "that others can read"])
+@pytest.mark.parametrize(
+    "whose",
+    [
+        pytest.param("of another owner", marks=root_only("only root can open another user's file to see whose it is")),
+        "that others can read",
+    ],
+)
 def test_a_file_that_is_not_ours_alone_is_not_read(stage: Stage, whose: str) -> None:
     if whose == "of another owner":
         os.chown(stage.file(), 12345, 12345)

@@ -43,10 +43,20 @@ def test_the_operator_is_warned_when_the_kernel_does_not_forward(
     assert all("/proc/sys/net/ipv4/ip_forward" in warning["why"] for warning in warnings)
 
 
+def limit_on_files(pid: int) -> tuple[int, int]:
+    """Return the soft and the hard limit; prlimit(2) would need CAP_SYS_RESOURCE for another user's process."""
+    found = re.search(
+        r"^Max open files +(\d+|unlimited) +(\d+|unlimited)", Path(f"/proc/{pid}/limits").read_text(), re.M
+    )
+    assert found is not None
+    soft, hard = (resource.RLIM_INFINITY if word == "unlimited" else int(word) for word in found.groups())
+    return soft, hard
+
+
 def test_the_small_limit_of_a_shell_on_open_files_is_raised(machine: Namespace, tmp_path: Path) -> None:
     command = ("sh", "-c", 'ulimit -S -n 256 && exec "$@"', "sh", sys.executable, "-m", "l2tpns")
     with Server(machine, tmp_path, secrets="", command=command) as server:
-        soft, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+        soft, hard = limit_on_files(server.pid)
         assert soft == (65536 if hard == resource.RLIM_INFINITY else min(hard, 65536))
 
 
@@ -137,7 +147,10 @@ def test_a_detached_daemon_finds_a_configuration_that_was_named_from_the_old_dir
     server = Server(machine, tmp_path, settings=settings, secrets="")
     server.output = tmp_path / "log"
     name = os.path.relpath(server.config)
-    machine.run(*server.command, "-d", "-c", name)
+    done = subprocess.run(
+        server.argv("-d", "-c", name), cwd=CHECKOUT, env=server.environment(), timeout=60, check=False
+    )
+    assert done.returncode == 0
     wait_until(lambda: bool(server.log("ready")))
     pid = int((tmp_path / "pid").read_text())
     try:
@@ -152,9 +165,15 @@ def test_a_detached_daemon_finds_a_configuration_that_was_named_from_the_old_dir
 
 def start_detached(server: Server) -> subprocess.CompletedProcess[str]:
     """As `out=$(l2tpns -d)`: waits until nobody holds standard output and standard error any more."""
-    assert server.namespace is not None
-    argv = server.namespace.command(*server.command, "-d", "-c", str(server.config))
-    return subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        server.argv("-d", "-c", str(server.config)),
+        cwd=CHECKOUT,
+        env=server.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def test_a_detached_start_returns_when_the_daemon_is_ready_and_says_where_its_log_is(

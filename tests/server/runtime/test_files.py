@@ -153,6 +153,45 @@ def test_a_file_that_is_written_whole_stays_its_owners(tmp_path: Path) -> None:
     assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (ANOTHER, ANOTHER, 0o640)
 
 
+def refuse_owners(monkeypatch: pytest.MonkeyPatch, uid: int) -> list[tuple[int, int]]:
+    """Let the kernel refuse another owner, as it does to all but root; a group is given. Return what was asked for."""
+    asked: list[tuple[int, int]] = []
+
+    def fchown(_: int, uid: int, gid: int) -> None:
+        asked.append((uid, gid))
+        if uid != -1:
+            raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", fchown)
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    return asked
+
+
+@root
+def test_a_process_that_is_not_root_keeps_the_group_where_it_may_not_keep_the_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "l2tpns.cfg"
+    path.write_text("old")
+    path.chmod(0o640)
+    os.chown(path, ANOTHER, ANOTHER)
+    asked = refuse_owners(monkeypatch, ANOTHER + 1)
+    replace_file(path, b"new")
+    assert asked == [(ANOTHER, ANOTHER), (-1, ANOTHER)]
+    assert path.read_text() == "new" and stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@root
+def test_root_that_may_not_keep_the_owner_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "l2tpns.cfg"
+    path.write_text("old")
+    os.chown(path, ANOTHER, ANOTHER)
+    refuse_owners(monkeypatch, 0)
+    with pytest.raises(PermissionError):
+        replace_file(path, b"new")
+    assert path.read_text() == "old" and list(tmp_path.glob(".*")) == []
+
+
 @root
 @pytest.mark.parametrize("trap", TRAPS)
 def test_usage_files_in_a_directory_of_another_write_over_nothing(
