@@ -34,7 +34,6 @@ from l2tpns.system.rule_watch import RULE_CHECK_INTERVAL, RuleWatch
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,16}", re.ASCII)
 MAX_GARDENS = 64  # each adds a few rules to every forwarded packet, and the kernel has 256 sets
-CONNTRACK_FLUSH_DELAY = 0.5  # seconds for which networks are collected before conntrack is flushed
 
 Builder = Callable[[str, str], bool]  # garden, chain -> True if it has added rules
 

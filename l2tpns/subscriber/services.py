@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
 from time import monotonic
 from typing import Any, Protocol
 
@@ -113,7 +112,3 @@ class Services:
         self.wheel = Wheel(self.session_timing.clock(), self.session_timing.wheel_tick)
         self.policies = (self.gardens, self.throttle, self.snoop, self.taps)
         self.acct_session_ids = SessionIds(self.random)
-
-    def address_of(self, address: IPv4Address) -> Any | None:
-        """Return the session that has this address, or None."""
-        return self.registry.by_address.get(address)

@@ -72,12 +72,6 @@ class NfNetlink(NetlinkSocket):
                 errors += self._outcomes(self._send(kind, bodies[start : start + BATCH], flags | NLM_F_ACK, family))
         return errors
 
-    def demand(self, kind: int, body: bytes, flags: int = 0, family: int = socket.AF_INET) -> None:
-        """Send one request. Raises NetlinkError if it fails."""
-        (error,) = self.request(kind, [body], flags, family)
-        if error:
-            raise NetlinkError(error)
-
     def dump(self, kind: int, body: bytes, family: int = socket.AF_INET) -> Iterator[tuple[int, bytes]]:
         """Yield (type, undecoded attributes) of each answer. Keeps the socket locked. Raises NetlinkError."""
         with self._lock:

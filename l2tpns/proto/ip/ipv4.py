@@ -13,7 +13,6 @@ DESTINATION = slice(16, 20)
 HEADER_LENGTH = 20
 TCP, UDP, ICMP = 6, 17, 1
 DONT_FRAGMENT, MORE_FRAGMENTS, OFFSET = 0x4000, 0x2000, 0x1FFF
-FLAGS_AND_OFFSET = 0x3FFF  # if any bit of it is set, the packet is a fragment
 
 _OPTION_END, _OPTION_NOP = 0, 1
 _OPTION_COPIED = 0x80  # RFC 791 3.1: the option is copied into every fragment
