@@ -110,7 +110,7 @@ class Strangers:
             unasked = ProtocolError(StopCcnResult.FSM, 0, "this LNS sent no SCCRQ")
             self.refuse(peer_id, header, peer, endpoint, unasked)
         elif tunnel is not None and not self._lac_restarted(tunnel):
-            tunnel.mailbox.post(header)  # a repetition: the tunnel that the first one began acknowledges it
+            tunnel.mailbox.post(header)  # a repetition: the tunnel that the first one began sends its SCCRP again
         else:
             self._on_sccrq(header, peer_id, peer, endpoint)
 

@@ -3,8 +3,8 @@
 Derived from it: the dictionary of pyrad, the parser of replies (reply.py), the fields that requests and accounting
 records send (packets.py, usage.py), the log lines about ignored attributes, and the table in docs/radius.md.
 
-To read one more attribute of a reply: a row here, a field of AuthReply in types.py, and a line in the function that
-applies a reply to a session. Several attributes may fill one field, and one attribute several; values of a field that
+To read one more attribute of a reply: a row here, a field of AuthReply in types.py, and, if it acts at once,
+a line in subscriber/authorization.py. Several attributes may fill one field, and one attribute several; values of a field that
 is a tuple are collected in the order of the table. A parser is given all values of its attribute, raw: those of a
 tagged attribute (RFC 2868 3.1) begin with their tag.
 """
@@ -73,7 +73,7 @@ class Attribute:
     fills: tuple[str, ...] = ()  # fields of AuthReply; for several, the parser returns a tuple of their values
     parse: values.Parser | None = None  # returns None if no value can be used: nothing is filled
     refuse: Callable[[values.Values], str] | None = None  # return why an Access-Accept counts as a refusal, or ""
-    effect: str = ""  # for docs/radius.md; rows in a row with the same effect are one line there
+    effect: str = ""  # for docs/radius.md; consecutive rows with the same effect are one line there
 
     @property
     def key(self) -> Key:

@@ -1,6 +1,6 @@
-"""Applies an Access-Accept to a session (RFC 2865 5, RFC 2869 5). No other file does.
+"""Applies an Access-Accept to a session (RFC 2865 5, RFC 2869 5): what acts at once, here; the rest where it is due.
 
-A new reply attribute needs a row in radius/attributes.py, a field of AuthReply, and a line here.
+A new reply attribute needs a row in radius/attributes.py, a field of AuthReply, and, if it acts at once, a line here.
 """
 
 from __future__ import annotations
