@@ -1,6 +1,7 @@
 """Attribute Value Pairs: the table of all known ones, and decoding with graded errors (RFC 2661 section 4, RFC 3145).
 
-To add an AVP, add an assignment to those below: TABLE collects them. messages.py says which AVP belongs to which message.
+To add an AVP, add an assignment to those below: TABLE collects them. messages.py says which AVP
+belongs to which message.
 """
 
 from __future__ import annotations
