@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""Configure all tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.lab.netns import is_root, leave_network
 
-# Examples have no time limit, for the machine may be slow; they are the same in each run: what has passed passes again.
+# Examples have no time limit, as the machine may be slow. They are the same in each run.
 settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
 

@@ -1,12 +1,12 @@
-"""A real browser (Debian's chromium, headless), driven over its debugging pipe: for the status page.
+"""Drive a real browser (Debian's chromium, headless) over its debugging pipe, for tests of the status page.
 
     with Browser() as browser:
         page = browser.open("http://127.0.0.1:9701/")
         page.wait("document.querySelector('tbody tr')")
         page.screenshot(path)
 
-Waits by gevent, so that the server may live in the same process. What the page asked for and what went wrong in it is
-in `requests` and `complaints`.
+It waits by gevent, so that the server may run in the same process. `requests` lists what the page requested, and
+`complaints` the errors in it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def installed() -> str | None:
 
 
 class Browser:
-    """One process of chromium with a profile of its own."""
+    """Run one process of chromium with a profile of its own."""
 
     def __init__(self) -> None:
         self._profile = tempfile.TemporaryDirectory(prefix="l2tpns-browser-", ignore_cleanup_errors=True)
@@ -64,7 +64,7 @@ class Browser:
         assert program is not None, "chromium is not installed"
         ours_in, theirs_out = os.pipe()
         theirs_in, ours_out = os.pipe()
-        # It speaks on descriptors 3 and 4: out of the way with those of ours that may have these numbers.
+        # Chromium uses descriptors 3 and 4: move those of this process that may have these numbers.
         low = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (theirs_in, theirs_out)]
 
         def place() -> None:
@@ -101,7 +101,7 @@ class Browser:
         self._profile.cleanup()
 
     def open(self, url: str, width: int = 1280, height: int = 900) -> Page:
-        """A new page, loaded."""
+        """Open a new page and wait until it is loaded."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         page = Page(self, self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"])
         self._pages[page.session] = page
@@ -142,7 +142,7 @@ class Browser:
 
 
 class Page:
-    """One tab."""
+    """Control one tab."""
 
     def __init__(self, browser: Browser, session: str) -> None:
         self._browser = browser
@@ -168,7 +168,7 @@ class Page:
         return answer["result"].get("value")
 
     def wait(self, script: str, timeout: float = PATIENCE) -> None:
-        """Until the expression is true."""
+        """Wait until the expression is true."""
         end = monotonic() + timeout
         while not self.evaluate(f"Boolean({script})"):
             if monotonic() > end:
@@ -188,12 +188,12 @@ class Page:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def hover(self, selector: str, across: float = 0.5) -> None:
-        """The pointer over an element, at this share of its width."""
+        """Move the pointer over an element, at this share of its width."""
         x, y = self._middle(selector, across)
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def type(self, text: str) -> None:
-        """Into what has the focus."""
+        """Type text into the element that has the focus."""
         self.call("Input.insertText", text=text)
 
     def press(self, key: str, code: int) -> None:
@@ -202,7 +202,7 @@ class Page:
             self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **text)
 
     def screenshot(self, path: Path) -> None:
-        """The whole page, however long."""
+        """Save an image of the whole page, however long."""
         shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(shot["data"]))
 

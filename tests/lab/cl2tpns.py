@@ -1,7 +1,7 @@
-"""The C l2tpns of the Debian package, in a namespace: what the benchmark compares with, and a proof that the lab works.
+"""Run the C l2tpns of the Debian package in a namespace, for comparison in benchmarks and to prove that the lab works.
 
-The package is unpacked, not installed, so it never meets an installation of ours. Its paths in /etc are compiled in: it
-runs in a mount namespace of its own, where /etc is a directory of the lab's.
+The package is unpacked, not installed, so it does not conflict with an installation of ours. Its paths in /etc are
+compiled in: it runs in a mount namespace of its own, where /etc is a directory of the lab.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from tests.lab.server import ServerDied, Setting
 PACKAGES = ("l2tpns", "libcli1.10")
 ETC = ("group", "hosts", "ld.so.cache", "nsswitch.conf", "passwd", "protocols", "services")
 
-# Alone in its cluster it becomes the master, and answers, when it has waited for another one; the unit is 0.1 s.
+# The server becomes the master of its cluster, and answers, after it has waited this long for another (unit: 0.1 s).
 ALONE: dict[str, Setting] = {"cluster_interface": "lo", "cluster_hb_interval": 1, "cluster_hb_timeout": 10}
 
 
 def unpack(directory: Path) -> Path:
-    """The package's files below `directory`; downloaded once."""
+    """Unpack the package below `directory`. It is downloaded once."""
     program = directory / "usr/sbin/l2tpns"
     if not program.exists():
         downloads = directory / "download"
@@ -41,7 +41,7 @@ def unpack(directory: Path) -> Path:
 
 
 class CServer:
-    """One C l2tpns; the same settings as ours where it has them."""
+    """Run one C l2tpns, with the same settings as ours where it has them."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""An operator at the console of a daemon in a namespace, on a plain socket: no telnet, no pages.
+"""Act as an operator at the console of a daemon in a namespace, on a plain socket: no telnet, no pages.
 
 said = Console(namespace).do("show session")
 """
@@ -17,7 +17,7 @@ from tests.lab.netns import Namespace
 
 
 class Console:
-    """Enabled."""
+    """Connect to the console with enable privilege."""
 
     def __init__(self, namespace: Namespace) -> None:
         with namespace.entered():
@@ -28,12 +28,12 @@ class Console:
         self.do("enable")
 
     def do(self, line: str) -> str:
-        """What a command says, without the prompt."""
+        """Return the output of a command, without the prompt."""
         self.socket.sendall(line.encode() + b"\n")
         return self._until(b"# ").rpartition("\n")[0]
 
     def rows(self, line: str) -> list[dict[str, Any]]:
-        """What it shows, as data."""
+        """Return the table that a command shows, as data."""
         found: list[dict[str, Any]] = json.loads(self.do(f"{line} | json"))
         return found
 

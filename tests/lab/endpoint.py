@@ -1,7 +1,7 @@
-"""The LAC's UDP socket: reading, sending, timers, and the network's misbehaviour (loss, doubling, overtaking, delay).
+"""Serve the LAC's UDP socket: reading, sending, timers, and network faults (loss, duplication, reordering, delay).
 
 One reader and one ticker greenlet serve every tunnel and session on the socket. The drain is bounded and always ends in
-a wait, so that timers and other greenlets get their turn under load.
+a wait, so that timers and other greenlets run under load.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.lab.lac import Lac
     from tests.lab.subscriber import Subscriber
 
-RawSocket = monkey.get_original("socket", "socket")  # never gevent's wrapper: it would wait by itself
+RawSocket = monkey.get_original("socket", "socket")  # not gevent's wrapper, whose calls wait by themselves
 Address = tuple[str, int]
 READ = 1
 DRAIN = 32
@@ -36,7 +36,7 @@ FOUR = Struct("!HHHH")
 
 @dataclass(frozen=True, slots=True)
 class Impairment:
-    """How bad the way is: probabilities of loss, of a second copy, of being overtaken; seconds of delay and jitter."""
+    """Describe network faults: probabilities of loss, duplication and reordering; delay and jitter in seconds."""
 
     loss: float = 0.0
     duplicate: float = 0.0
@@ -47,7 +47,7 @@ class Impairment:
 
 
 class Wire:
-    """One direction of one kind of traffic under an Impairment; the same seed gives the same misfortunes."""
+    """Carry one direction of one kind of traffic under an Impairment. The same seed gives the same faults."""
 
     def __init__(self, impairment: Impairment, seed: int) -> None:
         self.impairment = impairment
@@ -75,7 +75,7 @@ class Wire:
 
 
 class Endpoint:
-    """A UDP socket and the tunnels that live on it."""
+    """Own a UDP socket and the tunnels on it."""
 
     def __init__(
         self,
@@ -102,8 +102,8 @@ class Endpoint:
         self.lacs: dict[int, Lac] = {}
         self.now = time.monotonic
         self.rx = self.tx = 0  # datagrams
-        self.malformed = 0  # what we could not read
-        self.strays = 0  # for tunnels or sessions we do not have
+        self.malformed = 0  # datagrams that could not be decoded
+        self.strays = 0  # datagrams for unknown tunnels or sessions
         self.unsent = 0
         self.impair(control=control, data=data, seed=seed)
         self._dirty: set[Lac] = set()
@@ -114,7 +114,7 @@ class Endpoint:
         self.closed = False
 
     def impair(self, *, control: Impairment | None = None, data: Impairment | None = None, seed: int = 0) -> None:
-        """From now on; None: a perfect wire. Both directions suffer, each with its own dice."""
+        """Impair both directions from now on, each with its own random numbers. None: a perfect wire."""
         self.control_out, self.control_in = _wire(control, seed), _wire(control, seed + 1)
         self.data_out, self.data_in = _wire(data, seed + 2), _wire(data, seed + 3)
 
@@ -148,7 +148,7 @@ class Endpoint:
             self.unsent += 1
 
     def touched(self, lac: Lac) -> None:
-        """This tunnel may have something to send: flushed when the batch is done, so that acks ride along."""
+        """Mark a tunnel that may have something to send. It is flushed after the batch, to piggyback acks."""
         self._dirty.add(lac)
 
     def flush(self) -> None:
@@ -176,7 +176,7 @@ class Endpoint:
             except BlockingIOError:
                 pass
             except ConnectionError:
-                pass  # an ICMP error for what we sent before
+                pass  # an ICMP error for an earlier datagram
             if self._dirty:
                 self.flush()
             hub.wait(self._watcher)
@@ -217,7 +217,7 @@ class Endpoint:
     # --- time ---
 
     def schedule(self, subscriber: Subscriber) -> None:
-        """Look at the subscriber's deadline when it has come; one entry each, moved on when the deadline was."""
+        """Check the subscriber when its deadline has come. Each has one entry, which moves with the deadline."""
         subscriber.scheduled = True
         slot = max(int(subscriber.deadline * SLOTS_PER_SECOND) + 1, self._slot + 1)
         self._slots.setdefault(slot, []).append(subscriber)

@@ -1,4 +1,4 @@
-"""Debian's FreeRADIUS as a process of ours, with a configuration of a few lines that it needs and no more.
+"""Run Debian's FreeRADIUS as a process of the test, with a minimal configuration.
 
     with FreeRadius(users='alice Cleartext-Password := "secret"\n\tFramed-IP-Address = 10.0.0.5\n') as radius:
         radius.port                  # authentication; accounting is on the next one
@@ -119,7 +119,7 @@ SIGN = """update reply {
 
 
 class FreeRadiusFailed(Exception):
-    """It did not start, or left; the text is the end of its log."""
+    """Report that FreeRADIUS did not start or has exited. The text is the end of its log."""
 
 
 def installed() -> bool:
@@ -127,7 +127,7 @@ def installed() -> bool:
 
 
 class FreeRadius:
-    """One server; its directory is removed at the end."""
+    """Run one server. Its directory is removed at the end."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class FreeRadius:
                 sign=SIGN if sign else "ok",
             )
         )
-        # It warns, and some builds refuse, when others may read the secrets.
+        # FreeRADIUS warns, and some builds refuse to start, when other users may read the secrets.
         for path in self.root.iterdir():
             path.chmod(0o600)
 
@@ -186,15 +186,15 @@ class FreeRadius:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """End it in order."""
+        """Stop the server gracefully."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """Kill the server, as a crash would."""
         self._end(signal.SIGKILL)
 
     def halt(self) -> None:
-        """It keeps its sockets and does nothing, like a machine that hangs."""
+        """Suspend the server: it keeps its sockets and does nothing, like a machine that hangs."""
         self._signal(signal.SIGSTOP)
         self._halted = True
 
@@ -236,7 +236,7 @@ class FreeRadius:
     # --- what it saw
 
     def records(self, status: str = "") -> list[dict[str, str | list[str]]]:
-        """The detail file: a dict per record; an attribute that came several times has a list."""
+        """Return a dict per record of the detail file. An attribute that came several times has a list."""
         path = self.root / "detail"
         if not path.exists():
             return []

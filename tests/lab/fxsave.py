@@ -1,4 +1,4 @@
-"""Start a program that is to know only the floating point registers of FXSAVE: `python fxsave.py PROGRAM ARGUMENT ...`.
+"""Start a program that sees only the floating point registers of FXSAVE: `python fxsave.py PROGRAM ARGUMENT ...`.
 
 A user-mode-linux of 6.1 keeps the extended registers of its processes in a buffer that is too small for processors with
 AMX, whose XSAVE area has 11,008 octets: it dies when its first process starts. It asks once whether the extended

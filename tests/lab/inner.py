@@ -1,4 +1,4 @@
-"""IP packets out of captures: those within L2TP as a LAC sends and receives them, and plain ones; read without tshark.
+"""Read IP packets from captures without tshark: those within L2TP, as a LAC sends and receives them, and plain ones.
 
 lines = inner(Path("wan.pcap"), lns="192.0.2.1")          # [(time, "up" or "down", packet), ...]
 """
@@ -15,7 +15,7 @@ _L2TP = 1701
 
 
 def frames(capture: Path) -> Iterator[tuple[float, bytes]]:
-    """(time, Ethernet frame) of each record of a pcap file of this machine's tcpdump."""
+    """Yield (time, Ethernet frame) of each record of a pcap file of this machine's tcpdump."""
     octets = capture.read_bytes()
     assert octets[:4] == bytes.fromhex("d4c3b2a1"), "no pcap of microseconds and little endian"
     at = 24
@@ -27,7 +27,7 @@ def frames(capture: Path) -> Iterator[tuple[float, bytes]]:
 
 
 def inner(capture: Path, lns: str) -> list[tuple[float, str, bytes]]:
-    """(time, direction, IP packet) of each data message with an IP packet in it."""
+    """Return (time, direction, IP packet) of each data message with an IP packet in it."""
     server = inet_aton(lns)
     found = []
     for when, packet in _whole(plain(capture)):
@@ -47,7 +47,7 @@ def inner(capture: Path, lns: str) -> list[tuple[float, str, bytes]]:
 
 
 def _whole(packets: Iterable[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
-    """Fragments put together, with the time of the last one."""
+    """Reassemble fragments. Each packet gets the time of its last fragment."""
     begun: dict[bytes, list[bytes]] = {}
     for when, packet in packets:
         word = int.from_bytes(packet[6:8], "big")
@@ -67,7 +67,7 @@ def _whole(packets: Iterable[tuple[float, bytes]]) -> Iterator[tuple[float, byte
 
 
 def plain(capture: Path) -> list[tuple[float, bytes]]:
-    """(time, IP packet) of each frame with IPv4 in it, without the padding of short ones."""
+    """Return (time, IP packet) of each frame with IPv4 in it, without the padding of short ones."""
     return [
         (when, frame[_ETHERNET:][: int.from_bytes(frame[_ETHERNET + 2 : _ETHERNET + 4], "big")])
         for when, frame in frames(capture)
@@ -76,7 +76,7 @@ def plain(capture: Path) -> list[tuple[float, bytes]]:
 
 
 def forwarded(packet: bytes, hops: int = 1) -> bytes:
-    """The packet after so many routers: TTL and header checksum are different."""
+    """Return the packet as it is after so many routers: TTL and header checksum are different."""
     header = bytearray(packet[: (packet[0] & 15) << 2])
     header[8] -= hops
     header[10:12] = b"\0\0"

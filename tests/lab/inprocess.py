@@ -6,7 +6,7 @@
 
 `plane.delivered` has the packets from subscribers, `plane.kernel` the routes, `backend.asked` the logins, and
 `accounting.records` the usage records. At the end of the block everything is closed; the test fails if `leftovers`
-returns anything then. `Peer` is a LAC without a life of its own: it sends what the test says, and retransmits nothing.
+returns anything then. `Peer` is a passive LAC: it sends what the test passes to it, and retransmits nothing.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Backend:
 
 
 class Records:
-    """Accounting that keeps the usage records in a list."""
+    """Keep the usage records of accounting in a list."""
 
     def __init__(self) -> None:
         self.records: list[tuple[str, Usage]] = []
@@ -125,7 +125,7 @@ class Records:
 
 
 class Kernel:
-    """The kernel, as far as routes are concerned: keeps those that rtnetlink would set."""
+    """Stand in for the kernel's routing table: keep the routes that rtnetlink would set."""
 
     def __init__(self) -> None:
         self.routes: list[IPv4Network] = []
@@ -141,7 +141,7 @@ class Kernel:
 
 
 class LoopbackPlane(UserPlane):
-    """The data plane without a tun device: real sockets, forwarding, checks and counters."""
+    """Run the data plane without a tun device: real sockets, forwarding, checks and counters."""
 
     def __init__(
         self,
@@ -187,7 +187,7 @@ class LoopbackPlane(UserPlane):
 
 
 class InProcess:
-    """One server. Settings are fields of Config; fractions of a second are allowed, which files cannot have."""
+    """Run one server. Settings are fields of Config. Unlike in files, times may be fractions of a second."""
 
     def __init__(
         self,
@@ -240,7 +240,7 @@ class InProcess:
         self.lns, self.services = self.core.lns, self.core.services
         self.plugins, self.journal = self.core.plugins, self.core.journal
         self.registry, self.timing = self.services.registry, self.lns.timing
-        self.meant: tuple[str, ...] = ()  # events of failures in the log that the test has caused
+        self.meant: tuple[str, ...] = ()  # failure events that the test causes on purpose
         self.greenlets: list[gevent.Greenlet[..., Any]] = []
         self._closers: list[Callable[[], None]] = []
 
@@ -314,7 +314,7 @@ class InProcess:
         return lac
 
     def carries(self, subscriber: Subscriber) -> bool:
-        """Return whether its packets would pass. It may be online before the server has read its last message."""
+        """Return True if the server would forward packets of this subscriber, which may be online a little earlier."""
         session = self.lns.sessions.get(subscriber.peer_session_id)
         return session is not None and session.path.online
 
@@ -324,14 +324,14 @@ class InProcess:
         self._closers.append(peer.close)
         return peer
 
-    # What there is
+    # State
 
     def events(self, event: str) -> list[dict[str, Any]]:
         return self.log.records(event)
 
     @property
     def calm(self) -> bool:
-        """Return whether there is no session, and nothing is left of one."""
+        """Return True if there is no session, and nothing is left of one."""
         registry, starting = self.services.registry, self.lns.admission.starting
         return not (self.lns.sessions or registry.by_user or registry.by_address or starting or self.pool.used)
 
@@ -340,7 +340,7 @@ class InProcess:
 
 
 class Peer:
-    """A socket that sends what the test says, with the next Ns, and the Nr of what it has read. No retransmissions."""
+    """Send what the test passes, with the next Ns, and the Nr of what was read. Does not retransmit."""
 
     def __init__(
         self, lns: tuple[str, int], tunnel_id: int = 0x1234, local: tuple[str, int] = ("127.0.0.1", 0)
@@ -421,7 +421,7 @@ class Peer:
         return bytes(datagram)
 
     def expect(self, kind: type[M] | tuple[type[M], ...], timeout: float = PATIENCE) -> M:
-        """The next message, ZLBs passed over, which must be of this class."""
+        """Return the next message other than a ZLB. Asserts that it is of this class."""
         return self.expect_header(kind, timeout)[1]
 
     def expect_header(self, kind: type[M] | tuple[type[M], ...], timeout: float = PATIENCE) -> tuple[ControlHeader, M]:
@@ -433,7 +433,7 @@ class Peer:
                 return header, message
 
     def expect_nothing(self, timeout: float = 0.1) -> None:
-        """No control message but ZLBs."""
+        """Assert that no control message but ZLBs arrives."""
         until = monotonic() + timeout
         while (left := until - monotonic()) > 0:
             try:
@@ -445,7 +445,7 @@ class Peer:
     # Handshakes
 
     def open(self, **changes: Any) -> Self:
-        """A tunnel, established."""
+        """Establish a tunnel."""
         self.say(self.sccrq(**changes))
         self.peer_tunnel_id = self.expect(SCCRP).assigned_tunnel_id
         self.say(SCCCN())
@@ -453,18 +453,18 @@ class Peer:
         return self
 
     def acknowledged(self) -> None:
-        """Everything said has been acknowledged, and nothing else was said."""
+        """Assert that every message sent was acknowledged, and that the server sent nothing else."""
         while (header := self.hear()).nr != self.ns:
             assert not header.body
         assert not header.body, messages.decode(header.body)
 
     def ring(self, session_id: int = 1) -> int:
-        """A call in wait-connect; returns the server's session id."""
+        """Bring a call to wait-connect. Return the server's session id."""
         self.say(ICRQ(assigned_session_id=session_id, call_serial_number=session_id))
         return self.expect(ICRP).assigned_session_id
 
     def call(self, session_id: int = 1, **changes: Any) -> int:
-        """A call that is connected; returns the server's session id."""
+        """Connect a call. Return the server's session id."""
         theirs = self.ring(session_id)
         self.say(dataclasses.replace(ICCN(tx_connect_speed=1_000_000, framing_type=1), **changes), theirs)
         return theirs
@@ -482,7 +482,7 @@ def until(condition: Callable[[], object], timeout: float = PATIENCE, *, strict:
 
 
 def avps(*parts: str) -> bytes:
-    """Return the octets of AVPs that are written in hexadecimal; the division into parts means nothing."""
+    """Return the octets of AVPs that are written in hexadecimal. The division into parts has no meaning."""
     return bytes.fromhex("".join(parts))
 
 

@@ -1,4 +1,4 @@
-"""The stage for real clients: a guest machine with xl2tpd and pppd, the daemon, a host beyond it, captures of all.
+"""Set up the stage for real clients: a guest with xl2tpd and pppd, the daemon, a host beyond it, captures of all.
 
 guest 172.31.0.2 -- tap0 -- lac 192.0.2.2 -- wan -- 192.0.2.1 server 198.51.100.1 -- lan -- 198.51.100.2 host
 """
@@ -21,7 +21,7 @@ from tests.lab.tshark import findings, summary
 from tests.lab.uml import Guest
 
 LNS = "192.0.2.1"
-GATEWAY = "10.1.0.1"  # our address as the clients see it: not LNS, or their route to it would lead into the tunnel
+GATEWAY = "10.1.0.1"  # the server's end of each PPP link; with LNS here, the route to LNS would lead into the tunnel
 HOST = "198.51.100.2"
 NEEDED = ("linux", "xl2tpd", "pppd", "tshark", "tcpdump", "iperf3", "busybox", "modprobe")
 
@@ -35,7 +35,7 @@ SETTINGS: Mapping[str, Setting] = {
 
 
 def missing() -> str:
-    """Why the stage cannot be built here; empty when it can."""
+    """Return why the stage cannot be built here, empty if it can."""
     if not is_root():
         return "needs root: network namespaces"
     absent = [name for name in NEEDED if shutil.which(name) is None]
@@ -43,7 +43,7 @@ def missing() -> str:
 
 
 class Stage:
-    """Everything but the scenario. The guest boots once; each scenario starts its own xl2tpd."""
+    """Provide everything but the scenario. The guest boots once. Each scenario starts its own xl2tpd."""
 
     def __init__(self, *, settings: Mapping[str, Setting] | None = None, secrets: str | None = None) -> None:
         self.lab = Lab()
@@ -87,7 +87,7 @@ class Stage:
 
     @contextmanager
     def scene(self, peers: Sequence[Peer], *, kernel: bool = False, negotiate_again: bool = False) -> Iterator[Clients]:
-        """One scenario: its xl2tpd, its capture; at its end no session, no traceback, nothing tshark warns of."""
+        """Run one scenario. Asserts at its end that no session, traceback or warning of tshark is left."""
         clients = Clients(self.guest, LNS, peers)
         capture = self.lab.capture(self.lac, "tap0", self.lab.directory / "capture.pcap", "udp port 1701")
         self.since = len(self.server.log())
@@ -103,11 +103,11 @@ class Stage:
         assert not bad, "\n".join([*(str(one) for one in bad), *summary(capture.file, "l2tp.type == 1")])
 
     def wait_for(self, event: str, **facts: Any) -> dict[str, Any]:
-        """A line that the daemon has logged in this scene."""
+        """Wait for a line that the daemon logs in this scene."""
         return self.server.wait_for(event, after=self.since, **facts)
 
     def wait_empty(self, timeout: float = 2 * PATIENCE) -> None:
-        """Until each session that came up in this scene has ended."""
+        """Wait until each session that came up in this scene has ended."""
 
         def ended() -> bool:
             entries = self.server.log(after=self.since)
@@ -118,7 +118,7 @@ class Stage:
         wait_until(ended, timeout, "every session has ended")
 
     def iperf(self, link: Link, octets: str, *, down: bool = False, timeout: float = 300.0) -> list[int]:
-        """One TCP transfer by the client; returns the octets that arrived in each second."""
+        """Run one TCP transfer by the client. Return the octets that arrived in each second."""
         text = self.guest.run(
             f"iperf3 --json -c {HOST} -B {link.address} -n {octets} {'-R' if down else ''}", timeout=timeout
         )

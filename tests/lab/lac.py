@@ -1,11 +1,12 @@
-"""A LAC for tests, demo and benchmark: brings tunnels and calls to an LNS and misbehaves on demand (RFC 2661).
+"""Act as a LAC for tests, demo and benchmark: bring tunnels and calls to an LNS, misbehave on demand (RFC 2661).
 
     lac = Lac(("192.0.2.2", 0), ("192.0.2.1", 1701), "lac1", secret=b"s").connect()
     fred = lac.call("fred", "pw", auth="chap").wait_online()
     fred.ping("198.51.100.2"); fred.hangup(); lac.close()
 
 A Lac is one tunnel; several share a socket by sharing an Endpoint. Calls out (OCRQ) are refused. The control messages
-come from l2tpns.proto, the PPP end is our own (pppclient.py). As a program it plays: `python -m tests.lab.lac --help`.
+come from l2tpns.proto, the PPP end is our own (pppclient.py). It also runs as a program (play.py):
+`python -m tests.lab.lac --help`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from tests.lab.subscriber import Dial, Ended, Refused, Subscriber, Why, wait_for
 __all__ = ["Dial", "Ended", "Endpoint", "Impairment", "Lac", "Refused", "Subscriber", "TunnelPhase", "Why"]
 
 M = TypeVar("M", bound=Message)
-# What an override makes of a message that is about to be sent: another one, raw AVPs, or nothing at all.
+# An override replaces a message before it is sent: by another message, by raw AVPs, or by nothing.
 Override = Callable[[Any], Message | bytes | None]
 KEPT_MESSAGES = 1000
 
@@ -65,7 +66,7 @@ class TunnelPhase(Enum):
 
 
 class Lac:
-    """One tunnel to an LNS, with its calls."""
+    """Run one tunnel to an LNS, with its calls."""
 
     def __init__(
         self,
@@ -101,12 +102,12 @@ class Lac:
         self.peer_tunnel_id = 0
         self.phase = TunnelPhase.IDLE
         self.ended: Ended | None = None
-        self.alive = True  # False: deaf and dumb
+        self.alive = True  # False: neither reads nor sends
         self.sccrp: SCCRP | None = None
         self.sessions: dict[int, Subscriber] = {}
         self.inbox: deque[tuple[int, Message]] = deque(maxlen=KEPT_MESSAGES)  # (session id, message), for expect()
         self.override: dict[type[Message], Override] = {}
-        self.carried: Callable[[Subscriber], bool] = lambda subscriber: True  # does the LNS, too, think it is online?
+        self.carried: Callable[[Subscriber], bool] = lambda subscriber: True  # is it online at the LNS, too?
         self.handlers: dict[type[Message], Callable[[Any, int, float], None]] = {
             SCCRP: self._on_sccrp,
             StopCCN: self._on_stopccn,
@@ -115,7 +116,7 @@ class Lac:
             OCRQ: self._on_ocrq,
         }
         self.hellos = 0
-        self.unreadable = 0  # messages of the LNS that we could not decode: its mistake or ours
+        self.unreadable = 0  # messages of the LNS that could not be decoded
         self.pings = 0
         self.calls = 0
         self._queued = 0  # messages given to Reliable, ever
@@ -130,7 +131,7 @@ class Lac:
     # --- the tunnel ---
 
     def connect(self, timeout: float = PATIENCE) -> Self:
-        """Bring the tunnel up; Refused when the LNS says no, TimeoutError when it says nothing."""
+        """Bring the tunnel up. Raises Refused if the LNS refuses it, TimeoutError if the LNS does not answer."""
         self.start()
         self.wait(lambda: self.phase == TunnelPhase.ESTABLISHED or self.ended is not None, timeout, "a tunnel")
         if self.ended is not None:
@@ -138,7 +139,7 @@ class Lac:
         return self
 
     def start(self) -> None:
-        """Send the SCCRQ and go on."""
+        """Send the SCCRQ. Does not wait for the answer."""
         self.phase = TunnelPhase.WAIT_REPLY
         self.send(
             SCCRQ(
@@ -155,7 +156,7 @@ class Lac:
         self.endpoint.flush()
 
     def close(self, result: int = StopCcnResult.CLEAR, *, timeout: float = 3.0) -> None:
-        """StopCCN, wait until it is acknowledged, and leave the socket; its calls end without a CDN (5.7)."""
+        """Send StopCCN, wait for its acknowledgement and free the socket. Calls end without a CDN (RFC 2661 5.7)."""
         if self.phase in (TunnelPhase.WAIT_REPLY, TunnelPhase.ESTABLISHED) and self.alive:
             self.stop(result)
             try:
@@ -165,19 +166,19 @@ class Lac:
         self.leave()
 
     def stop(self, result: int = StopCcnResult.CLEAR, error: int = 0, text: str = "") -> None:
-        """Send StopCCN and end all calls; go on acknowledging."""
+        """Send StopCCN and end all calls. The tunnel goes on acknowledging."""
         code = ResultCode(result, error, text)
         self.send(StopCCN(assigned_tunnel_id=self.tunnel_id, result_code=code))
         self.endpoint.flush()
         self._over(Ended(Why.CLOSED, result, error, text), TunnelPhase.CLOSING)
 
     def vanish(self) -> None:
-        """Deaf and dumb from now on, as after a power failure."""
+        """Stop reading and sending, as after a power failure."""
         self.alive = False
         self._over(Ended(Why.VANISHED), TunnelPhase.CLOSED)
 
     def leave(self) -> None:
-        """Forget everything without a word and free the socket."""
+        """Forget the tunnel without a StopCCN and free the socket."""
         self.vanish()
         self.endpoint.lacs.pop(self.tunnel_id, None)
         if self.own_endpoint:
@@ -196,9 +197,9 @@ class Lac:
     # --- calls ---
 
     def call(self, user: str | bytes, password: str | bytes, dial: Dial | None = None, **options: Any) -> Subscriber:
-        """Begin a call; `options` are fields of Dial. Does not wait: `.wait_online()` does.
+        """Begin a call; `options` are fields of Dial. Does not wait; `.wait_online()` does.
 
-        In a tunnel that is over the call is over, too.
+        In a tunnel that has ended, the call has ended, too.
         """
         dial = dial or self.defaults
         if options:
@@ -251,7 +252,7 @@ class Lac:
         self.endpoint.touched(self)
 
     def send_raw(self, datagram: bytes) -> None:
-        """Any octets to the LNS, as they are, now."""
+        """Send any octets to the LNS, as they are, now."""
         self.endpoint.put_raw(datagram, self.lns)
 
     def send_control(
@@ -263,7 +264,7 @@ class Lac:
         ns: int | None = None,
         nr: int | None = None,
     ) -> None:
-        """A control message beside the reliable ones: its Ns is not remembered. Defaults: what would be right."""
+        """Send a control message outside the reliable ones: its Ns is not remembered. Defaults: the correct values."""
         reliable = self.reliable
         self.send_raw(
             build_control(
@@ -276,13 +277,13 @@ class Lac:
         )
 
     def flush(self, now: float) -> None:
-        """Put on the wire what is due; the endpoint calls this."""
+        """Send what is due. Called by the endpoint."""
         if not self.alive:
             return
         reliable = self.reliable
         for datagram in reliable.outgoing(now):
             self.endpoint.put(datagram, self.lns, control=True)
-        # A client speaks when its ICCN has left: data messages before it belong to no session (RFC 2661 5.1).
+        # A client may send when its ICCN has left: data messages before it belong to no session (RFC 2661 5.1).
         sent = self._queued - reliable.queue_length
         while self._starting and self._starting[0][0] <= sent:
             subscriber = self._starting.popleft()[1]
@@ -297,7 +298,7 @@ class Lac:
     # --- receiving ---
 
     def receive_control(self, header: ControlHeader, now: float) -> None:
-        """The endpoint has a control message for this tunnel."""
+        """Handle a control message for this tunnel. Called by the endpoint."""
         for ready in self.reliable.receive(header, now):
             try:
                 message = messages.decode(ready.body, self.secret or b"")
@@ -309,7 +310,7 @@ class Lac:
             if handler is not None:
                 handler(message, ready.session_id, now)
             elif type(message) is HELLO:
-                self.hellos += 1  # the acknowledgement is answer enough (6.5)
+                self.hellos += 1  # the acknowledgement is the only answer (RFC 2661 6.5)
 
     def _on_sccrp(self, sccrp: SCCRP, _: int, now: float) -> None:
         if self.phase != TunnelPhase.WAIT_REPLY:
@@ -332,7 +333,7 @@ class Lac:
 
     def _on_stopccn(self, stop: StopCCN, _: int, now: float) -> None:
         code = stop.result_code
-        # An SCCRQ that is refused: without an SCCRP we know no tunnel id to acknowledge it to.
+        # The SCCRQ was refused: without an SCCRP, no tunnel id is known to acknowledge this to.
         if not self.peer_tunnel_id:
             self.reliable.peer_tunnel_id = stop.assigned_tunnel_id
         self._over(Ended(Why.STOPCCN, code.result, code.error, code.text), TunnelPhase.CLOSED)
@@ -387,7 +388,7 @@ class Lac:
 
     def _on_cdn(self, cdn: CDN, session_id: int, now: float) -> None:
         subscriber = self.sessions.get(session_id)
-        if subscriber is None:  # 4.4.4: with Session ID 0 the AVP names the session, by the LNS's own id
+        if subscriber is None:  # Session ID 0: the AVP holds the LNS's session id (RFC 2661 4.4.4)
             ids = cdn.assigned_session_id
             subscriber = next((other for other in self.sessions.values() if other.peer_session_id == ids), None)
         if subscriber is not None:
@@ -401,7 +402,7 @@ class Lac:
     # --- for tests ---
 
     def wait(self, condition: Callable[[], object], timeout: float = PATIENCE, what: str = "") -> None:
-        """Until the condition holds, looked at after each flush of the tunnel; else TimeoutError."""
+        """Wait until the condition holds, checked after each flush of the tunnel. Raises TimeoutError."""
         self.endpoint.flush()
         wait_for(self, condition, timeout, what)
 
@@ -409,7 +410,7 @@ class Lac:
         self._waiters += (event,)
 
     def expect(self, kind: type[M], timeout: float = PATIENCE, session_id: int | None = None) -> M:
-        """The oldest message of this class that came (for this session) and was not asked for yet."""
+        """Return the oldest message of this class (for this session) that was not returned before. Waits for one."""
         found: list[M] = []
 
         def there() -> bool:
@@ -424,7 +425,7 @@ class Lac:
         return found[0]
 
     def wait_acked(self, timeout: float = PATIENCE) -> None:
-        """Everything sent was acknowledged."""
+        """Wait until everything sent was acknowledged."""
         self.wait(lambda: self.reliable.idle, timeout, "acknowledgement")
 
     def wait_ended(self, timeout: float = PATIENCE) -> Ended:
@@ -434,7 +435,7 @@ class Lac:
 
     @property
     def echoes_answered(self) -> int:
-        """LCP Echo-Requests answered in the calls that are up."""
+        """Return the number of LCP Echo-Requests answered in the calls that are up."""
         return sum(subscriber.echoes_answered for subscriber in self.sessions.values())
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""A log that is only kept in memory."""
+"""Keep a log in memory only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from l2tpns.runtime.log import DATA, Log
 
 
 class MemorySink:
-    """Takes every line and keeps none: the Log itself keeps the last ones."""
+    """Discard every line: the Log itself keeps the last ones."""
 
     def __init__(self) -> None:
         self.dropped = 0
@@ -26,12 +26,12 @@ class MemorySink:
 
 
 class MemoryLog(Log):
-    """A Log without a destination, for what a test wants to read again."""
+    """Log without a destination. The test reads the lines from memory."""
 
     def __init__(self, level: int = DATA, keep: int = 10_000) -> None:
         super().__init__(MemorySink(), level, keep)
 
     def records(self, event: str = "") -> list[dict[str, Any]]:
-        """The lines kept, read again; only those of `event`, if given."""
+        """Return the lines kept, only those of `event` if given."""
         lines = [orjson.loads(line) for line in self._output.recent]
         return [line for line in lines if not event or line["event"] == event]

@@ -1,4 +1,4 @@
-"""Network namespaces of our own, joined by veth pairs: the wires of demo, live tests, interop and bench.
+"""Build network namespaces joined by veth pairs, for the demo, live tests, interop tests and bench.
 
     with Lab() as lab:
         lac, server = lab.namespace("lac"), lab.namespace("server")
@@ -6,8 +6,8 @@
         lac.run("ping", "-c1", "192.0.2.1")
 
 Names carry the process id, so several labs live side by side; a lab whose process died without cleaning up
-is swept away by the next one. Leaving the `with` ends every process started through the lab and deletes its
-namespaces, whatever went wrong inside. Needs root; nothing outside the namespaces is touched.
+is removed by the next one. Leaving the `with` ends every process started through the lab and deletes its
+namespaces, also after an error. Needs root; nothing outside the namespaces is touched.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _machine: int | None = None  # the network that this process was in before leave
 
 
 class CommandFailed(Exception):
-    """A command of the lab ended with an error; the text holds what it said."""
+    """Report that a command of the lab ended with an error. The text holds its output."""
 
 
 def run(*argv: str, check: bool = True, timeout: float = 60.0, input: str | None = None) -> str:
@@ -59,7 +59,7 @@ def run(*argv: str, check: bool = True, timeout: float = 60.0, input: str | None
 
 
 def end(process: subprocess.Popen[bytes], *, by: int = signal.SIGTERM, patience: float = PATIENCE) -> int:
-    """Ask a process to leave; kill it when it does not within `patience` seconds. Returns its exit status."""
+    """Terminate a process, or kill it if it has not exited in `patience` seconds. Return its exit status."""
     if process.poll() is None:
         with suppress(ProcessLookupError):
             process.send_signal(by)
@@ -72,7 +72,7 @@ def end(process: subprocess.Popen[bytes], *, by: int = signal.SIGTERM, patience:
 
 
 class Namespace:
-    """One network namespace: run commands and open sockets in it."""
+    """Run commands and open sockets in one network namespace."""
 
     def __init__(self, name: str, label: str) -> None:
         self.name = name
@@ -98,8 +98,8 @@ class Namespace:
         cwd: str | Path | None = None,
         pass_fds: Sequence[int] = (),
     ) -> subprocess.Popen[bytes]:
-        """A process that runs until it is ended, at the latest with the lab (its pid is the command's own)."""
-        # A session of its own: ^C is for us, and a daemon that signals its whole group (the C l2tpns) hits only itself.
+        """Start a process that runs at the latest until the lab ends. Its pid is the command's own."""
+        # In a session of its own: ^C reaches only us, and a daemon that signals its group (the C l2tpns) only itself.
         process = subprocess.Popen(
             self.command(*argv),
             stdin=stdin,
@@ -115,7 +115,7 @@ class Namespace:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """This thread inside the namespace. Nothing may switch greenlets within: open the sockets and leave."""
+        """Move this thread into the namespace for the block. The block must not yield."""
         own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         target = os.open(RUN_NETNS / self.name, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -129,19 +129,19 @@ class Namespace:
             os.close(own)
 
     def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_DGRAM) -> socket.socket:
-        """A socket that belongs to the namespace for its whole life, wherever it is used."""
+        """Return a socket that belongs to the namespace for its whole life, wherever it is used."""
         with self.entered():
             return socket.socket(family, kind)
 
     def forward(self) -> None:
-        """Let the namespace route between its links."""
+        """Enable routing between the links of the namespace."""
         self.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
 
     def route(self, prefix: str, via: str) -> None:
         self.ip("route", "replace", prefix, "via", via)
 
     def tap(self, device: str, address: str) -> None:
-        """A tap device for a guest machine, with our address on it."""
+        """Make a tap device for a guest machine, with our address on it."""
         self.ip("tuntap", "add", "dev", device, "mode", "tap")
         self.ip("address", "add", address, "dev", device)
         self.ip("link", "set", device, "up")
@@ -161,7 +161,7 @@ class Namespace:
 
 
 class Lab:
-    """Owns namespaces, links, processes and one temporary directory."""
+    """Own namespaces, links, processes and one temporary directory."""
 
     def __init__(self) -> None:
         self.namespaces: list[Namespace] = []
@@ -204,9 +204,9 @@ class Lab:
         other_address: str,
         mtu: int = 1500,
     ) -> None:
-        """A veth pair between two namespaces, addresses set and both ends up."""
+        """Make a veth pair between two namespaces, with its addresses and both ends up."""
         self._links += 1
-        # Born inside the namespaces: no device ever shows up in the caller's own.
+        # Both ends are made inside the namespaces: no device ever appears in the caller's own.
         one.ip(
             *("link", "add", device, "mtu", str(mtu), "type", "veth"),
             *("peer", "name", other_device, "mtu", str(mtu), "netns", other.name),
@@ -214,7 +214,7 @@ class Lab:
         for namespace, name, cidr in ((one, device, address), (other, other_device, other_address)):
             namespace.ip("address", "add", cidr, "dev", name)
             namespace.ip("link", "set", name, "up")
-            # veth hands on packets without checksums and larger than its MTU; a real wire does neither.
+            # veth passes on packets without checksums and larger than its MTU. A real wire does neither.
             namespace.run("ethtool", "-K", name, "tx", "off", "gso", "off", "tso", "off", "gro", "off", check=False)
 
     def capture(self, namespace: Namespace, device: str, file: Path, expression: str = "") -> Capture:
@@ -224,7 +224,7 @@ class Lab:
 
 
 class Capture:
-    """tcpdump on one device, from now on until stop()."""
+    """Run tcpdump on one device, from now on until stop()."""
 
     def __init__(self, namespace: Namespace, device: str, file: Path, expression: str) -> None:
         self.file = file
@@ -236,7 +236,7 @@ class Capture:
                 *expression.split(),
                 stderr=said,
             )
-        # tcpdump says "listening on" when its socket is open; what is sent before is not in the file.
+        # tcpdump prints "listening on" when its socket is open. The file lacks what is sent before.
         wait_until(lambda: "listening on" in self.said.read_text() or self.process.poll() is not None)
         if self.process.poll() is not None:
             raise CommandFailed(f"tcpdump: {self.said.read_text()}")
@@ -247,7 +247,7 @@ class Capture:
 
 
 def three_hosts(lab: Lab, *, clients: str = "10.0.0.0/8") -> tuple[Namespace, Namespace, Namespace]:
-    """A LAC's network, the server between, and a host beyond it that knows the way back to the clients.
+    """Build a LAC's network, the server, and a host beyond it that has the route back to the clients.
 
     lac 192.0.2.2 -- wan -- 192.0.2.1 server 198.51.100.1 -- lan -- 198.51.100.2 host
     """
@@ -285,7 +285,7 @@ def leave_network() -> None:
 
 @contextmanager
 def machines_network() -> Iterator[None]:
-    """Be in the machine's own network for a while, which leads to package registries; also after leave_network()."""
+    """Enter the machine's own network for the block, also after leave_network(): it leads to package registries."""
     if _machine is None:
         yield
         return
@@ -299,7 +299,7 @@ def machines_network() -> Iterator[None]:
 
 
 def wait_until(condition: Callable[[], object], timeout: float = PATIENCE, what: str = "", step: float = 0.02) -> None:
-    """Poll until the condition holds. Blocks; raises TimeoutError, which names `what`."""
+    """Poll until the condition holds. Blocks. Raises TimeoutError, which names `what`."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
@@ -308,7 +308,7 @@ def wait_until(condition: Callable[[], object], timeout: float = PATIENCE, what:
 
 
 def _free_name(wanted: str) -> str:
-    """With a number where this lab, or another one of this process, has a namespace of that name."""
+    """Return the name, with a number appended if a lab of this process has a namespace of that name."""
     names = (wanted if number == 1 else f"{wanted}{number}" for number in count(1))
     return next(name for name in names if not (RUN_NETNS / name).exists())
 

@@ -1,4 +1,4 @@
-"""A Shaper that changes no kernel."""
+"""Provide a Shaper that does not change the kernel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from l2tpns.system.shaping import FIRST, LAST, Shaped, ShapingError
 
 
 class NullShaper:
-    """A Shaper that remembers: `buckets` is what has which rate."""
+    """Record what the Shaper would do. `buckets` maps each bucket's number to what it shapes."""
 
     def __init__(self) -> None:
         self.buckets: dict[int, Shaped] = {}

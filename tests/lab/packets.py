@@ -1,4 +1,4 @@
-"""IPv4 packets for the tests of the data path, written apart from the code they test."""
+"""Build IPv4 packets for the tests of the data path, independently of the code under test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 
 def ones_sum(octets: bytes) -> int:
-    """RFC 1071's sum: 0xFFFF over anything whose checksum is right."""
+    """Return the sum of RFC 1071: 0xFFFF over data with a correct checksum."""
     total = 0
     for position in range(0, len(octets), 2):
         total += int.from_bytes(octets[position : position + 2].ljust(2, b"\0"), "big")
@@ -27,7 +27,7 @@ def ip(
     options: bytes = b"",
     identification: int = 0x1234,
 ) -> bytes:
-    """An IPv4 packet; `fragment` is the flags and offset field without DF."""
+    """Return an IPv4 packet. `fragment` is the flags and offset field without DF."""
     length = 20 + len(options)
     word = fragment | (0x4000 if df else 0)
     header = struct.pack(
@@ -39,7 +39,7 @@ def ip(
 
 
 def tcp_syn(source: str, destination: str, mss: int | None, *, flags: int = 0x02, before: bytes = b"") -> bytes:
-    """A TCP segment with an MSS option after the options `before`, checksum right."""
+    """Return a TCP segment with an MSS option after the options `before`, and a correct checksum."""
     options = before + (struct.pack("!BBH", 2, 4, mss) if mss is not None else b"")
     options += bytes(-len(options) & 3)
     segment = struct.pack("!HHIIBBHHH", 4000, 80, 1, 0, (20 + len(options)) >> 2 << 4, flags, 65535, 0, 0) + options

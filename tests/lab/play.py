@@ -1,10 +1,10 @@
-"""The LAC as a program: brings calls up, lets them be played with, and takes them down on Ctrl-C or SIGTERM.
+"""Run the LAC as a program: bring calls up, use them, and take them down on Ctrl-C or SIGTERM.
 
     python -m tests.lab.lac --lns 192.0.2.1 --sessions 100 --user user{n:06} --password secret --hold
     python -m tests.lab.lac --lns 192.0.2.1 --login fred:pw:pap --login mary:pw:chap --tun --ping 198.51.100.2
 
-Says on standard output what happened, with --json one object a line. Exit status 0 when every call came up (or was
-refused where --expect-refused said so), 1 otherwise.
+It reports events on standard output, with --json one object a line. The exit status is 0 if every call came up (or was
+refused, with --expect-refused), else 1.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 class Player:
-    """One run of the program."""
+    """Run the program once."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
@@ -117,7 +117,7 @@ class Player:
         return True
 
     def log_in(self) -> list[Subscriber]:
-        """The --login subscribers, one after the other, each with its own story."""
+        """Log in the --login subscribers, one after the other, and report each."""
         online = []
         for number, login in enumerate(self.arguments.login):
             lac = self.lacs[number % len(self.lacs)]
@@ -148,7 +148,7 @@ class Player:
         return online
 
     def changed(self, subscriber: Subscriber) -> None:
-        """A --login subscriber that was online."""
+        """Report the end of a --login subscriber that was online."""
         ended = subscriber.ended
         if ended is not None:
             user = subscriber.user.decode(errors="replace")

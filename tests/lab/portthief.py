@@ -1,11 +1,11 @@
-"""Another user of the machine who tries to take ports that the server holds: every mix of address and option.
+"""Try, as another user of the machine, to bind ports that the server holds, with each mix of address and option.
 
     with PortThief([("udp", "0.0.0.0", 1701)]) as thief:
         ...
         assert thief.loot() == []
 
-It goes on trying until `loot` is asked for, and has tried everything at least once by then. Needs root, to be another
-user with.
+It goes on trying until `loot` is called, and has tried everything at least once by then. Needs root, to become another
+user.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ print(json.dumps([tries, sorted(loot)]), flush=True)
 
 
 class PortThief:
-    """Run as a process of the user `nobody`."""
+    """Run a process of the unprivileged user that tries to bind the ports."""
 
     def __init__(self, targets: Iterable[tuple[str, str, int]], namespace: Namespace | None = None) -> None:
         argv = [sys.executable, "-I", "-c", SCRIPT, json.dumps(list(targets))]
@@ -71,7 +71,7 @@ class PortThief:
         assert self._process.stdout.readline() == "round\n"
 
     def loot(self) -> list[str]:
-        """Everything that it could bind, and errors other than that the port is in use."""
+        """Return the ports that it could bind, and errors other than that the port is in use."""
         output, _ = self._process.communicate("stop\n")
         self.tries, loot = json.loads(output.splitlines()[-1])
         return list(loot)

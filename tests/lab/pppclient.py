@@ -1,4 +1,4 @@
-"""The subscriber's end of PPP: LCP, PAP, CHAP-MD5 and IPCP as a client speaks them (RFC 1661, 1334, 1994, 1332, 1877).
+"""Run the subscriber's end of PPP: LCP, PAP, CHAP-MD5 and IPCP of a client (RFC 1661, 1334, 1994, 1332, 1877).
 
 Written apart from the server's automata on purpose: two ends made of the same code agree on the same mistakes. It is an
 event-driven object without greenlet, socket or clock, so that one process holds tens of thousands.
@@ -51,7 +51,7 @@ from tests.lab.pppwishes import (
 
 
 class PppClient:
-    """One subscriber's PPP; the subclass carries the frames and is notified of each new phase."""
+    """Run one subscriber's PPP. The subclass carries the frames and is notified of each new phase."""
 
     __slots__ = (
         "accept_auth",
@@ -103,7 +103,7 @@ class PppClient:
         self.auth = b""  # what the peer demanded and we accepted
         self.auth_refused = False
         self.auth_message = b""
-        self.chap_response = b""  # while there is no verdict on it
+        self.chap_response = b""  # empty once the server has decided
         self.peer_mru = 1500
         self.peer_magic = bytes(4)
         self.peer_pfc = False
@@ -115,19 +115,19 @@ class PppClient:
         self.rejected_by_peer: tuple[int, ...] = ()  # protocols the peer rejected
         self.renegotiations = 0
         self.dropped = 0
-        self.complaints: tuple[str, ...] = ()  # what the peer did against the RFC
+        self.complaints: tuple[str, ...] = ()  # violations of the RFC by the peer
 
     def send_frame(self, protocol: int, packet: bytes) -> None:
         """Put one PPP packet on the wire."""
         raise NotImplementedError
 
     def phase_changed(self, now: float) -> None:
-        """`self.phase` has a new value."""
+        """React to a new value of `self.phase`."""
         raise NotImplementedError
 
     @property
     def address(self) -> IPv4Address:
-        """Ours, as IPCP has it now; 0.0.0.0 while nothing was assigned."""
+        """Return the client's address as IPCP has it now, 0.0.0.0 while none was assigned."""
         return IPv4Address(self._asked_ip(ADDRESS))
 
     @property
@@ -136,7 +136,7 @@ class PppClient:
 
     @property
     def dns(self) -> tuple[IPv4Address, ...]:
-        """The DNS servers learned, none when the peer rejected the options."""
+        """Return the DNS servers learned, none if the peer rejected the options."""
         found = (self._asked_ip(DNS1), self._asked_ip(DNS2))
         return tuple(IPv4Address(octets) for octets in found if octets != bytes(4))
 
@@ -145,11 +145,11 @@ class PppClient:
         return self.phase == Phase.ONLINE
 
     def link_up(self, now: float) -> None:
-        """The call is connected: LCP begins."""
+        """Begin LCP, as the call is connected."""
         self._start_lcp(now, speak=self.wishes.speaks_first)
 
     def link_adopted(self, peer_options: bytes, now: float, *, authenticating: bool) -> None:
-        """The LAC has negotiated LCP for us (proxy LCP); `peer_options` are those of the request we acknowledged.
+        """Adopt the LCP that the LAC has negotiated (proxy LCP). `peer_options` are those of the LAC's request.
 
         `authenticating`: our PAP request or CHAP response is on its way by proxy, only the verdict is missing.
         """
@@ -165,7 +165,7 @@ class PppClient:
             self._lcp_opened(now)
 
     def renegotiate(self, now: float) -> None:
-        """Start LCP over, as a client does that lost its mind (RFC 1661 section 4.3)."""
+        """Start LCP over, as a client does that has lost its state (RFC 1661 4.3)."""
         self._start_lcp(now, speak=True)
 
     def terminate_link(self, now: float) -> None:
@@ -178,7 +178,7 @@ class PppClient:
         self.send_frame(LCP, HEAD.pack(ECHO_REQ, self.identifier, 8) + self.magic)
 
     def timeout(self, now: float) -> None:
-        """The deadline has come: send again what was not answered."""
+        """Send again what was not answered, as the deadline has come."""
         self.deadline = 0.0
         if self.tries <= 0:
             self.dropped += 1
@@ -200,7 +200,7 @@ class PppClient:
             self._send_terminate(now)
 
     def receive_frame(self, protocol: int, packet: bytes, now: float) -> None:
-        """Everything but IP packets; octets that cannot be read are counted and dropped."""
+        """Handle a frame other than an IP packet. Octets that cannot be decoded are counted and dropped."""
         if protocol == LCP:
             self._lcp(packet, now)
         elif self.phase < Phase.AUTHENTICATE or self.phase > Phase.ONLINE:
@@ -233,7 +233,7 @@ class PppClient:
             self._send_configure(LCP, self.lcp_asked, now)
 
     def _read(self, packet: bytes) -> tuple[int, int, bytes] | None:
-        """Code, identifier and data of a packet; None, and it is counted, for one that is malformed."""
+        """Return code, identifier and data of a packet. Return None for a malformed one, and count it."""
         if 4 <= len(packet) <= 65535:
             code, identifier, length = HEAD.unpack_from(packet)
             if 4 <= length <= len(packet):
@@ -258,7 +258,7 @@ class PppClient:
             if phase < Phase.LINK or phase > Phase.ONLINE:
                 self.dropped += 1
                 return
-            if phase > Phase.LINK:  # RFC 1661 4.3: Opened and a Configure-Request: all over again
+            if phase > Phase.LINK:  # a Configure-Request in state Opened starts LCP over (RFC 1661 4.3)
                 self.renegotiations += 1
                 self._start_lcp(now, speak=True)
             self._judge_lcp(identifier, data, now)
@@ -309,7 +309,7 @@ class PppClient:
                 self._take_lcp_option(kind, value)
             self.lcp_state |= 2
             if self.deadline == 0.0 and not self.lcp_state & 1:
-                self._send_configure(LCP, self.lcp_asked, now)  # we had waited for the peer to begin
+                self._send_configure(LCP, self.lcp_asked, now)  # this end has waited for the peer to begin
             if self.lcp_state == 3:
                 self._lcp_opened(now)
 
@@ -494,7 +494,7 @@ class PppClient:
         self.send_frame(LCP, HEAD.pack(TERM_REQ, self.identifier, 4))
 
     def _answer(self, protocol: int, identifier: int, data: bytes, naks: bytes, rejects: bytes) -> bool:
-        """Reject before Nak before Ack (RFC 1661 sections 5.2 to 5.4); True when acknowledged."""
+        """Send a Reject, else a Nak, else an Ack (RFC 1661 5.2 to 5.4). Return True if it was an Ack."""
         code, body = (CONF_REJ, rejects) if rejects else (CONF_NAK, naks) if naks else (CONF_ACK, data)
         self.send_frame(protocol, HEAD.pack(code, identifier, 4 + len(body)) + body)
         return code == CONF_ACK

@@ -1,4 +1,4 @@
-"""Debian's unmodified xl2tpd and pppd in a guest machine: real subscribers, each also its own LAC.
+"""Run Debian's unmodified xl2tpd and pppd in a guest machine: real subscribers, each also its own LAC.
 
     clients = Clients(guest, "192.0.2.1", [Peer("one", user="fred", password="pw", auth="chap")])
     clients.start()                       # kernel=True: L2TP in the guest's kernel, else frames through a pty
@@ -29,7 +29,7 @@ REFUSALS = {
 }
 KERNEL_MODULES = "l2tp_ppp"
 
-# pppd again on the same pty when it was killed by signal 9: the far end sees LCP start over in the middle of a session.
+# Run pppd again on the same pty after signal 9: the far end sees LCP start over in the middle of a session.
 # The pty still has the line discipline of PPP, and with it the dead pppd's channel: TIOCSETD gives it N_TTY back.
 AGAIN = r"""#!/bin/sh
 /orig/pppd "$@"
@@ -42,17 +42,17 @@ exec /orig/pppd "$@"
 
 
 class LinkFailed(Exception):
-    """The link did not come up; the text holds pppd's and xl2tpd's log."""
+    """Report that the link did not come up. The text holds pppd's and xl2tpd's log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One entry of xl2tpd.conf and its pppd options."""
+    """Describe one entry of xl2tpd.conf and its pppd options."""
 
     name: str
     user: str
     password: str
-    auth: str = "any"  # pap, chap: the only one the client agrees to; any: whatever the server asks for first
+    auth: str = "any"  # pap, chap: the only protocol the client accepts; any: the first one the server requests
     secret: str = ""  # of the tunnel
     mtu: int = 0
     mru: int = 0
@@ -61,7 +61,7 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A ppp interface that is up."""
+    """Describe a ppp interface that is up."""
 
     name: str
     device: str
@@ -73,7 +73,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What the client's kernel counted on a ppp interface."""
+    """Hold what the client's kernel counted on a ppp interface."""
 
     in_packets: int
     in_octets: int
@@ -82,7 +82,7 @@ class Traffic:
 
 
 class Clients:
-    """xl2tpd in one guest, with its peers; all of them dial the same server."""
+    """Run xl2tpd in one guest, with its peers. All of them dial the same server."""
 
     def __init__(self, guest: Guest, server: str, peers: Sequence[Peer]) -> None:
         self.guest = guest
@@ -91,7 +91,7 @@ class Clients:
         self.units = {peer.name: unit for unit, peer in enumerate(peers)}
 
     def start(self, *, kernel: bool = False, negotiate_again: bool = False) -> None:
-        """Start xl2tpd. negotiate_again: a pppd killed by signal 9 is followed by another one on the same pty."""
+        """Start xl2tpd. With negotiate_again, a pppd killed by signal 9 is followed by another one on the same pty."""
         modprobe = "modprobe -d /modules"
         # xl2tpd asks for the socket type when it starts, and uses the kernel if it gets one.
         self.guest.run(f"{modprobe} {KERNEL_MODULES}" if kernel else f"{modprobe} -r {KERNEL_MODULES} || true")
@@ -113,11 +113,11 @@ class Clients:
         self.guest.run("for n in $(seq 50); do [ -p /run/xl2tpd/control ] && exit 0; sleep 0.1; done; exit 1")
 
     def stop(self) -> None:
-        """SIGINT: xl2tpd says StopCCN and leaves."""
+        """Stop xl2tpd with SIGINT, on which it sends StopCCN."""
         self.guest.run("kill -INT $(cat /run/xl2tpd/pid); sleep 1; killall -q -9 pppd xl2tpd || true", check=False)
 
     def vanish(self) -> None:
-        """As when the client's power fails: nothing goes on the wire any more."""
+        """Stop all traffic, as when the client's power fails."""
         self.guest.run("killall -q -9 xl2tpd pppd; true")
 
     def control(self, command: str) -> None:
@@ -128,12 +128,12 @@ class Clients:
         return self.wait_up(name, timeout)
 
     def call(self, name: str) -> None:
-        """Dial and do not wait."""
+        """Dial. Does not wait."""
         self.guest.run(f"rm -f /run/up.{name}; : > /var/log/ppp.{name}")
         self.control(f"c {name}")
 
     def wait_up(self, name: str, timeout: float = 4 * PATIENCE) -> Link:
-        """Wait for IPCP; LinkFailed at once when pppd gave up."""
+        """Wait for IPCP. Raises LinkFailed at once if pppd gave up."""
         begun = time.monotonic()
         device = f"ppp{self.units[name]}"
         while True:
@@ -154,19 +154,19 @@ class Clients:
             time.sleep(0.2)
 
     def hang_up(self, name: str) -> None:
-        """As a user does: xl2tpd ends the call."""
+        """End the call by xl2tpd, as a user does."""
         self.control(f"h {name}")
 
     def disconnect(self, name: str) -> None:
-        """End the tunnel: StopCCN."""
+        """End the tunnel with StopCCN."""
         self.control(f"d {name}")
 
     def terminate(self, name: str) -> None:
-        """SIGTERM to pppd: LCP Terminate-Request first, then the call ends."""
+        """Send SIGTERM to pppd, which sends an LCP Terminate-Request and then ends the call."""
         self.guest.run(f"kill -TERM $(head -n 1 /run/ppp-{name}.pid)")
 
     def kill(self, name: str) -> None:
-        """kill -9 pppd."""
+        """Kill pppd with signal 9."""
         self.guest.run(f"kill -9 $(head -n 1 /run/ppp-{name}.pid)")
 
     def is_up(self, name: str) -> bool:
@@ -180,15 +180,15 @@ class Clients:
             time.sleep(0.2)
 
     def log(self, name: str) -> str:
-        """What pppd wrote with `debug`: every packet of LCP, PAP, CHAP, IPCP."""
+        """Return pppd's log with `debug`: every packet of LCP, PAP, CHAP, IPCP."""
         with suppress(CommandFailed):
             return self.guest.run(f"cat /var/log/ppp.{name}")
         return ""
 
     def ping(self, link: Link, target: str, *, count: int = 3, size: int = 56, df: bool = False) -> int:
-        """Echo requests from the link's address; returns how many were answered.
+        """Send echo requests from the link's address. Return how many were answered.
 
-        One at a time: after an answer ping waits for the next one no longer than 200 ms, whatever -W says.
+        They are sent one at a time: after an answer, ping waits at most 200 ms for the next one, despite -W.
         """
         one = f"ping -n -q -W 20 -c 1 -s {size} {'-M do' if df else ''} -I {link.address} {target}"
         text = self.guest.run(
@@ -203,7 +203,7 @@ class Clients:
         return Traffic(*(int(word) for word in text.split()))
 
     def _secrets(self) -> list[str]:
-        # xl2tpd looks its secret up by the two host names, never by the entry: one secret for the machine.
+        # xl2tpd looks up its secret by the two host names, not by the entry: the machine has one secret.
         return [f"* * {secret}\n" for secret in {peer.secret for peer in self.peers.values() if peer.secret}]
 
     def _entries(self) -> list[str]:

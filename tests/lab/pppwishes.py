@@ -1,4 +1,4 @@
-"""What a PPP client wants, and the numbers and options of its protocols (RFC 1661, 1332, 1877): see pppclient.py."""
+"""Describe what a PPP client requests, and encode options of its protocols (RFC 1661, 1332, 1877); see pppclient.py."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IPCP_PLAIN = bytes.fromhex("0306 00000000")
 
 
 class Phase(IntEnum):
-    """Where a call is; the first and the last belong to L2TP, the rest is RFC 1661 section 3.2."""
+    """Name the phases of a call. The first and the last belong to L2TP, the others are those of RFC 1661 3.2."""
 
     IDLE = 0
     DIALLING = 1
@@ -41,7 +41,7 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What this client asks for and what it accepts; `auth` is "any", "pap", "chap" or "none" (rejects the option)."""
+    """Hold what this client requests and accepts. `auth` is "any", "pap", "chap" or "none" (rejects the option)."""
 
     auth: str = "any"
     mru: int | None = None
@@ -56,7 +56,7 @@ class Wishes:
     speaks_first: bool = True  # False: send no Configure-Request before the peer's came
 
     def lcp_options(self, magic: bytes) -> bytes:
-        """The options of the first Configure-Request, in the order of their types."""
+        """Return the options of the first Configure-Request, in the order of their types."""
         options = b""
         if self.mru is not None:
             options += b"\x01\x04" + self.mru.to_bytes(2, "big")
@@ -71,7 +71,7 @@ class Wishes:
         return options
 
     def ipcp_options(self) -> bytes:
-        """Address and, when wanted, both DNS servers."""
+        """Return the address option and, if wanted, both DNS servers."""
         if self.address is None:
             return IPCP_WITH_DNS if self.dns else IPCP_PLAIN
         return b"\x03\x06" + self.address.packed + (IPCP_WITH_DNS[6:] if self.dns else b"")
@@ -82,7 +82,7 @@ LCP_LENGTHS = {MRU: 2, ACCM: 4, MAGIC: 4, PFC: 0, ACFC: 0}
 
 
 def parse_options(data: bytes) -> list[tuple[int, bytes]] | None:
-    """The options of a Configure packet, None when they are malformed."""
+    """Return the options of a Configure packet, None if they are malformed."""
     options = []
     position, end = 0, len(data)
     while position < end:
@@ -99,7 +99,7 @@ def option(kind: int, value: bytes) -> bytes:
 
 
 def changed(asked: bytes, code: int, data: bytes, allow: tuple[int, ...]) -> bytes | None:
-    """Our request after a Nak (values replaced, those in `allow` also added) or a Reject (options left out)."""
+    """Return the request after a Nak (values replaced, those in `allow` also added) or a Reject (options removed)."""
     answer = parse_options(data)
     ours = parse_options(asked)
     if answer is None or ours is None:

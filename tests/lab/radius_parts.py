@@ -1,4 +1,4 @@
-"""What the RADIUS tests share: settings towards a scripted server, credentials, usage."""
+"""Share parts of the RADIUS tests: settings for a scripted server, credentials, usage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A scripted RADIUS server for tests: answers, loses, delays, refuses, forges (RFC 2865, RFC 2866).
+"""Script a RADIUS server for tests: it answers, loses, delays, refuses, forges (RFC 2865, RFC 2866).
 
 Its codec is its own, of struct and hashlib only, so that a mistake of the daemon's codec is not made twice.
 
@@ -30,7 +30,7 @@ Attributes = list[tuple[int, bytes]]
 
 @dataclass(frozen=True)
 class User:
-    """Who may come in, and what the Accept carries."""
+    """Hold the password of a user, and the attributes of the Accept."""
 
     password: bytes
     attributes: Attributes = field(default_factory=list)
@@ -38,7 +38,7 @@ class User:
 
 @dataclass(frozen=True)
 class Request:
-    """A datagram that came, taken apart."""
+    """Hold a received datagram, decoded."""
 
     raw: bytes
     peer: tuple[str, int]
@@ -69,13 +69,13 @@ class Request:
         return None if value is None else int.from_bytes(value, "big")
 
     def vendor(self, vendor: int, number: int) -> list[bytes]:
-        """Sub-attributes, one per Vendor-Specific as clients send them."""
+        """Return the sub-attributes, one per Vendor-Specific as clients send them."""
         head = struct.pack("!IB", vendor, number)
         return [value[6:] for value in self.all(26) if value.startswith(head)]
 
     @property
     def password(self) -> bytes | None:
-        """User-Password in clear (RFC 2865 5.2)."""
+        """Return the User-Password in clear (RFC 2865 5.2)."""
         hidden, last, clear = self.one(2), self.authenticator, b""
         if hidden is None:
             return None
@@ -93,7 +93,7 @@ class Request:
 
     @property
     def signature_holds(self) -> bool:
-        """Message-Authenticator is there and right (RFC 2869 5.14)."""
+        """Return True if there is a correct Message-Authenticator (RFC 2869 5.14)."""
         signature = self.one(80)
         if signature is None:
             return False
@@ -102,7 +102,7 @@ class Request:
 
     @property
     def accounting_authenticator_holds(self) -> bool:
-        """RFC 2866 section 3: MD5 over code, id, length, 16 zeros, attributes, secret."""
+        """Verify the MD5 over code, id, length, 16 zeros, attributes and secret (RFC 2866 3)."""
         return self.authenticator == hashlib.md5(self.raw[:4] + bytes(16) + self.raw[20:] + self.secret).digest()
 
 
@@ -115,7 +115,7 @@ def u32(number: int) -> bytes:
 
 
 def vsa(vendor: int, *subs: tuple[int, bytes]) -> tuple[int, bytes]:
-    """One Vendor-Specific with any number of sub-attributes (RFC 2865 5.26)."""
+    """Return one Vendor-Specific with any number of sub-attributes (RFC 2865 5.26)."""
     return 26, struct.pack("!I", vendor) + join(subs)
 
 
@@ -133,7 +133,7 @@ def make_reply(
     identifier: int | None = None,
     body: bytes | None = None,
 ) -> bytes:
-    """A reply; `secret` or `identifier` other than the request's make a forgery, `body` gives the octets raw."""
+    """Return a reply, forged if `secret` or `identifier` differ from the request's. `body` gives the octets raw."""
     key = request.secret if secret is None else secret
     octets = join(attributes) if body is None else body
     if sign and body is None:
@@ -146,7 +146,7 @@ def make_reply(
 
 
 class RadiusServer:
-    """Two sockets, authentication on `port` and accounting on the next one."""
+    """Serve two sockets: authentication on `port` and accounting on the next one."""
 
     def __init__(
         self,
@@ -182,7 +182,7 @@ class RadiusServer:
         return self
 
     def stop(self) -> None:
-        """Leave; a later start() listens on the same ports again."""
+        """Close the sockets. A later start() listens on the same ports again."""
         for server in self._servers:
             server.stop()
         self._servers = []
@@ -193,17 +193,17 @@ class RadiusServer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
 
-    # --- what tests turn
+    # --- for tests
 
     def lose(self, count: int) -> None:
         self._lose = count
 
     def accounting(self, status: int | None = None) -> list[Request]:
-        """Records of one Acct-Status-Type, or all, in the order in which they came."""
+        """Return the records of one Acct-Status-Type, or all, in the order of arrival."""
         return [record for record in self.records if status is None or record.number(40) == status]
 
     def answer(self, request: Request) -> list[bytes]:
-        """What an honest server says."""
+        """Return the reply of an honest server."""
         if request.code == 4:
             return [make_reply(request, ACCOUNTING_RESPONSE, sign=False)]
         user = self.users.get(request.one(1) or b"")
@@ -238,7 +238,7 @@ class RadiusServer:
 
 
 class Listener(DatagramServer):  # type: ignore[misc]
-    """One socket; each datagram is handled in a greenlet of its own."""
+    """Serve one socket. Each datagram is handled in a greenlet of its own."""
 
     def __init__(self, sock: Any, receive: Callable[[Listener, bytes, tuple[str, int]], None]) -> None:
         super().__init__(sock)
@@ -258,7 +258,7 @@ def split(octets: bytes) -> Attributes:
 
 
 def bind_pair(host: str, port: int = 0) -> tuple[Any, Any]:
-    """Two sockets on neighbouring ports: authentication and accounting."""
+    """Return two sockets on neighbouring ports, for authentication and accounting."""
     for _ in range(100):
         first, second = (gevent.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
         try:

@@ -1,4 +1,4 @@
-"""The stage for RADIUS: our LAC, the daemon, and Debian's FreeRADIUS on the host beyond it.
+"""Set up the stage for RADIUS: our LAC, the daemon, and Debian's FreeRADIUS on the host beyond it.
 
 lac 192.0.2.2 -- wan -- 192.0.2.1 server 198.51.100.1 -- lan -- host 198.51.100.2 (and .3 for a second RADIUS server)
 
@@ -7,8 +7,8 @@ lac 192.0.2.2 -- wan -- 192.0.2.1 server 198.51.100.1 -- lan -- host 198.51.100.
         fred.terminate()
         stage.stop_of("fred")["Acct-Terminate-Cause"]
 
-The LAC lives in greenlets of this process: what blocks without gevent (a daemon's start or end) runs in a thread, or
-its messages would not be acknowledged meanwhile.
+The LAC runs in greenlets of this process: what blocks without gevent (a daemon's start or end) runs in a thread, so
+that messages to the LAC are acknowledged meanwhile.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.lab.server import Server, Setting
 
 LNS = "192.0.2.1"
 HOST, SECOND = "198.51.100.2", "198.51.100.3"
-BEHIND = "172.16.0.0/12"  # networks that Framed-Routes may lead to; the host knows the way
+BEHIND = "172.16.0.0/12"  # networks for Framed-Routes; the host has a route to them
 PASSWORD = "pw"
 
 SETTINGS: Mapping[str, Setting] = {
@@ -46,14 +46,14 @@ T = TypeVar("T")
 
 
 def missing() -> str:
-    """Why the stage cannot be built here; empty when it can."""
+    """Return why the stage cannot be built here, empty if it can."""
     if not is_root():
         return "needs root: network namespaces"
     return "" if freeradius.installed() else "the package freeradius is not installed"
 
 
 def until(condition: Callable[[], object], patience: float = PATIENCE, what: str = "") -> None:
-    """Poll until the condition holds, while our LAC goes on."""
+    """Poll until the condition holds. Yields, so that the LAC goes on."""
     deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() > deadline:
@@ -62,13 +62,13 @@ def until(condition: Callable[[], object], patience: float = PATIENCE, what: str
 
 
 def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call it in a thread, while our LAC goes on."""
+    """Call it in a thread, while the LAC goes on."""
     result: T = gevent.get_hub().threadpool.apply(function, args, kwargs)
     return result
 
 
 class RadiusStage:
-    """Everything but the scenario. `second`: another FreeRADIUS at SECOND; `start=False`: without the daemon as yet."""
+    """Provide everything but the scenario. `second`: another FreeRADIUS at SECOND; `start=False`: no daemon yet."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class RadiusStage:
 
     @property
     def lac(self) -> Lac:
-        """One tunnel, made when it is needed and again when it has ended."""
+        """Return the LAC with its tunnel, made when needed and again after it has ended."""
         if self._lac is None or self._lac.ended is not None:
             if self._lac is not None:
                 self._lac.leave()
@@ -138,7 +138,7 @@ class RadiusStage:
         return self.lac.call(user, password, Dial(**options))
 
     def online(self, user: str, **options: Any) -> Subscriber:
-        """Online at both ends: what the subscriber sends from now on is carried and counted."""
+        """Bring a subscriber online at both ends: what it sends from now on is carried and counted."""
         before = len(self.server.log("session_up", user=user))
         subscriber = self.call(user, **options).wait_online()
         until(lambda: len(self.server.log("session_up", user=user)) > before, PATIENCE, f"session_up of {user}")
@@ -150,10 +150,10 @@ class RadiusStage:
         assert down["cause"] == cause, down
         return down
 
-    # --- what FreeRADIUS wrote down
+    # --- what FreeRADIUS recorded
 
     def records(self, user: str = "", status: str = "", servers: tuple[FreeRadius, ...] = ()) -> list[Record]:
-        """The detail files' records, or those of one user or status."""
+        """Return the records of the detail files, or those of one user or status."""
         return [
             record
             for server in servers or (self.radius,)
@@ -172,7 +172,7 @@ class RadiusStage:
 
 
 def counted(record: Record) -> tuple[int, int, int, int]:
-    """Octets and packets from the subscriber, then to it, gigawords included."""
+    """Return octets and packets from the subscriber, then to it, gigawords included."""
 
     def number(name: str) -> int:
         return int(str(record[name]))
@@ -186,12 +186,12 @@ def counted(record: Record) -> tuple[int, int, int, int]:
 
 
 def counted_by(subscriber: Subscriber) -> tuple[int, int, int, int]:
-    """The same as the subscriber itself has counted it: IP packets, with their headers, without PPP's or L2TP's."""
+    """Return the same counts of the subscriber itself: IP packets with their headers, without PPP's or L2TP's."""
     return subscriber.out_octets, subscriber.out_packets, subscriber.in_octets, subscriber.in_packets
 
 
 def answer_for(subscriber: Subscriber, network: IPv4Network) -> None:
-    """The subscriber answers the pings for a network behind it, as a router and its hosts would."""
+    """Make the subscriber answer pings for a network behind it, as a router and its hosts would."""
 
     def on_ip(_: Subscriber, octets: bytes) -> None:
         packet = traffic.parse(octets)
@@ -206,6 +206,6 @@ def answer_for(subscriber: Subscriber, network: IPv4Network) -> None:
 
 
 def kernel_routes(stage: RadiusStage) -> list[str]:
-    """Destinations of the daemon's routes, as iproute2 prints them."""
+    """Return the destinations of the daemon's routes, as iproute2 prints them."""
     shown = stage.server_side.ip("-4", "route", "show", "dev", "tun0", check=False)
     return [line.split()[0] for line in shown.splitlines()]

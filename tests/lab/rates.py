@@ -1,4 +1,4 @@
-"""How fast a subscriber is, each way: more is offered than may pass, and what arrives is counted.
+"""Measure the rate of a subscriber each way: more is offered than may pass, and what arrives is counted.
 
     with Crowd(host, HOST) as crowd:
         crowd.flood([Offer(fred, "down", 128), Offer(fred, "up", 128)])
@@ -26,12 +26,12 @@ from tests.lab.subscriber import Subscriber
 
 HEADERS = 28  # IP and UDP
 PORT = 7777
-STEP = 0.01  # seconds between two helpings of a flood
+STEP = 0.01  # seconds between two bursts of a flood
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Offer:
-    """So much for one subscriber, one way, in packets of `size` octets."""
+    """Describe the load for one subscriber, one way, in packets of `size` octets."""
 
     subscriber: Subscriber
     way: str  # up, down
@@ -43,7 +43,7 @@ Key = tuple[Subscriber, str]
 
 
 class Crowd:
-    """Subscribers, and a host beyond the server that they send to and hear from."""
+    """Exchange traffic between subscribers and a host beyond the server."""
 
     def __init__(self, host: Namespace, address: str) -> None:
         self._address = address
@@ -56,7 +56,7 @@ class Crowd:
         self._greenlets: list[Any] = [gevent.spawn(self._receive)]
 
     def flood(self, offers: Sequence[Offer]) -> None:
-        """From now on, until `quiet`."""
+        """Send the offers from now on, until `quiet`."""
         for offer in offers:
             self._by_address[str(offer.subscriber.address)] = offer.subscriber
             offer.subscriber.on_ip = self._on_ip
@@ -67,7 +67,7 @@ class Crowd:
             self._greenlets.pop().kill()
 
     def measure(self, seconds: float) -> dict[Key, float]:
-        """kbit/s that arrive in so many seconds from now, or a little more: they are counted, too."""
+        """Return the kbit/s that arrive in so many seconds from now. The exact duration, a little longer, counts."""
         before, begun = Counter(self.octets), monotonic()
         gevent.sleep(seconds)
         took = monotonic() - begun
@@ -84,7 +84,7 @@ class Crowd:
         self.close()
 
     def _send(self, offers: list[Offer]) -> None:
-        """Each offer as evenly as the clock allows."""
+        """Send each offer as evenly as the clock allows."""
         begun = monotonic()
         sent = [0] * len(offers)
         data = bytes(65536)
@@ -104,7 +104,7 @@ class Crowd:
         try:
             self._socket.sendto(data, to)
         except OSError:
-            pass  # an ICMP error of an earlier packet, or a full buffer: both are losses like others
+            pass  # an ICMP error of an earlier packet, or a full buffer: both count as loss
 
     def _receive(self) -> None:
         while True:

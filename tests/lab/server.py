@@ -1,9 +1,9 @@
-"""Our daemon as a process in a namespace: writes its configuration, starts it, reads its log, ends it.
+"""Run the daemon as a process in a namespace: write its configuration, start it, read its log, end it.
 
     with Server(namespace, lab.directory / "lns", settings={"l2tp_secret": "s"}, secrets="fred * pw *\\n") as server:
         server.wait_for("session_up", user="fred")
 
-Ready is what the daemon itself says by sd_notify (READY=1), so a start never needs a sleep. Standard output (the log,
+The daemon reports that it is ready by sd_notify (READY=1), so a start never needs a sleep. Standard output (the log,
 one JSON object a line) and standard error (tracebacks) go to files, never to pipes that could fill up.
 """
 
@@ -27,15 +27,15 @@ from tests.lab.netns import Namespace, end, wait_until
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 Setting = str | int | bool
-UNMEANT = ("greenlet_failed", "part_failed", "signal_failed", "stop_step_failed")  # what no test may provoke unasked
+UNMEANT = ("greenlet_failed", "part_failed", "signal_failed", "stop_step_failed")  # a test must declare these
 
 
 class ServerDied(Exception):
-    """The daemon ended by itself; the text holds its last words."""
+    """Report that the daemon ended by itself. The text holds the end of its output."""
 
 
 class Server:
-    """One l2tpns daemon. May be started, ended and started again in the same directory."""
+    """Run one l2tpns daemon, which may be started, ended and started again in the same directory."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Server:
                 (directory / name).chmod(0o600)
 
     def configure(self, settings: Mapping[str, Setting], lines: Sequence[str] = ()) -> None:
-        """Write the configuration anew: `set` lines first, then other commands as they are."""
+        """Write a new configuration: `set` lines first, then other commands as they are."""
         everything = {
             "debug": 4,
             "spool_dir": str(self.directory / "spool"),
@@ -81,7 +81,7 @@ class Server:
         if self.takes_lab_user():
             unprivileged.prepare_config(self.config)
 
-    # A life
+    # Process
 
     def argv(self, *arguments: str) -> list[str]:
         """Prepare what the daemon needs and return the command that starts it, with these arguments."""
@@ -150,7 +150,7 @@ class Server:
             raise TimeoutError(f"the daemon did not leave within {timeout:g} s\n{self.last_words()}") from None
 
     def kill(self) -> None:
-        """End it as a power failure would."""
+        """Kill the daemon, as a power failure would."""
         if self.process is not None:
             end(self.process, by=signal.SIGKILL)
 
@@ -174,10 +174,10 @@ class Server:
         else:
             self.kill()
 
-    # What it says
+    # Log
 
     def log(self, event: str | None = None, *, after: int = 0, **facts: Any) -> list[dict[str, Any]]:
-        """The log's lines without the first `after`, or those of one event with these facts."""
+        """Return the log's lines without the first `after`, or those of one event with these facts."""
         found = []
         for line in self.output.read_bytes().splitlines()[after:] if self.output.exists() else []:
             try:
@@ -192,7 +192,7 @@ class Server:
     def wait_for(
         self, event: str, timeout: float = PATIENCE, count: int = 1, *, after: int = 0, **facts: Any
     ) -> dict[str, Any]:
-        """Wait until the log holds `count` such lines; returns the last of them."""
+        """Wait until the log holds `count` such lines. Return the last of them."""
 
         def there() -> bool:
             if len(self.log(event, after=after, **facts)) >= count:
@@ -207,7 +207,7 @@ class Server:
         return self.log(event, after=after, **facts)[-1]
 
     def tracebacks(self) -> str:
-        """What no test may find: standard error, and log lines that carry an exception."""
+        """Return standard error, and log lines with an exception. No test may find any."""
         logged = [
             json.dumps(entry, indent=1)
             for entry in self.log()
@@ -222,14 +222,14 @@ class Server:
                 parts += file.read_text(errors="backslashreplace").splitlines()[-25:]
         return "\n".join(parts)
 
-    # What it costs
+    # Resources
 
     @property
     def pid(self) -> int:
         return self.running().pid
 
     def rss(self) -> int:
-        """Resident memory in octets."""
+        """Return the resident memory in octets."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024

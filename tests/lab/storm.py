@@ -1,4 +1,4 @@
-"""Many calls at once: brings them up as fast as the LNS takes them, and checks traffic through all of them.
+"""Bring up many calls at once, as fast as the LNS accepts them, and check traffic through all of them.
 
 report = Storm([lac], 1000, window=64).run(timeout=60)
 print(report)                       # rate, latency percentiles, what failed and why
@@ -23,13 +23,13 @@ Users = Callable[[int], tuple[bytes, bytes]]
 
 
 def numbered_users(number: int) -> tuple[bytes, bytes]:
-    """user000000, user000001 ... all with the password "secret"."""
+    """Return user000000, user000001 ... all with the password "secret"."""
     return b"user%06d" % number, b"secret"
 
 
 @dataclass(slots=True)
 class StormReport:
-    """What came of it; latencies are seconds from ICRQ queued to IPCP open."""
+    """Hold the results. Latencies are seconds from ICRQ queued to IPCP open."""
 
     asked: int
     online: int
@@ -42,7 +42,7 @@ class StormReport:
         return self.online / self.seconds if self.seconds else 0.0
 
     def percentile(self, share: float) -> float:
-        """Nearest rank; 0 when nothing came up."""
+        """Return the percentile by nearest rank, 0 if no call came up."""
         ranked = sorted(self.latencies)
         return ranked[min(len(ranked) - 1, int(share * len(ranked)))] if ranked else 0.0
 
@@ -56,7 +56,7 @@ class StormReport:
 
 
 class Storm:
-    """`count` calls over the tunnels in turn, at most `window` on their way at once, at most `rate` a second."""
+    """Make `count` calls over the tunnels in turn, at most `window` in progress at once, at most `rate` a second."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Storm:
         self._failed: Counter[str] = Counter()
 
     def run(self, timeout: float = 60.0) -> StormReport:
-        """Bring them up, wait until all are online or refused, or time is up."""
+        """Bring the calls up. Return when all are online or refused, or after the timeout."""
         now = self._clock
         begun = now()
         pacer = gevent.spawn(self._pace) if self.rate is not None else None
@@ -113,7 +113,7 @@ class Storm:
         while self._allowed < self.count:
             self._allowed = min(self.count, int((self._clock() - begun) * rate) + 1)
             self._fill()
-            self._flush()  # or the calls would wait for the endpoint's next tick, and their latency be ours
+            self._flush()  # else the calls wait for the endpoint's next tick, which would add to their latency
             gevent.sleep(0.002)
 
     def _flush(self) -> None:
@@ -127,7 +127,7 @@ class Storm:
             self._in_flight += 1
             subscriber = next(self._lacs).call(user, password, self.dial)
             self.subscribers.append(subscriber)
-            if subscriber.ended is not None:  # its tunnel is over
+            if subscriber.ended is not None:  # its tunnel has ended
                 self._settle(subscriber)
             else:
                 subscriber.on_change = self._on_change
@@ -154,7 +154,7 @@ class Storm:
 
 @dataclass(slots=True)
 class TrafficReport:
-    """Checked packets to the host beyond and back, summed over the calls; `sufferers` are the calls that lost any."""
+    """Sum the checked packets to the host beyond and back over the calls. `sufferers` are the calls that lost any."""
 
     sent: int
     returned: int
@@ -184,7 +184,7 @@ def exchange(
     rate: float = 2000.0,
     patience: float = 2.0,
 ) -> TrafficReport:
-    """Each call sends `count` marked packets of `size` octets of UDP data to the echo beyond; all answers are checked.
+    """Send `count` marked packets of `size` octets of UDP data by each call to the echo beyond. Check all answers.
 
     `rate` is packets a second over all calls. A flow is a subscriber's place in the list.
     """

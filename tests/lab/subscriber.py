@@ -1,6 +1,7 @@
-"""One subscriber's call: an L2TP session of our LAC with a PPP client at its end.
+"""Run one subscriber's call: an L2TP session of our LAC with a PPP client at its end.
 
-Event-driven, no greenlet of its own. What a test calls may block (`wait_online`, `ping`); what packets call never does.
+It is event-driven, without a greenlet of its own. Methods for tests may block (`wait_online`, `ping`). Methods that are
+called for packets must not block.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ PREFIX = {protocol: b"\xff\x03" + protocol.to_bytes(2, "big") for protocol in (L
 
 
 class Why(Enum):
-    """What ended a call or a tunnel."""
+    """Name what ended a call or a tunnel."""
 
     CDN = "CDN from the LNS"
     STOPCCN = "StopCCN from the LNS"
@@ -42,7 +43,7 @@ class Why(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How it ended, with the Result Code AVP where one came."""
+    """Hold how a call ended, with the Result Code AVP where one came."""
 
     why: Why
     result: int = 0
@@ -51,7 +52,7 @@ class Ended:
 
 
 class Refused(Exception):
-    """The call or the tunnel did not come up; `.ended` says why."""
+    """Report that the call or the tunnel did not come up. `.ended` has the reason."""
 
     def __init__(self, ended: Ended) -> None:
         super().__init__(f"{ended.why.value}: result {ended.result}, error {ended.error} {ended.text}".rstrip())
@@ -60,7 +61,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Dial(Wishes):
-    """How a call is made: what the ICRQ and ICCN say, how frames are written, and the client's PPP wishes."""
+    """Hold the parameters of a call: of the ICRQ and ICCN, of the frames, and the client's PPP wishes."""
 
     called: bytes | None = b"08002"
     calling: bytes | None = b"0401"
@@ -70,14 +71,14 @@ class Dial(Wishes):
     private_group_id: bytes | None = None
     sequencing_required: bool = False
     length_bit: bool = False  # data messages with Length
-    compress: bool = False  # IP without FF 03 and with one octet of protocol, agreed or not: an LNS takes both
+    compress: bool = False  # IP without FF 03 and with one octet of protocol, agreed or not: an LNS accepts both
     proxy_lcp: bool = False
     proxy_auth: bool = False  # needs auth "pap" or "chap", and proxy_lcp
-    inbox: int = 200  # IP packets kept for receive_ip(); the oldest go
+    inbox: int = 200  # IP packets kept for receive_ip(); the oldest are dropped
 
 
 class Waitable(Protocol):
-    """Something whose every change sets, once, the events added to it."""
+    """Set each added event once, on the next change of the object."""
 
     def add_waiter(self, event: Event) -> None: ...
 
@@ -85,13 +86,13 @@ class Waitable(Protocol):
 def wait_for(thing: Waitable, condition: Callable[[], object], timeout: float, what: str) -> None:
     """Wait until the condition holds. Raises TimeoutError with the state at that moment.
 
-    Looked at whenever the thing changes, and now and then for conditions that are about something else.
+    It is checked on each change of the object, and periodically for conditions that depend on other objects.
     """
     event = Event()
     event.set()
     with gevent.Timeout(timeout, False):
         while not condition():
-            if event.is_set():  # it was used up by a change, or is new
+            if event.is_set():  # a change has used it up, or it is new
                 event.clear()
                 thing.add_waiter(event)
             event.wait(0.05)
@@ -100,7 +101,7 @@ def wait_for(thing: Waitable, condition: Callable[[], object], timeout: float, w
 
 
 class Subscriber(PppClient):
-    """A call in progress, online or over."""
+    """Run a call, from its beginning to its end."""
 
     __slots__ = (
         "_inbox",
@@ -149,13 +150,13 @@ class Subscriber(PppClient):
         self.ns = 0
         self.ns_expected = 0
         self.sequenced_in = 0  # data messages that came with an Ns
-        self.misnumbered = 0  # of these, not the number that was due
+        self.misnumbered = 0  # those of them with an unexpected Ns
         self.in_packets = self.in_octets = self.out_packets = self.out_octets = 0  # IP only; in = from the LNS
         self.scheduled = False
         self._inbox: deque[bytes] | None = None
         self.on_ip: Callable[[Subscriber, bytes], None] | None = None
         self.on_change: Callable[[Subscriber], None] | None = None
-        # May change or swallow (None) what we send; gets ("out", protocol, packet), and sees ("in", ...).
+        # May change or drop (None) what is sent: called with ("out", protocol, packet), and, to observe, ("in", ...).
         self.on_frame: Callable[[str, int, bytes], bytes | None] | None = None
         self.taps: tuple[Callable[[bytes], None], ...] = ()
         self.waiters: tuple[Event, ...] = ()
@@ -163,12 +164,12 @@ class Subscriber(PppClient):
     # --- for tests ---
 
     def wait(self, condition: Callable[[], object], timeout: float = PATIENCE, what: str = "") -> None:
-        """Until the condition holds, looked at whenever something of this call changes; else TimeoutError."""
+        """Wait until the condition holds, checked on each change of this call. Raises TimeoutError."""
         self.lac.endpoint.flush()
         wait_for(self, condition, timeout, what)
 
     def wait_online(self, timeout: float = PATIENCE) -> Subscriber:
-        """Online, or Refused with what the LNS said instead."""
+        """Wait until the call is online. Raises Refused with the answer of the LNS."""
         self.wait(lambda: (self.online and self.lac.carried(self)) or self.ended is not None, timeout, "getting online")
         if self.ended is not None:
             raise Refused(self.ended)
@@ -183,30 +184,30 @@ class Subscriber(PppClient):
         self.wait(lambda: self.phase == phase, timeout, phase.name)
 
     def terminate(self) -> None:
-        """LCP Terminate-Request, as a client does that logs off."""
+        """Send an LCP Terminate-Request, as a client does that logs off."""
         self.terminate_link(self.lac.endpoint.now())
         self._after()
 
     def restart(self) -> None:
-        """A Configure-Request out of nothing: LCP begins again."""
+        """Send a Configure-Request unprompted: LCP begins again."""
         self.renegotiate(self.lac.endpoint.now())
         self._after()
 
     def hangup(self, result: int = 1, error: int = 0, text: str = "") -> None:
-        """CDN from the LAC; 1 = loss of carrier."""
+        """Send a CDN from the LAC; 1 = loss of carrier."""
         if self.ended is None:
             self.lac.send_cdn(self, result, error, text)
             self.lac.endpoint.flush()
             self.finish(Ended(Why.HANGUP, result, error, text))
 
     def vanish(self) -> None:
-        """Forget the call without a word."""
+        """Forget the call without a CDN."""
         self.finish(Ended(Why.VANISHED))
 
     def ping(
         self, target: IPv4Address | str, *, size: int = 56, timeout: float = PATIENCE, flags: int = 0
     ) -> float | None:
-        """Seconds until the echo reply with the same data came back; None when none came."""
+        """Send an echo request. Return the seconds until the reply with the same data came, None if none came."""
         lac = self.lac
         lac.pings += 1
         sequence, data = lac.pings & 0xFFFF, traffic.PATTERN[:size]
@@ -255,7 +256,7 @@ class Subscriber(PppClient):
     # --- frames out ---
 
     def send_ip(self, packet: bytes) -> None:
-        """One IP packet to the LNS, whatever it says."""
+        """Send one IP packet to the LNS, without a check of its contents."""
         self.out_packets += 1
         self.out_octets += len(packet)
         if self.ip_header and not self.sequencing:
@@ -273,7 +274,7 @@ class Subscriber(PppClient):
         self.send_ppp(prefix + packet)
 
     def send_ppp(self, frame: bytes) -> None:
-        """Any octets as the payload of a data message of this session."""
+        """Send any octets as the payload of a data message of this session."""
         dial = self.dial
         if self.sequencing or dial.length_bit:
             flags = 2
@@ -294,7 +295,7 @@ class Subscriber(PppClient):
     # --- what the LAC calls ---
 
     def connected(self, now: float) -> None:
-        """The ICCN has left."""
+        """Begin PPP, as the ICCN has been sent."""
         self.connected_at = now
         self.header = PLAIN.pack(2, self.lac.peer_tunnel_id, self.peer_session_id)
         if self.dial.proxy_lcp:
@@ -305,17 +306,17 @@ class Subscriber(PppClient):
         self._after()
 
     def proxied_request(self) -> bytes:
-        """The Configure-Request options by which the LAC, in the LNS's stead, demanded authentication from us."""
+        """Return the options of the LAC's Configure-Request, which demanded authentication on behalf of the LNS."""
         demand = b"\x03\x04\xc0\x23" if self.dial.auth == "pap" else b"\x03\x05\xc2\x23\x05"
         return demand + b"\x05\x06" + (self.session_id | 0x1AC00000).to_bytes(4, "big")
 
     def receive(self, frame: bytes, ns: int | None, now: float) -> None:
-        """The payload of a data message: a PPP frame with or without FF 03, protocol field of one or two octets."""
+        """Handle the payload of a data message: PPP, with or without FF 03, a protocol field of one or two octets."""
         if ns is not None:
             self.sequenced_in += 1
             self.misnumbered += ns != self.ns_expected
             self.ns_expected = ns + 1 & 0xFFFF
-            self.sequencing = True  # 5.4: the LNS leads
+            self.sequencing = True  # RFC 2661 5.4: the LNS decides
         elif self.sequencing and not self.dial.sequencing_required:
             self.sequencing = False
         at = 2 if frame[:2] == b"\xff\x03" else 0
@@ -343,7 +344,7 @@ class Subscriber(PppClient):
             self._wake()
 
     def finish(self, ended: Ended) -> None:
-        """The L2TP session is over."""
+        """End the call, as the L2TP session has ended."""
         if self.ended is not None:
             return
         self.ended = ended

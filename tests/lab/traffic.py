@@ -1,7 +1,7 @@
-"""IP packets built and checked by hand, and a small host that stands beyond the server.
+"""Build and check IP packets, and run a small host beyond the server.
 
 Every packet of the checked traffic carries its sender (`flow`), a number, its direction and a CRC over all of it, so a
-receiver counts per flow what was lost, doubled, overtaken or changed on the way.
+receiver counts per flow what was lost, duplicated, reordered or changed on the way.
 As a program (`python -m tests.lab.traffic --listen 198.51.100.2:7000`) it is the host beyond: a UDP process that checks
 what arrives and sends it back; it takes commands as JSON lines on its standard input, see `Host`.
 """
@@ -35,7 +35,7 @@ PATTERN = bytes(range(256)) * 257
 
 
 def checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071)."""
+    """Return the Internet checksum (RFC 1071)."""
     if len(data) & 1:
         data += b"\0"
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
@@ -56,7 +56,7 @@ def ipv4(
     flags: int = 0,
     options: bytes = b"",
 ) -> bytes:
-    """One IPv4 packet; `flags` is the whole 16-bit flags and fragment offset field (0x4000 = do not fragment)."""
+    """Return an IPv4 packet. `flags` is the 16-bit field of flags and fragment offset (0x4000 = do not fragment)."""
     words = 5 + len(options) // 4
     fields = (0x40 | words, tos, words * 4 + len(payload), identification, flags, ttl, protocol)
     header = IP_HEADER.pack(*fields, 0, source.packed, destination.packed) + options
@@ -74,7 +74,7 @@ def udp(
     ttl: int = 64,
     flags: int = 0,
 ) -> bytes:
-    """An IPv4 packet with a UDP datagram, checksum included."""
+    """Return an IPv4 packet with a UDP datagram, checksum included."""
     length = 8 + len(data)
     pseudo = source.packed + destination.packed + struct.pack("!BBH", 0, UDP, length)
     check = checksum(pseudo + UDP_HEADER.pack(sport, dport, length, 0) + data) or 0xFFFF
@@ -92,14 +92,14 @@ def icmp_echo(
     kind: int = ECHO_REQUEST,
     flags: int = 0,
 ) -> bytes:
-    """An IPv4 packet with an ICMP echo request (or reply)."""
+    """Return an IPv4 packet with an ICMP echo request (or reply)."""
     message = ICMP_HEADER.pack(kind, 0, 0, identifier, sequence) + data
     message = ICMP_HEADER.pack(kind, 0, checksum(message), identifier, sequence) + data
     return ipv4(source, destination, ICMP, message, flags=flags)
 
 
 def tcp_syn(source: IPv4Address, destination: IPv4Address, sport: int, dport: int, mss: int | None = None) -> bytes:
-    """A TCP SYN, with the MSS option when one is given: for looking at MSS clamping."""
+    """Return a TCP SYN, with an MSS option if one is given: for tests of MSS clamping."""
     options = b"" if mss is None else struct.pack("!BBH", 2, 4, mss)
     header = struct.pack("!HHIIBBHHH", sport, dport, 1, 0, (5 + len(options) // 4) << 4, 2, 65535, 0, 0) + options
     pseudo = source.packed + destination.packed + struct.pack("!BBH", 0, TCP, len(header))
@@ -109,7 +109,7 @@ def tcp_syn(source: IPv4Address, destination: IPv4Address, sport: int, dport: in
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """What a received IPv4 packet says; `payload` follows the IP header."""
+    """Hold the fields of a received IPv4 packet. `payload` follows the IP header."""
 
     source: IPv4Address
     destination: IPv4Address
@@ -125,7 +125,7 @@ class Packet:
 
     @property
     def icmp(self) -> tuple[int, int, int, int]:
-        """Type, code, identifier and sequence (of other types: the two halves of their word)."""
+        """Return type, code, identifier and sequence (of other types: the two halves of their word)."""
         kind, code, _, identifier, sequence = ICMP_HEADER.unpack_from(self.payload)
         return kind, code, identifier, sequence
 
@@ -139,7 +139,7 @@ class Packet:
 
 
 def parse(packet: bytes) -> Packet:
-    """Read an IPv4 packet and verify its checksums (header, ICMP, UDP); ValueError says what is wrong."""
+    """Decode an IPv4 packet and verify its checksums (header, ICMP, UDP). Raises ValueError with the fault."""
     if len(packet) < 20 or packet[0] >> 4 != 4:
         raise ValueError(f"not IPv4: {packet[:20].hex()}")
     words, _, length, identification, flags, ttl, protocol, _, source, destination = IP_HEADER.unpack_from(packet)
@@ -159,7 +159,7 @@ def parse(packet: bytes) -> Packet:
 
 
 def numbered(direction: int, flow: int, number: int, size: int) -> bytes:
-    """UDP data of `size` octets (never less than the mark's own 22)."""
+    """Return UDP data of `size` octets (at least the 22 of the mark)."""
     size = max(size, MARK.size)
     filler = PATTERN[number & 0xFF : (number & 0xFF) + size - MARK.size]
     crc = zlib.crc32(MARK.pack(MAGIC, direction, flow, number, size, 0) + filler)
@@ -167,7 +167,7 @@ def numbered(direction: int, flow: int, number: int, size: int) -> bytes:
 
 
 def turned(data: bytes, direction: int) -> bytes:
-    """The same marked data with another direction: what the echo sends back."""
+    """Return the same marked data with another direction, as the echo sends it back."""
     magic, _, flow, number, size, _ = MARK.unpack_from(data)
     crc = zlib.crc32(MARK.pack(magic, direction, flow, number, size, 0) + data[MARK.size :])
     return MARK.pack(magic, direction, flow, number, size, crc) + data[MARK.size :]
@@ -175,7 +175,7 @@ def turned(data: bytes, direction: int) -> bytes:
 
 @dataclass(slots=True)
 class Flow:
-    """What one receiver saw of one flow in one direction."""
+    """Count what one receiver saw of one flow in one direction."""
 
     received: int = 0
     octets: int = 0
@@ -203,7 +203,7 @@ class Flow:
 
 
 class Checker:
-    """Counts marked UDP data per (direction, flow)."""
+    """Count marked UDP data per (direction, flow)."""
 
     def __init__(self) -> None:
         self.flows: dict[tuple[int, int], Flow] = {}
@@ -211,7 +211,7 @@ class Checker:
         self.foreign = 0  # data without our mark
 
     def take(self, data: bytes) -> tuple[int, int] | None:
-        """The direction and flow of good data; None when it is not ours or was changed on the way."""
+        """Return the direction and flow of good data, None if it has no mark or was changed on the way."""
         if len(data) < MARK.size or data[:4] != MAGIC:
             self.foreign += 1
             return None
@@ -230,7 +230,7 @@ class Checker:
         return sum(flow.received for (way, _), flow in self.flows.items() if way == direction)
 
     def report(self) -> dict[str, Any]:
-        """Totals, and what every flow saw as [direction, flow, received, octets, doubled, overtaken]."""
+        """Return totals, and the counts of each flow as [direction, flow, received, octets, doubled, overtaken]."""
         rows = [
             [way, flow, state.received, state.octets, state.doubled, state.overtaken]
             for (way, flow), state in self.flows.items()
@@ -244,7 +244,7 @@ class Checker:
 
 
 class Host:
-    """The host beyond the server: checks marked data, echoes it, and floods on demand.
+    """Run the host beyond the server: check marked data, echo it, and flood on demand.
 
     Commands, one JSON object a line on standard input, each answered by one line on standard output:
     {"do": "report"} -> Checker.report();  {"do": "reset"} -> {};  {"do": "quit"} -> {}
@@ -300,7 +300,7 @@ class Host:
             pass
 
     def send(self, command: dict[str, Any]) -> int:
-        """`count` rounds over all receivers at the rate asked for; what comes in meanwhile is served."""
+        """Send `count` rounds to all receivers at the requested rate. Serves incoming packets meanwhile."""
         rate = float(command.get("rate", 0))
         begun = time.monotonic()
         sent = 0

@@ -1,4 +1,4 @@
-"""A TCP transfer between two namespaces, checked: what arrives has the digest of what was sent.
+"""Check a TCP transfer between two namespaces: what arrives has the digest of what was sent.
 
     took = transfer(lac, "10.1.0.2", host, "198.51.100.2", octets=8_000_000)
 
@@ -20,13 +20,13 @@ CHUNK = 1 << 16
 
 
 class Corrupted(AssertionError):
-    """What arrived is not what was sent."""
+    """Report that the received data is not the data sent."""
 
 
 def transfer(
     sender: Namespace, source: str, receiver: Namespace, target: str, *, octets: int, timeout: float = 30.0
 ) -> float:
-    """Send pseudo-random octets; seconds until the receiver's digest was back. Raises Corrupted or OSError."""
+    """Send pseudo-random octets. Return the seconds until the receiver's digest came. Raises Corrupted or OSError."""
     data = random.Random(octets).randbytes(octets)
     with (
         receiver.socket(kind=socket.SOCK_STREAM) as listener,
@@ -55,7 +55,7 @@ def transfer(
 
 def _receive(listener: socket.socket, timeout: float) -> None:
     digest = hashlib.sha256()
-    with suppress(OSError), listener.accept()[0] as receiving:  # the sender notices, and tells
+    with suppress(OSError), listener.accept()[0] as receiving:  # the sender raises the error
         receiving.settimeout(timeout)
         while chunk := receiving.recv(CHUNK):
             digest.update(chunk)

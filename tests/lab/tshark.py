@@ -1,6 +1,6 @@
-"""What Wireshark's dissectors say about a capture: malformed packets and expert warnings.
+"""Check a capture with Wireshark's dissectors: malformed packets and expert warnings.
 
-One group of complaints is explained and left out: what is said of the subscribers' own TCP connections inside PPP. A
+One group of complaints is explained and omitted: those about the subscribers' own TCP connections inside PPP. A
 full queue drops segments (that is how TCP finds its rate), iperf3 resets the connections it has done with, tcpdump
 itself misses packets of a fast transfer, and random octets look like Thrift. Everything else fails a test.
 """
@@ -13,14 +13,14 @@ from pathlib import Path
 
 from tests.lab.netns import run
 
-WARNING = 0x600000  # epan/proto.h PI_WARN; notes (0x400000) are no warnings
+WARNING = 0x600000  # epan/proto.h PI_WARN; notes (0x400000) are not warnings
 
 INNER_TCP = re.compile(r":ppp:ip:tcp(:|$)")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One packet that the dissectors complain about."""
+    """Hold one packet that the dissectors complain about."""
 
     frame: int
     protocols: str
@@ -28,7 +28,7 @@ class Finding:
 
 
 def fields(capture: Path, wanted: list[str], display: str = "") -> list[list[str]]:
-    """One list of values per packet that the display filter lets through."""
+    """Return one list of values per packet that matches the display filter."""
     argv = ["tshark", "-n", "-r", str(capture), "-T", "fields", "-E", "separator=|", "-E", "occurrence=a"]
     for name in wanted:
         argv += ["-e", name]
@@ -39,7 +39,7 @@ def fields(capture: Path, wanted: list[str], display: str = "") -> list[list[str
 
 
 def findings(capture: Path) -> list[Finding]:
-    """Malformed packets and expert warnings without an explanation."""
+    """Return malformed packets and expert warnings without an explanation."""
     wanted = ["frame.number", "frame.protocols", "_ws.expert.message"]
     rows = fields(capture, wanted, f"_ws.malformed || _ws.expert.severity >= {WARNING}")
     found = [Finding(int(number), protocols, message) for number, protocols, message in rows]
@@ -47,6 +47,6 @@ def findings(capture: Path) -> list[Finding]:
 
 
 def summary(capture: Path, display: str = "") -> list[str]:
-    """tshark's one line per packet, to show in a failing test."""
+    """Return tshark's one line per packet, to show in a failing test."""
     argv = ["tshark", "-n", "-r", str(capture)]
     return run(*argv, *(["-Y", display] if display else []), timeout=300).splitlines()

@@ -1,10 +1,10 @@
-"""A subscriber's own network device: ordinary programs (ping, iperf3, curl) run through the call.
+"""Give a subscriber a network device: ordinary programs (ping, iperf3, curl) run through the call.
 
     with TunLink(fred.wait_online()) as link:
         subprocess.run(["curl", "--interface", link.name, "http://198.51.100.2/"])
 
 The device appears in the network namespace of this process, with the address that IPCP gave. Packets from that address
-take the device by a rule of their own, so that many subscribers live in one namespace; nothing else is rerouted unless
+take the device by a rule of their own, so that many subscribers share one namespace; nothing else is rerouted unless
 `routes` are given. Needs root.
 """
 
@@ -33,7 +33,7 @@ FIRST_TABLE = 20_000  # routing tables from here on, by the device's index
 
 
 class TunLink:
-    """The device, up while the object is open and the call lasts."""
+    """Provide the device, up while the object is open and the call lasts."""
 
     def __init__(
         self, subscriber: Subscriber, name: str = "tun%d", *, mtu: int | None = None, routes: Sequence[str] = ()
@@ -64,7 +64,7 @@ class TunLink:
         self.subscriber.on_ip = None
         self._greenlet.kill()
         self._watcher.close()
-        os.close(self.descriptor)  # takes the device, its address and its routes with it
+        os.close(self.descriptor)  # removes the device, its address and its routes
         if self._rule:
             subprocess.run(["ip", "rule", "del", *self._rule], capture_output=True, check=False)
 

@@ -1,4 +1,4 @@
-"""A whole Linux machine as an ordinary process (Debian's user-mode-linux), for clients that need PPP in their kernel.
+"""Run a Linux machine as a process (Debian's user-mode-linux), for clients that need PPP in their kernel.
 
 The machine's network card is a tap device in a namespace. Its root is a directory of its own with a few files copied
 from this machine's /etc; /usr is this machine's, mounted by hostfs and read-only, so Debian's own xl2tpd, pppd and
@@ -33,11 +33,11 @@ PLACES = ("dev", "etc/ppp", "etc/xl2tpd", "modules/lib", "proc", "root", "run", 
 
 
 class GuestDied(Exception):
-    """The machine is gone or does not answer; the text holds the end of its console."""
+    """Report that the machine has exited or does not answer. The text holds the end of its console."""
 
 
 class Guest:
-    """One machine. `network` is its link: (tap device, our address on it, the guest's address)."""
+    """Run one machine. `network` is its link: (tap device, our address on it, the guest's address)."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Guest:
         return output
 
     def write(self, path: str, text: str) -> None:
-        """A file in the guest (through the guest: hostfs does not look again at what it has seen)."""
+        """Write a file in the guest. The guest does it: hostfs does not read again what it has seen."""
         encoded = base64.b64encode(text.encode()).decode()
         self.run(f"echo {encoded} | base64 -d > {path} && chmod 600 {path}")
 

@@ -3,7 +3,7 @@
 The environment variable L2TPNS_TEST_SETUID names the user. The configurations then have `set setuid`, and the tests'
 directories are prepared as an operator prepares the machine: the configuration is readable for the user's group, which
 may also write to its directory (`write memory`); the directories of logs, pid files and accounting belong to the user.
-Without the variable nothing here does anything.
+Without the variable these functions have no effect.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OPEN_TUN = 'mount --bind "$0" /dev/net/tun && exec "$@"'
 
 
 def root_only(reason: str) -> pytest.MarkDecorator:
-    """Skip a test whose subject is what only root has, while the daemons are another user's."""
+    """Skip a test of what only root may do, while the daemons run as another user."""
     return pytest.mark.skipif(IDENTITY is not None, reason=f"not under setuid: {reason}")
 
 
@@ -42,7 +42,7 @@ def prepare_config(config: Path) -> None:
 
 
 def prepare(directory: Path, config: Path) -> None:
-    """Let the user read its configuration and write where it has to, as an operator does before the start."""
+    """Give the user the access that an operator gives before the start: to its configuration and directories."""
     assert IDENTITY is not None
     prepare_config(config)
     text = config.read_text(errors="surrogateescape")

@@ -1,4 +1,4 @@
-"""Fixtures of the live tests."""
+"""Provide fixtures of the live tests."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.lab.netns import Lab
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    """Namespaces that go with the test."""
+    """Return a Lab, which is removed after the test."""
     with Lab() as lab:
         yield lab
 
 
 @pytest.fixture
 def stage(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The Stage of the test's file, closed after the test. A file whose stage needs more has its own fixture."""
+    """Return the Stage of the test's file, closed after the test. A file whose stage needs more has its own fixture."""
     stage = request.module.Stage(lab)
     yield stage
     stage.close()

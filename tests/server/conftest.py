@@ -1,4 +1,4 @@
-"""A server in the test's own process, which must leave nothing behind."""
+"""Provide servers in the test's own process, which must leave nothing behind."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ QUICK = Dial(restart=0.3)
 
 @pytest.fixture
 def timing() -> TunnelTiming:
-    """The times of the servers' tunnels, which a test may change at any time.
+    """Return the times of the servers' tunnels, which a test may change at any time.
 
-    No control message is repeated only because the machine was busy: a test that wants that sets the interval.
+    The interval is so long that a busy machine repeats no control message. A test of retransmissions shortens it.
     """
     return TunnelTiming(first_retransmission=PATIENCE, closed_linger=0.01, min_poll=0.05)
 
 
 @pytest.fixture
 def session_timing() -> SessionTiming:
-    """The times of the servers' sessions, which a test may change at any time."""
+    """Return the times of the servers' sessions, which a test may change at any time."""
     return SessionTiming(refusal_grace=0.05)
 
 
 @pytest.fixture
 def limits() -> TunnelLimits:
-    """The limits of the servers' tunnels, which a test may change at any time, `mailbox` before there is a tunnel."""
+    """Return the limits of the servers' tunnels. A test may change them at any time, `mailbox` only before a tunnel."""
     return TunnelLimits()
 
 
@@ -53,7 +53,7 @@ def data_clock() -> DataClock:
 def serve(
     timing: TunnelTiming, limits: TunnelLimits, session_timing: SessionTiming, data_clock: DataClock
 ) -> Iterator[Serve]:
-    """Starts servers with the settings given; afterwards no tunnel, session, address, route or greenlet may be left."""
+    """Start servers with the settings given. Asserts afterwards that no tunnel, session, route or greenlet is left."""
     servers: list[InProcess] = []
 
     def start(*args: Any, **settings: Any) -> InProcess:
@@ -75,7 +75,7 @@ def serve(
 
 @pytest.fixture
 def clock(session_timing: SessionTiming, data_clock: DataClock) -> Clock:
-    """A clock of sessions that stands still until the test moves it."""
+    """Return a clock of sessions that stands still until the test moves it."""
     session_timing.wheel_tick = LOOKS
     session_timing.clock = data_clock.read = clock = Clock()
     return clock
@@ -83,7 +83,7 @@ def clock(session_timing: SessionTiming, data_clock: DataClock) -> Clock:
 
 @pytest.fixture
 def tunnel_clock(timing: TunnelTiming, data_clock: DataClock) -> TunnelClock:
-    """A clock that established tunnels look at often."""
+    """Return a clock that established tunnels read often."""
     timing.max_poll = 0.05
     timing.clock = data_clock.read = clock = TunnelClock()
     return clock
@@ -91,25 +91,25 @@ def tunnel_clock(timing: TunnelTiming, data_clock: DataClock) -> TunnelClock:
 
 @pytest.fixture
 def server(serve: Serve) -> InProcess:
-    """One with the defaults."""
+    """Return a server with the default settings."""
     return serve()
 
 
 @pytest.fixture
 def lac(server: InProcess) -> Lac:
-    """Its LAC, with a tunnel; its subscribers repeat themselves quickly."""
+    """Return a LAC of the server, with a tunnel. Its subscribers retransmit quickly."""
     return server.lac(defaults=QUICK).connect()
 
 
 @pytest.fixture
 def shelf(serve: Serve, tmp_path: Path) -> Shelf:
-    """A server and a directory for its plugins."""
+    """Return a server with a directory for its plugins."""
     return Shelf(serve(plugin_dir=str(tmp_path)), tmp_path)
 
 
 @pytest.fixture
 def open_desk(serve: Serve, tmp_path: Path) -> Iterator[Callable[..., Desk]]:
-    """Starts servers with a console; `users` is the text of l2tpns.users, if there shall be one."""
+    """Start servers with a console. `users` is the text of l2tpns.users, None for no such file."""
     desks: list[Desk] = []
 
     def start(users: str | None = None, timing: ConsoleTiming | None = None, **settings: Any) -> Desk:
@@ -124,13 +124,13 @@ def open_desk(serve: Serve, tmp_path: Path) -> Iterator[Callable[..., Desk]]:
 
 @pytest.fixture
 def desk(open_desk: Callable[..., Desk]) -> Desk:
-    """One without users: everybody may come in."""
+    """Return a console without users, which admits each operator."""
     return open_desk()
 
 
 @pytest.fixture
 def lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lives]:
-    """The first of them has begun."""
+    """Return Lives with the first server started."""
     monkeypatch.setenv("L2TPNS_RUN", str(tmp_path / "run"))
     lives = Lives(tmp_path / "state")
     lives.begin()

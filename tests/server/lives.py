@@ -1,6 +1,6 @@
-"""One server after the other in this process, on the same port and the same saved state.
+"""Run one server after the other in this process, on the same port and the same saved state.
 
-`die` is kill -9: nobody says or writes anything more. `leave` is SIGTERM with save_state.
+`die` acts as kill -9: the process sends and writes nothing more. `leave` acts as SIGTERM with save_state.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.lab.lac import Dial, Lac, Subscriber
 
 
 class Lives:
-    """One server after the other, with the same directory."""
+    """Run one server after the other, with the same directory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -54,7 +54,7 @@ class Lives:
         return server
 
     def end(self) -> None:
-        """Nobody gets a turn any more, nothing is said."""
+        """End the server as kill -9 does: no greenlet runs again, and nothing is sent."""
         self.server.services.handed_over = True
         end_process(self.server)
         self.store.close()
@@ -78,12 +78,12 @@ def connect(lives: Lives, **options: Any) -> Lac:
 
 
 def beat(lives: Lives) -> None:
-    """What the journal does twenty times a second here is done now."""
+    """Write the journal now, which happens twenty times a second here."""
     lives.server.journal.tick()
 
 
 def works(lives: Lives, subscriber: Subscriber) -> bool:
-    """A packet of its reaches the world, and one from there reaches it."""
+    """Return True if packets pass in both directions."""
     before = len(lives.server.plane.delivered)
     subscriber.send_udp("198.51.100.2", 9, b"up")
     until(lambda: len(lives.server.plane.delivered) > before)
@@ -92,7 +92,7 @@ def works(lives: Lives, subscriber: Subscriber) -> bool:
 
 
 def end_process(server: InProcess) -> None:
-    """What the end of a process ends: the greenlets of its tunnels and sessions, without a word to anybody."""
+    """Kill the greenlets of tunnels and sessions as the end of a process does. Nothing is sent."""
     server.plane.stop()
     assert server.lns.clock is not None
     server.lns.clock.stop()

@@ -1,4 +1,4 @@
-"""What several tests of the console watch."""
+"""Share fixtures of the console's tests."""
 
 from __future__ import annotations
 

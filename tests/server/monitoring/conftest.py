@@ -1,4 +1,4 @@
-"""A server with its pages, and a visitor."""
+"""Provide a server with its status pages, and an HTTP client."""
 
 from __future__ import annotations
 
