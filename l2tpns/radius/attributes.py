@@ -5,8 +5,8 @@ records send (packets.py, usage.py), the log lines about ignored attributes, and
 
 To read one more attribute of a reply: a row here, a field of AuthReply in types.py, and, if it acts at once,
 a line in subscriber/authorization.py. Several attributes may fill one field, and one attribute several; values of a
-field that is a tuple are collected in the order of the table. A parser is given all values of its attribute, raw: those of a
-tagged attribute (RFC 2868 3.1) begin with their tag.
+field that is a tuple are collected in the order of the table. A parser is given all values of its attribute, raw:
+those of a tagged attribute (RFC 2868 3.1) begin with their tag.
 """
 
 from __future__ import annotations
