@@ -1,8 +1,9 @@
 """Calls the plugin hooks of a session: login, start, accounting, end (manual: Plugins).
 
-All hooks are called here, except those of packets, nsctl and the timer, and a plugin's own (init, done,
-save). Hooks of a login may block as long as RADIUS may: they run in a background greenlet (PppLink.run_in_background) while the session serves its mailbox. Where a
-session cannot wait, a hook is abandoned after a few seconds. Without plugins no event is built.
+All hooks are called here, except those of packets, nsctl and the timer, and a plugin's own (init, done, save). Hooks of
+a login may block as long as RADIUS may: they run in a background greenlet (PppLink.run_in_background) while the session
+serves its mailbox. Where a session cannot wait, a hook is abandoned after a few seconds. Without plugins no event is
+built.
 """
 
 from __future__ import annotations
