@@ -7,6 +7,7 @@
 # make bench      figures for this machine          make fuzz     a million hostile datagrams at a live daemon
 # make soak       10,000 sessions for five minutes, then a hundred cycles of 200 sessions up and down
 # make docs       write the generated pages again   make fmt      lay out the source
+# make fastpath   compile the kernel programs again: fastpath.o is shipped, clang is needed only to change them
 # make install    PREFIX=/usr; PREFIX=/opt/x puts everything below it; DESTDIR=dir stages; root makes the user l2tpns
 # make uninstall  leaves edited configuration, saved state and the user where they are
 
@@ -40,7 +41,7 @@ PLUGINS = $(notdir $(wildcard modules/*.py))
 PROGRAMS = l2tpns nsctl l2tpns-capture
 INSTALLER := build/installer
 
-.PHONY: check venv fmt test unprivileged slow demo interop bench soak fuzz docs install uninstall clean
+.PHONY: check venv fmt test unprivileged slow demo interop bench soak fuzz docs fastpath install uninstall clean
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --quiet --check $(CODE)
@@ -102,6 +103,15 @@ fuzz: $(STAMP)
 
 docs: $(STAMP)
 	$(PY) -m tools.docs
+
+# The object holds the hash of its source, which a test compares. -mcpu=v3: atomic operations that return the old value.
+FASTPATH := l2tpns/dataplane/fastpath
+fastpath:
+	sh tools/setup.sh fastpath
+	hash=$$(cat $(FASTPATH)/fastpath.h $(FASTPATH)/fastpath.c | sha256sum | cut -d' ' -f1) && \
+		clang -O2 -g -mcpu=v3 -target bpf -Wall -Wextra -Werror -DSOURCE_HASH=\"$$hash\" \
+			-I/usr/include/$$(gcc -print-multiarch) -c $(FASTPATH)/fastpath.c -o $(FASTPATH)/fastpath.o
+	llvm-strip -g $(FASTPATH)/fastpath.o
 
 # The server gives up root for the user l2tpns (`set setuid`), who has to be able to read all of this: hence the umask.
 # The installed packages are laid into the virtual environment with --target and started by a launcher with absolute

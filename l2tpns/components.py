@@ -15,7 +15,8 @@ from time import monotonic
 from l2tpns.config.settings import Config
 from l2tpns.console.context import ConsoleContext
 from l2tpns.console.server import Console
-from l2tpns.dataplane.userspace import UserPlane
+from l2tpns.dataplane.fastpath.plane import KernelPlane
+from l2tpns.dataplane.fastpath.programs import Loader
 from l2tpns.errors import ConfigError, ReportError, WaitError
 from l2tpns.monitoring.bandwidth import BandwidthMeter
 from l2tpns.monitoring.problems import Finding
@@ -61,6 +62,7 @@ class Foundation:
     service_manager: process.ServiceManager
     spare: process.Spare
     steps: ShutdownSteps
+    fast_path_loader: Loader
 
 
 class Components:
@@ -93,7 +95,7 @@ class Components:
         self.accounting = Accounting(
             radius_settings, self._spool_directory(), self.logger, awake=awake, supervisor=supervisor
         )
-        self.plane = UserPlane(
+        self.plane = KernelPlane(
             config,
             foundation.counters,
             self.logger,
@@ -102,6 +104,7 @@ class Components:
             on_surroundings=lambda surroundings: self.services.guard.apply_surroundings(surroundings),
             supervisor=supervisor,
         )
+        self.plane.loader = foundation.fast_path_loader
         self.server = server = Server(
             config,
             foundation.counters,

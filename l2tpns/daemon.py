@@ -30,6 +30,7 @@ from l2tpns.config import file as configfile
 from l2tpns.config.live import Configurator, Options, read
 from l2tpns.config.settings import Config
 from l2tpns.console.context import ConsoleContext
+from l2tpns.dataplane.fastpath.programs import Loader
 from l2tpns.errors import ConfigError, RepairError, ReportError
 from l2tpns.monitoring.bandwidth import BandwidthMeter
 from l2tpns.radius.backends import Backends
@@ -81,6 +82,7 @@ class Daemon:
         contain_strays(gevent.get_hub(), self.logger)
         self.service_manager = process.ServiceManager()
         self.spare = process.Spare()
+        self.fast_path_loader = Loader()
         self.supervisor = Supervisor(self.logger, self.part_lost)
         self.started = monotonic()
         self.ready = False  # the start succeeded
@@ -150,6 +152,8 @@ class Daemon:
         preload.import_late_modules()
         if config.pid_file:
             process.reserve_pid_file(Path(config.pid_file), identity.uid, identity.gid)
+        if config.fast_path != "off":
+            self.fast_path_loader.prepare()
         privileges.become(identity)
         closed = privileges.unreadable(self.files.all())
         if closed:
@@ -199,6 +203,7 @@ class Daemon:
             self.service_manager,
             self.spare,
             self.steps,
+            self.fast_path_loader,
         )
         components = Components(
             foundation, self.pool, self.backend, self.radius_settings, context=self.context, fail=self.signals.put

@@ -111,6 +111,7 @@ class Server:
 
     def hand_over(self) -> bool:
         """Save the state for the next process, and send nothing any more. Return False if that failed. May yield."""
+        self.services.plane.retreat()  # or packets would be carried after the last counters were saved
         self.services.handed_over = self.journal.write_final()
         return self.services.handed_over
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Install the Debian packages that a make target needs, and only those that are missing.
-#   tools/setup.sh build|demo|test|bench ...
+#   tools/setup.sh build|run|fastpath|demo|test|bench ...
 # Services that come with a package (freeradius, xl2tpd) are not started: the lab runs its own in namespaces.
 set -eu
 
@@ -8,13 +8,14 @@ need=
 for group in "$@"; do
     case $group in
     build) need="$need python3-venv python3-dev gcc libc6-dev ca-certificates" ;;
-    run) need="$need iptables" ;; # python-iptables loads its libraries
-    demo) need="$need iptables iproute2 procps ethtool iputils-ping tcpdump" ;;
+    run) need="$need iptables libbpf1" ;; # python-iptables loads the former's libraries, the fast path the latter
+    fastpath) need="$need clang llvm libbpf-dev gcc libc6-dev" ;;
+    demo) need="$need iptables libbpf1 iproute2 procps ethtool iputils-ping tcpdump" ;;
     test)
-        need="$need iptables iproute2 procps ethtool iputils-ping tcpdump tshark iperf3 ipset telnet"
+        need="$need iptables libbpf1 iproute2 procps ethtool iputils-ping tcpdump tshark iperf3 ipset telnet"
         need="$need freeradius freeradius-utils user-mode-linux busybox-static kmod xl2tpd ppp chromium"
         ;;
-    bench) need="$need iptables iproute2 procps ethtool iputils-ping iperf3 freeradius" ;;
+    bench) need="$need iptables libbpf1 iproute2 procps ethtool iputils-ping iperf3 freeradius" ;;
     *)
         echo "setup.sh: no such group: $group" >&2
         exit 2

@@ -395,9 +395,15 @@ class Config:
     )
 
     # The data path
+    fast_path: str = setting(
+        "off",
+        "Programs in the kernel that carry the packets of sessions; auto: where the kernel can, on: or refuse to start",
+        Choice("auto", "on", "off"),
+    )
     data_checksums: bool = setting(
         True,
-        "UDP checksum of subscribers' packets to the LACs (RFC 2661 8.1); control messages always have it",
+        "UDP checksum of subscribers' packets to the LACs (RFC 2661 8.1), but for those that the fast path sends; "
+        "control messages always have it",
         _BOOL,
         RESTART,
     )
@@ -423,6 +429,23 @@ class Config:
         0,
         "Speed of a throttled session, each way, unless another is named; 0: none, one must be named",
         Integer(0, 10_000_000, "kbit/s"),
+    )
+    throttle_method: str = setting(
+        "auto",
+        "How rates are enforced; htb: queued, in user space; kernel: excess is dropped, by the fast path if it is in "
+        "use; auto: kernel if the fast path is in use and no rate of the session is below throttle_kernel_min. For "
+        "rates that are set after it",
+        Choice("auto", "htb", "kernel"),
+    )
+    throttle_kernel_min: int = setting(
+        2000,
+        "Lowest rate for which throttle_method auto is kernel: below it dropping costs a subscriber many packets",
+        Integer(1, 10_000_000, "kbit/s"),
+    )
+    throttle_burst: int = setting(
+        200,
+        "What a subscriber may send or receive at once after a pause, where excess is dropped (at least 5200 octets)",
+        Integer(10, 2000, "milliseconds"),
     )
     throttle_buckets: int = setting(3000, "Maximum number of throttled sessions", Integer(1, 65000))
     snoop_host: IPv4Address | None = setting(

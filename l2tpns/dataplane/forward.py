@@ -92,6 +92,10 @@ class Forwarder:
             return
         if protocol == TCP and not fragment & ipv4.OFFSET:
             packet = self._clamped(path, packet)
+        if path.rate_in is not None and path.exceeds_rate_in(octets, self._clock.now):
+            self._counters.drop_policed += 1
+            path.dropped_policed += 1
+            return
         if path.needs_userspace:
             self._apply_policer(path, packet)
         else:
@@ -219,6 +223,10 @@ class Forwarder:
         if limit and self._exceeds_limit(path, limit):
             self._counters.drop_packet_limit += 1
             path.dropped_packet_limit += 1
+            return
+        if path.rate_out is not None and path.exceeds_rate_out(len(packet), self._clock.now):
+            self._counters.drop_policed_out += 1
+            path.dropped_policed_out += 1
             return
         header = path.numbered_header(Protocol.IP) if path.sequenced else path.header
         if path.endpoint.send_data(header + packet, path.peer):

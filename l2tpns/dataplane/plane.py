@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
@@ -14,6 +15,18 @@ from l2tpns.dataplane.session_path import SessionPath
 from l2tpns.runtime.peer import Peer
 
 OnControl = Callable[[bytes, Peer, Endpoint], None]
+
+
+@dataclass(frozen=True, slots=True)
+class FastPathStatus:
+    """The state of the fast path, for `show fastpath` and the metrics."""
+
+    running: bool
+    why_not: str  # empty if it is running
+    interfaces: tuple[str, ...]  # whose packets the programs see, besides the tun device
+    passed_over: Mapping[str, str]  # interfaces that the programs cannot serve, each with the reason
+    sessions: int  # that the programs carry
+    totals: Mapping[str, int]  # fastpath/layout.py TOTALS since the programs were loaded
 
 
 class DataPlane(Protocol):
@@ -69,6 +82,15 @@ class DataPlane(Protocol):
 
     def refresh(self, path: SessionPath) -> None:
         """Bring the counters and last_... times of the path up to date if they are kept elsewhere."""
+
+    def collect(self) -> None:
+        """Bring the counters of the process up to date if some are kept elsewhere."""
+
+    def retreat(self) -> None:
+        """Carry every packet in this process from now on: it is about to end."""
+
+    def fast_path(self) -> FastPathStatus:
+        """Return the state of the fast path."""
 
     def send_frame(self, path: SessionPath, protocol: int, information: bytes) -> None:
         """Send one PPP frame to the LAC, nothing in its header compressed."""

@@ -13,6 +13,7 @@ from time import monotonic
 from l2tpns.config.access_list import AccessList
 from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.dataplane.policer import Policer
+from l2tpns.dataplane.rate import Rate
 from l2tpns.proto.l2tp.header import data_header
 from l2tpns.proto.ppp.frame import Protocol, build_frame
 from l2tpns.runtime.peer import Peer
@@ -25,12 +26,14 @@ Tap = Callable[[int, bytes], bytes | None]  # direction, packet -> the packet to
 Copy = Callable[[int, bytes], None]  # direction, packet
 
 
-# What the owner may change while the path is attached, and must then report by DataPlane.changed. The first tuple says
-# where datagrams go. Each field of the second, unless None or False, asks for more than plain forwarding, which only
-# Python code can do.
+# What the owner may change while the path is attached, and must then report by DataPlane.changed: where datagrams go,
+# whether source addresses are checked, what is dropped. Each field of USERSPACE_FIELDS, unless None or False, asks for
+# more than plain forwarding, which the fast path cannot do.
 ADDRESSING_FIELDS = ("endpoint", "peer", "peer_session_id", "peer_tunnel_id")
-USERSPACE_FIELDS = ("in_garden", "mirror", "filter_in", "filter_out", "policer", "sequenced", "packet_hook")
-CHANGEABLE_FIELDS = ADDRESSING_FIELDS + USERSPACE_FIELDS
+SOURCE_FIELDS = ("in_garden",)
+USERSPACE_FIELDS = ("mirror", "filter_in", "filter_out", "policer", "shaped", "sequenced", "packet_hook")
+RATE_FIELDS = ("rate_in", "rate_out")
+CHANGEABLE_FIELDS = ADDRESSING_FIELDS + SOURCE_FIELDS + RATE_FIELDS + USERSPACE_FIELDS
 
 
 def key_of(tunnel_id: int, session_id: int) -> int:
@@ -50,6 +53,7 @@ class SessionPath:
         "dropped_old",
         "dropped_packet_limit",
         "dropped_policed",
+        "dropped_policed_out",
         "dropped_spoofed",
         "dropped_tap",
         "dropped_too_big",
@@ -81,8 +85,13 @@ class SessionPath:
         "peer_tunnel_id",
         "policer",
         "post",
+        "rate_in",
+        "rate_out",
+        "ready_in",
+        "ready_out",
         "routes",
         "sequenced",
+        "shaped",
         "window",
         "window_packets",
     )
@@ -118,6 +127,10 @@ class SessionPath:
         self.filter_out: AccessList | None = None  # for packets to the subscriber
         self.in_garden = False  # in a walled garden, whose rules match its addresses: no other source address passes
         self.policer: Policer | None = None  # limits what the subscriber sends
+        self.rate_in: Rate | None = None  # what exceeds it is dropped, from the subscriber and to the subscriber
+        self.rate_out: Rate | None = None
+        self.ready_in = self.ready_out = 0.0  # see Rate.pay, for what this process carries
+        self.shaped = False  # what is sent to the subscriber queues in a class of the tun device, which limits it
         self.ns = 0  # of the next data message to the LAC, when sequenced
         self.next_ns = -1  # the lowest Ns from the LAC that is not old; -1: none received yet
         # For accounting: IP packets and their octets; "in" is from the subscriber (RFC 2866 5.3).
@@ -126,7 +139,7 @@ class SessionPath:
         self.last_rx = self.last_ip_rx = self.last_ip_tx = monotonic() if now is None else now
         self.dropped_malformed = self.dropped_wrong_peer = self.dropped_old = self.dropped_not_online = 0
         self.dropped_bad_ip = self.dropped_spoofed = self.dropped_too_big = self.dropped_policed = 0
-        self.dropped_packet_limit = self.dropped_tap = self.dropped_filtered = 0
+        self.dropped_policed_out = self.dropped_packet_limit = self.dropped_tap = self.dropped_filtered = 0
         self.window = self.window_packets = 0  # packet_limit: number of the current 0.1 s, packets sent in it
         self.header = b""  # of an unsequenced IP packet
         self.needs_userspace = False  # one of USERSPACE_FIELDS is set: plain forwarding does not do
@@ -160,6 +173,22 @@ class SessionPath:
         """Return True if the source address lies in one of the framed routes."""
         number = int.from_bytes(source, "big")
         return any(number & mask == network for mask, network in self.networks)
+
+    def exceeds_rate_in(self, octets: int, now: float) -> bool:
+        """Return True if a packet from the subscriber is above `rate_in`. Otherwise charge it."""
+        assert self.rate_in is not None
+        ready = self.rate_in.pay(self.ready_in, octets, now)
+        if ready is not None:
+            self.ready_in = ready
+        return ready is None
+
+    def exceeds_rate_out(self, octets: int, now: float) -> bool:
+        """Return True if a packet to the subscriber is above `rate_out`. Otherwise charge it."""
+        assert self.rate_out is not None
+        ready = self.rate_out.pay(self.ready_out, octets, now)
+        if ready is not None:
+            self.ready_out = ready
+        return ready is None
 
     def reset_counters(self) -> None:
         """Start the accounting counters again from 0: another accounting session begins on the same link."""

@@ -6,7 +6,7 @@ same address or route, the newest has it; when that session ends, the one before
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network
 from typing import Generic, TypeVar
 
@@ -75,6 +75,17 @@ class AddressTable:
                 if not claims.holder:
                     del self._prefixes[route.prefixlen]
         self._index()
+
+    def holder(self, route: IPv4Network) -> SessionPath | None:
+        """Return the path that has exactly this framed route, None if there is none."""
+        claims = self._prefixes.get(route.prefixlen)
+        return None if claims is None else claims.holder.get(int(route.network_address))
+
+    def routes(self) -> Iterator[tuple[IPv4Network, SessionPath]]:
+        """Yield each framed route with the path that has it."""
+        for length, claims in self._prefixes.items():
+            for network, path in claims.holder.items():
+                yield IPv4Network((network, length)), path
 
     def by_route(self, destination: bytes) -> SessionPath | None:
         """Return the path whose framed route is the longest match, None if no route matches."""

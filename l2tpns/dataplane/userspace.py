@@ -19,7 +19,7 @@ from gevent.event import Event
 from l2tpns.config.settings import Config
 from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.dataplane.forward import Forwarder, mss_for
-from l2tpns.dataplane.plane import OnControl
+from l2tpns.dataplane.plane import FastPathStatus, OnControl
 from l2tpns.dataplane.session_path import MIN_MTU, SessionPath
 from l2tpns.dataplane.tun_reader import drain_tun
 from l2tpns.dataplane.udp import LacSide
@@ -308,6 +308,15 @@ class UserPlane:
 
     def refresh(self, path: SessionPath) -> None:
         """Do nothing: the counters are kept in the path itself."""
+
+    def collect(self) -> None:
+        """Do nothing: the counters are those of the process."""
+
+    def retreat(self) -> None:
+        """Do nothing: this process carries every packet."""
+
+    def fast_path(self) -> FastPathStatus:
+        return FastPathStatus(False, "this data path has none", (), {}, 0, {})
 
     def send_frame(self, path: SessionPath, protocol: int, information: bytes) -> None:
         path.endpoint.send(path.frame(protocol, information), path.peer)

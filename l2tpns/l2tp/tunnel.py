@@ -204,13 +204,16 @@ class Tunnel:
 
     def heard_data(self) -> None:
         """Count data messages as signs of life of the LAC, as control messages are (RFC 2661 5.5)."""
+        refresh = self.services.plane.refresh
         for session in self.sessions.values():
+            refresh(session.path)
             if session.path.last_rx > self.last_heard:
                 self.last_heard = session.path.last_rx
 
     def data_since(self, when: float) -> bool:
         """Return True if a data message has come since then, by `now`."""
         awake = self.services.awake
+        self.heard_data()
         return any(awake.at(session.path.last_rx) > when for session in self.sessions.values())
 
     def close(self, end: TunnelEnded) -> None:

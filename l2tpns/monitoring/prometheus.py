@@ -129,6 +129,18 @@ def _throttled(sources: Sources, census: Census) -> Rows:
     yield ("limit",), sources.lns.config.throttle_buckets
 
 
+def _fast_sessions(sources: Sources, census: Census) -> Rows:
+    yield (), sources.lns.services.plane.fast_path().sessions
+
+
+def _passed(sources: Sources, census: Census) -> Rows:
+    totals = sources.lns.services.plane.fast_path().totals
+    for name, value in totals.items():
+        direction, _, reason = name.partition("_passed_")
+        if reason:
+            yield (direction, reason), value
+
+
 def _users(sources: Sources, census: Census) -> Rows:
     yield (), len(sources.lns.services.registry.by_user)
 
@@ -220,6 +232,14 @@ FAMILIES: tuple[Family, ...] = (
         _throttled,
     ),
     Family("pool_addresses", GAUGE, "addresses of the pool, by state", ("state",), _pool),
+    Family("fast_path_sessions", GAUGE, "sessions that the fast path carries", (), _fast_sessions),
+    Family(
+        "fast_path_passed",
+        COUNTER,
+        "packets that the fast path left to user space since it was loaded",
+        ("direction", "reason"),
+        _passed,
+    ),
     *_counter_families(),
     Family("radius_requests", COUNTER, "requests sent to a RADIUS server", SERVER, _radius("requests")),
     Family("radius_retransmissions", COUNTER, "requests sent again", SERVER, _radius("retransmissions")),
@@ -289,6 +309,7 @@ class Metrics:
     def text(self, accept: str = "") -> tuple[bytes, str]:
         """Return the exposition in the format chosen by the Accept header, and its content type."""
         self._census = self._sources.census()
+        self._sources.lns.services.plane.collect()
         encoder, content_type = choose_encoder(accept)
         return encoder(self._registry), content_type
 

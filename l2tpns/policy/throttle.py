@@ -16,6 +16,7 @@ from gevent.lock import RLock
 from l2tpns.config.settings import Config
 from l2tpns.dataplane.plane import DataPlane
 from l2tpns.dataplane.policer import Policer
+from l2tpns.dataplane.rate import Rate
 from l2tpns.policy.model import Changes, PolicyError, Subscriber
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.text import printable
@@ -92,6 +93,7 @@ class Throttle:
 
     def finish(self, session: Subscriber) -> None:
         with self._lock:
+            self._set_rates(session, 0, 0)
             self._remove_policer(session)
             self._release(session)
 
@@ -144,8 +146,7 @@ class Throttle:
         """Set these rates. Raises PolicyError, and the rates stay as they were."""
         with self._lock:
             if session.online_since:
-                self._shape(session, rate_out)
-                self._apply_policer(session, rate_in)
+                self._apply(session, rate_in, rate_out)
             session.change_policy(rate_in=rate_in, rate_out=rate_out)
             if session.online_since:
                 self._changes.session(session)
@@ -156,11 +157,49 @@ class Throttle:
             if not session.online_since:
                 return  # it ended while this waited for the lock
             policy = session.policy
-            self._apply_policer(session, policy.rate_in)
             try:
-                self._shape(session, policy.rate_out)
+                self._apply(session, policy.rate_in, policy.rate_out)
             except PolicyError as error:
                 session.log.error("throttle_refused", user=session.user, rate_out=policy.rate_out, why=str(error))
+                self._apply_policer(session, policy.rate_in)
+
+    def method(self, rate_in: int, rate_out: int) -> str:
+        """Return "kernel" if excess of these rates is to be dropped by the data path, "htb" if it is to be queued."""
+        chosen = self._config.throttle_method
+        if chosen != "auto":
+            return chosen
+        lowest = min((rate for rate in (rate_in, rate_out) if rate), default=0)
+        fits = lowest >= self._config.throttle_kernel_min and self._plane.fast_path().running
+        return "kernel" if fits else "htb"
+
+    def method_of(self, session: Subscriber) -> str:
+        """Return how the rates of a session are enforced now: "kernel", "htb", or "" without any."""
+        path = session.path
+        if path.rate_in is not None or path.rate_out is not None:
+            return "kernel"
+        return "htb" if path.policer is not None or path.shaped else ""
+
+    def _apply(self, session: Subscriber, rate_in: int, rate_out: int) -> None:
+        """Enforce rates by the method that fits them. Raises PolicyError, and the rates stay as they were.
+
+        The new limits hold before the old ones end.
+        """
+        if self.method(rate_in, rate_out) == "kernel":
+            self._set_rates(session, rate_in, rate_out)
+            self._remove_policer(session)
+            self._release(session)
+            return
+        self._shape(session, rate_out)
+        self._apply_policer(session, rate_in)
+        self._set_rates(session, 0, 0)
+
+    def _set_rates(self, session: Subscriber, rate_in: int, rate_out: int) -> None:
+        """Have the data path drop what exceeds these rates."""
+        path, burst = session.path, self._config.throttle_burst
+        rates = tuple(Rate.of(rate, burst) if rate else None for rate in (rate_in, rate_out))
+        if rates != (path.rate_in, path.rate_out):
+            path.rate_in, path.rate_out = rates
+            self._plane.changed(path)
 
     def _apply_policer(self, session: Subscriber, rate: int) -> None:
         path = session.path
@@ -203,11 +242,15 @@ class Throttle:
         except ShapingError as error:
             raise PolicyError(f"throttling is unavailable: {error}") from None
         self._buckets[session] = bucket, networks
+        session.path.shaped = True
+        self._plane.changed(session.path)
 
     def _release(self, session: Subscriber) -> None:
         held = self._buckets.pop(session, None)
         if held is None or self._shaper is None:
             return
+        session.path.shaped = False
+        self._plane.changed(session.path)
         try:
             self._shaper.release(*held)
         except ShapingError as error:
@@ -215,7 +258,12 @@ class Throttle:
 
     def _facts(self, session: Subscriber) -> dict[str, object]:
         policy = session.policy
-        return {"rate_in": policy.rate_in, "rate_out": policy.rate_out, "bucket": self.bucket(session)}
+        return {
+            "rate_in": policy.rate_in,
+            "rate_out": policy.rate_out,
+            "bucket": self.bucket(session),
+            "method": self.method_of(session),
+        }
 
 
 def parse_rates(words: Sequence[str]) -> tuple[int | None, int | None]:

@@ -49,6 +49,7 @@ class Counters:
     drop_spoofed: int = counter("packets from source addresses that are not the subscriber's")
     drop_filtered: int = counter("packets that a session's filter does not permit, either way")
     drop_policed: int = counter("packets that throttled subscribers sent too fast")
+    drop_policed_out: int = counter("packets to throttled subscribers that came too fast, where no class queues them")
     drop_bad_ip: int = counter("packets that are not IP, or shorter than their header says")
     drop_ipv6: int = counter("IPv6 packets from the tun device; subscribers have IPv4 only")
     drop_above_mru: int = counter("frames of this server's that were longer than the subscriber's MRU")

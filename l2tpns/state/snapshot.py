@@ -108,6 +108,7 @@ def session_record(session: Session) -> SessionRecord:
 def usage_row(session: Session, now: float) -> list[Any]:
     """Return the fields of a UsageRecord, in their order."""
     path = session.path
+    session.services.plane.refresh(path)
     return [
         path.in_octets,
         path.in_packets,

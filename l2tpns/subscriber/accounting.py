@@ -85,6 +85,7 @@ def suspend(session: SessionState, cause: TerminateCause) -> Usage:
 
 def resume(session: SessionState) -> None:
     """Begin a new service of a session that stays online, with times and counters at zero. Does not yield."""
+    session.services.plane.refresh(session.path)  # what was counted until now belongs to no service
     session.path.reset_counters()
     session.usage_file_octets = (0, 0)
     session.online_since, session.opened_wall = session.services.session_timing.clock(), time.time()

@@ -68,6 +68,7 @@ def next_deadline(session: SessionState) -> float:
     """Return when the next timer is due (monotonic). Does not yield."""
     config, profile = session.services.config, session.profile
     assert profile is not None
+    session.services.plane.refresh(session.path)
     due = session.next_echo
     if config.ppp_keepalive:
         due = max(due, session.path.last_rx + config.echo_timeout)
@@ -103,6 +104,7 @@ def run_due_timers(session: SessionState, now: float) -> None:
     """
     config, profile, link = session.services.config, session.profile, session.link
     assert profile is not None
+    session.services.plane.refresh(session.path)
     if profile.idle_timeout and now >= idle_deadline(session, profile.idle_timeout):
         raise SessionEnded(causes.IDLE_TIMEOUT)
     if config.idle_echo_timeout and now >= silence_deadline(session):

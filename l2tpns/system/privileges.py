@@ -1,6 +1,6 @@
 """Giving up root: run as another user with the few capabilities that serving needs (capabilities(7), `setuid`).
 
-The switch comes before the first socket, device or rule is made, so that everything the server does works, or is
+The switch comes before the first network socket, device or rule is made. So everything the server does works, or is
 refused, in the same way from its start to its end. What stays possible afterwards:
 
 - CAP_NET_ADMIN: the tun device, routes, qdiscs, firewall rules, sets, socket buffers, `net.*` sysctls

@@ -95,6 +95,9 @@ class KernelLink:
     up: bool
     mtu: int
     queue_length: int
+    type: int  # ARPHRD_... of <linux/if_arp.h>
+    kind: str  # of a virtual interface, such as vlan or bridge; empty for a network card
+    master: int  # the index of the bridge or bond that it belongs to, 0: none
 
 
 class Netlink(NetlinkSocket):
@@ -342,10 +345,14 @@ def _attributes(octets: bytes, at: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _link(message: Message) -> KernelLink:
+    info = message.get_attr("IFLA_LINKINFO")
     return KernelLink(
         index=int(message["index"]),
         name=str(message.get_attr("IFLA_IFNAME")),
         up=bool(message["flags"] & _IFF_UP),
         mtu=int(message.get_attr("IFLA_MTU") or 0),
         queue_length=int(message.get_attr("IFLA_TXQLEN") or 0),
+        type=int(message["ifi_type"]),
+        kind=str(info.get_attr("IFLA_INFO_KIND") or "") if info is not None else "",
+        master=int(message.get_attr("IFLA_MASTER") or 0),
     )

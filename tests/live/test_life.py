@@ -377,6 +377,7 @@ def test_a_plugin_that_ends_greenlets_costs_no_lac_its_reader(stage: Stage) -> N
 
 
 PARTS = {
+    "fast path",
     "LAC reader",
     "LAC sockets",
     "accounting spool",

@@ -167,6 +167,7 @@ def session_detail(session: Session, now: float, enabled: bool) -> Row:
         "rate_out": policy.rate_out or None,
         "garden": policy.garden or None,
         "filter_bucket": session.services.throttle.bucket(session),
+        "throttle_method": session.services.throttle.method_of(session) or None,
     }
 
 
@@ -194,7 +195,7 @@ def with_facts(value: bool, facts: str | None) -> str:
 def rates(row: Row) -> str:
     """Return the limited directions, as `in 64 out 512 kbit/s`."""
     limited = [f"{way} {row[f'rate_{way}']}" for way in ("in", "out") if row[f"rate_{way}"]]
-    return f"{' '.join(limited)} kbit/s"
+    return f"{' '.join(limited)} kbit/s, {row['throttle_method'] or 'not enforced'}"
 
 
 def show_sessions(shell: Shell, *ids: str) -> Output:

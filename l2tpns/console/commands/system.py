@@ -44,6 +44,7 @@ SIDES = (("Ethernet", "tun"), ("Tunnel", "tunnel"))
 
 
 def counter_values(context: ConsoleContext, hidden: frozenset[str]) -> dict[str, Any]:
+    context.lns.services.plane.collect()
     values: dict[str, Any] = {name: value for name, _, value in context.lns.counters.items() if name not in hidden}
     values |= {count.name: count.value for count in context.plugins.counts}
     cleared = context.counters_cleared

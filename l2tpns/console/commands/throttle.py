@@ -44,7 +44,9 @@ THROTTLED = Table(
         Column("rate_in", "In", 8, lambda rate: str(rate or "-")),
         Column("rate_out", "Out", 8, lambda rate: str(rate or "-")),
         Column("filter_bucket", "Bucket", -7, lambda bucket: bucket or "none"),
+        Column("method", "Method", -6, lambda method: method or "none"),
         Column("dropped_in", "Dropped In", 10),
+        Column("dropped_out", "Dropped Out", 11, lambda dropped: "-" if dropped is None else str(dropped)),
     )
 )
 
@@ -59,7 +61,10 @@ def throttled_row(session: Session) -> Row:
         "rate_in": session.policy.rate_in,
         "rate_out": session.policy.rate_out,
         "filter_bucket": session.services.throttle.bucket(session),
+        "method": session.services.throttle.method_of(session),
         "dropped_in": path.dropped_policed,
+        # Of a class, the kernel counts: see tc.
+        "dropped_out": None if path.shaped else path.dropped_policed_out,
     }
 
 

@@ -2,7 +2,8 @@
 
 Each field is an AVP, named by its annotation. A field without default is an AVP that must be present, unless the
 annotation also gives a value to assume. Decoding, encoding and the check for missing AVPs are loops over these
-declarations. l2tp/tunnel.py decides whether a message is allowed in the present state.
+declarations. l2tp/dispatch.py (tunnels) and subscriber/session.py (calls) decide whether a message is allowed in
+the present state.
 """
 
 from __future__ import annotations

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from l2tpns.dataplane.plane import FastPathStatus
 from l2tpns.dataplane.policer import DROP, PASS, WAIT, Policer
+from l2tpns.dataplane.rate import Rate
 from l2tpns.policy.model import Policy, PolicyError
 from l2tpns.policy.throttle import parse_rates
 from l2tpns.radius.types import AuthReply, FramedRoute
@@ -374,18 +376,51 @@ def test_show_throttle_and_show_session_tell_rates_and_bucket(stage: tuple[Desk,
     assert [row["throttled"] for row in rows_of(operator, "show session")] == [False, False]
     operator.do("throttle fred in 64 out 512")
     lines = operator.do("show throttle").splitlines()
-    assert lines[0].split() == ["SID", "TID", "Username", "In", "Out", "Bucket", "Dropped", "In"]
-    assert [line.split()[2:] for line in lines[1:]] == [["fred", "64", "512", "1:10", "0"]]
+    assert lines[0].split() == [
+        "SID",
+        "TID",
+        "Username",
+        "In",
+        "Out",
+        "Bucket",
+        "Method",
+        *"Dropped In Dropped Out".split(),
+    ]
+    assert [line.split()[2:] for line in lines[1:]] == [["fred", "64", "512", "1:10", "htb", "0", "-"]]
     (row,) = rows_of(operator, "show throttle")
     assert (row["user"], row["rate_in"], row["rate_out"], row["filter_bucket"]) == ("fred", 64, 512, "1:10")
     detail = operator.do(f"show session {session.id}")
-    assert "\tThrottled:       YES (in 64 out 512 kbit/s)\n" in detail
+    assert "\tThrottled:       YES (in 64 out 512 kbit/s, htb)\n" in detail
     assert "\tFilter Bucket:   1:10\n" in detail
     table = operator.do("show session").splitlines()
     assert sorted((line.split()[3], line.split()[6]) for line in table[1:]) == [("fred", "Y"), ("mary", "N")]
     operator.do("no throttle fred")
     assert rows_of(operator, "show throttle") == []
     assert "\tFilter Bucket:   none\n" in operator.do(f"show session {session.id}")
+
+
+@pytest.mark.shows("set throttle_method", "set throttle_kernel_min", "set throttle_burst")
+def test_throttle_method_chooses_between_queues_and_drops(stage: tuple[Desk, NullShaper]) -> None:
+    desk, shaper = stage
+    session, _ = log_in(desk.server)
+    operator, path = desk.plain(), session.path
+    operator.do("throttle fred 4000")  # auto, and no fast path: a queue
+    assert shaper.buckets and path.policer is not None and path.rate_in is None
+    desk.server.config.throttle_method, desk.server.config.throttle_burst = "kernel", 300
+    operator.do("throttle fred in 4000 out 3000")
+    assert path.policer is None and not path.shaped and not shaper.buckets
+    assert path.rate_in == Rate.of(4000, 300) and path.rate_out == Rate.of(3000, 300)
+    assert [line.split()[3:] for line in operator.do("show throttle").splitlines()[1:]] == [
+        ["4000", "3000", "none", "kernel", "0", "0"]
+    ]
+    desk.server.config.throttle_method = "auto"
+    plane: Any = desk.server.services.plane
+    plane.fast_path = lambda: FastPathStatus(True, "", (), {}, 0, {})
+    for words, method in (("4000", "kernel"), ("in 1999 out 4000", "htb"), ("in 2000 out 4000", "kernel")):
+        operator.do(f"throttle fred {words}")
+        assert desk.server.services.throttle.method_of(session) == method
+    operator.do("no throttle fred")
+    assert (path.rate_in, path.rate_out, path.policer, path.shaped) == (None, None, None, False)
 
 
 def rows_of(operator: Any, command: str) -> Any:

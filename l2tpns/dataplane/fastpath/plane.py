@@ -1,0 +1,255 @@
+"""The data plane with a fast path: sessions that need no Python code are carried by programs in the kernel.
+
+Everything else is UserPlane's work: what the programs leave alone arrives at the UDP sockets and the tun device as
+without them. `set fast_path` takes effect within a second, with sessions online.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv4Network
+from types import MappingProxyType
+
+import gevent
+
+from l2tpns.dataplane.fastpath import layout
+from l2tpns.dataplane.fastpath.programs import LoadedPrograms, Loader
+from l2tpns.dataplane.fastpath.sessions import KernelSessions
+from l2tpns.dataplane.plane import FastPathStatus
+from l2tpns.dataplane.session_path import SessionPath
+from l2tpns.dataplane.userspace import UserPlane
+from l2tpns.errors import RepairError
+from l2tpns.runtime.supervisor import Part
+from l2tpns.system.libbpf import BpfError
+from l2tpns.system.netlink_socket import NetlinkError
+
+SYNC_INTERVAL = 1.0  # seconds between two looks at the settings and the counters of the programs
+RETRY_INTERVAL = 60.0  # seconds until the kernel is asked again for what it has refused
+
+
+class KernelPlane(UserPlane):
+    """A UserPlane whose sessions move into the kernel while they are online and `needs_userspace` is False.
+
+    `loader` is given before `start`.
+    """
+
+    loader: Loader
+    _programs: LoadedPrograms | None = None
+    _sessions: KernelSessions | None = None
+    _sync: Part | None = None
+    _why_not = ""
+    _totals: Mapping[str, int] = MappingProxyType({})
+    _settings = b""
+    _no_spoof_check = False
+
+    # Life
+
+    def start(self) -> None:
+        """Start as UserPlane does, then load the programs. Raises RepairError if fast_path is on and they are refused.
+
+        With fast_path auto, a refusal is logged, and user space carries everything.
+        """
+        super().start()
+        if self.config.fast_path != "off":
+            self._begin()
+            if self._programs is None and self.config.fast_path == "on":
+                self.stop()
+                raise RepairError(f"fast_path: {self._why_not}")
+        self._sync = self._supervisor.spawn("fast path", self._synchronise)
+
+    def stop(self) -> None:
+        self.retreat()
+        self.loader.close()
+        super().stop()
+
+    def _synchronise(self) -> None:
+        """Follow the settings and collect the counters, until stopped."""
+        refused_for = 0.0
+        while True:
+            gevent.sleep(SYNC_INTERVAL)
+            if self.config.fast_path == "off":
+                self._end()
+                refused_for = 0.0
+            elif self._programs is None:
+                if refused_for <= 0.0:
+                    self._begin()
+                    refused_for = RETRY_INTERVAL
+                refused_for -= SYNC_INTERVAL
+            else:
+                try:
+                    self.collect()
+                    self._apply_settings()
+                    self._attach_again()
+                except (BpfError, NetlinkError) as error:
+                    self._fail(error)
+
+    def _begin(self) -> None:
+        """Load the programs and move all sessions that may be carried. On a refusal log why. Does not yield."""
+        assert self._tun is not None
+        try:
+            programs = self.loader.take()
+        except BpfError as error:
+            self._report_refusal(str(error))
+            return
+        self._programs = programs
+        self._sessions = KernelSessions(programs, self.counters, self._checks_source)
+        self._settings = b""
+        try:
+            self._apply_settings()
+            self._fill()
+            self._attach(programs)
+        except (BpfError, NetlinkError, OSError) as error:
+            self._end()
+            self._report_refusal(str(error))
+            return
+        self._why_not = ""
+        self._log.info("fast_path_up", interfaces=list(programs.interfaces), passed_over=programs.passed_over)
+
+    def _attach(self, programs: LoadedPrograms) -> None:
+        """Attach the programs to the tun device and to the LACs' interfaces. Raises BpfError, NetlinkError."""
+        assert self._tun is not None and self._netlink is not None
+        programs.attach_tun(self._tun.index)
+        programs.attach_uplinks(self._netlink.links())
+
+    def _attach_again(self) -> None:
+        """Follow interfaces that have come or gone. May yield."""
+        programs, tun = self._programs, self._tun
+        if programs is None or tun is None or self._netlink is None:
+            return
+        programs.attach_tun(tun.index)
+        if programs.attach_uplinks(self._netlink.links()):
+            self._log.info("fast_path_up", interfaces=list(programs.interfaces), passed_over=programs.passed_over)
+
+    def _report_refusal(self, why: str) -> None:
+        if why != self._why_not:
+            self._log.warning("fast_path_unavailable", why=why)
+        self._why_not = why
+
+    def _recreate_tun(self) -> bool:
+        if not super()._recreate_tun():
+            return False
+        try:
+            self._apply_settings()
+            self._attach_again()
+        except (BpfError, NetlinkError) as error:
+            self._fail(error)
+        return True
+
+    def _fill(self) -> None:
+        """Put the addresses, routes and entries of all sessions into the maps."""
+        sessions = self._sessions
+        assert sessions is not None
+        for address, path in self._forwarder.table.addresses.items():
+            sessions.publish_address(address, path)
+        for route, path in self._forwarder.table.routes():
+            sessions.publish_route(route, path)
+        for path in self.lacs.paths.values():
+            sessions.update(path)
+
+    def _end(self) -> None:
+        """Return all sessions to user space and unload the programs."""
+        programs, sessions = self._programs, self._sessions
+        if programs is None or sessions is None:
+            return
+        programs.detach()
+        self.collect()
+        sessions.refresh_all(self.lacs.paths.values())
+        self._programs = self._sessions = None
+        with suppress(BpfError):  # the maps of programs that are not attached have no effect
+            programs.close()
+        self._why_not = "it was switched off"
+        self._log.info("fast_path_down")
+
+    def _fail(self, error: BpfError | NetlinkError) -> None:
+        """Give up after the kernel has refused a change: the maps could be wrong."""
+        self._end()
+        self._report_refusal(str(error))
+
+    # Settings
+
+    def _checks_source(self, path: SessionPath) -> bool:
+        return path.in_garden or not self.config.disable_no_spoof
+
+    def _apply_settings(self) -> None:
+        """Pass the settings on to the programs if they have changed."""
+        programs, sessions, tun = self._programs, self._sessions, self._tun
+        if programs is None or sessions is None or tun is None:
+            return
+        settings = layout.SETTINGS.pack(
+            layout.ENABLED, tun.index, self.lacs.port.to_bytes(2, "big"), 0, self.config.packet_limit, 0, 0
+        )
+        if (settings, self.config.disable_no_spoof) == (self._settings, self._no_spoof_check):
+            return
+        self._settings, self._no_spoof_check = settings, self.config.disable_no_spoof
+        programs.settings[: len(settings)] = settings
+        self._update(self.lacs.paths.values())
+
+    # Sessions
+
+    def _update(self, paths: Iterable[SessionPath]) -> None:
+        if self._sessions is not None:
+            try:
+                for path in paths:
+                    self._sessions.update(path)
+            except BpfError as error:
+                self._fail(error)
+
+    def _publish(self, address: bytes, routes: Iterable[IPv4Network]) -> None:
+        """Put the present holders of an address and of routes into the maps."""
+        sessions, table = self._sessions, self._forwarder.table
+        if sessions is None:
+            return
+        try:
+            sessions.publish_address(address, table.addresses.get(address))
+            for route in routes:
+                sessions.publish_route(route, table.holder(route))
+        except BpfError as error:
+            self._fail(error)
+
+    def online(self, path: SessionPath, address: IPv4Address, routes: Iterable[IPv4Network], mru: int) -> None:
+        super().online(path, address, routes, mru)
+        self._publish(path.address, path.routes)
+        self._update((path,))
+
+    def offline(self, path: SessionPath) -> None:
+        if not path.online:
+            return
+        if self._sessions is not None:
+            self._sessions.withdraw(path)
+        super().offline(path)
+        self._publish(path.address, path.routes)
+
+    def changed(self, path: SessionPath) -> None:
+        super().changed(path)
+        self._update((path,))
+
+    def detach(self, path: SessionPath) -> None:
+        super().detach(path)
+        if self._sessions is not None:
+            self._sessions.release(path)
+
+    def refresh(self, path: SessionPath) -> None:
+        if self._sessions is not None:
+            self._sessions.refresh(path)
+
+    def retreat(self) -> None:
+        if self._sync is not None:
+            self._sync.stop()
+            self._sync = None
+        self._end()
+
+    # Figures
+
+    def collect(self) -> None:
+        """Bring the counters of the process up to date."""
+        if self._sessions is not None:
+            self._totals = self._sessions.collect()
+
+    def fast_path(self) -> FastPathStatus:
+        """Return the state of the fast path."""
+        programs, sessions = self._programs, self._sessions
+        if programs is None or sessions is None:
+            return FastPathStatus(False, self._why_not or "fast_path is off", (), {}, 0, {})
+        self.collect()
+        return FastPathStatus(True, "", programs.interfaces, programs.passed_over, sessions.carried, self._totals)
