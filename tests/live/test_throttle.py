@@ -56,6 +56,7 @@ class Stage:
             "primary_radius_port": self.radius.port,
             "radius_secret": "testing123",
             "radius_authtypes": "pap,chap",
+            "throttle_method": "htb",
             "debug": 3,
             **settings,
         }

@@ -25,7 +25,7 @@ from l2tpns.system.libbpf import BpfError
 from l2tpns.system.netlink_socket import NetlinkError
 
 SYNC_INTERVAL = 1.0  # seconds between two looks at the settings and the counters of the programs
-RETRY_INTERVAL = 60.0  # seconds until the kernel is asked again for what it has refused
+RETRY_INTERVAL = 10.0  # seconds until the kernel is asked again for what it has refused
 
 
 class KernelPlane(UserPlane):
