@@ -15,11 +15,11 @@ from typing import Any
 import gevent
 from gevent.event import AsyncResult
 from gevent.lock import Semaphore
-from pyrad.packet import Packet
 
 from l2tpns.errors import WireError
 from l2tpns.radius import packets
 from l2tpns.radius.report import ServerStats
+from l2tpns.radius.request_packet import ACCESS_REQUEST, RequestPacket
 from l2tpns.radius.settings import MessageAuthenticator, RadiusSettings, ServerAddress
 from l2tpns.radius.stray_answers import Source, StrayAnswerListener, open_second_socket
 from l2tpns.runtime.log import Logger
@@ -56,7 +56,7 @@ class PendingRequest:
     __slots__ = ("identifier", "packet", "radius_socket", "raw", "request", "sent", "sent_at")
 
     def __init__(
-        self, radius_socket: RadiusSocket, identifier: int, packet: Packet, raw: bytes, request: Request
+        self, radius_socket: RadiusSocket, identifier: int, packet: RequestPacket, raw: bytes, request: Request
     ) -> None:
         self.radius_socket = radius_socket
         self.identifier = identifier
@@ -265,13 +265,13 @@ class RemoteServer:
             self.stats.unexpected += 1
             return
         try:
-            reply = packets.decode_reply(pending.packet, datagram, self._dictionary)
+            reply = packets.decode_reply(datagram, self._dictionary)
         except WireError as error:
             self.stats.malformed += 1
             self.log.warning_limited("radius_reply_malformed", why=str(error))
             return
         signed = bool(reply.message_authenticator)
-        if not pending.packet.VerifyReply(reply, enforce_ma=self._demands_signature()):
+        if not pending.packet.verify(reply, signed=self._demands_signature()):
             # RFC 2865 3: silently discarded. The true answer may still come, so the request stays pending: a forged
             # reply must not stop a login.
             self.stats.bad_authenticators += 1
@@ -282,7 +282,7 @@ class RemoteServer:
             self.log.warning_limited("radius_reply_not_authentic", signed=signed, why=why)
             return
         self._count(pending, reply.code)
-        if signed and pending.packet.code == packets.ACCESS_REQUEST:
+        if signed and pending.packet.code == ACCESS_REQUEST:
             self.trusted = True
         self.answered()
         pending.request.result.set((self, pending, reply))
@@ -294,10 +294,10 @@ class RemoteServer:
         if pending is None:
             return
         try:
-            reply = packets.decode_reply(pending.packet, datagram, self._dictionary)
+            reply = packets.decode_reply(datagram, self._dictionary)
         except WireError:
             return
-        if not pending.packet.VerifyReply(reply, enforce_ma=self._demands_signature()):
+        if not pending.packet.verify(reply, signed=self._demands_signature()):
             return
         if self._stray_log.due(source, time.monotonic()):
             self.log.warning_limited(
