@@ -83,7 +83,7 @@ def decode_reply(datagram: bytes, dictionary: Any) -> Packet:
 
 def values(packet: Packet, key: Key) -> list[bytes]:
     """Return all raw values of an attribute of a reply, in order."""
-    found: list[bytes] = packet.get(key, [])
+    found: list[bytes] = dict.get(packet, key, [])  # pyrad's own get looks names up, and raises for a missing one
     return found
 
 
