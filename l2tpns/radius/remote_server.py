@@ -13,7 +13,6 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import gevent
-from gevent.event import AsyncResult
 from gevent.lock import Semaphore
 
 from l2tpns.errors import WireError
@@ -23,6 +22,7 @@ from l2tpns.radius.request_packet import ACCESS_REQUEST, RequestPacket
 from l2tpns.radius.settings import MessageAuthenticator, RadiusSettings, ServerAddress
 from l2tpns.radius.stray_answers import Source, StrayAnswerListener, open_second_socket
 from l2tpns.runtime.log import Logger
+from l2tpns.runtime.mailbox import Mailbox
 from l2tpns.runtime.repeat_filter import RepeatFilter
 from l2tpns.runtime.sockets import udp_socket
 from l2tpns.runtime.supervisor import Supervisor
@@ -32,13 +32,14 @@ MAX_DRAIN = 16  # datagrams read before the reader yields
 DEAD_AFTER = 3  # tries in a row without any answer
 MIN_SPARE = IDENTIFIERS // 2  # identifiers that must be free on other sockets before an idle socket is closed
 READ = 1  # libev's EV_READ
+MAX_ANSWERS = 1  # to one request; the first counts
 STRAY_LOG_INTERVAL = 600.0  # seconds between two log lines about answers from the same other address
 
 
 class Request:
     """One request, to whatever number of servers it is sent."""
 
-    __slots__ = ("encode", "label", "next_try", "pending", "result", "session_id", "tries")
+    __slots__ = ("answers", "encode", "label", "next_try", "pending", "session_id", "tries")
 
     def __init__(self, encode: packets.Encoder, label: str, session_id: int) -> None:
         self.encode = encode
@@ -47,7 +48,7 @@ class Request:
         self.pending: dict[RemoteServer, PendingRequest] = {}
         self.tries = 0
         self.next_try = 0.0  # monotonic
-        self.result: AsyncResult = AsyncResult()
+        self.answers = Mailbox(MAX_ANSWERS)
 
 
 class PendingRequest:
@@ -285,7 +286,7 @@ class RemoteServer:
         if signed and pending.packet.code == ACCESS_REQUEST:
             self.trusted = True
         self.answered()
-        pending.request.result.set((self, pending, reply))
+        pending.request.answers.post((pending, reply))
 
     def received_stray(self, radius_socket: RadiusSocket, datagram: bytes, source: Source) -> None:
         """Drop a datagram from another address or port than was asked; log it if it is an authentic answer."""
