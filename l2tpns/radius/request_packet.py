@@ -31,7 +31,7 @@ BLOCK = 16  # octets of a password that are hidden together (RFC 2865 5.2)
 class RequestPacket:
     """An Access-Request or an Accounting-Request. `attributes` has raw values by key, in the order of sending."""
 
-    __slots__ = ("attributes", "authenticator", "code", "identifier", "secret")
+    __slots__ = ("attributes", "authenticator", "code", "identifier", "octets", "secret")
 
     def __init__(self, code: int, identifier: int, secret: bytes, authenticator: bytes = ZEROS) -> None:
         """`authenticator` is random in an Access-Request; in an Accounting-Request it follows from the attributes."""
@@ -39,15 +39,25 @@ class RequestPacket:
         self.identifier = identifier
         self.secret = secret
         self.authenticator = authenticator
-        self.attributes: dict[Key, list[bytes]] = {}
+        self.clear()
 
     def __contains__(self, name: str) -> bool:
         """Return True if the packet has an attribute of this name."""
         return name in BY_NAME and BY_NAME[name].key in self.attributes
 
+    def clear(self) -> None:
+        """Remove all attributes."""
+        self.attributes: dict[Key, list[bytes]] = {}
+        self.octets = 0  # of all attributes, without a Message-Authenticator
+
     def add(self, key: Key, value: bytes) -> None:
         """Add one value to those of this attribute."""
-        self.attributes.setdefault(key, []).append(value)
+        self.octets += (VENDOR_HEAD if type(key) is tuple else HEAD) + len(value)
+        values = self.attributes.get(key)
+        if values is None:
+            self.attributes[key] = [value]
+        else:
+            values.append(value)
 
     def hide(self, password: bytes) -> bytes:
         """Return a password as User-Password carries it (RFC 2865 5.2)."""
@@ -58,14 +68,6 @@ class RequestPacket:
             last = (key ^ int.from_bytes(padded[at : at + BLOCK], "big")).to_bytes(BLOCK, "big")
             hidden += last
         return hidden
-
-    def octets(self) -> int:
-        """Return how many octets the attributes have, without a Message-Authenticator."""
-        return sum(
-            (VENDOR_HEAD if isinstance(key, tuple) else HEAD) + len(value)
-            for key, values in self.attributes.items()
-            for value in values
-        )
 
     def encode(self) -> bytes:
         """Return the datagram, and sign it: by a Message-Authenticator, or by the authenticator (RFC 2866 3)."""
@@ -98,14 +100,16 @@ class RequestPacket:
 
 def encode_attributes(attributes: dict[Key, list[bytes]]) -> bytes:
     """Return the octets of all attributes. A value must fit: packets.py cuts what may be too long."""
-    parts: list[bytes] = []
-    for key, values in attributes.items():
-        for value in values:
-            if isinstance(key, tuple):
-                vendor, number = key
-                size = len(value)
-                head = VENDOR.pack(VENDOR_SPECIFIC, VENDOR_HEAD + size, vendor, number, HEAD + size)
-            else:
-                head = bytes((key, HEAD + len(value)))
-            parts += head, value
-    return b"".join(parts)
+    return b"".join(
+        [
+            b"%c%c%b" % (key, HEAD + len(value), value) if isinstance(key, int) else vendor_attribute(*key, value)
+            for key, values in attributes.items()
+            for value in values
+        ]
+    )
+
+
+def vendor_attribute(vendor: int, number: int, value: bytes) -> bytes:
+    """Return the octets of a Vendor-Specific attribute with one value (RFC 2865 5.26)."""
+    size = len(value)
+    return VENDOR.pack(VENDOR_SPECIFIC, VENDOR_HEAD + size, vendor, number, HEAD + size) + value

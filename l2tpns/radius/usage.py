@@ -28,6 +28,7 @@ START, STOP, INTERIM, ON, OFF = "start", "stop", "interim", "on", "off"
 STATUS = {START: 1, STOP: 2, INTERIM: 3, ON: 7, OFF: 8}  # RFC 2866 5.1
 BY_RADIUS, BY_US = 1, 2  # Acct-Authentic, RFC 2866 5.6
 ROUTE = "Framed-Route"
+ALL_FITS: Counter[str] = Counter()  # what is left out of a record, mostly
 LEASE = ("Framed-IP-Address", "Session-Timeout", "Idle-Timeout")
 # RFC 2866 5.3 to 5.8; the upper 32 bits of the octets are gigawords (RFC 2869 5.1, RFC 2869 5.2).
 COUNTED = ("Acct-Input-Octets", "Acct-Output-Octets", "Acct-Input-Gigawords", "Acct-Output-Gigawords",
@@ -124,24 +125,34 @@ def fill_accounting_request(
 
     Return the names of those that are left out, because a packet has at most 4096 octets (RFC 2866 3).
     """
+    put_event(packet, kind, settings, local, happened, now)
+    if usage is None:
+        # RFC 2866 5.13 does not require it, but servers do: a name for this event.
+        packets.put_text(packet, "Acct-Session-Id", f"{int(happened) & ALL_32:08X}00000000")
+        return ALL_FITS
+    put_bill(packet, kind, usage)
+    for put, name, value in details(usage):
+        try:
+            put(packet, name, value)
+        except ValueError:
+            pass  # a plugin added it under another release, which accepted it
+    if packet.octets <= packets.MAX_ATTRIBUTES:
+        return ALL_FITS
+    packet.clear()
+    put_event(packet, kind, settings, local, happened, now)
+    put_bill(packet, kind, usage)
+    return add_what_fits(packet, usage)
+
+
+def put_event(
+    packet: RequestPacket, kind: str, settings: RadiusSettings, local: IPv4Address, happened: float, now: float
+) -> None:
+    """Add what has happened, where and when."""
     packets.put_number(packet, "Acct-Status-Type", STATUS[kind])
     packets.put_nas(packet, settings.nas_address or local, settings.nas_identifier)
     packets.put_number(packet, "Event-Timestamp", int(happened))
     # RFC 2866 5.2: how long the record has waited. A packet that is sent again unchanged keeps its identifier.
     packets.put_number(packet, "Acct-Delay-Time", max(0, min(ALL_32, int(now - happened))))
-    if usage is None:
-        # RFC 2866 5.13 does not require it, but servers do: a name for this event.
-        packets.put_text(packet, "Acct-Session-Id", f"{int(happened) & ALL_32:08X}00000000")
-        return Counter()
-    put_bill(packet, kind, usage)
-    bill = {key: list(found) for key, found in packet.attributes.items()}
-    for put, name, value in details(usage):
-        with suppress(ValueError):  # a plugin added it under another release, which accepted it
-            put(packet, name, value)
-    if packet.octets() <= packets.MAX_ATTRIBUTES:
-        return Counter()
-    packet.attributes = bill
-    return add_what_fits(packet, usage)
 
 
 def add_what_fits(packet: RequestPacket, usage: Usage) -> Counter[str]:
@@ -150,18 +161,17 @@ def add_what_fits(packet: RequestPacket, usage: Usage) -> Counter[str]:
     Return the names of the others.
     """
     left_out: Counter[str] = Counter()
-    room = packets.MAX_ATTRIBUTES - packet.octets()
     for put, name, value in details(usage):
         alone = packets.new_accounting_request(0, b"")
         with suppress(ValueError):
             put(alone, name, value)
-        octets = alone.octets()
-        if octets > room or (name == ROUTE and left_out.total() > left_out[ROUTE]):
+        no_room = packet.octets + alone.octets > packets.MAX_ATTRIBUTES
+        if no_room or (name == ROUTE and left_out.total() > left_out[ROUTE]):
             left_out[name] += 1
             continue
-        room -= octets
         for key, found in alone.attributes.items():
-            packet.attributes.setdefault(key, []).extend(found)
+            for octets in found:
+                packet.add(key, octets)
     return left_out
 
 
