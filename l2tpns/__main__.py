@@ -1,8 +1,10 @@
 """The command `l2tpns`: parse the arguments and run the daemon. Monkey-patching must precede all other imports."""
 
+import gevent
 from gevent import monkey
 
 monkey.patch_all()
+gevent.config.track_greenlet_tree = False  # else each greenlet keeps the stack of the one that spawned it
 
 import argparse  # noqa: E402
 import os  # noqa: E402

@@ -12,7 +12,7 @@ those of a tagged attribute (RFC 2868 3.1) begin with their tag.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum, Flag, auto
 
 from l2tpns.radius import attribute_values as values
@@ -74,10 +74,10 @@ class Attribute:
     parse: values.Parser | None = None  # returns None if no value can be used: nothing is filled
     refuse: Callable[[values.Values], str] | None = None  # return why an Access-Accept counts as a refusal, or ""
     effect: str = ""  # for docs/radius.md; consecutive rows with the same effect are one line there
+    key: Key = field(init=False)
 
-    @property
-    def key(self) -> Key:
-        return (self.vendor, self.number) if self.vendor else self.number
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", (self.vendor, self.number) if self.vendor else self.number)
 
 
 _DNS_EFFECT = "the subscriber's name servers: the first two, in this order"

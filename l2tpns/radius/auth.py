@@ -18,6 +18,7 @@ from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius import packets
 from l2tpns.radius.reply import ignored_attributes, parse_reply
 from l2tpns.radius.report import InFlight, ServerReport
+from l2tpns.radius.request_packet import RequestPacket
 from l2tpns.radius.settings import RadiusSettings
 from l2tpns.radius.transport import Transport
 from l2tpns.radius.types import MTUS, AuthReply, AuthRequest
@@ -70,10 +71,10 @@ class RadiusBackend:
         if why:
             return AuthReply(accepted=False, why=why)
 
-        def encode(identifier: int, local: IPv4Address) -> tuple[Packet, bytes]:
-            packet = packets.new_access_request(identifier, settings.secret, self._random(16), self._dictionary)
+        def encode(identifier: int, local: IPv4Address) -> tuple[RequestPacket, bytes]:
+            packet = packets.new_access_request(identifier, settings.secret, self._random(16))
             fill_access_request(packet, request, settings, local)
-            return packet, packet.RequestPacket()
+            return packet, packet.encode()
 
         label = "CHAP" if credentials.protocol == Protocol.CHAP else "PAP"
         reply = self.transport.request(encode, label=label, session_id=request.session_id)
@@ -116,12 +117,14 @@ def impossible_request(request: AuthRequest) -> str:
     return f"protocol {credentials.protocol:#06x}"
 
 
-def fill_access_request(packet: Packet, request: AuthRequest, settings: RadiusSettings, local: IPv4Address) -> None:
+def fill_access_request(
+    packet: RequestPacket, request: AuthRequest, settings: RadiusSettings, local: IPv4Address
+) -> None:
     """Add the attributes of an Access-Request (RFC 2865 5.44)."""
     credentials = request.credentials
     packets.put_octets(packet, "User-Name", credentials.name)
     if credentials.protocol == Protocol.PAP:
-        packets.put_octets(packet, "User-Password", packet.PwCrypt(credentials.password))
+        packets.put_octets(packet, "User-Password", packet.hide(credentials.password))
     else:
         identifier = bytes([credentials.identifier & 0xFF])
         packets.put_octets(packet, "CHAP-Password", identifier + credentials.response)

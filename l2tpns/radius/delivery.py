@@ -17,11 +17,11 @@ from ipaddress import IPv4Address
 
 import gevent
 from gevent.event import Event
-from pyrad.packet import Packet
 
 from l2tpns.errors import NoAnswer, PassedOver
 from l2tpns.radius import packets
 from l2tpns.radius.record_book import RecordBook
+from l2tpns.radius.request_packet import RequestPacket
 from l2tpns.radius.session_records import (
     AccountingTiming,
     SessionRecords,
@@ -62,10 +62,9 @@ class Delivery:
         self._log = log
         self._clock = clock
         self._timing = timing
-        self._dictionary = packets.load_dictionary()
         self.transport = Transport(
             settings,
-            self._dictionary,
+            packets.load_dictionary(),
             log,
             accounting=True,
             random=random,
@@ -201,8 +200,8 @@ class Delivery:
         settings = self.transport.settings
         usage = None if entry.kind in (ON, OFF) else self._book.usage(entry)
 
-        def encode(identifier: int, local: IPv4Address) -> tuple[Packet, bytes]:
-            packet = packets.new_accounting_request(identifier, settings.secret, self._dictionary)
+        def encode(identifier: int, local: IPv4Address) -> tuple[RequestPacket, bytes]:
+            packet = packets.new_accounting_request(identifier, settings.secret)
             now = self._clock()
             happened, late = date(entry.time, now), elapsed(entry.time, now)
             left_out = fill_accounting_request(
@@ -217,7 +216,7 @@ class Delivery:
                     left_out=dict(left_out),
                     why=f"a RADIUS packet is limited to {packets.MAX_PACKET} octets",
                 )
-            return packet, packet.RequestPacket()
+            return packet, packet.encode()
 
         try:
             reply = self.transport.request(

@@ -1,12 +1,11 @@
-"""RADIUS packets in pyrad's codec: the dictionary, strict framing, values in and out (RFC 2865 3, RFC 2865 5).
+"""The contents of RADIUS packets: pyrad's dictionary, strict framing, values in and out (RFC 2865 3, RFC 2865 5).
 
-pyrad accepts an attribute that ends beyond its packet and reads octets that begin with "0x" as hexadecimal, so framing
-is checked here and octets are passed to it raw, under their number. Numbers, names and types are in attributes.py.
+request_packet.py encodes requests; pyrad decodes replies, and encodes what plugins add. pyrad accepts an attribute that
+ends beyond its packet, so framing is checked here. Numbers, names and types are in attributes.py.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator
 from functools import cache
 from io import StringIO
@@ -14,32 +13,37 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from pyrad.dictionary import Dictionary
-from pyrad.packet import AcctPacket, AuthPacket, Packet, PacketError
+from pyrad.packet import Packet, PacketError
 
 from l2tpns.errors import WireError
-from l2tpns.radius.attributes import BY_NAME, Key, dictionary_text
+from l2tpns.radius.attributes import BY_NAME, Attribute, Key, dictionary_text
+from l2tpns.radius.request_packet import (
+    ACCESS_REQUEST,
+    ACCOUNTING_REQUEST,
+    HEAD,
+    HEADER,
+    MESSAGE_AUTHENTICATOR,
+    VENDOR_HEAD,
+    RequestPacket,
+)
 from l2tpns.radius.service import FRAMED, PPP, TUNNEL_TYPE_L2TP
 from l2tpns.radius.types import PORT_TYPE_VIRTUAL, AuthRequest, Usage
 
-ACCESS_REQUEST, ACCESS_ACCEPT, ACCESS_REJECT, ACCOUNTING_REQUEST, ACCOUNTING_RESPONSE = 1, 2, 3, 4, 5
-ACCESS_CHALLENGE = 11
-
-MESSAGE_AUTHENTICATOR = BY_NAME["Message-Authenticator"].number
+ACCESS_ACCEPT, ACCESS_REJECT, ACCOUNTING_RESPONSE, ACCESS_CHALLENGE = 2, 3, 5, 11
 TUNNEL_MEDIUM_IPV4 = 1  # RFC 2868 3.2
 # What describes a call, the most useful first.
 CALL = ("Calling-Station-Id", "Called-Station-Id", "NAS-Port-Id", "Connect-Info")
 TUNNEL = ("Tunnel-Client-Endpoint", "Tunnel-Server-Endpoint", "Tunnel-Client-Auth-Id")
 ALL_32 = 0xFFFFFFFF
+MAX_TAG = 0x1F  # RFC 2868 3: a first octet up to this is read as a tag, so such a text gets the tag 0
 
-HEADER = struct.Struct("!BBH16s")
 MAX_PACKET = 4096  # RFC 2865 3
 MAX_ATTRIBUTES = MAX_PACKET - HEADER.size  # octets of all attributes of a packet
 MAX_VALUE = 253
-HEAD, VENDOR_HEAD = 2, 8  # octets of an attribute before its value (RFC 2865 5 and 5.26)
 ALWAYS_FITS = MAX_VALUE - (VENDOR_HEAD - HEAD)  # octets of a value, whatever attribute it is
 
 # Encodes a request for one identifier, sent from one local address.
-Encoder = Callable[[int, IPv4Address], tuple[Packet, bytes]]
+Encoder = Callable[[int, IPv4Address], tuple[RequestPacket, bytes]]
 
 
 @cache
@@ -68,41 +72,52 @@ def check_framing(datagram: bytes) -> bytes:
     return datagram[:length]
 
 
-def decode_reply(request: Packet, datagram: bytes, dictionary: Any) -> Packet:
+def decode_reply(datagram: bytes, dictionary: Any) -> Packet:
     """Return a reply's packet, whose authenticators are not verified yet. Raises WireError."""
     raw = check_framing(datagram)
     try:
-        return Packet(secret=request.secret, dict=dictionary, packet=raw)
+        return Packet(dict=dictionary, packet=raw)
     except PacketError as error:
         raise WireError(str(error)) from error
 
 
 def values(packet: Packet, key: Key) -> list[bytes]:
-    """Return all raw values of an attribute, in order."""
-    found: list[bytes] = packet.get(key, [])
+    """Return all raw values of an attribute of a reply, in order."""
+    found: list[bytes] = dict.get(packet, key, [])  # pyrad's own get looks names up, and raises for a missing one
     return found
 
 
-def put_octets(packet: Packet, name: str, value: bytes) -> None:
+def put_octets(packet: RequestPacket, name: str, value: bytes) -> None:
     """Add one value of raw octets, cut to what an attribute holds. An empty one cannot be sent."""
     if value:
-        key = BY_NAME[name].key
-        packet[key] = [*values(packet, key), value[:MAX_VALUE]]
+        packet.add(BY_NAME[name].key, value[:MAX_VALUE])
 
 
-def put_text(packet: Packet, name: str, value: str) -> None:
+def put_text(packet: RequestPacket, name: str, value: str) -> None:
     """Add one text, cut to what an attribute holds. An empty one cannot be sent."""
     if value:
+        attribute = BY_NAME[name]
         octets = value.encode("utf-8", "backslashreplace")
         if len(octets) > ALWAYS_FITS:
-            octets = cut(octets, room_in(packet, name))
-        packet.AddAttribute(name, octets)
+            octets = cut(octets, room_for(attribute))
+        if attribute.tagged and octets[0] <= MAX_TAG:
+            octets = b"\0" + octets
+        packet.add(attribute.key, octets)
 
 
-def room_in(packet: Packet, name: str) -> int:
+def put_number(packet: RequestPacket, name: str, value: int) -> None:
+    """Add one number, of which 32 bits are sent. A tagged one has no tag."""
+    packet.add(BY_NAME[name].key, (value & ALL_32).to_bytes(4, "big"))
+
+
+def put_address(packet: RequestPacket, name: str, value: IPv4Address) -> None:
+    """Add one address."""
+    packet.add(BY_NAME[name].key, value.packed)
+
+
+def room_for(attribute: Attribute) -> int:
     """Return how many octets a text of this attribute may have, besides a vendor's header or a tag (RFC 2868 3)."""
-    attribute = packet.dict.attributes[name]
-    return MAX_VALUE - (VENDOR_HEAD - HEAD if attribute.vendor else 0) - (1 if attribute.has_tag else 0)
+    return MAX_VALUE - (VENDOR_HEAD - HEAD if attribute.vendor else 0) - (1 if attribute.tagged else 0)
 
 
 def cut(text: bytes, length: int) -> bytes:
@@ -110,27 +125,18 @@ def cut(text: bytes, length: int) -> bytes:
     return text[:length].decode("utf-8", "ignore").encode()
 
 
-def attribute_octets(packet: Packet) -> int:
-    """Return how many octets the attributes of a packet will have."""
-    return sum(
-        (VENDOR_HEAD if isinstance(key, tuple) else HEAD) + len(value)
-        for key, found in dict.items(packet)
-        for value in found
-    )
-
-
-def put_nas(packet: Packet, address: IPv4Address, identifier: str) -> None:
+def put_nas(packet: RequestPacket, address: IPv4Address, identifier: str) -> None:
     """Add what identifies this server (RFC 2865 5.4, RFC 2865 5.32): one would do, some RADIUS servers want both."""
-    packet["NAS-IP-Address"] = str(address)
+    put_address(packet, "NAS-IP-Address", address)
     put_text(packet, "NAS-Identifier", identifier)
 
 
-def put_port(packet: Packet, call: AuthRequest | Usage) -> None:
+def put_port(packet: RequestPacket, call: AuthRequest | Usage) -> None:
     """Add the port, the service and the session, the same in authentication and accounting."""
     put_field(packet, "NAS-Port", call)
-    packet["NAS-Port-Type"] = PORT_TYPE_VIRTUAL
-    packet["Service-Type"] = FRAMED
-    packet["Framed-Protocol"] = PPP
+    put_number(packet, "NAS-Port-Type", PORT_TYPE_VIRTUAL)
+    put_number(packet, "Service-Type", FRAMED)
+    put_number(packet, "Framed-Protocol", PPP)
     put_field(packet, "Acct-Session-Id", call)
 
 
@@ -145,38 +151,36 @@ def describe_call(call: AuthRequest | Usage) -> Iterator[tuple[str, str | int]]:
             yield name, getattr(call, BY_NAME[name].source)
 
 
-def put_value(packet: Packet, name: str, value: str | bytes | int | IPv4Address | None) -> None:
+def put_value(packet: RequestPacket, name: str, value: str | bytes | int | IPv4Address | None) -> None:
     """Add one value by its type: octets as they are, text cut to what the attribute holds; None adds nothing."""
-    if isinstance(value, bytes):
-        put_octets(packet, name, value)
-    elif isinstance(value, str):
+    if isinstance(value, str):
         put_text(packet, name, value)
     elif isinstance(value, int):
-        packet[name] = value & ALL_32
+        put_number(packet, name, value)
+    elif isinstance(value, bytes):
+        put_octets(packet, name, value)
     elif value is not None:
-        packet[name] = str(value)
+        put_address(packet, name, value)
 
 
-def put_field(packet: Packet, name: str, source: AuthRequest | Usage) -> None:
+def put_field(packet: RequestPacket, name: str, source: AuthRequest | Usage) -> None:
     """Add an attribute from the field that the table has for it."""
     attribute = BY_NAME[name]
     value = getattr(source, attribute.source)
     put_value(packet, name, value >> attribute.shift if attribute.shift else value)
 
 
-def put_call(packet: Packet, call: AuthRequest) -> None:
+def put_call(packet: RequestPacket, call: AuthRequest) -> None:
     """Add the port and the call."""
     put_port(packet, call)
     for name, value in describe_call(call):
         put_value(packet, name, value)
 
 
-def new_access_request(identifier: int, secret: bytes, authenticator: bytes, dictionary: Any) -> AuthPacket:
-    """Return an Access-Request whose first attribute is Message-Authenticator (RFC 2869 5.14, CVE-2024-3596)."""
-    packet = AuthPacket(id=identifier, secret=secret, authenticator=authenticator, dict=dictionary)
-    packet.add_message_authenticator()
-    return packet
+def new_access_request(identifier: int, secret: bytes, authenticator: bytes) -> RequestPacket:
+    """Return an Access-Request; Message-Authenticator will be its first attribute (RFC 2869 5.14, CVE-2024-3596)."""
+    return RequestPacket(ACCESS_REQUEST, identifier, secret, authenticator)
 
 
-def new_accounting_request(identifier: int, secret: bytes, dictionary: Any) -> AcctPacket:
-    return AcctPacket(id=identifier, secret=secret, dict=dictionary)
+def new_accounting_request(identifier: int, secret: bytes) -> RequestPacket:
+    return RequestPacket(ACCOUNTING_REQUEST, identifier, secret)

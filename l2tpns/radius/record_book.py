@@ -19,6 +19,7 @@ from l2tpns.runtime.clock import Moment
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.supervisor import Supervisor
 
+MAX_FRESH = 1024  # records that need not be decoded again to be sent: more wait only while servers are silent
 LOST_LOG_INTERVAL = 10.0  # seconds between two log lines about a full spool
 
 
@@ -44,6 +45,7 @@ class RecordBook:
         self._removed = removed
         self._lost_logged = 0.0
         self._unreadable: dict[int, str] = {}  # records of an earlier process, by number: what is wrong with them
+        self._fresh: dict[int, Usage] = {}  # the usage of the first MAX_FRESH undelivered records, by number
 
     def open(self, synced: Callable[[list[Entry]], None], supervisor: Supervisor) -> None:
         """Restore what an earlier process left. Raises ConfigError if the spool cannot be used."""
@@ -93,6 +95,9 @@ class RecordBook:
 
     def usage(self, entry: Entry) -> Usage:
         """Return the usage in a record. Raises Unreadable."""
+        fresh = self._fresh.get(entry.number)
+        if fresh is not None:
+            return fresh
         try:
             if entry.number in self._unreadable:
                 raise Unreadable(self._unreadable[entry.number])
@@ -119,6 +124,8 @@ class RecordBook:
         assert self.spool is not None
         body = b"null" if usage is None else dump_usage(usage)
         entry = self.spool.append(kind, records.session, self._clock() if when is None else when, body)
+        if usage is not None and len(self._fresh) < MAX_FRESH:
+            self._fresh[entry.number] = usage
         records.pending.append(entry)
         self.stats.spooled += 1
         self.undelivered += 1
@@ -180,5 +187,6 @@ class RecordBook:
 
     def _no_longer_undelivered(self, entry: Entry) -> None:
         self.suspects.discard(entry)
+        self._fresh.pop(entry.number, None)
         self.undelivered -= 1
         self._removed()

@@ -13,16 +13,16 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import gevent
-from gevent.event import AsyncResult
 from gevent.lock import Semaphore
-from pyrad.packet import Packet
 
 from l2tpns.errors import WireError
 from l2tpns.radius import packets
 from l2tpns.radius.report import ServerStats
+from l2tpns.radius.request_packet import ACCESS_REQUEST, RequestPacket
 from l2tpns.radius.settings import MessageAuthenticator, RadiusSettings, ServerAddress
 from l2tpns.radius.stray_answers import Source, StrayAnswerListener, open_second_socket
 from l2tpns.runtime.log import Logger
+from l2tpns.runtime.mailbox import Mailbox
 from l2tpns.runtime.repeat_filter import RepeatFilter
 from l2tpns.runtime.sockets import udp_socket
 from l2tpns.runtime.supervisor import Supervisor
@@ -32,13 +32,14 @@ MAX_DRAIN = 16  # datagrams read before the reader yields
 DEAD_AFTER = 3  # tries in a row without any answer
 MIN_SPARE = IDENTIFIERS // 2  # identifiers that must be free on other sockets before an idle socket is closed
 READ = 1  # libev's EV_READ
+MAX_ANSWERS = 1  # to one request; the first counts
 STRAY_LOG_INTERVAL = 600.0  # seconds between two log lines about answers from the same other address
 
 
 class Request:
     """One request, to whatever number of servers it is sent."""
 
-    __slots__ = ("encode", "label", "next_try", "pending", "result", "session_id", "tries")
+    __slots__ = ("answers", "encode", "label", "next_try", "pending", "session_id", "tries")
 
     def __init__(self, encode: packets.Encoder, label: str, session_id: int) -> None:
         self.encode = encode
@@ -47,7 +48,7 @@ class Request:
         self.pending: dict[RemoteServer, PendingRequest] = {}
         self.tries = 0
         self.next_try = 0.0  # monotonic
-        self.result: AsyncResult = AsyncResult()
+        self.answers = Mailbox(MAX_ANSWERS)
 
 
 class PendingRequest:
@@ -56,7 +57,7 @@ class PendingRequest:
     __slots__ = ("identifier", "packet", "radius_socket", "raw", "request", "sent", "sent_at")
 
     def __init__(
-        self, radius_socket: RadiusSocket, identifier: int, packet: Packet, raw: bytes, request: Request
+        self, radius_socket: RadiusSocket, identifier: int, packet: RequestPacket, raw: bytes, request: Request
     ) -> None:
         self.radius_socket = radius_socket
         self.identifier = identifier
@@ -265,13 +266,13 @@ class RemoteServer:
             self.stats.unexpected += 1
             return
         try:
-            reply = packets.decode_reply(pending.packet, datagram, self._dictionary)
+            reply = packets.decode_reply(datagram, self._dictionary)
         except WireError as error:
             self.stats.malformed += 1
             self.log.warning_limited("radius_reply_malformed", why=str(error))
             return
         signed = bool(reply.message_authenticator)
-        if not pending.packet.VerifyReply(reply, enforce_ma=self._demands_signature()):
+        if not pending.packet.verify(reply, signed=self._demands_signature()):
             # RFC 2865 3: silently discarded. The true answer may still come, so the request stays pending: a forged
             # reply must not stop a login.
             self.stats.bad_authenticators += 1
@@ -282,10 +283,10 @@ class RemoteServer:
             self.log.warning_limited("radius_reply_not_authentic", signed=signed, why=why)
             return
         self._count(pending, reply.code)
-        if signed and pending.packet.code == packets.ACCESS_REQUEST:
+        if signed and pending.packet.code == ACCESS_REQUEST:
             self.trusted = True
         self.answered()
-        pending.request.result.set((self, pending, reply))
+        pending.request.answers.post((pending, reply))
 
     def received_stray(self, radius_socket: RadiusSocket, datagram: bytes, source: Source) -> None:
         """Drop a datagram from another address or port than was asked; log it if it is an authentic answer."""
@@ -294,10 +295,10 @@ class RemoteServer:
         if pending is None:
             return
         try:
-            reply = packets.decode_reply(pending.packet, datagram, self._dictionary)
+            reply = packets.decode_reply(datagram, self._dictionary)
         except WireError:
             return
-        if not pending.packet.VerifyReply(reply, enforce_ma=self._demands_signature()):
+        if not pending.packet.verify(reply, signed=self._demands_signature()):
             return
         if self._stray_log.due(source, time.monotonic()):
             self.log.warning_limited(

@@ -10,10 +10,10 @@ All lines, read in order, give the records that are left; a torn last line, whic
 are removed from the oldest end only, so the line that ends a record is never removed before the record itself. Live
 records of the oldest segment are copied to the newest when the spool has grown to twice what is live.
 
-A line is written when it is made (so kill -9 loses nothing) and fsynced in batches by a thread (so power failure loses
-no record that was sent, and no greenlet waits for the disk). When the disk is full, lines are written into a reserve
-that was allocated before. Lines for which the reserve is too small stay in memory until the disk has room again. Knows
-nothing of RADIUS.
+A line is written when it is made (so kill -9 loses nothing) and fsynced by a thread (so power failure loses no record
+that was sent, and no greenlet waits for the disk), together with what is written within BATCH_SECONDS. When the disk is
+full, lines are written into a reserve that was allocated before. Lines for which the reserve is too small stay in
+memory until the disk has room again. Knows nothing of RADIUS.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ SEGMENT = r"[0-9]{1,18}" + re.escape(SUFFIX)
 MAX_NUMBER = 1 << 53  # of a record
 RESERVE = "reserve"  # a file of zeros, which become lines when the disk is full
 RESERVE_OCTETS = 256 << 10  # some 300 Stops, or 10,000 notes of delivery
+BATCH_SECONDS = 0.02  # each fsync costs as much as a tenth of a login, however many lines it makes safe
 RETRY_DELAY = 1.0  # seconds between two attempts to write lines that the disk refused
 
 
@@ -120,6 +121,7 @@ class Spool:
         self._reserved = False  # the file RESERVE exists
         self._sync_error = ""  # of the last fsync
         self._room: int | None = None  # octets left in the reserve, while lines go there
+        self._unnamed = True  # the directory is not fsynced since a segment was made
         self._copying = False  # copies of the oldest segment's records are not on disk yet: it must stay
         self._closing = False
         self._part: Part | None = None
@@ -380,7 +382,7 @@ class Spool:
         """Write to this segment from now on."""
         if self._descriptor >= 0:
             self._rolled.append(self._descriptor)
-        self._descriptor, self._highest = descriptor, segment.number
+        self._descriptor, self._highest, self._unnamed = descriptor, segment.number, True
         self._segments.append(segment)
 
     # --- forgetting
@@ -412,6 +414,8 @@ class Spool:
     def _run(self) -> None:
         while not self._closing:
             self._dirty.wait(self._retry_delay if self.behind or self._room is not None else None)
+            if not self._closing:
+                gevent.sleep(BATCH_SECONDS)
             self._sync()
 
     def _sync(self) -> None:
@@ -439,11 +443,14 @@ class Spool:
 
     def _fsync(self, overgrown: bool) -> None:
         rolled, self._rolled = self._rolled, []
-        error = gevent.get_hub().threadpool.apply(fsync_all, ([*rolled, self._descriptor], self._directory))
+        unnamed, self._unnamed = self._unnamed, False
+        directory = self._directory if unnamed else None
+        error = gevent.get_hub().threadpool.apply(fsync_all, ([*rolled, self._descriptor], directory))
         for descriptor in rolled:
             close_quietly(descriptor)
         self._copying = False
         if error:
+            self._unnamed |= unnamed
             self.stats.write_errors += 1
             if error != self._sync_error:  # else it is logged already: this is tried each second
                 self._log.error("spool_sync_failed", path=str(self._directory), why=error)

@@ -208,15 +208,16 @@ class Transport:
 
     def _answer(self, request: Request, deadline: float) -> Packet | None:
         """Wait for an answer until the awake clock shows `deadline`, which excludes pauses of this process."""
-        while not request.result.ready():
+        answers = request.answers
+        while (answer := answers.take()) is None:
             left = deadline - self.awake.now()
             if left > 0.0:
-                request.result.wait(self.awake.real(left))
+                answers.wait(self.awake.real(left))
                 continue
             gevent.sleep(0)  # after a delay both the deadline and the answer are there: let the reader run
-            if not request.result.ready():
+            if not len(answers):
                 return None
-        _, pending, reply = request.result.get()
+        pending, reply = answer
         # RFC 2868 3.5: salted attributes of a reply are read with the authenticator of its request.
         reply.request_authenticator = pending.packet.authenticator
         return reply

@@ -18,7 +18,9 @@ import orjson
 from pyrad.packet import Packet
 
 from l2tpns.radius import packets
+from l2tpns.radius.attributes import BY_NAME
 from l2tpns.radius.packets import ALL_32
+from l2tpns.radius.request_packet import RequestPacket
 from l2tpns.radius.settings import RadiusSettings
 from l2tpns.radius.types import FramedRoute, Usage
 
@@ -26,6 +28,7 @@ START, STOP, INTERIM, ON, OFF = "start", "stop", "interim", "on", "off"
 STATUS = {START: 1, STOP: 2, INTERIM: 3, ON: 7, OFF: 8}  # RFC 2866 5.1
 BY_RADIUS, BY_US = 1, 2  # Acct-Authentic, RFC 2866 5.6
 ROUTE = "Framed-Route"
+ALL_FITS: Counter[str] = Counter()  # what is left out of a record, mostly
 LEASE = ("Framed-IP-Address", "Session-Timeout", "Idle-Timeout")
 # RFC 2866 5.3 to 5.8; the upper 32 bits of the octets are gigawords (RFC 2869 5.1, RFC 2869 5.2).
 COUNTED = ("Acct-Input-Octets", "Acct-Output-Octets", "Acct-Input-Gigawords", "Acct-Output-Gigawords",
@@ -109,7 +112,7 @@ def never_less(usage: Usage, earlier: Usage) -> Usage:
 
 
 def fill_accounting_request(
-    packet: Packet,
+    packet: RequestPacket,
     kind: str,
     usage: Usage | None,
     settings: RadiusSettings,
@@ -122,53 +125,60 @@ def fill_accounting_request(
 
     Return the names of those that are left out, because a packet has at most 4096 octets (RFC 2866 3).
     """
-    packet["Acct-Status-Type"] = STATUS[kind]
-    packets.put_nas(packet, settings.nas_address or local, settings.nas_identifier)
-    packet["Event-Timestamp"] = int(happened) & ALL_32
-    # RFC 2866 5.2: how long the record has waited. A packet that is sent again unchanged keeps its identifier.
-    packet["Acct-Delay-Time"] = max(0, min(ALL_32, int(now - happened)))
+    put_event(packet, kind, settings, local, happened, now)
     if usage is None:
         # RFC 2866 5.13 does not require it, but servers do: a name for this event.
         packets.put_text(packet, "Acct-Session-Id", f"{int(happened) & ALL_32:08X}00000000")
-        return Counter()
+        return ALL_FITS
     put_bill(packet, kind, usage)
-    bill = {key: list(found) for key, found in dict.items(packet)}
     for put, name, value in details(usage):
-        with suppress(ValueError):  # a plugin added it under another release, which accepted it
+        try:
             put(packet, name, value)
-    if packets.attribute_octets(packet) <= packets.MAX_ATTRIBUTES:
-        return Counter()
+        except ValueError:
+            pass  # a plugin added it under another release, which accepted it
+    if packet.octets <= packets.MAX_ATTRIBUTES:
+        return ALL_FITS
     packet.clear()
-    for key, found in bill.items():
-        packet[key] = found
+    put_event(packet, kind, settings, local, happened, now)
+    put_bill(packet, kind, usage)
     return add_what_fits(packet, usage)
 
 
-def add_what_fits(packet: Packet, usage: Usage) -> Counter[str]:
+def put_event(
+    packet: RequestPacket, kind: str, settings: RadiusSettings, local: IPv4Address, happened: float, now: float
+) -> None:
+    """Add what has happened, where and when."""
+    packets.put_number(packet, "Acct-Status-Type", STATUS[kind])
+    packets.put_nas(packet, settings.nas_address or local, settings.nas_identifier)
+    packets.put_number(packet, "Event-Timestamp", int(happened))
+    # RFC 2866 5.2: how long the record has waited. A packet that is sent again unchanged keeps its identifier.
+    packets.put_number(packet, "Acct-Delay-Time", max(0, min(ALL_32, int(now - happened))))
+
+
+def add_what_fits(packet: RequestPacket, usage: Usage) -> Counter[str]:
     """Add each detail that the packet still has room for; routes only if nothing else was left out.
 
     Return the names of the others.
     """
     left_out: Counter[str] = Counter()
-    room = packets.MAX_ATTRIBUTES - packets.attribute_octets(packet)
     for put, name, value in details(usage):
-        alone = Packet(id=0, dict=packet.dict)
+        alone = packets.new_accounting_request(0, b"")
         with suppress(ValueError):
             put(alone, name, value)
-        octets = packets.attribute_octets(alone)
-        if octets > room or (name == ROUTE and left_out.total() > left_out[ROUTE]):
+        no_room = packet.octets + alone.octets > packets.MAX_ATTRIBUTES
+        if no_room or (name == ROUTE and left_out.total() > left_out[ROUTE]):
             left_out[name] += 1
             continue
-        room -= octets
-        for key, found in dict.items(alone):
-            packet[key] = [*packets.values(packet, key), *found]
+        for key, found in alone.attributes.items():
+            for octets in found:
+                packet.add(key, octets)
     return left_out
 
 
-def put_bill(packet: Packet, kind: str, usage: Usage) -> None:
+def put_bill(packet: RequestPacket, kind: str, usage: Usage) -> None:
     """Add what every record has: the user, the session, and how much was used. A few hundred octets."""
     packets.put_field(packet, "User-Name", usage)
-    packet["Acct-Authentic"] = BY_RADIUS if usage.by_radius else BY_US
+    packets.put_number(packet, "Acct-Authentic", BY_RADIUS if usage.by_radius else BY_US)
     packets.put_port(packet, usage)
     for name in LEASE if kind == START else (*LEASE, *COUNTED):
         packets.put_field(packet, name, usage)
@@ -176,7 +186,7 @@ def put_bill(packet: Packet, kind: str, usage: Usage) -> None:
         packets.put_field(packet, "Acct-Terminate-Cause", usage)
 
 
-def details(usage: Usage) -> Iterator[tuple[Callable[[Packet, str, Any], None], str, Any]]:
+def details(usage: Usage) -> Iterator[tuple[Callable[[RequestPacket, str, Any], None], str, Any]]:
     """Yield what may be left out of a record that is too long, what matters most to billing first."""
     put = packets.put_value
     for value in usage.classes:
@@ -192,22 +202,26 @@ def details(usage: Usage) -> Iterator[tuple[Callable[[Packet, str, Any], None], 
         yield put, ROUTE, route_text(route)
 
 
-def put_attribute(packet: Packet, name: str, value: str | int) -> None:
+def put_attribute(packet: RequestPacket, name: str, value: str | int) -> None:
     """Add one attribute by its name in the dictionary. Raises ValueError if it is unknown or cannot have this value."""
-    if name not in packet.dict:
+    attribute, dictionary = BY_NAME.get(name), packets.load_dictionary()
+    if attribute is None or name not in dictionary:
         raise ValueError(f"the dictionary has no attribute {name}")
     octets = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else b""
-    if len(octets) > packets.room_in(packet, name):
+    if len(octets) > packets.room_for(attribute):
         raise ValueError(f"{name} has {len(octets)} octets, which is more than an attribute holds")
+    alone = Packet(id=0, dict=dictionary)
     try:
-        packet.AddAttribute(name, value)
+        alone.AddAttribute(name, value)
     except Exception as error:  # pyrad's, of many kinds
         raise ValueError(f"{name} cannot be {value!r:.60}: {error}") from error
+    for octets in packets.values(alone, attribute.key):
+        packet.add(attribute.key, octets)
 
 
-def sample(kind: str, usage: Usage) -> Packet:
+def sample(kind: str, usage: Usage) -> RequestPacket:
     """Return a record that is not sent, to try attributes of plugins on."""
-    packet = packets.new_accounting_request(0, b"-", packets.load_dictionary())
+    packet = packets.new_accounting_request(0, b"-")
     fill_accounting_request(packet, kind, usage, RadiusSettings(), IPv4Address(0), happened=0.0, now=0.0)
     return packet
 

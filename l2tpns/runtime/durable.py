@@ -45,13 +45,18 @@ def write_all(descriptor: int, octets: bytes) -> None:
         written += os.write(descriptor, octets[written:])
 
 
-def fsync_all(descriptors: Iterable[int], directory: Path) -> str:
-    """Sync files, then the directory that names them. Return the first error's text, or "". Blocks: for a thread."""
+def fsync_all(descriptors: Iterable[int], directory: Path | None) -> str:
+    """Sync files, then the directory that names them, unless it is None: no file is new.
+
+    Return the first error's text, or "". Blocks: for a thread.
+    """
     try:
         for descriptor in descriptors:
             os.fsync(descriptor)
     except OSError as error:
         return error.strerror or str(error)
+    if directory is None:
+        return ""
     try:
         sync_directory(directory)
     except OSError as error:

@@ -37,8 +37,10 @@ class Routes:
         self._pool: dict[int, set[int]] = {}  # the same by netmask: what needs no route for a single address
         self._needed: dict[IPv4Network, str] = {}  # left out of every route, with the words for it
         self._numbers: list[int] = []  # the single addresses among them, in order
+        self._single: frozenset[int] = frozenset()  # the same, to ask for one
         self._ranges: list[IPv4Network] = []  # and the others
         self._connected: tuple[IPv4Network, ...] = ()  # left out of the pool's
+        self._connected_numbers: list[tuple[int, int]] = []  # the same as (mask, network)
         self._pieces: dict[IPv4Network, tuple[IPv4Network, ...]] = {}  # what a wanted route is in the kernel
         self._installed: Counter[IPv4Network] = Counter()  # how many wanted routes a piece belongs to
         self._refused: set[IPv4Network] = set()  # pieces that the kernel does not take
@@ -71,8 +73,7 @@ class Routes:
         number = int(address)
         if not any(number & mask in networks for mask, networks in self._pool.items()):
             return False
-        single = IPv4Network(address)
-        return single not in self._needed and not any(single.subnet_of(network) for network in self._connected)
+        return number not in self._single and not any(number & mask == net for mask, net in self._connected_numbers)
 
     def avoid(self, needed: Mapping[IPv4Network, str], connected: Collection[IPv4Network]) -> bool:
         """Leave out needed addresses of every route, and connected networks of the pool's routes, from now on.
@@ -83,8 +84,10 @@ class Routes:
             return False
         before, self._needed = self._needed, dict(needed)
         self._numbers = sorted(int(each.network_address) for each in needed if each.prefixlen == 32)
+        self._single = frozenset(self._numbers)
         self._ranges = [each for each in needed if each.prefixlen < 32]
         pool_changed, self._connected = self._connected != tuple(connected), tuple(connected)
+        self._connected_numbers = [(int(each.netmask), int(each.network_address)) for each in connected]
         affected = {prefix for prefix in self._prefixes if prefix in self._pieces} if pool_changed else set()
         for hole in {*before} ^ {*self._needed}:
             wanted = self._wanted_overlapping(hole)

@@ -8,10 +8,11 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
+from pyrad.packet import AcctPacket
 
 from l2tpns.hooks import HOOKS, PLUGIN_RET_ERROR, PLUGIN_RET_OK, PLUGIN_RET_STOP
 from l2tpns.proto.ppp.frame import Protocol
-from l2tpns.radius import usage
+from l2tpns.radius import packets, usage
 from l2tpns.radius.types import AuthReply, Usage
 from l2tpns.subscriber import timers
 from tests.lab.inprocess import until
@@ -313,7 +314,7 @@ def test_what_plugins_add_goes_through_the_spool_into_the_packet() -> None:
         "A", b"fred", 7, avpairs=("throttle=yes",), attributes=(("Filter-Id", "gold"), ("Session-Timeout", 60))
     )
     assert usage.load_usage(usage.dump_usage(used)) == used
-    packet = usage.sample("stop", used)
+    packet = AcctPacket(packet=usage.sample("stop", used).encode(), dict=packets.load_dictionary())
     assert packet["Filter-Id"] == ["gold"] and packet["Session-Timeout"] == [60]
     assert packet["Cisco-AVPair"] == ["throttle=yes"]
 
@@ -321,8 +322,8 @@ def test_what_plugins_add_goes_through_the_spool_into_the_packet() -> None:
 def test_what_plugins_add_never_makes_a_record_too_long_to_be_answered() -> None:
     much = tuple(f"{number}=" + "x" * 240 for number in range(30))
     used = Usage("A", b"fred", 7, avpairs=much, attributes=(("Filter-Id", "gold"),) * 30, in_octets=5)
-    packet = usage.sample("stop", used)
-    assert len(packet.RequestPacket()) <= 4096 and packet["Acct-Input-Octets"] == [5]
+    packet = AcctPacket(packet=usage.sample("stop", used).encode(), dict=packets.load_dictionary())
+    assert len(packet.raw_packet) <= 4096 and packet["Acct-Input-Octets"] == [5]
     assert packet["Cisco-AVPair"] == list(much[: len(packet["Cisco-AVPair"])]) and len(packet["Cisco-AVPair"]) > 10
 
 

@@ -110,7 +110,8 @@ def test_a_session_has_one_start_its_interims_and_one_stop_under_one_name(server
     accounting.stop(usage(in_octets=20, terminate_cause=1))
     until(lambda: statuses(server) == [START, INTERIM, STOP])
     assert {record.one(44) for record in server.records} == {b"5F00000000000001"}
-    assert accounting.undelivered == 0 and accounting.open_sessions() == []
+    until(lambda: accounting.undelivered == 0)
+    assert accounting.open_sessions() == []
     assert accounting.close()
     assert spooled(tmp_path) == []
 

@@ -23,8 +23,7 @@ DNS1, DNS2 = IPv4Address("192.0.2.53"), IPv4Address("192.0.2.54")
 def read(*attributes: tuple[int, bytes], code: int = ACCEPT, log: MemoryLog | None = None):
     body = join(attributes)
     raw = bytes([code, 1]) + (20 + len(body)).to_bytes(2, "big") + bytes(16) + body
-    request = packets.new_access_request(1, SECRET, bytes(16), DICTIONARY)
-    return parse_reply(packets.decode_reply(request, raw, DICTIONARY), (log or MemoryLog()).get())
+    return parse_reply(packets.decode_reply(raw, DICTIONARY), (log or MemoryLog()).get())
 
 
 @pytest.mark.statement(140)

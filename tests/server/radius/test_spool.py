@@ -341,3 +341,27 @@ def test_a_disk_that_fails_for_long_is_told_once(opened, disk, monkeypatch):
     until(lambda: spool.stats.write_errors > 10)
     assert len(log.records("spool_sync_failed")) == len(log.records("spool_write_failed")) == 1
     disk.failed = False
+
+
+def test_the_directory_is_fsynced_with_the_first_lines_of_a_segment_only(opened, monkeypatch):
+    synced, fsynced = [], []
+    monkeypatch.setattr(spool_module, "fsync_all", lambda _, directory: fsynced.append(directory) or "")
+    spool, _ = opened(segment_octets=200, synced=synced.extend)
+    for number in range(1, 4):
+        spool.append("start", "x" * 10, Moment(1.0), b"{}")
+        until(lambda number=number: len(synced) == number)
+    assert spool.segments == 1 and [directory is not None for directory in fsynced] == [True, False, False]
+    while spool.segments == 1:
+        spool.append("start", "x" * 100, Moment(1.0), b"{}")
+    until(lambda: all(entry.synced for entry in synced) and len(synced) == spool.stats.written)
+    assert [directory is not None for directory in fsynced[3:]].count(True) == 1
+
+
+def test_a_directory_that_could_not_be_fsynced_is_tried_again(opened, monkeypatch):
+    synced, fsynced = [], []
+    monkeypatch.setattr(spool_module, "fsync_all", lambda _, directory: fsynced.append(directory) or "I/O error")
+    spool, _ = opened(synced=synced.extend)
+    for number in range(1, 4):
+        spool.append("start", "x", Moment(1.0), b"{}")
+        until(lambda number=number: len(synced) == number)
+    assert len(fsynced) == 3 and None not in fsynced

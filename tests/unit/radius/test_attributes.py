@@ -12,7 +12,6 @@ from l2tpns.radius.attributes import ATTRIBUTES, BY_KEY, BY_NAME, IN_REPLIES, At
 from l2tpns.radius.reply import ignored_attributes, parse_attributes
 from l2tpns.radius.types import Assign, AuthReply, AuthRequest, Usage
 from tests.lab.memory_log import MemoryLog
-from tests.lab.radius_parts import SECRET
 from tests.lab.radius_server import ip, join, u32, vsa
 
 DICTIONARY = packets.load_dictionary()
@@ -23,7 +22,7 @@ COA_REQUEST = 43
 def packet(*attributes: tuple[int, bytes], code: int = COA_REQUEST):
     body = join(attributes)
     raw = bytes([code, 1]) + (20 + len(body)).to_bytes(2, "big") + bytes(16) + body
-    return packets.decode_reply(packets.new_access_request(1, SECRET, bytes(16), DICTIONARY), raw, DICTIONARY)
+    return packets.decode_reply(raw, DICTIONARY)
 
 
 def names(*owners: type) -> set[str]:

@@ -19,7 +19,7 @@ from l2tpns.errors import ConfigError
 from l2tpns.runtime import log as logs
 from l2tpns.runtime import log_sinks
 from l2tpns.runtime.log import Log
-from l2tpns.runtime.log_render import ppp_octets
+from l2tpns.runtime.log_render import ppp_octets, render_time
 from l2tpns.runtime.log_sinks import Descriptor, Syslog
 from tests.lab.memory_log import MemoryLog
 
@@ -36,6 +36,19 @@ class Credentials:
 
 def lines(path: Path) -> list[dict[str, object]]:
     return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "now, text",
+    [
+        (0.0, "1970-01-01T00:00:00.000Z"),
+        (1_600_000_000.9999, "2020-09-13T12:26:40.999Z"),
+        (1_600_000_000.25, "2020-09-13T12:26:40.250Z"),
+        (1_600_000_001.0, "2020-09-13T12:26:41.000Z"),
+    ],
+)
+def test_a_time_is_utc_and_cut_to_the_millisecond(now: float, text: str) -> None:
+    assert render_time(now) == text
 
 
 def test_a_line_has_time_level_event_and_the_facts_bound_and_given_in_this_order(tmp_path: Path) -> None:
