@@ -83,6 +83,9 @@ class DataPlane(Protocol):
     def refresh(self, path: SessionPath) -> None:
         """Bring the counters and last_... times of the path up to date if they are kept elsewhere."""
 
+    def carrier(self, path: SessionPath) -> str:
+        """Return what carries the packets of a session: "kernel", or "user space" with the reason in brackets."""
+
     def collect(self) -> None:
         """Bring the counters of the process up to date if some are kept elsewhere."""
 

@@ -309,6 +309,9 @@ class UserPlane:
     def refresh(self, path: SessionPath) -> None:
         """Do nothing: the counters are kept in the path itself."""
 
+    def carrier(self, path: SessionPath) -> str:
+        return "user space"
+
     def collect(self) -> None:
         """Do nothing: the counters are those of the process."""
 

@@ -129,15 +129,15 @@ def _throttled(sources: Sources, census: Census) -> Rows:
     yield ("limit",), sources.lns.config.throttle_buckets
 
 
-def _fast_sessions(sources: Sources, census: Census) -> Rows:
-    yield (), sources.lns.services.plane.fast_path().sessions
+def _fast_path(sources: Sources, census: Census) -> Rows:
+    yield (), int(sources.lns.services.plane.fast_path().running)
 
 
 def _passed(sources: Sources, census: Census) -> Rows:
     totals = sources.lns.services.plane.fast_path().totals
     for name, value in totals.items():
         direction, _, reason = name.partition("_passed_")
-        if reason:
+        if reason and reason != "session":  # which would tell a subscriber that its packets are copied
             yield (direction, reason), value
 
 
@@ -232,7 +232,7 @@ FAMILIES: tuple[Family, ...] = (
         _throttled,
     ),
     Family("pool_addresses", GAUGE, "addresses of the pool, by state", ("state",), _pool),
-    Family("fast_path_sessions", GAUGE, "sessions that the fast path carries", (), _fast_sessions),
+    Family("fast_path_up", GAUGE, "1 while the fast path is in use", (), _fast_path),
     Family(
         "fast_path_passed",
         COUNTER,

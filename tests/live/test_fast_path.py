@@ -307,7 +307,7 @@ def test_a_session_that_needs_python_code_leaves_the_kernel_and_comes_back(fast:
     path, seen = fast.path, []
     path.mirror = lambda direction, packet: seen.append(direction)
     fast.plane.changed(path)
-    assert fast.plane.fast_path().sessions == 0
+    assert fast.plane.fast_path().sessions == 0 and fast.plane.carrier(path) == "user space (mirror)"
     fast.up([HEADER + udp(CLIENT, HOST, b"end")], b"end")
     fast.down([udp(HOST, CLIENT, b"end")], b"end")
     assert seen == [0, 1] and fast.carried() == 0
@@ -315,7 +315,7 @@ def test_a_session_that_needs_python_code_leaves_the_kernel_and_comes_back(fast:
     fast.plane.changed(path)
     fast.up([HEADER + udp(CLIENT, HOST, b"end")], b"end")
     fast.down([udp(HOST, CLIENT, b"end")], b"end")
-    assert seen == [0, 1] and fast.carried() == 2
+    assert seen == [0, 1] and fast.carried() == 2 and fast.plane.carrier(path) == "kernel"
     counts = fast.counts()
     assert (counts["in_packets"], counts["out_packets"]) == (2, 2)
 
@@ -341,14 +341,19 @@ def wait_for_settings(rig: Rig) -> None:
 
 
 def test_the_switch_moves_sessions_out_and_in_again_and_nothing_is_lost_or_counted_twice(fast: Rig) -> None:
-    sent = 0
+    plane, sent = fast.plane, 0
+    assert isinstance(plane, KernelPlane) and plane._sync is not None
+    plane._sync.stop()  # it is not in the namespace of the server
     for value in ("on", "off", "auto"):
         fast.config.fast_path = value
-        until(fast, lambda wanted=value != "off": fast.plane.fast_path().running == wanted)
+        with fast.server.entered():
+            plane.synchronise()
+        assert plane.fast_path().running == (value != "off")
         packets = [HEADER + udp(CLIENT, HOST, b"%d" % number) for number in range(9)]
         assert len(fast.up([*packets, HEADER + udp(CLIENT, HOST, b"end")], b"end")) == 9
         sent += 10
         assert fast.counts()["in_packets"] == sent
+    assert fast.carried() == 20  # of 30: the totals are those since the load
     assert [line["event"] for line in fast.log.records() if line["event"].startswith("fast_path")] == [
         "fast_path_up",
         "fast_path_down",

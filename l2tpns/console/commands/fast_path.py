@@ -1,11 +1,15 @@
-"""`show fastpath`: whether programs in the kernel carry the sessions, and what they leave to user space."""
+"""`show fastpath`: whether programs in the kernel carry the sessions, and what they leave to user space.
+
+Only with enable privilege: a subscriber that could see these figures would recognise in them that its packets are
+copied, since an intercepted session is carried in user space.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from l2tpns.console.grammar import Command
+from l2tpns.console.grammar import Command, Privilege
 from l2tpns.console.output import Output
 from l2tpns.dataplane.fastpath.layout import HELP
 
@@ -47,4 +51,11 @@ def show_fast_path(shell: Shell) -> Output:
     return Output(lines, row)
 
 
-COMMANDS = (Command("show fastpath", "sessions carried in the kernel, and packets left to user space", show_fast_path),)
+COMMANDS = (
+    Command(
+        "show fastpath",
+        "sessions carried in the kernel, and packets left to user space",
+        show_fast_path,
+        privilege=Privilege.ENABLED,
+    ),
+)

@@ -97,6 +97,7 @@ SESSION_LABELS = {
     "throttled": "Throttled",
     "walled_garden": "Walled Garden",
     "filter_bucket": "Filter Bucket",
+    "data_path": "Data Path",
 }
 
 
@@ -167,6 +168,7 @@ def session_detail(session: Session, now: float, enabled: bool) -> Row:
         "rate_out": policy.rate_out or None,
         "garden": policy.garden or None,
         "filter_bucket": session.services.throttle.bucket(session),
+        "data_path": session.services.plane.carrier(path) if enabled else None,
         "throttle_method": session.services.throttle.method_of(session) or None,
     }
 

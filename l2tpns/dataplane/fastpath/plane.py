@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
+from time import monotonic
 from types import MappingProxyType
 
 import gevent
@@ -17,7 +18,7 @@ from l2tpns.dataplane.fastpath import layout
 from l2tpns.dataplane.fastpath.programs import LoadedPrograms, Loader
 from l2tpns.dataplane.fastpath.sessions import KernelSessions
 from l2tpns.dataplane.plane import FastPathStatus
-from l2tpns.dataplane.session_path import SessionPath
+from l2tpns.dataplane.session_path import USERSPACE_FIELDS, SessionPath
 from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.errors import RepairError
 from l2tpns.runtime.supervisor import Part
@@ -40,6 +41,7 @@ class KernelPlane(UserPlane):
     _sync: Part | None = None
     _why_not = ""
     _totals: Mapping[str, int] = MappingProxyType({})
+    _retry_at = 0.0  # monotonic: when the kernel is asked again for what it has refused
     _settings = b""
     _no_spoof_check = False
 
@@ -56,33 +58,34 @@ class KernelPlane(UserPlane):
             if self._programs is None and self.config.fast_path == "on":
                 self.stop()
                 raise RepairError(f"fast_path: {self._why_not}")
-        self._sync = self._supervisor.spawn("fast path", self._synchronise)
+        self._sync = self._supervisor.spawn("fast path", self._run)
 
     def stop(self) -> None:
         self.retreat()
         self.loader.close()
         super().stop()
 
-    def _synchronise(self) -> None:
-        """Follow the settings and collect the counters, until stopped."""
-        refused_for = 0.0
+    def _run(self) -> None:
         while True:
             gevent.sleep(SYNC_INTERVAL)
-            if self.config.fast_path == "off":
-                self._end()
-                refused_for = 0.0
-            elif self._programs is None:
-                if refused_for <= 0.0:
-                    self._begin()
-                    refused_for = RETRY_INTERVAL
-                refused_for -= SYNC_INTERVAL
-            else:
-                try:
-                    self.collect()
-                    self._apply_settings()
-                    self._attach_again()
-                except (BpfError, NetlinkError) as error:
-                    self._fail(error)
+            self.synchronise()
+
+    def synchronise(self) -> None:
+        """Follow the settings and the interfaces, and collect the counters. May yield."""
+        if self.config.fast_path == "off":
+            self._end()
+            self._retry_at = 0.0
+        elif self._programs is None:
+            if monotonic() >= self._retry_at:
+                self._retry_at = monotonic() + RETRY_INTERVAL
+                self._begin()
+        else:
+            try:
+                self.collect()
+                self._apply_settings()
+                self._attach_again()
+            except (BpfError, NetlinkError) as error:
+                self._fail(error)
 
     def _begin(self) -> None:
         """Load the programs and move all sessions that may be carried. On a refusal log why. Does not yield."""
@@ -240,6 +243,14 @@ class KernelPlane(UserPlane):
         self._end()
 
     # Figures
+
+    def carrier(self, path: SessionPath) -> str:
+        if self._sessions is None:
+            return "user space"
+        if self._sessions.carries(path):
+            return "kernel"
+        reasons = [name.replace("_", " ") for name in USERSPACE_FIELDS if getattr(path, name) not in (None, False)]
+        return f"user space ({', '.join(reasons) or 'not online'})"
 
     def collect(self) -> None:
         """Bring the counters of the process up to date."""
