@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
-from pyrad.packet import Packet
-
 from l2tpns.errors import NoAnswer, WireError
 from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius import packets
+from l2tpns.radius.framing import ACCESS_ACCEPT, ACCESS_CHALLENGE, ACCESS_REJECT, MAX_VALUE
 from l2tpns.radius.reply import ignored_attributes, parse_reply
+from l2tpns.radius.reply_packet import ReplyPacket
 from l2tpns.radius.report import InFlight, ServerReport
 from l2tpns.radius.request_packet import RequestPacket
 from l2tpns.radius.settings import RadiusSettings
@@ -45,10 +45,9 @@ class RadiusBackend:
         awake: AwakeClock | None = None,
     ) -> None:
         self._log = log
-        self._dictionary = packets.load_dictionary()
         self._random = random
         self._ignored = RepeatFilter(IGNORED_LOG_INTERVAL)
-        self.transport = Transport(settings, self._dictionary, log, random=random, awake=awake, supervisor=supervisor)
+        self.transport = Transport(settings, log, random=random, awake=awake, supervisor=supervisor)
 
     def configure(self, settings: RadiusSettings) -> None:
         self.transport.configure(settings)
@@ -78,7 +77,7 @@ class RadiusBackend:
 
         label = "CHAP" if credentials.protocol == Protocol.CHAP else "PAP"
         reply = self.transport.request(encode, label=label, session_id=request.session_id)
-        if reply.code not in (packets.ACCESS_ACCEPT, packets.ACCESS_REJECT, packets.ACCESS_CHALLENGE):
+        if reply.code not in (ACCESS_ACCEPT, ACCESS_REJECT, ACCESS_CHALLENGE):
             self._log.error("radius_reply_unknown", user=credentials.user, code=reply.code)
             return AuthReply(accepted=False, why="the RADIUS reply has an unknown code")
         try:
@@ -88,7 +87,7 @@ class RadiusBackend:
             # send the same again, so the login is refused at once.
             self._log.error("radius_reply_invalid", user=credentials.user, session=request.session_id, why=str(error))
             return AuthReply(accepted=False, why="the RADIUS reply is invalid")
-        if reply.code == packets.ACCESS_ACCEPT and not verdict.accepted:
+        if reply.code == ACCESS_ACCEPT and not verdict.accepted:
             self._log.warning_limited(
                 "radius_service_refused", user=credentials.user, session=request.session_id, why=verdict.why
             )
@@ -96,7 +95,7 @@ class RadiusBackend:
             self._log_ignored(reply, credentials.user)
         return verdict
 
-    def _log_ignored(self, reply: Packet, user: str) -> None:
+    def _log_ignored(self, reply: ReplyPacket, user: str) -> None:
         """Log each ignored attribute once in a while, without its value, which may be a key."""
         for attribute in ignored_attributes(reply):
             if self._ignored.due(attribute, time.monotonic()):
@@ -106,12 +105,12 @@ class RadiusBackend:
 def impossible_request(request: AuthRequest) -> str:
     """Return why these credentials fit into no Access-Request, or an empty string."""
     credentials = request.credentials
-    if not 1 <= len(credentials.name) <= packets.MAX_VALUE:
+    if not 1 <= len(credentials.name) <= MAX_VALUE:
         return f"user name of {len(credentials.name)} octets"
     if credentials.protocol == Protocol.PAP:
         return f"password of {len(credentials.password)} octets" if len(credentials.password) > MAX_PASSWORD else ""
     if credentials.protocol == Protocol.CHAP:
-        if len(credentials.response) != CHAP_RESPONSE or not 1 <= len(credentials.challenge) <= packets.MAX_VALUE:
+        if len(credentials.response) != CHAP_RESPONSE or not 1 <= len(credentials.challenge) <= MAX_VALUE:
             return "CHAP response or challenge of a wrong length"
         return ""
     return f"protocol {credentials.protocol:#06x}"

@@ -20,6 +20,7 @@ from gevent.event import Event
 
 from l2tpns.errors import NoAnswer, PassedOver
 from l2tpns.radius import packets
+from l2tpns.radius.framing import ACCOUNTING_RESPONSE, MAX_PACKET
 from l2tpns.radius.record_book import RecordBook
 from l2tpns.radius.request_packet import RequestPacket
 from l2tpns.radius.session_records import (
@@ -64,7 +65,6 @@ class Delivery:
         self._timing = timing
         self.transport = Transport(
             settings,
-            packets.load_dictionary(),
             log,
             accounting=True,
             random=random,
@@ -214,7 +214,7 @@ class Delivery:
                     acct=entry.session,
                     user=usage.user if usage is not None else "",
                     left_out=dict(left_out),
-                    why=f"a RADIUS packet is limited to {packets.MAX_PACKET} octets",
+                    why=f"a RADIUS packet is limited to {MAX_PACKET} octets",
                 )
             return packet, packet.encode()
 
@@ -231,7 +231,7 @@ class Delivery:
             if isinstance(silence, PassedOver):
                 count_unanswered(entry, silence, self.transport.answers)
             return False
-        if reply.code == packets.ACCOUNTING_RESPONSE:
+        if reply.code == ACCOUNTING_RESPONSE:
             return True
         self._log.warning_limited("radius_reply_unknown", acct=entry.session, code=reply.code)
         entry.passed_over += self._timing.failed_round_tries

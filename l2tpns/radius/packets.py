@@ -1,7 +1,6 @@
-"""The contents of RADIUS packets: pyrad's dictionary, strict framing, values in and out (RFC 2865 3, RFC 2865 5).
+"""The contents of RADIUS requests: values by the names of their attributes, and pyrad's dictionary (RFC 2865 5).
 
-request_packet.py encodes requests; pyrad decodes replies, and encodes what plugins add. pyrad accepts an attribute that
-ends beyond its packet, so framing is checked here. Numbers, names and types are in attributes.py.
+request_packet.py encodes requests, and pyrad what plugins add. Numbers, names and types are in attributes.py.
 """
 
 from __future__ import annotations
@@ -13,23 +12,13 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from pyrad.dictionary import Dictionary
-from pyrad.packet import Packet, PacketError
 
-from l2tpns.errors import WireError
-from l2tpns.radius.attributes import BY_NAME, Attribute, Key, dictionary_text
-from l2tpns.radius.request_packet import (
-    ACCESS_REQUEST,
-    ACCOUNTING_REQUEST,
-    HEAD,
-    HEADER,
-    MESSAGE_AUTHENTICATOR,
-    VENDOR_HEAD,
-    RequestPacket,
-)
+from l2tpns.radius.attributes import BY_NAME, Attribute, dictionary_text
+from l2tpns.radius.framing import ACCESS_REQUEST, ACCOUNTING_REQUEST, HEAD, MAX_VALUE, VENDOR_HEAD
+from l2tpns.radius.request_packet import RequestPacket
 from l2tpns.radius.service import FRAMED, PPP, TUNNEL_TYPE_L2TP
 from l2tpns.radius.types import PORT_TYPE_VIRTUAL, AuthRequest, Usage
 
-ACCESS_ACCEPT, ACCESS_REJECT, ACCOUNTING_RESPONSE, ACCESS_CHALLENGE = 2, 3, 5, 11
 TUNNEL_MEDIUM_IPV4 = 1  # RFC 2868 3.2
 # What describes a call, the most useful first.
 CALL = ("Calling-Station-Id", "Called-Station-Id", "NAS-Port-Id", "Connect-Info")
@@ -37,9 +26,6 @@ TUNNEL = ("Tunnel-Client-Endpoint", "Tunnel-Server-Endpoint", "Tunnel-Client-Aut
 ALL_32 = 0xFFFFFFFF
 MAX_TAG = 0x1F  # RFC 2868 3: a first octet up to this is read as a tag, so such a text gets the tag 0
 
-MAX_PACKET = 4096  # RFC 2865 3
-MAX_ATTRIBUTES = MAX_PACKET - HEADER.size  # octets of all attributes of a packet
-MAX_VALUE = 253
 ALWAYS_FITS = MAX_VALUE - (VENDOR_HEAD - HEAD)  # octets of a value, whatever attribute it is
 
 # Encodes a request for one identifier, sent from one local address.
@@ -50,41 +36,6 @@ Encoder = Callable[[int, IPv4Address], tuple[RequestPacket, bytes]]
 def load_dictionary() -> Any:
     """Return the table of attributes as pyrad's dictionary."""
     return Dictionary(StringIO(dictionary_text()))
-
-
-def check_framing(datagram: bytes) -> bytes:
-    """Return the packet without padding. Raises WireError (RFC 2865 3; RFC 2865 5 for each attribute's Length)."""
-    if len(datagram) < HEADER.size:
-        raise WireError(f"RADIUS packet of {len(datagram)} octets")
-    length = int.from_bytes(datagram[2:4], "big")
-    if not HEADER.size <= length <= MAX_PACKET or length > len(datagram):
-        raise WireError(f"RADIUS Length {length} in a datagram of {len(datagram)} octets")
-    at = HEADER.size
-    authenticators = 0
-    while at < length:
-        if at + 2 > length or datagram[at + 1] < 2 or at + datagram[at + 1] > length:
-            raise WireError(f"RADIUS attribute at octet {at} does not fit")
-        if datagram[at] == MESSAGE_AUTHENTICATOR:
-            authenticators += 1
-            if datagram[at + 1] != 18 or authenticators > 1:
-                raise WireError("malformed Message-Authenticator")
-        at += datagram[at + 1]
-    return datagram[:length]
-
-
-def decode_reply(datagram: bytes, dictionary: Any) -> Packet:
-    """Return a reply's packet, whose authenticators are not verified yet. Raises WireError."""
-    raw = check_framing(datagram)
-    try:
-        return Packet(dict=dictionary, packet=raw)
-    except PacketError as error:
-        raise WireError(str(error)) from error
-
-
-def values(packet: Packet, key: Key) -> list[bytes]:
-    """Return all raw values of an attribute of a reply, in order."""
-    found: list[bytes] = dict.get(packet, key, [])  # pyrad's own get looks names up, and raises for a missing one
-    return found
 
 
 def put_octets(packet: RequestPacket, name: str, value: bytes) -> None:

@@ -10,15 +10,16 @@ import _socket
 import time
 from collections import deque
 from ipaddress import IPv4Address
-from typing import Any
 
 import gevent
 from gevent.lock import Semaphore
 
 from l2tpns.errors import WireError
 from l2tpns.radius import packets
+from l2tpns.radius.framing import ACCESS_ACCEPT, ACCESS_CHALLENGE, ACCESS_REJECT, ACCESS_REQUEST, MAX_PACKET
+from l2tpns.radius.reply_packet import decode_reply
 from l2tpns.radius.report import ServerStats
-from l2tpns.radius.request_packet import ACCESS_REQUEST, RequestPacket
+from l2tpns.radius.request_packet import RequestPacket
 from l2tpns.radius.settings import MessageAuthenticator, RadiusSettings, ServerAddress
 from l2tpns.radius.stray_answers import Source, StrayAnswerListener, open_second_socket
 from l2tpns.runtime.log import Logger
@@ -111,7 +112,7 @@ class RadiusSocket:
             while True:
                 try:
                     for _ in range(MAX_DRAIN):
-                        self.server.receive(self, self.sock.recv(packets.MAX_PACKET + 1))
+                        self.server.receive(self, self.sock.recv(MAX_PACKET + 1))
                 except BlockingIOError:
                     pass
                 except ConnectionRefusedError:
@@ -148,7 +149,6 @@ class RemoteServer:
     """One server, for authentication or for accounting."""
 
     __slots__ = (
-        "_dictionary",
         "_permits",
         "_settings",
         "_stray_log",
@@ -170,7 +170,6 @@ class RemoteServer:
         self,
         address: ServerAddress,
         settings: RadiusSettings,
-        dictionary: Any,
         log: Logger,
         supervisor: Supervisor,
     ) -> None:
@@ -186,7 +185,6 @@ class RemoteServer:
         self.retired = False
         self.open_sockets: list[RadiusSocket] = []
         self._stray_log = RepeatFilter(STRAY_LOG_INTERVAL, limit=16)
-        self._dictionary = dictionary
         self.log = log.bind(peer=str(address))
         self._settings = settings
         self._permits = Semaphore(settings.max_sockets * IDENTIFIERS)
@@ -266,12 +264,12 @@ class RemoteServer:
             self.stats.unexpected += 1
             return
         try:
-            reply = packets.decode_reply(datagram, self._dictionary)
+            reply = decode_reply(datagram)
         except WireError as error:
             self.stats.malformed += 1
             self.log.warning_limited("radius_reply_malformed", why=str(error))
             return
-        signed = bool(reply.message_authenticator)
+        signed = reply.signed
         if not pending.packet.verify(reply, signed=self._demands_signature()):
             # RFC 2865 3: silently discarded. The true answer may still come, so the request stays pending: a forged
             # reply must not stop a login.
@@ -286,7 +284,7 @@ class RemoteServer:
         if signed and pending.packet.code == ACCESS_REQUEST:
             self.trusted = True
         self.answered()
-        pending.request.answers.post((pending, reply))
+        pending.request.answers.post(reply)
 
     def received_stray(self, radius_socket: RadiusSocket, datagram: bytes, source: Source) -> None:
         """Drop a datagram from another address or port than was asked; log it if it is an authentic answer."""
@@ -295,7 +293,7 @@ class RemoteServer:
         if pending is None:
             return
         try:
-            reply = packets.decode_reply(datagram, self._dictionary)
+            reply = decode_reply(datagram)
         except WireError:
             return
         if not pending.packet.verify(reply, signed=self._demands_signature()):
@@ -316,11 +314,11 @@ class RemoteServer:
         latency = time.monotonic() - pending.sent_at
         stats.latency.observe(latency)
         stats.latency_max = max(stats.latency_max, latency)
-        if code == packets.ACCESS_ACCEPT:
+        if code == ACCESS_ACCEPT:
             stats.accepts += 1
-        elif code == packets.ACCESS_REJECT:
+        elif code == ACCESS_REJECT:
             stats.rejects += 1
-        elif code == packets.ACCESS_CHALLENGE:
+        elif code == ACCESS_CHALLENGE:
             stats.challenges += 1
         else:
             stats.responses += 1

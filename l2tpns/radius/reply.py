@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pyrad.packet import Packet
-
-from l2tpns.radius import packets
 from l2tpns.radius.attribute_values import Values
 from l2tpns.radius.attributes import BY_KEY, IN_REPLIES, REPLY, VENDOR_SPECIFIC, label
+from l2tpns.radius.framing import ACCESS_ACCEPT
+from l2tpns.radius.reply_packet import ReplyPacket
 from l2tpns.radius.types import AuthReply
 from l2tpns.runtime.log import Logger
 
@@ -20,13 +19,13 @@ NO_SERVICE = b"service unavailable"  # shown to the subscriber; an Accept's own 
 READ_VENDORS = frozenset(attribute.vendor for attribute in IN_REPLIES)
 
 
-def parse_reply(reply: Packet, log: Logger) -> AuthReply:
+def parse_reply(reply: ReplyPacket, log: Logger) -> AuthReply:
     """Return the verdict. Raises WireError when an attribute that is used has an impossible length.
 
     An Access-Accept for a service that is unavailable here is a refusal with the attributes of the Accept, as an
     Access-Reject is with its own.
     """
-    accepted = reply.code == packets.ACCESS_ACCEPT
+    accepted = reply.code == ACCESS_ACCEPT
     why = unavailable_service(reply, log) if accepted else ""
     fields = parse_attributes(reply, log)
     if why:
@@ -34,14 +33,14 @@ def parse_reply(reply: Packet, log: Logger) -> AuthReply:
     return AuthReply(accepted=accepted and not why, why=why, **fields)
 
 
-def parse_attributes(packet: Packet, log: Logger) -> dict[str, Any]:
+def parse_attributes(packet: ReplyPacket, log: Logger) -> dict[str, Any]:
     """Return the fields of AuthReply that the packet's attributes fill; without those that it does not mention.
 
     Raises WireError when an attribute that is used has an impossible length.
     """
     fields: dict[str, Any] = {}
     for attribute in IN_REPLIES:
-        octets = packets.values(packet, attribute.key)
+        octets = packet.values(attribute.key)
         parsed = attribute.parse(Values(attribute.name, octets, log)) if attribute.parse and octets else None
         if parsed is None:
             continue
@@ -53,27 +52,27 @@ def parse_attributes(packet: Packet, log: Logger) -> dict[str, Any]:
     return fields
 
 
-def unavailable_service(accept: Packet, log: Logger) -> str:
+def unavailable_service(accept: ReplyPacket, log: Logger) -> str:
     """Return why the service of this Access-Accept is unavailable here, or an empty string. Raises WireError."""
     # All are read first: an impossible length matters more than what the other attributes say.
     reasons = [
         attribute.refuse(Values(attribute.name, octets, log))
         for attribute in IN_REPLIES
-        if attribute.refuse and (octets := packets.values(accept, attribute.key))
+        if attribute.refuse and (octets := accept.values(attribute.key))
     ]
     return next(filter(None, reasons), "")
 
 
-def ignored_attributes(packet: Packet) -> Iterator[str]:
+def ignored_attributes(packet: ReplyPacket) -> Iterator[str]:
     """Yield a name for each kind of attribute that is ignored, for the log."""
-    for key in dict.keys(packet):
+    for key in packet.attributes:
         attribute = BY_KEY.get(key)
         if key != VENDOR_SPECIFIC and not (attribute and attribute.uses & REPLY):
             yield label(key)
 
 
-def log_malformed_vendors(packet: Packet, log: Logger) -> None:
+def log_malformed_vendors(packet: ReplyPacket, log: Logger) -> None:
     """Log sub-attributes that do not add up and may be of a vendor in the table; they are left out (RFC 2865 5.26)."""
-    for value in packets.values(packet, VENDOR_SPECIFIC):
+    for value in packet.values(VENDOR_SPECIFIC):
         if len(value) < 4 or int.from_bytes(value[:4], "big") in READ_VENDORS:
             log.warning("vendor_attribute_malformed", octets=len(value))

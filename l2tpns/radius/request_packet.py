@@ -1,7 +1,7 @@
 """One RADIUS request: its attributes as octets, its encoding and signature, and the check of its reply (RFC 2865 3).
 
 Every login sends two requests, so they are encoded here and not by pyrad, which takes seven times as long for the same
-octets. pyrad decodes replies, and encodes the attributes that plugins add.
+octets. pyrad encodes the attributes that plugins add.
 """
 
 from __future__ import annotations
@@ -10,19 +10,13 @@ import hmac
 import struct
 from hashlib import md5
 
-from pyrad.packet import Packet
+from l2tpns.radius.attributes import BY_NAME, VENDOR_SPECIFIC, Key
+from l2tpns.radius.framing import ACCESS_REQUEST, HEAD, HEADER, MESSAGE_AUTHENTICATOR, SIGNATURE, VENDOR_HEAD
+from l2tpns.radius.reply_packet import ReplyPacket
 
-from l2tpns.radius.attributes import BY_NAME, Key
-
-ACCESS_REQUEST, ACCOUNTING_REQUEST = 1, 4
-MESSAGE_AUTHENTICATOR = BY_NAME["Message-Authenticator"].number
 PROXY_STATE = BY_NAME["Proxy-State"].number
-VENDOR_SPECIFIC = 26
-
-HEADER = struct.Struct("!BBH16s")  # code, identifier, length, authenticator
-HEAD, VENDOR_HEAD = 2, 8  # octets of an attribute before its value (RFC 2865 5 and 5.26)
 VENDOR = struct.Struct("!BBIBB")  # 26, length, vendor; number, length
-ZEROS = bytes(16)
+ZEROS = bytes(SIGNATURE)
 # RFC 2869 5.14. It is the first attribute (CVE-2024-3596), and is signed as if its value were zeros.
 UNSIGNED = bytes((MESSAGE_AUTHENTICATOR, HEAD + len(ZEROS))) + ZEROS
 BLOCK = 16  # octets of a password that are hidden together (RFC 2865 5.2)
@@ -80,22 +74,26 @@ class RequestPacket:
         self.authenticator = md5(head + body + self.secret, usedforsecurity=False).digest()
         return head[: -len(ZEROS)] + self.authenticator + body
 
-    def verify(self, reply: Packet, *, signed: bool) -> bool:
+    def verify(self, reply: ReplyPacket, *, signed: bool) -> bool:
         """Return True if the reply is of a server that knows the secret, to this request (RFC 2865 3).
 
         With `signed` a reply to an Access-Request must have a Message-Authenticator. One that is there must hold
         (RFC 2869 5.14). A Proxy-State, which this request did not have, is the mark of a forgery (CVE-2024-3596).
         """
-        raw: bytes = reply.raw_packet
+        raw, asks_access = reply.raw, self.code == ACCESS_REQUEST
         expected = md5(raw[:4] + self.authenticator + raw[HEADER.size :] + self.secret, usedforsecurity=False).digest()
-        if reply.id != self.identifier or not hmac.compare_digest(expected, raw[4 : HEADER.size]):
+        if reply.identifier != self.identifier or not hmac.compare_digest(expected, raw[4 : HEADER.size]):
             return False
-        if reply.message_authenticator:
-            return bool(
-                reply.verify_message_authenticator(self.secret, self.authenticator, self.code)
-                and (self.code != ACCESS_REQUEST or not dict.get(reply, PROXY_STATE))
-            )
-        return self.code != ACCESS_REQUEST or not (signed or dict.get(reply, PROXY_STATE))
+        if asks_access and PROXY_STATE in reply.attributes:
+            return False
+        return self._signature_holds(reply) if reply.signed else not (signed and asks_access)
+
+    def _signature_holds(self, reply: ReplyPacket) -> bool:
+        """Return True if the reply's Message-Authenticator is right. It is signed as if its own value were zeros."""
+        raw, at = reply.raw, reply.signature_at
+        begins = raw[:4] + (self.authenticator if self.code == ACCESS_REQUEST else ZEROS) + raw[HEADER.size : at]
+        expected = hmac.digest(self.secret, begins + ZEROS + raw[at + SIGNATURE :], "md5")
+        return hmac.compare_digest(expected, raw[at : at + SIGNATURE])
 
 
 def encode_attributes(attributes: dict[Key, list[bytes]]) -> bytes:

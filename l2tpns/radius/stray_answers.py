@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import gevent
 
-from l2tpns.radius import packets
+from l2tpns.radius.framing import MAX_PACKET
 from l2tpns.runtime.sockets import udp_socket
 from l2tpns.runtime.supervisor import Supervisor
 
@@ -42,7 +42,7 @@ class StrayAnswerListener:
             while True:
                 hub.wait(watcher)
                 try:
-                    datagram, source = self._sock.recvfrom(packets.MAX_PACKET + 1)
+                    datagram, source = self._sock.recvfrom(MAX_PACKET + 1)
                 except OSError:
                     pass  # an ICMP error, or another process has read it
                 else:

@@ -10,14 +10,13 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import gevent
-from pyrad.packet import Packet
 
 from l2tpns.errors import NoAnswer, PassedOver
 from l2tpns.radius import packets
 from l2tpns.radius.remote_server import IDENTIFIERS, RemoteServer, Request
+from l2tpns.radius.reply_packet import ReplyPacket
 from l2tpns.radius.report import InFlight, ServerReport
 from l2tpns.radius.settings import RadiusSettings, ServerAddress
 from l2tpns.runtime.awake_clock import AwakeClock
@@ -77,7 +76,6 @@ class Transport:
     def __init__(
         self,
         settings: RadiusSettings,
-        dictionary: Any,
         log: Logger,
         *,
         accounting: bool = False,
@@ -90,7 +88,6 @@ class Transport:
         self.awake = awake or AwakeClock()
         self._accounting = accounting
         self._timing = timing or TransportTiming()
-        self._dictionary = dictionary
         self._log = log
         self._random = random
         self._servers: list[RemoteServer] = []
@@ -115,7 +112,7 @@ class Transport:
         self.settings = settings
 
     def _new_server(self, address: ServerAddress, settings: RadiusSettings) -> RemoteServer:
-        return RemoteServer(address, settings, self._dictionary, self._log, self._supervisor)
+        return RemoteServer(address, settings, self._log, self._supervisor)
 
     def request(
         self,
@@ -125,7 +122,7 @@ class Transport:
         session_id: int = 0,
         tries: int | None = None,
         max_interval: float = MAX_INTERVAL,
-    ) -> Packet:
+    ) -> ReplyPacket:
         """Return the first authentic reply. Yields.
 
         Raises NoAnswer when no server is configured, or PassedOver when all tries are used up: it counts the tries
@@ -159,7 +156,7 @@ class Transport:
         text = f"no RADIUS server answered {request.tries} tries of {label}"
         raise PassedOver(text, tally.passed_over, tally.unsure)
 
-    def _try(self, request: Request, server: RemoteServer, interval: float) -> Packet | None:
+    def _try(self, request: Request, server: RemoteServer, interval: float) -> ReplyPacket | None:
         deadline = self.awake.now() + interval
         request.next_try = time.monotonic() + interval
         pending = request.pending.get(server)
@@ -183,7 +180,7 @@ class Transport:
             return next((other for other in order if not other.dead), server)
         return server
 
-    def _hold_back(self, request: Request, server: RemoteServer, order: list[RemoteServer]) -> Packet | None:
+    def _hold_back(self, request: Request, server: RemoteServer, order: list[RemoteServer]) -> ReplyPacket | None:
         """Wait while all servers are dead and another request has just been sent to this one.
 
         Return an answer if one comes meanwhile. Raises NoAnswer when the request has become stale.
@@ -206,7 +203,7 @@ class Transport:
             return self._answer(request, self.awake.now() + self.settings.timeout)
         return None
 
-    def _answer(self, request: Request, deadline: float) -> Packet | None:
+    def _answer(self, request: Request, deadline: float) -> ReplyPacket | None:
         """Wait for an answer until the awake clock shows `deadline`, which excludes pauses of this process."""
         answers = request.answers
         while (answer := answers.take()) is None:
@@ -217,9 +214,7 @@ class Transport:
             gevent.sleep(0)  # after a delay both the deadline and the answer are there: let the reader run
             if not len(answers):
                 return None
-        pending, reply = answer
-        # RFC 2868 3.5: salted attributes of a reply are read with the authenticator of its request.
-        reply.request_authenticator = pending.packet.authenticator
+        reply: ReplyPacket = answer
         return reply
 
     def _order(self) -> list[RemoteServer]:

@@ -19,6 +19,7 @@ from pyrad.packet import Packet
 
 from l2tpns.radius import packets
 from l2tpns.radius.attributes import BY_NAME
+from l2tpns.radius.framing import MAX_ATTRIBUTES
 from l2tpns.radius.packets import ALL_32
 from l2tpns.radius.request_packet import RequestPacket
 from l2tpns.radius.settings import RadiusSettings
@@ -136,7 +137,7 @@ def fill_accounting_request(
             put(packet, name, value)
         except ValueError:
             pass  # a plugin added it under another release, which accepted it
-    if packet.octets <= packets.MAX_ATTRIBUTES:
+    if packet.octets <= MAX_ATTRIBUTES:
         return ALL_FITS
     packet.clear()
     put_event(packet, kind, settings, local, happened, now)
@@ -165,7 +166,7 @@ def add_what_fits(packet: RequestPacket, usage: Usage) -> Counter[str]:
         alone = packets.new_accounting_request(0, b"")
         with suppress(ValueError):
             put(alone, name, value)
-        no_room = packet.octets + alone.octets > packets.MAX_ATTRIBUTES
+        no_room = packet.octets + alone.octets > MAX_ATTRIBUTES
         if no_room or (name == ROUTE and left_out.total() > left_out[ROUTE]):
             left_out[name] += 1
             continue
@@ -215,7 +216,7 @@ def put_attribute(packet: RequestPacket, name: str, value: str | int) -> None:
         alone.AddAttribute(name, value)
     except Exception as error:  # pyrad's, of many kinds
         raise ValueError(f"{name} cannot be {value!r:.60}: {error}") from error
-    for octets in packets.values(alone, attribute.key):
+    for octets in dict.get(alone, attribute.key, []):
         packet.add(attribute.key, octets)
 
 

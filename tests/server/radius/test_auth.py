@@ -7,23 +7,22 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from l2tpns.errors import WireError
-from l2tpns.radius import packets
 from l2tpns.radius.attribute_values import split_avpair
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.reply import parse_reply
+from l2tpns.radius.reply_packet import decode_reply
 from l2tpns.radius.types import Assign, FramedRoute
 from tests.lab.memory_log import MemoryLog
 from tests.lab.radius_parts import SECRET, login, settings_for
 from tests.lab.radius_server import ACCEPT, REJECT, RadiusServer, User, ip, join, u32, vsa
 
-DICTIONARY = packets.load_dictionary()
 DNS1, DNS2 = IPv4Address("192.0.2.53"), IPv4Address("192.0.2.54")
 
 
 def read(*attributes: tuple[int, bytes], code: int = ACCEPT, log: MemoryLog | None = None):
     body = join(attributes)
     raw = bytes([code, 1]) + (20 + len(body)).to_bytes(2, "big") + bytes(16) + body
-    return parse_reply(packets.decode_reply(raw, DICTIONARY), (log or MemoryLog()).get())
+    return parse_reply(decode_reply(raw), (log or MemoryLog()).get())
 
 
 @pytest.mark.statement(140)

@@ -10,6 +10,7 @@ import pytest
 from l2tpns.radius import packets
 from l2tpns.radius.attributes import ATTRIBUTES, BY_KEY, BY_NAME, IN_REPLIES, Attribute
 from l2tpns.radius.reply import ignored_attributes, parse_attributes
+from l2tpns.radius.reply_packet import decode_reply
 from l2tpns.radius.types import Assign, AuthReply, AuthRequest, Usage
 from tests.lab.memory_log import MemoryLog
 from tests.lab.radius_server import ip, join, u32, vsa
@@ -22,7 +23,7 @@ COA_REQUEST = 43
 def packet(*attributes: tuple[int, bytes], code: int = COA_REQUEST):
     body = join(attributes)
     raw = bytes([code, 1]) + (20 + len(body)).to_bytes(2, "big") + bytes(16) + body
-    return packets.decode_reply(raw, DICTIONARY)
+    return decode_reply(raw)
 
 
 def names(*owners: type) -> set[str]:

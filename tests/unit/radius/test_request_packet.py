@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from hashlib import md5
 from ipaddress import IPv4Address
 
@@ -13,7 +14,8 @@ from pyrad.packet import AcctPacket, AuthPacket, Packet
 from l2tpns.radius import packets
 from l2tpns.radius.attributes import ATTRIBUTES, BY_NAME, Type, Use
 from l2tpns.radius.auth import fill_access_request
-from l2tpns.radius.request_packet import ACCESS_REQUEST
+from l2tpns.radius.framing import ACCESS_REQUEST
+from l2tpns.radius.reply_packet import decode_reply
 from l2tpns.radius.settings import RadiusSettings
 from l2tpns.radius.usage import START, STOP, fill_accounting_request
 from tests.lab.radius_parts import SECRET, chap, login, pap, usage
@@ -85,7 +87,30 @@ def reply_to(packet, code=2, *, secret=SECRET, signed=True, **attributes):
     reply = request.CreateReply(code=code, **attributes)
     if signed:
         reply.add_message_authenticator()
-    return packets.decode_reply(reply.ReplyPacket(), DICTIONARY)
+    return decode_reply(reply.ReplyPacket())
+
+
+@pytest.mark.statement(138)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([1, 8, 25, 26, 33, 135]),
+            st.one_of(
+                st.binary(max_size=20),
+                st.tuples(
+                    st.sampled_from([9, 311, 7]), st.integers(0, 255), st.integers(0, 9), st.binary(max_size=8)
+                ).map(lambda parts: struct.pack("!IBB", *parts[:3]) + parts[3]),
+            ),
+        ),
+        max_size=8,
+    )
+)
+def test_a_reply_has_the_attributes_that_pyrad_reads(attributes):
+    body = b"".join(bytes([kind, len(value) + 2]) + value for kind, value in attributes)
+    raw = struct.pack("!BBH16s", 2, 9, 20 + len(body), AUTHENTICATOR) + body
+    reply, other = decode_reply(raw), Packet(packet=raw, dict=DICTIONARY)
+    assert reply.attributes == dict(dict.items(other))
+    assert (reply.code, reply.identifier, reply.signed) == (other.code, other.id, False)
 
 
 @pytest.mark.statement(134, 145)
@@ -94,6 +119,7 @@ def test_only_the_reply_of_a_server_with_the_secret_is_authentic(signed):
     packet = packets.new_access_request(9, SECRET, AUTHENTICATOR)
     assert packet.verify(reply_to(packet, signed=signed), signed=False)
     assert packet.verify(reply_to(packet, signed=signed), signed=True) is signed
+    assert reply_to(packet, signed=signed).signed is signed
     assert not packet.verify(reply_to(packet, secret=b"another", signed=signed), signed=False)
     other = packets.new_access_request(10, SECRET, AUTHENTICATOR)
     assert not packet.verify(reply_to(other, signed=signed), signed=False)
@@ -108,10 +134,10 @@ def test_a_proxy_state_that_was_not_sent_is_the_mark_of_a_forgery(signed):
 
 def test_a_message_authenticator_that_does_not_hold_is_refused_whatever_is_demanded():
     packet = packets.new_access_request(9, SECRET, AUTHENTICATOR)
-    forged = bytearray(reply_to(packet).raw_packet)
+    forged = bytearray(reply_to(packet).raw)
     forged[22] ^= 1  # in the Message-Authenticator; the Response Authenticator is made to hold
     forged[4:20] = md5(forged[:4] + AUTHENTICATOR + forged[20:] + SECRET).digest()
-    assert not packet.verify(packets.decode_reply(bytes(forged), DICTIONARY), signed=False)
+    assert not packet.verify(decode_reply(bytes(forged)), signed=False)
 
 
 @pytest.mark.statement(146)
