@@ -108,8 +108,8 @@ docs: $(STAMP)
 FASTPATH := l2tpns/dataplane/fastpath
 fastpath:
 	sh tools/setup.sh fastpath
-	hash=$$(cat $(FASTPATH)/fastpath.h $(FASTPATH)/fastpath.c | sha256sum | cut -d' ' -f1) && \
-		clang -O2 -g -mcpu=v3 -target bpf -Wall -Wextra -Werror -DSOURCE_HASH=\"$$hash\" \
+	hash=$$(cat $(FASTPATH)/*.[ch] | sha256sum | cut -d' ' -f1) && \
+		clang -O2 -g -fdebug-compilation-dir=. -mcpu=v3 -target bpf -Wall -Wextra -Werror -DSOURCE_HASH=\"$$hash\" \
 			-I/usr/include/$$(gcc -print-multiarch) -c $(FASTPATH)/fastpath.c -o $(FASTPATH)/fastpath.o
 	llvm-strip -g $(FASTPATH)/fastpath.o
 

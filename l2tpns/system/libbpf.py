@@ -1,6 +1,9 @@
 """Load eBPF programs and use their maps, by libbpf.so.1 (bpf(2)): a binding of the few functions that are used.
 
-Each call takes microseconds, but for the load of an object, which takes a tenth of a second. Nothing here yields.
+Each call takes microseconds, but for the load of an object, which takes tens of milliseconds. Nothing here yields.
+
+Only the load needs CAP_BPF. Whoever holds the descriptors may go on without it: with maps as they like, with links if
+they have CAP_NET_ADMIN.
 """
 
 from __future__ import annotations
@@ -9,47 +12,97 @@ import ctypes
 import errno
 import mmap
 import os
-from ctypes import byref, c_char_p, c_int, c_size_t, c_uint32, c_void_p, create_string_buffer
+import struct
+from collections.abc import Callable
+from ctypes import c_char_p, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p, create_string_buffer
 
 from l2tpns.errors import L2tpnsError
 
 LIBRARY = "libbpf.so.1"
 INGRESS, EGRESS = 46, 47  # BPF_TCX_INGRESS, BPF_TCX_EGRESS (linux/bpf.h)
+_WARNING = 0  # LIBBPF_WARN (bpf/libbpf.h)
+_LIBRARY_ERRORS = 4000  # error numbers of libbpf's own: about the contents of a file
+_LINE = 4096  # octets that are kept of what libbpf prints in one call
+_LINES = 40  # of them, the last ones
+_GSO_SIZE, _CONTEXT_SIZE = 176, 192  # of struct __sk_buff (linux/bpf.h)
+
+_SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
+    "libbpf_num_possible_cpus": (c_int, ()),
+    "bpf_object__open_mem": (c_void_p, (c_char_p, c_size_t, c_void_p)),
+    "bpf_object__load": (c_int, (c_void_p,)),
+    "bpf_object__close": (None, (c_void_p,)),
+    "bpf_object__find_map_by_name": (c_void_p, (c_void_p, c_char_p)),
+    "bpf_object__find_program_by_name": (c_void_p, (c_void_p, c_char_p)),
+    "bpf_map__fd": (c_int, (c_void_p,)),
+    "bpf_program__fd": (c_int, (c_void_p,)),
+    "bpf_map_update_elem": (c_int, (c_int, c_char_p, c_char_p, c_uint64)),
+    "bpf_map_lookup_elem": (c_int, (c_int, c_char_p, c_char_p)),
+    "bpf_map_delete_elem": (c_int, (c_int, c_char_p)),
+    "bpf_map_get_next_key": (c_int, (c_int, c_char_p, c_char_p)),
+    "bpf_link_create": (c_int, (c_int, c_int, c_int, c_void_p)),
+    "bpf_prog_test_run_opts": (c_int, (c_int, c_void_p)),
+}
 
 
 class BpfError(L2tpnsError):
-    """The kernel, or this machine's libbpf, refuses something that the fast path needs. The text is for operators."""
+    """The kernel, or this machine's libbpf, refuses something that eBPF programs need. The text is for operators.
+
+    `detail` has the last lines of what libbpf printed about it, for instance the kernel's reason to refuse a program.
+    """
+
+    def __init__(self, text: str, detail: str = "") -> None:
+        super().__init__(text)
+        self.detail = detail
 
 
 class _Library:
-    """The functions of libbpf, declared. Collects what it prints, for the text of the next error."""
+    """The functions of libbpf, by their names. What it prints is kept for the detail of the next error."""
 
     def __init__(self) -> None:
         try:
-            library = ctypes.CDLL(LIBRARY, use_errno=True)
+            self._library = ctypes.CDLL(LIBRARY, use_errno=True)
         except OSError:
             raise BpfError(f"{LIBRARY} is missing: install Debian's package libbpf1") from None
-        pointers = ("bpf_object__open_mem", "bpf_object__find_map_by_name", "bpf_object__find_program_by_name")
-        for name in pointers:
-            getattr(library, name).restype = c_void_p
-        library.bpf_object__open_mem.argtypes = [c_char_p, c_size_t, c_void_p]
-        library.bpf_object__find_map_by_name.argtypes = [c_void_p, c_char_p]
-        library.bpf_object__find_program_by_name.argtypes = [c_void_p, c_char_p]
-        for name in ("bpf_object__load", "bpf_object__close", "bpf_map__fd", "bpf_program__fd"):
-            getattr(library, name).argtypes = [c_void_p]
-        library.bpf_object__close.restype = None
-        library.bpf_map_update_elem.argtypes = [c_int, c_char_p, c_char_p, ctypes.c_uint64]
-        library.bpf_map_lookup_elem.argtypes = [c_int, c_char_p, c_char_p]
-        library.bpf_map_delete_elem.argtypes = [c_int, c_char_p]
-        library.bpf_map_get_next_key.argtypes = [c_int, c_char_p, c_char_p]
-        library.bpf_link_create.argtypes = [c_int, c_int, c_int, c_void_p]
-        library.bpf_prog_test_run_opts.argtypes = [c_int, c_void_p]
-        printer = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
-        self._silence = printer(lambda level, form, arguments: 0)  # kept: the library does not hold a reference
-        library.libbpf_set_print.restype = c_void_p
-        library.libbpf_set_print(self._silence)
-        self.processors = int(library.libbpf_num_possible_cpus())
-        self.call = library
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(self._library, name)
+            function.restype, function.argtypes = result, arguments
+        self._lines: list[str] = []
+        self._format = ctypes.CDLL(None).vsnprintf
+        self._format.argtypes = (c_char_p, c_size_t, c_char_p, c_void_p)
+        # Kept here, for libbpf holds no reference. A va_list is passed as a pointer on the processors that Debian has.
+        self._printer = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)(self._keep)
+        self._library.libbpf_set_print.restype = c_void_p
+        self._library.libbpf_set_print(self._printer)
+        self.processors: int = self.call("libbpf_num_possible_cpus")
+
+    def call(self, name: str, *arguments: object) -> int:
+        """Call a function. Return its result: a descriptor, a pointer, or a negative number, then errno says why."""
+        result: int | None = getattr(self._library, name)(*arguments)
+        return result or 0
+
+    def refusal(self, what: str, number: int = 0) -> BpfError:
+        """Return the error of the last call, or of an error number."""
+        detail, self._lines = "\n".join(self._lines), []
+        number = number or ctypes.get_errno()
+        why = "it is damaged" if number >= _LIBRARY_ERRORS else os.strerror(number)
+        return BpfError(f"cannot {what}: {why}{_hint(what, number)}", detail)
+
+    def _keep(self, level: int, form: bytes, arguments: int) -> int:
+        if level == _WARNING:
+            text = create_string_buffer(_LINE)
+            self._format(text, _LINE, form, arguments)
+            self._lines = [*self._lines, *text.value.decode(errors="replace").splitlines()][-_LINES:]
+        return 0
+
+
+def _hint(what: str, number: int) -> str:
+    if number in (errno.EPERM, errno.EACCES):
+        return "; CAP_BPF and CAP_NET_ADMIN are needed"
+    if number == errno.EINVAL and what.startswith("attach"):
+        return "; Linux 6.6 or newer is needed"
+    if number == errno.ENOSYS:
+        return "; the kernel is built without bpf(2)"
+    return ""
 
 
 _library: _Library | None = None
@@ -63,63 +116,62 @@ def library() -> _Library:
     return _library
 
 
-def _refused(what: str, number: int = 0) -> BpfError:
-    number = number or ctypes.get_errno()
-    hint = ""
-    if number == errno.EPERM:
-        hint = "; CAP_BPF and CAP_NET_ADMIN are needed"
-    elif number == errno.EINVAL and what.startswith("attach"):
-        hint = "; TCX needs Linux 6.6"
-    return BpfError(f"cannot {what}: {os.strerror(number)}{hint}")
-
-
 class Map:
-    """A map of a loaded object. Keys and values are octets as in the kernel's structures."""
+    """A map of a loaded object. Keys and values are octets as in the kernel's structures, of the sizes that it has."""
 
     def __init__(self, name: str, fd: int) -> None:
         self.name, self._fd = name, fd
-        self._call = library().call
+        self._call: Callable[..., int] = library().call
 
     def put(self, key: bytes, value: bytes) -> None:
         """Insert or replace one entry, at once for all processors. Raises BpfError."""
-        if self._call.bpf_map_update_elem(self._fd, key, value, 0):
-            raise _refused(f"write to the map {self.name}")
+        if self._call("bpf_map_update_elem", self._fd, key, value, 0):
+            raise library().refusal(f"write to the map {self.name}")
 
     def delete(self, key: bytes) -> None:
         """Remove an entry, if it is there. Raises BpfError."""
-        if self._call.bpf_map_delete_elem(self._fd, key) and ctypes.get_errno() != errno.ENOENT:
-            raise _refused(f"delete from the map {self.name}")
+        if self._call("bpf_map_delete_elem", self._fd, key) and ctypes.get_errno() != errno.ENOENT:
+            raise library().refusal(f"delete from the map {self.name}")
 
     def get(self, key: bytes, size: int) -> bytes | None:
         """Return a value of `size` octets, None if there is no such entry. Raises BpfError."""
         value = create_string_buffer(size)
-        if self._call.bpf_map_lookup_elem(self._fd, key, value):
-            if ctypes.get_errno() == errno.ENOENT:
-                return None
-            raise _refused(f"read the map {self.name}")
-        return value.raw
+        if not self._call("bpf_map_lookup_elem", self._fd, key, value):
+            return value.raw
+        if ctypes.get_errno() == errno.ENOENT:
+            return None
+        raise library().refusal(f"read the map {self.name}")
 
-    def clear(self, key_size: int) -> None:
-        """Remove all entries. Raises BpfError."""
-        key = create_string_buffer(key_size)
-        while not self._call.bpf_map_get_next_key(self._fd, None, key):
-            self.delete(key.raw)
+    def keys(self, size: int) -> list[bytes]:
+        """Return all keys, of `size` octets each. Entries must not be removed meanwhile. Raises BpfError."""
+        found: list[bytes] = []
+        key = create_string_buffer(size)
+        while not self._call("bpf_map_get_next_key", self._fd, found[-1] if found else None, key):
+            found.append(key.raw)
+        if ctypes.get_errno() != errno.ENOENT:
+            raise library().refusal(f"read the map {self.name}")
+        return found
+
+    def clear(self, size: int) -> None:
+        """Remove all entries, whose keys have `size` octets. Raises BpfError."""
+        for key in self.keys(size):
+            self.delete(key)
 
     def sums(self, entries: int) -> tuple[int, ...]:
         """Return the values of a per-CPU array of 64-bit numbers, each summed up over the processors."""
         size = 8 * library().processors
-        found = []
-        for index in range(entries):
-            values = self.get(index.to_bytes(4, "little"), size) or b""
-            found.append(sum(memoryview(values).cast("Q")))
-        return tuple(found)
+        found = (self.get(struct.pack("=I", index), size) or b"" for index in range(entries))
+        return tuple(sum(memoryview(values).cast("Q")) for values in found)
 
     def mapped(self, octets: int) -> mmap.mmap:
-        """Return the values of an array with BPF_F_MMAPABLE as memory. Raises BpfError."""
+        """Return the values of an array with BPF_F_MMAPABLE as memory, in whole pages. Raises BpfError.
+
+        It is read and written without system calls.
+        """
         try:
             return mmap.mmap(self._fd, octets, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         except OSError as error:
-            raise _refused(f"map the map {self.name} into memory", error.errno or 0) from None
+            raise library().refusal(f"map the map {self.name} into memory", error.errno or 0) from None
 
 
 class Link:
@@ -129,6 +181,7 @@ class Link:
         self._fd = fd
 
     def close(self) -> None:
+        """Detach the program. Packets that it has begun with are carried."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -138,25 +191,37 @@ class Program:
     """A program of a loaded object."""
 
     def __init__(self, name: str, fd: int) -> None:
-        self.name, self.fd = name, fd
+        self.name, self._fd = name, fd
 
     def attach(self, interface: int, point: int) -> Link:
         """Attach the program at INGRESS or EGRESS of an interface, given by its index. Raises BpfError."""
-        fd = library().call.bpf_link_create(self.fd, interface, point, None)
+        fd = library().call("bpf_link_create", self._fd, interface, point, None)
         if fd < 0:
-            raise _refused(f"attach {self.name} to interface {interface}")
+            raise library().refusal(f"attach {self.name} to interface {interface}")
         return Link(fd)
 
-    def run(self, packet: bytes) -> tuple[int, bytes]:
-        """Run the program on a packet (BPF_PROG_TEST_RUN). Return its verdict and the packet after it. For tests."""
-        out = create_string_buffer(len(packet) + 256)
-        data = create_string_buffer(packet, len(packet))
-        options = _TestRun(sz=ctypes.sizeof(_TestRun), repeat=1, data_size_in=len(packet), data_size_out=len(out))
-        options.data_in = ctypes.cast(data, c_void_p)
-        options.data_out = ctypes.cast(out, c_void_p)
-        if library().call.bpf_prog_test_run_opts(self.fd, byref(options)):
-            raise _refused(f"run {self.name}")
-        return ctypes.c_int32(options.retval).value, out.raw[: options.data_size_out]
+    def run(self, packet: bytes, gso_size: int = 0) -> tuple[int, bytes]:
+        """Run the program on a packet (BPF_PROG_TEST_RUN). Return its verdict and the packet after it.
+
+        `gso_size` makes it a super-packet of segments with so many octets of data. Only tests use this.
+        """
+        context = bytearray(_CONTEXT_SIZE)
+        struct.pack_into("=I", context, _GSO_SIZE, gso_size)
+        given, result = create_string_buffer(packet, len(packet)), create_string_buffer(len(packet) + 256)
+        ctx = create_string_buffer(bytes(context), _CONTEXT_SIZE)
+        options = _TestRun(
+            sz=ctypes.sizeof(_TestRun),
+            data_in=ctypes.addressof(given),
+            data_out=ctypes.addressof(result),
+            data_size_in=len(packet),
+            data_size_out=len(result),
+            ctx_in=ctypes.addressof(ctx),
+            ctx_size_in=_CONTEXT_SIZE,
+            repeat=1,
+        )
+        if library().call("bpf_prog_test_run_opts", self._fd, ctypes.byref(options)):
+            raise library().refusal(f"run {self.name}")
+        return c_int32(options.retval).value, result.raw[: options.data_size_out]
 
 
 class _TestRun(ctypes.Structure):
@@ -182,31 +247,36 @@ class _TestRun(ctypes.Structure):
 
 
 class Object:
-    """A loaded object file: its programs and maps exist until it is closed."""
+    """A loaded object file. Programs and maps live until it is closed, and as long as links and memory made of them."""
 
     def __init__(self, content: bytes) -> None:
         """Load an object file into the kernel. Raises BpfError."""
-        call = library().call
-        self._content = content  # libbpf reads it until it is closed
-        self._object = call.bpf_object__open_mem(content, len(content), None)
+        self._call = library().call
+        self._content = content  # libbpf reads it until the object is closed
+        self._object = self._call("bpf_object__open_mem", content, len(content), None)
         if not self._object:
-            raise _refused("read the object file of the programs")
-        if code := call.bpf_object__load(self._object):
+            raise library().refusal("read the object file of the eBPF programs")
+        if self._call("bpf_object__load", self._object):
+            refusal = library().refusal("load the eBPF programs")
             self.close()
-            raise _refused("load the programs", -code)
+            raise refusal
 
     def map(self, name: str) -> Map:
-        """Return a map by its name."""
-        call = library().call
-        return Map(name, call.bpf_map__fd(call.bpf_object__find_map_by_name(self._object, name.encode())))
+        """Return a map by its name. Raises KeyError."""
+        found = self._call("bpf_object__find_map_by_name", self._object, name.encode())
+        if not found:
+            raise KeyError(name)
+        return Map(name, self._call("bpf_map__fd", found))
 
     def program(self, name: str) -> Program:
-        """Return a program by its name."""
-        call = library().call
-        return Program(name, call.bpf_program__fd(call.bpf_object__find_program_by_name(self._object, name.encode())))
+        """Return a program by its name. Raises KeyError."""
+        found = self._call("bpf_object__find_program_by_name", self._object, name.encode())
+        if not found:
+            raise KeyError(name)
+        return Program(name, self._call("bpf_program__fd", found))
 
     def close(self) -> None:
-        """Unload the programs, unless they are attached, and forget the maps."""
+        """Unload the programs, unless they are attached, and the maps. No Map or Program may be used afterwards."""
         if self._object:
-            library().call.bpf_object__close(self._object)
-            self._object = None
+            self._call("bpf_object__close", self._object)
+            self._object = 0
