@@ -86,6 +86,13 @@ NO_RESOURCES = _cause(
     _T.SERVICE_UNAVAILABLE,
     error=ErrorCode.RESOURCES,
 )
+OVERLOADED = _cause(
+    "overloaded",
+    "the server is too busy for the call",
+    CdnResult.NO_FACILITIES,
+    _T.SERVICE_UNAVAILABLE,
+    error=ErrorCode.RESOURCES,
+)
 PROTOCOL_ERROR = _cause(
     "protocol_error", "protocol violation by the LAC", _GENERAL, _T.NAS_ERROR, error=ErrorCode.VENDOR
 )

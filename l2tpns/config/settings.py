@@ -266,6 +266,12 @@ class Config:
     max_starting_per_lac: int = setting(
         1000, "Maximum number of calls that are not online yet, from one LAC; more get CDN 4", Integer(1, 10_000_000)
     )
+    call_wait_timeout: int = setting(
+        10,
+        "Time that a call waits for its turn when logins come faster than they are served; later it gets CDN 4",
+        _seconds(1, 3600),
+        NEW_SESSIONS,
+    )
     call_timeout: int = setting(
         30, "Time limit for the LAC's ICCN or OCCN after the reply to its call", _seconds(1, 3600), NEW_SESSIONS
     )

@@ -77,6 +77,7 @@ def on_icrq(tunnel: CallTunnel, header: ControlHeader, message: ICRQ) -> None:
     refusal = tunnel.call_refusal()
     if refusal is not None:
         tunnel.services.counters.calls_refused += 1
+        tunnel.log.warning_limited("call_refused", why=refusal.text)
         refuse_call(tunnel, 0, message.assigned_session_id, refusal)
         return
     tunnel.start_session(message)

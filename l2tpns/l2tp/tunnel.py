@@ -37,6 +37,7 @@ from l2tpns.proto.l2tp.messages import (
     StopCcnResult,
 )
 from l2tpns.proto.l2tp.reliable import Reliable
+from l2tpns.runtime.cooperative import in_slices
 from l2tpns.runtime.mailbox import Mailbox, serve_until
 from l2tpns.runtime.peer import Peer
 from l2tpns.subscriber.services import Services
@@ -106,6 +107,7 @@ class Tunnel:
         self.reliable = reliable
         self.reliable.peer_tunnel_id = self.peer_id
         self.address_change = AddressChange(timing)
+        self._calls_ended = False  # each of them was asked to end
         self._foreign_posted = False
         self._retransmissions_counted = 0
         self._work_began = 0.0  # CPU seconds of this process at the end of the last pause
@@ -141,8 +143,9 @@ class Tunnel:
         except Exception:
             self.log.exception("tunnel_failed")
         finally:
-            for session in list(self.sessions.values()):
-                session.end(end.cause, tell=False)
+            if not self._calls_ended:
+                for session in list(self.sessions.values()):
+                    session.end(end.cause, tell=False)
             self.owner.tunnel_gone(self)
 
     def receive_sccrq(self, header: ControlHeader) -> None:
@@ -230,8 +233,9 @@ class Tunnel:
             )
         self.owner.tunnel_closing(self, sends_stopccn=end.result is not None)
         lingers = self.reliable.proven and self.owner.may_linger()  # a tunnel of a forged address does not
-        for session in list(self.sessions.values()):
+        for session in in_slices(list(self.sessions.values())):
             session.end(end.cause, tell=False, text=end.text)
+        self._calls_ended = True
         try:
             if end.result is not None:
                 self.send(

@@ -90,6 +90,9 @@ class Subscriber(Protocol):
     def end(self, reason: Cause, *, tell: bool = True, text: str = "") -> None:
         """Make the session end soon. Called from any greenlet. Does not yield."""
 
+    def end_awaited(self, reason: Cause) -> None:
+        """Make the session end before others: a newer one waits for its release. Does not yield."""
+
     def replace_older(self) -> None:
         """End the sessions that a login of this user replaces, and wait for their release. May yield."""
 

@@ -84,6 +84,7 @@ class Counters:
 
     # Calls and sessions
     calls_refused: int = counter("calls refused: limit, protocol")
+    calls_overdue: int = counter("calls refused after call_wait_timeout, because logins came too fast")
     sessions_online: int = counter("sessions that came online, gone ones included")
     sessions_resumed: int = counter("sessions restored after a restart")
     sessions_ended: int = counter("sessions that ended, online or not")

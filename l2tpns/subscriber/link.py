@@ -175,7 +175,7 @@ class PppLink:
         except NoAnswer as silence:
             return silence
         finally:
-            self.mailbox.post_urgent(WAKE)
+            self.wake()
 
     def handle(self, item: Any) -> None:
         """Handle an item of the mailbox. Raises what ends the session or the link."""
@@ -211,8 +211,17 @@ class PppLink:
         return wake
 
     def pause(self, seconds: float | None) -> None:
-        """Block until the mailbox has an item, for `seconds` of the link's time at most."""
+        """Block until the mailbox has an item, for `seconds` of the link's time at most.
+
+        A session that is not online then waits for its turn: an online one must not wait for logins.
+        """
         self.mailbox.wait(None if seconds is None else self._services.awake.real(seconds))
+        if self.phase is not Phase.ONLINE:
+            self._services.session_scheduler.wait_turn(self.path.peer[0])
+
+    def wake(self) -> None:
+        """End the pause. Called from any greenlet. Does not yield."""
+        self.mailbox.post_urgent(WAKE)
 
     def _check(self) -> None:
         """Raise the exception for what the automata have noticed, if anything."""

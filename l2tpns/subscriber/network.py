@@ -151,5 +151,5 @@ def end_older(session: SessionState, older: list[Subscriber], reason: Cause) -> 
     services = session.services
     services.counters.sessions_replaced += len(older)
     for other in older:
-        other.end(reason)
+        other.end_awaited(reason)
     services.awake.join([other.greenlet for other in older], services.session_timing.release_timeout)

@@ -101,6 +101,7 @@ class Services:
     operator_scheduler: Scheduler = field(default_factory=Scheduler)  # for consoles, HTTP and nsctl
     # For tunnels with more messages than they handle at once.
     tunnel_scheduler: Scheduler = field(default_factory=lambda: Scheduler(load=1.0))
+    session_scheduler: Scheduler = field(default_factory=lambda: Scheduler(eager=True))  # those that are not online
     history: deque[Any] = field(default_factory=lambda: deque(maxlen=HISTORY_LENGTH))  # of history.Ending
     unread_avpairs: RepeatFilter = field(default_factory=lambda: RepeatFilter(UNREAD_INTERVAL))
     handed_over: bool = False  # the next process restores the saved state: send and end nothing

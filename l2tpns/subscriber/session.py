@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 import gevent
+from gevent.hub import Waiter
 
 from l2tpns import causes
 from l2tpns.causes import Cause, SessionEnded
@@ -34,6 +35,7 @@ from l2tpns.proto.l2tp.messages import (
 from l2tpns.proto.ppp.automaton import State
 from l2tpns.proto.ppp.credentials import Credentials
 from l2tpns.radius.types import AuthRequest, TerminateCause, Usage
+from l2tpns.runtime.scheduler import Rank
 from l2tpns.subscriber import accounting, authentication, history, network, plugin_hooks, proxy, timers
 from l2tpns.subscriber.link import TIMER, PppLink, Renegotiated
 from l2tpns.subscriber.phase import Phase
@@ -66,6 +68,7 @@ class Session(SessionState):
         try:
             resumed = self.is_online
             if not resumed:
+                self.wait_for_turn()
                 self.answer_call()
             while True:
                 try:
@@ -93,8 +96,24 @@ class Session(SessionState):
             self.log.exception("session_failed")
             ended = SessionEnded(causes.INTERNAL_ERROR)
         finally:
-            if not self.services.handed_over:
-                self.release(ended)
+            try:
+                self.wait_to_release()
+            finally:
+                if not self.services.handed_over:
+                    self.release(ended)
+
+    def wait_for_turn(self) -> None:
+        """Wait until no login that has begun needs the time, in the order of the LAC's calls. Raises SessionEnded."""
+        services, lac = self.services, self.tunnel.lac
+        timeout = services.config.call_wait_timeout
+        turn = services.session_scheduler.book(lac, Rank.BEGIN, self.link.wake)
+        try:
+            if not self.link.wait(lambda: turn.come, timeout):
+                services.counters.calls_overdue += 1
+                self.log.warning_limited("call_refused", why=causes.OVERLOADED.text, seconds=timeout)
+                raise SessionEnded(causes.OVERLOADED)
+        finally:
+            services.session_scheduler.cancel(lac, Rank.BEGIN, turn)
 
     def answer_call(self) -> None:
         """Send the ICRP and wait for an acceptable ICCN (RFC 2661 7.4.2). Raises SessionEnded or ProtocolError."""
@@ -265,6 +284,19 @@ class Session(SessionState):
             self.link.end(end)
         except Exception:
             self.log.exception("release_failed")
+
+    def wait_to_release(self) -> None:
+        """Wait until no login that has begun needs the time, unless a newer session waits for the release."""
+        scheduler = self.services.session_scheduler
+        if self.awaited or scheduler.slice_open:
+            return
+        waiter = Waiter()
+        self.release_turn = scheduler.book(self.tunnel.lac, Rank.END, partial(waiter.switch, None))
+        try:
+            waiter.get()
+        finally:
+            scheduler.cancel(self.tunnel.lac, Rank.END, self.release_turn)
+            self.release_turn = None
 
     def release(self, end: SessionEnded) -> None:
         """Release all resources and log the end, in whatever phase. May yield."""

@@ -18,6 +18,7 @@ from l2tpns.policy.model import Policy
 from l2tpns.proto.l2tp.messages import ICCN, ICRQ, WEN
 from l2tpns.proto.ppp.credentials import Credentials
 from l2tpns.radius.types import AuthReply
+from l2tpns.runtime.scheduler import Rank, Turn
 from l2tpns.runtime.timer_wheel import Timer
 from l2tpns.subscriber.link import PppLink
 from l2tpns.subscriber.phase import Phase
@@ -32,6 +33,7 @@ class SessionState:
         "acct_session_id",
         "address",
         "alive",
+        "awaited",
         "call_serial",
         "called",
         "calling",
@@ -52,6 +54,7 @@ class SessionState:
         "policy",
         "profile",
         "proxied",
+        "release_turn",
         "releasing",
         "renegotiations",
         "rx_speed",
@@ -107,6 +110,8 @@ class SessionState:
         self.alive = True  # in the LNS's table
         self.starting = True  # counted among the calls that are not online yet
         self.plugins_notified = False  # of the login, so they will be notified of the end
+        self.awaited = False  # a newer session waits for the release
+        self.release_turn: Turn | None = None  # while the release waits for its turn
         self.releasing = False
         self._ended_by_lac = False
 
@@ -155,6 +160,13 @@ class SessionState:
     def end(self, reason: Cause, *, tell: bool = True, text: str = "") -> None:
         """Make the session end soon. Called from any greenlet, repeatedly. Does not yield."""
         self.link.end(SessionEnded(reason, tell=tell, text=text))
+
+    def end_awaited(self, reason: Cause) -> None:
+        """Make the session end before others: a newer one waits for its release. Does not yield."""
+        self.awaited = True
+        if self.release_turn is not None:
+            self.services.session_scheduler.hurry(self.tunnel.lac, Rank.END, self.release_turn)
+        self.end(reason)
 
     def end_from_lac(self, why: SessionEnded | ProtocolError) -> None:
         """End the session at the request of the LAC. Ignore repeated requests. Does not yield."""

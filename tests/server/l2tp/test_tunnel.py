@@ -417,8 +417,7 @@ def test_a_lac_that_lost_its_memory_may_begin_anew_with_the_same_port_and_id(ser
     peer.peer_tunnel_id = new.id
     peer.say(SCCCN())
     peer.acknowledged()
-    server.wait(lambda: list(server.lns.tunnels.values()) == [new])
-    assert not server.lns.sessions
+    server.wait(lambda: list(server.lns.tunnels.values()) == [new] and not server.lns.sessions)
 
 
 @pytest.mark.statement(13)
