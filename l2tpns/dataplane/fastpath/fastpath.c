@@ -354,13 +354,20 @@ static __always_inline int clamp_down(struct __sk_buff *skb, be16 before, __u16 
 	       bpf_skb_store_bytes(skb, IP + TCP_MSS_VALUE, &lower, sizeof(lower), 0);
 }
 
-/* L2TP and PPP count as part of the UDP header, so that each segment of a super-packet gets a copy of all. */
-static __always_inline int encapsulate(struct __sk_buff *skb, const struct to_lac *header)
+/* Make room in front of the packet. L2TP and PPP count as part of the UDP header, so that each segment of a super-packet
+ * gets a copy of all. On an error the packet is as it was: there are kinds of super-packets that the kernel refuses.
+ */
+static __always_inline int make_room(struct __sk_buff *skb)
 {
 	return bpf_skb_adjust_room(skb, ENCAPSULATION, BPF_ADJ_ROOM_MAC,
 				   BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
-					   BPF_F_ADJ_ROOM_NO_CSUM_RESET | BPF_F_ADJ_ROOM_FIXED_GSO) ||
-	       bpf_skb_change_head(skb, ETHERNET, 0) || bpf_skb_store_bytes(skb, 0, header, sizeof(*header), 0);
+					   BPF_F_ADJ_ROOM_NO_CSUM_RESET | BPF_F_ADJ_ROOM_FIXED_GSO);
+}
+
+/* Fill the room, with one for an Ethernet header in front of it. */
+static __always_inline int store_header(struct __sk_buff *skb, const struct to_lac *header)
+{
+	return bpf_skb_change_head(skb, ETHERNET, 0) || bpf_skb_store_bytes(skb, 0, header, sizeof(*header), 0);
 }
 
 SEC("tc")
@@ -375,6 +382,7 @@ int fast_down(struct __sk_buff *skb)
 	enum syn syn;
 	__u32 window;
 	__u32 reason;
+	__u32 octets;
 	__u16 id;
 
 	if (!now || skb->protocol != bpf_htons(ETHERTYPE_IPV4))
@@ -398,10 +406,13 @@ int fast_down(struct __sk_buff *skb)
 
 	if (syn == TO_CLAMP && clamp_down(skb, ((struct tcp *)(routed.ip + 1))->mss, session->mss))
 		return DROP; /* only where the kernel has no memory left, as below */
+	octets = skb->len;
+	if (make_room(skb))
+		return pass(DOWN_PASSED_PACKET);
 	/* Sessions of a LAC begin far apart: a router on the way may have to fragment. */
 	id = count(down, routed.packets, routed.octets) + session->slot * 40503;
-	fill_header(&header, session, skb->len, id);
-	if (encapsulate(skb, &header))
+	fill_header(&header, session, octets, id);
+	if (store_header(skb, &header))
 		return DROP;
 	add(DOWN_PACKETS, routed.packets);
 	add(DOWN_OCTETS, routed.octets);
