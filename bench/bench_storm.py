@@ -3,8 +3,9 @@
     python -m bench storm[:CALLS[:ONLINE[:LIMIT]]]
 
 1,000 subscribers are online: they ping the host beyond and send LCP echoes, and their LAC sends HELLOs. Then another
-LAC makes 10,000 calls at once. A capture on the LACs' wire has the time of each packet, so what the LACs themselves
-take does not count. LIMIT is the number of starting calls that the server allows; 0: its defaults.
+LAC makes 10,000 calls at once. When all are served, it closes its tunnels, and all its sessions end at once. A capture
+on the LACs' wire has the time of each packet, so what the LACs themselves take does not count. LIMIT is the number of
+starting calls that the server allows; 0: its defaults.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from itertools import count, cycle
@@ -30,6 +32,7 @@ from tests.lab.storm import Storm
 from tests.lab.subscriber import Subscriber
 
 CALM, AFTER = 2.0, 3.0  # seconds of probes before and after the storm
+END = 15.0  # seconds of probes while the sessions end
 PING, ECHO, HELLO = 0.004, 0.01, 0.02  # seconds between two probes of all together
 PRIORITY = -10  # of the probes: the storm's LAC must not keep them waiting
 _LCP, _IP = b"\xff\x03\xc0\x21", b"\xff\x03\x00\x21"
@@ -45,21 +48,22 @@ def main(calls: int = 10_000, online: int = 1000, limit: int = 20_000) -> int:
         lacs = bench.tunnels()
         others, _report = bring_up(bench, lacs, online)
         gc.freeze()
-        capture = bench.lab.capture(bench.lac, "wan", bench.lab.directory / "storm.pcap", "udp port 1701")
+        ids = {(port(each.lac), each.session_id): each.peer_session_id for each in others.subscribers}
         os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
-        os.setpriority(os.PRIO_PROCESS, capture.process.pid, PRIORITY)
         probes = [gevent.spawn(work, lacs, others.subscribers) for work in (send_pings, send_echoes, send_hellos)]
-        gevent.sleep(CALM)
-        before = bench.cpu()
-        print_figure("storm, its LAC", run_lac(bench, online, calls))
-        print_figure("storm, server", f"{bench.cpu() - before:.1f} s of CPU")
-        gevent.sleep(AFTER)
+        process = start_lac(bench, online, calls)
+        with measured(bench, "storm", ids):
+            gevent.sleep(CALM)
+            before = bench.cpu()
+            print_figure("storm, its LAC", step(process))
+            print_figure("storm, server", f"{bench.cpu() - before:.1f} s of CPU")
+            gevent.sleep(AFTER)
+        with measured(bench, "end", ids):
+            print_figure("end, its LAC", step(process))
+            gevent.sleep(END)
+        end(process)
         gevent.killall(probes)
         os.setpriority(os.PRIO_PROCESS, 0, 0)
-        figures = Figures({(port(each.lac), each.session_id): each.peer_session_id for each in others.subscribers})
-        figures.read(capture.stop())
-        for what, waits in figures.waits.items():
-            print_figure(f"storm, {what}", waits.words())
         lost = sum(not subscriber.online for subscriber in others.subscribers)
         print_figure("storm, of those online", f"{lost} lost")
     return int(lost > 0)
@@ -74,23 +78,45 @@ def port(lac: Lac) -> int:
 # The load
 
 
-def run_lac(bench: Bench, first: int, calls: int) -> str:
-    """Make the calls in a process of its own. Return its report."""
+@contextmanager
+def measured(bench: Bench, name: str, ids: Mapping[tuple[int, int], int]) -> Iterator[None]:
+    """Print how long answers took within `with`."""
+    capture = bench.lab.capture(bench.lac, "wan", bench.lab.directory / f"{name}.pcap", "udp port 1701")
+    os.setpriority(os.PRIO_PROCESS, capture.process.pid, PRIORITY)
+    yield
+    figures = Figures(ids)
+    figures.read(capture.stop())
+    for what, waits in figures.waits.items():
+        print_figure(f"{name}, {what}", waits.words())
+
+
+def start_lac(bench: Bench, first: int, calls: int) -> subprocess.Popen[bytes]:
+    """Start the LAC of the storm, in a process of its own."""
     command = ["nice", "-n", str(-PRIORITY), sys.executable, "-m", "bench.bench_storm", str(first), str(calls)]
-    process = bench.lac.start(*command, cwd=CHECKOUT, stdout=subprocess.PIPE)
-    try:
-        assert process.stdout is not None
-        return process.stdout.read().decode().strip()  # cooperative: the probes run meanwhile
-    finally:
-        end(process)
+    return bench.lac.start(*command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def step(process: subprocess.Popen[bytes]) -> str:
+    """Let the LAC take its next step. Return its report."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    return process.stdout.readline().decode().strip()  # cooperative: the probes run meanwhile
 
 
 def storm(first: int, calls: int) -> None:
-    """Make all calls at once and print how it went."""
+    """Make all calls at once, then close the tunnels. Wait for a line before each step and report after it."""
+    sys.stdin.readline()
     lacs = [Lac((LAC, 0), (LNS, 1701), f"storm{number}") for number in range(TUNNELS)]
     for lac in lacs:
         lac.connect()
     print(Storm(lacs, calls, window=calls, first=first).run(30 + calls / 50), flush=True)
+    sys.stdin.readline()
+    for lac in lacs:
+        lac.stop()
+    for lac in lacs:
+        lac.wait_acked()
+    print("all tunnels closed", flush=True)
 
 
 def send_pings(_: Sequence[Lac], subscribers: Sequence[Subscriber]) -> None:

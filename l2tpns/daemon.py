@@ -223,6 +223,7 @@ class Daemon:
             reload=self.reload_file,
             leave=lambda: self.signals.put(signal.SIGTERM),
             bandwidth=lambda: bandwidth_meter.line,
+            lag=lambda: self.components.figures.sources.lag.recent(),
         )
 
     # Serve

@@ -35,6 +35,7 @@ class ConsoleContext:
     reload: Callable[[], tuple[str, ...]]  # as SIGHUP; returns messages, raises ConfigError if nothing was changed
     leave: Callable[[], None]  # as SIGTERM
     bandwidth: Callable[[], str]  # returns the bandwidth line of the last second
+    lag: Callable[[], tuple[float, float]]  # of the event loop in the last minute: 99th percentile, maximum, in seconds
     counters_cleared: float = 0.0  # monotonic; 0: never
 
     @property

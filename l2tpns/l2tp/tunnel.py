@@ -13,6 +13,8 @@ from enum import Enum
 from ipaddress import IPv4Address
 from typing import Any
 
+import gevent
+
 from l2tpns import causes
 from l2tpns.causes import Cause, TunnelEnded
 from l2tpns.dataplane.endpoint import Endpoint
@@ -37,12 +39,13 @@ from l2tpns.proto.l2tp.messages import (
     StopCcnResult,
 )
 from l2tpns.proto.l2tp.reliable import Reliable
-from l2tpns.runtime.cooperative import in_slices
+from l2tpns.runtime.cooperative import PAUSE
 from l2tpns.runtime.mailbox import Mailbox, serve_until
 from l2tpns.runtime.peer import Peer
 from l2tpns.subscriber.services import Services
 from l2tpns.subscriber.session import Session
 
+ENDS_AT_ONCE = 16  # sessions of a tunnel that are asked to end before other greenlets run
 MAX_REPORTED = 16  # different log lines of a tunnel about ignored AVPs
 
 
@@ -233,9 +236,9 @@ class Tunnel:
             )
         self.owner.tunnel_closing(self, sends_stopccn=end.result is not None)
         lingers = self.reliable.proven and self.owner.may_linger()  # a tunnel of a forged address does not
-        for session in in_slices(list(self.sessions.values())):
-            session.end(end.cause, tell=False, text=end.text)
-        self._calls_ended = True
+        if not (self.services.handed_over or self.evicted):
+            self.flush(self.now())  # the StopCCN of the LAC is acknowledged before
+        self._end_calls(end)
         try:
             if end.result is not None:
                 self.send(
@@ -251,6 +254,14 @@ class Tunnel:
             pass  # the LAC no longer responds
         if not (self.services.handed_over or self.evicted):
             self.flush(self.now())
+
+    def _end_calls(self, end: TunnelEnded) -> None:
+        """Ask each session to end. Yields in between: thousands would fill the queue of the event loop."""
+        for number, session in enumerate(list(self.sessions.values()), 1):
+            session.end(end.cause, tell=False, text=end.text)
+            if not number % ENDS_AT_ONCE:
+                gevent.sleep(PAUSE)
+        self._calls_ended = True
 
     def now(self) -> float:
         """Return the time by which the LAC is judged, in seconds. It stands still while this process does."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
@@ -21,6 +21,9 @@ from l2tpns.subscriber.phase import Phase
 
 TUNNEL_STATES = tuple(state.value.lower() for state in TunnelState)
 SESSION_STATES = tuple(phase.value for phase in Phase)
+LATE = 0.1  # seconds of lag that subscribers notice
+STANDING = 50  # measurements in a row with such a lag that are a problem: at least five seconds
+RECENT = 600  # measurements that `show load` is about: a minute
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # seconds
 
 
@@ -32,6 +35,8 @@ class LagMeter:
     def __init__(self) -> None:
         self.histogram = Histogram(LAG_BUCKETS)
         self._worst = 0.0
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._late = 0  # measurements in a row above LATE, until now
 
     def run(self) -> None:
         """Measure for ever. Runs in its own greenlet."""
@@ -45,6 +50,18 @@ class LagMeter:
     def take(self, lag: float) -> None:
         self.histogram.observe(lag)
         self._worst = max(self._worst, lag)
+        self._recent.append(lag)
+        self._late = self._late + 1 if lag > LATE else 0
+
+    def recent(self) -> tuple[float, float]:
+        """Return the 99th percentile and the maximum of the last minute, in seconds."""
+        ranked = sorted(self._recent) or [0.0]
+        return ranked[int(0.99 * (len(ranked) - 1))], ranked[-1]
+
+    @property
+    def standing(self) -> bool:
+        """Return True if the event loop has been late without a break."""
+        return self._late >= STANDING
 
     def take_worst(self) -> float:
         """Return the longest delay since the last call, in seconds."""
@@ -101,6 +118,11 @@ class Sources:
                 yield Finding(
                     "radius_silent", f"{report.address} {use}", text, "check that it is running and reachable"
                 )
+        if self.lag.standing:
+            text = f"the event loop has been more than {LATE * 1000:.0f} ms late at each turn"
+            yield Finding(
+                "loop_late", "", text, "find what takes the processor: a plugin, other programs, too many logins"
+            )
         if self.lns.services.pool.size and not self.lns.services.pool.free:
             text, remedy = "no address of the pool is free", "add addresses to l2tpns.ip_pool, then send SIGHUP"
             yield Finding("pool_empty", "", text, remedy)

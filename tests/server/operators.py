@@ -62,6 +62,7 @@ class Desk:
             reload=self.reload,
             leave=lambda: self.asked.append("leave"),
             bandwidth=lambda: "Bandwidth: none",
+            lag=lambda: (0.002, 0.0305),
         )
         self.console = Console(self.context, server.log.get(), port=0, timing=timing)
         self._operators: list[Operator] = []

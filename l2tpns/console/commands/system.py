@@ -123,6 +123,27 @@ def span(seconds: float) -> str:
     return f"{rest} sec"
 
 
+def show_load(shell: Shell) -> Output:
+    """Show how late the event loop runs, and how many calls wait or were refused."""
+    lns = shell.context.lns
+    p99, worst = shell.context.lag()
+    starting = lns.admission.starting.total()
+    refused, overdue = lns.counters.calls_refused, lns.counters.calls_overdue
+    return Output(
+        lambda: [
+            f"Lag of the event loop in the last minute: p99 {p99 * 1000:.1f} ms, longest {worst * 1000:.1f} ms",
+            f"Calls: {starting} starting, {refused} refused, {overdue} refused after waiting",
+        ],
+        lambda: {
+            "lag_p99": p99,
+            "lag_worst": worst,
+            "starting": starting,
+            "refused": refused,
+            "overdue": overdue,
+        },
+    )
+
+
 PARTS = Table(
     (
         Column("part", "Part", -18),
@@ -165,6 +186,7 @@ COMMANDS = (
     change("clear counters", "reset all counters to zero", clear_counters),
     Command("show banana", "a banana", show_banana),
     Command("show counters", "what was counted since the start, or since `clear counters`", show_counters),
+    Command("show load", "lag of the event loop, calls that are starting and calls refused", show_load),
     Command("show parts", "components of the server: running or not, and failures in the last minute", show_parts),
     Command("show version", "release and runtime versions", show_version),
     change("shutdown", "shut down the server, as SIGTERM does", shutdown, whole=True),

@@ -287,6 +287,14 @@ def test_a_port_that_is_lost_is_served_again(desk: Desk, how: str) -> None:
     assert "L2TPNS" in desk.plain().do("show version")
 
 
+@pytest.mark.shows("show load")
+def test_the_lag_of_the_loop_and_the_calls_refused_are_shown(desk: Desk) -> None:
+    desk.server.counters.calls_refused, desk.server.counters.calls_overdue = 7, 5
+    said = desk.plain().do("show load")
+    assert "p99 2.0 ms, longest 30.5 ms" in said
+    assert "0 starting, 7 refused, 5 refused after waiting" in said
+
+
 @pytest.mark.shows("show parts")
 def test_the_parts_of_the_server_are_shown(desk: Desk) -> None:
     desk.server.meant = ("part_failed",)

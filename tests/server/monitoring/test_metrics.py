@@ -22,7 +22,7 @@ from l2tpns.monitoring import http as web
 from l2tpns.monitoring.problems import Finding, ProblemBoard
 from l2tpns.monitoring.prometheus import COUNTED, FAMILIES
 from l2tpns.monitoring.service import MonitoringTiming
-from l2tpns.monitoring.sources import SESSION_STATES, LagMeter
+from l2tpns.monitoring.sources import LATE, RECENT, SESSION_STATES, STANDING, LagMeter
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.settings import RadiusSettings
@@ -154,6 +154,25 @@ def test_the_lag_of_the_loop_is_measured() -> None:
     buckets = dict(meter.histogram.cumulative())
     assert buckets["+Inf"] - buckets["0.1"] >= 1
     assert meter.histogram.count >= 3
+
+
+def test_the_lag_of_the_last_minute_is_known() -> None:
+    meter = LagMeter()
+    assert meter.recent() == (0, 0)
+    for lag in [9.0, *(number / 1000 for number in range(RECENT))]:
+        meter.take(lag)
+    assert meter.recent() == (0.593, 0.599)
+
+
+def test_a_lag_that_stays_is_a_problem_and_one_that_passes_is_none(visitor: Visitor) -> None:
+    sources = visitor.figures.sources
+    for lag in [LATE + 0.01] * (STANDING - 1) + [0.0] + [LATE + 0.01] * (STANDING - 1):
+        sources.lag.take(lag)
+        assert "loop_late" not in [problem.name for problem in sources.problems()]
+    sources.lag.take(LATE + 0.01)
+    assert "loop_late" in [problem.name for problem in sources.problems()]
+    sources.lag.take(0.0)
+    assert "loop_late" not in [problem.name for problem in sources.problems()]
 
 
 def test_a_histogram_counts_a_value_in_the_bucket_that_it_does_not_exceed() -> None:

@@ -9,7 +9,7 @@ import gevent
 import pytest
 
 from l2tpns.runtime.connection_slots import ConnectionSlot, ConnectionSlots
-from l2tpns.runtime.scheduler import SLICE, FairLock, Scheduler
+from l2tpns.runtime.scheduler import SLICE, FairLock, Rank, Scheduler, Turn
 from tests.lab.inprocess import until
 from tests.server.slices import most_at_once
 
@@ -76,6 +76,64 @@ def test_one_that_is_killed_while_it_waits_keeps_no_turn(work: Work) -> None:
     gevent.killall(work.greenlets[:2])
     work.most_at_once(50)
     assert work.done.count("third") >= 30
+
+
+# Ranks
+
+
+class Booked:
+    """Turns that are booked, and the names of those that have come, in order."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.come: list[str] = []
+
+    def book(self, name: str, rank: Rank, owner: str = "") -> Turn:
+        return self.scheduler.book(owner, rank, lambda: self.come.append(name))
+
+
+@pytest.fixture
+def booked() -> Booked:
+    """By a clock that stands still: but for the ranks all turns would come in one slice."""
+    return Booked(Scheduler(clock=lambda: 1.0, eager=True))
+
+
+def test_the_first_rank_comes_first_and_the_others_alternate(booked: Booked) -> None:
+    for number in (1, 2):
+        booked.book(f"begin {number}", Rank.BEGIN)
+        booked.book(f"end {number}", Rank.END)
+    for number in (1, 2):
+        booked.book(f"first {number}", Rank.FIRST)
+    until(lambda: len(booked.come) == 6)
+    assert booked.come == ["first 1", "first 2", "end 1", "begin 1", "end 2", "begin 2"]
+
+
+def test_a_piece_of_a_later_rank_is_the_last_of_its_slice(booked: Booked) -> None:
+    for number in range(20):
+        booked.book(str(number), Rank.END)
+    assert most_at_once(lambda: len(booked.come), lambda: len(booked.come) == 20) == 1
+
+
+def test_a_turn_that_is_hurried_comes_before_the_others_and_one_that_is_cancelled_never(booked: Booked) -> None:
+    turns = [booked.book(name, Rank.END) for name in "abc"]
+    booked.scheduler.cancel("", Rank.END, turns[0])
+    booked.scheduler.hurry("", Rank.END, turns[2])
+    until(lambda: len(booked.come) == 2)
+    booked.scheduler.hurry("", Rank.END, turns[0])  # it has no effect any more
+    gevent.sleep(0)
+    assert booked.come == ["c", "b"]
+    assert [turn.come for turn in turns] == [False, True, True]
+
+
+def test_an_eager_slice_begins_when_the_loop_is_idle_and_any_other_after_the_pause() -> None:
+    eager, patient = (Booked(Scheduler(load=1e-6, eager=eager)) for eager in (True, False))
+    for each in (eager, patient):  # by its load a slice is followed by a pause of a thousand seconds
+        each.book("before", Rank.FIRST)
+    until(lambda: eager.come and patient.come)
+    for each in (eager, patient):
+        each.book("after", Rank.FIRST)
+    until(lambda: len(eager.come) == 2)
+    assert patient.come == ["before"]
 
 
 # A lock

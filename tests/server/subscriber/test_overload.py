@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import gevent
 import pytest
 
 from l2tpns import causes
+from l2tpns.l2tp.tunnel import ENDS_AT_ONCE
 from l2tpns.proto.l2tp.messages import CDN, ICRP, ICRQ, ResultCode
 from l2tpns.runtime.scheduler import Scheduler
 from l2tpns.subscriber.phase import Phase
+from l2tpns.subscriber.session import Session
 from tests.lab.inprocess import InProcess, Peer
 from tests.lab.lac import Dial
 from tests.server.conftest import QUICK, Serve
@@ -141,6 +144,27 @@ def test_while_the_calls_of_a_vanished_lac_end_the_others_are_served_in_between(
     assert most <= 1
     assert left_at_echo and left_at_echo[0] > CALLS / 2
     assert fred.online
+
+
+def test_the_calls_of_a_tunnel_are_asked_to_end_a_few_at_a_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve()
+    peer = server.peer().open()
+    for number in range(1, CALLS + 1):
+        peer.call(number)
+        peer.acknowledge()
+    (ours,) = server.lns.tunnels.values()
+    asked: list[int] = []
+    end = Session.end
+
+    def count(session: Session, reason: causes.Cause, **options: Any) -> None:
+        asked.append(session.id)
+        end(session, reason, **options)
+
+    monkeypatch.setattr(Session, "end", count)
+    ours.end(causes.TUNNEL_LOST, None)
+    assert most_at_once(lambda: len(asked), lambda: not server.lns.tunnels) <= ENDS_AT_ONCE
+    server.wait(lambda: not server.lns.sessions)
+    assert len(asked) == CALLS  # each of them once
 
 
 def test_a_login_that_replaces_a_session_does_not_wait_behind_the_other_ends(serve: Serve) -> None:
