@@ -134,7 +134,9 @@ def test_radius_names_the_address_or_leaves_it_to_the_pool_or_to_the_subscriber(
     assert own.address == IPv4Address("10.77.1.2")
     for subscriber in complaints:
         assert subscriber.ping(HOST) is not None
-        assert stage.records(subscriber.user.decode(), "Start")[-1]["Framed-IP-Address"] == str(subscriber.address)
+        user = subscriber.user.decode()
+        until(lambda user=user: stage.records(user, "Start"), what="a Start")
+        assert stage.records(user, "Start")[-1]["Framed-IP-Address"] == str(subscriber.address)
     for subscriber in complaints:
         leave(subscriber)
     assert {"10.9.9.9", "10.77.1.2"}.isdisjoint(kernel_routes(stage))
