@@ -44,5 +44,6 @@ setup(
             "ruff>=0.17.6,<0.18",
             "pexpect>=4.9,<5",
         ],
+        "bench": ["matplotlib>=3.8,<4"],
     },
 )
