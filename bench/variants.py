@@ -46,7 +46,8 @@ class Variant:
 
 
 VARIANTS = (
-    Variant("l2tpns", "ours"),
+    Variant("l2tpns", "ours", {"fast_path": "off"}),
+    Variant("fast path", "ours", {"fast_path": "on"}),
     Variant("C l2tpns", "c"),
     Variant("forwarding", "plain"),
 )
