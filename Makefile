@@ -25,6 +25,9 @@ QUICK ?=
 WORKERS ?= 4
 PARALLEL := -n $(WORKERS) --dist loadfile
 
+# Tests that the programs of the fast path have to pass as user space does.
+BOTH_PATHS := $(patsubst %,tests/live/test_%.py,filters garden life plugins pppd privileges saved_state snoop)
+
 PREFIX ?= /usr
 DESTDIR ?=
 ifeq ($(PREFIX),/usr)
@@ -69,6 +72,8 @@ test: $(STAMP)
 	@# Two runs: an event loop whose greenlets start processes reaps every child, and the live tests' exit statuses with it.
 	$(PY) -m pytest $(PARALLEL) -m "not interop and not slow" --ignore=tests/live tests
 	$(PY) -m pytest $(PARALLEL) -m "not interop and not slow" --durations=10 tests/live
+	@# What sessions do with packets once more, carried by the kernel.
+	L2TPNS_TEST_FAST_PATH=on $(PY) -m pytest $(PARALLEL) -m "not interop and not slow" $(BOTH_PATHS)
 
 # A number of no user of any machine. The directory is the tests' own: pytest closes those that it makes itself to others.
 UNPRIVILEGED ?= 31701
