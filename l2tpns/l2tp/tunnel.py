@@ -218,9 +218,12 @@ class Tunnel:
 
     def data_since(self, when: float) -> bool:
         """Return True if a data message has come since then, by `now`."""
-        awake = self.services.awake
-        self.heard_data()
-        return any(awake.at(session.path.last_rx) > when for session in self.sessions.values())
+        awake, refresh = self.services.awake, self.services.plane.refresh
+        for session in self.sessions.values():
+            refresh(session.path)
+            if awake.at(session.path.last_rx) > when:
+                return True
+        return False
 
     def close(self, end: TunnelEnded) -> None:
         """End all sessions without a CDN (RFC 2661 6.4), send the StopCCN if one is due, then keep acknowledging."""

@@ -66,6 +66,17 @@ class Elsewhere:
         finally:
             sender.kill()
 
+    def acknowledge_until_followed(self) -> None:
+        """Acknowledge the copy again and again: the server takes one message from a new address at a time."""
+        tunnel = the_tunnel(self.server, self.peer)
+
+        def followed() -> bool:
+            if tunnel.peer != self.address:
+                self.peer.acknowledge()
+            return tunnel.peer == self.address
+
+        until(followed)
+
     def _repeat(self, datagram: bytes) -> None:
         while True:
             self.peer.send(datagram)
@@ -107,8 +118,7 @@ def test_a_lac_that_moved_is_followed_when_the_old_address_is_silent_and_the_new
     question = moved.repeat(datagram)
     assert isinstance(messages.decode(question.body), HELLO)
     assert the_tunnel(server, peer).peer == old  # it has not answered yet
-    peer.acknowledge()
-    until(lambda: the_tunnel(server, peer).peer == moved.address)
+    moved.acknowledge_until_followed()
     peer.send(datagram)
     while peer.hear().nr != peer.ns:
         pass
@@ -248,8 +258,7 @@ def test_a_message_in_the_name_of_the_old_address_whose_numbers_do_not_fit_is_no
     server.wait(lambda: server.events("tunnel_move_probed"))
     there.say(b"", ns=40000, nr=40000)
     moved.repeat(hello)
-    peer.acknowledge()
-    until(lambda: the_tunnel(server, peer).peer == moved.address)
+    moved.acknowledge_until_followed()
     assert not server.events("tunnel_move_refused")
     moved.old.close()
 
@@ -305,8 +314,7 @@ def test_what_was_on_its_way_when_the_lac_moved_reaches_it_at_the_new_address(se
     gevent.sleep(0.05)
     header = moved.repeat(peer.say(HELLO()))
     assert isinstance(messages.decode(header.body), CDN) and header.session_id == 1
-    peer.acknowledge()
-    until(lambda: the_tunnel(server, peer).peer == moved.address)
+    moved.acknowledge_until_followed()
     assert the_tunnel(server, peer).reliable.idle
 
 
@@ -375,6 +383,5 @@ def test_the_saved_state_knows_where_the_lac_has_gone(serve: Serve, monkeypatch:
     monkeypatch.setattr(server.journal, "tunnel", lambda tunnel: written.append(tunnel_record(tunnel)))
     moved = Elsewhere(server, peer)
     moved.repeat(peer.say(HELLO()))
-    peer.acknowledge()
-    until(lambda: ours.peer == moved.address)
+    moved.acknowledge_until_followed()
     assert [record.peer for record in written] == [moved.address]
