@@ -378,7 +378,6 @@ def test_a_tunnel_that_is_not_established_does_not_move(serve: Serve, timing: Tu
 def test_the_saved_state_knows_where_the_lac_has_gone(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     server = cautious(serve)
     peer = server.peer().open()
-    ours = the_tunnel(server, peer)
     written: list[TunnelRecord] = []
     monkeypatch.setattr(server.journal, "tunnel", lambda tunnel: written.append(tunnel_record(tunnel)))
     moved = Elsewhere(server, peer)
