@@ -240,6 +240,7 @@ def test_an_address_that_the_machine_gets_later_is_given_to_nobody_and_answers_a
     stage.start("10.1.0.1\n10.1.0.2\n10.1.0.3\n")
     lac = stage.lac().connect()
     fred = lac.call("fred", "pw", auth="pap").wait_online()
+    until(lambda: "10.9.0.0/30" in stage.routes())
     before = stage.routes()
     for address in ("10.9.0.2", "10.1.0.2"):
         stage.space.ip("address", "add", f"{address}/32", "dev", "wan")
