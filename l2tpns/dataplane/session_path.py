@@ -31,7 +31,9 @@ Copy = Callable[[int, bytes], None]  # direction, packet
 # more than plain forwarding, which the fast path cannot do.
 ADDRESSING_FIELDS = ("endpoint", "peer", "peer_session_id", "peer_tunnel_id")
 SOURCE_FIELDS = ("in_garden",)
-USERSPACE_FIELDS = ("mirror", "filter_in", "filter_out", "policer", "shaped", "sequenced", "packet_hook")
+USERSPACE_FIELDS = (
+    *("awaiting_policies", "mirror", "filter_in", "filter_out", "policer", "shaped", "sequenced", "packet_hook"),
+)
 RATE_FIELDS = ("rate_in", "rate_out")
 CHANGEABLE_FIELDS = ADDRESSING_FIELDS + SOURCE_FIELDS + RATE_FIELDS + USERSPACE_FIELDS
 
@@ -46,6 +48,7 @@ class SessionPath:
 
     __slots__ = (
         "address",
+        "awaiting_policies",
         "dropped_bad_ip",
         "dropped_filtered",
         "dropped_malformed",
@@ -121,6 +124,7 @@ class SessionPath:
         self.networks: tuple[tuple[int, int], ...] = ()  # the same as (mask, network)
         self.mru = MIN_MTU  # largest IP packet for the peer
         self.mss = 0
+        self.awaiting_policies = False  # the session comes online, and its policies do not apply yet
         self.packet_hook: Tap | None = None  # packet hooks
         self.mirror: Copy | None = None  # gets what the subscriber has sent and what was sent to it
         self.filter_in: AccessList | None = None  # for packets from the subscriber

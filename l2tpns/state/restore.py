@@ -171,9 +171,7 @@ def _restore(
     services.registry.remember_user(session)
     services.plane.attach(session.path)
     session.policy = record.policy
-    session.start_forwarding()
-    for part in services.policies:
-        part.begin(session)
+    session.start_service()
     timers.set_timer(session, monotonic())
 
 

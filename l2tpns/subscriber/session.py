@@ -161,9 +161,7 @@ class Session(SessionState):
         link.login_deadline = None
         self.online_since = self.timeout_started_at = now
         self.opened_wall = time.time()
-        self.start_forwarding()
-        for part in services.policies:
-            part.begin(self)
+        self.start_service()
         self.stop_starting()
         services.counters.sessions_online += 1
         if not self.policy.garden:
@@ -189,6 +187,18 @@ class Session(SessionState):
         if self.starting:
             self.starting = False
             self.tunnel.call_started(self.id)
+
+    def start_service(self) -> None:
+        """Start forwarding and the policies. May yield.
+
+        The kernel forwards without this process: were it to begin earlier, the first packets would escape a garden.
+        """
+        self.path.awaiting_policies = True
+        self.start_forwarding()
+        for part in self.services.policies:
+            part.begin(self)
+        self.path.awaiting_policies = False
+        self.services.plane.changed(self.path)
 
     def start_forwarding(self) -> None:
         """Start forwarding IP packets of this session. Does not yield."""

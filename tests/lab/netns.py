@@ -33,6 +33,7 @@ from tests.lab import PATIENCE
 PREFIX = "l2tpns-lab"
 CLONE_NEWNET = 0x40000000  # linux/sched.h; os.setns comes with Python 3.12 only
 RUN_NETNS = Path("/run/netns")
+REPORT = re.compile(r"(\d+) packets? captured, (\d+) packets? received by filter, (\d+) packets? dropped by kernel")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _machine: int | None = None  # the network that this process was in before leave_network()
@@ -229,6 +230,7 @@ class Capture:
     def __init__(self, namespace: Namespace, device: str, file: Path, expression: str) -> None:
         self.file = file
         self.said = file.with_suffix(".said")
+        self.sightings = 2 if device == "lo" else 1  # of each packet, of which tcpdump keeps one
         with self.said.open("wb") as said:
             self.process = namespace.start(
                 *("tcpdump", "-i", device, "-n", "-U", "-s", "0", "-B", "65536", "-Z", "root"),
@@ -242,8 +244,20 @@ class Capture:
             raise CommandFailed(f"tcpdump: {self.said.read_text()}")
 
     def stop(self) -> Path:
+        """End the capture. The file has all packets that the device has seen until now."""
+        if self.process.poll() is None:
+            due = self._captured()[1]
+            wait_until(lambda: self._captured()[0] >= due)
         end(self.process, by=signal.SIGINT)
         return self.file
+
+    def _captured(self) -> tuple[int, int]:
+        """Return how many packets are in the file, and how many were seen. A busy tcpdump has some still in its socket."""
+        before = len(REPORT.findall(self.said.read_text()))
+        self.process.send_signal(signal.SIGUSR1)
+        wait_until(lambda: len(REPORT.findall(self.said.read_text())) > before)
+        captured, seen, dropped = (int(number) for number in REPORT.findall(self.said.read_text())[-1])
+        return captured + dropped, seen // self.sightings
 
 
 def three_hosts(lab: Lab, *, clients: str = "10.0.0.0/8") -> tuple[Namespace, Namespace, Namespace]:

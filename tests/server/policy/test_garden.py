@@ -5,7 +5,7 @@ The kernel is one that remembers; tests/live/test_garden.py has the real one. Th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -75,6 +75,22 @@ def use(session: Session, up: int, down: int) -> None:
 
 
 # From Reject into the garden
+
+
+def test_the_kernel_carries_no_packet_before_the_rules_apply(
+    server: InProcess, lac: Lac, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, carried_by_us = NullKernel.add, []
+
+    def note(kernel: NullKernel, name: str, networks: Iterable[IPv4Network]) -> None:
+        path = session_of(server, "fred").path
+        carried_by_us.append((path.online, path.needs_userspace))
+        add(kernel, name, networks)
+
+    monkeypatch.setattr(NullKernel, "add", note)
+    lac.call("fred", "wrong").wait_online()
+    assert carried_by_us == [(True, True)]
+    assert not session_of(server, "fred").path.needs_userspace
 
 
 def test_a_rejected_user_is_online_with_an_address_and_the_garden_flag(server: InProcess, lac: Lac) -> None:

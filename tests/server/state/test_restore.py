@@ -14,6 +14,8 @@ import pytest
 
 from l2tpns import causes
 from l2tpns.causes import SessionEnded
+from l2tpns.policy.model import Subscriber
+from l2tpns.policy.throttle import Throttle
 from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius.types import AuthReply, FramedRoute
 from tests.lab import PATIENCE
@@ -172,6 +174,23 @@ def test_a_tunnel_that_has_ended_does_not_come_back(lives: Lives) -> None:
     until(lambda: lives.server.calm)
     server = lives.die()
     assert not server.lns.tunnels and lives.saved.empty
+
+
+def test_the_kernel_carries_no_packet_of_a_restored_session_before_its_policies_apply(
+    lives: Lives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, carried_by_us = Throttle.begin, []
+
+    def note(throttle: Throttle, session: Subscriber) -> None:
+        carried_by_us.append((session.path.online, session.path.needs_userspace))
+        begin(throttle, session)
+
+    monkeypatch.setattr(Throttle, "begin", note)
+    connect(lives).call("fred", "pw").wait_online()
+    lives.die()
+    assert carried_by_us == [(True, True)] * 2
+    (session,) = lives.server.lns.sessions.values()
+    assert not session.path.needs_userspace
 
 
 def test_routes_are_carried_again(lives: Lives) -> None:
