@@ -252,7 +252,7 @@ class Capture:
         return self.file
 
     def _captured(self) -> tuple[int, int]:
-        """Return how many packets are in the file, and how many were seen. A busy tcpdump has some still in its socket."""
+        """Return how many packets were written, and how many were seen: a busy tcpdump is behind."""
         before = len(REPORT.findall(self.said.read_text()))
         self.process.send_signal(signal.SIGUSR1)
         wait_until(lambda: len(REPORT.findall(self.said.read_text())) > before)
