@@ -30,7 +30,7 @@ class CleanKernel(argparse.Action):
             removed = cleanup.remove_everything()
         except L2tpnsError as error:
             parser.exit(1, f"{error}\n")
-        parser.exit(0, f"{removed} rules, chains and sets removed\n")
+        parser.exit(0, f"{removed} rules, chains, sets and devices removed\n")
 
 
 def parse_arguments(argv: list[str] | None = None) -> Options:
@@ -49,7 +49,7 @@ def parse_arguments(argv: list[str] | None = None) -> Options:
         "--clean-kernel",
         action=CleanKernel,
         nargs=0,
-        help="remove the firewall rules and sets that a crashed server left behind, and exit",
+        help="remove what a server that is gone left in the kernel, and exit",
     )
     parser.add_argument("--version", action="version", version=f"l2tpns {__version__}")
     parser.add_argument("--help", action="help", help="show this help and exit")

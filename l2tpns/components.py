@@ -45,6 +45,7 @@ from l2tpns.system.ipset import IpSets
 from l2tpns.system.netlink_socket import NetlinkError
 from l2tpns.system.rtnetlink import Netlink
 from l2tpns.system.shaping import KernelShaper
+from l2tpns.system.tun_device import mark_of
 
 HANDOVER_TIMEOUT = 0.5  # seconds to deliver accounting records when the next process goes on with the sessions
 
@@ -103,8 +104,10 @@ class Components:
             on_lost=lambda: fail(WaitError(f"{config.tundevicename} was deleted and cannot be created again")),
             on_surroundings=lambda surroundings: self.services.guard.apply_surroundings(surroundings),
             supervisor=supervisor,
+            mark=mark_of(self.store.directory),
         )
         self.plane.loader = foundation.fast_path_loader
+        self.plane.hold()
         self.server = server = Server(
             config,
             foundation.counters,
@@ -145,7 +148,7 @@ class Components:
             ("usage file", self._stop_usage_files),
             ("gardens", self.services.gardens.stop),
             ("firewall", self._stop_firewall),
-            ("data path", self.plane.stop),
+            ("data path", self._stop_plane),
             ("throttling", self.services.throttle.stop),
             ("journal", self._stop_journal),
             ("plugins", server.plugins.stop),
@@ -225,6 +228,7 @@ class Components:
         self.plane.serve(self._pool.prefixes())
         resumed = resume(self.lns, self.server.journal, saved)
         self.lns.paused = False
+        self.plane.resume()
         services.snoop.resumed(resumed.sessions)
         services.gardens.reconcile()
         return resumed
@@ -298,6 +302,13 @@ class Components:
         """Remove the saved state if every subscriber was disconnected."""
         if not self.services.handed_over:
             self.server.journal.erase()
+
+    def _stop_plane(self) -> None:
+        """Stop the data path. What it has in the kernel stays for the next process if that goes on with the sessions.
+
+        After a start that failed, only what was there before stays.
+        """
+        self.plane.stop(keep=self.services.handed_over and (self._served or self.plane.adopted))
 
     def _stop_firewall(self) -> None:
         """Remove our rules, if this process has adopted them."""

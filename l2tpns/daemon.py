@@ -313,6 +313,7 @@ class Daemon:
         components.hide_secrets()
         services.registry.compare_names()
         components.nsctl.apply_config()
+        components.plane.apply_config()
         services.guard.refresh()
         if not radius:
             return

@@ -38,8 +38,21 @@ class DataPlane(Protocol):
     def start(self) -> None:
         """Open sockets and devices, start the loops. Raises ConfigError, RepairError or WaitError."""
 
-    def stop(self) -> None:
-        """Close everything and remove all kernel state."""
+    @property
+    def adopted(self) -> bool:
+        """Return whether this data path goes on with the kernel state of an earlier process."""
+
+    def hold(self) -> None:
+        """Leave packets in the queues of the kernel until `resume`. Called before `start`."""
+
+    def resume(self) -> None:
+        """Read packets: the saved sessions are restored. Remove what no session of theirs needs."""
+
+    def apply_config(self) -> None:
+        """Follow settings that have changed."""
+
+    def stop(self, *, keep: bool = False) -> None:
+        """Close everything, and remove all kernel state unless it is kept for the next process."""
 
     def endpoint(self, address: str) -> Endpoint:
         """Return the socket of this local address, for a tunnel that is restored. Raises OSError."""

@@ -25,8 +25,10 @@ from socket import (
     inet_aton,
 )
 from time import monotonic
+from typing import Any
 
 import gevent
+from gevent.event import Event
 
 from l2tpns.dataplane.endpoint import Endpoint, WildcardEndpoint, open_socket
 from l2tpns.dataplane.session_path import SessionPath
@@ -75,7 +77,9 @@ class LacSide:
         data_checksums: bool = True,
         max_endpoints: int = MAX_ENDPOINTS,
         supervisor: Supervisor | None = None,
+        reading: Event | None = None,
     ) -> None:
+        """Prepare. Datagrams are read while `reading` is set; without it, always."""
         self.paths: dict[int, SessionPath] = {}
         self.endpoints: dict[str, Endpoint] = {}
         self.sources: set[bytes] = set()  # local addresses that L2TP leaves from
@@ -91,6 +95,7 @@ class LacSide:
         self._uplink = uplink
         self._on_control = on_control
         self._supervisor = supervisor or Supervisor(log)
+        self._reading = reading
         self._parts: list[Part] = []  # readers of sockets, and the sweep
         self._readers: dict[str, Part] = {}  # by address
         self._closers: set[gevent.Greenlet[..., None]] = set()
@@ -232,11 +237,15 @@ class LacSide:
         finally:
             self._wildcard.setsockopt(SOL_SOCKET, SO_REUSEPORT, 0)
 
-    def _read(self, sock: RawSocket, drain: Callable[[], object]) -> Part:
-        spawn = self._supervisor.spawn
-        reader = spawn("LAC reader", drain_forever, sock.fileno(), drain, self._log, essential=True)
+    def _read(self, sock: RawSocket, drain: Callable[[], Any]) -> Part:
+        reader = self._supervisor.spawn("LAC reader", self._read_forever, sock.fileno(), drain, essential=True)
         self._parts.append(reader)
         return reader
+
+    def _read_forever(self, descriptor: int, drain: Callable[[], Any]) -> None:
+        if self._reading is not None:
+            self._reading.wait()
+        drain_forever(descriptor, drain, self._log)
 
     # The loops
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 from _socket import socket as RawSocket
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from socket import AF_INET, IPPROTO_RAW, SOCK_RAW, inet_ntoa
@@ -29,10 +30,11 @@ from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.drain import Clock, drain_forever
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.supervisor import Part, Supervisor
+from l2tpns.system.netlink_socket import NetlinkError
 from l2tpns.system.routes import Routes
 from l2tpns.system.rtnetlink import Netlink
 from l2tpns.system.surroundings import Surroundings
-from l2tpns.system.tun_device import QUEUE_LENGTH, Tun
+from l2tpns.system.tun_device import QUEUE_LENGTH, Tun, remove_kept
 from l2tpns.system.tun_watch import Device, TunWatch
 
 RETRY_DELAYS = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before each attempt to recreate a device that was deleted
@@ -59,8 +61,13 @@ class UserPlane:
         supervisor: Supervisor | None = None,
         retry_delays: tuple[float, ...] = RETRY_DELAYS,
         clock: Callable[[], float] = monotonic,
+        mark: str = "",
     ) -> None:
+        """Prepare the data path. With a `mark` and save_state the tun device is kept for the next process."""
         self.config = config
+        self._mark = mark
+        self._reading = Event()  # whether packets are read
+        self._reading.set()
         self.counters = counters
         self.clock = Clock(clock)
         self._log = log
@@ -81,6 +88,7 @@ class UserPlane:
             port=port,
             data_checksums=config.data_checksums,
             supervisor=self._supervisor,
+            reading=self._reading,
         )
         self._forwarder.l2tp_addresses = self.lacs.sources
         self._forwarder.on_own_l2tp = self._report_own_l2tp
@@ -99,26 +107,47 @@ class UserPlane:
 
     # Life
 
+    def hold(self) -> None:
+        """Leave packets in the queues of the kernel until `resume`: the saved sessions are not restored yet."""
+        self._reading.clear()
+
+    def resume(self) -> None:
+        """Read packets, and remove the routes that an earlier process has left for no session."""
+        if self._routes is not None:
+            self._routes.settle()
+        self._reading.set()
+
+    @property
+    def adopted(self) -> bool:
+        """Return whether the tun device is one that an earlier process has kept."""
+        return self._tun is not None and self._tun.adopted
+
     def start(self) -> None:
         """Open sockets and device, start the readers. Raises ConfigError, RepairError or WaitError, with all closed."""
         try:
             self.lacs.start()
             self._forwarder.l2tp_port = self.lacs.port.to_bytes(2, "big")
             self._netlink = netlink = Netlink()
+            if self._mark:
+                for name in remove_kept(netlink, self._mark, but=self.config.tundevicename):
+                    self._log.warning("tun_removed", device=name, why="an earlier process kept it, under another name")
             self._tun = tun = self._create_tun(netlink)
             self._errors = _error_socket()
             self._routes = Routes(self._netlink, tun.index, self._log)
             self._routes.start()
+            if self._reading.is_set():
+                self._routes.settle()
             self._watch_tun(tun, self._routes)
             self._forwarder.write = tun.write
         except BaseException:
             self.stop()
             raise
         self._reader = self._supervisor.spawn("tun reader", self._read_tun, essential=True)
-        self._log.info("tun_up", device=tun.name, address=str(self.config.tun_address), mtu=self.config.mru)
+        facts = {"device": tun.name, "address": str(self.config.tun_address), "mtu": self.config.mru}
+        self._log.info("tun_up", **facts, adopted=tun.adopted)
 
-    def stop(self) -> None:
-        """Close everything. The kernel removes the routes that go through the device with the device."""
+    def stop(self, *, keep: bool = False) -> None:
+        """Close everything. With `keep` the device and its routes stay for the next process, if they may."""
         if self._reader is not None:
             self._reader.stop()
             self._reader = None
@@ -126,8 +155,11 @@ class UserPlane:
             self._tun_watch.stop()
             self._tun_watch = None
         self.lacs.stop()
+        if self._tun is not None and not keep:
+            with suppress(NetlinkError):
+                self._tun.keep(False)
         if self._routes is not None:
-            self._routes.stop()
+            self._routes.stop(keep=keep)
             self._routes = None
         if self._tun is not None:
             self._forwarder.write = self._write
@@ -142,13 +174,26 @@ class UserPlane:
 
     def _create_tun(self, netlink: Netlink) -> Tun:
         """Return a tun device that is up. Raises ConfigError, RepairError or WaitError."""
-        tun = Tun(self.config.tundevicename)
+        tun = Tun(self.config.tundevicename, netlink, self._mark)
         try:
             tun.set_up(netlink, IPv4Interface(self.config.tun_address), self.config.mru)
+            self._keep(tun)
         except BaseException:
             tun.close()
             raise
         return tun
+
+    def _keep(self, tun: Tun) -> None:
+        """Have the device outlive this process, or not, as save_state says. A refusal is logged."""
+        try:
+            tun.keep(self.config.save_state)
+        except NetlinkError as error:
+            self._log.warning("tun_not_kept", device=tun.name, why=str(error))
+
+    def apply_config(self) -> None:
+        """Follow settings that have changed."""
+        if self._tun is not None:
+            self._keep(self._tun)
 
     def _watch_tun(self, tun: Tun, routes: Routes) -> None:
         """Keep this device as it was set up, and no longer the one before it."""
@@ -169,6 +214,7 @@ class UserPlane:
         while self._tun is not None or self._recreate_tun():
             tun = self._tun
             assert tun is not None
+            self._reading.wait()
             drain = partial(drain_tun, tun, self.counters, self._tick, self._forwarder.downlink)
             drain_forever(tun.fd, drain, self._log)
             self._forwarder.write = self._write  # before another file can get the descriptor's number

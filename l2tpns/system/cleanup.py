@@ -1,7 +1,7 @@
-"""Remove our firewall rules and sets from the kernel: at the start, after a crash, and at the end.
+"""Remove what is ours from the kernel: at the start, after a crash, and at the end.
 
-Only what carries our mark is removed: see firewall.py. The kernel removes routes and classes with the tun device, and
-the tun device with its process.
+Only what carries our mark is removed: see firewall.py and tun_device.py. The kernel removes routes and classes with the
+tun device.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from l2tpns.system import nft
 from l2tpns.system.firewall import Firewall, FirewallError
 from l2tpns.system.garden_rules import remove_sets
 from l2tpns.system.ipset import IpSets
+from l2tpns.system.rtnetlink import Netlink
+from l2tpns.system.tun_device import remove_kept
 
 PREFIX = "l2tpns_"  # of the names of sets that the manual does not name
 
@@ -32,13 +34,18 @@ def remove_rules(firewall: Firewall, log: Logger) -> int:
 
 
 def remove_everything() -> int:
-    """Remove rules, chains and sets while no server runs. Return how many. Raises L2tpnsError."""
+    """Remove rules, chains, sets and tun devices while no server runs. Return how many. Raises L2tpnsError."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind(("0.0.0.0", PORT))
         except OSError as error:
             raise L2tpnsError(f"a server runs here: UDP {PORT}: {error.strerror}") from None
     removed = Firewall(structlog.get_logger()).remove_all_ours()
+    netlink = Netlink()
+    try:
+        removed += len(remove_kept(netlink))
+    finally:
+        netlink.close()
     sets = IpSets()
     try:
         before = len(sets.names())

@@ -44,15 +44,24 @@ class Routes:
         self._pieces: dict[IPv4Network, tuple[IPv4Network, ...]] = {}  # what a wanted route is in the kernel
         self._installed: Counter[IPv4Network] = Counter()  # how many wanted routes a piece belongs to
         self._refused: set[IPv4Network] = set()  # pieces that the kernel does not take
+        self._inherited: set[IPv4Network] = set()  # pieces that an earlier process has installed, until `settle`
 
     def start(self) -> None:
-        """Remove what an earlier process left."""
-        self._delete(self._netlink.routes(self._device, PROTOCOL))
+        """Adopt what an earlier process left, until `settle`: packets are being carried there."""
+        self._inherited = {route.prefix for route in self._netlink.routes(self._device, PROTOCOL)}
 
-    def stop(self) -> None:
-        """Remove all our routes."""
-        self._delete([self._route(piece) for piece in self._installed])
-        for state in (self._users, self._pieces, self._installed, self._refused):
+    def settle(self) -> None:
+        """Remove what an earlier process left and nobody has asked for since."""
+        gone = [self._route(piece) for piece in self._inherited if piece not in self._installed]
+        self._inherited = set()
+        self._delete(gone)
+
+    def stop(self, *, keep: bool = False) -> None:
+        """Remove all our routes, unless they are kept for the next process."""
+        if not keep:
+            left = self._inherited.union(self._installed)
+            self._delete([self._route(piece) for piece in left])
+        for state in (self._users, self._pieces, self._installed, self._refused, self._inherited):
             state.clear()
         self._prefixes, self._pool = frozenset(), {}
 
@@ -137,6 +146,7 @@ class Routes:
     def move(self, device: int) -> int:
         """Install all routes again through a new device, after the old one was deleted. Return how many."""
         self._device = device
+        self._inherited = set()
         self._explain(dict(self._netlink.add_routes([self._route(piece) for piece in self._installed])))
         return len(self._installed)
 
@@ -157,7 +167,8 @@ class Routes:
 
         Return what was missing. Raises NetlinkError.
         """
-        self._delete([self._route(prefix) for prefix in there if prefix not in self._installed])
+        wanted = self._inherited.union(self._installed)
+        self._delete([self._route(prefix) for prefix in there if prefix not in wanted])
         return self._install_again([piece for piece in self._installed if piece not in there], explain=True)
 
     def repair(self, lost: Collection[IPv4Network]) -> list[IPv4Network]:
@@ -181,7 +192,7 @@ class Routes:
         new = []
         for piece in pieces:
             self._installed[piece] += 1
-            if self._installed[piece] == 1:
+            if self._installed[piece] == 1 and piece not in self._inherited:
                 new.append(self._route(piece))
         if not new:
             return
@@ -204,6 +215,7 @@ class Routes:
             if self._installed[piece] <= 0:
                 del self._installed[piece]
                 self._refused.discard(piece)
+                self._inherited.discard(piece)
                 gone.append(self._route(piece))
         self._delete(gone)
 

@@ -35,7 +35,7 @@ from l2tpns.system.netlink_socket import (
 CHUNK, PAUSE = 200, 0.001  # routes decoded before a pause, and its seconds
 BATCH = 20  # messages in one send: more gains nothing, and the answers must fit the receive buffer
 
-RTM_NEWLINK, RTM_GETLINK, RTM_NEWADDR, RTM_GETADDR = 16, 18, 20, 22
+RTM_NEWLINK, RTM_GETLINK, RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 16, 18, 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 
 _NLM_F_REPLACE, _NLM_F_EXCL, _NLM_F_CREATE = 0x100, 0x200, 0x400
@@ -98,6 +98,7 @@ class KernelLink:
     type: int  # ARPHRD_... of <linux/if_arp.h>
     kind: str  # of a virtual interface, such as vlan or bridge; empty for a network card
     master: int  # the index of the bridge or bond that it belongs to, 0: none
+    alias: str  # a text that its creator or the operator has given it
 
 
 class Netlink(NetlinkSocket):
@@ -118,13 +119,19 @@ class Netlink(NetlinkSocket):
         raise NetlinkError(19)
 
     def set_link(
-        self, index: int, *, up: bool = False, mtu: int | None = None, queue_length: int | None = None
+        self,
+        index: int,
+        *,
+        up: bool = False,
+        mtu: int | None = None,
+        queue_length: int | None = None,
+        alias: str | None = None,
     ) -> None:
         message = ifinfmsg()
         message["index"] = index
         if up:
             message["flags"] = message["change"] = _IFF_UP
-        attributes = (("IFLA_MTU", mtu), ("IFLA_TXQLEN", queue_length))
+        attributes = (("IFLA_MTU", mtu), ("IFLA_TXQLEN", queue_length), ("IFLA_IFALIAS", alias))
         message["attrs"] = [(name, value) for name, value in attributes if value is not None]
         self.request(RTM_NEWLINK, [message])
 
@@ -138,12 +145,11 @@ class Netlink(NetlinkSocket):
 
     def add_address(self, index: int, address: IPv4Interface) -> None:
         """Add an address to a link, if it does not have it."""
-        message = ifaddrmsg()
-        message["family"] = socket.AF_INET
-        message["index"] = index
-        message["prefixlen"] = address.network.prefixlen
-        message["attrs"] = [("IFA_LOCAL", str(address.ip)), ("IFA_ADDRESS", str(address.ip))]
-        self.request(RTM_NEWADDR, [message], _NLM_F_CREATE | _NLM_F_REPLACE)
+        self.request(RTM_NEWADDR, [_address_message(index, address)], _NLM_F_CREATE | _NLM_F_REPLACE)
+
+    def remove_address(self, index: int, address: IPv4Interface) -> None:
+        """Remove an address of a link. Raises NetlinkError if it does not have it."""
+        self.request(RTM_DELADDR, [_address_message(index, address)])
 
     def add_routes(self, routes: Iterable[Route]) -> list[tuple[Route, int]]:
         """Add routes. Return the errno of each that failed; EEXIST: the prefix is routed already."""
@@ -287,6 +293,15 @@ class Netlink(NetlinkSocket):
         return numbers
 
 
+def _address_message(index: int, address: IPv4Interface) -> Message:
+    message = ifaddrmsg()
+    message["family"] = socket.AF_INET
+    message["index"] = index
+    message["prefixlen"] = address.network.prefixlen
+    message["attrs"] = [("IFA_LOCAL", str(address.ip)), ("IFA_ADDRESS", str(address.ip))]
+    return message
+
+
 def _route_message(route: Route) -> Message:
     message = rtmsg()
     message["family"] = socket.AF_INET
@@ -355,4 +370,5 @@ def _link(message: Message) -> KernelLink:
         type=int(message["ifi_type"]),
         kind=str(info.get_attr("IFLA_INFO_KIND") or "") if info is not None else "",
         master=int(message.get_attr("IFLA_MASTER") or 0),
+        alias=str(message.get_attr("IFLA_IFALIAS") or ""),
     )

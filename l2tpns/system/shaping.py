@@ -34,6 +34,7 @@ from l2tpns.system.tc_messages import (
     NLM_F_CREATE,
     NLM_F_REPLACE,
     ROOT,
+    RTM_DELQDISC,
     RTM_GETQDISC,
     RTM_GETTCLASS,
     RTM_GETTFILTER,
@@ -104,7 +105,7 @@ def handle(bucket: int) -> str:
 
 
 class KernelShaper:
-    """A Shaper for one device, which must be new, without queues of other programs."""
+    """A Shaper for one device, without queues of other programs."""
 
     def __init__(
         self,
@@ -131,6 +132,7 @@ class KernelShaper:
     def start(self, needed: bool) -> None:
         with _as_shaping_errors():
             try:
+                self._remove_queues()
                 self._install_queues()  # now, before there is traffic: exchanging a root queue loses packets
             except NetlinkError:
                 if needed:
@@ -319,6 +321,11 @@ class KernelShaper:
             self._netlink.request(RTM_NEWQDISC, [root_message(self._device)], NLM_F_CREATE | NLM_F_REPLACE)
             self._install_filter()
             self._queues = True
+
+    def _remove_queues(self) -> None:
+        """Remove the queues of an earlier process: their classes have no sessions."""
+        if self._queues_there()[0] == ROOT:
+            self._netlink.request(RTM_DELQDISC, [tc_message(self._device, "", TC_H_ROOT, ROOT)])
 
     def _install_filter(self) -> None:
         self._netlink.request(RTM_NEWTFILTER, [filter_message(self._device)], NLM_F_CREATE | NLM_F_REPLACE)

@@ -21,7 +21,7 @@ DIRECT_QUEUE = 2000  # packets of all sessions that are not throttled: as long a
 MAX_PACKET = 1600  # the device's MTU is below; what is larger was joined by the kernel (GRO), and is cut again
 QUANTUM = 1600  # octets of a class in its turn, where more than one may send
 
-RTM_NEWQDISC, RTM_NEWTCLASS, RTM_NEWTFILTER = 36, 40, 44
+RTM_NEWQDISC, RTM_DELQDISC, RTM_NEWTCLASS, RTM_NEWTFILTER = 36, 37, 40, 44
 RTM_GETQDISC, RTM_GETTCLASS, RTM_GETTFILTER = 38, 42, 46
 NLM_F_REPLACE, NLM_F_CREATE = 0x100, 0x400
 TC_H_ROOT = 0xFFFFFFFF

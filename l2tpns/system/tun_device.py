@@ -1,6 +1,8 @@
 """The tun device: creation by ioctl, MTU, address and carrier by netlink (Linux: tuntap.rst, rtnetlink(7)).
 
-The kernel removes the device with the process that holds its descriptor. tun_watch.py keeps it as it was set up.
+The kernel removes the device with the process that holds its descriptor, unless it is kept for the next process. Such a
+device carries a mark as its alias, which `ip link` shows: a process adopts a device with its own mark, and refuses any
+other of that name. tun_watch.py keeps the device as it was set up.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import struct
 from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Interface
+from pathlib import Path
 
 from l2tpns.errors import ConfigError, RepairError, WaitError, refused
 from l2tpns.system.netlink_socket import NetlinkError
@@ -20,7 +23,10 @@ from l2tpns.system.rtnetlink import Netlink
 CLONE_DEVICE = "/dev/net/tun"
 QUEUE_LENGTH = 2000  # packets that the kernel keeps while this process does other work: 10 ms at full speed
 
-_TUNSETIFF = 0x400454CA
+MARK = "l2tpns "  # and the directory of the saved state
+_MAX_ALIAS = 255  # octets
+
+_TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
 _IFF_TUN, _IFF_NO_PI, _IFF_TUN_EXCL = 0x0001, 0x1000, 0x8000
 _IFREQ = struct.Struct("16sH22x")
 
@@ -28,13 +34,18 @@ _IFREQ = struct.Struct("16sH22x")
 class Tun:
     """An open tun device. Its descriptor does not block; `write` sends one packet and raises OSError if it cannot."""
 
-    __slots__ = ("fd", "index", "name", "write")
+    __slots__ = ("_mark", "_netlink", "adopted", "fd", "index", "kept", "name", "write")
 
-    def __init__(self, name: str) -> None:
-        """Create the device. Raises ConfigError, RepairError or WaitError."""
+    def __init__(self, name: str, netlink: Netlink, mark: str = "") -> None:
+        """Create the device, or adopt the one with this mark that an earlier process has kept.
+
+        Raises ConfigError, RepairError or WaitError.
+        """
         self.name = name
         self.index = 0
-        self.fd = _open(name)
+        self._netlink, self._mark = netlink, mark
+        self.fd, self.adopted = _open(name, netlink, mark)
+        self.kept = self.adopted
         self.write = partial(os.write, self.fd)  # no Python function in between: it is called 100,000 times a second
 
     def set_up(self, netlink: Netlink, address: IPv4Interface, mtu: int) -> None:
@@ -45,20 +56,36 @@ class Tun:
             with suppress(NetlinkError):  # a kernel without IPv6
                 netlink.keep_silent(self.index)
             netlink.add_address(self.index, address)
+            for other in netlink.addresses() if self.adopted else ():
+                if other.device == self.index and other.address != address:
+                    netlink.remove_address(self.index, other.address)
             netlink.set_link(self.index, up=True)
         except NetlinkError as error:
             why = f"tundevicename: {self.name} with address {address} cannot be set up: {error}"
             raise refused(error.code, why) from None
 
+    def keep(self, kept: bool) -> None:
+        """Have the device outlive this process, or not. Without a mark it never does. Raises NetlinkError."""
+        kept = kept and bool(self._mark)
+        if kept == self.kept:
+            return
+        if kept:
+            self._netlink.set_link(self.index, alias=self._mark)  # first: a kept device without a mark is a stranger's
+        try:
+            fcntl.ioctl(self.fd, _TUNSETPERSIST, int(kept))
+        except OSError as error:
+            raise NetlinkError(error.errno or 0) from None
+        self.kept = kept
+
     def close(self) -> None:
-        """Close the descriptor; the kernel removes the device, its address and all routes through it."""
+        """Close the descriptor. Unless the device is kept, the kernel removes it, its address and all routes."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
-def _open(name: str) -> int:
-    """Return the descriptor of a new device of this name."""
+def _open(name: str, netlink: Netlink, mark: str) -> tuple[int, bool]:
+    """Return the descriptor of a device of this name, and whether it was adopted."""
     octets = name.encode()
     if not 0 < len(octets) < 16:
         raise ConfigError(f"tundevicename: {name!r} is not a valid interface name (1 to 15 octets)")
@@ -76,13 +103,46 @@ def _open(name: str) -> int:
             else ""
         )
         raise refused(error.errno, f"{CLONE_DEVICE} cannot be opened: {error.strerror}{hint}") from None
+    adopted = bool(mark) and _alias(netlink, name) == mark
     try:
         # IFF_TUN_EXCL: fail if another process has made a device of this name.
-        fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(octets, _IFF_TUN | _IFF_NO_PI | _IFF_TUN_EXCL))
+        flags = _IFF_TUN | _IFF_NO_PI | (0 if adopted else _IFF_TUN_EXCL)
+        fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(octets, flags))
     except OSError as error:
         os.close(fd)
         if error.errno in (errno.EBUSY, errno.EEXIST, errno.EINVAL):
             raise WaitError(f"tundevicename: an interface {name} exists already; is l2tpns running?") from None
         why = "CAP_NET_ADMIN is needed" if error.errno == errno.EPERM else error.strerror
         raise refused(error.errno, f"tundevicename: {name} cannot be created: {why}") from None
-    return fd
+    return fd, adopted
+
+
+def _alias(netlink: Netlink, name: str) -> str:
+    """Return the alias of a tun device, an empty string if there is none."""
+    try:
+        link = netlink.link(netlink.link_index(name))
+    except NetlinkError:
+        return ""
+    return link.alias if link.kind == "tun" else ""
+
+
+def mark_of(directory: Path) -> str:
+    """Return the mark of the devices of the server whose saved state is in this directory."""
+    return f"{MARK}{directory}".encode(errors="replace")[:_MAX_ALIAS].decode(errors="ignore")
+
+
+def remove_kept(netlink: Netlink, mark: str = MARK, *, but: str = "") -> list[str]:
+    """Remove the devices whose mark begins so, except the one named `but` and those in use. Return their names.
+
+    Raises L2tpnsError.
+    """
+    removed = []
+    for link in netlink.links():
+        if link.kind != "tun" or not link.alias.startswith(mark) or link.name == but:
+            continue
+        with suppress(WaitError):  # a process has it open
+            tun = Tun(link.name, netlink, link.alias)
+            tun.keep(False)
+            tun.close()
+            removed.append(link.name)
+    return removed

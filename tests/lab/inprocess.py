@@ -165,7 +165,7 @@ class LoopbackPlane(UserPlane):
         self._tick()
         self._forwarder.downlink(packet)
 
-    def stop(self) -> None:
+    def stop(self, *, keep: bool = False) -> None:
         self.lacs.stop()
 
     def _write(self, packet: bytes) -> int:

@@ -319,7 +319,7 @@ def test_clean_kernel_removes_what_a_crash_has_left_unless_a_server_runs(stage: 
         stage.space.run(*command)
     assert stage.rules() == in_use != stage.theirs
     stage.server.kill()
-    assert "sets removed" in stage.space.run(*command)
+    assert "devices removed" in stage.space.run(*command)
     assert stage.rules() == stage.theirs
     assert stage.space.run(*command).startswith("0 rules")
 

@@ -17,7 +17,7 @@ import pytest
 from l2tpns.config.settings import Config
 from l2tpns.dataplane.session_path import SessionPath, key_of
 from l2tpns.dataplane.userspace import UserPlane
-from l2tpns.errors import ConfigError
+from l2tpns.errors import ConfigError, WaitError
 from l2tpns.proto.l2tp.header import build_control
 from l2tpns.runtime.counters import Counters
 from l2tpns.system import tun_device
@@ -236,10 +236,106 @@ def test_stale_routes_of_ours_are_removed_at_the_start_and_others_stay(rig: Rig)
     rig.server.ip("route", "add", "10.1.0.0/16", "dev", "tun0", "proto", str(PROTOCOL))
     rig.server.ip("route", "add", "10.2.0.0/16", "dev", "tun0", "proto", "static")
     rig.server.ip("route", "add", "10.3.0.0/16", "via", HOST, "proto", str(PROTOCOL))
-    Routes(netlink, index, rig.log.get()).start()
+    rig.server.ip("route", "add", "10.4.0.0/16", "dev", "tun0", "proto", str(PROTOCOL))
+    routes = Routes(netlink, index, rig.log.get())
+    routes.start()
+    routes.add([IPv4Network("10.4.0.0/16")])
+    assert not [record for record in rig.log.records() if record["event"] == "route_refused"]
+    routes.compare({IPv4Network("10.1.0.0/16"), IPv4Network("10.4.0.0/16")})  # the watcher of the device may come first
+    assert "10.1.0.0" in rig.server.ip("route", "show")
+    routes.settle()
     shown = rig.server.ip("route", "show")
-    assert "10.1.0.0" not in shown and "10.2.0.0" in shown and "10.3.0.0" in shown
+    assert "10.1.0.0" not in shown and all(f"10.{number}.0.0" in shown for number in (2, 3, 4))
     netlink.close()
+
+
+# What outlives the process
+
+MARK = "l2tpns /var/lib/l2tpns/state"
+
+
+def test_a_kept_device_is_adopted_with_its_routes_and_packets_wait_for_the_sessions(rig: Rig) -> None:
+    rig.config.save_state = True
+    rig.plane = rig.make_plane(mark=MARK)
+    rig.start()
+    rig.plane.serve([IPv4Network("10.64.0.0/16")])
+    rig.online(("10.9.0.0/24", "10.10.0.0/24"))
+    assert f"alias {MARK}" in rig.server.ip("link", "show", "tun0")
+    index = rig.plane._tun.index
+    rig.plane.stop(keep=True)
+    kept = rig.routes()
+    assert sorted(kept) == ["10.10.0.0/24", "10.64.0.0/16", "10.9.0.0/24"]
+
+    rig.plane = rig.make_plane(mark=MARK)
+    rig.plane.hold()
+    rig.start()
+    assert rig.plane.adopted and rig.plane._tun.index == index
+    rig.up(udp(CLIENT, HOST, b"hello"))
+    rig.plane.serve([IPv4Network("10.64.0.0/16")])
+    assert sorted(rig.routes()) == sorted(kept)
+    rig.online(("10.9.0.0/24",))
+    rig.plane.resume()
+    assert rig.host.recv(100) == b"hello" and rig.counters.drop_unknown_session == 0
+    assert sorted(rig.routes()) == ["10.64.0.0/16", "10.9.0.0/24"]
+    rig.plane.stop()
+    assert "tun0" not in rig.server.ip("link", "show")
+
+
+def test_a_kept_device_follows_the_configuration(rig: Rig) -> None:
+    rig.config.save_state = True
+    rig.plane = rig.make_plane(mark=MARK)
+    rig.start()
+    rig.plane.stop(keep=True)
+    rig.config.iftun_address = IPv4Address("10.7.7.1")
+    rig.config.save_state = False
+    rig.plane = rig.make_plane(mark=MARK)
+    rig.start()
+    shown = rig.server.ip("-4", "address", "show", "dev", "tun0")
+    assert re.findall(r"inet (\S+)", shown) == ["10.7.7.1/32"]
+    rig.plane.stop(keep=True)  # which save_state does not allow
+    assert "tun0" not in rig.server.ip("link", "show")
+
+
+@pytest.mark.parametrize("alias", ["", "l2tpns /srv/other", "a bridge of ours"])
+def test_a_device_of_others_is_refused_and_stays_as_it_is(rig: Rig, alias: str) -> None:
+    rig.config.save_state = True
+    rig.server.ip("tuntap", "add", "dev", "tun0", "mode", "tun")
+    if alias:
+        rig.server.ip("link", "set", "tun0", "alias", alias)
+    before = rig.server.ip("-d", "link", "show", "tun0")
+    rig.plane = rig.make_plane(mark=MARK)
+    with pytest.raises(WaitError, match="an interface tun0 exists already"):
+        rig.start()
+    assert rig.server.ip("-d", "link", "show", "tun0") == before
+
+
+def test_a_kept_device_in_use_is_neither_adopted_nor_removed(rig: Rig) -> None:
+    rig.config.save_state = True
+    rig.plane = rig.make_plane(mark=MARK)
+    rig.start()
+    with rig.server.entered():
+        netlink = Netlink()
+    with rig.server.entered():
+        with pytest.raises(WaitError, match="is l2tpns running"):
+            tun_device.Tun("tun0", netlink, MARK)
+        assert tun_device.remove_kept(netlink) == []
+    rig.plane.stop(keep=True)
+    rig.server.ip("tuntap", "add", "dev", "tun7", "mode", "tun")
+    with rig.server.entered():
+        assert tun_device.remove_kept(netlink, but="tun0") == []
+        assert tun_device.remove_kept(netlink) == ["tun0"]
+    assert re.findall(r"tun\d", rig.server.ip("link", "show")) == ["tun7"]
+    netlink.close()
+
+
+def test_the_device_follows_save_state_while_the_server_runs(rig: Rig) -> None:
+    rig.plane = rig.make_plane(mark=MARK)
+    rig.start()
+    assert "alias" not in rig.server.ip("link", "show", "tun0")
+    for save_state, persist in ((True, "on"), (False, "off")):
+        rig.config.save_state = save_state
+        rig.plane.apply_config()
+        assert f"persist {persist}" in rig.server.ip("-d", "link", "show", "tun0")
 
 
 def test_hundreds_of_routes_go_in_batches_by_many_greenlets_at_once(rig: Rig) -> None:

@@ -36,7 +36,7 @@ class Line:
         self.peer_session_id = peer_session_id
         self.sequence: int | None = None
         self.address = IPv4Address("10.0.0.0") + number
-        timers = Timers(restart=0.3)
+        timers = Timers(restart=0.3, max_configure=40)  # a busy machine may be away for seconds
         lns = tunnel.lns
         self.lcp = Lcp(self.sender(0xC021), self.lcp_says, os.urandom, timers, LcpWishes(auth=lns.auth))
         self.ipcp = Ipcp(self.sender(0x8021), lambda _: None, os.urandom, timers, IpcpPolicy(OURS, self.address, DNS))

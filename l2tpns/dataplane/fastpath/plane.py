@@ -60,10 +60,10 @@ class KernelPlane(UserPlane):
                 raise RepairError(f"fast_path: {self._why_not}")
         self._sync = self._supervisor.spawn("fast path", self._run)
 
-    def stop(self) -> None:
+    def stop(self, *, keep: bool = False) -> None:
         self.retreat()
         self.loader.close()
-        super().stop()
+        super().stop(keep=keep)
 
     def _run(self) -> None:
         while True:
