@@ -30,6 +30,7 @@ from l2tpns.dataplane.rate import Rate
 from l2tpns.dataplane.session_path import SessionPath, key_of
 from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.runtime.counters import Counters
+from l2tpns.system.rtnetlink import Netlink
 from l2tpns.system.tun_device import Tun
 from tests.lab import PATIENCE
 from tests.lab.memory_log import MemoryLog
@@ -458,7 +459,9 @@ class Relay:
         self.lac = rig.lac
         self.lac.settimeout(None)
         with rig.lac_space.entered():
-            self.tun = Tun("sub0")
+            netlink = Netlink()
+            self.tun = Tun("sub0", netlink)
+            netlink.close()
         rig.lac_space.ip("address", "add", f"{CLIENT}/32", "dev", "sub0")
         rig.lac_space.ip("link", "set", "sub0", "mtu", str(MRU), "up")
         rig.lac_space.ip("route", "add", "198.51.100.2", "dev", "sub0", "src", CLIENT)
