@@ -120,7 +120,6 @@ class Components:
             supervisor=supervisor,
         )
         self.lns, self.services = server.lns, server.services
-        self.lns.paused = True  # until the saved state is restored: a new tunnel might get an old one's id
         self.plane.on_device = self.services.throttle.move
         self.plane.restore_queues = self.services.throttle.restore_queues
         server.plugins.on_change = self.hide_secrets
@@ -139,6 +138,7 @@ class Components:
         )
         self._firewall: Firewall | None = None  # until every port is open: the rules may be another process's
         self._served = False  # whether the start succeeded
+        self._carried_on = False  # whether the kernel carries sessions for the next process
         self._stop_deadline = 0.0  # monotonic
         self._started = ExitStack()
         for name, stop in (
@@ -146,7 +146,7 @@ class Components:
             ("accounting", self._stop_accounting),
             ("figures", self.figures.stop),
             ("usage file", self._stop_usage_files),
-            ("gardens", self.services.gardens.stop),
+            ("gardens", lambda: self.services.gardens.stop(keep=self._carried_on)),
             ("firewall", self._stop_firewall),
             ("data path", self._stop_plane),
             ("throttling", self.services.throttle.stop),
@@ -217,7 +217,8 @@ class Components:
     def _start_policies(self, saved: Replay) -> None:
         """Adopt the rules in the kernel, create the gardens that saved sessions are in, load plugins."""
         self._firewall = firewall = Firewall(self.logger)
-        cleanup.begin(firewall, self.logger)
+        # Where the kernel has carried sessions meanwhile, those in a garden must not leave it now.
+        cleanup.begin(firewall, self.logger, keep=self.plane.carrying)
         gardens = {record.policy.garden for record in saved.sessions.values()} - {""}
         self.services.gardens.start(lambda: GardenRules(firewall, IpSets()), gardens)
         self.server.plugins.start()
@@ -227,7 +228,6 @@ class Components:
         services = self.services
         self.plane.serve(self._pool.prefixes())
         resumed = resume(self.lns, self.server.journal, saved)
-        self.lns.paused = False
         self.plane.resume()
         services.snoop.resumed(resumed.sessions)
         services.gardens.reconcile()
@@ -308,11 +308,13 @@ class Components:
 
         After a start that failed, only what was there before stays.
         """
-        self.plane.stop(keep=self.services.handed_over and (self._served or self.plane.adopted))
+        keep = self.services.handed_over and (self._served or self.plane.adopted)
+        self._carried_on = keep and self.plane.carries_on
+        self.plane.stop(keep=keep)
 
     def _stop_firewall(self) -> None:
-        """Remove our rules, if this process has adopted them."""
-        if self._firewall is not None:
+        """Remove our rules, if this process has adopted them, and no session in a garden needs them."""
+        if self._firewall is not None and not self._carried_on:
             cleanup.remove_rules(self._firewall, self.logger)
 
     def _stop_usage_files(self) -> None:

@@ -48,6 +48,7 @@ from l2tpns.subscriber import usage_files
 from l2tpns.subscriber.pool import Layout, Pool, read_layout
 from l2tpns.system import preload, privileges
 from l2tpns.system.firewall import keep_table_list, lock_file
+from l2tpns.system.pins import find_store
 
 SIGNALS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # Reference counts free all that ends as it should; the collector is for mistakes. Each collection walks what was
@@ -82,7 +83,7 @@ class Daemon:
         contain_strays(gevent.get_hub(), self.logger)
         self.service_manager = process.ServiceManager()
         self.spare = process.Spare()
-        self.fast_path_loader = Loader()
+        self.fast_path_loader = Loader(find_store())
         self.supervisor = Supervisor(self.logger, self.part_lost)
         self.started = monotonic()
         self.ready = False  # the start succeeded
@@ -153,7 +154,7 @@ class Daemon:
         if config.pid_file:
             process.reserve_pid_file(Path(config.pid_file), identity.uid, identity.gid)
         if config.fast_path != "off":
-            self.fast_path_loader.prepare()
+            self.fast_path_loader.prepare(config.tundevicename, identity.uid, identity.gid)
         privileges.become(identity)
         closed = privileges.unreadable(self.files.all())
         if closed:

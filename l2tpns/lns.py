@@ -53,8 +53,6 @@ class Lns:
         self.admission = Admission(self.config, self.timing, self.limits, tunnels, sessions)
         self.strangers = Strangers(services, self.admission, self, self.timing)
         self.probe_budget = ProbeBudget(self.limits)
-        # True during the restore: control messages are dropped, since a new tunnel might get an old one's id.
-        self.paused = False
         self.clock: Part | None = None
 
     def start(self) -> None:
@@ -87,8 +85,8 @@ class Lns:
 
     def on_control(self, datagram: bytes, peer: Peer, endpoint: Endpoint) -> None:
         """Handle a datagram with T=1. Called by the UDP reader; must not block or raise."""
-        if self.services.handed_over or self.paused:
-            return  # not acknowledged: the LAC retransmits it, to the next process or to this one after the restore
+        if self.services.handed_over:
+            return  # not acknowledged: the LAC retransmits it to the next process
         try:
             header = parse_control(datagram)
         except WireError:

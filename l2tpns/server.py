@@ -111,9 +111,13 @@ class Server:
 
     def hand_over(self) -> bool:
         """Save the state for the next process, and send nothing any more. Return False if that failed. May yield."""
-        self.services.plane.retreat()  # or packets would be carried after the last counters were saved
-        self.services.handed_over = self.journal.write_final()
-        return self.services.handed_over
+        services = self.services
+        services.plane.retreat()
+        services.plane.hold()  # or packets would be carried after the last counters were saved
+        services.handed_over = self.journal.write_final()
+        if not services.handed_over:
+            services.plane.resume()
+        return services.handed_over
 
     def refresh_filters(self) -> None:
         """Have all sessions use the access lists of the configuration as they are now."""

@@ -406,6 +406,11 @@ class Config:
         "Programs in the kernel that carry the packets of sessions; auto: where the kernel can, on: or refuse to start",
         Choice("auto", "on", "off"),
     )
+    fast_path_orphan_timeout: int = setting(
+        600,
+        "Seconds for which the fast path carries packets while no server runs, with save_state; 0: for ever",
+        _seconds(0, 86400),
+    )
     data_checksums: bool = setting(
         True,
         "UDP checksum of subscribers' packets to the LACs (RFC 2661 8.1), but for those that the fast path sends; "

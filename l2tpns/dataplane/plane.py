@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.dataplane.session_path import SessionPath
@@ -29,6 +29,15 @@ class FastPathStatus:
     totals: Mapping[str, int]  # fastpath/layout.py TOTALS since the programs were loaded
 
 
+class FastCounts(NamedTuple):
+    """What the fast path has counted for a session since it came online, as far as its path's counters contain it."""
+
+    in_octets: int = 0
+    in_packets: int = 0
+    out_octets: int = 0
+    out_packets: int = 0
+
+
 class DataPlane(Protocol):
     """What sessions and tunnels ask of the data path.
 
@@ -42,11 +51,19 @@ class DataPlane(Protocol):
     def adopted(self) -> bool:
         """Return whether this data path goes on with the kernel state of an earlier process."""
 
+    @property
+    def carrying(self) -> bool:
+        """Return whether the kernel has carried sessions of an earlier process since that has gone."""
+
+    @property
+    def carries_on(self) -> bool:
+        """Return whether the kernel will carry sessions after the end of this process."""
+
     def hold(self) -> None:
-        """Leave packets in the queues of the kernel until `resume`. Called before `start`."""
+        """Leave packets in the queues of the kernel until `resume`. Does not yield."""
 
     def resume(self) -> None:
-        """Read packets: the saved sessions are restored. Remove what no session of theirs needs."""
+        """Read packets, for all saved sessions are restored. Remove what no session needs."""
 
     def apply_config(self) -> None:
         """Follow settings that have changed."""
@@ -96,6 +113,15 @@ class DataPlane(Protocol):
     def refresh(self, path: SessionPath) -> None:
         """Bring the counters and last_... times of the path up to date if they are kept elsewhere."""
 
+    def counted(self, path: SessionPath) -> FastCounts:
+        """Return what the fast path had counted at the last `refresh`, for the saved state."""
+
+    def go_on(self, path: SessionPath, counted: FastCounts) -> None:
+        """Add what the fast path has counted beyond `counted` since the state of this path was saved.
+
+        Called before the path is online.
+        """
+
     def carrier(self, path: SessionPath) -> str:
         """Return what carries the packets of a session: "kernel", or "user space" with the reason in brackets."""
 
@@ -103,7 +129,7 @@ class DataPlane(Protocol):
         """Bring the counters of the process up to date if some are kept elsewhere."""
 
     def retreat(self) -> None:
-        """Carry every packet in this process from now on: it is about to end."""
+        """Carry every packet in this process from now on, unless the fast path goes on without: it is about to end."""
 
     def fast_path(self) -> FastPathStatus:
         """Return the state of the fast path."""

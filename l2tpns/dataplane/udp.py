@@ -36,7 +36,7 @@ from l2tpns.errors import WireError, refused
 from l2tpns.proto.l2tp.header import PORT, is_control, parse_data
 from l2tpns.proto.ppp.frame import Protocol, parse_frame
 from l2tpns.runtime.counters import Counters
-from l2tpns.runtime.drain import DRAIN, Clock, drain_forever
+from l2tpns.runtime.drain import DRAIN, Clock, drain_forever, opened
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.peer import Peer
 from l2tpns.runtime.sockets import (
@@ -95,7 +95,7 @@ class LacSide:
         self._uplink = uplink
         self._on_control = on_control
         self._supervisor = supervisor or Supervisor(log)
-        self._reading = reading
+        self._reading = reading or opened()
         self._parts: list[Part] = []  # readers of sockets, and the sweep
         self._readers: dict[str, Part] = {}  # by address
         self._closers: set[gevent.Greenlet[..., None]] = set()
@@ -243,9 +243,7 @@ class LacSide:
         return reader
 
     def _read_forever(self, descriptor: int, drain: Callable[[], Any]) -> None:
-        if self._reading is not None:
-            self._reading.wait()
-        drain_forever(descriptor, drain, self._log)
+        drain_forever(descriptor, drain, self._reading, self._log)
 
     # The loops
 

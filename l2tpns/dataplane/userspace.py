@@ -20,14 +20,14 @@ from gevent.event import Event
 from l2tpns.config.settings import Config
 from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.dataplane.forward import Forwarder, mss_for
-from l2tpns.dataplane.plane import FastPathStatus, OnControl
+from l2tpns.dataplane.plane import FastCounts, FastPathStatus, OnControl
 from l2tpns.dataplane.session_path import MIN_MTU, SessionPath
 from l2tpns.dataplane.tun_reader import drain_tun
 from l2tpns.dataplane.udp import LacSide
 from l2tpns.errors import L2tpnsError, refused
 from l2tpns.proto.l2tp.header import PORT
 from l2tpns.runtime.counters import Counters
-from l2tpns.runtime.drain import Clock, drain_forever
+from l2tpns.runtime.drain import Clock, drain_forever, opened
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.supervisor import Part, Supervisor
 from l2tpns.system.netlink_socket import NetlinkError
@@ -66,8 +66,7 @@ class UserPlane:
         """Prepare the data path. With a `mark` and save_state the tun device is kept for the next process."""
         self.config = config
         self._mark = mark
-        self._reading = Event()  # whether packets are read
-        self._reading.set()
+        self._reading = opened()  # set while packets are read
         self.counters = counters
         self.clock = Clock(clock)
         self._log = log
@@ -108,7 +107,7 @@ class UserPlane:
     # Life
 
     def hold(self) -> None:
-        """Leave packets in the queues of the kernel until `resume`: the saved sessions are not restored yet."""
+        """Leave packets in the queues of the kernel until `resume`. Does not yield."""
         self._reading.clear()
 
     def resume(self) -> None:
@@ -121,6 +120,14 @@ class UserPlane:
     def adopted(self) -> bool:
         """Return whether the tun device is one that an earlier process has kept."""
         return self._tun is not None and self._tun.adopted
+
+    @property
+    def carrying(self) -> bool:
+        return False
+
+    @property
+    def carries_on(self) -> bool:
+        return False
 
     def start(self) -> None:
         """Open sockets and device, start the readers. Raises ConfigError, RepairError or WaitError, with all closed."""
@@ -214,9 +221,8 @@ class UserPlane:
         while self._tun is not None or self._recreate_tun():
             tun = self._tun
             assert tun is not None
-            self._reading.wait()
             drain = partial(drain_tun, tun, self.counters, self._tick, self._forwarder.downlink)
-            drain_forever(tun.fd, drain, self._log)
+            drain_forever(tun.fd, drain, self._reading, self._log)
             self._forwarder.write = self._write  # before another file can get the descriptor's number
             self._tun = None
             tun.close()
@@ -354,6 +360,12 @@ class UserPlane:
 
     def refresh(self, path: SessionPath) -> None:
         """Do nothing: the counters are kept in the path itself."""
+
+    def counted(self, path: SessionPath) -> FastCounts:
+        return FastCounts()
+
+    def go_on(self, path: SessionPath, counted: FastCounts) -> None:
+        """Do nothing: this process carries every packet."""
 
     def carrier(self, path: SessionPath) -> str:
         return "user space"

@@ -343,11 +343,13 @@ class Gardens:
             self._log.error("garden_failed", why=str(error))
         self._watch.start()
 
-    def stop(self) -> None:
-        """Remove all rules: no packets are carried any longer."""
+    def stop(self, *, keep: bool = False) -> None:
+        """Remove all rules, unless the kernel goes on carrying packets of sessions in gardens."""
         self._watch.stop()
         if self._flusher is not None:
             self._flusher.kill()
+        if keep:
+            return
         try:
             self.kernel.stop()
         except L2tpnsError as error:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from time import monotonic
 
 import gevent
+from gevent.event import Event
 
 from l2tpns.errors import L2tpnsError
 from l2tpns.runtime.log import Logger
@@ -34,12 +35,21 @@ class Clock:
         self.now = read()
 
 
-def drain_forever(fd: int, drain: Callable[[], None], log: Logger) -> None:
-    """Call `drain` whenever `fd` is readable, until it raises DeviceGone. Yields after each drain."""
+def opened() -> Event:
+    """Return an event that is set."""
+    event = Event()
+    event.set()
+    return event
+
+
+def drain_forever(fd: int, drain: Callable[[], None], reading: Event, log: Logger) -> None:
+    """Call `drain` while `fd` is readable and `reading` is set, until it raises DeviceGone. Yields after each drain."""
     hub = gevent.get_hub()
     watcher = hub.loop.io(fd, _READ)
     try:
         while True:
+            if not reading.is_set():
+                reading.wait()
             try:
                 drain()
             except DeviceGone as gone:

@@ -81,6 +81,11 @@ class UsageRecord:
     ns: int = 0  # of the next data message, if they are numbered
     told_in: int = 0  # octets that usage files contain
     told_out: int = 0
+    # Of these, what the fast path had counted then: it goes on counting while there is no process.
+    fast_in_octets: int = 0
+    fast_in_packets: int = 0
+    fast_out_octets: int = 0
+    fast_out_packets: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 import gevent
 
+from l2tpns.dataplane.plane import FastCounts
 from l2tpns.l2tp.tunnel import Tunnel, TunnelState
 from l2tpns.lns import Lns
 from l2tpns.proto.l2tp import messages
@@ -224,6 +225,8 @@ def _restore_path(session: Session, record: SessionRecord, exact: bool) -> None:
     path.in_octets, path.in_packets = usage.in_octets, usage.in_packets
     path.out_octets, path.out_packets = usage.out_octets, usage.out_packets
     session.usage_file_octets = (usage.told_in, usage.told_out)
+    counted = FastCounts(usage.fast_in_octets, usage.fast_in_packets, usage.fast_out_octets, usage.fast_out_packets)
+    session.services.plane.go_on(path, counted)
     path.last_rx = now
     path.last_ip_rx, path.last_ip_tx = now - usage.idle_rx, now - usage.idle_tx
     filters = session.services.config.filters

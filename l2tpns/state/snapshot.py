@@ -118,4 +118,5 @@ def usage_row(session: Session, now: float) -> list[Any]:
         round(now - path.last_ip_tx, 1),
         path.ns,
         *session.usage_file_octets,
+        *session.services.plane.counted(path),
     ]

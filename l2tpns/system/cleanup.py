@@ -18,6 +18,7 @@ from l2tpns.system import nft
 from l2tpns.system.firewall import Firewall, FirewallError
 from l2tpns.system.garden_rules import remove_sets
 from l2tpns.system.ipset import IpSets
+from l2tpns.system.pins import find_store
 from l2tpns.system.rtnetlink import Netlink
 from l2tpns.system.tun_device import remove_kept
 
@@ -34,13 +35,15 @@ def remove_rules(firewall: Firewall, log: Logger) -> int:
 
 
 def remove_everything() -> int:
-    """Remove rules, chains, sets and tun devices while no server runs. Return how many. Raises L2tpnsError."""
+    """Remove rules, chains, sets, devices and programs while no server runs. Return how many. Raises L2tpnsError."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind(("0.0.0.0", PORT))
         except OSError as error:
             raise L2tpnsError(f"a server runs here: UDP {PORT}: {error.strerror}") from None
     removed = Firewall(structlog.get_logger()).remove_all_ours()
+    if (store := find_store()) is not None:
+        removed += store.remove()
     netlink = Netlink()
     try:
         removed += len(remove_kept(netlink))
@@ -58,8 +61,11 @@ def remove_everything() -> int:
         sets.close()
 
 
-def begin(firewall: Firewall, log: Logger) -> None:
-    """Log which tables are used and what conflicts with them, and remove what an earlier process left."""
+def begin(firewall: Firewall, log: Logger, *, keep: bool = False) -> None:
+    """Log which tables are used and what conflicts with them, and remove what an earlier process left.
+
+    With `keep` its rules are in use.
+    """
     log.info(
         "firewall_used",
         tables="iptables-legacy",
@@ -67,7 +73,7 @@ def begin(firewall: Firewall, log: Logger) -> None:
     )
     for chain in nft.dropping_chains() if _has_nft() else ():
         log.warning("nft_in_the_way", chain=chain, why="its policy drops forwarded packets")
-    removed = remove_rules(firewall, log)
+    removed = 0 if keep else remove_rules(firewall, log)
     if removed:
         log.warning("firewall_cleaned", rules=removed, why="left behind by an earlier process")
 

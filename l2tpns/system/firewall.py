@@ -122,6 +122,12 @@ class Table:
         self.changed = True
         return True
 
+    def empty(self, name: str) -> None:
+        """Remove all rules of a chain that was filled on our behalf. It stays ours."""
+        self._table.flush_entries(name)
+        self.mark(name)
+        self.changed = True
+
     def remove_ours(self) -> int:
         """Remove every rule of ours, then the chains that we made. Return how many of both."""
         removed = 0

@@ -50,6 +50,7 @@ class GardenRules:
         self._firewall = firewall
         self._sets = sets
         self._conntrack = Conntrack()
+        self._built: set[str] = set()  # by this process
         self._ours: set[tuple[str, str]] = set()  # (table, name) of the operator's chains that we had to create
 
     def build(self, name: str) -> bool:
@@ -61,6 +62,10 @@ class GardenRules:
             for table, label in ((nat, "nat"), (filter_, "filter")):
                 if table.chain(chain):
                     self._ours.add((label, chain))
+                elif name not in self._built and table.is_marked(chain, FILLED):
+                    table.empty(chain)  # a process before this one had it filled, and it is filled anew
+                    self._ours.add((label, chain))
+            self._built.add(name)
             for own in (OURS, USERS):
                 nat.chain(own)
             for own in (OURS, OUT, IN):
@@ -113,8 +118,22 @@ class GardenRules:
         return self._conntrack.forget(networks)
 
     def tidy(self, names: Collection[str]) -> None:
-        """Remove the sets of all other gardens, which an earlier process has left."""
-        remove_sets(self._sets, {set_of(name) for name in names})
+        """Remove the rules and sets of all other gardens, which an earlier process has left."""
+        used = {set_of(name) for name in names}
+        others = [each for each in self._sets.names() if is_garden_set(each) and each not in used]
+        if others:
+            with self._firewall.change("nat", "filter") as (nat, filter_):
+                for users in others:
+                    chain = DEFAULT if users == USERS else f"{DEFAULT}_{users.removeprefix(f'{USERS}_')}"
+                    if nat.has_chain(chain):  # else no rule can jump to it
+                        nat.remove(USERS, f"-m set --match-set {users} src -j {chain}")
+                        nat.remove_chain(chain)
+                    if filter_.has_chain(chain):
+                        for way, last in (("src", OUT), ("dst", IN)):
+                            filter_.remove(OURS, f"-m set --match-set {users} {way} -j {chain}")
+                            filter_.remove(OURS, f"-m set --match-set {users} {way} -j {last}")
+                        filter_.remove_chain(chain)
+        remove_sets(self._sets, used)
 
     def stop(self) -> None:
         """Remove the sets. Our rules must be gone by now."""
@@ -124,8 +143,12 @@ class GardenRules:
 
 def remove_sets(sets: IpSets, keep: Collection[str]) -> None:
     for name in sets.names():
-        if name not in keep and (name == USERS or name.startswith(f"{USERS}_")):
+        if name not in keep and is_garden_set(name):
             sets.destroy(name)
+
+
+def is_garden_set(name: str) -> bool:
+    return name == USERS or name.startswith(f"{USERS}_")
 
 
 def _ensure_jump(table: Table, chain: str, to: str, *, first: bool = False) -> None:

@@ -13,7 +13,7 @@ import errno
 import mmap
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ctypes import c_char_p, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p, create_string_buffer
 
 from l2tpns.errors import L2tpnsError
@@ -40,6 +40,11 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "bpf_map_delete_elem": (c_int, (c_int, c_char_p)),
     "bpf_map_get_next_key": (c_int, (c_int, c_char_p, c_char_p)),
     "bpf_link_create": (c_int, (c_int, c_int, c_int, c_void_p)),
+    "bpf_map__reuse_fd": (c_int, (c_void_p, c_int)),
+    "bpf_link_update": (c_int, (c_int, c_int, c_void_p)),
+    "bpf_link_detach": (c_int, (c_int,)),
+    "bpf_obj_pin": (c_int, (c_int, c_char_p)),
+    "bpf_obj_get": (c_int, (c_char_p,)),
     "bpf_prog_test_run_opts": (c_int, (c_int, c_void_p)),
 }
 
@@ -116,27 +121,41 @@ def library() -> _Library:
     return _library
 
 
+def pin(fd: int, path: str) -> None:
+    """Have a map or a link outlive this process, by a file in a BPF file system. Raises BpfError."""
+    if library().call("bpf_obj_pin", fd, os.fsencode(path)):
+        raise library().refusal(f"keep {path}")
+
+
+def pinned(path: str) -> int:
+    """Return a descriptor of a map or a link that was pinned. Raises BpfError."""
+    fd = library().call("bpf_obj_get", os.fsencode(path))
+    if fd < 0:
+        raise library().refusal(f"open {path}")
+    return fd
+
+
 class Map:
     """A map of a loaded object. Keys and values are octets as in the kernel's structures, of the sizes that it has."""
 
     def __init__(self, name: str, fd: int) -> None:
-        self.name, self._fd = name, fd
+        self.name, self.fd = name, fd
         self._call: Callable[..., int] = library().call
 
     def put(self, key: bytes, value: bytes) -> None:
         """Insert or replace one entry, at once for all processors. Raises BpfError."""
-        if self._call("bpf_map_update_elem", self._fd, key, value, 0):
+        if self._call("bpf_map_update_elem", self.fd, key, value, 0):
             raise library().refusal(f"write to the map {self.name}")
 
     def delete(self, key: bytes) -> None:
         """Remove an entry, if it is there. Raises BpfError."""
-        if self._call("bpf_map_delete_elem", self._fd, key) and ctypes.get_errno() != errno.ENOENT:
+        if self._call("bpf_map_delete_elem", self.fd, key) and ctypes.get_errno() != errno.ENOENT:
             raise library().refusal(f"delete from the map {self.name}")
 
     def get(self, key: bytes, size: int) -> bytes | None:
         """Return a value of `size` octets, None if there is no such entry. Raises BpfError."""
         value = create_string_buffer(size)
-        if not self._call("bpf_map_lookup_elem", self._fd, key, value):
+        if not self._call("bpf_map_lookup_elem", self.fd, key, value):
             return value.raw
         if ctypes.get_errno() == errno.ENOENT:
             return None
@@ -146,11 +165,16 @@ class Map:
         """Return all keys, of `size` octets each. Entries must not be removed meanwhile. Raises BpfError."""
         found: list[bytes] = []
         key = create_string_buffer(size)
-        while not self._call("bpf_map_get_next_key", self._fd, found[-1] if found else None, key):
+        while not self._call("bpf_map_get_next_key", self.fd, found[-1] if found else None, key):
             found.append(key.raw)
         if ctypes.get_errno() != errno.ENOENT:
             raise library().refusal(f"read the map {self.name}")
         return found
+
+    def entries(self, key_size: int, value_size: int) -> dict[bytes, bytes]:
+        """Return all entries. Raises BpfError."""
+        values = {key: self.get(key, value_size) for key in self.keys(key_size)}
+        return {key: value for key, value in values.items() if value is not None}
 
     def clear(self, size: int) -> None:
         """Remove all entries, whose keys have `size` octets. Raises BpfError."""
@@ -169,33 +193,47 @@ class Map:
         It is read and written without system calls.
         """
         try:
-            return mmap.mmap(self._fd, octets, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+            return mmap.mmap(self.fd, octets, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         except OSError as error:
             raise library().refusal(f"map the map {self.name} into memory", error.errno or 0) from None
 
 
 class Link:
-    """A program attached to an interface. It is detached when this is closed, or the process ends."""
+    """A program attached to an interface.
+
+    It is detached when this is closed, or the process ends, unless the link is pinned.
+    """
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
+
+    def update(self, program: Program) -> None:
+        """Replace the program: each packet meets one of the two. Raises BpfError, also if the interface is gone."""
+        if library().call("bpf_link_update", self.fd, program.fd, None):
+            raise library().refusal(f"replace the program {program.name}")
+
+    def detach(self) -> None:
+        """Detach the program, pinned or not, and wait for the packets that it has begun with. It counts no more."""
+        if self.fd >= 0:
+            library().call("bpf_link_detach", self.fd)  # an error: its interface is gone
+        self.close()
 
     def close(self) -> None:
-        """Detach the program. Packets that it has begun with are carried."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Detach the program, unless the link is pinned."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 class Program:
     """A program of a loaded object."""
 
     def __init__(self, name: str, fd: int) -> None:
-        self.name, self._fd = name, fd
+        self.name, self.fd = name, fd
 
     def attach(self, interface: int, point: int) -> Link:
         """Attach the program at INGRESS or EGRESS of an interface, given by its index. Raises BpfError."""
-        fd = library().call("bpf_link_create", self._fd, interface, point, None)
+        fd = library().call("bpf_link_create", self.fd, interface, point, None)
         if fd < 0:
             raise library().refusal(f"attach {self.name} to interface {interface}")
         return Link(fd)
@@ -219,7 +257,7 @@ class Program:
             ctx_size_in=_CONTEXT_SIZE,
             repeat=1,
         )
-        if library().call("bpf_prog_test_run_opts", self._fd, ctypes.byref(options)):
+        if library().call("bpf_prog_test_run_opts", self.fd, ctypes.byref(options)):
             raise library().refusal(f"run {self.name}")
         return c_int32(options.retval).value, result.raw[: options.data_size_out]
 
@@ -249,13 +287,22 @@ class _TestRun(ctypes.Structure):
 class Object:
     """A loaded object file. Programs and maps live until it is closed, and as long as links and memory made of them."""
 
-    def __init__(self, content: bytes) -> None:
-        """Load an object file into the kernel. Raises BpfError."""
+    def __init__(self, content: bytes, maps: Mapping[str, int] | None = None) -> None:
+        """Load an object file into the kernel, with the maps that exist already, given by their descriptors.
+
+        Such a map must be of the kind that the object has under that name. Raises BpfError.
+        """
         self._call = library().call
         self._content = content  # libbpf reads it until the object is closed
         self._object = self._call("bpf_object__open_mem", content, len(content), None)
         if not self._object:
             raise library().refusal("read the object file of the eBPF programs")
+        for name, fd in (maps or {}).items():
+            found = self._call("bpf_object__find_map_by_name", self._object, name.encode())
+            if not found or self._call("bpf_map__reuse_fd", found, fd):
+                refusal = library().refusal(f"go on with the map {name}")
+                self.close()
+                raise refusal
         if self._call("bpf_object__load", self._object):
             refusal = library().refusal("load the eBPF programs")
             self.close()

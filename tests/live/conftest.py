@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.lab import bpffs
 from tests.lab.netns import Lab
 
 
@@ -23,3 +25,10 @@ def stage(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Any]:
     stage = request.module.Stage(lab)
     yield stage
     stage.close()
+
+
+@pytest.fixture
+def bpf_file_system(tmp_path: Path) -> Iterator[Path]:
+    """Return where a BPF file system is mounted for the servers of this test."""
+    with bpffs.bpf_file_system(tmp_path) as mount:
+        yield mount

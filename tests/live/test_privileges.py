@@ -139,6 +139,24 @@ def test_it_is_the_user_with_three_capabilities_and_serves_throttles_gardens_rel
     assert server.tracebacks() == ""
 
 
+def test_the_fast_path_goes_on_while_a_server_without_root_restarts(stage: Stage, bpf_file_system: Path) -> None:
+    server = stage.server
+    server.configure({"setuid": UID, "save_state": True, "fast_path": "on"})
+    stage.readable()
+    stage.start()
+    fred = stage.lac.connect().call("fred", "secret").wait_online()
+    wait_until(lambda: any(b"fred" in path.read_bytes() for path in (stage.home / "state").glob("*.state")))
+    for _ in range(2):
+        server.kill()
+        assert fred.ping(HOST) is not None
+        gevent.get_hub().threadpool.apply(server.start)
+        assert fred.ping(HOST) is not None
+    assert server.stop() == 0
+    assert [line["adopted"] for line in server.log("fast_path_up")] == [False, True, True]
+    assert server.log("fast_path_not_kept") == []
+    assert not [path for path in (bpf_file_system / "l2tpns").rglob("*") if path.is_file()]
+
+
 @pytest.mark.shows("write memory")
 @pytest.mark.parametrize("owner", [0, UID])
 def test_write_memory_works_where_root_has_done_what_the_refusal_says_and_the_next_start_accepts_it(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from ipaddress import IPv4Network
 
@@ -9,11 +10,15 @@ MAX_SESSIONS = 65536
 CHECK_SOURCE, HAS_ROUTES = 0x1, 0x2  # struct session, flags
 ENABLED = 0x1  # struct settings, flags
 
+MAPS = ("sessions", "addresses", "routes", "counters", "settings", "totals")
+MEANING = 1  # of what is in the maps: counted up when it changes while the structures do not
+
 SESSION_KEY_SIZE, ADDRESS_SIZE, ROUTE_KEY_SIZE = 4, 4, 8  # octets of the maps' keys
 # struct session
 SESSION = struct.Struct("=II4s4s2s2s4s2s2sHHIIII")
 # struct counters: a direction after the other
 COUNTERS = struct.Struct("=7QII7QII")
+SLOT, ADDRESS = 0, 6  # fields of SESSION
 PACKETS, OCTETS, LAST, SPOOFED, POLICED, LIMITED, READY, WINDOW, WINDOW_PACKETS = range(9)
 DOWN = 9  # where the fields of the second direction begin
 WORD = struct.Struct("=Q")
@@ -21,6 +26,7 @@ READY_OFFSETS = (48, 64 + 48)  # octets to the field `ready` of each direction
 NO_COUNTS = (0,) * 18
 # struct settings
 SETTINGS = struct.Struct("=II2sHIQQ")
+BEAT_OFFSET = 16  # octets to the field `beat`
 
 # enum total: each with its help. "passed": left to user space.
 HELP = {
@@ -36,6 +42,7 @@ HELP = {
     "up_passed_header": "passed: rare forms of a header, and fragments of datagrams",
     "up_passed_protocol": "passed: PPP frames that are not IPv4",
     "up_passed_packet": "passed: IP packets that user space has to judge",
+    "up_unheard": "dropped: L2TP that no socket receives while the server restarts",
     "down_packets": "packets to subscribers that were carried",
     "down_octets": "octets of these packets",
     "down_datagram_octets": "octets of the datagrams that hold them",
@@ -47,6 +54,12 @@ HELP = {
     "down_passed_route": "passed: no route or no neighbour entry for the LAC, or too small an MTU",
 }
 TOTALS = tuple(HELP)
+
+
+def digest() -> str:
+    """Return a name for the layout and the meaning of the maps: a process goes on only with maps that it knows."""
+    known = (MEANING, MAX_SESSIONS, SESSION.format, COUNTERS.format, SETTINGS.format, TOTALS)
+    return hashlib.sha256(repr(known).encode()).hexdigest()[:12]
 
 
 def path_key(key: int) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
-from time import monotonic
+from time import monotonic, monotonic_ns
 from types import MappingProxyType
 
 import gevent
@@ -17,13 +17,14 @@ import gevent
 from l2tpns.dataplane.fastpath import layout
 from l2tpns.dataplane.fastpath.programs import LoadedPrograms, Loader
 from l2tpns.dataplane.fastpath.sessions import KernelSessions
-from l2tpns.dataplane.plane import FastPathStatus
+from l2tpns.dataplane.plane import FastCounts, FastPathStatus
 from l2tpns.dataplane.session_path import USERSPACE_FIELDS, SessionPath
 from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.errors import RepairError
 from l2tpns.runtime.supervisor import Part
 from l2tpns.system.libbpf import BpfError
 from l2tpns.system.netlink_socket import NetlinkError
+from l2tpns.system.pins import Pins
 
 SYNC_INTERVAL = 1.0  # seconds between two looks at the settings and the counters of the programs
 RETRY_INTERVAL = 10.0  # seconds until the kernel is asked again for what it has refused
@@ -44,6 +45,7 @@ class KernelPlane(UserPlane):
     _retry_at = 0.0  # monotonic: when the kernel is asked again for what it has refused
     _settings = b""
     _no_spoof_check = False
+    _why_not_kept = ""
 
     # Life
 
@@ -53,7 +55,10 @@ class KernelPlane(UserPlane):
         With fast_path auto, a refusal is logged, and user space carries everything.
         """
         super().start()
-        if self.config.fast_path != "off":
+        pins = self._pins()
+        if pins is None:
+            self._remove_pins()
+        if self.config.fast_path != "off" or (pins is not None and pins.whole):
             self._begin()
             if self._programs is None and self.config.fast_path == "on":
                 self.stop()
@@ -61,9 +66,32 @@ class KernelPlane(UserPlane):
         self._sync = self._supervisor.spawn("fast path", self._run)
 
     def stop(self, *, keep: bool = False) -> None:
-        self.retreat()
+        if self._sync is not None:
+            self._sync.stop()
+            self._sync = None
+        if keep and self._programs is not None and self._programs.kept:
+            self._programs.leave()
+            self._programs = self._sessions = None
+        else:
+            self._end()
         self.loader.close()
         super().stop(keep=keep)
+
+    def resume(self) -> None:
+        if self._sessions is not None:
+            table = self._forwarder.table
+            try:
+                self._sessions.settle(table.addresses.keys(), [route for route, _ in table.routes()])
+            except BpfError as error:
+                self._fail(error)
+        if (pins := self._pins()) is not None:
+            pins.remove_others()
+        super().resume()
+
+    def apply_config(self) -> None:
+        super().apply_config()
+        if self._programs is not None:
+            self._keep_programs(self._programs)
 
     def _run(self) -> None:
         while True:
@@ -91,14 +119,15 @@ class KernelPlane(UserPlane):
         """Load the programs and move all sessions that may be carried. On a refusal log why. Does not yield."""
         assert self._tun is not None
         try:
-            programs = self.loader.take()
+            programs = self.loader.take(self._pins())
         except BpfError as error:
             self._report_refusal(str(error))
             return
         self._programs = programs
-        self._sessions = KernelSessions(programs, self.counters, self._checks_source)
         self._settings = b""
         try:
+            self._sessions = KernelSessions(programs, self.counters, self._checks_source)
+            self._keep_programs(programs)
             self._apply_settings()
             self._fill()
             self._attach(programs)
@@ -107,7 +136,42 @@ class KernelPlane(UserPlane):
             self._report_refusal(str(error))
             return
         self._why_not = ""
-        self._log.info("fast_path_up", interfaces=list(programs.interfaces), passed_over=programs.passed_over)
+        self._report_use(programs)
+
+    def _pins(self) -> Pins | None:
+        """Return where the programs are kept for the next process, None if they are not."""
+        return self.loader.pins(self._tun.index) if self._tun is not None and self._tun.kept else None
+
+    def _remove_pins(self) -> None:
+        """Remove what an earlier process has kept: its sessions are not restored."""
+        if self._tun is not None and (pins := self.loader.pins(self._tun.index)) is not None:
+            pins.remove()
+            pins.remove_others()
+
+    @property
+    def carrying(self) -> bool:
+        return self._programs is not None and self._programs.adopted
+
+    @property
+    def carries_on(self) -> bool:
+        return self._programs is not None and self._programs.kept
+
+    def _keep_programs(self, programs: LoadedPrograms) -> None:
+        """Have the programs outlive this process, or not, as the tun device does. A refusal is logged."""
+        pins, why = self._pins(), ""
+        if pins is None:
+            programs.keep_no_longer()
+            if self.config.save_state:
+                why = "the tun device is not kept" if self.loader.store is not None else "no BPF file system is mounted"
+        elif not programs.kept:
+            try:
+                programs.keep(pins)
+            except BpfError as error:
+                programs.keep_no_longer()
+                why = str(error)
+        if why and why != self._why_not_kept:
+            self._log.warning("fast_path_not_kept", why=f"{why}: it pauses while the server restarts")
+        self._why_not_kept = why
 
     def _attach(self, programs: LoadedPrograms) -> None:
         """Attach the programs to the tun device and to the LACs' interfaces. Raises BpfError, NetlinkError."""
@@ -122,7 +186,11 @@ class KernelPlane(UserPlane):
             return
         programs.attach_tun(tun.index)
         if programs.attach_uplinks(self._netlink.links()):
-            self._log.info("fast_path_up", interfaces=list(programs.interfaces), passed_over=programs.passed_over)
+            self._report_use(programs)
+
+    def _report_use(self, programs: LoadedPrograms) -> None:
+        facts = {"interfaces": list(programs.interfaces), "passed_over": programs.passed_over}
+        self._log.info("fast_path_up", **facts, adopted=programs.adopted)
 
     def _report_refusal(self, why: str) -> None:
         if why != self._why_not:
@@ -133,6 +201,9 @@ class KernelPlane(UserPlane):
         if not super()._recreate_tun():
             return False
         try:
+            if self._programs is not None:  # the pins are those of the device that was deleted
+                self._programs.keep_no_longer()
+                self._keep_programs(self._programs)
             self._apply_settings()
             self._attach_again()
         except (BpfError, NetlinkError) as error:
@@ -153,11 +224,12 @@ class KernelPlane(UserPlane):
     def _end(self) -> None:
         """Return all sessions to user space and unload the programs."""
         programs, sessions = self._programs, self._sessions
-        if programs is None or sessions is None:
+        if programs is None:
             return
         programs.detach()
-        self.collect()
-        sessions.refresh_all(self.lacs.paths.values())
+        if sessions is not None:
+            self.collect()
+            sessions.refresh_all(self.lacs.paths.values())
         self._programs = self._sessions = None
         with suppress(BpfError):  # the maps of programs that are not attached have no effect
             programs.close()
@@ -175,17 +247,21 @@ class KernelPlane(UserPlane):
         return path.in_garden or not self.config.disable_no_spoof
 
     def _apply_settings(self) -> None:
-        """Pass the settings on to the programs if they have changed."""
+        """Show the programs that this process is alive, and pass the settings on if they have changed."""
         programs, sessions, tun = self._programs, self._sessions, self._tun
         if programs is None or sessions is None or tun is None:
             return
+        patience = int(self.config.fast_path_orphan_timeout * 1e9)
+        layout.WORD.pack_into(programs.settings, layout.BEAT_OFFSET, monotonic_ns())
         settings = layout.SETTINGS.pack(
-            layout.ENABLED, tun.index, self.lacs.port.to_bytes(2, "big"), 0, self.config.packet_limit, 0, 0
+            layout.ENABLED, tun.index, self.lacs.port.to_bytes(2, "big"), 0, self.config.packet_limit, 0, patience
         )
         if (settings, self.config.disable_no_spoof) == (self._settings, self._no_spoof_check):
             return
         self._settings, self._no_spoof_check = settings, self.config.disable_no_spoof
-        programs.settings[: len(settings)] = settings
+        after = layout.BEAT_OFFSET + layout.WORD.size
+        programs.settings[after : len(settings)] = settings[after:]
+        programs.settings[: layout.BEAT_OFFSET] = settings[: layout.BEAT_OFFSET]
         self._update(self.lacs.paths.values())
 
     # Sessions
@@ -237,10 +313,19 @@ class KernelPlane(UserPlane):
             self._sessions.refresh(path)
 
     def retreat(self) -> None:
+        if self._programs is not None and self._programs.kept:
+            return  # the next process adds what the programs count from now on
         if self._sync is not None:
             self._sync.stop()
             self._sync = None
         self._end()
+
+    def counted(self, path: SessionPath) -> FastCounts:
+        return self._sessions.counted(path) if self._sessions is not None else FastCounts()
+
+    def go_on(self, path: SessionPath, counted: FastCounts) -> None:
+        if self._sessions is not None:
+            self._sessions.go_on(path, counted)
 
     # Figures
 

@@ -1,21 +1,26 @@
 """The loaded programs: their maps, and the interfaces that they are attached to.
 
 fast_up runs on each Ethernet interface through which a LAC may come, fast_down on the tun device. The kernel detaches
-them when this process ends.
+them when this process ends, unless they are pinned (pins.py): then the next process replaces them, and goes on with
+their maps.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterable
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from importlib.resources import files
 
 from l2tpns.dataplane.fastpath import layout
 from l2tpns.system.libbpf import EGRESS, INGRESS, BpfError, Link, Object
+from l2tpns.system.pins import Pins, PinStore
 from l2tpns.system.rtnetlink import KernelLink
 
 OBJECT = "fastpath.o"
+DOWNLINK, UPLINK = "down", "up-"  # names of pinned links; the latter with the interface's index
 _ETHERNET, _LOOPBACK, _TUNNEL = 1, 772, 0xFFFE  # ARPHRD_... (linux/if_arp.h)
 
 
@@ -25,33 +30,81 @@ class Loader:
     Programs that are not used any more stay loaded, so that they can be used again.
     """
 
-    def __init__(self, load: Callable[[], Object] = lambda: Object(read_object())) -> None:
+    def __init__(
+        self,
+        store: PinStore | None = None,
+        load: Callable[[Mapping[str, int]], Object] = lambda maps: Object(read_object(), maps),
+    ) -> None:
+        """Prepare. Without a `store`, no program outlives this process."""
+        self.store = store
         self._load = load
         self._object: Object | None = None
+        self._inherited: Pins | None = None  # the maps of the object are those
 
-    def prepare(self) -> None:
-        """Load the programs now, if the kernel can: `take` reports what prevents it."""
-        with suppress(BpfError):
-            self._object = self._load()
+    def pins(self, device: int) -> Pins | None:
+        """Return where the programs of a tun device are kept, given by its index."""
+        return Pins(self.store, device, layout.digest(), layout.MAPS) if self.store is not None else None
 
-    def take(self) -> LoadedPrograms:
-        """Return the programs with empty maps, not attached. Raises BpfError if they cannot be loaded."""
+    def prepare(self, device: str, uid: int, gid: int) -> None:
+        """Load the programs now, for a user whom this process is about to become: `take` reports what prevents it.
+
+        `device` is the name of the tun device, which an earlier process may have left.
+        """
+        if self.store is not None:
+            try:
+                self.store.give(uid, gid)
+            except OSError:
+                self.store = None
+        with suppress(OSError):
+            self._inherit(self.pins(socket.if_nametoindex(device)))
         if self._object is None:
-            self._object = self._load()
-        return LoadedPrograms(self._object)
+            with suppress(BpfError):
+                self._object = self._load({})
+
+    def _inherit(self, pins: Pins | None) -> bool:
+        """Load the programs with the maps of an earlier process. Return False if it has left none, or they are refused.
+
+        Then its sessions pause.
+        """
+        maps = pins.maps() if pins is not None else {}
+        if not maps:
+            return False
+        try:
+            inheriting = self._load(maps)
+        except BpfError:
+            return False
+        finally:
+            for fd in maps.values():
+                os.close(fd)
+        self.close()
+        self._object, self._inherited = inheriting, pins
+        return True
+
+    def take(self, pins: Pins | None = None) -> LoadedPrograms:
+        """Return the programs, not attached: with the maps that `pins` holds, else with empty ones.
+
+        Raises BpfError if they cannot be loaded.
+        """
+        inherits = pins is not None and pins.whole and (pins == self._inherited or self._inherit(pins))
+        if self._object is None:
+            self._object = self._load({})
+        return LoadedPrograms(self._object, pins if inherits else None)
 
     def close(self) -> None:
-        """Unload the programs."""
+        """Unload the programs, unless they are kept for the next process."""
         if self._object is not None:
             self._object.close()
             self._object = None
 
 
 class LoadedPrograms:
-    """The two programs of a loaded object, with their maps."""
+    """The two programs of a loaded object, with their maps, which may outlive this process."""
 
-    def __init__(self, programs: Object) -> None:
+    def __init__(self, programs: Object, pins: Pins | None = None) -> None:
+        """Take the programs. With `pins`, their maps and links are those of an earlier process."""
         self._object = programs
+        self._pins = pins
+        self.adopted = pins is not None
         self.sessions = self._object.map("sessions")
         self.addresses = self._object.map("addresses")
         self.routes = self._object.map("routes")
@@ -62,6 +115,50 @@ class LoadedPrograms:
         self.passed_over: dict[str, str] = {}  # interfaces that are not served, with the reason
         self.counters = self._memory("counters", layout.MAX_SESSIONS * layout.COUNTERS.size)
         self.settings = self._memory("settings", layout.SETTINGS.size)
+
+    @property
+    def kept(self) -> bool:
+        """Return whether maps and links outlive this process."""
+        return self._pins is not None
+
+    def keep(self, pins: Pins) -> None:
+        """Have the maps and links outlive this process. Raises BpfError, and some of them may be kept."""
+        pins.remove()
+        self._pins = pins
+        for name in layout.MAPS:
+            pins.keep(name, self._object.map(name).fd)
+        for index, (_, link) in self._uplinks.items():
+            pins.keep(f"{UPLINK}{index}", link.fd)
+        if self._downlink is not None:
+            pins.keep(DOWNLINK, self._downlink[1].fd)
+
+    def keep_no_longer(self) -> None:
+        """Have nothing outlive this process."""
+        if self._pins is not None:
+            self._pins.remove()
+            self._pins = None
+
+    def _attach(self, name: str, program: str, interface: int, point: int) -> Link:
+        """Attach a program, or replace the one of an earlier process. `name` is the link's pin. Raises BpfError."""
+        pins = self._pins
+        if pins is not None and (fd := pins.link(name)) >= 0:
+            link = Link(fd)
+            try:
+                link.update(self._object.program(program))
+            except BpfError:  # its interface is gone, and another one has the index
+                link.close()
+                pins.drop(name)
+            else:
+                return link
+        link = self._object.program(program).attach(interface, point)
+        if pins is not None:
+            pins.keep(name, link.fd)
+        return link
+
+    def _detach(self, name: str, link: Link) -> None:
+        if self._pins is not None:
+            self._pins.drop(name)
+        link.detach()
 
     def _memory(self, name: str, octets: int) -> memoryview:
         mapped = self._object.map(name).mapped(-(-octets // mmap.PAGESIZE) * mmap.PAGESIZE)
@@ -82,9 +179,9 @@ class LoadedPrograms:
         if self._downlink is not None:
             if self._downlink[0] == index:
                 return
-            self._downlink[1].close()
+            self._detach(DOWNLINK, self._downlink[1])
             self._downlink = None
-        self._downlink = index, self._object.program("fast_down").attach(index, EGRESS)
+        self._downlink = index, self._attach(DOWNLINK, "fast_down", index, EGRESS)
 
     def attach_uplinks(self, links: Iterable[KernelLink]) -> bool:
         """Attach fast_up to the interfaces that can be served, and forget those that have gone. Return what changed.
@@ -102,7 +199,7 @@ class LoadedPrograms:
                 continue
             try:
                 if link.index not in self._uplinks:
-                    attached = self._object.program("fast_up").attach(link.index, INGRESS)
+                    attached = self._attach(f"{UPLINK}{link.index}", "fast_up", link.index, INGRESS)
                 else:
                     attached = self._uplinks[link.index][1]
             except BpfError as error:
@@ -111,27 +208,45 @@ class LoadedPrograms:
             self._uplinks[link.index] = link.name, attached
             served.add(link.index)
         for index in self._uplinks.keys() - served:
-            self._uplinks.pop(index)[1].close()
+            self._detach(f"{UPLINK}{index}", self._uplinks.pop(index)[1])
+        if self._pins is not None:  # those that only an earlier process has served
+            for name in self._pins.links():
+                if name != DOWNLINK and name not in (f"{UPLINK}{index}" for index in served):
+                    self._pins.drop(name)
         self.passed_over = passed_over
         return before != (self.interfaces, self.passed_over)
 
     def detach(self) -> None:
         """Detach the programs: from now on user space sees every packet."""
+        for index, (_, link) in self._uplinks.items():
+            self._detach(f"{UPLINK}{index}", link)
+        self._uplinks.clear()
+        if self._downlink is not None:
+            self._detach(DOWNLINK, self._downlink[1])
+            self._downlink = None
+
+    def leave(self) -> None:
+        """Close everything here. What is kept goes on carrying packets for the next process."""
         for _, link in self._uplinks.values():
             link.close()
         self._uplinks.clear()
         if self._downlink is not None:
             self._downlink[1].close()
             self._downlink = None
+        self._unmap()
+
+    def _unmap(self) -> None:
+        self.counters = self.settings = memoryview(b"")
+        self._mapped.clear()  # unmapped when the last view of it is gone
 
     def close(self) -> None:
         """Detach the programs and leave the maps empty. Raises BpfError."""
         self.detach()
+        self.keep_no_longer()
         self.sessions.clear(layout.SESSION_KEY_SIZE)
         self.addresses.clear(layout.ADDRESS_SIZE)
         self.routes.clear(layout.ROUTE_KEY_SIZE)
-        self.counters = self.settings = memoryview(b"")
-        self._mapped.clear()  # unmapped when the last view of it is gone
+        self._unmap()
 
 
 def read_object() -> bytes:

@@ -11,7 +11,7 @@ would match.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from socket import inet_aton
@@ -19,6 +19,7 @@ from time import monotonic_ns
 from typing import Protocol
 
 from l2tpns.dataplane.fastpath import layout
+from l2tpns.dataplane.plane import FastCounts
 from l2tpns.dataplane.session_path import SessionPath
 from l2tpns.runtime.counters import Counters
 
@@ -33,6 +34,9 @@ class Table(Protocol):
 
     def delete(self, key: bytes) -> None:
         """Remove an entry, if it is there. Raises BpfError."""
+
+    def entries(self, key_size: int, value_size: int) -> dict[bytes, bytes]:
+        """Return all entries. Raises BpfError."""
 
 
 class Programs(Protocol):
@@ -66,11 +70,20 @@ class KernelSessions:
     """The contents of the maps. A session has one slot for its counters until it is released."""
 
     def __init__(self, programs: Programs, counters: Counters, check_source: Callable[[SessionPath], bool]) -> None:
+        """Go on with what is in the maps: sessions that the programs carry for a process that is gone, until `settle`.
+
+        Raises BpfError.
+        """
         self._programs = programs
         self._counters = counters
         self._check_source = check_source
         self._carried: dict[int, Carried] = {}  # by path.key
-        self._free = deque(range(layout.MAX_SESSIONS))  # slots; the one that was released first comes first
+        entries = programs.sessions.entries(layout.SESSION_KEY_SIZE, layout.SESSION.size)
+        self._inherited = {int.from_bytes(key, "big"): entry for key, entry in entries.items()}  # by path.key
+        self._expected: dict[int, FastCounts] = {}  # by path.key, of sessions that are being restored
+        used = {layout.SESSION.unpack(entry)[layout.SLOT] for entry in entries.values()}
+        # Slots; the one that was released first comes first.
+        self._free = deque(slot for slot in range(layout.MAX_SESSIONS) if slot not in used)
         self._totals = programs.totals()
 
     @property
@@ -95,6 +108,10 @@ class KernelSessions:
 
     def update(self, path: SessionPath) -> None:
         """Carry a session as it is now, or leave it to user space. Raises BpfError; then user space has it."""
+        if path.key in self._inherited and path.online:
+            if path.awaiting_policies:
+                return  # what the process before has decided applies until then
+            self._inherit(path)
         carried = self._carried.get(path.key)
         if not path.online or path.needs_userspace:
             if carried is not None:
@@ -129,6 +146,58 @@ class KernelSessions:
         self._withdraw(carried)
         del self._carried[path.key]
         self._free.append(carried.slot)
+
+    # What an earlier process has left
+
+    def go_on(self, path: SessionPath, counted: FastCounts) -> None:
+        """Note how much of what the programs have counted for a session its path contains already."""
+        if path.key in self._inherited:
+            self._expected[path.key] = counted
+
+    def _inherit(self, path: SessionPath) -> None:
+        """Take over the entry of a restored session, with its slot. Raises BpfError."""
+        entry = self._inherited.pop(path.key)
+        fields = layout.SESSION.unpack(entry)
+        slot = fields[layout.SLOT]
+        if fields[layout.ADDRESS] != path.address:  # another session's
+            self._programs.sessions.delete(layout.path_key(path.key))
+            self._free.append(slot)
+            return
+        now = layout.COUNTERS.unpack_from(self._programs.counters, slot * layout.COUNTERS.size)
+        counted = self._expected.pop(path.key, None)
+        seen = list(now)
+        if counted is not None and all(before <= new for before, new in zip(counted, _counts(now), strict=True)):
+            seen[layout.OCTETS], seen[layout.PACKETS] = counted.in_octets, counted.in_packets
+            seen[layout.DOWN + layout.OCTETS], seen[layout.DOWN + layout.PACKETS] = counted[2:]
+        self._carried[path.key] = carried = Carried(path, slot, entry, tuple(seen))
+        self._read(carried)
+
+    def settle(self, addresses: Collection[bytes], routes: Iterable[IPv4Network]) -> int:
+        """Remove what is left of sessions that were not restored. Return how many. Raises BpfError.
+
+        `addresses` and `routes` are those of the sessions that are online.
+        """
+        programs, gone = self._programs, len(self._inherited)
+        for key, entry in self._inherited.items():
+            programs.sessions.delete(layout.path_key(key))
+            self._free.append(layout.SESSION.unpack(entry)[layout.SLOT])
+        self._inherited.clear()
+        self._expected.clear()
+        for address in programs.addresses.entries(layout.ADDRESS_SIZE, layout.SESSION_KEY_SIZE):
+            if address not in addresses:
+                programs.addresses.delete(address)
+        wanted = {layout.route_key(network) for network in routes}
+        for route in programs.routes.entries(layout.ROUTE_KEY_SIZE, layout.SESSION_KEY_SIZE):
+            if route not in wanted:
+                programs.routes.delete(route)
+        return gone
+
+    def counted(self, path: SessionPath) -> FastCounts:
+        """Return what the programs had counted for a session when its path was last brought up to date."""
+        carried = self._carried.get(path.key)
+        if carried is not None and carried.path is path:
+            return _counts(carried.seen)
+        return self._expected.get(path.key, FastCounts())
 
     def _begin(self, path: SessionPath) -> Carried:
         slot = self._free.popleft()
@@ -236,6 +305,12 @@ class KernelSessions:
         counters.drop_packet_limit += new["down_limited"]
         counters.mss_clamped += new["up_clamped"] + new["down_clamped"]
         return dict(zip(layout.TOTALS, self._totals, strict=True))
+
+
+def _counts(counters: Sequence[int]) -> FastCounts:
+    """Return what the fields of layout.COUNTERS say of packets that were carried."""
+    up, down = counters[: layout.DOWN], counters[layout.DOWN :]
+    return FastCounts(up[layout.OCTETS], up[layout.PACKETS], down[layout.OCTETS], down[layout.PACKETS])
 
 
 def _publish(table: Table, key: bytes, holder: SessionPath | None) -> None:

@@ -24,7 +24,7 @@ from l2tpns.dataplane.udp import LacSide
 from l2tpns.errors import ConfigError, WireError
 from l2tpns.proto.ppp.frame import parse_frame
 from l2tpns.runtime.counters import Counters
-from l2tpns.runtime.drain import DRAIN, Clock, DeviceGone, drain_forever
+from l2tpns.runtime.drain import DRAIN, Clock, DeviceGone, drain_forever, opened
 from tests.lab import PATIENCE
 from tests.lab.memory_log import MemoryLog
 from tests.lab.netns import is_root
@@ -509,6 +509,28 @@ def test_a_socket_tells_when_there_was_more_to_read_than_is_read_at_once(rig: Ri
     assert full_at[-1] <= rig.clock.now
 
 
+def test_packets_stay_in_the_queue_while_reading_is_not_set() -> None:
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    left.setblocking(False)
+    taken: list[bytes] = []
+    reading = opened()
+    greenlet = gevent.spawn(
+        drain_forever, left.fileno(), lambda: taken.append(left.recv(10)), reading, MemoryLog().get()
+    )
+    right.send(b"one")
+    until(lambda: taken == [b"one"])
+    reading.clear()
+    right.send(b"two")
+    for _ in range(5):
+        gevent.idle()
+    assert taken == [b"one"]
+    reading.set()
+    until(lambda: taken == [b"one", b"two"])
+    greenlet.kill()
+    left.close()
+    right.close()
+
+
 def test_a_handler_that_fails_costs_its_packet_and_not_the_loop() -> None:
     log = MemoryLog()
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -523,7 +545,7 @@ def test_a_handler_that_fails_costs_its_packet_and_not_the_loop() -> None:
             raise DeviceGone("tun0 was deleted")
         taken.append(octets)
 
-    greenlet = gevent.spawn(drain_forever, left.fileno(), drain, log.get())
+    greenlet = gevent.spawn(drain_forever, left.fileno(), drain, opened(), log.get())
     for octets in (b"bad", b"good", b"gone"):
         right.send(octets)
     greenlet.join(PATIENCE)

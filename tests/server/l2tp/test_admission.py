@@ -97,16 +97,14 @@ def test_an_sccrq_that_finds_no_room_is_not_answered_and_gets_in_when_it_is_sent
     assert second.expect(SCCRP)
 
 
-def test_what_is_said_before_the_server_is_ready_is_not_acknowledged_and_counts_when_it_is_said_again(
-    server: InProcess,
-) -> None:
-    server.lns.paused = True
+def test_what_is_said_before_the_server_is_ready_waits(server: InProcess) -> None:
+    plane = server.services.plane
+    plane.hold()
     peer = server.peer()
-    datagram = peer.say(peer.sccrq())
-    server.wait(lambda: server.counters.tunnel_rx_packets == 1)
-    assert not server.lns.tunnels and not server.counters.tunnel_tx_packets
-    server.lns.paused = False
-    peer.send(datagram)
+    peer.say(peer.sccrq())
+    peer.expect_nothing()
+    assert not server.lns.tunnels and not server.counters.tunnel_rx_packets
+    plane.resume()
     assert peer.expect(SCCRP)
 
 

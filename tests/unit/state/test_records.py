@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -127,7 +128,7 @@ def test_a_missing_field_that_nothing_can_replace_is_refused_by_its_name() -> No
 def test_the_last_word_counts() -> None:
     found = replay(
         lines(
-            ["use", 5.0, [[11, 10, 20, 30, 40, 0.5, 0.6, 7, 8, 9, "of a later release"]]],
+            ["use", 5.0, [[11, 10, 20, 30, 40, 0.5, 0.6, 7, 8, 9, 1, 2, 3, 4, "of a later release"]]],
             ["ctl", 7, 0, 4, 1, [[6, "\x80"]]],
             ["ctl", 7, 1, 6, 0, []],
             ["call", 7, 12, 6],
@@ -135,7 +136,7 @@ def test_the_last_word_counts() -> None:
             ["ses-", 13],
         )
     )
-    assert found.sessions[11].usage == UsageRecord(10, 20, 30, 40, 0.5, 0.6, 7, 8, 9)
+    assert found.sessions[11].usage == UsageRecord(10, 20, 30, 40, 0.5, 0.6, 7, 8, 9, 1, 2, 3, 4)
     assert found.tunnels[7].control == ReliableRecord(9, 4, 1, 6, 0, ())
     assert found.calls == {12: CallRecord(7, 12, 6)}
     assert found.time == 5.0 and not found.clean and not found.refused
@@ -267,6 +268,11 @@ def test_a_time_that_cannot_be_does_not_count(line: list[Any]) -> None:
     assert found.time == 1.0 and found.refused
 
 
+def test_a_row_of_an_earlier_release_says_nothing_of_the_fast_path() -> None:
+    found = replay(lines(["use", 5.0, [[11, 10, 20, 30, 40, 0.5, 0.6, 7, 8, 9]]]))
+    assert found.sessions[11].usage == UsageRecord(10, 20, 30, 40, 0.5, 0.6, 7, 8, 9)
+
+
 def test_numbers_that_cannot_follow_leave_the_tunnel_as_it_was() -> None:
     for change in ([70000, 4, 1, []], [9, -1, 1, []], [9, 4, 5, []], [9, 4, 1, [[5, "\u20ac"]]], [9, 4, 1, [[-1, ""]]]):
         found = replay(lines(["ctl", 7, *change], ["left", 9.0]))
@@ -322,7 +328,8 @@ PLACES = [(number, path) for number, line in enumerate(LINES) for path in places
 @given(st.sampled_from(PLACES), ODD)
 def test_one_odd_value_costs_no_more_than_its_line(place: tuple[int, tuple[Any, ...]], odd: Any) -> None:
     number, path = place
-    found = replay([*LINES[:number], put(LINES[number], path, odd), *LINES[number + 1 :]])
+    fresh = deepcopy(LINES)  # Replay keeps the objects and changes them
+    found = replay([*fresh[:number], put(fresh[number], path, odd), *fresh[number + 1 :]])
     own = {1: None, 2: 11, 3: 12}.get(number)
     assert {11, 12} - {own} <= set(found.sessions) or path == ("id",) or path[1:] == ("id",)
     for record in found.sessions.values():

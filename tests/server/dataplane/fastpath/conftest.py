@@ -7,18 +7,20 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.netns import Lab, Namespace, is_root, three_hosts
-from tests.server.dataplane.fastpath.kernel_stage import LAC, KernelStage
+from tests.server.dataplane.fastpath.kernel_stage import LAC, PORT, KernelStage
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Namespace]:
-    """Return the server's namespace, which has the LAC as a neighbour."""
+    """Return the server's namespace, which has the LAC as a neighbour. A socket receives L2TP there."""
     if not is_root():
         pytest.skip("needs root for the kernel programs and namespaces")
     with Lab() as lab:
         _, server, _ = three_hosts(lab)
         server.ip("neighbour", "add", LAC, "lladdr", "02:00:00:00:00:02", "dev", "wan")
-        yield server
+        with server.socket() as receiver:
+            receiver.bind(("0.0.0.0", PORT))
+            yield server
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 
 from l2tpns.dataplane.fastpath import layout
 from l2tpns.dataplane.fastpath.sessions import KernelSessions
+from l2tpns.dataplane.plane import FastCounts
 from l2tpns.dataplane.rate import Rate
 from l2tpns.dataplane.session_path import SessionPath, key_of
 from l2tpns.runtime.counters import Counters
@@ -29,6 +30,9 @@ class FakeTable(dict[bytes, bytes]):
 
     def delete(self, key: bytes) -> None:
         self.pop(key, None)
+
+    def entries(self, key_size: int, value_size: int) -> dict[bytes, bytes]:
+        return dict(self)
 
 
 class FakePrograms:
@@ -180,3 +184,83 @@ def test_totals_become_counters_of_the_process_once(bench: Bench) -> None:
     assert (counters.tunnel_tx_packets, counters.tunnel_tx_octets) == (7, 770)
     assert (counters.drop_spoofed, counters.drop_policed, counters.drop_policed_out) == (1, 2, 1)
     assert (counters.drop_packet_limit, counters.mss_clamped) == (3, 2)
+
+
+# What an earlier process has left
+
+
+class Heir(Bench):
+    """The maps after a process has died, and the path as the next process restores it."""
+
+    def __init__(self, *, saved: FastCounts | None = None) -> None:
+        super().__init__()
+        self.path.routes = (IPv4Network("10.9.0.0/24"),)
+        self.sessions.publish_address(self.path.address, self.path)
+        self.sessions.publish_route(self.path.routes[0], self.path)
+        self.sessions.update(self.path)
+        self.before = self.programs.sessions[KEY]
+        self.programs.carry(0, 0, 10, 1000, 5_000_000_000)
+        self.programs.carry(0, layout.DOWN, 20, 3000, 6_000_000_000)
+        self.sessions = KernelSessions(self.programs, Counters(), lambda path: True)
+        self.path = self.make(8)
+        self.path.in_packets, self.path.in_octets, self.path.out_packets, self.path.out_octets = 7, 700, 15, 2000
+        if saved is not None:
+            self.sessions.go_on(self.path, saved)
+
+    def restore(self) -> None:
+        self.sessions.update(self.path)
+
+
+SAVED = FastCounts(in_octets=600, in_packets=6, out_octets=1900, out_packets=14)
+
+
+def test_a_restored_session_gets_what_was_counted_since_its_state_was_saved() -> None:
+    heir = Heir(saved=SAVED)
+    assert heir.sessions.counted(heir.path) == SAVED
+    heir.restore()
+    path = heir.path
+    assert (path.in_packets, path.in_octets, path.out_packets, path.out_octets) == (11, 1100, 21, 3100)
+    assert heir.sessions.counted(path) == FastCounts(1000, 10, 3000, 20)
+    heir.programs.carry(0, 0, 1, 100, 7_000_000_000)
+    heir.sessions.refresh(path)
+    assert (path.in_packets, path.in_octets) == (12, 1200)
+    assert heir.sessions.carries(path)
+
+
+def test_nothing_changes_in_the_maps_before_the_policies_of_a_restored_session_apply() -> None:
+    heir = Heir(saved=SAVED)
+    heir.path.awaiting_policies = True
+    heir.path.changed()
+    heir.restore()
+    assert heir.programs.sessions[KEY] == heir.before and heir.path.in_packets == 7
+    heir.path.awaiting_policies, heir.path.mirror = False, lambda *_: None
+    heir.path.changed()
+    heir.restore()
+    assert KEY not in heir.programs.sessions and heir.path.in_packets == 11
+
+
+@pytest.mark.parametrize("saved", [None, SAVED._replace(in_packets=11)])
+def test_counts_that_cannot_be_those_of_the_slot_add_nothing(saved: FastCounts | None) -> None:
+    heir = Heir(saved=saved)
+    heir.restore()
+    assert (heir.path.in_packets, heir.path.out_octets) == (7, 2000)
+
+
+def test_an_entry_of_another_session_with_the_same_ids_is_not_taken_over() -> None:
+    heir = Heir(saved=SAVED)
+    heir.path.address = b"\x0a\x40\0\6"
+    heir.restore()
+    assert heir.entry()[0] == 1 and heir.path.in_packets == 7
+
+
+def test_what_no_restored_session_claims_is_removed_and_its_slot_is_free_again() -> None:
+    heir = Heir()
+    other = heir.make(9)
+    other.address = b"\x0a\x40\0\7"
+    heir.sessions.publish_address(other.address, other)
+    heir.sessions.update(other)
+    assert heir.entry(b"\0\7\0\x09")[0] == 1
+    assert heir.sessions.settle({other.address}, []) == 1
+    assert list(heir.programs.sessions) == [b"\0\7\0\x09"]
+    assert list(heir.programs.addresses) == [other.address] and not heir.programs.routes
+    assert 0 in heir.sessions._free
