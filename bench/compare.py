@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -22,11 +23,14 @@ from bench.loadgen import Generator, Load, build
 from bench.report import RESULTS, tables
 from bench.variants import VARIANTS, Setup, Variant, started
 from tests.lab.netns import is_root
+from tests.lab.server import Server
 
 ALLOWED_LOSS = 0.001
 WINDOW = 64  # logins at a time; with 256 the C l2tpns drops messages at 10,000 sessions and waits for repetitions
 TICKS = 100  # /proc/stat
 SETTLE = 0.3  # seconds until what is on its way has arrived
+RESTART_RATE = 20_000.0  # packets a second each way during a restart
+DEAD = 1.0  # seconds without a process
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,33 @@ class Traffic:
         lost = pinged["sent"] - pinged["round_trip_ms"]["count"]
         return {**pinged["round_trip_ms"], "lost": lost}
 
+    def restart(self, server: Server, how: signal.Signals) -> dict[str, float]:
+        """End the server under traffic both ways and start it again. Return packets sent and lost, and its times."""
+        seconds = 5.0 + self.sessions / 4000
+        loads = {}
+        for way in ("up", "down"):
+            self.run += 1
+            loads[way] = Load(self.run, 64, seconds, RESTART_RATE, self.sessions)
+            self.ends(way)[1].expect(self.run)
+        for way, load in loads.items():
+            self.ends(way)[0].send(load)
+        time.sleep(1.0)
+        begun = time.monotonic()
+        if how == signal.SIGKILL:
+            server.kill()
+        else:
+            server.stop(how)
+        found = {"leaving_s": time.monotonic() - begun}
+        time.sleep(DEAD)
+        server.start()
+        found["starting_s"] = server.started_in
+        for way, load in loads.items():
+            sent = self.ends(way)[0].sent(load)["packets"]
+            time.sleep(SETTLE)
+            counts = self.ends(way)[1].counts()
+            found |= {f"{way}_sent": sent, f"{way}_lost": sent - counts["packets"], f"{way}_late": counts["late"]}
+        return found
+
 
 def measure(variant: Variant, sessions: int, plan: Plan) -> dict[str, Any]:
     """Return a row: all figures of one variant with so many sessions."""
@@ -127,6 +158,9 @@ def measure(variant: Variant, sessions: int, plan: Plan) -> dict[str, Any]:
         half = row["forward"]["up 64"]["loss_free"] / 2
         row["round_trip"] = {"idle": traffic.ping(0.0), "half load": traffic.ping(half)}
         if setup.bench is not None:
+            if isinstance(bench.process, Server):
+                for how in (signal.SIGKILL, signal.SIGTERM):
+                    row[f"restart by {how.name}"] = traffic.restart(bench.process, how)
             row["lost_sessions"] = setup.lac.stats()["lost"]
         return row
 

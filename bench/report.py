@@ -44,6 +44,21 @@ def forwarding_columns(what: str) -> tuple[Column, ...]:
     )
 
 
+def restart_columns(what: str) -> tuple[Column, ...]:
+    return tuple(
+        (heading, lambda row, name=name: row[what][name], decimals)
+        for heading, name, decimals in (
+            ("packets each way", "up_sent", 0),
+            ("lost up", "up_lost", 0),
+            ("lost down", "down_lost", 0),
+            ("overtaken up", "up_late", 0),
+            ("overtaken down", "down_late", 0),
+            ("leaving, s", "leaving_s", 2),
+            ("starting, s", "starting_s", 2),
+        )
+    )
+
+
 def tables(results: dict[str, Any]) -> str:
     """Return all tables, with the line that describes the machine."""
     rows = results["rows"]
@@ -51,6 +66,8 @@ def tables(results: dict[str, Any]) -> str:
     parts = [results["machine"], table("Set-up", SETUP, rows)]
     parts += [table(f"{what} octets", forwarding_columns(what), rows) for what in ways]
     parts.append(table("Round trip, 64 octets", ROUND_TRIPS, rows))
+    for how in ("SIGKILL", "SIGTERM"):
+        parts.append(table(f"Restart by {how}", restart_columns(f"restart by {how}"), rows))
     return "\n\n".join(part for part in parts if part)
 
 

@@ -6,6 +6,7 @@ generator's processes (LAC, network, RADIUS) have the last one.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from bench.common import (
     pin,
 )
 from bench.loadgen import Event, Generator
+from tests.lab.bpffs import bpf_file_system
 from tests.lab.cl2tpns import CServer, unpack
 from tests.lab.netns import Lab, Namespace, three_hosts
 from tests.lab.server import Server, Setting
@@ -91,6 +93,7 @@ def started(variant: Variant, sessions: int) -> Iterator[Setup]:
             end = enter(Generator(lac, "plain", HOST, PLAIN_FIRST, str(sessions), cpu=OTHER_CPU))
             yield Setup(None, end, net, None, lab.directory)
             return
+        enter(bpf_file_system(lab.directory))
         radius = enter(Generator(server, "radius", "127.0.0.1", "1812", SECRET, cpu=OTHER_CPU))
         process = start_server(variant, lab, server)
         pin(process.pid, SERVER_CPU)
@@ -127,7 +130,8 @@ def start_server(variant: Variant, lab: Lab, server: Namespace) -> Process:
             "save_state": True,
         }
         settings = {**shared, **own, **variant.settings}
-        process = Server(server, lab.directory / "lns", settings=settings, pool=POOL)
+        command = ("taskset", "-c", str(SERVER_CPU), sys.executable, "-m", "l2tpns")
+        process = Server(server, lab.directory / "lns", settings=settings, pool=POOL, command=command)
     else:
         settings = {**shared, "bind_address": LNS, **variant.settings}
         process = CServer(server, lab.directory / "c", unpack(BUILD / "cl2tpns"), settings=settings, pool=POOL)
