@@ -43,6 +43,7 @@ from l2tpns.system.firewall import Firewall
 from l2tpns.system.garden_rules import GardenRules
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.netlink_socket import NetlinkError
+from l2tpns.system.port_errors import PortErrors
 from l2tpns.system.rtnetlink import Netlink
 from l2tpns.system.shaping import KernelShaper
 from l2tpns.system.tun_device import mark_of
@@ -136,9 +137,10 @@ class Components:
             share=self.services.operator_scheduler,
             supervisor=supervisor,
         )
+        self.port_errors: PortErrors | None = None
         self._firewall: Firewall | None = None  # until every port is open: the rules may be another process's
         self._served = False  # whether the start succeeded
-        self._carried_on = False  # whether the kernel carries sessions for the next process
+        self._kept = False  # whether the next process finds in the kernel what this one has there
         self._stop_deadline = 0.0  # monotonic
         self._started = ExitStack()
         for name, stop in (
@@ -146,7 +148,7 @@ class Components:
             ("accounting", self._stop_accounting),
             ("figures", self.figures.stop),
             ("usage file", self._stop_usage_files),
-            ("gardens", lambda: self.services.gardens.stop(keep=self._carried_on)),
+            ("gardens", lambda: self.services.gardens.stop(keep=self._kept)),
             ("firewall", self._stop_firewall),
             ("data path", self._stop_plane),
             ("throttling", self.services.throttle.stop),
@@ -221,6 +223,7 @@ class Components:
         cleanup.begin(firewall, self.logger, keep=self.plane.carrying)
         gardens = {record.policy.garden for record in saved.sessions.values()} - {""}
         self.services.gardens.start(lambda: GardenRules(firewall, IpSets()), gardens)
+        self.port_errors = PortErrors(self.config, firewall, self.plane.lacs.port, self.logger)
         self.server.plugins.start()
 
     def _restore(self, saved: Replay) -> Resumed:
@@ -278,6 +281,8 @@ class Components:
         supervisor.spawn("keeper", watchdog.run)
         self.console.start()
         self.nsctl.start()
+        assert self.port_errors is not None
+        self.port_errors.apply_config()
 
     # Stop
 
@@ -308,13 +313,12 @@ class Components:
 
         After a start that failed, only what was there before stays.
         """
-        keep = self.services.handed_over and (self._served or self.plane.adopted)
-        self._carried_on = keep and self.plane.carries_on
-        self.plane.stop(keep=keep)
+        self._kept = self.services.handed_over and (self._served or self.plane.adopted)
+        self.plane.stop(keep=self._kept)
 
     def _stop_firewall(self) -> None:
-        """Remove our rules, if this process has adopted them, and no session in a garden needs them."""
-        if self._firewall is not None and not self._carried_on:
+        """Remove our rules, if this process has adopted them, unless they stay for the next one."""
+        if self._firewall is not None and not self._kept:
             cleanup.remove_rules(self._firewall, self.logger)
 
     def _stop_usage_files(self) -> None:

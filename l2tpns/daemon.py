@@ -315,6 +315,8 @@ class Daemon:
         services.registry.compare_names()
         components.nsctl.apply_config()
         components.plane.apply_config()
+        if components.port_errors is not None:
+            components.port_errors.apply_config()
         services.guard.refresh()
         if not radius:
             return

@@ -55,10 +55,6 @@ class DataPlane(Protocol):
     def carrying(self) -> bool:
         """Return whether the kernel has carried sessions of an earlier process since that has gone."""
 
-    @property
-    def carries_on(self) -> bool:
-        """Return whether the kernel will carry sessions after the end of this process."""
-
     def hold(self) -> None:
         """Leave packets in the queues of the kernel until `resume`. Does not yield."""
 

@@ -125,10 +125,6 @@ class UserPlane:
     def carrying(self) -> bool:
         return False
 
-    @property
-    def carries_on(self) -> bool:
-        return False
-
     def start(self) -> None:
         """Open sockets and device, start the readers. Raises ConfigError, RepairError or WaitError, with all closed."""
         try:

@@ -65,6 +65,24 @@ class Stage:
         gevent.joinall(pings)
         return all(ping.value is not None for ping in pings)
 
+    def refused(self, port: int) -> bool:
+        """Return whether a LAC hears that no process listens, before another answer comes back."""
+        with self.lac_space.socket() as one, self.lac_space.socket() as later:
+            for sock, number in ((one, port), (later, 9)):
+                sock.connect((LNS, number))
+                sock.settimeout(30)
+                sock.send(b"anybody?")
+            with pytest.raises(ConnectionRefusedError):
+                later.recv(10)
+            one.setblocking(False)
+            try:
+                one.recv(10)
+            except ConnectionRefusedError:
+                return True
+            except BlockingIOError:
+                return False
+            raise AssertionError("somebody answered")
+
     def close(self) -> None:
         self.lac.close()
         if self.server.process is not None and self.server.process.poll() is None:
@@ -91,6 +109,7 @@ def test_device_and_routes_stay_for_the_next_process_and_quit_removes_them(stage
     device, routes = stage.device(), stage.routes()
     assert device and routes
     stage.end(by)
+    assert stage.refused(1702) and not stage.refused(1701)
     assert (stage.device(), stage.routes()) == (device, routes)
     stage.begin()
     assert stage.server.log("tun_up")[-1]["adopted"]
@@ -105,7 +124,7 @@ def test_device_and_routes_stay_for_the_next_process_and_quit_removes_them(stage
 @pytest.mark.parametrize("stage", [{"save_state": False}], indirect=True, ids=[""])
 def test_without_save_state_nothing_stays(stage: Stage, by: int) -> None:
     stage.end(by)
-    assert stage.device() == ""
+    assert stage.device() == "" and stage.refused(1701)
 
 
 def test_a_start_that_fails_leaves_an_adopted_device_to_the_next_one(stage: Stage) -> None:
@@ -125,5 +144,5 @@ def test_a_start_that_fails_leaves_an_adopted_device_to_the_next_one(stage: Stag
 def test_clean_kernel_and_a_start_without_save_state_remove_the_device(stage: Stage) -> None:
     stage.end(signal.SIGKILL)
     assert stage.device()
-    assert stage.space.run(sys.executable, "-m", "l2tpns", "--clean-kernel").startswith("1 ")
-    assert stage.device() == ""
+    assert stage.space.run(sys.executable, "-m", "l2tpns", "--clean-kernel").startswith("2 ")
+    assert stage.device() == "" and "l2tpns" not in stage.space.run("iptables-legacy-save")

@@ -78,39 +78,6 @@ static __always_inline int is_l2tp(struct __sk_buff *skb, be16 port)
 	       datagram->udp.destination == port;
 }
 
-/* Return 1 if a datagram is for this machine and no socket receives it: the server restarts. */
-static __always_inline int is_unheard(struct __sk_buff *skb)
-{
-	struct from_lac *datagram = (void *)(long)skb->data;
-	struct bpf_sock_tuple tuple = {};
-	struct bpf_fib_lookup route = {.family = AF_INET, .l4_protocol = IPPROTO_UDP, .ifindex = skb->ifindex};
-	struct bpf_sock *socket;
-	long found;
-
-	if ((void *)(datagram + 1) > (void *)(long)skb->data_end || !has_transport_header(&datagram->ip))
-		return 0;
-	tuple.ipv4.saddr = route.ipv4_src = datagram->ip.source;
-	tuple.ipv4.daddr = route.ipv4_dst = datagram->ip.destination;
-	tuple.ipv4.sport = route.sport = datagram->udp.source;
-	tuple.ipv4.dport = route.dport = datagram->udp.destination;
-	socket = bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
-	if (socket) {
-		bpf_sk_release(socket);
-		return 0;
-	}
-	found = bpf_fib_lookup(skb, &route, sizeof(route), 0);
-	return found == BPF_FIB_LKUP_RET_NOT_FWDED || found == BPF_FIB_LKUP_RET_FWD_DISABLED;
-}
-
-/* Leave a datagram to user space. While there is none, the kernel must not tell the LAC so: it would give up. */
-static __always_inline int pass_up(struct __sk_buff *skb, __u32 reason)
-{
-	if (!is_unheard(skb))
-		return pass(reason);
-	add(UP_UNHEARD, 1);
-	return DROP;
-}
-
 /* Find the session of a datagram, and where its packet begins. */
 static __always_inline __u32 read_datagram(struct __sk_buff *skb, struct received *received)
 {
@@ -238,23 +205,23 @@ int fast_up(struct __sk_buff *skb)
 	if (reason == CARRY)
 		reason = read_packet(skb, &received);
 	if (reason != CARRY)
-		return pass_up(skb, reason);
+		return pass(reason);
 	up = &received.counters->up;
 	owner = owner_of(&received);
 	if (owner == UNKNOWN)
-		return pass_up(skb, UP_PASSED_PACKET);
+		return pass(UP_PASSED_PACKET);
 	if (owner == STRANGER)
 		return drop_up(&received, &up->spoofed, UP_SPOOFED);
 	mss = received.session->mss;
 	syn = judge_syn(received.ip, received.end, mss);
 	if (syn == UNUSUAL)
-		return pass_up(skb, UP_PASSED_PACKET);
+		return pass(UP_PASSED_PACKET);
 	if (received.session->up_cost &&
 	    !pay(up, received.session->up_cost, received.session->up_burst, received.octets))
 		return drop_up(&received, &up->policed, UP_POLICED);
 
 	if (bpf_skb_adjust_room(skb, -(__s32)(received.header - ETHERNET), BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
-		return pass_up(skb, UP_PASSED_PACKET);
+		return pass(UP_PASSED_PACKET);
 	if (syn == TO_CLAMP)
 		clamp_up(skb, mss);
 	count(up, 1, received.octets);

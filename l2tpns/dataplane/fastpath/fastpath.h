@@ -93,7 +93,6 @@ enum total {
 	UP_PASSED_HEADER,    /* a form of IP, UDP, L2TP or PPP header that is rare; fragments of datagrams */
 	UP_PASSED_PROTOCOL,  /* PPP frames that are not IPv4 */
 	UP_PASSED_PACKET,    /* an IP packet that user space has to judge */
-	UP_UNHEARD,          /* dropped: no socket receives it */
 	DOWN_PACKETS,
 	DOWN_OCTETS,
 	DOWN_DATAGRAM_OCTETS,

@@ -42,7 +42,6 @@ HELP = {
     "up_passed_header": "passed: rare forms of a header, and fragments of datagrams",
     "up_passed_protocol": "passed: PPP frames that are not IPv4",
     "up_passed_packet": "passed: IP packets that user space has to judge",
-    "up_unheard": "dropped: L2TP that no socket receives while the server restarts",
     "down_packets": "packets to subscribers that were carried",
     "down_octets": "octets of these packets",
     "down_datagram_octets": "octets of the datagrams that hold them",

@@ -152,10 +152,6 @@ class KernelPlane(UserPlane):
     def carrying(self) -> bool:
         return self._programs is not None and self._programs.adopted
 
-    @property
-    def carries_on(self) -> bool:
-        return self._programs is not None and self._programs.kept
-
     def _keep_programs(self, programs: LoadedPrograms) -> None:
         """Have the programs outlive this process, or not, as the tun device does. A refusal is logged."""
         pins, why = self._pins(), ""

@@ -43,10 +43,8 @@ class KernelStage:
         self._settings.close()
         self.object.close()
 
-    def configure(
-        self, *, flags: int = layout.ENABLED, port: int = PORT, limit: int = 0, beat: int = 0, patience: int = 0
-    ) -> None:
-        settings = layout.SETTINGS.pack(flags, 1, port.to_bytes(2, "big"), 0, limit, beat, patience)
+    def configure(self, *, flags: int = layout.ENABLED, limit: int = 0, beat: int = 0, patience: int = 0) -> None:
+        settings = layout.SETTINGS.pack(flags, 1, PORT.to_bytes(2, "big"), 0, limit, beat, patience)
         self._settings[: len(settings)] = settings
 
     def session(self, *, flags: int = layout.CHECK_SOURCE, up: Limit = (0, 0), down: Limit = (0, 0)) -> None:

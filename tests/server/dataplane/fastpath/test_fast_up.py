@@ -116,19 +116,6 @@ def test_nothing_is_carried_while_switched_off_or_after_the_server_has_been_sile
     assert kernel.up(frame)[0] == REDIRECT
 
 
-@pytest.mark.parametrize(
-    "message", [bytes.fromhex("c802 000c 0007 0000 0000 0000"), bytes.fromhex("0002 0007 0009 ff03 0021") + PACKET]
-)
-def test_the_kernel_tells_no_lac_that_the_server_is_away(kernel: KernelStage, message: bytes) -> None:
-    frame = datagram(message, to_port=1702)
-    kernel.configure(port=1702)
-    assert kernel.up(frame) == (DROP, frame, {"up_unheard": 1})
-    later_fragment = datagram(message, to_port=1702, fragment=0x2001)
-    assert kernel.up(later_fragment)[0] == NEXT
-    on_its_way = datagram(message, to_port=1702, to=HOST)
-    assert kernel.up(on_its_way)[0] == NEXT
-
-
 def test_a_strange_source_address_is_dropped_where_it_is_checked(kernel: KernelStage) -> None:
     frame = datagram(HEADER + ip(STRANGER, HOST, bytes(100)))
     verdict, _, totals = kernel.up(frame)
