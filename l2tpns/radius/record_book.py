@@ -44,7 +44,7 @@ class RecordBook:
         self._clock = clock
         self._removed = removed
         self._lost_logged = 0.0
-        self._unreadable: dict[int, str] = {}  # records of an earlier process, by number: what is wrong with them
+        self._inherited = 0  # the number of the last record that an earlier process has written
         self._fresh: dict[int, Usage] = {}  # the usage of the first MAX_FRESH undelivered records, by number
 
     def open(self, synced: Callable[[list[Entry]], None], supervisor: Supervisor) -> None:
@@ -61,9 +61,7 @@ class RecordBook:
                 spool.release(entry)
                 spool.continued = False  # this release does not know all that the spool held
                 continue
-            why = unusable(entry.kind, entry.session, entry.body)
-            if why:
-                self._unreadable[entry.number] = why
+            self._inherited = max(self._inherited, entry.number)
             records = self.sessions.setdefault(entry.session, SessionRecords(entry.session))
             if not entry.delivered:
                 records.pending.append(entry)
@@ -99,8 +97,8 @@ class RecordBook:
         if fresh is not None:
             return fresh
         try:
-            if entry.number in self._unreadable:
-                raise Unreadable(self._unreadable[entry.number])
+            if entry.number <= self._inherited and (why := unusable(entry.kind, entry.session, entry.body)):
+                raise Unreadable(why)
             return load_usage(entry.body)
         except ValueError as error:
             raise Unreadable(str(error)) from error

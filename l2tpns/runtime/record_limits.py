@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -27,13 +28,24 @@ MAX_NAME = 1024  # octets; PAP carries 255, and a plugin may give a longer name
 ESCAPED = 4  # characters that one octet may become in a text
 
 
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A limit of a number, or of a length: characters of a text, octets, entries of a list."""
+
+    low: float
+    high: float
+
+    def __call__(self, value: Any) -> bool:
+        size = value if isinstance(value, (int, float)) else len(value)
+        return bool(self.low <= size <= self.high)
+
+
 def between(low: float, high: float) -> Limit:
-    return lambda value: low <= value <= high
+    return Range(low, high)
 
 
 def at_most(length: int) -> Limit:
-    """Limit the length: characters of a text, octets, or entries of a list."""
-    return lambda value: len(value) <= length
+    return Range(0, length)
 
 
 def each(limit: Limit) -> Limit:

@@ -24,7 +24,7 @@ import typing
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, TypeVar
 
@@ -35,7 +35,7 @@ from l2tpns.proto.ppp.ipcp import IpcpRecord
 from l2tpns.proto.ppp.lcp import LcpRecord
 from l2tpns.radius.types import AuthReply
 from l2tpns.runtime.clock import NEVER, Moment
-from l2tpns.runtime.record_limits import COUNT, DEFAULTS, ID, LIMITS, MAX_IDLE, WHEN, WORD, Limit
+from l2tpns.runtime.record_limits import COUNT, DEFAULTS, ID, LIMITS, MAX_IDLE, WHEN, WORD, Limit, Range
 
 SCHEMA = 2  # 1: without `written`, `since boot`, `boot`
 
@@ -146,14 +146,17 @@ def decode(cls: type[T], data: Any, unknown: set[str]) -> T:
     """
     if not isinstance(data, dict):
         raise ValueError(f"{cls.__name__} is not an object")
-    values = {}
+    values: dict[str, Any] = {}
     fields = _fields(typing.cast(Hashable, cls))
-    for name, value in data.items():
+    for name, value in typing.cast(dict[str, Any], data).items():
         known = fields.get(name)
         if known is None:
             unknown.add(f"{cls.__name__}.{name}")
             continue
-        convert, limit = known
+        kind, least, most, convert, limit = known
+        if type(value) is kind and least <= (len(value) if kind is str else value) <= most:
+            values[name] = value  # nearly all of them
+            continue
         try:
             values[name] = found = convert(value, unknown)
             limit = limit or DEFAULTS.get(type(found))
@@ -172,9 +175,23 @@ Convert = Callable[[Any, set[str]], Any]
 
 
 @cache
-def _fields(cls: Any) -> dict[str, tuple[Convert, Limit | None]]:
-    hints, names = typing.get_type_hints(cls), [f.name for f in dataclasses.fields(cls)]
-    return {name: (_converter(hints[name]), LIMITS.get(f"{cls.__name__}.{name}")) for name in names}
+def _fields(cls: Any) -> dict[str, tuple[Any, float, float, Convert, Limit | None]]:
+    """Return for each field what JSON has if it needs no conversion, its range, the conversion and the limit."""
+    hints, found = typing.get_type_hints(cls), dict[str, Any]()
+    for name in (each.name for each in dataclasses.fields(cls)):
+        limit = LIMITS.get(f"{cls.__name__}.{name}")
+        bounds = limit or DEFAULTS.get(hints[name])
+        simple = hints[name] in (int, float, str, bool)
+        if hints[name] is bool and bounds is None:
+            bounds = Range(0, 1)
+        found[name] = (
+            hints[name] if simple and isinstance(bounds, Range) else None,
+            bounds.low if isinstance(bounds, Range) else 0,
+            bounds.high if isinstance(bounds, Range) else 0,
+            _converter(hints[name]),
+            limit,
+        )
+    return found
 
 
 def _converter(hint: Any) -> Convert:
@@ -202,8 +219,13 @@ def _converter(hint: Any) -> Convert:
         octets = isinstance(next(iter(hint)).value, bytes)
         return lambda value, unknown: hint(_of(value, str).encode("latin-1") if octets else value)
     if issubclass(hint, (IPv4Address, IPv4Network)):
-        return lambda value, unknown: hint(_of(value, str))
+        return lambda value, unknown: _address(hint, _of(value, str))
     return _plain(hint)
+
+
+@lru_cache(maxsize=1024)
+def _address(kind: type, text: str) -> Any:
+    return kind(text)  # a session has its own twice, and ours is in all of them
 
 
 def _plain(kind: type) -> Convert:
@@ -367,12 +389,12 @@ class Replay:
         values = self._usage.get(number)
         if values is not None:
             data["usage"] = dict(zip(USAGE_FIELDS, values, strict=False))
-        record = decode(SessionRecord, data, self.unknown)
-        if record.profile:
+        if data.get("profile"):
             try:
-                record = dataclasses.replace(record, profile=decode(AuthReply, record.profile, self.unknown))
+                data["profile"] = decode(AuthReply, data["profile"], self.unknown)
             except ValueError as error:
                 raise ValueError(f"SessionRecord.profile: {error}") from None
+        record = decode(SessionRecord, data, self.unknown)
         online = (record.written.wall or self.last.wall) - min(record.online_since, record.time_from)
         if online > MAX_IDLE:
             raise ValueError(f"SessionRecord.online_since: {online / 86400:.0f} days before it was written")
