@@ -41,6 +41,7 @@ from l2tpns.subscriber.pool import Pool
 from l2tpns.system import cleanup
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.garden_rules import GardenRules
+from l2tpns.system.instance import instance_of
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.netlink_socket import NetlinkError
 from l2tpns.system.port_errors import PortErrors
@@ -218,7 +219,7 @@ class Components:
 
     def _start_policies(self, saved: Replay) -> None:
         """Adopt the rules in the kernel, create the gardens that saved sessions are in, load plugins."""
-        self._firewall = firewall = Firewall(self.logger)
+        self._firewall = firewall = Firewall(self.logger, instance=instance_of(self.config.tundevicename))
         # Where the kernel has carried sessions meanwhile, those in a garden must not leave it now.
         cleanup.begin(firewall, self.logger, keep=self.plane.carrying)
         gardens = {record.policy.garden for record in saved.sessions.values()} - {""}

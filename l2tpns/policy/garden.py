@@ -29,10 +29,11 @@ from l2tpns.runtime.exceptions import is_kill
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.supervisor import Supervisor
 from l2tpns.runtime.text import printable
-from l2tpns.system.garden_rules import DEFAULT, RESERVED, chain_of
+from l2tpns.system.garden_rules import DEFAULT, RESERVED
 from l2tpns.system.rule_watch import RULE_CHECK_INTERVAL, RuleWatch
 
-NAME = re.compile(r"[A-Za-z0-9_-]{1,16}", re.ASCII)
+MAX_NAME = 16
+NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME}}}", re.ASCII)
 MAX_GARDENS = 64  # each adds a few rules to every forwarded packet, and the kernel has 256 sets
 
 Builder = Callable[[str, str], bool]  # garden, chain -> True if it has added rules
@@ -40,6 +41,11 @@ Builder = Callable[[str, str], bool]  # garden, chain -> True if it has added ru
 
 class Kernel(Protocol):
     """The kernel's part of gardens: system/garden_rules.py. Its methods raise L2tpnsError."""
+
+    @property
+    def longest_name(self) -> int: ...
+
+    def chain_of(self, name: str) -> str: ...
 
     def build(self, name: str) -> bool: ...
 
@@ -69,6 +75,10 @@ class NullKernel:
         self.refuse = refuse
         self.gardens: dict[str, set[IPv4Network]] = {}
         self.forgotten: list[IPv4Network] = []
+        self.longest_name = MAX_NAME
+
+    def chain_of(self, name: str) -> str:
+        return DEFAULT if name == DEFAULT else f"{DEFAULT}_{name}"
 
     def build(self, name: str) -> bool:
         self._may()
@@ -267,8 +277,10 @@ class Gardens:
         """Build a garden unless it exists. May yield. Raises PolicyError."""
         if name in self._network_users:
             return
-        if not NAME.fullmatch(name) or name == RESERVED:
-            raise PolicyError(f'"{printable(name)}" is not a valid garden name: use up to 16 of a-z, A-Z, 0-9, _ and -')
+        longest = min(MAX_NAME, self.kernel.longest_name)
+        if not NAME.fullmatch(name) or name == RESERVED or (name != DEFAULT and len(name) > longest):
+            why = f"is not a valid garden name: use up to {longest} of a-z, A-Z, 0-9, _ and -"
+            raise PolicyError(f'"{printable(name)}" {why}')
         if len(self._network_users) >= MAX_GARDENS:
             raise PolicyError(f"the maximum of {MAX_GARDENS} walled gardens is reached")
         with self._building:
@@ -281,10 +293,10 @@ class Gardens:
                 raise PolicyError(f"walled garden {name} is unavailable: {error}") from error
             self._network_users[name] = Counter()
             self._fill_chain(name, *self._builders)
-            self._log.info("garden_built", garden=name, chain=chain_of(name))
+            self._log.info("garden_built", garden=name, chain=self.kernel.chain_of(name))
             if self.kernel.is_empty(name):
                 why = "its chain has no rules: only DNS is allowed"
-                self._log.warning("garden_empty", garden=name, chain=chain_of(name), why=why)
+                self._log.warning("garden_empty", garden=name, chain=self.kernel.chain_of(name), why=why)
 
     def add_builder(self, builder: Builder, spawn: Callable[..., Any]) -> None:
         """Call `builder` for each garden that is built, to add rules to its chain.
@@ -310,7 +322,7 @@ class Gardens:
         """Call builders and log their failures: a garden without rules still restricts its members."""
         for builder in builders:
             try:
-                if builder(name, chain_of(name)):
+                if builder(name, self.kernel.chain_of(name)):
                     self.kernel.filled(name)
             except L2tpnsError as error:
                 self._log.error("garden_failed", garden=name, why=str(error))

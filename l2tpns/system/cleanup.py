@@ -16,7 +16,7 @@ from l2tpns.proto.l2tp.header import PORT
 from l2tpns.runtime.log import Logger
 from l2tpns.system import nft
 from l2tpns.system.firewall import Firewall, FirewallError
-from l2tpns.system.garden_rules import remove_sets
+from l2tpns.system.garden_rules import USERS
 from l2tpns.system.ipset import IpSets
 from l2tpns.system.pins import find_store
 from l2tpns.system.rtnetlink import Netlink
@@ -41,7 +41,8 @@ def remove_everything() -> int:
             probe.bind(("0.0.0.0", PORT))
         except OSError as error:
             raise L2tpnsError(f"a server runs here: UDP {PORT}: {error.strerror}") from None
-    removed = Firewall(structlog.get_logger()).remove_all_ours()
+    log = structlog.get_logger()
+    removed = sum(Firewall(log, instance=one).remove_all_ours() for one in Firewall(log).owners())
     if (store := find_store()) is not None:
         removed += store.remove()
     netlink = Netlink()
@@ -52,9 +53,8 @@ def remove_everything() -> int:
     sets = IpSets()
     try:
         before = len(sets.names())
-        remove_sets(sets, ())
         for name in sets.names():
-            if name.startswith(PREFIX):
+            if name.startswith((PREFIX, USERS)):
                 sets.destroy(name)
         return removed + before - len(sets.names())
     finally:

@@ -21,7 +21,8 @@ import gevent
 from l2tpns.runtime import files
 from l2tpns.runtime.log import Logger
 from l2tpns.system import iptables
-from l2tpns.system.iptables import FILLED, MADE, FirewallError
+from l2tpns.system.instance import Instance, instance_from
+from l2tpns.system.iptables import Entry, FirewallError
 
 LOCK = "/run/xtables.lock"
 LOCK_TIMEOUT = 10.0  # seconds for another program to release the lock
@@ -30,7 +31,7 @@ TABLES = ("filter", "nat", "mangle")
 LOADED = Path("/proc/thread-self/net/ip_tables_names")  # mode 0440, root's
 _loaded_descriptor = -1
 
-__all__ = ["FILLED", "MADE", "Firewall", "FirewallError", "Table"]
+__all__ = ["Firewall", "FirewallError", "Table"]
 
 
 def lock_file() -> str:
@@ -48,8 +49,9 @@ def keep_table_list() -> None:
 class Table:
     """One table, from being read to being written."""
 
-    def __init__(self, ip4tc: Any, name: str) -> None:
+    def __init__(self, ip4tc: Any, name: str, instance: Instance) -> None:
         self._ip4tc = ip4tc
+        self._instance = instance
         self._table = ip4tc.Table(name, False)
         self._table.refresh()  # it may be a cached copy
         self.changed = False
@@ -68,17 +70,31 @@ class Table:
         self.mark(name)
         return True
 
-    def mark(self, name: str, comment: str = MADE) -> None:
+    def mark(self, name: str, *, filled: bool = False) -> None:
         """Record in a chain of ours what is to be done with it."""
         self.unmark(name)
+        comment = self._instance.filled if filled else self._instance.made
         self._insert(name, iptables.make(self._ip4tc, self._table, "", comment), first=True)
 
     def unmark(self, name: str) -> None:
         """Record that the chain is not ours from now on."""
-        self._delete(name, [at for at, entry in enumerate(self.rules(name)) if entry.comment in (MADE, FILLED)])
+        self._delete(name, [at for at, entry in enumerate(self.rules(name)) if entry.comment in self._instance.marks])
 
-    def is_marked(self, name: str, *comments: str) -> bool:
-        return any(entry.comment in (comments or (MADE, FILLED)) for entry in self.rules(name))
+    def is_marked(self, name: str) -> bool:
+        """Return whether the chain is ours."""
+        return any(entry.comment in self._instance.marks for entry in self.rules(name))
+
+    def is_filled(self, name: str) -> bool:
+        """Return whether the chain was filled on our behalf."""
+        return any(entry.comment == self._instance.filled for entry in self.rules(name))
+
+    def is_ours(self, rule: Entry) -> bool:
+        return self._instance.owns(rule.comment)
+
+    def owners(self) -> set[Instance]:
+        """Return the servers that have rules in the table."""
+        found = {instance_from(rule.comment) for name in self.chains() for rule in self.rules(name)}
+        return {one for one in found if one is not None}
 
     def rules(self, chain: str) -> list[iptables.Entry]:
         return list(iptables.entries(self._table, chain))
@@ -89,7 +105,7 @@ class Table:
 
     def ensure(self, chain: str, rule: str, *, first: bool = False) -> bool:
         """Ensure a chain has this rule of ours, added as the first or last one. Return True if it was added."""
-        made = iptables.make(self._ip4tc, self._table, rule)
+        made = self._make(rule)
         if self._places(chain, made):
             return False
         self._insert(chain, made, first)
@@ -97,13 +113,13 @@ class Table:
 
     def append(self, chain: str, rule: str) -> None:
         """Add this rule of ours at the end, even if the chain has it already."""
-        self._insert(chain, iptables.make(self._ip4tc, self._table, rule), first=False)
+        self._insert(chain, self._make(rule), first=False)
 
     def remove(self, chain: str, rule: str) -> bool:
         """Remove this rule of ours. Return True if there was one; neither rule nor chain need exist."""
         if not self.has_chain(chain):
             return False
-        places = self._places(chain, iptables.make(self._ip4tc, self._table, rule))
+        places = self._places(chain, self._make(rule))
         self._delete(chain, places)
         return bool(places)
 
@@ -112,10 +128,10 @@ class Table:
         if not self.has_chain(name):
             return False
         rules = self.rules(name)
-        if not self.is_marked(name, FILLED) and not (self.is_marked(name, MADE) and all(rule.ours for rule in rules)):
+        if not self.is_filled(name) and not (self.is_marked(name) and all(map(self.is_ours, rules))):
             return False
         if any(rule.jump == name.encode() for chain in self.chains() for rule in self.rules(chain)):
-            self._delete(name, [at for at, rule in enumerate(rules) if rule.ours])
+            self._delete(name, [at for at, rule in enumerate(rules) if self.is_ours(rule)])
             return False
         self._table.flush_entries(name)
         self._table.delete_chain(name)
@@ -133,9 +149,7 @@ class Table:
         removed = 0
         made = [name for name in self.chains() if self.is_marked(name)]
         for name in self.chains():
-            places = [
-                at for at, rule in enumerate(self.rules(name)) if rule.ours and rule.comment not in (MADE, FILLED)
-            ]
+            places = [at for at, rule in enumerate(self.rules(name)) if rule.comment == self._instance.ours]
             self._delete(name, places)
             removed += len(places)
         for _ in made:  # one may jump to another
@@ -143,6 +157,9 @@ class Table:
             removed += len(gone)
             made = [name for name in made if name not in gone]
         return removed
+
+    def _make(self, rule: str) -> Any:
+        return iptables.make(self._ip4tc, self._table, rule, self._instance.ours)
 
     def commit(self) -> None:
         if self.changed:
@@ -170,9 +187,16 @@ class Table:
 
 
 class Firewall:
-    """The tables of the network namespace of this process."""
+    """The tables of the network namespace of this process, and the rules of one server in them."""
 
-    def __init__(self, log: Logger, lock: str | None = None, lock_timeout: float = LOCK_TIMEOUT) -> None:
+    def __init__(
+        self,
+        log: Logger,
+        lock: str | None = None,
+        lock_timeout: float = LOCK_TIMEOUT,
+        instance: Instance = Instance(),  # noqa: B008
+    ) -> None:
+        self.instance = instance
         self._log = log
         self._lock_file = lock or lock_file()
         self._lock_timeout = lock_timeout
@@ -198,7 +222,7 @@ class Firewall:
         self._used.update(names)
         with self._locked():
             try:
-                tables = tuple(Table(self._ip4tc, name) for name in names)
+                tables = tuple(Table(self._ip4tc, name, self.instance) for name in names)
                 yield tables
                 for table in tables:
                     table.commit()
@@ -214,6 +238,16 @@ class Firewall:
                 with self.change(name) as (table,):
                     removed += table.remove_ours()
         return removed
+
+    def owners(self) -> set[Instance]:
+        """Return the servers that have rules in any table."""
+        found: set[Instance] = set()
+        loaded = set(self.loaded())
+        for name in TABLES:
+            if name in loaded:
+                with self.change(name) as (table,):
+                    found |= table.owners()
+        return found
 
     def loaded(self) -> Iterable[str]:
         """Return the tables that exist. A table exists once a program has used it."""

@@ -23,10 +23,6 @@ from typing import Any
 
 from l2tpns.errors import L2tpnsError
 
-OURS = "l2tpns"  # the comment of every rule of ours except these
-MADE = f"{OURS} made this chain"  # in a chain of ours that is removed if all its rules are ours
-FILLED = f"{OURS} made and filled this chain"  # in a chain of ours that is removed with all its rules
-
 _VERSIONS = {"c": (6,), "ip4tc": (2, 0), "ip6tc": (2, 0), "xtables": (12, 13, 11)}  # sonames since 2016
 _EXTENSIONS = ("usr/lib/*/xtables", "usr/lib64/xtables", "usr/lib/xtables", "lib/*/xtables", "lib64/xtables")
 _ATTRIBUTES = {"-p": "protocol", "-s": "src", "-d": "dst", "-i": "in_interface", "-o": "out_interface"}
@@ -71,10 +67,6 @@ class Entry:
                 return match.settings.partition(b"\0")[0].decode(errors="replace")
         return ""
 
-    @property
-    def ours(self) -> bool:
-        return self.comment in (OURS, MADE, FILLED)
-
     def is_like(self, wanted: Entry) -> bool:
         if (self.packets, self.jump, len(self.matches)) != (wanted.packets, wanted.jump, len(wanted.matches)):
             return False
@@ -113,8 +105,8 @@ def _find_library(name: str) -> str | None:
     return None
 
 
-def make(ip4tc: Any, table: Any, text: str, comment: str = OURS) -> Any:
-    """Return an iptc Rule for a table, made from text, with our comment. Raises FirewallError for a bad text."""
+def make(ip4tc: Any, table: Any, text: str, comment: str) -> Any:
+    """Return an iptc Rule for a table, made from text, with a comment. Raises FirewallError for a bad text."""
 
     class Rule(ip4tc.Rule):  # type: ignore[misc]
         tables = property(lambda self: [table])

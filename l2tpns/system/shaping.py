@@ -53,8 +53,6 @@ from l2tpns.system.tc_messages import (
 SET = "l2tpns_throttle"
 MAX_SET = 1 << 20  # members
 TABLE, HOOK, ENTRY, CHAIN = "mangle", "PREROUTING", "l2tpns", "throttle"  # as the manual names them
-JUMPS = ((HOOK, ENTRY), (ENTRY, CHAIN))
-RULE = f"-j SET --map-set {SET} dst --map-mark"
 
 MARK_MASK = 0xFFFF0000  # the lower half of the mark is the operator's
 FIRST, LAST = 0x10, 0xFFEF  # classes; higher numbers are handles of other queues
@@ -121,6 +119,10 @@ class KernelShaper:
         self._device = device
         self._sets = sets
         self._firewall = firewall
+        named = firewall.instance
+        self._set, self._entry, self._chain = named.name(SET), named.name(ENTRY), named.name(CHAIN)
+        self._jumps = ((HOOK, self._entry), (self._entry, self._chain))
+        self._rule = f"-j SET --map-set {self._set} dst --map-mark"
         self._log = log
         self._queues = self._prepared = False
         self._watch = RuleWatch(supervisor or Supervisor(log), "throttle watcher", self._check, check_interval)
@@ -255,7 +257,7 @@ class KernelShaper:
 
     def _claim(self, bucket: int, networks: Iterable[IPv4Network]) -> None:
         for network in networks:
-            self._sets.add(SET, network, bucket << MARK_SHIFT, MARK_MASK)
+            self._sets.add(self._set, network, bucket << MARK_SHIFT, MARK_MASK)
             self._holders.setdefault(network, []).append(bucket)
 
     def _disclaim(self, bucket: int, networks: Iterable[IPv4Network]) -> None:
@@ -265,10 +267,10 @@ class KernelShaper:
                 continue
             holders.remove(bucket)
             if holders:
-                self._sets.add(SET, network, holders[-1] << MARK_SHIFT, MARK_MASK)
+                self._sets.add(self._set, network, holders[-1] << MARK_SHIFT, MARK_MASK)
             else:
                 del self._holders[network]
-                self._sets.remove(SET, network)
+                self._sets.remove(self._set, network)
 
     # Set, rules and queues
 
@@ -278,7 +280,7 @@ class KernelShaper:
             return
         self._install_queues()
         self._install_rules()
-        self._sets.fill(SET, {})
+        self._sets.fill(self._set, {})
         self._prepared = True
         self._watch.start()
 
@@ -288,10 +290,10 @@ class KernelShaper:
             if not self._prepared:
                 return False
             complete = not self._install_rules()
-            if complete and self._sets.count(SET) == len(self._holders):
+            if complete and self._sets.count(self._set) == len(self._holders):
                 return False
             marks = {network: buckets[-1] << MARK_SHIFT for network, buckets in self._holders.items()}
-            added, removed = self._sets.fill(SET, marks, MARK_MASK)
+            added, removed = self._sets.fill(self._set, marks, MARK_MASK)
             return not complete or bool(added or removed)
 
     def _check(self) -> None:
@@ -306,14 +308,14 @@ class KernelShaper:
 
     def _install_rules(self) -> bool:
         """Ensure the set, the chains and our rules. Return True if a rule was missing."""
-        self._sets.ensure(SET, skbinfo=True, maxelem=MAX_SET)
+        self._sets.ensure(self._set, skbinfo=True, maxelem=MAX_SET)
         with self._firewall.change(TABLE) as (table,):
-            for name in (ENTRY, CHAIN):
+            for name in (self._entry, self._chain):
                 table.chain(name)
-            for chain, to in JUMPS:
+            for chain, to in self._jumps:
                 if not table.leads(chain, to):  # a rule of the operator's will do
                     table.ensure(chain, f"-j {to}")
-            table.ensure(CHAIN, RULE)
+            table.ensure(self._chain, self._rule)
             return table.changed
 
     def _install_queues(self) -> None:
@@ -334,17 +336,17 @@ class KernelShaper:
         """Remove what is ours, also of an earlier process. Chains of the operator lose only our rules."""
         self._prepared = False
         self._watch.stop(block=False)
-        if not self._sets.exists(SET):
+        if not self._sets.exists(self._set):
             return  # the set is made first and destroyed last
         if TABLE in self._firewall.loaded():
             with self._firewall.change(TABLE) as (table,):
-                table.remove(CHAIN, RULE)
-                for chain, to in JUMPS:
+                table.remove(self._chain, self._rule)
+                for chain, to in self._jumps:
                     if table.has_chain(to):
                         table.remove(chain, f"-j {to}")
-                for name in (CHAIN, ENTRY):
+                for name in (self._chain, self._entry):
                     table.remove_chain(name)
-        self._sets.destroy(SET)
+        self._sets.destroy(self._set)
 
 
 @contextmanager

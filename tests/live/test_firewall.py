@@ -12,7 +12,7 @@ from pathlib import Path
 import gevent
 import pytest
 
-from l2tpns.system.firewall import FILLED, Firewall, FirewallError
+from l2tpns.system.firewall import Firewall, FirewallError
 from l2tpns.system.ipset import IpSetError, IpSets
 from tests.lab.memory_log import MemoryLog
 from tests.lab.netns import Lab, Namespace, is_root
@@ -246,7 +246,7 @@ def test_a_chain_that_we_filled_goes_with_all_that_is_in_it(space: Namespace, fi
     chain(firewall, "nat", "garden")
     space.run("iptables-legacy", "-w", "-t", "nat", "-A", "garden", "-p", "icmp", "-j", "ACCEPT")
     with firewall.change("nat") as (nat,):
-        nat.mark("garden", FILLED)
+        nat.mark("garden", filled=True)
     firewall.remove_all_ours()
     assert "garden" not in space.run("iptables-legacy-save")
 

@@ -9,7 +9,7 @@ from l2tpns.console.commands.arguments import find_user, sessions, users
 from l2tpns.console.grammar import Argument, Command, change
 from l2tpns.console.output import Column, Output, Refused, Row, Table
 from l2tpns.runtime.text import printable
-from l2tpns.system.garden_rules import DEFAULT, chain_of
+from l2tpns.system.garden_rules import DEFAULT
 
 if TYPE_CHECKING:
     from l2tpns.console.context import ConsoleContext
@@ -66,7 +66,7 @@ def show_gardens(shell: Shell) -> Output:
                 "garden": name,
                 "sessions": count,
                 "networks": gardens.networks(name),
-                "chain": chain_of(name),
+                "chain": gardens.kernel.chain_of(name),
             }
 
     return GARDENS.output(rows)
