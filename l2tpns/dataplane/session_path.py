@@ -32,7 +32,8 @@ Copy = Callable[[int, bytes], None]  # direction, packet
 ADDRESSING_FIELDS = ("endpoint", "peer", "peer_session_id", "peer_tunnel_id")
 SOURCE_FIELDS = ("in_garden",)
 USERSPACE_FIELDS = (
-    *("awaiting_policies", "mirror", "filter_in", "filter_out", "policer", "shaped", "sequenced", "packet_hook"),
+    *("awaiting_policies", "mirror", "filter_in", "filter_out", "policer", "shaped", "sequenced"),
+    *("packet_hook", "ipsec"),
 )
 RATE_FIELDS = ("rate_in", "rate_out")
 CHANGEABLE_FIELDS = ADDRESSING_FIELDS + SOURCE_FIELDS + RATE_FIELDS + USERSPACE_FIELDS
@@ -68,6 +69,7 @@ class SessionPath:
         "in_garden",
         "in_octets",
         "in_packets",
+        "ipsec",
         "key",
         "last_ip_rx",
         "last_ip_tx",
@@ -126,6 +128,7 @@ class SessionPath:
         self.mss = 0
         self.awaiting_policies = False  # the session comes online, and its policies do not apply yet
         self.packet_hook: Tap | None = None  # packet hooks
+        self.ipsec = False  # the kernel must encrypt what is sent to the LAC
         self.mirror: Copy | None = None  # gets what the subscriber has sent and what was sent to it
         self.filter_in: AccessList | None = None  # for packets from the subscriber
         self.filter_out: AccessList | None = None  # for packets to the subscriber

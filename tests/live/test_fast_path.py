@@ -321,6 +321,17 @@ def test_a_session_that_needs_python_code_leaves_the_kernel_and_comes_back(fast:
     assert (counts["in_packets"], counts["out_packets"]) == (2, 2)
 
 
+def test_what_the_kernel_must_encrypt_is_sent_by_user_space(fast: Rig) -> None:
+    policy = f"src {LNS}/32 dst {LAC}/32 proto udp sport 1701 dir out".split()
+    esp = f"tmpl src {LNS} dst {LAC} proto esp mode transport".split()
+    fast.server.ip("xfrm", "policy", "add", *policy, *esp)
+    until(fast, lambda: fast.plane.carrier(fast.path) == "user space (ipsec)")
+    other = fast.online(session_id=9, address=STRANGER, routes="")
+    assert fast.plane.carrier(other) == "user space (ipsec)"
+    fast.server.ip("xfrm", "policy", "delete", *policy)
+    until(fast, lambda: fast.plane.fast_path().sessions == 2)
+
+
 def test_a_garden_checks_sources_even_where_spoofing_is_allowed(fast: Rig) -> None:
     fast.plane.detach(fast.path)
     fast.path = fast.online(routes="")

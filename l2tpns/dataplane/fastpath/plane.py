@@ -22,6 +22,7 @@ from l2tpns.dataplane.session_path import USERSPACE_FIELDS, SessionPath
 from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.errors import RepairError
 from l2tpns.runtime.supervisor import Part
+from l2tpns.system.ipsec import IpsecPolicies
 from l2tpns.system.libbpf import BpfError
 from l2tpns.system.netlink_socket import NetlinkError
 from l2tpns.system.pins import Pins
@@ -46,6 +47,7 @@ class KernelPlane(UserPlane):
     _settings = b""
     _no_spoof_check = False
     _why_not_kept = ""
+    _ipsec: IpsecPolicies | None = None  # None: the kernel has no IPsec
 
     # Life
 
@@ -55,6 +57,8 @@ class KernelPlane(UserPlane):
         With fast_path auto, a refusal is logged, and user space carries everything.
         """
         super().start()
+        with suppress(OSError):
+            self._ipsec = IpsecPolicies()
         pins = self._pins()
         if pins is None:
             self._remove_pins()
@@ -75,6 +79,9 @@ class KernelPlane(UserPlane):
         else:
             self._end()
         self.loader.close()
+        if self._ipsec is not None:
+            self._ipsec.close()
+            self._ipsec = None
         super().stop(keep=keep)
 
     def resume(self) -> None:
@@ -111,12 +118,13 @@ class KernelPlane(UserPlane):
             try:
                 self.collect()
                 self._apply_settings()
+                self._read_policies()
                 self._attach_again()
             except (BpfError, NetlinkError) as error:
                 self._fail(error)
 
     def _begin(self) -> None:
-        """Load the programs and move all sessions that may be carried. On a refusal log why. Does not yield."""
+        """Load the programs and move all sessions that may be carried. On a refusal log why. May yield."""
         assert self._tun is not None
         try:
             programs = self.loader.take(self._pins())
@@ -129,6 +137,7 @@ class KernelPlane(UserPlane):
             self._sessions = KernelSessions(programs, self.counters, self._checks_source)
             self._keep_programs(programs)
             self._apply_settings()
+            self._read_policies()
             self._fill()
             self._attach(programs)
         except (BpfError, NetlinkError, OSError) as error:
@@ -260,6 +269,17 @@ class KernelPlane(UserPlane):
         programs.settings[: layout.BEAT_OFFSET] = settings[: layout.BEAT_OFFSET]
         self._update(self.lacs.paths.values())
 
+    def _read_policies(self) -> None:
+        """Leave sessions to user space whose datagrams the kernel must encrypt. Raises NetlinkError. May yield."""
+        if self._ipsec is not None and self._ipsec.changed():
+            for path in self.lacs.paths.values():
+                if self._has_to_encrypt(path) != path.ipsec:
+                    self.changed(path)
+
+    def _has_to_encrypt(self, path: SessionPath) -> bool:
+        local = path.endpoint.address, path.endpoint.port
+        return self._ipsec is not None and self._ipsec.protect(local, path.peer)
+
     # Sessions
 
     def _update(self, paths: Iterable[SessionPath]) -> None:
@@ -283,6 +303,7 @@ class KernelPlane(UserPlane):
             self._fail(error)
 
     def online(self, path: SessionPath, address: IPv4Address, routes: Iterable[IPv4Network], mru: int) -> None:
+        path.ipsec = self._has_to_encrypt(path)
         super().online(path, address, routes, mru)
         self._publish(path.address, path.routes)
         self._update((path,))
@@ -296,6 +317,7 @@ class KernelPlane(UserPlane):
         self._publish(path.address, path.routes)
 
     def changed(self, path: SessionPath) -> None:
+        path.ipsec = self._has_to_encrypt(path)
         super().changed(path)
         self._update((path,))
 
