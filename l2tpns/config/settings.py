@@ -402,7 +402,7 @@ class Config:
 
     # The data path
     fast_path: str = setting(
-        "off",
+        "auto",
         "Programs in the kernel that carry the packets of sessions; auto: where the kernel can, on: or refuse to start",
         Choice("auto", "on", "off"),
     )

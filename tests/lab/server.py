@@ -24,7 +24,7 @@ from typing import Any, Self
 from tests.lab import PATIENCE, unprivileged
 from tests.lab.netns import Namespace, end, wait_until
 
-FAST_PATH = os.environ.get("L2TPNS_TEST_FAST_PATH", "")  # value of `set fast_path` where a test does not say it
+FAST_PATH = os.environ.get("L2TPNS_TEST_FAST_PATH") or "off"  # value of `set fast_path` where a test does not say it
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 Setting = str | int | bool
@@ -71,7 +71,7 @@ class Server:
         """Write a new configuration: `set` lines first, then other commands as they are."""
         everything = {
             "debug": 4,
-            **({"fast_path": FAST_PATH} if FAST_PATH else {}),
+            "fast_path": FAST_PATH,
             "spool_dir": str(self.directory / "spool"),
             "state_dir": str(self.directory / "state"),
             **settings,

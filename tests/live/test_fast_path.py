@@ -321,6 +321,18 @@ def test_a_session_that_needs_python_code_leaves_the_kernel_and_comes_back(fast:
     assert (counts["in_packets"], counts["out_packets"]) == (2, 2)
 
 
+def test_an_interface_that_leaves_checksums_to_nobody_is_passed_over(fast: Rig) -> None:
+    fast.server.run("ethtool", "-K", "wan", "tx", "on")
+    until(fast, lambda: "ethtool -K wan tx off" in fast.plane.fast_path().passed_over.get("wan", ""))
+    carried = fast.carried()
+    fast.down([udp(HOST, CLIENT, b"end")], b"end")
+    assert fast.carried() == carried
+    fast.server.run("ethtool", "-K", "wan", "tx", "off")
+    until(fast, lambda: "wan" not in fast.plane.fast_path().passed_over)
+    fast.down([udp(HOST, CLIENT, b"end")], b"end")
+    assert fast.carried() == carried + 1
+
+
 def test_what_the_kernel_must_encrypt_is_sent_by_user_space(fast: Rig) -> None:
     policy = f"src {LNS}/32 dst {LAC}/32 proto udp sport 1701 dir out".split()
     esp = f"tmpl src {LNS} dst {LAC} proto esp mode transport".split()

@@ -312,10 +312,10 @@ static __always_inline __u32 read_routed(struct __sk_buff *skb, struct routed *r
 	return measure(skb, routed) && routed->largest <= routed->session->mru ? CARRY : DOWN_PASSED_PACKET;
 }
 
-/* Find the interface to the LAC. Where the MTU is too small user space lets the kernel fragment the datagram. Where the
+/* Find the interface to the LAC, one that fast_up is attached to. Where the MTU is too small user space lets the kernel fragment the datagram. Where the
  * neighbour is not known yet its socket asks for it: here the packet would be lost.
  */
-static __always_inline __u32 find_lac(struct __sk_buff *skb, struct routed *routed, __u32 tun)
+static __always_inline __u32 find_lac(struct __sk_buff *skb, struct routed *routed)
 {
 	struct bpf_fib_lookup route = {
 		.family = AF_INET,
@@ -330,7 +330,7 @@ static __always_inline __u32 find_lac(struct __sk_buff *skb, struct routed *rout
 
 	if (bpf_fib_lookup(skb, &route, sizeof(route), 0) != BPF_FIB_LKUP_RET_SUCCESS)
 		return DOWN_PASSED_ROUTE;
-	if (route.family != AF_INET || route.ifindex == tun)
+	if (route.family != AF_INET || !bpf_map_lookup_elem(&interfaces, &route.ifindex))
 		return DOWN_PASSED_ROUTE;
 	routed->interface = route.ifindex;
 	routed->next_hop = route.ipv4_dst;
@@ -389,7 +389,7 @@ int fast_down(struct __sk_buff *skb)
 		return NEXT;
 	reason = read_routed(skb, &routed, now->port);
 	if (reason == CARRY)
-		reason = find_lac(skb, &routed, now->tun);
+		reason = find_lac(skb, &routed);
 	if (reason != CARRY)
 		return pass(reason);
 	session = routed.session;

@@ -5,6 +5,7 @@
 #pragma once
 
 #define MAX_SESSIONS 65536
+#define MAX_INTERFACES 4096
 
 /* struct session, flags */
 #define CHECK_SOURCE 0x1 /* drop an IP packet whose source address is not the session's */

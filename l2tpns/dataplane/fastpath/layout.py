@@ -6,14 +6,15 @@ import hashlib
 import struct
 from ipaddress import IPv4Network
 
-MAX_SESSIONS = 65536
+MAX_SESSIONS, MAX_INTERFACES = 65536, 4096
 CHECK_SOURCE, HAS_ROUTES = 0x1, 0x2  # struct session, flags
 ENABLED = 0x1  # struct settings, flags
 
-MAPS = ("sessions", "addresses", "routes", "counters", "settings", "totals")
+MAPS = ("sessions", "addresses", "routes", "interfaces", "counters", "settings", "totals")
 MEANING = 1  # of what is in the maps: counted up when it changes while the structures do not
 
 SESSION_KEY_SIZE, ADDRESS_SIZE, ROUTE_KEY_SIZE = 4, 4, 8  # octets of the maps' keys
+INTERFACE = struct.Struct("=I")  # key and value
 # struct session
 SESSION = struct.Struct("=II4s4s2s2s4s2s2sHHIIII")
 # struct counters: a direction after the other
@@ -50,14 +51,14 @@ HELP = {
     "down_clamped": "TCP SYNs whose MSS option was lowered",
     "down_passed_session": "passed: to sessions that user space carries, or to addresses not in use",
     "down_passed_packet": "passed: IP packets that user space has to judge",
-    "down_passed_route": "passed: no route or no neighbour entry for the LAC, or too small an MTU",
+    "down_passed_route": "passed: no route or neighbour for the LAC, too small an MTU, or an interface that is not served",
 }
 TOTALS = tuple(HELP)
 
 
 def digest() -> str:
     """Return a name for the layout and the meaning of the maps: a process goes on only with maps that it knows."""
-    known = (MEANING, MAX_SESSIONS, SESSION.format, COUNTERS.format, SETTINGS.format, TOTALS)
+    known = (MEANING, MAPS, MAX_SESSIONS, MAX_INTERFACES, SESSION.format, COUNTERS.format, SETTINGS.format, TOTALS)
     return hashlib.sha256(repr(known).encode()).hexdigest()[:12]
 
 

@@ -28,6 +28,13 @@ struct {
 } routes SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_INTERFACES);
+	__type(key, __u32); /* index */
+	__type(value, __u32);
+} interfaces SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_SESSIONS);
 	__uint(map_flags, BPF_F_MMAPABLE);

@@ -25,6 +25,7 @@ from l2tpns.runtime.supervisor import Part
 from l2tpns.system.ipsec import IpsecPolicies
 from l2tpns.system.libbpf import BpfError
 from l2tpns.system.netlink_socket import NetlinkError
+from l2tpns.system.offload import Offloads
 from l2tpns.system.pins import Pins
 
 SYNC_INTERVAL = 1.0  # seconds between two looks at the settings and the counters of the programs
@@ -47,6 +48,7 @@ class KernelPlane(UserPlane):
     _settings = b""
     _no_spoof_check = False
     _why_not_kept = ""
+    _offloads: Offloads | None = None
     _ipsec: IpsecPolicies | None = None  # None: the kernel has no IPsec
 
     # Life
@@ -57,6 +59,7 @@ class KernelPlane(UserPlane):
         With fast_path auto, a refusal is logged, and user space carries everything.
         """
         super().start()
+        self._offloads = Offloads()
         with suppress(OSError):
             self._ipsec = IpsecPolicies()
         pins = self._pins()
@@ -79,6 +82,9 @@ class KernelPlane(UserPlane):
         else:
             self._end()
         self.loader.close()
+        if self._offloads is not None:
+            self._offloads.close()
+            self._offloads = None
         if self._ipsec is not None:
             self._ipsec.close()
             self._ipsec = None
@@ -180,17 +186,17 @@ class KernelPlane(UserPlane):
 
     def _attach(self, programs: LoadedPrograms) -> None:
         """Attach the programs to the tun device and to the LACs' interfaces. Raises BpfError, NetlinkError."""
-        assert self._tun is not None and self._netlink is not None
+        assert self._tun is not None and self._netlink is not None and self._offloads is not None
         programs.attach_tun(self._tun.index)
-        programs.attach_uplinks(self._netlink.links())
+        programs.attach_uplinks(self._netlink.links(), self._offloads.leaves_checksums)
 
     def _attach_again(self) -> None:
         """Follow interfaces that have come or gone. May yield."""
         programs, tun = self._programs, self._tun
-        if programs is None or tun is None or self._netlink is None:
+        if programs is None or tun is None or self._netlink is None or self._offloads is None:
             return
         programs.attach_tun(tun.index)
-        if programs.attach_uplinks(self._netlink.links()):
+        if programs.attach_uplinks(self._netlink.links(), self._offloads.leaves_checksums):
             self._report_use(programs)
 
     def _report_use(self, programs: LoadedPrograms) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from importlib.resources import files
 
@@ -108,6 +108,7 @@ class LoadedPrograms:
         self.sessions = self._object.map("sessions")
         self.addresses = self._object.map("addresses")
         self.routes = self._object.map("routes")
+        self._interfaces = self._object.map("interfaces")
         self._totals = self._object.map("totals")
         self._mapped: list[mmap.mmap] = []
         self._uplinks: dict[int, tuple[str, Link]] = {}  # by the index of the interface
@@ -183,16 +184,21 @@ class LoadedPrograms:
             self._downlink = None
         self._downlink = index, self._attach(DOWNLINK, "fast_down", index, EGRESS)
 
-    def attach_uplinks(self, links: Iterable[KernelLink]) -> bool:
+    def attach_uplinks(self, links: Collection[KernelLink], unfinished: Callable[[str], bool]) -> bool:
         """Attach fast_up to the interfaces that can be served, and forget those that have gone. Return what changed.
 
-        An interface that the kernel refuses is passed over: its LACs' packets go to user space.
+        An interface that the kernel refuses is passed over: its LACs' packets go to user space. `unfinished` returns
+        whether packets leave an interface without their checksums (offload.py).
         """
         passed_over: dict[str, str] = {}
+        without = [link for link in links if link.kind == "veth" and unfinished(link.name)]
+        barred = {index for link in without for index in (link.index, link.master)}  # and their bridges
         served: set[int] = set()
         before = self.interfaces, self.passed_over
         for link in links:
             why = unfit(link)
+            if why is None and link.index in barred:
+                why = f"packets leave it without TCP and UDP checksums: ethtool -K {link.name} tx off"
             if why:
                 passed_over[link.name] = why
             if why is not None:
@@ -213,6 +219,12 @@ class LoadedPrograms:
             for name in self._pins.links():
                 if name != DOWNLINK and name not in (f"{UPLINK}{index}" for index in served):
                     self._pins.drop(name)
+        wanted = {layout.INTERFACE.pack(index) for index in served}
+        there = self._interfaces.entries(layout.INTERFACE.size, layout.INTERFACE.size).keys()
+        for key in there - wanted:
+            self._interfaces.delete(key)
+        for key in wanted - there:
+            self._interfaces.put(key, layout.INTERFACE.pack(1))
         self.passed_over = passed_over
         return before != (self.interfaces, self.passed_over)
 
@@ -246,6 +258,7 @@ class LoadedPrograms:
         self.sessions.clear(layout.SESSION_KEY_SIZE)
         self.addresses.clear(layout.ADDRESS_SIZE)
         self.routes.clear(layout.ROUTE_KEY_SIZE)
+        self._interfaces.clear(layout.INTERFACE.size)
         self._unmap()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import socket
 import struct
 from ipaddress import IPv4Address, IPv4Network
 from time import monotonic_ns
@@ -35,6 +36,9 @@ class KernelStage:
         self._counters = self.object.map("counters").mapped(layout.MAX_SESSIONS * layout.COUNTERS.size)
         self._settings = self.object.map("settings").mapped(mmap.PAGESIZE)
         self.configure()
+        with server.entered():
+            self.wan = layout.INTERFACE.pack(socket.if_nametoindex("wan"))
+        self.serve_wan()
         self.session()
         self.object.map("addresses").put(IPv4Address(CLIENT).packed, layout.path_key(0x00070008))
 
@@ -55,6 +59,13 @@ class KernelStage:
             down[1],
         )  # fmt: skip
         self.object.map("sessions").put(layout.path_key(0x00070008), entry)
+
+    def serve_wan(self, served: bool = True) -> None:
+        interfaces = self.object.map("interfaces")
+        if served:
+            interfaces.put(self.wan, layout.INTERFACE.pack(1))
+        else:
+            interfaces.delete(self.wan)
 
     def route(self, route: str, key: int = 0x00070008) -> None:
         self.object.map("routes").put(layout.route_key(IPv4Network(route)), layout.path_key(key))

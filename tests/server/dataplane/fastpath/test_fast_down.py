@@ -44,6 +44,13 @@ def test_a_packet_to_the_subscriber_is_sent_and_counted(kernel: KernelStage, pac
     assert not any(up)
 
 
+def test_a_lac_behind_an_interface_that_is_not_served_is_left_to_user_space(kernel: KernelStage) -> None:
+    kernel.serve_wan(False)
+    assert kernel.down(PACKET) == (NEXT, {"down_passed_route": 1})
+    kernel.serve_wan()
+    assert kernel.down(PACKET)[0] == REDIRECT
+
+
 def test_the_longest_route_decides_and_an_address_comes_before_it(kernel: KernelStage) -> None:
     assert kernel.down(ip(SOURCE, STRANGER, bytes(40))) == (NEXT, {"down_passed_session": 1})
     kernel.route("10.64.0.0/24")

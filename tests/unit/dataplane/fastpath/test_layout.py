@@ -47,4 +47,7 @@ def test_the_totals_have_the_order_of_the_header() -> None:
 
 def test_the_flags_and_the_size_of_the_maps_are_the_header_s() -> None:
     found = {name: int(value, 0) for name, value in re.findall(r"^#define (\w+) (\w+)", HEADER, re.M)}
-    assert found == {name: getattr(layout, name) for name in ("MAX_SESSIONS", "CHECK_SOURCE", "HAS_ROUTES", "ENABLED")}
+    assert found == {
+        name: getattr(layout, name)
+        for name in ("MAX_SESSIONS", "MAX_INTERFACES", "CHECK_SOURCE", "HAS_ROUTES", "ENABLED")
+    }
