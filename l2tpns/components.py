@@ -29,6 +29,7 @@ from l2tpns.runtime import process
 from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.clock import elapsed, moment
 from l2tpns.runtime.counters import Counters
+from l2tpns.runtime.descriptor_store import DescriptorStore
 from l2tpns.runtime.log import Log, Logger
 from l2tpns.runtime.shutdown_steps import ShutdownSteps
 from l2tpns.runtime.supervisor import Supervisor
@@ -66,6 +67,7 @@ class Foundation:
     spare: process.Spare
     steps: ShutdownSteps
     fast_path_loader: Loader
+    descriptors: DescriptorStore
 
 
 class Components:
@@ -107,6 +109,7 @@ class Components:
             on_surroundings=lambda surroundings: self.services.guard.apply_surroundings(surroundings),
             supervisor=supervisor,
             mark=mark_of(self.store.directory),
+            store=foundation.descriptors,
         )
         self.plane.loader = foundation.fast_path_loader
         self.plane.hold()

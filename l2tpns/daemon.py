@@ -38,6 +38,7 @@ from l2tpns.radius.settings import RadiusSettings
 from l2tpns.runtime import files, process
 from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.counters import PRIVATE, Counters
+from l2tpns.runtime.descriptor_store import DescriptorStore
 from l2tpns.runtime.exceptions import contain_strays, describe, format_traceback
 from l2tpns.runtime.log import Log
 from l2tpns.runtime.log_sinks import DAEMON_FACILITY, SYSLOG_SOCKET
@@ -82,6 +83,7 @@ class Daemon:
         gevent.Greenlet.add_spawn_callback(self.greenlets.add)
         contain_strays(gevent.get_hub(), self.logger)
         self.service_manager = process.ServiceManager()
+        self.descriptors = DescriptorStore(self.service_manager, os.environ)
         self.spare = process.Spare()
         self.fast_path_loader = Loader(find_store())
         self.supervisor = Supervisor(self.logger, self.part_lost)
@@ -205,6 +207,7 @@ class Daemon:
             self.spare,
             self.steps,
             self.fast_path_loader,
+            self.descriptors,
         )
         components = Components(
             foundation, self.pool, self.backend, self.radius_settings, context=self.context, fail=self.signals.put

@@ -49,9 +49,11 @@ class Endpoint:
         *,
         beside_wildcard: bool = False,
         data_checksums: bool = True,
+        sock: RawSocket | None = None,
     ) -> None:
+        """Use `sock`, or open a socket. Raises OSError."""
         self._counters = counters
-        self.socket = open_socket(address, port, share=beside_wildcard)
+        self.socket = sock or open_socket(address, port, share=beside_wildcard)
         self.address: str = address
         self.port: int = self.socket.getsockname()[1]
         self.sendto: Callable[[bytes, Peer], int] = self.socket.sendto

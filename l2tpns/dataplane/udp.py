@@ -13,17 +13,14 @@ ENDPOINT_IDLE_TIMEOUT (docs/decisions/0021-sockets-are-for-tunnels-that-are-up.m
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from _socket import socket as RawSocket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address
 from math import inf
-from socket import (
-    SO_REUSEPORT,
-    SOL_SOCKET,
-    inet_aton,
-)
+from socket import SO_REUSEPORT, SOCK_DGRAM, SOL_SOCKET, inet_aton
 from time import monotonic
 from typing import Any
 
@@ -36,6 +33,7 @@ from l2tpns.errors import WireError, refused
 from l2tpns.proto.l2tp.header import PORT, is_control, parse_data
 from l2tpns.proto.ppp.frame import Protocol, parse_frame
 from l2tpns.runtime.counters import Counters
+from l2tpns.runtime.descriptor_store import DescriptorStore
 from l2tpns.runtime.drain import DRAIN, Clock, drain_forever, opened
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.peer import Peer
@@ -78,8 +76,10 @@ class LacSide:
         max_endpoints: int = MAX_ENDPOINTS,
         supervisor: Supervisor | None = None,
         reading: Event | None = None,
+        store: DescriptorStore | None = None,
     ) -> None:
-        """Prepare. Datagrams are read while `reading` is set; without it, always."""
+        """Prepare. Datagrams are read while `reading` is set; without it, always. `store` keeps the sockets."""
+        self._store = store or DescriptorStore()
         self.paths: dict[int, SessionPath] = {}
         self.endpoints: dict[str, Endpoint] = {}
         self.sources: set[bytes] = set()  # local addresses that L2TP leaves from
@@ -134,6 +134,7 @@ class LacSide:
         if endpoint is None:
             if self._wildcard is not None and not self._has_room():
                 return self._endpoint_at(address)
+            kept = self._kept_socket(address)
             with self._wildcard_shared():
                 endpoint = Endpoint(
                     address,
@@ -141,7 +142,9 @@ class LacSide:
                     self._counters,
                     beside_wildcard=self._wildcard is not None,
                     data_checksums=self._data_checksums,
+                    sock=kept,
                 )
+            self._store.offer(_name_of(address), endpoint.socket.fileno(), inherited=kept is not None)
             self.port = endpoint.port
             self.endpoints[address] = endpoint
             self.sources.add(inet_aton(address))
@@ -214,10 +217,28 @@ class LacSide:
             while self._drain(endpoint):
                 gevent.sleep(0)
         finally:
+            self._store.withdraw(_name_of(endpoint.address))
             endpoint.close()
 
+    def _kept_socket(self, address: str) -> RawSocket | None:
+        """Return the socket that an earlier process had at this address."""
+        fd = self._store.take(_name_of(address))
+        if fd < 0:
+            return None
+        try:
+            sock = RawSocket(fileno=fd)
+            if sock.type == SOCK_DGRAM and sock.getsockname() == (address, self.port):
+                sock.setblocking(False)
+                return sock
+            sock.close()
+        except OSError:  # it is no socket
+            os.close(fd)
+        return None
+
     def _listen_everywhere(self) -> None:
-        sock = open_socket("0.0.0.0", self.port)
+        kept = self._kept_socket("0.0.0.0")
+        sock = kept or open_socket("0.0.0.0", self.port)
+        self._store.offer(_name_of("0.0.0.0"), sock.fileno(), inherited=kept is not None)
         report_destinations(sock)
         self.port = sock.getsockname()[1]
         self._wildcard = sock
@@ -356,6 +377,11 @@ class LacSide:
         else:
             counters.drop_not_online += 1
             path.dropped_not_online += 1
+
+
+def _name_of(address: str) -> str:
+    """Return the name of a socket in the descriptor store."""
+    return f"udp-{address}"
 
 
 def _refusal(address: IPv4Address, port: int, error: OSError) -> str:

@@ -27,6 +27,7 @@ from l2tpns.dataplane.udp import LacSide
 from l2tpns.errors import L2tpnsError, refused
 from l2tpns.proto.l2tp.header import PORT
 from l2tpns.runtime.counters import Counters
+from l2tpns.runtime.descriptor_store import DescriptorStore
 from l2tpns.runtime.drain import Clock, drain_forever, opened
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.supervisor import Part, Supervisor
@@ -38,6 +39,7 @@ from l2tpns.system.tun_device import QUEUE_LENGTH, Tun, remove_kept
 from l2tpns.system.tun_watch import Device, TunWatch
 
 RETRY_DELAYS = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before each attempt to recreate a device that was deleted
+TUN = "tun"  # its name in the descriptor store
 
 
 class UserPlane:
@@ -62,10 +64,12 @@ class UserPlane:
         retry_delays: tuple[float, ...] = RETRY_DELAYS,
         clock: Callable[[], float] = monotonic,
         mark: str = "",
+        store: DescriptorStore | None = None,
     ) -> None:
-        """Prepare the data path. With a `mark` and save_state the tun device is kept for the next process."""
+        """Prepare the data path. With save_state, `store` keeps descriptors, and with a `mark` the tun device stays."""
         self.config = config
         self._mark = mark
+        self._store = store or DescriptorStore()
         self._reading = opened()  # set while packets are read
         self.counters = counters
         self.clock = Clock(clock)
@@ -88,6 +92,7 @@ class UserPlane:
             data_checksums=config.data_checksums,
             supervisor=self._supervisor,
             reading=self._reading,
+            store=self._store,
         )
         self._forwarder.l2tp_addresses = self.lacs.sources
         self._forwarder.on_own_l2tp = self._report_own_l2tp
@@ -114,6 +119,7 @@ class UserPlane:
         """Read packets, and remove the routes that an earlier process has left for no session."""
         if self._routes is not None:
             self._routes.settle()
+        self._store.close_rest()
         self._reading.set()
 
     @property
@@ -128,6 +134,7 @@ class UserPlane:
     def start(self) -> None:
         """Open sockets and device, start the readers. Raises ConfigError, RepairError or WaitError, with all closed."""
         try:
+            self._store.want(self.config.save_state)
             self.lacs.start()
             self._forwarder.l2tp_port = self.lacs.port.to_bytes(2, "big")
             self._netlink = netlink = Netlink()
@@ -157,6 +164,8 @@ class UserPlane:
         if self._tun_watch is not None:
             self._tun_watch.stop()
             self._tun_watch = None
+        if not keep:
+            self._store.want(False)
         self.lacs.stop()
         if self._tun is not None and not keep:
             with suppress(NetlinkError):
@@ -177,17 +186,20 @@ class UserPlane:
 
     def _create_tun(self, netlink: Netlink) -> Tun:
         """Return a tun device that is up. Raises ConfigError, RepairError or WaitError."""
-        tun = Tun(self.config.tundevicename, netlink, self._mark)
+        tun = Tun(self.config.tundevicename, netlink, self._mark, self._store.take(TUN))
+        self._store.offer(TUN, tun.fd, inherited=tun.inherited)
         try:
             tun.set_up(netlink, IPv4Interface(self.config.tun_address), self.config.mru)
             self._keep(tun)
         except BaseException:
+            self._store.withdraw(TUN)
             tun.close()
             raise
         return tun
 
     def _keep(self, tun: Tun) -> None:
-        """Have the device outlive this process, or not, as save_state says. A refusal is logged."""
+        """Have the device and the sockets outlive this process, or not, as save_state says. A refusal is logged."""
+        self._store.want(self.config.save_state)
         try:
             tun.keep(self.config.save_state)
         except NetlinkError as error:
@@ -221,6 +233,7 @@ class UserPlane:
             drain_forever(tun.fd, drain, self._reading, self._log)
             self._forwarder.write = self._write  # before another file can get the descriptor's number
             self._tun = None
+            self._store.withdraw(TUN)
             tun.close()
         if self._on_lost is not None:
             self._on_lost()

@@ -7,6 +7,7 @@ import resource
 import socket
 import stat
 import sys
+from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -98,12 +99,13 @@ class ServiceManager:
         self._socket: socket.socket | None = None
         self._open()
 
-    def notify(self, state: str) -> None:
-        """Send a state, if the service manager still listens. Does not raise."""
+    def notify(self, state: str, *descriptors: int) -> None:
+        """Send a state with descriptors, if the service manager still listens. Does not raise."""
         with suppress(OSError):
             self._open()
             if self._socket is not None:
-                self._socket.sendto(state.encode(), self._address)
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+                self._socket.sendmsg([state.encode()], rights, 0, self._address)
 
     @property
     def watchdog_period(self) -> float:

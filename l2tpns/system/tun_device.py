@@ -26,7 +26,7 @@ QUEUE_LENGTH = 2000  # packets that the kernel keeps while this process does oth
 MARK = "l2tpns "  # and the directory of the saved state
 _MAX_ALIAS = 255  # octets
 
-_TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
+_TUNSETIFF, _TUNSETPERSIST, _TUNGETIFF = 0x400454CA, 0x400454CB, 0x800454D2
 _IFF_TUN, _IFF_NO_PI, _IFF_TUN_EXCL = 0x0001, 0x1000, 0x8000
 _IFREQ = struct.Struct("16sH22x")
 
@@ -34,17 +34,24 @@ _IFREQ = struct.Struct("16sH22x")
 class Tun:
     """An open tun device. Its descriptor does not block; `write` sends one packet and raises OSError if it cannot."""
 
-    __slots__ = ("_mark", "_netlink", "adopted", "fd", "index", "kept", "name", "write")
+    __slots__ = ("_mark", "_netlink", "adopted", "fd", "index", "inherited", "kept", "name", "write")
 
-    def __init__(self, name: str, netlink: Netlink, mark: str = "") -> None:
+    def __init__(self, name: str, netlink: Netlink, mark: str = "", open_already: int = -1) -> None:
         """Create the device, or adopt the one with this mark that an earlier process has kept.
 
-        Raises ConfigError, RepairError or WaitError.
+        `open_already` is a descriptor of that device, if this process has inherited one: it is used or closed. Raises
+        ConfigError, RepairError or WaitError.
         """
         self.name = name
         self.index = 0
         self._netlink, self._mark = netlink, mark
-        self.fd, self.adopted = _open(name, netlink, mark)
+        self.inherited = _is_device(open_already, name) and bool(mark) and _alias(netlink, name) == mark
+        if self.inherited:
+            self.fd, self.adopted = open_already, True
+        else:
+            if open_already >= 0:
+                os.close(open_already)
+            self.fd, self.adopted = _open(name, netlink, mark)
         self.kept = self.adopted
         self.write = partial(os.write, self.fd)  # no Python function in between: it is called 100,000 times a second
 
@@ -115,6 +122,17 @@ def _open(name: str, netlink: Netlink, mark: str) -> tuple[int, bool]:
         why = "CAP_NET_ADMIN is needed" if error.errno == errno.EPERM else error.strerror
         raise refused(error.errno, f"tundevicename: {name} cannot be created: {why}") from None
     return fd, adopted
+
+
+def _is_device(fd: int, name: str) -> bool:
+    """Return whether a descriptor is an open tun device of this name."""
+    if fd < 0:
+        return False
+    try:
+        found, _ = _IFREQ.unpack(fcntl.ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size)))
+    except OSError:  # it is something else, or the device was deleted
+        return False
+    return bool(found.rstrip(b"\0") == name.encode())
 
 
 def _alias(netlink: Netlink, name: str) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from typing import Any, Self
 
 from tests.lab import PATIENCE, unprivileged
 from tests.lab.netns import Namespace, end, wait_until
+from tests.lab.service_manager import ServiceManager
 
 FAST_PATH = os.environ.get("L2TPNS_TEST_FAST_PATH") or "off"  # value of `set fast_path` where a test does not say it
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -50,7 +50,9 @@ class Server:
         users: str | None = None,
         arguments: Sequence[str] = (),
         command: Sequence[str] = (sys.executable, "-m", "l2tpns"),
+        keeps_descriptors: bool = False,
     ) -> None:
+        """Prepare. With `keeps_descriptors`, `manager` keeps what the daemon stores there, until it is closed."""
         self.namespace = namespace
         self.directory = directory
         self.config = directory / "l2tpns.cfg"
@@ -58,6 +60,8 @@ class Server:
         self.errors = directory / "stderr"
         self.arguments = list(arguments)
         self.command = list(command)
+        self.keeps_descriptors = keeps_descriptors
+        self.manager: ServiceManager | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.started_in = 0.0
         directory.mkdir(parents=True, exist_ok=True)
@@ -103,39 +107,33 @@ class Server:
 
     def start(self, timeout: float = 2 * PATIENCE) -> None:
         begun = time.monotonic()
-        notify = self.directory / "notify"
-        notify.unlink(missing_ok=True)
-        with (
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener,
-            self.output.open("ab") as output,
-            self.errors.open("ab") as errors,
-        ):
-            listener.bind(str(notify))
-            notify.chmod(0o777)  # as systemd's is: the daemon may be another user
+        if self.manager is None:
+            self.manager = ServiceManager(self.directory / "notify", keeps=self.keeps_descriptors)
+        argv, passed = self.manager.wrap(self.argv("-c", str(self.config), *self.arguments))
+        with self.output.open("ab") as output, self.errors.open("ab") as errors:
             self.process = subprocess.Popen(
-                self.argv("-c", str(self.config), *self.arguments),
+                argv,
                 cwd=CHECKOUT,
-                env={**self.environment(), "NOTIFY_SOCKET": str(notify), "PYTHONUNBUFFERED": "1"},
+                env={**self.environment(), "NOTIFY_SOCKET": str(self.directory / "notify"), "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
                 start_new_session=True,
+                pass_fds=passed,
             )
-            if self.namespace is not None:
-                self.namespace.processes.append(self.process)
-            listener.settimeout(0.1)
-            while True:
-                try:
-                    said = listener.recv(4096)
-                except TimeoutError:
-                    said = b""
-                if b"READY=1" in said.split(b"\n"):
-                    break
-                if self.process.poll() is not None:
-                    raise ServerDied(f"exit status {self.process.returncode}\n{self.last_words()}")
-                if time.monotonic() - begun > timeout:
-                    self.kill()
-                    raise TimeoutError(f"the daemon did not say READY=1 within {timeout:g} s\n{self.last_words()}")
+        for fd in passed:
+            os.close(fd)
+        if self.namespace is not None:
+            self.namespace.processes.append(self.process)
+        while "READY" not in self.manager.next_message():
+            if self.process.poll() is not None:
+                raise ServerDied(f"exit status {self.process.returncode}\n{self.last_words()}")
+            if time.monotonic() - begun > timeout:
+                self.kill()
+                raise TimeoutError(f"the daemon did not say READY=1 within {timeout:g} s\n{self.last_words()}")
+        if not self.keeps_descriptors:
+            self.manager.close()
+            self.manager = None
         self.started_in = time.monotonic() - begun
         if self.takes_lab_user():
             unprivileged.check_user(self.process.pid)

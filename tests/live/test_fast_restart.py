@@ -1,4 +1,7 @@
-"""What the fast path carries while the daemon is dead or restarts (root, own namespaces, own BPF file system)."""
+"""No packet is lost while the daemon is dead or restarts (root, own namespaces, own BPF file system).
+
+The fast path carries it, or it waits in queues that the service manager keeps.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +26,25 @@ pytestmark = [pytest.mark.live, pytest.mark.skipif(not is_root(), reason="needs 
 LNS, HOST, PORT = "192.0.2.1", "198.51.100.2", 9000
 SECRETS = "ann * pw *\nben * pw *\n"
 HEADERS = 28  # octets of IP and UDP
+READERS = 3  # of the daemon: the tun device, the LACs' socket, that of the tunnel
 START = 100  # packets: the kernel may carry a later one before the process has carried the first ones
 
 
 class Stage:
     """A daemon whose fast path carries two subscribers, each with numbered packets in both directions."""
 
-    def __init__(self, lab: Lab, mount: Path, **settings: Setting) -> None:
+    def __init__(self, lab: Lab, mount: Path, *, keeps_descriptors: bool = False, **settings: Setting) -> None:
         self.mount = mount
         self.lac_space, self.space, self.host_space = three_hosts(lab)
         self.settings = {"save_state": True, "fast_path": "on", "hello_interval": 2, **settings}
         self.lines = ('load plugin "garden"',)
         self.server = Server(
-            self.space, lab.directory / "lns", settings=self.settings, secrets=SECRETS, lines=self.lines
+            self.space,
+            lab.directory / "lns",
+            settings=self.settings,
+            secrets=SECRETS,
+            lines=self.lines,
+            keeps_descriptors=keeps_descriptors,
         )
         self.server.start()
         self.lac = Lac(("0.0.0.0", 0), (LNS, 1701), sock=self.lac_space.socket()).connect()
@@ -117,6 +126,8 @@ class Stage:
         if self.server.process is not None and self.server.process.poll() is None:
             assert gevent.get_hub().threadpool.apply(self.server.stop) == 0
         self.host.close()
+        if self.server.manager is not None:
+            self.server.manager.close()
         assert self.server.tracebacks() == ""
 
 
@@ -223,3 +234,32 @@ def test_a_session_in_a_garden_stays_there_while_there_is_no_server(stage: Stage
     stage.lac.wait(lambda: sorted(stage.up[ben]) == sorted(stage.down[ben]) == whole)
     assert gevent.get_hub().threadpool.apply(stage.server.stop) == 0
     assert "l2tpns" not in stage.space.run("iptables-legacy-save")
+
+
+@pytest.mark.parametrize("stage", [{"keeps_descriptors": True, "fast_path": "off"}], indirect=True, ids=[""])
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
+def test_packets_of_user_space_wait_in_the_queues_that_the_service_manager_keeps(stage: Stage, by: int) -> None:
+    stage.wait_journal()
+    for _ in range(2):
+        stage.end(by)
+        stage.run_for(200)
+        stage.begin()
+        assert stage.server.log("state_resumed")[-1]["sessions"] == 2
+        stage.run_for(200)
+    stage.stop_sending()
+    if by == signal.SIGTERM:
+        stage.all_arrive()
+    else:  # one that a reader had taken out of its queue is lost with the process
+        every = [*stage.up.values(), *stage.down.values()]
+        stage.lac.wait(lambda: all(numbers[-1] == stage.sent - 1 for numbers in every))
+        assert sum(stage.sent - len(set(numbers)) for numbers in every) <= 2 * READERS
+        assert all(len(set(numbers)) == len(numbers) for numbers in every)
+    assert gevent.get_hub().threadpool.apply(stage.server.stop) == 0
+    octets = stage.sent * (HEADERS + 8)
+    if by == signal.SIGTERM:
+        down = stage.server.log("session_down")
+        assert [(line["in_octets"], line["out_octets"]) for line in down] == [(octets, octets)] * 2
+    assert stage.server.manager is not None
+    stage.server.manager.read_all()
+    assert stage.server.manager.store == []  # QUIT leaves nothing
+    assert "tun0" not in stage.space.ip("link", "show")

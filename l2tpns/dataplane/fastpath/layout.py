@@ -51,7 +51,7 @@ HELP = {
     "down_clamped": "TCP SYNs whose MSS option was lowered",
     "down_passed_session": "passed: to sessions that user space carries, or to addresses not in use",
     "down_passed_packet": "passed: IP packets that user space has to judge",
-    "down_passed_route": "passed: no route or neighbour for the LAC, too small an MTU, or an interface that is not served",
+    "down_passed_route": "passed: no route or neighbour for the LAC, too small an MTU, an interface that is not served",
 }
 TOTALS = tuple(HELP)
 
