@@ -38,7 +38,7 @@ from l2tpns.runtime.text import unknown_word
 LIVE, NEW_SESSIONS, RESTART = Effect.LIVE, Effect.NEW_SESSIONS, Effect.RESTART
 RADIUS = Affects.RADIUS
 
-# Octets added to a subscriber's packet: IP, UDP, the longest L2TP data header, PPP: 20 + 8 + 6 + 4.
+# Octets added to a packet for a subscriber: IP, UDP, an L2TP data header without options, PPP: 20 + 8 + 6 + 4.
 L2TP_OVERHEAD = 38
 PPPOE_MRU = 1492  # RFC 2516 7: most subscribers reach their LAC by PPPoE
 DEFAULT_TUN_ADDRESS = IPv4Address("1.1.1.1")  # as in l2tpns 1.1 and 2.x

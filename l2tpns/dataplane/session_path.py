@@ -63,6 +63,7 @@ class SessionPath:
         "dropped_too_big",
         "dropped_wrong_peer",
         "endpoint",
+        "extra",
         "filter_in",
         "filter_out",
         "header",
@@ -126,6 +127,7 @@ class SessionPath:
         self.networks: tuple[tuple[int, int], ...] = ()  # the same as (mask, network)
         self.mru = MIN_MTU  # largest IP packet for the peer
         self.mss = 0
+        self.extra = 0  # octets that the headers of the LAC's data messages have more than ours, such as Length
         self.awaiting_policies = False  # the session comes online, and its policies do not apply yet
         self.packet_hook: Tap | None = None  # packet hooks
         self.ipsec = False  # the kernel must encrypt what is sent to the LAC

@@ -30,7 +30,7 @@ from gevent.event import Event
 from l2tpns.dataplane.endpoint import Endpoint, WildcardEndpoint, open_socket
 from l2tpns.dataplane.session_path import SessionPath
 from l2tpns.errors import WireError, refused
-from l2tpns.proto.l2tp.header import PORT, is_control, parse_data
+from l2tpns.proto.l2tp.header import PLAIN_DATA, PORT, is_control, parse_data
 from l2tpns.proto.ppp.frame import Protocol, parse_frame
 from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.descriptor_store import DescriptorStore
@@ -49,6 +49,7 @@ MAX_ENDPOINTS = 256  # sockets for single addresses beside the wildcard one (127
 ENDPOINT_IDLE_TIMEOUT = 120.0  # seconds that such a socket stays open without a tunnel
 SWEEP_INTERVAL = 30.0  # seconds between two searches for sockets to close
 
+_MAX_EXTRA = 64  # octets of options in a header; a LAC with more pads its messages
 _UNUSED_PORT = 1  # tcpmux: no UDP datagram comes from there
 
 # RFC 2661 3.1: the two forms that nearly every data message has, without options or with Length only. The last two
@@ -360,6 +361,7 @@ class LacSide:
             path.dropped_wrong_peer += 1
             return
         path.last_rx = self._clock.now
+        path.extra = min(len(datagram) - len(header.payload) - PLAIN_DATA.size, _MAX_EXTRA)
         if header.ns is not None and path.is_old(header.ns):
             counters.drop_old_ns += 1
             path.dropped_old += 1

@@ -17,7 +17,7 @@ from time import monotonic
 import gevent
 from gevent.event import Event
 
-from l2tpns.config.settings import Config
+from l2tpns.config.settings import L2TP_OVERHEAD, Config
 from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.dataplane.forward import Forwarder, mss_for
 from l2tpns.dataplane.plane import FastCounts, FastPathStatus, OnControl
@@ -345,7 +345,8 @@ class UserPlane:
         path.routes = tuple(routes)
         path.networks = tuple((int(route.netmask), int(route.network_address)) for route in path.routes)
         path.mru = max(min(mru, self.config.mru), MIN_MTU)
-        path.mss = mss_for(path.mru)
+        # What the subscriber sends in full must not need fragments: user space would have to carry it.
+        path.mss = mss_for(min(path.mru, self.config.l2tp_mtu - L2TP_OVERHEAD - path.extra))
         path.changed()
         path.online = True
         self._forwarder.table.add(path, path.address, path.routes)

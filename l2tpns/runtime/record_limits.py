@@ -120,6 +120,7 @@ LIMITS: dict[str, Limit] = {
     "SessionRecord.acct_session_id": _acct_session_id,
     "SessionRecord.answer_identifier": OCTET,
     "SessionRecord.call_serial": LONG,
+    "SessionRecord.extra": OCTET,
     "SessionRecord.tx_speed": LONG,
     "SessionRecord.rx_speed": LONG,
     "Credentials.protocol": lambda value: value in (Protocol.PAP, Protocol.CHAP),

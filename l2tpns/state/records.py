@@ -115,6 +115,7 @@ class SessionRecord:
     tx_speed: int = 0
     rx_speed: int = 0
     sequenced: bool = False
+    extra: int = 0  # octets of options in the headers of the LAC's data messages
     filter_in: str = ""
     filter_out: str = ""
     policy: Policy = field(default_factory=Policy)

@@ -220,7 +220,7 @@ def _restore_times(session: Session, record: SessionRecord, outage: Outage) -> N
 
 def _restore_path(session: Session, record: SessionRecord, exact: bool) -> None:
     path, usage, now = session.path, record.usage, monotonic()
-    path.sequenced = record.sequenced
+    path.sequenced, path.extra = record.sequenced, record.extra
     path.ns = (usage.ns + (0 if exact else DATA_NS_AHEAD)) & 0xFFFF
     path.in_octets, path.in_packets = usage.in_octets, usage.in_packets
     path.out_octets, path.out_packets = usage.out_octets, usage.out_packets

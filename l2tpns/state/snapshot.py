@@ -96,6 +96,7 @@ def session_record(session: Session) -> SessionRecord:
         tx_speed=session.tx_speed,
         rx_speed=session.rx_speed,
         sequenced=path.sequenced,
+        extra=path.extra,
         filter_in=path.filter_in.name if path.filter_in is not None else "",
         filter_out=path.filter_out.name if path.filter_out is not None else "",
         policy=session.policy,

@@ -106,6 +106,11 @@ class Stage:
         """Wait for a line that the daemon logs in this scene."""
         return self.server.wait_for(event, after=self.since, **facts)
 
+    def wait_journal(self, user: str) -> None:
+        """Wait until the session of a user is on disk."""
+        files = self.lab.directory / "lns/state"
+        wait_until(lambda: any(user.encode() in path.read_bytes() for path in files.glob("*.state")), what="saved")
+
     def wait_empty(self, timeout: float = 2 * PATIENCE) -> None:
         """Wait until each session that came up in this scene has ended."""
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from tests.lab import PATIENCE
+from tests.lab.bpffs import bpf_file_system
 from tests.lab.interop import HOST, Stage, missing
+from tests.lab.netns import wait_until
 from tests.lab.pppd import Clients, Peer
+from tests.lab.server import Setting
 
 pytestmark = [
     pytest.mark.live,
@@ -16,6 +22,7 @@ pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
 
+SECONDS, INTERVAL = 8, 0.2  # of a transfer, and between two figures
 PEERS = (Peer("one", "fred", "fredpw", auth="pap"), Peer("two", "ann", "annpw", auth="chap"))
 
 
@@ -57,6 +64,48 @@ def test_pppd_does_not_notice_a_restart(stage: Stage, how: signal.Signals, kerne
         clients.terminate("one")
         clients.wait_down("one")
         stage.wait_for("session_down", user="fred", cause="user_request")
+
+
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    settings: dict[str, Setting] = {"save_state": True, "fast_path": "on"}
+    with (
+        bpf_file_system(tmp_path_factory.mktemp("fast")),
+        Stage(secrets="fred * fredpw *\n", settings=settings) as built,
+    ):
+        built.server.start()
+        yield built
+
+
+@pytest.mark.parametrize("down", [False, True], ids=["up", "down"])
+@pytest.mark.parametrize("kernel", [False, True], ids=["pty", "kernel"])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_tcp_transfer_does_not_notice_a_restart(fast: Stage, how: signal.Signals, kernel: bool, down: bool) -> None:
+    with fast.scene(PEERS[:1], kernel=kernel) as clients:
+        link = clients.dial("one")
+        assert clients.ping(link, HOST) == 3
+        fast.wait_journal("fred")
+        options = f"--json -c {HOST} -B {link.address} -t {SECONDS} -i {INTERVAL} {'-R' if down else ''}"
+        fast.guest.run(f"(iperf3 {options} >/tmp/iperf; echo $? >/tmp/iperf.status) >/dev/null 2>&1 &")
+        time.sleep(2.0)
+        if how == signal.SIGTERM:
+            assert fast.server.stop(how) == 0
+        else:
+            fast.server.kill()
+        time.sleep(1.0)
+        fast.server.start()
+        assert fast.wait_for("state_resumed")["sessions"] == 1
+        wait_until(lambda: fast.guest.run("cat /tmp/iperf.status || true").strip() == "0", 2 * PATIENCE, step=0.5)
+        report = json.loads(fast.guest.run("cat /tmp/iperf; rm /tmp/iperf.status"))
+        silent = [interval["sum"]["bytes"] == 0 for interval in report["intervals"]]
+        longest = max(len(list(run)) for run in "".join("-" if it else " " for it in silent).split(" "))
+        total, again = report["end"]["sum_received"]["bytes"], report["end"]["sum_sent"].get("retransmits")
+        print(
+            f"\n{how.name}, {total / SECONDS / 1e6 * 8:.1f} Mbit/s, {again} segments again, {longest} intervals silent"
+        )
+        assert longest * INTERVAL < 1.0
+        assert fast.server.log("session_down", after=fast.since) == []
+        assert clients.is_up("one")
 
 
 def test_pppd_does_not_notice_a_reload_be_the_file_good_or_broken(stage: Stage) -> None:

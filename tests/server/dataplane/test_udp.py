@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from itertools import pairwise
 from math import inf
+from typing import Any
 
 import gevent
 import gevent.socket
@@ -149,6 +150,14 @@ def test_every_mix_of_the_l_s_o_and_p_bits_is_read(
 ) -> None:
     rig.send(data(b"\xff\x03\x00\x21" + PACKET, length=length, ns=ns, offset=offset, priority=priority))
     assert rig.carried == [PACKET]
+
+
+@pytest.mark.parametrize(
+    ("options", "extra"), [({}, 0), ({"length": True}, 2), ({"length": True, "ns": 5}, 6), ({"offset": 3}, 5)]
+)
+def test_a_path_knows_how_long_the_lacs_headers_are(rig: Rig, options: dict[str, Any], extra: int) -> None:
+    rig.send(data(bytes.fromhex("ff03 c021 0901 0008 0000 0000"), **options))
+    assert rig.path.extra == extra
 
 
 @pytest.mark.statement(3)

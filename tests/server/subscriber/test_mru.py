@@ -14,6 +14,7 @@ from l2tpns.subscriber import plugin_hooks
 from tests.lab import traffic
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Subscriber
+from tests.lab.packets import tcp_syn
 from tests.lab.pppclient import CHAP, CODE_REJ, CONF_REJ, ECHO_REP, IPCP, LCP, PAP, PROTO_REJ, TERM_REQ
 from tests.server.conftest import QUICK, Serve
 from tests.server.subscribers import Ear, refused, say
@@ -125,3 +126,13 @@ def test_a_subscriber_that_begins_again_gets_no_packet_of_the_old_size_while_plu
     fred.restart()
     fred.wait(lambda: len(server.backend.asked) == 2 and fred.online, what="online again")
     assert carried == [False]
+
+
+@pytest.mark.parametrize(("length_bit", "mru", "mss"), [(False, 1500, 1422), (True, 1500, 1420), (True, 1400, 1360)])
+def test_what_a_subscriber_sends_over_tcp_needs_no_fragments_however_long_the_lacs_headers_are(
+    server: InProcess, length_bit: bool, mru: int, mss: int
+) -> None:
+    fred = server.lac(defaults=replace(QUICK, mru=mru, length_bit=length_bit)).connect().call("fred", "pw")
+    fred.wait_online()
+    server.plane.deliver(tcp_syn("198.51.100.2", str(fred.address), 1460))
+    assert int.from_bytes(fred.receive_ip()[42:44]) == mss

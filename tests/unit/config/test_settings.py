@@ -127,7 +127,7 @@ def test_a_configuration_in_which_everything_is_set_reads_back_to_the_same() -> 
     }
     special = {"log_file": "syslog:local0", "radius_secret": 'a "b" \\ c#d', "l2tp_secret": "!'", "debug": 5}
     special["snoop_format"] = "framed"
-    special["fast_path"] = "auto"
+    special["fast_path"] = "on"
     special["throttle_method"] = "htb"
     special["username_case"] = "sensitive"
     special["nsctl_secret"] = 'a "b" \\ of 16 octets'
