@@ -34,7 +34,8 @@ from l2tpns.system.tc_messages import (
     NLM_F_CREATE,
     NLM_F_REPLACE,
     ROOT,
-    RTM_DELQDISC,
+    ROOT_MASK,
+    RTM_DELTCLASS,
     RTM_GETQDISC,
     RTM_GETTCLASS,
     RTM_GETTFILTER,
@@ -56,6 +57,7 @@ TABLE, HOOK, ENTRY, CHAIN = "mangle", "PREROUTING", "l2tpns", "throttle"  # as t
 
 MARK_MASK = 0xFFFF0000  # the lower half of the mark is the operator's
 FIRST, LAST = 0x10, 0xFFEF  # classes; higher numbers are handles of other queues
+REMOVED_AT_ONCE = 100  # classes that an earlier process has left
 CHUNK = 20  # classes restored between two yields
 IDLE_RATE = 1_000_000  # kbit/s of a class without a session: packets left in it go out at once
 
@@ -134,7 +136,7 @@ class KernelShaper:
     def start(self, needed: bool) -> None:
         with _as_shaping_errors():
             try:
-                self._remove_queues()
+                self._adopt_queues()
                 self._install_queues()  # now, before there is traffic: exchanging a root queue loses packets
             except NetlinkError:
                 if needed:
@@ -324,10 +326,16 @@ class KernelShaper:
             self._install_filter()
             self._queues = True
 
-    def _remove_queues(self) -> None:
-        """Remove the queues of an earlier process: their classes have no sessions."""
-        if self._queues_there()[0] == ROOT:
-            self._netlink.request(RTM_DELQDISC, [tc_message(self._device, "", TC_H_ROOT, ROOT)])
+    def _adopt_queues(self) -> None:
+        """Go on with the root queue of an earlier process, but not with its classes, which have no sessions."""
+        root, classes = self._queues_there()
+        if root != ROOT:
+            return
+        ours = [tc_message(self._device, "", 0, handle) for handle in classes if handle & ROOT_MASK == ROOT]
+        for start in range(0, len(ours), REMOVED_AT_ONCE):
+            self._netlink.request(RTM_DELTCLASS, ours[start : start + REMOVED_AT_ONCE])
+        self._install_filter()
+        self._queues = True
 
     def _install_filter(self) -> None:
         self._netlink.request(RTM_NEWTFILTER, [filter_message(self._device)], NLM_F_CREATE | NLM_F_REPLACE)

@@ -14,14 +14,14 @@ from l2tpns.runtime.token_bucket import burst_size, octets_per_second, queue_siz
 from l2tpns.system.nfnetlink import attribute
 from l2tpns.system.rtnetlink import Message
 
-ROOT = 1 << 16  # handle of HTB; class n is 1:n, and the queue of its packets n:
+ROOT, ROOT_MASK = 1 << 16, 0xFFFF0000  # handle of HTB; class n is 1:n, and the queue of its packets n:
 FILTER = 1  # handle of its only filter
 MARK_SHIFT = 16  # the upper half of a packet's mark is its class
 DIRECT_QUEUE = 2000  # packets of all sessions that are not throttled: as long as the device's own queue
 MAX_PACKET = 1600  # the device's MTU is below; what is larger was joined by the kernel (GRO), and is cut again
 QUANTUM = 1600  # octets of a class in its turn, where more than one may send
 
-RTM_NEWQDISC, RTM_DELQDISC, RTM_NEWTCLASS, RTM_NEWTFILTER = 36, 37, 40, 44
+RTM_NEWQDISC, RTM_NEWTCLASS, RTM_DELTCLASS, RTM_NEWTFILTER = 36, 40, 41, 44
 RTM_GETQDISC, RTM_GETTCLASS, RTM_GETTFILTER = 38, 42, 46
 NLM_F_REPLACE, NLM_F_CREATE = 0x100, 0x400
 TC_H_ROOT = 0xFFFFFFFF

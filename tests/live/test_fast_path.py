@@ -327,10 +327,6 @@ def test_an_interface_that_leaves_checksums_to_nobody_is_passed_over(fast: Rig) 
     carried = fast.carried()
     fast.down([udp(HOST, CLIENT, b"end")], b"end")
     assert fast.carried() == carried
-    fast.server.run("ethtool", "-K", "wan", "tx", "off")
-    until(fast, lambda: "wan" not in fast.plane.fast_path().passed_over)
-    fast.down([udp(HOST, CLIENT, b"end")], b"end")
-    assert fast.carried() == carried + 1
 
 
 def test_what_the_kernel_must_encrypt_is_sent_by_user_space(fast: Rig) -> None:

@@ -33,8 +33,10 @@ START = 100  # packets: the kernel may carry a later one before the process has 
 class Stage:
     """A daemon whose fast path carries two subscribers, each with numbered packets in both directions."""
 
-    def __init__(self, lab: Lab, mount: Path, *, keeps_descriptors: bool = False, **settings: Setting) -> None:
-        self.mount = mount
+    def __init__(
+        self, lab: Lab, mount: Path, *, keeps_descriptors: bool = False, pause: float = 0.003, **settings: Setting
+    ) -> None:
+        self.mount, self.pause = mount, pause
         self.lac_space, self.space, self.host_space = three_hosts(lab)
         self.settings = {"save_state": True, "fast_path": "on", "hello_interval": 2, **settings}
         self.lines = ('load plugin "garden"',)
@@ -69,14 +71,14 @@ class Stage:
         self.down[str(found.destination)].append(int(found.payload[8:]))
 
     def send(self) -> None:
-        """Send a packet each way for each subscriber, a few hundred times a second."""
+        """Send a packet each way for each subscriber, again and again."""
         while True:
             payload = b"%08d" % self.sent
             for each in self.subscribers:
                 each.send_udp(HOST, PORT, payload)
                 self.host.sendto(payload, (str(each.address), 7000))
             self.sent += 1
-            gevent.sleep(0.003)
+            gevent.sleep(self.pause)
 
     def run_for(self, packets: int) -> None:
         """Wait until so many more packets were sent."""
@@ -236,16 +238,18 @@ def test_a_session_in_a_garden_stays_there_while_there_is_no_server(stage: Stage
     assert "l2tpns" not in stage.space.run("iptables-legacy-save")
 
 
-@pytest.mark.parametrize("stage", [{"keeps_descriptors": True, "fast_path": "off"}], indirect=True, ids=[""])
+@pytest.mark.parametrize(
+    "stage", [{"keeps_descriptors": True, "pause": 0.02, "fast_path": "off"}], indirect=True, ids=[""]
+)
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
 def test_packets_of_user_space_wait_in_the_queues_that_the_service_manager_keeps(stage: Stage, by: int) -> None:
     stage.wait_journal()
     for _ in range(2):
         stage.end(by)
-        stage.run_for(200)
+        stage.run_for(50)
         stage.begin()
         assert stage.server.log("state_resumed")[-1]["sessions"] == 2
-        stage.run_for(200)
+        stage.run_for(50)
     stage.stop_sending()
     if by == signal.SIGTERM:
         stage.all_arrive()
