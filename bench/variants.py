@@ -7,7 +7,7 @@ generator's processes (LAC, network, RADIUS) have the last one.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,7 +74,7 @@ class Setup:
 
 
 @contextmanager
-def started(variant: Variant, sessions: int) -> Iterator[Setup]:
+def started(variant: Variant, sessions: int, *, plugins: Sequence[str] = ()) -> Iterator[Setup]:
     """Start the variant in a lab of its own, with room for so many sessions, none of them up."""
     with Lab() as lab:
         lac, server, host = three_hosts(lab)
@@ -95,7 +95,7 @@ def started(variant: Variant, sessions: int) -> Iterator[Setup]:
             return
         enter(bpf_file_system(lab.directory))
         radius = enter(Generator(server, "radius", "127.0.0.1", "1812", SECRET, cpu=OTHER_CPU))
-        process = start_server(variant, lab, server)
+        process = start_server(variant, lab, server, plugins)
         pin(process.pid, SERVER_CPU)
         try:
             tunnels = max(1, -(-sessions // SESSIONS_PER_TUNNEL))
@@ -112,7 +112,7 @@ def started(variant: Variant, sessions: int) -> Iterator[Setup]:
                 process.stop()
 
 
-def start_server(variant: Variant, lab: Lab, server: Namespace) -> Process:
+def start_server(variant: Variant, lab: Lab, server: Namespace, plugins: Sequence[str]) -> Process:
     shared: dict[str, Setting] = {
         "peer_address": SUBSCRIBERS_SEE,
         "primary_radius": "127.0.0.1",
@@ -130,8 +130,9 @@ def start_server(variant: Variant, lab: Lab, server: Namespace) -> Process:
             "save_state": True,
         }
         settings = {**shared, **own, **variant.settings}
+        lines = [f'load plugin "{name}"' for name in plugins]
         command = ("taskset", "-c", str(SERVER_CPU), sys.executable, "-m", "l2tpns")
-        process = Server(server, lab.directory / "lns", settings=settings, pool=POOL, command=command)
+        process = Server(server, lab.directory / "lns", settings=settings, lines=lines, pool=POOL, command=command)
     else:
         settings = {**shared, "bind_address": LNS, **variant.settings}
         process = CServer(server, lab.directory / "c", unpack(BUILD / "cl2tpns"), settings=settings, pool=POOL)

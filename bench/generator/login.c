@@ -82,6 +82,17 @@ void session_lost(struct session *session)
     lost++;
 }
 
+/* Return the next session that is not up. Those that have ended come again when all others have had their turn. */
+static struct session *next_free(void)
+{
+    struct session *session;
+    do {
+        session = &sessions[next_session];
+        next_session = (next_session + 1) % session_room;
+    } while (session->state != IDLE && session->state != ENDED);
+    return session;
+}
+
 /* Execute `login COUNT WINDOW RATE`: bring COUNT more sessions up; a RATE of 0 sets no limit. */
 void login(const char *text)
 {
@@ -89,8 +100,8 @@ void login(const char *text)
     double rate;
     if (job.active || sscanf(text, "%u %u %lf", &count, &window, &rate) != 3 || !count || !window || rate < 0)
         refuse("login COUNT WINDOW RATE, one at a time");
-    if (count > session_room - next_session)
-        refuse("there is room for %u sessions more", session_room - next_session);
+    if (count > session_room - online)
+        refuse("there is room for %u sessions more", session_room - online);
     if (!under_way && !(under_way = calloc(session_room, sizeof *under_way)))
         fail("calloc");
     memset(&job, 0, sizeof job);
@@ -116,7 +127,7 @@ void login_step(double at)
     static double next_look;
     while (job.active && job.started < job.asked && under_way_count < job.window &&
            (job.rate <= 0 || job.started <= (at - job.begun) * job.rate)) {
-        struct session *session = &sessions[next_session++];
+        struct session *session = next_free();
         job.started++;
         session->begun = at;
         session->retry_at = at + 30.0;
