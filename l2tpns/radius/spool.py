@@ -31,7 +31,7 @@ import orjson
 from gevent.event import Event
 
 from l2tpns.errors import refused
-from l2tpns.runtime import files
+from l2tpns.runtime import files, json_text
 from l2tpns.runtime.clock import Moment
 from l2tpns.runtime.durable import close_quietly, fsync_all, make_line, read_line, write_all
 from l2tpns.runtime.log import Logger
@@ -492,4 +492,4 @@ def _entry(fields: list[Any], segment: Segment, size: int) -> Entry:
     if not (WHEN(wall) and WHEN(since_boot)) or len(session) > 253:
         raise ValueError("its time or its name is out of range")
     moment = Moment(float(wall), float(since_boot), boot)
-    return Entry(number, kind, session, moment, orjson.dumps(usage), segment, size, delivered, True)
+    return Entry(number, kind, session, moment, json_text.dump(usage), segment, size, delivered, True)

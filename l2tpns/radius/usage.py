@@ -24,6 +24,7 @@ from l2tpns.radius.packets import ALL_32
 from l2tpns.radius.request_packet import RequestPacket
 from l2tpns.radius.settings import RadiusSettings
 from l2tpns.radius.types import FramedRoute, Usage
+from l2tpns.runtime import json_text
 
 START, STOP, INTERIM, ON, OFF = "start", "stop", "interim", "on", "off"
 STATUS = {START: 1, STOP: 2, INTERIM: 3, ON: 7, OFF: 8}  # RFC 2866 5.1
@@ -65,7 +66,7 @@ def dump_usage(usage: Usage) -> bytes:
     facts["routes"] = [
         [str(route.prefix), str(route.gateway) if route.gateway else None, route.metric] for route in usage.routes
     ]
-    return orjson.dumps(facts)
+    return json_text.dump(facts)
 
 
 def load_usage(body: bytes) -> Usage:

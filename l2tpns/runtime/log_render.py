@@ -15,9 +15,8 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
-import orjson
-
 from l2tpns.proto.ppp.frame import Protocol
+from l2tpns.runtime import json_text
 from l2tpns.runtime.text import escape_unprintable
 
 HIDDEN = "***"
@@ -32,7 +31,7 @@ _INT64 = 1 << 63
 
 def render_line(level: str, event: str, facts: dict[str, Any]) -> bytes:
     """Return a line of facts that `render_fact` has made safe."""
-    return orjson.dumps({"time": render_time(time.time()), "level": level, "event": event, **facts})
+    return json_text.dump({"time": render_time(time.time()), "level": level, "event": event, **facts})
 
 
 def render_time(now: float) -> str:
