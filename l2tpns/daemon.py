@@ -85,7 +85,7 @@ class Daemon:
         self.service_manager = process.ServiceManager()
         self.descriptors = DescriptorStore(self.service_manager, os.environ)
         self.spare = process.Spare()
-        self.fast_path_loader = Loader(find_store())
+        self.fast_path_loader = Loader(find_store(), tcx=os.environ.get("L2TPNS_HOOKS") != "clsact")
         self.supervisor = Supervisor(self.logger, self.part_lost)
         self.started = monotonic()
         self.ready = False  # the start succeeded

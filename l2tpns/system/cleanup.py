@@ -15,6 +15,7 @@ from l2tpns.errors import L2tpnsError
 from l2tpns.proto.l2tp.header import PORT
 from l2tpns.runtime.log import Logger
 from l2tpns.system import nft
+from l2tpns.system.clsact import remove_all as remove_filters
 from l2tpns.system.firewall import Firewall, FirewallError
 from l2tpns.system.garden_rules import USERS
 from l2tpns.system.ipset import IpSets
@@ -47,7 +48,7 @@ def remove_everything() -> int:
         removed += store.remove()
     netlink = Netlink()
     try:
-        removed += len(remove_kept(netlink))
+        removed += remove_filters(netlink) + len(remove_kept(netlink))
     finally:
         netlink.close()
     sets = IpSets()

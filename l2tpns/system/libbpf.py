@@ -55,9 +55,10 @@ class BpfError(L2tpnsError):
     `detail` has the last lines of what libbpf printed about it, for instance the kernel's reason to refuse a program.
     """
 
-    def __init__(self, text: str, detail: str = "") -> None:
+    def __init__(self, text: str, detail: str = "", code: int = 0) -> None:
         super().__init__(text)
         self.detail = detail
+        self.code = code  # errno
 
 
 class _Library:
@@ -90,7 +91,7 @@ class _Library:
         detail, self._lines = "\n".join(self._lines), []
         number = number or ctypes.get_errno()
         why = "it is damaged" if number >= _LIBRARY_ERRORS else os.strerror(number)
-        return BpfError(f"cannot {what}: {why}{_hint(what, number)}", detail)
+        return BpfError(f"cannot {what}: {why}{_hint(number)}", detail, number)
 
     def _keep(self, level: int, form: bytes, arguments: int) -> int:
         if level == _WARNING:
@@ -100,11 +101,9 @@ class _Library:
         return 0
 
 
-def _hint(what: str, number: int) -> str:
+def _hint(number: int) -> str:
     if number in (errno.EPERM, errno.EACCES):
         return "; CAP_BPF and CAP_NET_ADMIN are needed"
-    if number == errno.EINVAL and what.startswith("attach"):
-        return "; Linux 6.6 or newer is needed"
     if number == errno.ENOSYS:
         return "; the kernel is built without bpf(2)"
     return ""

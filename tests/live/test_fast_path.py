@@ -81,7 +81,7 @@ class Rig:
         self.posted: list[tuple[int, bytes]] = []
         self.plane = kind(self.config, self.counters, self.log.get(), lambda *_: None)
         if isinstance(self.plane, KernelPlane):
-            self.plane.loader = Loader()
+            self.plane.loader = Loader(tcx=os.environ.get("L2TPNS_HOOKS") != "clsact")
         with self.server.entered():
             self.plane.start()
             self.endpoint = self.plane.endpoint(LNS)

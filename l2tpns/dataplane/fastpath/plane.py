@@ -22,6 +22,7 @@ from l2tpns.dataplane.session_path import USERSPACE_FIELDS, SessionPath
 from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.errors import RepairError
 from l2tpns.runtime.supervisor import Part
+from l2tpns.system.clsact import Filters
 from l2tpns.system.ipsec import IpsecPolicies
 from l2tpns.system.libbpf import BpfError
 from l2tpns.system.netlink_socket import NetlinkError
@@ -29,6 +30,7 @@ from l2tpns.system.offload import Offloads
 from l2tpns.system.pins import Pins
 
 SYNC_INTERVAL = 1.0  # seconds between two looks at the settings and the counters of the programs
+CLSACT_PATIENCE = 5  # seconds without a sign of life
 RETRY_INTERVAL = 10.0  # seconds until the kernel is asked again for what it has refused
 
 
@@ -65,6 +67,10 @@ class KernelPlane(UserPlane):
         pins = self._pins()
         if pins is None:
             self._remove_pins()
+        assert self._netlink is not None
+        with suppress(NetlinkError):
+            if pins is None or not pins.whole:  # left by a process that had no time to remove them
+                Filters(self._netlink, self.config.tundevicename).remove_others(())
         if self.config.fast_path != "off" or (pins is not None and pins.whole):
             self._begin()
             if self._programs is None and self.config.fast_path == "on":
@@ -131,9 +137,10 @@ class KernelPlane(UserPlane):
 
     def _begin(self) -> None:
         """Load the programs and move all sessions that may be carried. On a refusal log why. May yield."""
-        assert self._tun is not None
+        assert self._tun is not None and self._netlink is not None
         try:
-            programs = self.loader.take(self._pins())
+            filters = Filters(self._netlink, self.config.tundevicename)
+            programs = self.loader.take(filters, self._pins())
         except BpfError as error:
             self._report_refusal(str(error))
             return
@@ -201,7 +208,7 @@ class KernelPlane(UserPlane):
 
     def _report_use(self, programs: LoadedPrograms) -> None:
         facts = {"interfaces": list(programs.interfaces), "passed_over": programs.passed_over}
-        self._log.info("fast_path_up", **facts, adopted=programs.adopted)
+        self._log.info("fast_path_up", **facts, adopted=programs.adopted, hooks=programs.hooks)
 
     def _report_refusal(self, why: str) -> None:
         if why != self._why_not:
@@ -262,7 +269,9 @@ class KernelPlane(UserPlane):
         programs, sessions, tun = self._programs, self._sessions, self._tun
         if programs is None or sessions is None or tun is None:
             return
-        patience = int(self.config.fast_path_orphan_timeout * 1e9)
+        # Filters of traffic control stay when the process dies: what is not kept must not carry on for long.
+        short = programs.hooks == "clsact" and not programs.kept
+        patience = int((CLSACT_PATIENCE if short else self.config.fast_path_orphan_timeout) * 1e9)
         layout.WORD.pack_into(programs.settings, layout.BEAT_OFFSET, monotonic_ns())
         settings = layout.SETTINGS.pack(
             layout.ENABLED, tun.index, self.lacs.port.to_bytes(2, "big"), 0, self.config.packet_limit, 0, patience

@@ -12,9 +12,11 @@ import os
 import socket
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from errno import EINVAL
 from importlib.resources import files
 
 from l2tpns.dataplane.fastpath import layout
+from l2tpns.system.clsact import Filter, Filters
 from l2tpns.system.libbpf import EGRESS, INGRESS, BpfError, Link, Object
 from l2tpns.system.pins import Pins, PinStore
 from l2tpns.system.rtnetlink import KernelLink
@@ -34,9 +36,12 @@ class Loader:
         self,
         store: PinStore | None = None,
         load: Callable[[Mapping[str, int]], Object] = lambda maps: Object(read_object(), maps),
+        *,
+        tcx: bool = True,
     ) -> None:
-        """Prepare. Without a `store`, no program outlives this process."""
+        """Prepare. Without a `store`, no program outlives this process. Without `tcx`, clsact is used (clsact.py)."""
         self.store = store
+        self._tcx = tcx
         self._load = load
         self._object: Object | None = None
         self._inherited: Pins | None = None  # the maps of the object are those
@@ -80,7 +85,7 @@ class Loader:
         self._object, self._inherited = inheriting, pins
         return True
 
-    def take(self, pins: Pins | None = None) -> LoadedPrograms:
+    def take(self, filters: Filters, pins: Pins | None = None) -> LoadedPrograms:
         """Return the programs, not attached: with the maps that `pins` holds, else with empty ones.
 
         Raises BpfError if they cannot be loaded.
@@ -88,7 +93,7 @@ class Loader:
         inherits = pins is not None and pins.whole and (pins == self._inherited or self._inherit(pins))
         if self._object is None:
             self._object = self._load({})
-        return LoadedPrograms(self._object, pins if inherits else None)
+        return LoadedPrograms(self._object, filters, pins if inherits else None, tcx=self._tcx)
 
     def close(self) -> None:
         """Unload the programs, unless they are kept for the next process."""
@@ -100,9 +105,14 @@ class Loader:
 class LoadedPrograms:
     """The two programs of a loaded object, with their maps, which may outlive this process."""
 
-    def __init__(self, programs: Object, pins: Pins | None = None) -> None:
-        """Take the programs. With `pins`, their maps and links are those of an earlier process."""
+    def __init__(self, programs: Object, filters: Filters, pins: Pins | None = None, *, tcx: bool = True) -> None:
+        """Take the programs. With `pins`, their maps and links are those of an earlier process.
+
+        They are attached by `filters` where the kernel has no TCX, or without `tcx`.
+        """
         self._object = programs
+        self._filters = filters
+        self._tcx = tcx
         self._pins = pins
         self.adopted = pins is not None
         self.sessions = self._object.map("sessions")
@@ -111,8 +121,8 @@ class LoadedPrograms:
         self._interfaces = self._object.map("interfaces")
         self._totals = self._object.map("totals")
         self._mapped: list[mmap.mmap] = []
-        self._uplinks: dict[int, tuple[str, Link]] = {}  # by the index of the interface
-        self._downlink: tuple[int, Link] | None = None  # with the index of the tun device
+        self._uplinks: dict[int, tuple[str, Link | Filter]] = {}  # by the index of the interface
+        self._downlink: tuple[int, Link | Filter] | None = None  # with the index of the tun device
         self.passed_over: dict[str, str] = {}  # interfaces that are not served, with the reason
         self.counters = self._memory("counters", layout.MAX_SESSIONS * layout.COUNTERS.size)
         self.settings = self._memory("settings", layout.SETTINGS.size)
@@ -129,9 +139,13 @@ class LoadedPrograms:
         for name in layout.MAPS:
             pins.keep(name, self._object.map(name).fd)
         for index, (_, link) in self._uplinks.items():
-            pins.keep(f"{UPLINK}{index}", link.fd)
+            self._keep_link(f"{UPLINK}{index}", link)
         if self._downlink is not None:
-            pins.keep(DOWNLINK, self._downlink[1].fd)
+            self._keep_link(DOWNLINK, self._downlink[1])
+
+    def _keep_link(self, name: str, link: Link | Filter) -> None:
+        if self._pins is not None and link.fd >= 0:
+            self._pins.keep(name, link.fd)
 
     def keep_no_longer(self) -> None:
         """Have nothing outlive this process."""
@@ -139,8 +153,23 @@ class LoadedPrograms:
             self._pins.remove()
             self._pins = None
 
-    def _attach(self, name: str, program: str, interface: int, point: int) -> Link:
+    @property
+    def hooks(self) -> str:
+        """Return how the programs are attached."""
+        return "tcx" if self._tcx else "clsact"
+
+    def _attach(self, name: str, program: str, interface: int, point: int) -> Link | Filter:
         """Attach a program, or replace the one of an earlier process. `name` is the link's pin. Raises BpfError."""
+        if self._tcx:
+            try:
+                return self._attach_link(name, program, interface, point)
+            except BpfError as error:
+                if error.code != EINVAL or self._downlink is not None or self._uplinks:
+                    raise
+            self._tcx = False  # this kernel has none
+        return self._filters.attach(self._object.program(program), interface, point)
+
+    def _attach_link(self, name: str, program: str, interface: int, point: int) -> Link:
         pins = self._pins
         if pins is not None and (fd := pins.link(name)) >= 0:
             link = Link(fd)
@@ -152,11 +181,10 @@ class LoadedPrograms:
             else:
                 return link
         link = self._object.program(program).attach(interface, point)
-        if pins is not None:
-            pins.keep(name, link.fd)
+        self._keep_link(name, link)
         return link
 
-    def _detach(self, name: str, link: Link) -> None:
+    def _detach(self, name: str, link: Link | Filter) -> None:
         if self._pins is not None:
             self._pins.drop(name)
         link.detach()
@@ -219,6 +247,8 @@ class LoadedPrograms:
             for name in self._pins.links():
                 if name != DOWNLINK and name not in (f"{UPLINK}{index}" for index in served):
                     self._pins.drop(name)
+        if not self._tcx and self._downlink is not None:
+            self._filters.remove_others({(index, INGRESS) for index in served} | {(self._downlink[0], EGRESS)})
         wanted = {layout.INTERFACE.pack(index) for index in served}
         there = self._interfaces.entries(layout.INTERFACE.size, layout.INTERFACE.size).keys()
         for key in there - wanted:
