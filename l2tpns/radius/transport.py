@@ -153,6 +153,7 @@ class Transport:
         finally:
             for server, pending in request.pending.items():
                 server.close_request(pending)
+            request.pending.clear()  # they know the request: else it would wait for the collector, with every login
         text = f"no RADIUS server answered {request.tries} tries of {label}"
         raise PassedOver(text, tally.passed_over, tally.unsure)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import socket
 import time
@@ -71,6 +72,24 @@ def test_a_right_password_is_accepted_and_a_wrong_one_refused(server, ask, crede
 
 
 @pytest.mark.statement(144)
+def test_a_request_leaves_nothing_for_the_garbage_collector(server, ask):
+    backend = ask(server)
+    backend.authenticate(login(pap()))
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            assert backend.authenticate(login(pap())).accepted
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        kinds = {type(each).__name__ for each in gc.garbage}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not kinds & {"Request", "PendingRequest", "RequestPacket"}, kinds
+
+
 def test_a_challenge_is_a_refusal(server, ask):
     server.handler = lambda request: [make_reply(request, CHALLENGE, [(24, b"state"), (18, b"code?")])]
     assert not ask(server).authenticate(login()).accepted
