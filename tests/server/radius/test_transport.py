@@ -72,6 +72,11 @@ def test_a_right_password_is_accepted_and_a_wrong_one_refused(server, ask, crede
 
 
 @pytest.mark.statement(144)
+def test_a_challenge_is_a_refusal(server, ask):
+    server.handler = lambda request: [make_reply(request, CHALLENGE, [(24, b"state"), (18, b"code?")])]
+    assert not ask(server).authenticate(login()).accepted
+
+
 def test_a_request_leaves_nothing_for_the_garbage_collector(server, ask):
     backend = ask(server)
     backend.authenticate(login(pap()))
@@ -88,11 +93,6 @@ def test_a_request_leaves_nothing_for_the_garbage_collector(server, ask):
         gc.garbage.clear()
         gc.enable()
     assert not kinds & {"Request", "PendingRequest", "RequestPacket"}, kinds
-
-
-def test_a_challenge_is_a_refusal(server, ask):
-    server.handler = lambda request: [make_reply(request, CHALLENGE, [(24, b"state"), (18, b"code?")])]
-    assert not ask(server).authenticate(login()).accepted
 
 
 @pytest.mark.statement(157)
