@@ -42,11 +42,10 @@ _MEMBARRIER, _GLOBAL = {"x86_64": 324, "aarch64": 283}, 1  # system calls; MEMBA
 
 
 class Filters:
-    """The filters of one server, given by the name of its tun device. Methods may yield."""
+    """The filters of one server, which have a handle of their own. Methods may yield."""
 
-    def __init__(self, netlink: Netlink, device: str) -> None:
-        self._netlink = netlink
-        self._handle = zlib.crc32(device.encode()) | 1
+    def __init__(self, netlink: Netlink, handle: int) -> None:
+        self._netlink, self._handle = netlink, handle
 
     def attach(self, program: Program, interface: int, point: int) -> Filter:
         """Attach a program, in the place of the one that this server has there. Raises BpfError."""
@@ -114,19 +113,16 @@ class Filter:
         """Do nothing: the program stays attached."""
 
 
+def filters_of(netlink: Netlink, device: str) -> Filters:
+    """Return the filters of the server with this tun device."""
+    return Filters(netlink, zlib.crc32(device.encode()) | 1)
+
+
 def remove_all(netlink: Netlink) -> int:
     """Remove the filters of all servers, while none runs. Return how many."""
-    removed = 0
-    for interface in _with_hooks(netlink):
-        for point, parent in _HOOKS.items():
-            for handle in _handles(netlink, interface, point):
-                message = tc_message(interface, "", parent, handle)
-                message["info"] = PRIORITY << 16 | _ETH_P_ALL
-                netlink.request(RTM_DELTFILTER, [message])
-                removed += 1
-        if not any(_filters(netlink, interface, point) for point in _HOOKS):
-            netlink.request(RTM_DELQDISC, [tc_message(interface, "", _CLSACT, _QDISC)])
-    return removed
+    hooks = [(interface, point) for interface in _with_hooks(netlink) for point in _HOOKS]
+    servers = {handle for interface, point in hooks for handle in _handles(netlink, interface, point)}
+    return sum(Filters(netlink, handle).remove_others(()) for handle in servers)
 
 
 def _with_hooks(netlink: Netlink) -> list[int]:

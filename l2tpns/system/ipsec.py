@@ -19,6 +19,7 @@ from l2tpns.system.netlink_socket import (
     NetlinkSocket,
     error_of,
 )
+from l2tpns.system.nfnetlink import attributes
 
 READ_INTERVAL = 10.0  # seconds; when their number changes they are read at once
 
@@ -34,7 +35,6 @@ _SELECTOR_SIZE, _POLICY_SIZE = 56, 168
 _VERDICT = struct.Struct("=II2B")  # priority, index, direction, action
 _VERDICT_OFFSET = _SELECTOR_SIZE + 64 + 32
 _COUNTS = struct.Struct("=6I")  # struct xfrmu_spdinfo: in, out, forwarded, and those of sockets
-_ATTRIBUTE = struct.Struct("=HH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class IpsecPolicies(NetlinkSocket):
     def _count(self) -> tuple[int, ...]:
         with self._lock:
             for message in self._ask(_GETSPDINFO, bytes(4), 0):
-                for kind, value in _attributes(message[HEADER.size + 4 :]):
+                for kind, value in attributes(message[HEADER.size + 4 :]):
                     if kind == _SPDINFO:
                         return tuple(_COUNTS.unpack_from(value))
         return (0,) * 6
@@ -118,7 +118,7 @@ def read_policy(message: bytes) -> Policy | None:
     priority, _, direction, action = _VERDICT.unpack_from(body, _VERDICT_OFFSET)
     if direction != _OUT or family not in _FAMILIES or protocol not in (0, socket.IPPROTO_UDP):
         return None
-    protects = action == _BLOCK or any(kind == _TEMPLATES for kind, _ in _attributes(body[_POLICY_SIZE:]))
+    protects = action == _BLOCK or any(kind == _TEMPLATES for kind, _ in attributes(body[_POLICY_SIZE:]))
     return Policy(
         priority,
         (_number(to), _mask(to_bits)),
@@ -135,14 +135,3 @@ def _number(octets: bytes) -> int:
 
 def _mask(bits: int) -> int:
     return 0xFFFFFFFF << (32 - bits) & 0xFFFFFFFF
-
-
-def _attributes(octets: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the kinds and the values of attributes."""
-    position = 0
-    while position + _ATTRIBUTE.size <= len(octets):
-        length, kind = _ATTRIBUTE.unpack_from(octets, position)
-        if length < _ATTRIBUTE.size:
-            return
-        yield kind, octets[position + _ATTRIBUTE.size : position + length]
-        position += length + 3 & ~3

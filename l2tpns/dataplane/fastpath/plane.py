@@ -22,7 +22,7 @@ from l2tpns.dataplane.session_path import USERSPACE_FIELDS, SessionPath
 from l2tpns.dataplane.userspace import UserPlane
 from l2tpns.errors import RepairError
 from l2tpns.runtime.supervisor import Part
-from l2tpns.system.clsact import Filters
+from l2tpns.system.clsact import filters_of
 from l2tpns.system.ipsec import IpsecPolicies
 from l2tpns.system.libbpf import BpfError
 from l2tpns.system.netlink_socket import NetlinkError
@@ -70,7 +70,7 @@ class KernelPlane(UserPlane):
         assert self._netlink is not None
         with suppress(NetlinkError):
             if pins is None or not pins.whole:  # left by a process that had no time to remove them
-                Filters(self._netlink, self.config.tundevicename).remove_others(())
+                filters_of(self._netlink, self.config.tundevicename).remove_others(())
         if self.config.fast_path != "off" or (pins is not None and pins.whole):
             self._begin()
             if self._programs is None and self.config.fast_path == "on":
@@ -139,7 +139,7 @@ class KernelPlane(UserPlane):
         """Load the programs and move all sessions that may be carried. On a refusal log why. May yield."""
         assert self._tun is not None and self._netlink is not None
         try:
-            filters = Filters(self._netlink, self.config.tundevicename)
+            filters = filters_of(self._netlink, self.config.tundevicename)
             programs = self.loader.take(filters, self._pins())
         except BpfError as error:
             self._report_refusal(str(error))

@@ -247,8 +247,6 @@ class LoadedPrograms:
             for name in self._pins.links():
                 if name != DOWNLINK and name not in (f"{UPLINK}{index}" for index in served):
                     self._pins.drop(name)
-        if not self._tcx and self._downlink is not None:
-            self._filters.remove_others({(index, INGRESS) for index in served} | {(self._downlink[0], EGRESS)})
         wanted = {layout.INTERFACE.pack(index) for index in served}
         there = self._interfaces.entries(layout.INTERFACE.size, layout.INTERFACE.size).keys()
         for key in there - wanted:
@@ -256,7 +254,10 @@ class LoadedPrograms:
         for key in wanted - there:
             self._interfaces.put(key, layout.INTERFACE.pack(1))
         self.passed_over = passed_over
-        return before != (self.interfaces, self.passed_over)
+        changed = before != (self.interfaces, self.passed_over)
+        if (changed or not served) and not self._tcx and self._downlink is not None:
+            self._filters.remove_others({(index, INGRESS) for index in served} | {(self._downlink[0], EGRESS)})
+        return changed
 
     def detach(self) -> None:
         """Detach the programs: from now on user space sees every packet."""
