@@ -344,13 +344,14 @@ class Gardens:
                 self.build(name)
 
     def reconcile(self) -> None:
-        """Remove leftovers of an earlier process, once all sessions are restored. Start watching the rules."""
+        """Remove what an earlier process has left, once all sessions are restored; watch the rules. May yield."""
         try:
             for name, users in self._network_users.items():
                 missing, stale = self.kernel.fill(name, users)
                 if stale:
                     self._log.info("garden_cleaned", garden=name, stale=stale, missing=missing)
-            self.kernel.tidy(self._network_users)
+            with self._building:  # a garden that a plugin has built only in part is not a leftover
+                self.kernel.tidy(self._network_users)
         except L2tpnsError as error:
             self._log.error("garden_failed", why=str(error))
         self._watch.start()
@@ -363,7 +364,8 @@ class Gardens:
         if keep:
             return
         try:
-            self.kernel.stop()
+            with self._building:
+                self.kernel.stop()
         except L2tpnsError as error:
             self._log.error("garden_failed", why=str(error))
 

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+import gevent
 import pytest
+from gevent.event import Event
 
 from l2tpns.policy.garden import MAX_GARDENS, GardenTiming, NullKernel, networks_of
 from l2tpns.policy.model import PolicyError
@@ -39,6 +41,21 @@ def garden_timing() -> GardenTiming:
 def quick_gardens(garden_timing: GardenTiming) -> None:
     """Have gardens check their rules, and have connections forgotten, without waiting long."""
     garden_timing.check_interval = garden_timing.flush_delay = 0.01
+
+
+class SlowKernel(NullKernel):
+    """Builds the sets of a garden, then waits for the lock of iptables."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.lock_released = Event(), Event()
+        self.gardens["garden"] = set()
+
+    def build(self, name: str) -> bool:
+        new = super().build(name)
+        self.begun.set()
+        self.lock_released.wait()
+        return new
 
 
 @pytest.fixture
@@ -308,6 +325,19 @@ def test_members_of_a_garden_that_another_program_flushed_come_back_though_no_ru
     (line,) = server.events("garden_members_restored")
     assert (line["garden"], line["missing"], line["stale"]) == ("garden", 1, 0)
     assert kernel.gardens["garden"] == members and server.events("garden_rules_restored") == []
+
+
+def test_a_garden_that_is_being_built_is_not_removed_as_a_leftover(server: InProcess) -> None:
+    """Another program holds the lock of iptables meanwhile, so that building yields."""
+    gardens, kernel = server.services.gardens, SlowKernel()
+    gardens.kernel = kernel
+    building = gevent.spawn(gardens.build, "late")
+    kernel.begun.wait()
+    reconciling = gevent.spawn(gardens.reconcile)
+    gevent.idle()
+    kernel.lock_released.set()
+    gevent.joinall([building, reconciling], raise_error=True)
+    assert "late" in kernel.gardens
 
 
 def test_a_garden_user_neither_ends_a_session_of_its_name_nor_is_ended_by_one(server: InProcess, lac: Lac) -> None:
