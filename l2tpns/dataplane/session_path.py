@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import IPv4Network
+from operator import attrgetter
 from time import monotonic
 
 from l2tpns.config.access_list import AccessList
@@ -35,6 +36,7 @@ USERSPACE_FIELDS = (
     *("awaiting_policies", "mirror", "filter_in", "filter_out", "policer", "shaped", "sequenced"),
     *("packet_hook", "ipsec"),
 )
+_userspace_values = attrgetter(*USERSPACE_FIELDS)  # all at once: this is done several times for each login
 RATE_FIELDS = ("rate_in", "rate_out")
 CHANGEABLE_FIELDS = ADDRESSING_FIELDS + SOURCE_FIELDS + RATE_FIELDS + USERSPACE_FIELDS
 
@@ -156,7 +158,7 @@ class SessionPath:
 
     def changed(self) -> None:
         """Compute again what follows from CHANGEABLE_FIELDS: `header` and `needs_userspace`."""
-        self.needs_userspace = any(getattr(self, name) not in (None, False) for name in USERSPACE_FIELDS)
+        self.needs_userspace = any(_userspace_values(self))
         self.header = data_header(self.peer_tunnel_id, self.peer_session_id) + build_frame(Protocol.IP, b"")
 
     def numbered_header(self, protocol: int) -> bytes:

@@ -19,6 +19,7 @@ set (runtime/clock.py); schema 1 had the wall clock only. Pure.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import types
 import typing
 from collections.abc import Callable, Hashable, Iterable
@@ -28,6 +29,8 @@ from functools import cache, lru_cache
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, TypeVar
 
+import orjson
+
 from l2tpns.policy.model import Policy
 from l2tpns.proto.l2tp.reliable import ReliableChange, ReliableRecord
 from l2tpns.proto.ppp.credentials import Credentials
@@ -35,7 +38,19 @@ from l2tpns.proto.ppp.ipcp import IpcpRecord
 from l2tpns.proto.ppp.lcp import LcpRecord
 from l2tpns.radius.types import AuthReply
 from l2tpns.runtime.clock import NEVER, Moment
-from l2tpns.runtime.record_limits import COUNT, DEFAULTS, ID, LIMITS, MAX_IDLE, WHEN, WORD, Limit, Range
+from l2tpns.runtime.record_limits import (
+    ALL_16,
+    ALL_63,
+    COUNT,
+    DEFAULTS,
+    ID,
+    LIMITS,
+    MAX_IDLE,
+    WHEN,
+    WORD,
+    Limit,
+    Range,
+)
 
 SCHEMA = 2  # 1: without `written`, `since boot`, `boot`
 
@@ -126,6 +141,9 @@ class SessionRecord:
 
 SECRETS = ("password", "challenge", "response")  # fields whose value no error message contains
 USAGE_FIELDS = tuple(f.name for f in dataclasses.fields(UsageRecord))
+_IDLE_FIELDS = ("idle_rx", "idle_tx")
+# JSON has a number of whole seconds as an int or as a float.
+_USAGE_TYPES = set(itertools.product(*((int, float) if name in _IDLE_FIELDS else (int,) for name in USAGE_FIELDS)))
 
 
 # To and from JSON
@@ -172,6 +190,23 @@ def decode(cls: type[T], data: Any, unknown: set[str]) -> T:
         raise ValueError(f"{cls.__name__}: {str(error).partition(' ')[2]}") from None
 
 
+_known: dict[tuple[type, bytes], Any] = {}
+MAX_KNOWN = 1024
+
+
+def _shared(cls: type[T], data: Any, unknown: set[str]) -> T:
+    """Return what `decode` returns, the same object for equal data: thousands of sessions have the same profile."""
+    key = cls, orjson.dumps(data)
+    found = _known.get(key)
+    if found is None:
+        names = set[str]()
+        found = decode(cls, data, names)
+        unknown |= names
+        if not names and len(_known) < MAX_KNOWN:
+            _known[key] = found
+    return typing.cast(T, found)
+
+
 Convert = Callable[[Any, set[str]], Any]
 
 
@@ -214,8 +249,10 @@ def _converter(hint: Any) -> Convert:
         return lambda value, unknown: float(_of(value, (int, float)))
     if hint is bytes:
         return lambda value, unknown: _octets(value)
+    if hint is Policy:
+        return lambda value, unknown: _shared(hint, value, unknown)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return lambda value, unknown: decode(hint, value, unknown)
+        return lambda value, unknown: value if isinstance(value, hint) else decode(hint, value, unknown)
     if issubclass(hint, Enum):
         octets = isinstance(next(iter(hint)).value, bytes)
         return lambda value, unknown: hint(_of(value, str).encode("latin-1") if octets else value)
@@ -264,9 +301,13 @@ def _consistent(control: ReliableRecord) -> None:
 
 def _usage_row(values: list[Any]) -> list[Any]:
     """Check the fields of a UsageRecord, in order. Faster than `decode`: a file has hundreds of thousands."""
+    if tuple(map(type, values)) in _USAGE_TYPES and min(values) >= 0:
+        _, _, _, _, idle_rx, idle_tx, ns, *_ = values
+        if max(values) <= ALL_63 and idle_rx <= MAX_IDLE and idle_tx <= MAX_IDLE and ns <= ALL_16:
+            return values
     for name, value in zip(USAGE_FIELDS, values, strict=False):
         largest = WORD if name == "ns" else COUNT
-        if name in ("idle_rx", "idle_tx"):
+        if name in _IDLE_FIELDS:
             if type(value) not in (int, float) or not 0 <= value <= MAX_IDLE:
                 raise ValueError(f"{name}: {str(value)[:60]} is out of range")
         elif type(value) is not int or not largest(value):
@@ -287,6 +328,7 @@ class Replay:
         self.unknown: set[str] = set()  # fields and kinds of lines
         self.refused: list[str] = []  # why something could not be read
         self._boot = ""  # of the generation that is being read
+        self._controls: dict[int, ReliableRecord] = {}  # of the tunnels, as they are now
         self._raw: dict[int, dict[str, Any]] = {}
         self._usage: dict[int, list[Any]] = {}
         self._holders: dict[tuple[str, Any], int] = {}  # session ids by what must be unique
@@ -328,18 +370,21 @@ class Replay:
         record = decode(TunnelRecord, data, self.unknown)
         _consistent(record.control)
         self.tunnels[record.id] = record
+        self._controls[record.id] = record.control
 
     def control(self, number: int, ns: int, nr: int, sent: int, queued: list[Any], *_: Any) -> None:
-        record = self.tunnels[number]
-        added = tuple((_within(WORD, session), _octets(body)) for session, body in queued)
-        change = ReliableChange(_within(WORD, ns), _within(WORD, nr), _within(WORD, sent), added)
-        control = record.control.after(change)
-        _within(LIMITS["ReliableRecord.pending"], control.pending, tuple)
+        added = tuple((session, _octets(body)) for session, body in queued)
+        if not (type(ns) is type(nr) is type(sent) is int and WORD(ns) and WORD(nr) and WORD(sent)):
+            raise ValueError(f"{str([ns, nr, sent])[:60]} are no sequence numbers")
+        if added:
+            _within(LIMITS["ReliableRecord.pending"], added, tuple)
+        control = self._controls[number].after(ReliableChange(ns, nr, sent, added))
         _consistent(control)
-        self.tunnels[number] = dataclasses.replace(record, control=control)
+        self._controls[number] = control
 
     def tunnel_gone(self, number: int, *_: Any) -> None:
         self.tunnels.pop(number, None)
+        self._controls.pop(number, None)
 
     def call(self, tunnel: int, number: int, peer_id: int, *_: Any) -> None:
         call = CallRecord(_within(ID, tunnel), _within(ID, number), _within(ID, peer_id))
@@ -372,7 +417,10 @@ class Replay:
         self._usage.pop(number, None)
 
     def finish(self) -> None:
-        """Make the records of the sessions that are left."""
+        """Make the records of the tunnels and sessions that are left."""
+        for number, control in self._controls.items():
+            self.tunnels[number] = dataclasses.replace(self.tunnels[number], control=control)
+        self._controls.clear()
         for number, data in self._raw.items():
             try:
                 self._take(number, data)
@@ -389,10 +437,10 @@ class Replay:
         """Add the record of one session. Raises ValueError or TypeError if it cannot be restored."""
         values = self._usage.get(number)
         if values is not None:
-            data["usage"] = dict(zip(USAGE_FIELDS, values, strict=False))
+            data["usage"] = UsageRecord(*values[: len(USAGE_FIELDS)])
         if data.get("profile"):
             try:
-                data["profile"] = decode(AuthReply, data["profile"], self.unknown)
+                data["profile"] = _shared(AuthReply, data["profile"], self.unknown)
             except ValueError as error:
                 raise ValueError(f"SessionRecord.profile: {error}") from None
         record = decode(SessionRecord, data, self.unknown)

@@ -6,7 +6,7 @@ are compared by `username_case` (config/user_names.py).
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from typing import Generic, TypeVar
 
 from l2tpns.config.settings import Config
@@ -94,7 +94,7 @@ class Registry(Generic[S]):
 
     def take_address(self, address: IPv4Address, session: S) -> str:
         """Assign an address that RADIUS or the subscriber chose. Return why it is refused, or an empty string."""
-        why = self._routable.refusal(IPv4Network(address))
+        why = self._routable.address_refusal(address)
         if why:
             return why
         if address in self.by_address:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 
 from l2tpns.config.settings import Config
-from l2tpns.proto.ip.prefixes import SPECIAL, special_refusal, subtract
+from l2tpns.proto.ip.prefixes import SPECIAL, span, special_refusal, subtract
 from l2tpns.system.surroundings import Surroundings
 
 LAC_MEMORY = 86_400.0  # seconds for which a LAC without a tunnel keeps its address
@@ -32,6 +32,8 @@ class Needed:
     numbers: list[int]  # the single addresses of hosts, sorted
     ranges: tuple[IPv4Network, ...]  # the other networks of hosts
     connected: tuple[IPv4Network, ...]
+    starts: list[int]  # of the spans of addresses that no session may have, sorted, none overlapping another
+    ends: list[int]
 
 
 class Routable:
@@ -43,6 +45,12 @@ class Routable:
         self._needed: Needed | None = None
         self._lacs: dict[IPv4Network, tuple[str, float]] = {}  # name and expiry (monotonic)
         self._candidates: dict[IPv4Network, float] = {}  # expiry (monotonic)
+
+    def address_refusal(self, address: IPv4Address) -> str:
+        """Return what `refusal` returns for a single address. Costs one search for an address that is free."""
+        needed, number = self.needed(), int(address)
+        at = bisect_right(needed.starts, number) - 1
+        return self.refusal(IPv4Network(address)) if at >= 0 and number <= needed.ends[at] else ""
 
     def refusal(self, network: IPv4Network) -> str:
         """Return why a network or address may not be routed into the tun device, an empty string if it may."""
@@ -92,13 +100,17 @@ class Routable:
         hosts[IPv4Network(config.ppp_local_address)] = "our address in PPP"
         if config.snoop_host is not None:
             hosts.setdefault(IPv4Network(config.snoop_host), "needed by this server")  # not why: it is logged
+        connected = tuple(collapse_addresses(subtract(self._surroundings.connected, config.routed_networks)))
+        spans = [span(part) for part in collapse_addresses((*SPECIAL, *hosts, *connected))]
         self._needed = Needed(
             basis=basis,
             kept_free=kept_free,
             hosts=hosts,
             numbers=sorted(int(host.network_address) for host in hosts if host.prefixlen == 32),
             ranges=tuple(host for host in hosts if host.prefixlen < 32),
-            connected=tuple(collapse_addresses(subtract(self._surroundings.connected, config.routed_networks))),
+            connected=connected,
+            starts=[first for first, _ in spans],
+            ends=[last for _, last in spans],
         )
         return self._needed
 

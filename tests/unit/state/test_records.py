@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from copy import deepcopy
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -260,6 +261,31 @@ def test_usage_that_makes_no_sense_is_left_out_and_the_others_count(row: Any) ->
     found = replay(lines(["use", 5.0, [[11, 10, 20, 30, 40, 0.5, 0.6, 7, 8, 9]]], ["use", 6.0, [row]]))
     assert found.sessions[11].usage.in_octets in (10, 0)
     assert bool(found.refused) == (row != [11])
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        *(("in_octets", bad) for bad in (-1, 1 << 63, True, 1.5, None)),
+        *(("idle_tx", bad) for bad in (-0.5, 1e10, "0", False)),
+        *(("ns", bad) for bad in (-1, 1 << 16, 1.0)),
+        ("fast_out_packets", -1),
+    ],
+)
+def test_a_whole_row_with_one_value_that_makes_no_sense_is_left_out(field: str, value: Any) -> None:
+    good = dataclasses.asdict(UsageRecord(10, 20, 30, 40, 0.5, 0, 7, 8, 9, 10, 11, 12, 13))
+    found = replay(lines(["use", 5.0, [[11, *good.values()]]], ["use", 6.0, [[11, *(good | {field: value}).values()]]]))
+    assert found.sessions[11].usage == UsageRecord(**good)
+    assert len(found.refused) == 1 and field in found.refused[0]
+
+
+def test_equal_profiles_are_one_object_and_an_unknown_field_is_told_each_time() -> None:
+    profile = {"accepted": True, "mtu": 1400, "later": 1}
+    for _ in range(2):
+        assert replay(lines(["ses", {**written(SESSION), "profile": profile}])).unknown == {"AuthReply.later"}
+    del profile["later"]
+    first, second = (replay(lines(["ses", {**written(SESSION), "profile": profile}])).sessions[11] for _ in range(2))
+    assert first.profile is second.profile and first.profile.mtu == 1400
 
 
 @pytest.mark.parametrize("line", [["head", SCHEMA, "x", 1e300], ["use", -5, []], ["left", "now"], ["use", 1e13, []]])

@@ -9,7 +9,7 @@ import pytest
 
 from l2tpns.config.settings import Config
 from l2tpns.errors import NoAddress
-from l2tpns.proto.ip.prefixes import subtract
+from l2tpns.proto.ip.prefixes import SPECIAL, span, subtract
 from l2tpns.runtime.log import Log
 from l2tpns.subscriber.pool import Pool, parse_layout
 from l2tpns.subscriber.routable import LAC_MEMORY, MAX_CANDIDATES, Routable
@@ -68,6 +68,18 @@ def test_what_the_server_needs_is_refused_with_its_name(network: str, why: str) 
 @pytest.mark.parametrize("network", ["10.9.0.5", "203.0.113.8", "203.0.113.0/30", "172.16.0.0/12", "198.51.100.253"])
 def test_everything_else_may_be_routed(network: str) -> None:
     assert routable().refusal(IPv4Network(network)) == ""
+
+
+def test_a_single_address_is_refused_for_the_reason_of_its_network() -> None:
+    """Each address beside a border of what is needed, on both sides of it."""
+    guard = routable()
+    needed = (*SPECIAL, *guard.needed().hosts, *guard.needed().connected)
+    borders = {border for network in needed for first, last in [span(network)] for border in (first, last)}
+    near = sorted({border + step for border in borders for step in (-1, 0, 1)} - {-1, 1 << 32})
+    refused = [IPv4Address(number) for number in near if guard.address_refusal(IPv4Address(number))]
+    assert 20 < len(refused) < len(near)
+    for address in map(IPv4Address, near):
+        assert guard.address_refusal(address) == guard.refusal(IPv4Network(address))
 
 
 @pytest.mark.shows("set routed_networks")
