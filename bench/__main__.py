@@ -18,7 +18,7 @@ from bench.common import machine, pin_ourselves  # noqa: E402
 from tests.lab.netns import is_root  # noqa: E402
 
 QUICK = ("setup", "memory", "forward")
-LONG = ("cycles", "soak", "churn", "restart", "consoles", "throttle", "garden", "snoop", "plugins", "storm")
+LONG = ("cycles", "soak", "churn", "restart", "consoles", "throttle", "garden", "snoop", "plugins", "storm", "outage")
 
 
 def main(words: list[str]) -> int:
