@@ -34,6 +34,7 @@ setup(
         "orjson>=3.13,<4",
         "prometheus_client>=0.26,<0.27",
         "crypt-r>=3.13,<4",
+        "pycryptodomex>=3.20,<4",
     ],
     extras_require={
         "dev": [

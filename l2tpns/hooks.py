@@ -90,7 +90,7 @@ def event(cls: type[E]) -> type[E]:
 T = "id of the tunnel, assigned by the server"
 S = "id of the session, assigned by the server"
 SESSION = "the session: see below"
-PROTOCOL = "0xC023 for PAP, 0xC223 for CHAP"
+PROTOCOL = "0xC023 for PAP, 0xC223 for CHAP and MS-CHAP"
 
 
 @event

@@ -124,6 +124,12 @@ def framed_mtu(values: Values) -> int | None:
     return None
 
 
+def mschap_error(values: Values) -> int:
+    """Parse MS-CHAP-Error: an identifier, then `E=691 R=1 ...` (RFC 2548 2.1.5). Return the code, 0 without one."""
+    found = re.search(rb"\bE=(\d{1,10})\b", values.octets[0])
+    return int(found[1]) if found else 0
+
+
 def framed_routes(values: Values) -> tuple[FramedRoute, ...]:
     """Parse each Framed-Route. One that is malformed or not allowed is logged and does not refuse the login."""
     routes: dict[FramedRoute, None] = {}

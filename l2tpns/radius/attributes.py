@@ -101,6 +101,17 @@ ATTRIBUTES = (
         7, "MS-MPPE-Encryption-Policy", INTEGER, REPLY, vendor=MICROSOFT, refuse=service.refuse_encryption,
         effect="2, encryption required, is a refusal",
     ),
+    # RFC 2548 2.3.3, 2.1.5
+    Attribute(
+        26, "MS-CHAP2-Success", OCTETS, REPLY, vendor=MICROSOFT,
+        fills=("proof",), parse=values.first_octets,
+        effect="the proof for the subscriber; without it an Accept of MS-CHAPv2 is a refusal",
+    ),
+    Attribute(
+        2, "MS-CHAP-Error", TEXT, REPLY, vendor=MICROSOFT,
+        fills=("error",), parse=values.mschap_error,
+        effect="its code (`E=`) is sent to the subscriber; there is no second try (`R=0`)",
+    ),
     # RFC 2865
     Attribute(
         8, "Framed-IP-Address", ADDRESS, REPLY | ACCOUNTING, source="address",
@@ -160,7 +171,7 @@ ATTRIBUTES = (
     Attribute(
         18, "Reply-Message", TEXT, REPLY,
         fills=("message",), parse=values.joined_octets,
-        effect="in the PAP or CHAP answer",
+        effect="in the answer of PAP, CHAP or MS-CHAP",
     ),
     Attribute(
         88, "Framed-Pool", TEXT, REPLY,  # RFC 2869 5.18
@@ -195,6 +206,9 @@ ATTRIBUTES = (
     # RFC 2865
     Attribute(2, "User-Password", OCTETS, REQUEST),
     Attribute(3, "CHAP-Password", OCTETS, REQUEST),
+    Attribute(11, "MS-CHAP-Challenge", OCTETS, REQUEST, vendor=MICROSOFT),
+    Attribute(1, "MS-CHAP-Response", OCTETS, REQUEST, vendor=MICROSOFT),
+    Attribute(25, "MS-CHAP2-Response", OCTETS, REQUEST, vendor=MICROSOFT),
     Attribute(4, "NAS-IP-Address", ADDRESS, BOTH_REQUESTS),
     Attribute(5, "NAS-Port", INTEGER, BOTH_REQUESTS, source="session_id"),
     Attribute(30, "Called-Station-Id", TEXT, BOTH_REQUESTS, source="called"),

@@ -1,10 +1,11 @@
-"""Authentication from a file while no RADIUS server is configured: l2tpns.secrets, in pppd's chap-secrets format.
+r"""Authentication from a file while no RADIUS server is configured: l2tpns.secrets, in pppd's chap-secrets format.
 
     # user     server   secret        address
     alice      *        "open sesame" 10.0.0.5
     bob        lns1     hunter2       *
 
-Serves PAP and CHAP-MD5 (RFC 1334, RFC 1994). The address column is one address, `*` or nothing (an address of the pool)
+Serves PAP, CHAP-MD5 and both versions of MS-CHAP (RFC 1334, RFC 1994, RFC 2433, RFC 2759). For MS-CHAP the name may
+be written without `DOMAIN\`. The address column is one address, `*` or nothing (an address of the pool)
 or `-` (this user may not log in); networks and `@file` secrets, which pppd has, are not supported.
 """
 
@@ -18,7 +19,9 @@ from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 
 from l2tpns.errors import ConfigError, refused
+from l2tpns.proto.ppp.credentials import MD5, MS_CHAP_1, MS_CHAP_2, Credentials
 from l2tpns.proto.ppp.frame import Protocol
+from l2tpns.proto.ppp.mschap import parse_value1, parse_value2
 from l2tpns.radius.report import InFlight, ServerReport
 from l2tpns.radius.types import Assign, AuthReply, AuthRequest
 from l2tpns.runtime import files
@@ -82,22 +85,27 @@ class SecretsBackend:
     def authenticate(self, request: AuthRequest) -> AuthReply:
         credentials = request.credentials
         entry = self._find(credentials.name)
+        if entry is None and credentials.algorithm in (MS_CHAP_1, MS_CHAP_2):
+            entry = self._find(credentials.name.rpartition(b"\\")[2])
         # An unknown user takes as much time as a wrong password.
         secret = entry.secret if entry else b"\0"
+        proof = b""
         if credentials.protocol == Protocol.PAP:
             right = hmac.compare_digest(credentials.password, secret)
-        elif credentials.protocol == Protocol.CHAP:
+        elif credentials.protocol == Protocol.CHAP and credentials.algorithm == MD5:
             # RFC 1994 4.1: identifier, secret, challenge
             octets = bytes([credentials.identifier & 0xFF]) + secret + credentials.challenge
             right = hmac.compare_digest(credentials.response, hashlib.md5(octets, usedforsecurity=False).digest())
+        elif credentials.protocol == Protocol.CHAP:
+            right, proof = check_ms_chap(credentials, secret)
         else:
             right = False
         if entry is None or not right or entry.barred:
             why = "unknown user" if entry is None else "wrong password" if not right else "barred in the secrets file"
             return AuthReply(accepted=False, message=REFUSAL, why=why)
         if entry.address is None:
-            return AuthReply(accepted=True)
-        return AuthReply(accepted=True, assign=Assign.FIXED, address=entry.address)
+            return AuthReply(accepted=True, proof=proof)
+        return AuthReply(accepted=True, assign=Assign.FIXED, address=entry.address, proof=proof)
 
     def report(self) -> list[ServerReport]:
         return []
@@ -114,6 +122,22 @@ class SecretsBackend:
                     if entry.server == server and entry.secret:
                         return entry
         return None
+
+
+def check_ms_chap(credentials: Credentials, secret: bytes) -> tuple[bool, bytes]:
+    """Return whether a response of MS-CHAP is right, and the proof that version 2 has to send then (RFC 2759 5)."""
+    from l2tpns.proto.ppp import mschap_hashes as hashes  # DES and MD4: loaded only where they are used
+
+    challenge, password_hash = credentials.challenge, hashes.nt_hash(secret)
+    if credentials.algorithm == MS_CHAP_1:
+        value = parse_value1(credentials.response)
+        expected = hashes.challenge_response(challenge, password_hash)
+        # A response with LAN Manager's hash alone is refused: that hash ignores case and has two parts of seven octets.
+        return bool(value.flags & 1) and hmac.compare_digest(value.nt, expected), b""
+    answer = parse_value2(credentials.response)
+    expected = hashes.nt_response(challenge, answer.peer_challenge, credentials.name, password_hash)
+    proof = hashes.authenticator_response(challenge, answer.peer_challenge, credentials.name, password_hash, answer.nt)
+    return hmac.compare_digest(answer.nt, expected), proof
 
 
 def parse_line(line: bytes) -> Secret | None:

@@ -99,6 +99,8 @@ class AuthReply:
     mtu: int | None = None
     user: bytes = b""  # the name to account under, when the server gave another (RFC 2865 5.1)
     why: str = ""  # of a refusal, for the log only: a subscriber must not learn which names exist
+    proof: bytes = b""  # of MS-CHAP version 2: "S=" and 40 hexadecimal digits (RFC 2759 5)
+    error: int = 0  # code in a Failure of MS-CHAP (RFC 2759 6); 0: the usual one
 
 
 class Backend(Protocol):

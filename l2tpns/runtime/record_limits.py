@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
+from l2tpns.proto.ppp.credentials import MD5, MS_CHAP_1, MS_CHAP_2
 from l2tpns.proto.ppp.frame import Protocol
 
 Limit = Callable[[Any], bool]
@@ -97,6 +98,7 @@ def optional(limit: Limit) -> Limit:
     return lambda value: value is None or limit(value)
 
 
+ALGORITHMS = (MD5, MS_CHAP_1, MS_CHAP_2)
 LIMITS: dict[str, Limit] = {
     "TunnelRecord.id": ID,
     "TunnelRecord.peer_id": ID,
@@ -124,6 +126,7 @@ LIMITS: dict[str, Limit] = {
     "SessionRecord.tx_speed": LONG,
     "SessionRecord.rx_speed": LONG,
     "Credentials.protocol": lambda value: value in (Protocol.PAP, Protocol.CHAP),
+    "Credentials.algorithm": lambda value: value in ALGORITHMS,
     "Credentials.name": NAME,
     "Credentials.password": NAME,
     "Credentials.identifier": OCTET,
@@ -150,6 +153,7 @@ LIMITS: dict[str, Limit] = {
     "AuthReply.termination_action": LONG,
     "AuthReply.mtu": optional(LONG),
     "AuthReply.user": NAME,
+    "AuthReply.error": LONG,
     "FramedRoute.metric": LONG,
 }
 

@@ -1,4 +1,6 @@
-"""The login of a session: authentication by PAP or CHAP, and the verdict (RFC 1334, RFC 1994, RFC 2865 2).
+"""The login of a session: authentication by PAP, CHAP or MS-CHAP, and the verdict.
+
+RFC 1334, RFC 1994, RFC 2433, RFC 2759, RFC 2865 2.
 
 The subscriber authenticates by the protocol that LCP negotiated, or has done so at the LAC (RFC 2661 4.4.5). Plugins
 and the backend (RADIUS or the secrets file) decide in a background greenlet while the session serves its mailbox.
@@ -7,6 +9,7 @@ and the backend (RADIUS or the secrets file) decide in a background greenlet whi
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -19,6 +22,7 @@ from l2tpns.proto.ppp.chap import ChapServer
 from l2tpns.proto.ppp.credentials import Credentials
 from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.proto.ppp.lcp import AuthChoice
+from l2tpns.proto.ppp.mschap import MsChap1Server, MsChap2Server
 from l2tpns.proto.ppp.pap import PapServer
 from l2tpns.radius.types import AuthReply
 from l2tpns.subscriber import accounting, authorization, network, plugin_hooks
@@ -48,14 +52,31 @@ def authenticate(session: SessionState) -> None:
     session.acct_session_id = services.acct_session_ids.new()
     session.plugins_notified = True
     session.credentials, reply = decide(session, lambda: login(session, first))
+    reply = proved(authenticator, reply)
     if not reply.accepted:
         refuse(session, authenticator, reply)
-    authorization.apply(session, reply, initial=True)
-    authenticator.verdict(True, reply.message)
+    # The proof is this login's only: the profile is kept and saved.
+    authorization.apply(session, replace(reply, proof=b"") if reply.proof else reply, initial=True)
+    authenticator.verdict(True, reply.message, proof=reply.proof)
     services.counters.logins_accepted += 1
     if reply.session_timeout == 0 and services.config.kill_timedout_sessions:
         raise SessionEnded(causes.SESSION_TIMEOUT, text="Session-Timeout is 0")
     network.end_older(session, services.registry.login(session), causes.DUPLICATE_USER)
+
+
+def proved(authenticator: Authenticator, reply: AuthReply) -> AuthReply:
+    """Return the reply, as a refusal if the subscriber would not believe it: no plugin can make up a proof."""
+    if reply.accepted and authenticator.proves and not reply.proof:
+        why = "accepted without the proof that MS-CHAPv2 needs"
+        return replace(reply, accepted=False, message=b"", why=why)
+    return reply
+
+
+SERVERS = {
+    AuthChoice.CHAP_MD5: ChapServer,
+    AuthChoice.MS_CHAP_1: MsChap1Server,
+    AuthChoice.MS_CHAP_2: MsChap2Server,
+}
 
 
 def new_authenticator(session: SessionState, choice: AuthChoice | None) -> Authenticator:
@@ -63,8 +84,8 @@ def new_authenticator(session: SessionState, choice: AuthChoice | None) -> Authe
     link, services = session.link, session.services
     if choice is AuthChoice.PAP:
         return PapServer(partial(link.send_frame, Protocol.PAP), link.mru)
-    name = services.config.hostname.encode()
-    return ChapServer(partial(link.send_frame, Protocol.CHAP), services.random, name, link.timers(), link.mru)
+    name, server = services.config.hostname.encode(), SERVERS.get(choice or AuthChoice.CHAP_MD5, ChapServer)
+    return server(partial(link.send_frame, Protocol.CHAP), services.random, name, link.timers(), link.mru)
 
 
 def on_credentials(session: SessionState, credentials: Credentials) -> None:
@@ -108,7 +129,7 @@ def refuse(session: SessionState, authenticator: Authenticator, reply: AuthReply
     session.services.counters.logins_refused += 1
     why = reply.why or reply.message or "no reason given"
     session.log.info("auth_refused", user=session.user, calling=session.calling, why=why)
-    authenticator.verdict(False, reply.message)
+    authenticator.verdict(False, reply.message, error=reply.error)
     tell = True
     try:
         session.link.wait(lambda: False, session.services.session_timing.refusal_grace)
@@ -129,7 +150,7 @@ def reverify(session: SessionState, credentials: Credentials) -> None:
         reply = AuthReply(accepted=True)  # without a reply, the earlier verdict stays
     if authenticator is not None and session.link.authenticator is authenticator:  # else LCP was renegotiated
         same = reply.accepted and session.services.registry.same_user(credentials.user, session.user)
-        authenticator.verdict(same, reply.message)
+        authenticator.verdict(same, reply.message, proof=reply.proof, error=reply.error)
         if not same:
             why = reply.why or reply.message or "no reason given"
             session.log.info("auth_refused", user=credentials.user, why=why)

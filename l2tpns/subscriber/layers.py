@@ -24,7 +24,7 @@ class Answer(Protocol):
 
 
 class Authenticator(Protocol):
-    """Authenticates the subscriber: PapServer or ChapServer (proto/ppp). `now` is the link's time in seconds."""
+    """Authenticates the subscriber (PapServer, ChapServer ... in proto/ppp). `now` is the link's time in seconds."""
 
     @property
     def protocol(self) -> int:
@@ -32,11 +32,15 @@ class Authenticator(Protocol):
 
     @property
     def method(self) -> str:
-        """Return the name in the log: pap or chap."""
+        """Return the name in the log: pap, chap, mschap or mschapv2."""
 
     @property
     def repeats(self) -> bool:
         """Return whether the subscriber can be challenged again while online."""
+
+    @property
+    def proves(self) -> bool:
+        """Return whether a positive reply contains a proof that the server knows the password."""
 
     @property
     def challenging(self) -> bool:
@@ -59,8 +63,8 @@ class Authenticator(Protocol):
     def adopt(self, credentials: Credentials) -> None:
         """Await the verdict on credentials that the LAC has received (RFC 2661 4.4.5)."""
 
-    def verdict(self, ok: bool, message: bytes = b"") -> None:
-        """Reply to credentials that await a verdict, if there are any."""
+    def verdict(self, ok: bool, message: bytes = b"", *, proof: bytes = b"", error: int = 0) -> None:
+        """Reply to credentials that await a verdict, if there are any. `error` is a code of MS-CHAP."""
 
     def rechallenge(self, now: float) -> None:
         """Send a new challenge, unless one is outstanding."""

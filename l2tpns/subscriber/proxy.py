@@ -47,7 +47,8 @@ def adopt_proxy(lcp: Lcp, iccn: ICCN, config: Config, now: float) -> ProxyResult
             if pap_alone
             else "the LAC negotiated options that this LNS does not accept"
         )
-    if credentials is not None and (lcp.auth is None or lcp.auth.protocol != credentials.protocol):
+    # There is no proxy authentication by MS-CHAP version 2, and none by version 1 here: there is a new challenge.
+    if credentials is not None and lcp.auth is not (AuthChoice.PAP if by_pap else AuthChoice.CHAP_MD5):
         credentials = None
     return ProxyResult(credentials=credentials)
 

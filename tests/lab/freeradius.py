@@ -62,6 +62,8 @@ modules {{
     }}
     chap {{
     }}
+    mschap {{
+    }}
     files {{
         usersfile = {root}/users
     }}
@@ -88,6 +90,7 @@ server lab {{
     }}
     authorize {{
         chap
+        mschap
         files
         pap
     }}
@@ -97,6 +100,9 @@ server lab {{
         }}
         Auth-Type CHAP {{
             chap
+        }}
+        Auth-Type MS-CHAP {{
+            mschap
         }}
     }}
     post-auth {{

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import socket
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from time import monotonic
 from types import TracebackType
@@ -34,9 +35,11 @@ from l2tpns.proto.l2tp import messages
 from l2tpns.proto.l2tp.header import ControlHeader, build_control, data_header, parse_control
 from l2tpns.proto.l2tp.messages import ICCN, ICRP, ICRQ, SCCCN, SCCRP, SCCRQ, Message
 from l2tpns.proto.ppp.chap import check_md5
+from l2tpns.proto.ppp.credentials import MD5
 from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.report import InFlight, ServerReport
+from l2tpns.radius.secrets_file import check_ms_chap
 from l2tpns.radius.types import AuthReply, AuthRequest, Usage
 from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.counters import Counters
@@ -77,13 +80,17 @@ class Backend:
         if self.silent:
             raise NoAnswer("all servers are silent")
         credentials = request.credentials
-        password = self.passwords.get(credentials.user)
-        right = password is not None and (
-            credentials.password == password
-            if credentials.protocol == Protocol.PAP
-            else check_md5(credentials, password)
-        )
-        return self.replies.get(credentials.user, AuthReply(accepted=True)) if right else self.refusal
+        password, proof = self.passwords.get(credentials.user), b""
+        if password is None:
+            return self.refusal
+        if credentials.protocol == Protocol.PAP:
+            right = credentials.password == password
+        elif credentials.algorithm == MD5:
+            right = check_md5(credentials, password)
+        else:
+            right, proof = check_ms_chap(credentials, password)
+        reply = self.replies.get(credentials.user, AuthReply(accepted=True)) if right else self.refusal
+        return replace(reply, proof=proof) if proof else reply
 
     def report(self) -> list[ServerReport]:
         return []

@@ -28,7 +28,7 @@ NEEDED = ("linux", "xl2tpd", "pppd", "tshark", "tcpdump", "iperf3", "busybox", "
 SETTINGS: Mapping[str, Setting] = {
     "bind_address": LNS,
     "peer_address": GATEWAY,
-    "radius_authtypes": "pap,chap",
+    "radius_authtypes": "pap,chap,mschapv2,mschap",
     "primary_dns": HOST,
     "l2tp_secret": "rather-secret",
 }

@@ -16,6 +16,8 @@ from tests.lab.pppwishes import (
     ADDRESS,
     AUTH,
     AUTH_CHAP,
+    AUTH_MSCHAP,
+    AUTH_MSCHAPV2,
     AUTH_OF,
     AUTH_PAP,
     CHAP,
@@ -78,6 +80,7 @@ class PppClient:
         "peer_mru",
         "peer_pfc",
         "phase",
+        "proof",
         "protocol_rejects",
         "rejected_by_peer",
         "renegotiations",
@@ -104,6 +107,7 @@ class PppClient:
         self.auth_refused = False
         self.auth_message = b""
         self.chap_response = b""  # empty once the server has decided
+        self.proof = b""  # of MS-CHAPv2: what the server's Success must begin with
         self.peer_mru = 1500
         self.peer_magic = bytes(4)
         self.peer_pfc = False
@@ -209,7 +213,7 @@ class PppClient:
             self._ipcp(packet, now)
         elif protocol == PAP and self.auth == AUTH_PAP:
             self._pap(packet, now)
-        elif protocol == CHAP and self.auth == AUTH_CHAP:
+        elif protocol == CHAP and self.auth[:2] == AUTH_CHAP[:2]:
             self._chap(packet, now)
         else:
             self.protocol_rejects += 1
@@ -297,7 +301,7 @@ class PppClient:
                 wanted = self.wishes.auth
                 if wanted == "none":
                     rejects += option(kind, value)
-                elif value not in (AUTH_PAP, AUTH_CHAP) or (wanted != "any" and value != AUTH_OF[wanted]):
+                elif value not in AUTH_OF.values() or (wanted != "any" and value != AUTH_OF[wanted]):
                     naks += option(kind, AUTH_OF.get(wanted, AUTH_CHAP))
             elif kind == MAGIC:
                 if len(value) == 4 and value == self.magic != bytes(4):
@@ -381,18 +385,36 @@ class PppClient:
         code, identifier, length = HEAD.unpack_from(packet)
         if code == 1 and length >= 5 and 5 + packet[4] <= length <= len(packet):
             value = packet[5 : 5 + packet[4]]
-            response = hashlib.md5(packet[1:2] + self.password + value).digest()
-            answer = HEAD.pack(2, identifier, 21 + len(self.user)) + b"\x10" + response + self.user
+            response = self._chap_value(packet[1:2], value)
+            answer = HEAD.pack(2, identifier, 5 + len(response) + len(self.user)) + bytes([len(response)])
+            answer += response + self.user
             if self.phase == Phase.AUTHENTICATE:
                 self.chap_response = answer
                 self.deadline = now + self.wishes.restart
             self.send_frame(CHAP, answer)
         elif code in (3, 4):
             self.auth_message = packet[4:length]
+            if code == 3 and self.auth == AUTH_MSCHAPV2 and not self.auth_message.startswith(self.proof):
+                self._complain(f"the server has not proved that it knows the password: {self.auth_message!r}")
+                return
             if self.phase == Phase.AUTHENTICATE or code == 4:
                 self._verdict(code == 3, now)
         else:
             self.dropped += 1
+
+    def _chap_value(self, identifier: bytes, challenge: bytes) -> bytes:
+        """Return the value of a Response. Of MS-CHAPv2 keep the proof that the server must answer with."""
+        if self.auth == AUTH_CHAP:
+            return hashlib.md5(identifier + self.password + challenge).digest()
+        from l2tpns.proto.ppp import mschap_hashes as hashes  # only where they are used, as in the server
+
+        password = hashes.nt_hash(self.password)
+        if self.auth == AUTH_MSCHAP:
+            return bytes(24) + hashes.challenge_response(challenge, password) + b"\1"
+        ours = hashlib.md5(challenge).digest()
+        response = hashes.nt_response(challenge, ours, self.user, password)
+        self.proof = hashes.authenticator_response(challenge, ours, self.user, password, response)
+        return ours + bytes(8) + response + b"\0"
 
     def _verdict(self, accepted: bool, now: float) -> None:
         self.deadline = 0.0

@@ -25,6 +25,8 @@ from tests.lab.uml import Guest
 REFUSALS = {
     "pap": ("refuse-chap", "refuse-mschap", "refuse-mschap-v2", "refuse-eap"),
     "chap": ("refuse-pap", "refuse-mschap", "refuse-mschap-v2", "refuse-eap"),
+    "mschap": ("refuse-pap", "refuse-chap", "refuse-mschap-v2", "refuse-eap"),
+    "mschapv2": ("refuse-pap", "refuse-chap", "refuse-mschap", "refuse-eap"),
     "any": ("refuse-eap",),
 }
 KERNEL_MODULES = "l2tp_ppp"
@@ -52,7 +54,7 @@ class Peer:
     name: str
     user: str
     password: str
-    auth: str = "any"  # pap, chap: the only protocol the client accepts; any: the first one the server requests
+    auth: str = "any"  # a key of REFUSALS: the only protocol the client accepts; any: the first one the server requests
     secret: str = ""  # of the tunnel
     mtu: int = 0
     mru: int = 0

@@ -19,6 +19,7 @@ ADDRESS, DNS1, DNS2 = 3, 129, 131
 
 AUTH_PAP = b"\xc0\x23"
 AUTH_CHAP = b"\xc2\x23\x05"
+AUTH_MSCHAP, AUTH_MSCHAPV2 = b"\xc2\x23\x80", b"\xc2\x23\x81"
 
 HEAD = struct.Struct("!BBH")
 IPCP_WITH_DNS = bytes.fromhex("0306 00000000 8106 00000000 8306 00000000")
@@ -41,7 +42,7 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """Hold what this client requests and accepts. `auth` is "any", "pap", "chap" or "none" (rejects the option)."""
+    """Hold what this client requests and accepts. `auth` is "any", a name of AUTH_OF or "none" (rejects the option)."""
 
     auth: str = "any"
     mru: int | None = None
@@ -77,7 +78,7 @@ class Wishes:
         return b"\x03\x06" + self.address.packed + (IPCP_WITH_DNS[6:] if self.dns else b"")
 
 
-AUTH_OF = {"pap": AUTH_PAP, "chap": AUTH_CHAP}
+AUTH_OF = {"pap": AUTH_PAP, "chap": AUTH_CHAP, "mschap": AUTH_MSCHAP, "mschapv2": AUTH_MSCHAPV2}
 LCP_LENGTHS = {MRU: 2, ACCM: 4, MAGIC: 4, PFC: 0, ACFC: 0}
 
 

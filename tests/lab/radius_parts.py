@@ -7,7 +7,8 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any
 
-from l2tpns.proto.ppp.credentials import Credentials
+from l2tpns.proto.ppp import mschap_hashes as hashes
+from l2tpns.proto.ppp.credentials import MS_CHAP_1, MS_CHAP_2, Credentials
 from l2tpns.radius.settings import RadiusSettings, ServerAddress
 from l2tpns.radius.types import AuthRequest, Usage
 from tests.lab.radius_server import RadiusServer
@@ -36,6 +37,18 @@ def chap(name: bytes = b"alice", password: bytes = b"secret", identifier: int = 
     challenge = bytes(range(20))
     response = hashlib.md5(bytes([identifier]) + password + challenge).digest()
     return Credentials(CHAP, name, identifier=identifier, challenge=challenge, response=response)
+
+
+def mschap(name: bytes = b"alice", password: bytes = b"secret", identifier: int = 7) -> Credentials:
+    challenge = bytes(range(8))
+    value = bytes(24) + hashes.challenge_response(challenge, hashes.nt_hash(password)) + b"\1"
+    return Credentials(CHAP, name, b"", identifier, challenge, value, MS_CHAP_1)
+
+
+def mschapv2(name: bytes = b"alice", password: bytes = b"secret", identifier: int = 7) -> Credentials:
+    challenge, peer = bytes(range(16)), bytes(range(16, 32))
+    value = peer + bytes(8) + hashes.nt_response(challenge, peer, name, hashes.nt_hash(password)) + b"\0"
+    return Credentials(CHAP, name, b"", identifier, challenge, value, MS_CHAP_2)
 
 
 def login(credentials: Credentials | None = None, **facts: Any) -> AuthRequest:

@@ -24,6 +24,10 @@ from typing import Any, Self
 import gevent
 from gevent.server import DatagramServer
 
+from l2tpns.proto.ppp.credentials import MS_CHAP_1, MS_CHAP_2, Credentials
+from l2tpns.radius.secrets_file import check_ms_chap
+
+MICROSOFT = 311
 ACCEPT, REJECT, ACCOUNTING_RESPONSE, CHALLENGE = 2, 3, 5, 11
 Attributes = list[tuple[int, bytes]]
 
@@ -90,6 +94,15 @@ class Request:
         answer = self.one(3) or b""
         challenge = self.one(60) or self.authenticator
         return answer[1:] == hashlib.md5(answer[:1] + password + challenge).digest()
+
+    def ms_chap(self) -> Credentials | None:
+        """Return the response of MS-CHAP, if there is one (RFC 2548 2.1.3, 2.3.2)."""
+        for number, algorithm in ((1, MS_CHAP_1), (25, MS_CHAP_2)):
+            for value in self.vendor(MICROSOFT, number):
+                (challenge,) = self.vendor(MICROSOFT, 11)
+                response = value[2:] + value[1:2]
+                return Credentials(0xC223, self.one(1) or b"", b"", value[0], challenge, response, algorithm)
+        return None
 
     @property
     def signature_holds(self) -> bool:
@@ -207,6 +220,9 @@ class RadiusServer:
         if request.code == 4:
             return [make_reply(request, ACCOUNTING_RESPONSE, sign=False)]
         user = self.users.get(request.one(1) or b"")
+        response = request.ms_chap()
+        if response is not None:
+            return [self.answer_ms_chap(request, response, user)]
         if request.one(3) is not None:
             right = user is not None and request.chap_matches(user.password)
         else:
@@ -214,6 +230,16 @@ class RadiusServer:
         if user is None or not right:
             return [make_reply(request, REJECT, [(18, b"no")], sign=self.sign)]
         return [make_reply(request, ACCEPT, user.attributes, sign=self.sign)]
+
+    def answer_ms_chap(self, request: Request, response: Credentials, user: User | None) -> bytes:
+        """Return the reply to a response of MS-CHAP, as FreeRADIUS gives it: R=1 with a new challenge in a Reject."""
+        right, proof = check_ms_chap(response, user.password) if user else (False, b"")
+        identifier = bytes([response.identifier])
+        if user is None or not right:
+            error = b"E=691 R=1 C=" + b"0" * 32 + b" V=3 M=no"
+            return make_reply(request, REJECT, [vsa(MICROSOFT, (2, identifier + error))], sign=self.sign)
+        success = [vsa(MICROSOFT, (26, identifier + proof))] if proof else []
+        return make_reply(request, ACCEPT, [*user.attributes, *success], sign=self.sign)
 
     # --- the wire
 

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from l2tpns.errors import WireError
 from l2tpns.proto.ppp.automaton import Timers
+from l2tpns.proto.ppp.credentials import MD5
 from l2tpns.proto.ppp.credentials import Credentials as Credentials
 from l2tpns.proto.ppp.frame import DEFAULT_MRU, PACKET_HEADER, Protocol, build_packet, cut_text, parse_packet
 from l2tpns.proto.ppp.negotiation import Random
@@ -99,7 +100,7 @@ class _Phase(Enum):
 
 
 class ChapServer:
-    """One authentication and its repetitions. Created when LCP has opened with CHAP."""
+    """One authentication and its repetitions. Created when LCP has opened with CHAP. mschap.py has other algorithms."""
 
     __slots__ = (
         "_challenge",
@@ -119,6 +120,10 @@ class ChapServer:
     protocol: ClassVar[int] = Protocol.CHAP
     method: ClassVar[str] = "chap"
     repeats: ClassVar[bool] = True  # a client can be challenged again at any time
+    algorithm: ClassVar[int] = MD5
+    challenge_size: ClassVar[int] = CHALLENGE_SIZE
+    response_size: ClassVar[int] = MD5_SIZE
+    proves: ClassVar[bool] = False  # a Success contains a proof that the server knows the password
 
     def __init__(
         self, send: Callable[[bytes], None], random: Random, name: bytes, timers: Timers, mru: int = DEFAULT_MRU
@@ -170,7 +175,7 @@ class ChapServer:
         try:
             response = self._parse_response(packet)
         except WireError:
-            self.dropped += 1
+            self._other(packet)
             return None
         if self._phase is _Phase.ANSWERED:
             self._send_reply()  # RFC 1994 4.1: the same answer to the same response, without another check
@@ -186,6 +191,7 @@ class ChapServer:
             identifier=response.identifier,
             challenge=self._challenge,
             response=response.value,
+            algorithm=self.algorithm,
         )
 
     def adopt(self, credentials: Credentials) -> None:
@@ -195,12 +201,26 @@ class ChapServer:
         self._phase = _Phase.CHECKING
         self.deadline = None
 
-    def verdict(self, ok: bool, message: bytes = b"") -> None:
-        """Answer the open response. Does nothing if there is none."""
-        if self._phase is _Phase.CHECKING:
-            self._phase = _Phase.ANSWERED
-            self._reply = ChapReply(self._identifier, ok, message)
-            self._send_reply()
+    def verdict(self, ok: bool, message: bytes = b"", *, proof: bytes = b"", error: int = 0) -> None:
+        """Answer the open response. Does nothing if there is none.
+
+        Without the proof that the algorithm needs, there is no Success: the client waits until it is challenged again.
+        """
+        if self._phase is not _Phase.CHECKING:
+            return
+        self._phase = _Phase.ANSWERED
+        if not ok:
+            self._reply = ChapReply(self._identifier, False, self._failure(message, error))
+        elif proof or not self.proves:
+            self._reply = ChapReply(self._identifier, True, self._success(message, proof))
+        else:
+            return
+        self._send_reply()
+
+    @property
+    def answered(self) -> bool:
+        """True once there is a verdict, until the next challenge."""
+        return self._phase is _Phase.ANSWERED
 
     @property
     def challenging(self) -> bool:
@@ -220,21 +240,38 @@ class ChapServer:
         # RFC 1994 4.1: a new Identifier and a new value each time, also if the last one was lost. A response to an old
         # challenge is dropped.
         self._identifier = (self._identifier + 1) & 0xFF
-        self._challenge = self.random(CHALLENGE_SIZE)
+        self._challenge = self.random(self.challenge_size)
         self._count += 1
         self._phase = _Phase.CHALLENGED
         self.deadline = now + self.timers.restart
-        name = cut_text(self.name, self.mru - PACKET_HEADER.size - 1 - CHALLENGE_SIZE)
+        name = cut_text(self.name, self.mru - PACKET_HEADER.size - 1 - self.challenge_size)
         self.send(build_value(ChapValue(ChapCode.CHALLENGE, self._identifier, self._challenge, name)))
 
     def _send_reply(self) -> None:
         message = cut_text(self._reply.message, self.mru - PACKET_HEADER.size)
         self.send(build_reply(ChapReply(self._reply.identifier, self._reply.accepted, message)))
 
+    # What other algorithms do in another way
+
+    def _success(self, message: bytes, proof: bytes) -> bytes:
+        """Return the message of a Success."""
+        return message
+
+    def _failure(self, message: bytes, error: int) -> bytes:
+        """Return the message of a Failure."""
+        return message
+
+    def _other(self, packet: bytes) -> None:
+        """Handle what is not a response to the challenge."""
+        self.dropped += 1
+
+    def _send_failure(self, identifier: int, message: bytes) -> None:
+        self.send(build_reply(ChapReply(identifier, False, cut_text(message, self.mru - PACKET_HEADER.size))))
+
     def _parse_response(self, packet: bytes) -> ChapValue:
         response = parse_value(packet)
         if response.code is not ChapCode.RESPONSE or response.identifier != self._identifier:
             raise WireError("response to another challenge")
-        if len(response.value) != MD5_SIZE or len(response.name) > MAX_NAME:
+        if len(response.value) != self.response_size or len(response.name) > MAX_NAME:
             raise WireError("CHAP response of a wrong size")
         return response

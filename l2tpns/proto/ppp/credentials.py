@@ -1,8 +1,13 @@
-"""A subscriber's credentials, as PAP and CHAP receive them (RFC 1334, RFC 1994) and the back end checks them."""
+"""A subscriber's credentials, as PAP, CHAP and MS-CHAP receive them and the back end checks them.
+
+RFC 1334, RFC 1994, RFC 2433, RFC 2759.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+MD5, MS_CHAP_1, MS_CHAP_2 = 5, 0x80, 0x81  # algorithms of CHAP, as in LCP's option (RFC 1994 3, 2433 2, 2759 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +20,7 @@ class Credentials:
     identifier: int = 0
     challenge: bytes = field(default=b"", repr=False)
     response: bytes = field(default=b"", repr=False)
+    algorithm: int = MD5  # of CHAP
 
     @property
     def user(self) -> str:

@@ -39,6 +39,8 @@ class AuthChoice(Enum):
 
     PAP = b"\xc0\x23"
     CHAP_MD5 = b"\xc2\x23\x05"
+    MS_CHAP_1 = b"\xc2\x23\x80"
+    MS_CHAP_2 = b"\xc2\x23\x81"
 
     @property
     def protocol(self) -> int:
@@ -49,7 +51,12 @@ class AuthChoice(Enum):
         return Option(LcpOption.AUTH, self.value)
 
 
-AUTH_NAMES = {"pap": AuthChoice.PAP, "chap": AuthChoice.CHAP_MD5}  # as the setting radius_authtypes names them
+AUTH_NAMES = {  # as the setting radius_authtypes names them
+    "pap": AuthChoice.PAP,
+    "chap": AuthChoice.CHAP_MD5,
+    "mschap": AuthChoice.MS_CHAP_1,
+    "mschapv2": AuthChoice.MS_CHAP_2,
+}
 
 
 @dataclass(frozen=True, slots=True)

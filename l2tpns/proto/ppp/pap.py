@@ -66,6 +66,7 @@ class PapServer:
     method: ClassVar[str] = "pap"
     repeats: ClassVar[bool] = False  # a client cannot be asked to authenticate once more
     challenging: ClassVar[bool] = False
+    proves: ClassVar[bool] = False
     exhausted: ClassVar[bool] = False
 
     def __init__(self, send: Callable[[bytes], None], mru: int = DEFAULT_MRU) -> None:
@@ -105,8 +106,8 @@ class PapServer:
         """Take over a request that the LAC has received (RFC 2661 4.4.5); `verdict` answers it."""
         self._asked = credentials
 
-    def verdict(self, ok: bool, message: bytes = b"") -> None:
-        """Answer the open request. Does nothing if there is none."""
+    def verdict(self, ok: bool, message: bytes = b"", *, proof: bytes = b"", error: int = 0) -> None:
+        """Answer the open request. Does nothing if there is none. `proof` and `error` are for MS-CHAP."""
         if self._asked is not None and self._reply is None:
             self._reply = PapReply(self._asked.identifier, ok, message)
             self._asked = Credentials(Protocol.PAP, self._asked.name)  # no password is kept longer than needed

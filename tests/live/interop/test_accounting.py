@@ -38,7 +38,7 @@ def stage() -> Iterator[Stage]:
 
 
 @pytest.mark.statement(142, 147, 149)
-@pytest.mark.parametrize("auth", ["pap", "chap"])
+@pytest.mark.parametrize("auth", ["pap", "chap", "mschap", "mschapv2"])
 @pytest.mark.parametrize("kernel", [False, True], ids=["pty", "kernel"])
 def test_the_stop_tells_what_pppd_counted(stage: Stage, auth: str, kernel: bool) -> None:
     users = FreeRadius(USERS, host=HOST, port=1812, prefix=tuple(stage.host.command()))

@@ -21,6 +21,8 @@ BOTH_MODES = pytest.mark.parametrize("kernel", [False, True], ids=["pty", "kerne
 SECRETS = "fred * fredpw *\nann * annpw 10.1.9.9\n" + "".join(f"user{n} * pw{n} *\n" for n in range(10))
 FRED_PAP = Peer("one", "fred", "fredpw", auth="pap")
 FRED_CHAP = Peer("one", "fred", "fredpw", auth="chap")
+FRED_MS_CHAP = Peer("one", "fred", "fredpw", auth="mschap")
+FRED_MS_CHAP_2 = Peer("one", "fred", "fredpw", auth="mschapv2")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def stage() -> Iterator[Stage]:
 
 
 @BOTH_MODES
-@pytest.mark.parametrize("peer", [FRED_PAP, FRED_CHAP], ids=["pap", "chap"])
+@pytest.mark.parametrize("peer", [FRED_PAP, FRED_CHAP, FRED_MS_CHAP, FRED_MS_CHAP_2], ids=lambda peer: peer.auth)
 def test_pppd_logs_in_and_reaches_the_host_beyond(stage: Stage, peer: Peer, kernel: bool) -> None:
     with stage.scene([peer], kernel=kernel) as clients:
         link = clients.dial("one")
@@ -47,7 +49,7 @@ def test_pppd_logs_in_and_reaches_the_host_beyond(stage: Stage, peer: Peer, kern
 
 
 @BOTH_MODES
-@pytest.mark.parametrize("auth", ["pap", "chap"])
+@pytest.mark.parametrize("auth", ["pap", "chap", "mschap", "mschapv2"])
 def test_a_wrong_password_is_told_to_pppd_before_the_call_ends(stage: Stage, auth: str, kernel: bool) -> None:
     with stage.scene([Peer("bad", "fred", "wrong", auth=auth)], kernel=kernel) as clients:
         with pytest.raises(LinkFailed) as failed:

@@ -58,7 +58,7 @@ def number(record: dict[str, str | list[str]], name: str) -> int:
     return int(str(record[name])) + (high << 32)
 
 
-@pytest.mark.parametrize("auth", ["pap", "chap"])
+@pytest.mark.parametrize("auth", ["pap", "chap", "mschap", "mschapv2"])
 def test_a_reject_ends_the_call(stage: Stage, radius: FreeRadius, auth: str) -> None:
     with stage.scene([Peer("bad", "fred", "wrong", auth=auth)]) as clients:
         with pytest.raises(LinkFailed):

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
 from l2tpns.errors import WireError
+from l2tpns.proto.ppp.credentials import MS_CHAP_2, Credentials
 from l2tpns.radius.attribute_values import split_avpair
 from l2tpns.radius.auth import RadiusBackend
 from l2tpns.radius.reply import parse_reply
 from l2tpns.radius.reply_packet import decode_reply
-from l2tpns.radius.types import Assign, FramedRoute
+from l2tpns.radius.types import Assign, AuthReply, FramedRoute
 from tests.lab.memory_log import MemoryLog
-from tests.lab.radius_parts import SECRET, login, settings_for
-from tests.lab.radius_server import ACCEPT, REJECT, RadiusServer, User, ip, join, u32, vsa
+from tests.lab.radius_parts import SECRET, chap, login, mschap, mschapv2, settings_for
+from tests.lab.radius_server import (
+    ACCEPT,
+    REJECT,
+    RadiusServer,
+    Request,
+    User,
+    ip,
+    join,
+    make_reply,
+    u32,
+    vsa,
+)
 
 DNS1, DNS2 = IPv4Address("192.0.2.53"), IPv4Address("192.0.2.54")
 
@@ -332,3 +345,94 @@ def test_a_refused_service_is_in_the_log_with_the_user():
         backend.close()
     (line,) = log.records("radius_service_refused")
     assert line["user"] == "alice" and "Administrative (6)" in line["why"]
+
+
+# MS-CHAP (RFC 2548 2.1, 2.3)
+
+
+def ask(answer: Callable[[RadiusServer, Request], list[bytes]], credentials: Credentials) -> tuple[AuthReply, Request]:
+    """Return the verdict, and the request that the server got."""
+    with RadiusServer(SECRET, {b"alice": User(b"secret")}) as server:
+        server.handler = lambda request: answer(server, request)
+        backend = RadiusBackend(settings_for(server), MemoryLog().get())
+        reply = backend.authenticate(login(credentials))
+        backend.close()
+        return reply, server.requests[0]
+
+
+def honest(server: RadiusServer, request: Request) -> list[bytes]:
+    return server.answer(request)
+
+
+def with_success(*values: bytes) -> Callable[[RadiusServer, Request], list[bytes]]:
+    """Return a server that accepts with these MS-CHAP2-Success."""
+    return lambda _, request: [make_reply(request, ACCEPT, [vsa(311, (26, value)) for value in values])]
+
+
+PROOF = b"S=" + b"0123456789ABCDEF" * 2 + b"01234567"
+
+
+@pytest.mark.statement(111)
+def test_a_response_of_version_2_is_sent_as_radius_has_it_and_the_proof_comes_back():
+    credentials = mschapv2()
+    reply, request = ask(honest, credentials)
+    assert reply.accepted and reply.proof.startswith(b"S=") and len(reply.proof) == 42
+    (value,) = request.vendor(311, 25)
+    assert value == bytes([7, 0]) + credentials.response[:-1] and len(value) == 50
+    assert request.vendor(311, 11) == [credentials.challenge] and request.one(2) is request.one(3) is None
+
+
+@pytest.mark.statement(111)
+def test_a_response_of_version_1_is_sent_as_radius_has_it():
+    credentials = mschap()
+    reply, request = ask(honest, credentials)
+    assert reply.accepted and not reply.proof
+    (value,) = request.vendor(311, 1)
+    assert value == bytes([7, 1]) + credentials.response[:-1] and len(value) == 50
+    assert request.vendor(311, 11) == [credentials.challenge]
+
+
+@pytest.mark.statement(280)
+def test_the_octets_of_a_request_are_those_of_the_rfcs_example():
+    challenge = bytes.fromhex("5b5d7c7d7b3f2f3e3c2c602132262628")
+    peer, nt = "21402324255e262a28295f2b3a337c7e", "82309ecd8d708b5ea08faa3981cd83544233114a3d85d6df"
+    value = bytes.fromhex(peer + "00" * 8 + nt + "00")
+    _, request = ask(honest, Credentials(0xC223, b"User", b"", 0x11, challenge, value, MS_CHAP_2))
+    assert bytes.fromhex("1a18000001370b125b5d7c7d7b3f2f3e3c2c602132262628") in request.raw
+    assert bytes.fromhex("1a3a00000137193411 00" + peer + "00" * 8 + nt) in request.raw
+
+
+@pytest.mark.statement(282)
+@pytest.mark.parametrize(
+    "values, why",
+    [
+        ([], "MS-CHAP2-Success is missing or invalid"),
+        ([b"\x07"], "MS-CHAP2-Success is missing or invalid"),
+        ([b"\x07" + PROOF[:-1]], "MS-CHAP2-Success is missing or invalid"),
+        ([b"\x07s=" + PROOF[2:]], "MS-CHAP2-Success is missing or invalid"),
+        ([b"\x07" + PROOF + b"0"], "MS-CHAP2-Success is missing or invalid"),
+        ([PROOF], "MS-CHAP2-Success is missing or invalid"),
+        ([b"\x08" + PROOF], "MS-CHAP2-Success is not of this response"),
+    ],
+)
+def test_an_accept_without_the_proof_is_a_refusal(values, why):
+    reply, _ = ask(with_success(*values), mschapv2())
+    assert not reply.accepted and reply.why == why and not reply.proof
+
+
+def test_what_follows_the_proof_is_left_out():
+    reply, _ = ask(with_success(b"\x07" + PROOF + b" M=hello"), mschapv2())
+    assert reply.accepted and reply.proof == PROOF
+
+
+def test_a_proof_that_was_not_asked_for_is_dropped():
+    reply, _ = ask(with_success(b"\x07" + PROOF), chap())
+    assert reply.accepted and not reply.proof
+
+
+@pytest.mark.parametrize("error, code", [(b"E=648 R=1 C=00 V=3 M=expired", 648), (b"", 0), (b"E=", 0), (b"XE=5", 0)])
+def test_the_code_of_a_reject_is_kept(error, code):
+    reply, _ = ask(
+        lambda _, request: [make_reply(request, REJECT, [vsa(311, (2, b"\x07" + error))])], mschapv2(password=b"x")
+    )
+    assert not reply.accepted and reply.error == code

@@ -6,10 +6,11 @@ import time
 
 import pytest
 
+from l2tpns.radius.types import AuthReply
 from l2tpns.subscriber.services import SessionTiming
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Lac, Subscriber
-from tests.lab.pppclient import CHAP, CONF_REQ, LCP, PAP, Phase
+from tests.lab.pppclient import CHAP, CONF_REQ, LCP, PAP, PROTO_REJ, Phase
 from tests.server.conftest import QUICK, Serve
 from tests.server.subscribers import Ear, refused, say
 
@@ -127,6 +128,91 @@ def test_names_and_passwords_are_only_octets(server: InProcess, lac: Lac) -> Non
     assert [usage.user for usage in server.accounting.of("start")] == names
     assert server.events("session_up")[0]["user"] == "%s%n%d"
     assert b"\x1b" not in b"".join(server.log.tail(1000))
+
+
+# MS-CHAP (RFC 2433, RFC 2759)
+
+
+@pytest.fixture
+def ms_server(serve: Serve) -> InProcess:
+    return serve(radius_authtypes=("mschapv2", "mschap", "chap", "pap"))
+
+
+@pytest.mark.statement(109)
+@pytest.mark.parametrize("auth", ["mschapv2", "mschap", "chap", "pap"])
+def test_a_client_logs_in_by_what_it_can_of_what_is_offered(ms_server: InProcess, auth: str) -> None:
+    fred = ms_server.lac(defaults=QUICK).connect().call("fred", "pw", auth=auth).wait_online()
+    assert not fred.complaints  # of version 2: the proof is right
+    (up,) = ms_server.events("session_up")
+    assert up["auth"] == auth
+
+
+@pytest.mark.statement(286)
+@pytest.mark.parametrize("allowed", [("mschapv2", "chap"), ("pap", "mschap", "mschapv2"), ("chap", "pap", "mschapv2")])
+@pytest.mark.parametrize("auth", ["mschapv2", "mschap", "chap", "pap"])
+def test_a_nak_leads_to_the_common_method_or_to_the_end(serve: Serve, allowed: tuple[str, ...], auth: str) -> None:
+    server = serve(radius_authtypes=allowed)
+    fred = server.lac(defaults=QUICK).connect().call("fred", "pw", auth=auth)
+    if auth in allowed:
+        fred.wait_online()
+        assert server.events("session_up")[0]["auth"] == auth
+    else:
+        assert "the subscriber requested authentication by" in fred.wait_ended().text
+
+
+@pytest.mark.statement(283)
+@pytest.mark.parametrize("auth, version", [("mschapv2", 3), ("mschap", 2)])
+def test_a_wrong_password_is_a_failure_without_a_second_try(ms_server: InProcess, auth: str, version: int) -> None:
+    fred = ms_server.lac(defaults=QUICK).connect().call("fred", "wrong", auth=auth)
+    assert refused(fred) == (3, 0)
+    words = fred.auth_message.decode().split(" ", 4)
+    assert (words[0], words[1], words[3], words[4]) == ("E=691", "R=0", f"V={version}", "M=go away")
+
+
+@pytest.mark.statement(287)
+def test_a_repeated_response_of_version_2_gets_the_same_proof_and_asks_nobody(ms_server: InProcess) -> None:
+    fred = ms_server.lac(defaults=QUICK).connect().call("fred", "pw", auth="mschapv2")
+    ear = Ear(fred)
+    fred.wait_online()
+    (response,) = ear.of("out", CHAP, 2)
+    say(fred, "ff03 c223", response.hex())
+    fred.wait(lambda: len(ear.of("in", CHAP, 3)) == 2, what="the Success again")
+    first, second = ear.of("in", CHAP, 3)
+    assert first == second and first[4:].startswith(b"S=")
+    assert len(ms_server.backend.asked) == 1
+
+
+@pytest.mark.statement(282)
+def test_a_plugin_cannot_make_an_accept_that_version_2_would_believe(ms_server: InProcess) -> None:
+    """A session in a garden is one: the client would hang up without the proof, so it is refused in words."""
+    ms_server.backend.refusal = AuthReply(accepted=True)
+    fred = ms_server.lac(defaults=QUICK).connect().call("eve", "wrong", auth="mschapv2")
+    assert refused(fred) == (3, 0)
+    assert ms_server.events("auth_refused")[0]["why"] == "accepted without the proof that MS-CHAPv2 needs"
+
+
+@pytest.mark.parametrize("auth", ["mschapv2", "mschap"])
+def test_a_client_is_challenged_again_while_it_is_online(serve: Serve, auth: str) -> None:
+    server = serve(radius_authtypes=(auth,))
+    fred = server.lac(defaults=QUICK).connect().call("fred", "pw", auth=auth).wait_online()
+    ear = Ear(fred)
+    (session,) = server.registry.by_user["fred"]
+    session.link.authenticator.rechallenge(session.link.now())
+    fred.wait(lambda: ear.of("in", CHAP, 3), what="Success")
+    assert fred.online and not fred.complaints
+
+
+@pytest.mark.statement(288)
+def test_compression_and_encryption_are_refused_and_the_session_comes_up(ms_server: InProcess) -> None:
+    fred = ms_server.lac(defaults=QUICK).connect().call("fred", "pw", auth="mschapv2").wait_online()
+    ear = Ear(fred)
+    say(fred, "ff03 80fd 0101000a120601000040")
+    fred.wait(lambda: ear.of("in", LCP, PROTO_REJ), what="Protocol-Reject")
+    (packet,) = ear.of("in", LCP, PROTO_REJ)
+    assert packet[4:6] == b"\x80\xfd"
+    fred.send_echo()
+    fred.wait(lambda: fred.echo_replies, what="Echo-Reply")
+    assert fred.online
 
 
 # What the subscriber wants and we do not do

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
@@ -9,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2tpns.errors import ConfigError
+from l2tpns.proto.ppp.credentials import MS_CHAP_2, Credentials
 from l2tpns.radius.secrets_file import SecretsBackend, split_words
 from l2tpns.radius.types import Assign
 from tests.lab.memory_log import MemoryLog
-from tests.lab.radius_parts import chap, login, pap
+from tests.lab.radius_parts import chap, login, mschap, mschapv2, pap
 
 FILE = r"""
 # user      server  secret          address
@@ -34,7 +36,7 @@ def backend(tmp_path):
     return SecretsBackend(path, "lns1", MemoryLog().get())
 
 
-@pytest.mark.parametrize("kind", [pap, chap])
+@pytest.mark.parametrize("kind", [pap, chap, mschap, mschapv2])
 @pytest.mark.parametrize(
     "name, password, accepted",
     [
@@ -55,6 +57,34 @@ def backend(tmp_path):
 )
 def test_names_secrets_and_servers_decide(backend, kind, name, password, accepted):
     assert backend.authenticate(login(kind(name, password))).accepted is accepted
+
+
+@pytest.mark.statement(280)
+def test_ms_chap_version_2_has_the_proof_of_rfc_2759(tmp_path):
+    path = tmp_path / "l2tpns.secrets"
+    path.write_text("User * clientPass\n")
+    path.chmod(0o600)
+    challenge = bytes.fromhex("5b5d7c7d7b3f2f3e3c2c602132262628")
+    value = bytes.fromhex(
+        "21402324255e262a28295f2b3a337c7e 0000000000000000 82309ecd8d708b5ea08faa3981cd83544233114a3d85d6df 00"
+    )
+    credentials = Credentials(0xC223, b"User", b"", 17, challenge, value, MS_CHAP_2)
+    reply = SecretsBackend(path, "lns1", MemoryLog().get()).authenticate(login(credentials))
+    assert reply.accepted and reply.proof == b"S=407A5589115FD0D6209F510FE9C04566932CDA56"
+
+
+@pytest.mark.statement(284)
+@pytest.mark.parametrize("kind", [mschap, mschapv2])
+def test_ms_chap_finds_a_user_with_a_domain_in_the_line_without_it(backend, kind):
+    assert backend.authenticate(login(kind(b"DOM\\alice", b"open sesame"))).accepted
+    assert not backend.authenticate(login(kind(b"DOM\\alice", b"open"))).accepted
+    assert not backend.authenticate(login(chap(b"DOM\\alice", b"open sesame"))).accepted
+
+
+def test_a_response_by_lan_managers_hash_alone_is_refused(backend):
+    credentials = mschap(b"alice", b"open sesame")
+    without_nt = replace(credentials, response=credentials.response[:-1] + b"\0")
+    assert not backend.authenticate(login(without_nt)).accepted
 
 
 def test_an_address_is_fixed_and_without_one_the_pool_gives_it(backend):
