@@ -209,6 +209,9 @@ class Config:
         False, "Authentication of the LACs too, if l2tp_secret is set (RFC 2661 5.1.1)", _BOOL, NEW_SESSIONS
     )
     l2tp_hide_avps: bool = setting(False, "Hiding of the AVPs that may be hidden (RFC 2661 4.3)", _BOOL, NEW_SESSIONS)
+    l2tp_disconnect_cause: bool = setting(
+        True, "AVP 46 in each CDN that ends PPP: for LACs that it disturbs, no (RFC 3145)", _BOOL
+    )
     l2tp_mtu: int = setting(
         1500,
         "Maximum size of packets to and from LACs; the MRU is 38 less, at most 1492",

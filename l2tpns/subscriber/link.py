@@ -17,6 +17,7 @@ from l2tpns import causes
 from l2tpns.causes import SessionEnded
 from l2tpns.dataplane.session_path import SessionPath
 from l2tpns.errors import NoAnswer, PluginError, ProtocolError
+from l2tpns.proto.l2tp.codes import DisconnectCode
 from l2tpns.proto.l2tp.messages import Message
 from l2tpns.proto.ppp.automaton import State, Timers
 from l2tpns.proto.ppp.credentials import Credentials
@@ -142,6 +143,16 @@ class PppLink:
     def mru(self) -> int:
         """Return the largest packet in octets that both the subscriber and our configuration allow."""
         return min(self.lcp.peer_mru, self._services.config.mru)
+
+    def protocol_of(self, disconnect: int) -> int:
+        """Return the PPP protocol that a disconnect code is about, 0 if it is about none (RFC 3145 2)."""
+        if DisconnectCode.LCP_NOT_CONVERGED <= disconnect <= DisconnectCode.CALLBACK_REFUSED:
+            return Protocol.LCP
+        if DisconnectCode.AUTH_TIMEOUT <= disconnect <= DisconnectCode.AUTH_FAILED:
+            return self.lcp.auth.protocol if self.lcp.auth is not None else Protocol.LCP
+        if DisconnectCode.NCP_NOT_CONVERGED <= disconnect <= DisconnectCode.NO_ADDRESS_PERMITTED:
+            return Protocol.IPCP
+        return 0
 
     # The mailbox
 

@@ -351,11 +351,15 @@ class Session(SessionState):
         if not end.tell:
             return
         self.link.close(end.text)
+        cause = None
+        if self.services.config.l2tp_disconnect_cause:
+            protocol = self.link.protocol_of(end.cause.disconnect)
+            cause = DisconnectCause(end.cause.disconnect, protocol, end.cause.direction, "")
         self.tunnel.send(
             CDN(
                 result_code=ResultCode(end.result, end.error, end.text),
                 assigned_session_id=self.id,
-                disconnect_cause=DisconnectCause(end.cause.disconnect, 0, end.cause.direction, ""),
+                disconnect_cause=cause,
             ),
             self.peer_id,
         )

@@ -377,9 +377,46 @@ def test_our_cdn_names_the_disconnect_cause_without_the_m_bit(server: InProcess)
     peer.acknowledged()
     server.lns.sessions[session_id].end(causes.AUTH_REFUSED)
     header, cdn = peer.expect_header(CDN)
-    assert cdn.disconnect_cause is not None and cdn.disconnect_cause.code == 16
+    assert cdn.disconnect_cause == DisconnectCause(16, 0xC223, 2)
     at = header.body.index(bytes.fromhex("0000 002e"))  # vendor and number of the AVP
     assert header.body[at - 2] & 0x80 == 0
+
+
+@pytest.mark.statement(350)
+@pytest.mark.parametrize(
+    "cause, code, protocol, direction",
+    [
+        (causes.LCP_SILENT, 6, 0xC021, 1),
+        (causes.LOOPED, 7, 0xC021, 0),
+        (causes.ECHO_TIMEOUT, 8, 0xC021, 1),
+        (causes.AUTH_TIMEOUT, 13, 0xC223, 1),
+        (causes.AUTH_REFUSED, 16, 0xC223, 2),
+        (causes.NCP_FAILED, 17, 0x8021, 1),
+        (causes.NO_COMMON_ADDRESS, 19, 0x8021, 1),
+        (causes.USER_REQUEST, 3, 0, 1),
+        (causes.SESSION_TIMEOUT, 3, 0, 2),
+        (causes.ADMIN_DROP, 1, 0, 0),
+    ],
+    ids=lambda value: value.name if isinstance(value, causes.Cause) else "",
+)
+def test_the_disconnect_cause_has_the_protocol_and_the_side_that_it_is_about(
+    server: InProcess, cause: causes.Cause, code: int, protocol: int, direction: int
+) -> None:
+    peer = server.peer().open()
+    session_id = peer.call()
+    peer.acknowledged()
+    server.lns.sessions[session_id].end(cause)
+    assert peer.expect(CDN).disconnect_cause == DisconnectCause(code, protocol, direction)
+
+
+@pytest.mark.statement(350)
+def test_the_disconnect_cause_can_be_switched_off(serve: Serve) -> None:
+    server = serve(l2tp_disconnect_cause=False)
+    peer = server.peer().open()
+    session_id = peer.call()
+    peer.acknowledged()
+    server.lns.sessions[session_id].end(causes.AUTH_REFUSED)
+    assert peer.expect(CDN).disconnect_cause is None
 
 
 # WEN, SLI
