@@ -16,7 +16,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum, Flag, auto
 
 from l2tpns.radius import attribute_values as values
-from l2tpns.radius import service
+from l2tpns.radius import rates, service
 
 Key = int | tuple[int, int]  # number, or (vendor, number): as pyrad has it
 
@@ -43,14 +43,16 @@ TEXT, OCTETS, INTEGER, ADDRESS, DATE = Type
 NO_USE, REQUEST, REPLY, ACCOUNTING = Use(0), Use.REQUEST, Use.REPLY, Use.ACCOUNTING
 BOTH_REQUESTS = REQUEST | ACCOUNTING
 
-CISCO, MICROSOFT, ASCEND = 9, 311, 529
+CISCO, MICROSOFT, ASCEND, HUAWEI, WISPR, MIKROTIK = 9, 311, 529, 2011, 14122, 14988
 VENDORS = {
     CISCO: "Cisco",
     MICROSOFT: "Microsoft",
     ASCEND: "Ascend",
+    HUAWEI: "Huawei",
     2636: "Juniper",
     3561: "ADSL-Forum",
-    14988: "MikroTik",
+    WISPR: "WISPr",
+    MIKROTIK: "MikroTik",
 }
 VENDOR_SPECIFIC = 26
 
@@ -80,6 +82,8 @@ class Attribute:
         object.__setattr__(self, "key", (self.vendor, self.number) if self.vendor else self.number)
 
 
+_RATE_IN = "the rate from the subscriber, in bit/s ([throttling.md](throttling.md)); 0: no limit"
+_RATE_OUT = "the rate to the subscriber, likewise"
 _DNS_EFFECT = "the subscriber's name servers: the first two, in this order"
 
 ATTRIBUTES = (
@@ -193,9 +197,41 @@ ATTRIBUTES = (
     ),
     Attribute(
         1, "Cisco-AVPair", TEXT, REPLY | ACCOUNTING, vendor=CISCO, source="avpairs",
-        fills=("avpairs", "dns"), parse=values.cisco_avpairs,
-        effect="`ip:dns-servers=A B`: name servers, after those; others are for plugins: "
+        fills=("avpairs", "dns", "rates"), parse=rates.cisco_avpairs,
+        effect="`ip:dns-servers=A B`: name servers, after those; "
+        "`lcp:interface-config#1=rate-limit output 512000 ...`: a rate in bit/s; "
+        "others are for plugins: "
         "[throttling.md](throttling.md), [garden.md](garden.md), [interception.md](interception.md)",
+    ),
+    # Rates, those of the first row that names a direction: see rates.py.
+    Attribute(
+        8, "Mikrotik-Rate-Limit", TEXT, REPLY, vendor=MIKROTIK,
+        fills=("rates",), parse=rates.mikrotik_rate_limit,
+        effect="`512k/10M`: from and to the subscriber, in bit/s; bursts and priorities are ignored",
+    ),
+    Attribute(
+        7, "WISPr-Bandwidth-Max-Up", INTEGER, REPLY, vendor=WISPR, fills=("rates",), parse=rates.rate_in("WISPr"),
+        effect=_RATE_IN,
+    ),
+    Attribute(
+        8, "WISPr-Bandwidth-Max-Down", INTEGER, REPLY, vendor=WISPR, fills=("rates",), parse=rates.rate_out("WISPr"),
+        effect=_RATE_OUT,
+    ),
+    Attribute(
+        2, "Huawei-Input-Average-Rate", INTEGER, REPLY, vendor=HUAWEI, fills=("rates",), parse=rates.rate_in("Huawei"),
+        effect=_RATE_IN,
+    ),
+    Attribute(
+        5, "Huawei-Output-Average-Rate", INTEGER, REPLY, vendor=HUAWEI, fills=("rates",),
+        parse=rates.rate_out("Huawei"), effect=_RATE_OUT,
+    ),
+    Attribute(
+        197, "Ascend-Data-Rate", INTEGER, REPLY, vendor=ASCEND, fills=("rates",), parse=rates.rate_in("Ascend"),
+        effect=_RATE_IN,
+    ),
+    Attribute(
+        255, "Ascend-Xmit-Rate", INTEGER, REPLY, vendor=ASCEND, fills=("rates",), parse=rates.rate_out("Ascend"),
+        effect=_RATE_OUT,
     ),
     # Allowed in a reply, and without effect here.
     Attribute(33, "Proxy-State", OCTETS, REPLY),

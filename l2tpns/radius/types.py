@@ -78,6 +78,15 @@ class FramedRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class OfferedRates:
+    """Rates that one attribute names, in kbit/s: from and to the subscriber. 0: no limit; None: it says nothing."""
+
+    source: str  # the vendor
+    rate_in: int | None = None
+    rate_out: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AuthReply:
     """The verdict. A refusal has attributes too: a walled garden may admit the subscriber with them."""
 
@@ -92,6 +101,7 @@ class AuthReply:
     interim: int | None = None  # seconds, at least 60; 0: none, whatever the configuration says
     classes: tuple[bytes, ...] = ()
     avpairs: tuple[tuple[str, str], ...] = ()
+    rates: tuple[OfferedRates, ...] = ()  # in the order of the table of attributes
     filter_ids: tuple[str, ...] = ()
     termination_action: int = 0  # 1: send a new Access-Request when the session time is over
     state: bytes = b""

@@ -144,6 +144,7 @@ LIMITS: dict[str, Limit] = {
     "Sink.port": WORD,  # 0: the sink that snoop_host and snoop_port name
     "AuthReply.routes": each(anything),
     "AuthReply.dns": each(anything),
+    "AuthReply.rates": each(anything),
     "AuthReply.session_timeout": optional(LONG),
     "AuthReply.idle_timeout": optional(LONG),
     "AuthReply.interim": optional(LONG),

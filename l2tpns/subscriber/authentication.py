@@ -114,6 +114,7 @@ def login(session: SessionState, credentials: Credentials) -> tuple[Credentials,
         return credentials, refusal
     reply = query_backend(session, credentials)
     if reply.accepted:
+        authorization.apply_rates(session, reply)
         plugin_hooks.radius_response(session, reply)
     return credentials, reply
 
@@ -182,5 +183,6 @@ def login_again(session: SessionState, credentials: Credentials, state: bytes) -
     reply = query_backend(session, credentials, state)
     if reply.accepted:
         plugin_hooks.radius_reset(session)
+        authorization.apply_rates(session, reply, session.profile)
         plugin_hooks.radius_response(session, reply)
     return reply

@@ -6,8 +6,11 @@ A new reply attribute needs a row in radius/attributes.py, a field of AuthReply,
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 from l2tpns.policy import filters
+from l2tpns.policy.model import PolicyError, Subscriber
+from l2tpns.radius import rates
 from l2tpns.radius.types import AuthReply
 from l2tpns.subscriber import timers
 from l2tpns.subscriber.state import SessionState
@@ -32,6 +35,25 @@ def apply(session: SessionState, reply: AuthReply, *, initial: bool) -> None:
     if initial and reply.framed_pool:
         session.log.warning("framed_pool_unknown", pool=reply.framed_pool, why="the only pool is l2tpns.ip_pool")
     filters.apply_filter_ids(session.services.plane, session.services.config.filters, session, reply.filter_ids)
+
+
+def apply_rates(session: SessionState, reply: AuthReply, before: AuthReply | None = None) -> None:
+    """Apply the rates that vendors' attributes name, to an online session at once. May yield.
+
+    To be called before plugins see the reply: theirs is the last word. `before` is the reply that this one replaces:
+    what it limited, and this one does not mention, has no limit any more.
+    """
+    rate_in, rate_out = rates.chosen(reply.rates)
+    if before is not None:
+        old_in, old_out = rates.chosen(before.rates)
+        rate_in = 0 if rate_in is None and old_in else rate_in
+        rate_out = 0 if rate_out is None and old_out else rate_out
+    if rate_in is None and rate_out is None:
+        return
+    try:
+        session.services.throttle.set(cast(Subscriber, session), rate_in, rate_out, by="RADIUS")
+    except PolicyError as error:
+        session.log.error("throttle_refused", user=session.user, rate_out=rate_out, why=str(error))
 
 
 def _forget_password(session: SessionState, reply: AuthReply) -> None:

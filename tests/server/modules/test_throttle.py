@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from l2tpns.policy.model import Policy
-from l2tpns.radius.types import AuthReply
+from l2tpns.radius.types import AuthReply, OfferedRates
 from l2tpns.subscriber.session import Session
 from tests.lab.inprocess import InProcess
 from tests.lab.null_shaper import NullShaper
@@ -61,6 +61,25 @@ def test_what_an_answer_says_is_so_from_the_first_packet(
         bool(rates[1]),
     )
     assert server.events("plugin_says") == server.events("plugin_failed") == []
+
+
+@pytest.mark.parametrize(
+    ("avpairs", "rates"),
+    [
+        ([], (1000, 2000)),
+        ([("throttle", "no")], (0, 0)),
+        ([("throttle", "512")], (512, 512)),
+        ([OUTPUT], (1000, 512)),
+    ],
+)
+def test_what_the_module_reads_replaces_what_a_vendors_attribute_says(
+    server: InProcess, avpairs: list[tuple[str, str]], rates: tuple[int, int]
+) -> None:
+    offers = (OfferedRates("MikroTik", 1000, 2000),)
+    server.backend.replies["fred"] = AuthReply(accepted=True, avpairs=tuple(avpairs), rates=offers)
+    server.lac(defaults=QUICK).connect().call("fred", "pw").wait_online()
+    (session,) = server.registry.by_user["fred"]
+    assert (session.policy.rate_in, session.policy.rate_out) == rates
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from l2tpns.policy.garden import networks_of
-from l2tpns.radius.types import AuthReply, FramedRoute
+from l2tpns.radius.types import AuthReply, FramedRoute, OfferedRates
 from l2tpns.subscriber import timers
 from tests.lab import traffic
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Lac, Subscriber, Why
+from tests.lab.null_shaper import NullShaper
 from tests.lab.pppclient import CHAP, LCP
 from tests.server.clocks import Clock
 from tests.server.conftest import QUICK, Serve
@@ -206,6 +207,21 @@ def test_routes_are_those_of_the_login_whatever_is_said_when_radius_is_asked_aga
     assert fred.online
     assert networks_of(session) == (IPv4Network(session.address), *session.path.routes)
     assert server.accounting.of("start")[0].routes == session.usage().routes == (home,)
+
+
+def test_rates_are_those_of_the_last_reply(clock: Clock, server: InProcess) -> None:
+    server.services.throttle.start(NullShaper())
+    offers = (OfferedRates("WISPr", rate_in=100), OfferedRates("WISPr", rate_out=200), OfferedRates("Ascend", 9, 9))
+    reply = AuthReply(accepted=True, session_timeout=200, termination_action=1, rates=offers)
+    server.backend.replies["fred"] = reply
+    dial(server)
+    (session,) = server.lns.sessions.values()
+    assert (session.policy.rate_in, session.policy.rate_out) == (100, 200)
+    for offered, rates in (((OfferedRates("MikroTik", 300, 400),), (300, 400)), (offers[:1], (100, 0)), ((), (0, 0))):
+        server.backend.replies["fred"] = replace(reply, rates=offered)
+        clock.forward(server, 200)
+        server.wait(lambda: session.timeout_started_at == clock.now)
+        assert (session.policy.rate_in, session.policy.rate_out) == rates
 
 
 @pytest.mark.statement(143)
