@@ -13,12 +13,14 @@ from gevent.pool import Pool
 from l2tpns.errors import NoAnswer
 from l2tpns.radius.accounting import Accounting
 from l2tpns.radius.auth import RadiusBackend
+from l2tpns.radius.rates import chosen
+from l2tpns.radius.secrets_file import check_ms_chap
 from l2tpns.radius.settings import RadiusSettings, ServerAddress
 from l2tpns.radius.types import Assign, FramedRoute
 from tests.lab import PATIENCE, freeradius
 from tests.lab.freeradius import FreeRadius
 from tests.lab.memory_log import MemoryLog
-from tests.lab.radius_parts import SECRET, chap, login, pap, usage
+from tests.lab.radius_parts import SECRET, chap, login, mschap, mschapv2, pap, usage
 
 pytestmark = pytest.mark.skipif(not freeradius.installed(), reason="the package freeradius is not installed")
 
@@ -37,6 +39,25 @@ alice Cleartext-Password := "secret"
 
 pool Cleartext-Password := "secret"
 	Framed-IP-Address = 255.255.255.254
+
+mikrotik Cleartext-Password := "secret"
+	Mikrotik-Rate-Limit = "512k/10M"
+
+wispr Cleartext-Password := "secret"
+	WISPr-Bandwidth-Max-Up = 1000000,
+	WISPr-Bandwidth-Max-Down = 8000000
+
+huawei Cleartext-Password := "secret"
+	Huawei-Input-Average-Rate = 3000000,
+	Huawei-Output-Average-Rate = 30000000
+
+ascend Cleartext-Password := "secret"
+	Ascend-Data-Rate = 64000,
+	Ascend-Xmit-Rate = 128000
+
+cisco Cleartext-Password := "secret"
+	Cisco-AVPair = "lcp:interface-config#1=rate-limit input 64000 8000 8000 conform-action transmit exceed-action drop",
+	Cisco-AVPair += "lcp:interface-config#2=rate-limit output 512000 8000 8000"
 
 """
 
@@ -75,7 +96,31 @@ def test_freeradius_lets_in_who_knows_the_password(backend, kind):
     assert backend.transport.report()[0].trusted  # its reply carried a Message-Authenticator that holds
 
 
-@pytest.mark.parametrize("kind", [pap, chap])
+@pytest.mark.statement(111)
+@pytest.mark.parametrize("kind", [mschap, mschapv2])
+def test_freeradius_understands_ms_chap_and_proves_that_it_knows_the_password(backend, kind):
+    credentials = kind(b"alice", b"secret")
+    reply = backend.authenticate(login(credentials))
+    assert reply.accepted and reply.message == b"welcome"
+    assert reply.proof == check_ms_chap(credentials, b"secret")[1]
+
+
+@pytest.mark.statement(371)
+@pytest.mark.parametrize(
+    "name, rates",
+    [
+        (b"mikrotik", (512, 10_000)),
+        (b"wispr", (1000, 8000)),
+        (b"huawei", (3000, 30_000)),
+        (b"ascend", (64, 128)),
+        (b"cisco", (64, 512)),
+    ],
+)
+def test_freeradius_names_rates_in_five_dialects(backend, name, rates):
+    assert chosen(backend.authenticate(login(pap(name, b"secret"))).rates) == rates
+
+
+@pytest.mark.parametrize("kind", [pap, chap, mschap, mschapv2])
 def test_freeradius_refuses_who_does_not(backend, kind):
     assert not backend.authenticate(login(kind(b"alice", b"wrong"))).accepted
     assert not backend.authenticate(login(kind(b"nobody", b"secret"))).accepted
