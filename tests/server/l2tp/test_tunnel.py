@@ -96,6 +96,28 @@ def test_an_unknown_mandatory_avp_in_an_sccrq_is_named_in_the_refusal(server: In
     assert "777" in code.text
 
 
+@pytest.mark.statement(354)
+def test_a_lac_that_wants_to_recover_its_tunnel_is_refused_and_the_tunnel_goes_on(server: InProcess) -> None:
+    """RFC 4951: we have offered no failover, which is what Tunnel Recovery (77) would be an answer to."""
+    old = server.peer(tunnel_id=0x1111).open()
+    session_id = old.call()
+    new = server.peer(tunnel_id=0x2222)
+    capability, recovery = avps("000c 0000 004c 0003 0000ea60"), avps("8010 0000 004d 0000 0000 1234 0000 5678")
+    new.say(messages.encode(new.sccrq()) + capability + recovery)
+    assert refusal(new) == (2, 8)
+    assert list(server.lns.tunnels) == [old.peer_tunnel_id] and session_id in server.lns.sessions
+    old.say(avps("0008 0000 0000 0015"))  # Failover Session Query, M=0
+    old.acknowledged()
+    old.expect_nothing()
+
+
+@pytest.mark.statement(354)
+def test_a_lac_that_could_fail_over_is_served_like_any_other(server: InProcess) -> None:
+    peer = server.peer()
+    peer.say(messages.encode(peer.sccrq()) + avps("000c 0000 004c 0003 0000ea60"))
+    assert peer.expect(SCCRP).assigned_tunnel_id in server.lns.tunnels
+
+
 @pytest.mark.statement(20, 22)
 def test_all_avps_of_an_sccrq_that_were_ignored_are_in_one_line_of_the_log(server: InProcess) -> None:
     peer = server.peer()
