@@ -76,6 +76,7 @@ DUPLICATE_ADDRESS = _cause(
     "duplicate_address", "the address was assigned to a newer session", _ADMIN, _T.NAS_REQUEST, 1, 0
 )
 ADMIN_DROP = _cause("admin_drop", "dropped by the operator", _ADMIN, _T.ADMIN_RESET, 1, 0)
+RADIUS_DISCONNECT = _cause("radius_disconnect", "ended by RADIUS", _ADMIN, _T.ADMIN_RESET, 1, 0)
 SHUTDOWN = _cause("shutdown", "the server is being shut down", _ADMIN, _T.ADMIN_REBOOT, 1, 0)
 CALL_TIMEOUT = _cause("call_timeout", "no ICCN received in time", CdnResult.NOT_IN_TIME, _T.PORT_ERROR)
 LOGIN_TIMEOUT = _cause("login_timeout", "not online in time", _ADMIN, _T.PORT_ERROR, 5, 0)

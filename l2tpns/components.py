@@ -23,6 +23,7 @@ from l2tpns.monitoring.problems import Finding
 from l2tpns.monitoring.service import MonitoringService
 from l2tpns.nsctl.server import NsctlServer
 from l2tpns.radius.accounting import Accounting
+from l2tpns.radius.dynamic import DynamicAuthorization
 from l2tpns.radius.settings import RadiusSettings
 from l2tpns.radius.types import Backend
 from l2tpns.runtime import process
@@ -38,6 +39,7 @@ from l2tpns.server import Server
 from l2tpns.state.records import Replay
 from l2tpns.state.restore import Resumed, resume
 from l2tpns.state.store import StateStore
+from l2tpns.subscriber.dynamic import DynamicAuthority
 from l2tpns.subscriber.pool import Pool
 from l2tpns.system import cleanup
 from l2tpns.system.firewall import Firewall
@@ -141,6 +143,14 @@ class Components:
             share=self.services.operator_scheduler,
             supervisor=supervisor,
         )
+        self.dynamic_authorization = DynamicAuthorization(
+            config,
+            foundation.counters,
+            DynamicAuthority(self.services, self.lns.sessions),
+            self.logger,
+            share=self.services.operator_scheduler,
+            supervisor=supervisor,
+        )
         self.port_errors: PortErrors | None = None
         self._firewall: Firewall | None = None  # until every port is open: the rules may be another process's
         self._served = False  # whether the start succeeded
@@ -160,6 +170,7 @@ class Components:
             ("plugins", server.plugins.stop),
             ("goodbye", self._stop_sessions),
             ("nsctl", self.nsctl.stop),
+            ("dynamic authorization", self.dynamic_authorization.stop),
             ("console", self.console.stop),
         ):
             self._started.callback(foundation.steps.take, name, stop)
@@ -189,6 +200,7 @@ class Components:
         self.plane.start()
         self.console.open()
         self.nsctl.apply_config()
+        self.dynamic_authorization.apply_config()
         if self.config.pid_file:  # last: a second start by mistake must not replace the file of the running server
             process.write_pid_file(Path(self.config.pid_file))
 
@@ -285,6 +297,7 @@ class Components:
         supervisor.spawn("keeper", watchdog.run)
         self.console.start()
         self.nsctl.start()
+        self.dynamic_authorization.start()
         assert self.port_errors is not None
         self.port_errors.apply_config()
 

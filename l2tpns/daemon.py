@@ -317,6 +317,7 @@ class Daemon:
         components.hide_secrets()
         services.registry.compare_names()
         components.nsctl.apply_config()
+        components.dynamic_authorization.apply_config()
         components.plane.apply_config()
         if components.port_errors is not None:
             components.port_errors.apply_config()

@@ -171,6 +171,18 @@ class param_radius_reset(Event):
 
 
 @event
+class param_radius_change(Event):
+    """RADIUS has changed an online session by a CoA-Request. The radius_response events of AVPairs that only plugins
+    read precede this event."""
+
+    t: int = given(T)
+    s: int = given(S)
+    by: str = given("who asked: `RADIUS` and the address")
+    changed: tuple[str, ...] = given("names of what was changed, such as `rate_out`, `filter_ids`, `session_timeout`")
+    session: Session = given(SESSION, default=None)
+
+
+@event
 class param_radius_account(Event):
     """An accounting record is about to be written."""
 
@@ -304,6 +316,7 @@ _HOOKS = (
     Hook("new_session", param_new_session, _NO_MORE, _FAILED),
     Hook("kill_session", param_kill_session, _NO_MORE, _FAILED),
     Hook("radius_reset", param_radius_reset, _NO_MORE, _FAILED),
+    Hook("radius_change", param_radius_change, _NO_MORE, _FAILED),
     Hook("radius_account", param_radius_account, _NO_MORE, "as STOP; what was added is sent"),
     Hook("timer", param_timer, "no further plugin is called in this second", _FAILED),
     Hook(

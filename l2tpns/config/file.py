@@ -23,7 +23,6 @@ from l2tpns.runtime.text_file import is_utf_8, oddity, read_lines
 _MAX_ERRORS = 20  # reported of one file
 
 _IPV6 = "IPv6 for subscribers comes with a later release"
-_DAE = "CoA and Disconnect come with a later release"
 _CLUSTER = "clustering comes with a later release, in another form"
 _ROUTING = "a routing daemon announces the routes, from the kernel's table"
 _LAC = "forwarding of sessions to other servers comes with a later release"
@@ -57,7 +56,6 @@ IGNORED: Mapping[str, str] = {
     "pppoe_only_equal_svc_name": _PPPOE,
     "pppoe_service_name": _PPPOE,
     "primary_ipv6_dns": _IPV6,
-    "radius_dae_port": _DAE,
     "random_device": "random numbers always come from the kernel",
     "scheduler_fifo": "use the service manager to set the scheduling class",
     "secondary_ipv6_dns": _IPV6,

@@ -21,9 +21,11 @@ from l2tpns.config.value_types import (
     Affects,
     Bool,
     Choice,
+    Clients,
     Effect,
     Integer,
     Networks,
+    SecretsOfClients,
     Setting,
     Text,
     User,
@@ -388,6 +390,22 @@ class Config:
         Choice("auto", "yes", "no"),
         affects=RADIUS,
     )
+    radius_dae_clients: Clients = setting(
+        (),
+        "Who may send Disconnect- and CoA-Requests (RFC 5176), each with a secret (default: nobody, no port is open)",
+        SecretsOfClients(),
+        secret=True,
+    )
+    radius_dae_port: int = setting(3799, "Port of Disconnect- and CoA-Requests; 0: none", _PORT)
+    radius_dae_window: int = setting(
+        300, "Age of the Event-Timestamp of a Disconnect- or CoA-Request, at most", _seconds(10, 86400)
+    )
+    radius_dae_require_event_timestamp: bool = setting(
+        False, "Silence to Disconnect- and CoA-Requests without Event-Timestamp: they can be replayed", _BOOL
+    )
+    radius_dae_require_message_authenticator: bool = setting(
+        False, "Silence to Disconnect- and CoA-Requests without Message-Authenticator", _BOOL
+    )
     spool_dir: str = setting(
         "", "Directory of accounting records that wait for a server (default: /var/lib/l2tpns/spool)", _PATH, RESTART
     )
@@ -545,7 +563,8 @@ class Config:
 
     def secrets(self) -> tuple[str, ...]:
         """Return the values that no log line may show."""
-        return tuple(value for s in SETTINGS.values() if s.secret and (value := getattr(self, s.name)))
+        values = (getattr(self, s.name) for s in SETTINGS.values() if s.secret and s.name != "radius_dae_clients")
+        return (*filter(None, values), *(secret for _, secret in self.radius_dae_clients))
 
     # What follows from several variables
 

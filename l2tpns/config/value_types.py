@@ -210,6 +210,31 @@ class Words(Kind[tuple[str, ...]]):
         return f"names separated by commas{among}, none of them twice"
 
 
+Clients = tuple[tuple[IPv4Network, str], ...]
+
+
+class SecretsOfClients(Kind[Clients]):
+    """Addresses or networks, each with a secret: `192.0.2.10 SECRET`, separated by commas."""
+
+    quoted = True
+    octets = True
+
+    def parse(self, text: str) -> Clients:
+        clients = [(IPv4Network(address), secret.strip()) for address, _, secret in map(_client, _split(text))]
+        if CONTROL.search(text) or not all(secret for _, secret in clients):
+            raise ValueError
+        return tuple(clients)
+
+    def text(self, value: Clients) -> str:
+        return ",".join(f"{network.with_prefixlen.removesuffix('/32')} {secret}" for network, secret in value)
+
+    def expected(self) -> str:
+        return 'addresses or networks, each with its secret, such as "192.0.2.10 SECRET,198.51.100.0/24 ANOTHER"'
+
+    def brief(self) -> str:
+        return "addresses or networks with their secrets"
+
+
 class Choice(Kind[str]):
     """One of a few words."""
 
@@ -286,6 +311,10 @@ def declared(owner: type) -> Iterator[Setting]:
         if _META in field.metadata:
             kind, help, effect, pending, secret, affects = field.metadata[_META]
             yield Setting(field.name, kind, field.default, help, effect, pending, secret, affects)
+
+
+def _client(text: str) -> tuple[str, str, str]:
+    return text.partition(" ")
 
 
 def _split(text: str) -> tuple[str, ...]:

@@ -274,6 +274,10 @@ ATTRIBUTES = (
     Attribute(55, "Event-Timestamp", DATE, ACCOUNTING),
     Attribute(77, "Connect-Info", TEXT, BOTH_REQUESTS, source="connect_info"),
     Attribute(87, "NAS-Port-Id", TEXT, BOTH_REQUESTS, source="nas_port_id"),
+    # --- dynamic authorization: dynamic_packet.py, subscriber/dynamic.py (RFC 5176 3)
+    Attribute(89, "Chargeable-User-Identity"),
+    Attribute(95, "NAS-IPv6-Address"),
+    Attribute(101, "Error-Cause", INTEGER),
     # --- ignored in replies; named in the log
     Attribute(9, "Framed-IP-Netmask"),
     Attribute(10, "Framed-Routing"),

@@ -96,6 +96,14 @@ class Counters:
     logins_refused: int = counter("logins refused")
     logins_unanswered: int = counter("logins given up because no server answered")
 
+    # Dynamic authorization (RFC 5176)
+    dae_requests: int = counter("Disconnect- and CoA-Requests that were answered, repetitions too")
+    dae_refused: int = counter("Disconnect- and CoA-Requests answered with a NAK")
+    dae_dropped: int = counter(
+        "datagrams to the port of dynamic authorization that got no answer: stranger, forged, old"
+    )
+    dae_crowded_out: int = counter("Disconnect- and CoA-Requests beyond the rate of a client, not answered")
+
     # nsctl
     nsctl_requests: int = counter("nsctl requests that were accepted")
     nsctl_refused: int = counter("nsctl requests refused: sender not permitted, forged, replayed, too many at once")

@@ -20,6 +20,7 @@ from l2tpns.hooks import (
     param_post_auth,
     param_pre_auth,
     param_radius_account,
+    param_radius_change,
     param_radius_reset,
     param_radius_response,
     text,
@@ -102,6 +103,15 @@ def radius_response(session: SessionState, reply: AuthReply) -> None:
         for key, value in reply.avpairs:
             hooks.run("radius_response", param_radius_response(session.tunnel.id, session.id, key, value), session)
     log_unread(session.services, reply)
+
+
+def radius_change(session: SessionState, by: str, avpairs: list[tuple[str, str]], changed: tuple[str, ...]) -> None:
+    """Pass to plugins the AVPairs of a CoA-Request that only they read, then what it has changed. May yield."""
+    hooks = session.services.hooks
+    for key, value in avpairs:
+        hooks.run("radius_response", param_radius_response(session.tunnel.id, session.id, key, value), session)
+    if "radius_change" in hooks.chains:
+        hooks.run("radius_change", param_radius_change(session.tunnel.id, session.id, by, changed), session)
 
 
 def log_unread(services: Services, reply: AuthReply) -> None:

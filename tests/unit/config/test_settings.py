@@ -30,6 +30,7 @@ from l2tpns.config.value_types import (
     Integer,
     Kind,
     Networks,
+    SecretsOfClients,
     Text,
     User,
     Words,
@@ -77,6 +78,13 @@ def _values(kind: Kind[Any]) -> st.SearchStrategy[Any]:
         case Networks():
             networks = st.tuples(st.ip_addresses(v=4), st.integers(0, 32))
             return st.lists(networks.map(lambda it: IPv4Network(it, strict=False)), max_size=4).map(tuple)
+        case SecretsOfClients():
+            secrets = st.text(
+                st.characters(exclude_characters=",", exclude_categories=("C", "Z")), min_size=1, max_size=9
+            )
+            networks = st.tuples(st.ip_addresses(v=4), st.integers(0, 32))
+            clients = st.tuples(networks.map(lambda it: IPv4Network(it, strict=False)), secrets)
+            return st.lists(clients, max_size=4).map(tuple)
         case User():
             return st.integers(0, 2**32 - 2).map(str) | st.from_regex(r"[a-z_][a-z0-9_-]{0,31}", fullmatch=True)
         case Words(choices=()):
@@ -122,6 +130,7 @@ def test_a_configuration_in_which_everything_is_set_reads_back_to_the_same() -> 
         Address: lambda value: IPv4Address("192.0.2.9"),
         Addresses: lambda value: (IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")),
         Networks: lambda value: (IPv4Network("192.0.2.128/25"), IPv4Network("10.0.0.0/8")),
+        SecretsOfClients: lambda value: ((IPv4Network("192.0.2.9"), 'a "b" \\ c'), (IPv4Network("10.0.0.0/8"), "x")),
         Words: lambda value: ("chap", "pap"),
         Choice: lambda value: "yes",
     }
