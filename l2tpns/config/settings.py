@@ -43,6 +43,7 @@ RADIUS = Affects.RADIUS
 # Octets added to a packet for a subscriber: IP, UDP, an L2TP data header without options, PPP: 20 + 8 + 6 + 4.
 L2TP_OVERHEAD = 38
 PPPOE_MRU = 1492  # RFC 2516 7: most subscribers reach their LAC by PPPoE
+ETHERNET_MTU = 1500  # RFC 4638: what some of them carry all the same
 DEFAULT_TUN_ADDRESS = IPv4Address("1.1.1.1")  # as in l2tpns 1.1 and 2.x
 
 _ADDRESS = Address()
@@ -216,7 +217,7 @@ class Config:
     )
     l2tp_mtu: int = setting(
         1500,
-        "Maximum size of packets to and from LACs; the MRU is 38 less, at most 1492",
+        "Maximum size of packets to and from LACs; the MRU is 38 less, at most 1500 (1492 if a subscriber names none)",
         Integer(576, 2600, "octets", clamp=True),
         NEW_SESSIONS,
     )
@@ -598,7 +599,7 @@ class Config:
     @property
     def mru(self) -> int:
         """Return the largest PPP payload that needs no fragments between the LAC and this server."""
-        return min(PPPOE_MRU, self.l2tp_mtu - L2TP_OVERHEAD)
+        return min(ETHERNET_MTU, self.l2tp_mtu - L2TP_OVERHEAD)
 
     @property
     def dns(self) -> tuple[IPv4Address, ...]:

@@ -15,6 +15,7 @@ import gevent
 
 from l2tpns import causes
 from l2tpns.causes import SessionEnded
+from l2tpns.config.settings import PPPOE_MRU
 from l2tpns.dataplane.session_path import SessionPath
 from l2tpns.errors import NoAnswer, PluginError, ProtocolError
 from l2tpns.proto.l2tp.codes import DisconnectCode
@@ -116,7 +117,7 @@ class PppLink:
             self._on_lcp,
             services.random,
             self.timers(),
-            LcpWishes(mru=config.mru, auth=tuple(AUTH_NAMES[name] for name in config.radius_authtypes)),
+            LcpWishes(config.mru, PPPOE_MRU, tuple(AUTH_NAMES[name] for name in config.radius_authtypes)),
             self._on_protocol_rejected,
         )
         self.authenticator: Authenticator | None = None

@@ -64,6 +64,7 @@ class LcpWishes:
     """What this side asks for and what it accepts. One object serves all sessions."""
 
     mru: int | None = 1492  # None: do not ask, the peer may send DEFAULT_MRU
+    peer_mru: int = DEFAULT_MRU  # what is sent at most to a peer that does not say what it can receive (RFC 1661 6.1)
     auth: tuple[
         AuthChoice, ...
     ] = ()  # what the peer may authenticate with, the best first; empty: it need not authenticate
@@ -362,7 +363,7 @@ class Lcp(ControlProtocol):
         return Option(LcpOption.MAGIC, U32.pack(self._last_nak_magic))
 
     def _accept(self, options: list[Option]) -> None:
-        self.peer_mru = _number(options, LcpOption.MRU, DEFAULT_MRU)
+        self.peer_mru = _number(options, LcpOption.MRU, self.wishes.peer_mru)
         self.peer_magic = _number(options, LcpOption.MAGIC, 0)
         self.pfc = any(option.type == LcpOption.PFC for option in options)
         self.acfc = any(option.type == LcpOption.ACFC for option in options)

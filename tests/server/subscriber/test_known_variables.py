@@ -54,8 +54,18 @@ def test_the_mru_that_a_client_is_told_is_l2tp_mtu_less_our_headers(serve: Serve
     server = serve(l2tp_mtu=1400)
     fred = server.lac().connect().call("fred", "pw").wait_online()
     assert fred.peer_mru == 1362
-    server.config.l2tp_mtu = 2600  # at most what PPPoE carries
-    assert server.lac("lac2").connect().call("mary", "pw").wait_online().peer_mru == 1492
+    server.config.l2tp_mtu = 2600
+    assert server.lac("lac2").connect().call("mary", "pw").wait_online().peer_mru == 1500
+
+
+@pytest.mark.parametrize("asked, sent", [(1500, 1500), (1492, 1492), (1400, 1400), (None, 1492)])
+def test_a_client_gets_1500_octets_if_it_asks_for_them_and_what_pppoe_carries_if_it_does_not(
+    serve: Serve, asked: int | None, sent: int
+) -> None:
+    server = serve(l2tp_mtu=1538)
+    server.lac().connect().call("fred", "pw", mru=asked).wait_online()
+    (session,) = server.registry.by_user["fred"]
+    assert session.path.mru == sent
 
 
 @pytest.mark.shows("set receive_window")

@@ -89,6 +89,12 @@ def test_the_peers_mru_is_the_limit_of_what_we_send(mru: str, limit: int):
 
 
 @pytest.mark.statement(94)
+def test_a_peer_that_names_no_mru_gets_what_its_path_is_known_to_carry():
+    assert opened_lcp(LcpWishes(magic=False, peer_mru=1492)).it.peer_mru == 1492
+    assert opened_lcp(LcpWishes(magic=False, peer_mru=1492), "0104 05dc").it.peer_mru == 1500
+
+
+@pytest.mark.statement(94)
 def test_without_an_mru_option_the_limit_is_1500_also_after_another_negotiation():
     end = opened_lcp(PLAIN, "0104 0240")
     assert end.it.peer_mru == 576
