@@ -1,8 +1,8 @@
 """The configuration file: a list of commands of the console, read whole and checked whole before anything is used.
 
-`set VARIABLE VALUE`, `load plugin "NAME"` and `ip access-list` with the rules below it; lines that begin with `#` or
-`!` are comments. A command or variable of l2tpns 2.4.1 that is not supported is ignored with a warning, so that an
-operator's startup-config loads; any other word is an error. settings.py declares the variables, access_list.py the
+`set VARIABLE VALUE`, `load plugin "NAME"`, `ip access-list` and `lac` with the lines below them; lines that begin with
+`#` or `!` are comments. A command or variable of l2tpns 2.4.1 that is not supported is ignored with a warning, so that
+an operator's startup-config loads; any other word is an error. settings.py declares the variables, access_list.py the
 rules.
 """
 
@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from l2tpns.config.access_list import AccessList, parse_head, parse_rule
+from l2tpns.config.lac_profile import ADDRESS, HOST_NAME, LacProfile
 from l2tpns.config.settings import SETTINGS, Config, find_setting
 from l2tpns.errors import ConfigError, refused
 from l2tpns.runtime.text import printable, quote, unknown_word
@@ -67,19 +68,21 @@ _IGNORED_COMMANDS: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...] = (
     (("router", "bgp"), ("neighbour", "neighbor", "no", "exit"), _ROUTING),
     (("setforward",), (), _LAC),
 )
-_COMMANDS = ("set", "load", "ip", "no", "router", "setforward")
+_COMMANDS = ("set", "load", "ip", "lac", "no", "router", "setforward")
+_LAC_NAME = re.compile(r"[A-Za-z0-9._-]{1,32}", re.ASCII)
 _PLUGIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """The contents of a file: variables, plugins in order, their variables (which they check), filters by name."""
+    """The contents of a file: variables, plugins in order, their variables (which they check), and blocks by name."""
 
     path: str
     values: Mapping[str, Any]
     plugins: tuple[str, ...]
     plugin_settings: Mapping[str, str]
     filters: Mapping[str, AccessList]
+    lacs: Mapping[str, LacProfile]
     warnings: tuple[str, ...]
 
 
@@ -133,7 +136,13 @@ def _parse(lines: Iterable[str], path: str) -> Parsed:
         more = [f"{path}: and {len(errors) - _MAX_ERRORS} more"] if len(errors) > _MAX_ERRORS else []
         raise ConfigError("\n".join(errors[:_MAX_ERRORS] + more))
     return Parsed(
-        path, reader.values, tuple(reader.plugins), reader.plugin_settings, reader.filters, tuple(reader.warnings)
+        path,
+        reader.values,
+        tuple(reader.plugins),
+        reader.plugin_settings,
+        reader.filters,
+        reader.lacs,
+        tuple(reader.warnings),
     )
 
 
@@ -142,7 +151,12 @@ def make_config(parsed: Parsed, overrides: Mapping[str, Any] | None = None) -> C
 
     A variable that the file does not name has its default, also at a reload.
     """
-    blocks = {"plugins": parsed.plugins, "plugin_settings": parsed.plugin_settings, "filters": parsed.filters}
+    blocks = {
+        "plugins": parsed.plugins,
+        "plugin_settings": parsed.plugin_settings,
+        "filters": parsed.filters,
+        "lacs": parsed.lacs,
+    }
     config = Config(**{**parsed.values, **blocks, **(overrides or {})})
     try:
         config.check()
@@ -160,6 +174,8 @@ def running_config(config: Config) -> str:
     lines += [f"set {name} {quote(text)}" for name, text in settings if owner(name, config.plugins)]
     if config.filters:
         lines += ["# Packet filters", *(line for filter in config.filters.values() for line in filter.lines())]
+    if config.lacs:
+        lines += ["# Profiles of LACs", *(line for profile in config.lacs.values() for line in profile.lines(SETTINGS))]
     return "\n".join([*lines, "# end"]) + "\n"
 
 
@@ -218,10 +234,12 @@ class _Reader:
         self.plugins: list[str] = []
         self.plugin_settings: dict[str, str] = {}
         self.filters: dict[str, AccessList] = {}
+        self.lacs: dict[str, LacProfile] = {}
         self.warnings: list[str] = []
         self.notes: list[str] = []  # warnings of the current line
         self._block: tuple[str, ...] = ()  # first words of the lines of the current block, if it is ignored
         self._filter: AccessList | None = None  # the access list of the current block
+        self._lac = ""  # the profile of the current block
 
     def line(self, line: str) -> None:
         if not line.strip() or line.lstrip()[0] in "#!":
@@ -236,7 +254,10 @@ class _Reader:
         if words[0] == "no" and words[1:2] in (["permit"], ["deny"]):
             self._no_rule(words[1:])
             return
-        inside, self._filter = self._filter, None
+        if self._lac and words[0] in (ADDRESS, HOST_NAME, "set"):
+            self._lac_line(words)
+            return
+        inside, self._filter, self._lac = self._filter is not None or bool(self._lac), None, ""
         if words[0] == "set":
             self._set(words[1:])
         elif words[0] == "load":
@@ -245,7 +266,9 @@ class _Reader:
             self._access_list(words[2:])
         elif words[:3] == ["no", "ip", "access-list"]:
             self._no_access_list(words[3:])
-        elif words != ["exit"] or inside is None:
+        elif words[0] == "lac":
+            self._begin_lac(words[1:])
+        elif words != ["exit"] or not inside:
             self._ignore(words)
 
     def _set(self, words: list[str]) -> None:
@@ -268,6 +291,44 @@ class _Reader:
             self.values[name] = find_setting(name).parse(value)
         except ValueError as error:
             raise ConfigError(str(error)) from None
+
+    def _begin_lac(self, words: list[str]) -> None:
+        """Begin the profile of some LACs."""
+        self._block = (
+            ADDRESS,
+            HOST_NAME,
+            "set",
+            "exit",
+        )  # if the head is refused, its lines are not refused one by one
+        if len(words) != 1 or not _LAC_NAME.fullmatch(words[0]):
+            raise ConfigError("Usage: lac NAME, with a name of up to 32 of a-z, A-Z, 0-9, `.`, `_` and `-`")
+        if words[0] in self.lacs:
+            raise ConfigError(f"lac {words[0]} is there already")
+        self._block, self._lac = (), words[0]
+        self.lacs[words[0]] = LacProfile(words[0])
+
+    def _lac_line(self, words: list[str]) -> None:
+        """Read a line of the profile of some LACs."""
+        profile = self.lacs[self._lac]
+        if words[0] != "set":
+            if len(words) != 2:
+                raise ConfigError(f"Usage: {words[0]} LIST, with commas and no spaces")
+            try:
+                self.lacs[self._lac] = profile.with_words(*words)
+            except ValueError:
+                what = "networks such as 192.0.2.0/24" if words[0] == ADDRESS else "host names"
+                raise ConfigError(f"{words[0]}: {printable(words[1])} will not do: it must be {what}") from None
+            return
+        if len(words) != 3:
+            raise ConfigError("Usage: set <variable> <value>")
+        setting = find_setting(words[1])
+        if not setting.lac:
+            raise ConfigError(f"{words[1]} is the same for all LACs: set it outside of `lac {self._lac}`")
+        try:
+            value = setting.parse(words[2])
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        self.lacs[self._lac] = replace(profile, values={**profile.values, words[1]: value})
 
     def _load(self, words: list[str]) -> None:
         if len(words) != 2 or words[0] != "plugin":
@@ -321,7 +382,7 @@ class _Reader:
                 self._block = block
                 return
         raise ConfigError(
-            unknown_word("command", words[0], _COMMANDS) + "; a line is `set`, `load plugin` or `ip access-list`"
+            unknown_word("command", words[0], _COMMANDS) + "; a line is `set`, `load plugin`, `ip access-list` or `lac`"
         )
 
 

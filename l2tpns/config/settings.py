@@ -15,6 +15,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from l2tpns.config import user_names as names
 from l2tpns.config.access_list import AccessList
+from l2tpns.config.lac_profile import LacProfile
 from l2tpns.config.value_types import (
     Address,
     Addresses,
@@ -159,10 +160,18 @@ class Config:
         None, "Address of this server in IPCP, as subscribers see it (default: bind_address)", _ADDRESS, NEW_SESSIONS
     )
     primary_dns: IPv4Address | None = setting(
-        None, "First name server for subscribers, if RADIUS names none (default: none)", _ADDRESS, NEW_SESSIONS
+        None,
+        "First name server for subscribers, if RADIUS names none (default: none)",
+        _ADDRESS,
+        NEW_SESSIONS,
+        lac=True,
     )
     secondary_dns: IPv4Address | None = setting(
-        None, "Second name server for subscribers, if RADIUS names none (default: none)", _ADDRESS, NEW_SESSIONS
+        None,
+        "Second name server for subscribers, if RADIUS names none (default: none)",
+        _ADDRESS,
+        NEW_SESSIONS,
+        lac=True,
     )
     cli_bind_address: IPv4Address | None = setting(
         IPv4Address("127.0.0.1"),
@@ -206,14 +215,32 @@ class Config:
 
     # L2TP
     l2tp_secret: str = setting(
-        "", "Secret shared with the LACs, RFC 2661 5.1.1 (default: none)", _SECRET, NEW_SESSIONS, secret=True
+        "",
+        "Secret shared with the LACs, RFC 2661 5.1.1 (default: none)",
+        _SECRET,
+        NEW_SESSIONS,
+        secret=True,
+        lac=True,
     )
     l2tp_challenge: bool = setting(
-        False, "Authentication of the LACs too, if l2tp_secret is set (RFC 2661 5.1.1)", _BOOL, NEW_SESSIONS
+        False,
+        "Authentication of the LACs too, if l2tp_secret is set (RFC 2661 5.1.1)",
+        _BOOL,
+        NEW_SESSIONS,
+        lac=True,
     )
-    l2tp_hide_avps: bool = setting(False, "Hiding of the AVPs that may be hidden (RFC 2661 4.3)", _BOOL, NEW_SESSIONS)
+    l2tp_hide_avps: bool = setting(
+        False,
+        "Hiding of the AVPs that may be hidden (RFC 2661 4.3)",
+        _BOOL,
+        NEW_SESSIONS,
+        lac=True,
+    )
     l2tp_disconnect_cause: bool = setting(
-        True, "AVP 46 in each CDN that ends PPP: for LACs that it disturbs, no (RFC 3145)", _BOOL
+        True,
+        "AVP 46 in each CDN that ends PPP: for LACs that it disturbs, no (RFC 3145)",
+        _BOOL,
+        lac=True,
     )
     l2tp_mtu: int = setting(
         1500,
@@ -222,20 +249,30 @@ class Config:
         NEW_SESSIONS,
     )
     hello_interval: int = setting(
-        60, "Silence of a tunnel after which a HELLO is sent (RFC 2661 5.5); 0: never", _seconds(0, 86400)
+        60,
+        "Silence of a tunnel after which a HELLO is sent (RFC 2661 5.5); 0: never",
+        _seconds(0, 86400),
+        lac=True,
     )
-    disable_sending_hello: bool = setting(False, "Suppression of HELLO, for clients that do not support it", _BOOL)
+    disable_sending_hello: bool = setting(
+        False,
+        "Suppression of HELLO, for clients that do not support it",
+        _BOOL,
+        lac=True,
+    )
     control_retries: int = setting(
         5,
         "Retransmissions of a control message before the tunnel is closed (RFC 2661 5.8)",
         Integer(1, 20),
         NEW_SESSIONS,
+        lac=True,
     )
     receive_window: int = setting(
         32,
         "Control messages that a LAC may send without an acknowledgement (RFC 2661 4.4.3)",
         Integer(1, 1024),
         NEW_SESSIONS,
+        lac=True,
     )
     auth_tunnel_change_addr_src: bool = setting(
         False,
@@ -244,7 +281,10 @@ class Config:
         _BOOL,
     )
     tunnel_idle_timeout: int = setting(
-        0, "Time without sessions after which a tunnel is closed; 0: never", _seconds(0, 2_592_000)
+        0,
+        "Time without sessions after which a tunnel is closed; 0: never",
+        _seconds(0, 2_592_000),
+        lac=True,
     )
     drop_tunnel_delay: int = setting(
         10,
@@ -254,7 +294,10 @@ class Config:
 
     # Limits
     max_tunnels_per_lac: int = setting(
-        1000, "Maximum number of tunnels from one address; 0: no limit besides max_tunnels", Integer(0, 65535)
+        1000,
+        "Maximum number of tunnels from one address; 0: no limit besides max_tunnels",
+        Integer(0, 65535),
+        lac=True,
     )
     max_tunnels: int = setting(0, "Maximum number of tunnels; 0: no limit besides the 65535 ids", Integer(0, 65535))
     max_sessions: int = setting(0, "Maximum number of sessions; 0: no limit", _LIMIT)
@@ -270,44 +313,92 @@ class Config:
         2000, "Maximum number of calls that are not online yet; more get CDN 4", Integer(1, 10_000_000)
     )
     max_starting_per_lac: int = setting(
-        1000, "Maximum number of calls that are not online yet, from one LAC; more get CDN 4", Integer(1, 10_000_000)
+        1000,
+        "Maximum number of calls that are not online yet, from one LAC; more get CDN 4",
+        Integer(1, 10_000_000),
+        lac=True,
     )
     call_wait_timeout: int = setting(
         10,
         "Time that a call waits for its turn when logins come faster than they are served; later it gets CDN 4",
         _seconds(1, 3600),
         NEW_SESSIONS,
+        lac=True,
     )
     call_timeout: int = setting(
-        30, "Time limit for the LAC's ICCN or OCCN after the reply to its call", _seconds(1, 3600), NEW_SESSIONS
+        30,
+        "Time limit for the LAC's ICCN or OCCN after the reply to its call",
+        _seconds(1, 3600),
+        NEW_SESSIONS,
+        lac=True,
     )
     login_timeout: int = setting(
-        60, "Time limit from the call's set-up until the subscriber is online", _seconds(5, 3600), NEW_SESSIONS
+        60,
+        "Time limit from the call's set-up until the subscriber is online",
+        _seconds(5, 3600),
+        NEW_SESSIONS,
+        lac=True,
     )
 
     # PPP
-    ppp_restart_time: int = setting(3, "Restart timer (RFC 1661 4.6)", _seconds(1, 60), NEW_SESSIONS)
+    ppp_restart_time: int = setting(
+        3,
+        "Restart timer (RFC 1661 4.6)",
+        _seconds(1, 60),
+        NEW_SESSIONS,
+        lac=True,
+    )
     ppp_max_configure: int = setting(
-        10, "Maximum number of requests without an answer (RFC 1661 4.6)", Integer(1, 100), NEW_SESSIONS
+        10,
+        "Maximum number of requests without an answer (RFC 1661 4.6)",
+        Integer(1, 100),
+        NEW_SESSIONS,
+        lac=True,
     )
     ppp_max_failure: int = setting(
-        5, "Maximum number of Configure-Naks before a Configure-Reject (RFC 1661 4.6)", Integer(1, 100), NEW_SESSIONS
+        5,
+        "Maximum number of Configure-Naks before a Configure-Reject (RFC 1661 4.6)",
+        Integer(1, 100),
+        NEW_SESSIONS,
+        lac=True,
     )
     ppp_keepalive: bool = setting(
-        True, "LCP Echo only in silence; no: each echo_timeout, even while traffic flows", _BOOL
+        True,
+        "LCP Echo only in silence; no: each echo_timeout, even while traffic flows",
+        _BOOL,
+        lac=True,
     )
     echo_timeout: int = setting(
-        10, "Silence of a subscriber after which an LCP Echo is sent; 0: never", _seconds(0, 86400)
+        10,
+        "Silence of a subscriber after which an LCP Echo is sent; 0: never",
+        _seconds(0, 86400),
+        lac=True,
     )
     idle_echo_timeout: int = setting(
-        240, "Silence of a subscriber after which its session ends; 0: never", _seconds(0, 86400)
+        240,
+        "Silence of a subscriber after which its session ends; 0: never",
+        _seconds(0, 86400),
+        lac=True,
     )
-    proxy_lcp: bool = setting(True, "Adoption of the LAC's LCP negotiation (RFC 2661 4.4.5)", _BOOL, NEW_SESSIONS)
+    proxy_lcp: bool = setting(
+        True,
+        "Adoption of the LAC's LCP negotiation (RFC 2661 4.4.5)",
+        _BOOL,
+        NEW_SESSIONS,
+        lac=True,
+    )
     proxy_authentication: bool = setting(
-        True, "Adoption of the name and password that the LAC asked for (RFC 2661 4.4.5)", _BOOL, NEW_SESSIONS
+        True,
+        "Adoption of the name and password that the LAC asked for (RFC 2661 4.4.5)",
+        _BOOL,
+        NEW_SESSIONS,
+        lac=True,
     )
     chap_rechallenge: int = setting(
-        0, "Interval of CHAP challenges while a session is online; 0: none", _seconds(0, 86400)
+        0,
+        "Interval of CHAP challenges while a session is online; 0: none",
+        _seconds(0, 86400),
+        lac=True,
     )
 
     # Users
@@ -367,6 +458,7 @@ class Config:
         Words(tuple(AUTH_NAMES), minimum=1),
         NEW_SESSIONS,
         affects=RADIUS,
+        lac=True,
     )
     radius_bind_min: int = setting(0, "First local port for RADIUS; 0: any port", _PORT, RESTART, affects=RADIUS)
     radius_bind_max: int = setting(0, "Last local port for RADIUS; 0: any port", _PORT, RESTART, affects=RADIUS)
@@ -503,6 +595,7 @@ class Config:
     plugins: tuple[str, ...] = ()
     plugin_settings: Mapping[str, str] = field(default_factory=dict)  # variables of plugins, as the operator wrote them
     filters: Mapping[str, AccessList] = field(default_factory=dict)
+    lacs: Mapping[str, LacProfile] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.hostname = self.hostname or socket.gethostname()
@@ -565,7 +658,8 @@ class Config:
     def secrets(self) -> tuple[str, ...]:
         """Return the values that no log line may show."""
         values = (getattr(self, s.name) for s in SETTINGS.values() if s.secret and s.name != "radius_dae_clients")
-        return (*filter(None, values), *(secret for _, secret in self.radius_dae_clients))
+        of_lacs = (profile.values.get("l2tp_secret", "") for profile in self.lacs.values())
+        return (*filter(None, (*values, *of_lacs)), *(secret for _, secret in self.radius_dae_clients))
 
     # What follows from several variables
 

@@ -262,6 +262,7 @@ class Setting:
     pending: str
     secret: bool
     affects: Affects = Affects.NO_COPY
+    lac: bool = False  # may have another value in the profile of a LAC
 
     @property
     def help_with_default(self) -> str:
@@ -295,13 +296,14 @@ def setting(
     pending: str = "",
     secret: bool = False,
     affects: Affects = Affects.NO_COPY,
+    lac: bool = False,
 ) -> T:
     """Declare a variable as the field of a dataclass.
 
     `pending` says why a variable is accepted and kept but has no effect yet, for a warning. `affects` names the
-    parts of the server that keep a copy.
+    parts of the server that keep a copy. With `lac` the profile of a LAC may have another value.
     """
-    metadata = {_META: (kind, help, effect, pending, secret, affects)}
+    metadata = {_META: (kind, help, effect, pending, secret, affects, lac)}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -309,8 +311,8 @@ def declared(owner: type) -> Iterator[Setting]:
     """Yield the variables that a dataclass declares, in order."""
     for field in dataclasses.fields(owner):
         if _META in field.metadata:
-            kind, help, effect, pending, secret, affects = field.metadata[_META]
-            yield Setting(field.name, kind, field.default, help, effect, pending, secret, affects)
+            kind, help, effect, pending, secret, affects, lac = field.metadata[_META]
+            yield Setting(field.name, kind, field.default, help, effect, pending, secret, affects, lac)
 
 
 def _client(text: str) -> tuple[str, str, str]:

@@ -46,9 +46,12 @@ class Admission:
         oldest = self.half_open.oldest(self._timing.clock(), lac if own else None)
         return oldest is not None or not full, oldest
 
-    def tunnel_refusal(self, lac: str, evicted: Tunnel | None = None) -> ProtocolError | None:
-        """Return why a LAC may have no further tunnel now, or None; `evicted` would make room for it."""
-        config, max_ids = self._config, self._limits.max_ids
+    def tunnel_refusal(self, lac: str, config: Config, evicted: Tunnel | None = None) -> ProtocolError | None:
+        """Return why a LAC may have no further tunnel now, or None; `evicted` would make room for it.
+
+        `config` is the configuration that counts for this LAC.
+        """
+        max_ids = self._limits.max_ids
         if self.shutting_down:
             return ProtocolError(StopCcnResult.SHUTTING_DOWN, 0, "shutting down")
         leaves = evicted is not None and evicted.state is not TunnelState.CLOSING  # else it is not counted any more
@@ -94,7 +97,7 @@ class Admission:
 
     def call_refusal(self, tunnel: Tunnel) -> ProtocolError | None:
         """Return why a tunnel may have no further call now, or None. Result 4 asks the LAC to try again later."""
-        config, max_ids = self._config, self._limits.max_ids
+        config, max_ids = tunnel.config, self._limits.max_ids
         if self.shutting_down or tunnel.dropping:
             return ProtocolError(CdnResult.ADMINISTRATIVE, 0, "shutting down")
         if (

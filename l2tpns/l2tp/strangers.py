@@ -12,6 +12,8 @@ from typing import Protocol
 
 import gevent
 
+from l2tpns.config import lac_config
+from l2tpns.config.settings import Config
 from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.errors import ProtocolError
 from l2tpns.l2tp.admission import Admission
@@ -99,8 +101,9 @@ class Strangers:
             # RFC 2661 5.8: an SCCRQ is the first message of its sender, which has received none of ours.
             self._services.counters.drop_malformed += 1
             return
-        secret = self._services.config.l2tp_secret_octets
-        peer_id = messages.assigned_tunnel_id(header.body, secret)
+        host = messages.host_name(header.body).decode("utf-8", "backslashreplace")
+        _, config = lac_config.choose(self._services.config, peer[0], host)
+        peer_id = messages.assigned_tunnel_id(header.body, config.l2tp_secret_octets)
         tunnel = self._table.by_peer.get((peer, peer_id))
         if message_type == StopCCN.message_type:  # its sender never learned our id (RFC 2661 4.4.3)
             # A LAC that has sent an SCCCN knows our id. Without this check a forged address could end its tunnel.
@@ -112,7 +115,7 @@ class Strangers:
         elif tunnel is not None and not self._lac_restarted(tunnel):
             tunnel.mailbox.post(header)  # a repetition: the tunnel that the first one began sends its SCCRP again
         else:
-            self._on_sccrq(header, peer_id, peer, endpoint)
+            self._on_sccrq(header, peer_id, peer, endpoint, config)
 
     def _lac_restarted(self, known: Tunnel) -> bool:
         """Return True if an SCCRQ begins a new tunnel, although one with the LAC's address and id exists.
@@ -125,14 +128,13 @@ class Strangers:
         established = known.state is TunnelState.ESTABLISHED and age > 5.0
         return established or known.state is TunnelState.CLOSING
 
-    def _on_sccrq(self, header: ControlHeader, peer_id: int, peer: Peer, endpoint: Endpoint) -> None:
+    def _on_sccrq(self, header: ControlHeader, peer_id: int, peer: Peer, endpoint: Endpoint, config: Config) -> None:
         services, table = self._services, self._table
-        config = services.config
         free, eldest = self._admission.find_room(peer[0])
         if not free:
             services.counters.drop_half_open_limit += 1  # no reply: a LAC retransmits it after a second (RFC 2661 5.8)
             return
-        refusal = self._admission.tunnel_refusal(peer[0], eldest)
+        refusal = self._admission.tunnel_refusal(peer[0], config, eldest)
         if refusal is not None:
             self.refuse(peer_id, header, peer, endpoint, refusal)
             return

@@ -17,6 +17,7 @@ import gevent
 
 from l2tpns import causes
 from l2tpns.causes import Cause, TunnelEnded
+from l2tpns.config import lac_config
 from l2tpns.dataplane.endpoint import Endpoint
 from l2tpns.errors import ProtocolError
 from l2tpns.l2tp.address_change import AddressChange, Foreign
@@ -105,7 +106,8 @@ class Tunnel:
         self.mailbox = Mailbox(owner.limits.mailbox)
         self.opened_at = self.last_heard = self.last_used = self.timing.clock()
         self.log = services.log.bind(tunnel=tunnel_id, peer=f"{peer[0]}:{peer[1]}", host=self.host)
-        self.secret = services.config.l2tp_secret_octets
+        self.profile, self.config = lac_config.choose(services.config, self.lac, host)
+        self.secret = self.config.l2tp_secret_octets
         self.authentication = TunnelAuthentication(self.secret)
         self.reliable = reliable
         self.reliable.peer_tunnel_id = self.peer_id
@@ -116,6 +118,13 @@ class Tunnel:
         self._work_began = 0.0  # CPU seconds of this process at the end of the last pause
         self._reported: set[tuple[str, str]] = set()  # (message, AVPs) of the log lines about ignored AVPs
         self._pauses = services.awake.pauses
+
+    def count_as(self, lac: str) -> None:
+        """Count the tunnel as that of a LAC which has moved since it began, with the profile of its first address."""
+        self.lac = lac
+        self.profile, self.config = lac_config.choose(self.services.config, lac, self.host)
+        self.secret = self.config.l2tp_secret_octets
+        self.authentication = TunnelAuthentication(self.secret)
 
     # Life
 
@@ -158,7 +167,7 @@ class Tunnel:
 
     def open_passive(self, sccrq: SCCRQ) -> None:
         """Answer the SCCRQ and wait for an acceptable SCCCN (RFC 2661 7.2.1)."""
-        config = self.services.config
+        config = self.config
         response = self.authentication.respond(SCCRP.message_type, sccrq.challenge)
         challenge = None
         if self.secret and config.l2tp_challenge:
@@ -182,7 +191,7 @@ class Tunnel:
     def serve(self) -> None:
         """Serve the established tunnel. Send a HELLO when the LAC has been silent (RFC 2661 5.5)."""
         while True:
-            config = self.services.config
+            config = self.config
             self.wait(lambda: False, self.next_poll(self.timing.clock()))
             now = self.timing.clock()
             if config.tunnel_idle_timeout and not self.sessions and self.unused(now) >= config.tunnel_idle_timeout:
@@ -194,7 +203,7 @@ class Tunnel:
 
     def next_poll(self, now: float) -> float:
         """Return the seconds until a HELLO or the idle time-out may be due."""
-        config = self.services.config
+        config = self.config
         poll = self.timing.max_poll
         if config.hello_seconds:
             poll = min(poll, self.last_heard + config.hello_seconds - now)
@@ -438,7 +447,7 @@ class Tunnel:
                 message,
                 secret=self.secret,
                 random=self.services.random,
-                hide=bool(self.secret) and self.services.config.l2tp_hide_avps,
+                hide=bool(self.secret) and self.config.l2tp_hide_avps,
             )
             self.log.debug("control_sent", message=type(message).__name__, lac_session=item.session_id)
             self.log.data("control_sent_fields", fields=message)

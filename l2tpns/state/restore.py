@@ -15,6 +15,7 @@ from typing import Any
 
 import gevent
 
+from l2tpns.config import lac_config
 from l2tpns.dataplane.plane import FastCounts
 from l2tpns.l2tp.tunnel import Tunnel, TunnelState
 from l2tpns.lns import Lns
@@ -112,14 +113,15 @@ def resume(lns: Lns, journal: Journal, saved: Replay) -> Resumed:
 def _resume_tunnel(lns: Lns, record: TunnelRecord, outage: Outage, probe: bytes) -> None:
     _check_id(record.id, lns.tunnels)
     services = lns.services
+    _, config = lac_config.choose(services.config, record.lac or record.peer[0], record.host)
     reliable = Reliable(
         receive_window=record.receive_window,
-        retries=services.config.control_retries,
+        retries=config.control_retries,
         first_interval=lns.timing.first_retransmission,
     )
     endpoint = services.plane.endpoint(record.local)
     tunnel = Tunnel(services, lns, lns.timing, record.id, record.peer, endpoint, record.peer_id, record.host, reliable)
-    tunnel.lac = record.lac or tunnel.lac
+    tunnel.count_as(record.lac or tunnel.lac)
     tunnel.state = TunnelState.ESTABLISHED
     tunnel.opened_at = outage.monotonic(record.opened, record.written)
     tunnel.last_used = outage.monotonic(record.last_used, record.written)
@@ -215,7 +217,7 @@ def _restore_times(session: Session, record: SessionRecord, outage: Outage) -> N
     session.next_challenge = outage.monotonic(record.next_challenge, written) if record.next_challenge else 0.0
     # At a random time within the interval: not all sessions may send their Echo-Request at once.
     share = int.from_bytes(session.services.random(2), "big") / 0x10000
-    session.next_echo = now + (session.services.config.echo_timeout * share or float("inf"))
+    session.next_echo = now + (session.tunnel.config.echo_timeout * share or float("inf"))
 
 
 def _restore_path(session: Session, record: SessionRecord, exact: bool) -> None:

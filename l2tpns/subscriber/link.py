@@ -15,7 +15,7 @@ import gevent
 
 from l2tpns import causes
 from l2tpns.causes import SessionEnded
-from l2tpns.config.settings import PPPOE_MRU
+from l2tpns.config.settings import PPPOE_MRU, Config
 from l2tpns.dataplane.session_path import SessionPath
 from l2tpns.errors import NoAnswer, PluginError, ProtocolError
 from l2tpns.proto.l2tp.codes import DisconnectCode
@@ -73,6 +73,7 @@ class PppLink:
     """
 
     __slots__ = (
+        "_config",
         "_early",
         "_lcp_down",
         "_lcp_heard",
@@ -95,6 +96,7 @@ class PppLink:
     def __init__(
         self,
         services: Services,
+        config: Config,
         path: SessionPath,
         log: Logger,
         on_message: Callable[[Message], None],
@@ -102,6 +104,7 @@ class PppLink:
         on_credentials: Callable[[Credentials], None],
     ) -> None:
         self._services = services
+        self._config = config  # that counts for the LAC
         self.path = path
         path.post = self.post_frame
         self.log = log
@@ -111,7 +114,6 @@ class PppLink:
         self.mailbox = Mailbox(MAILBOX_LIMIT)
         self.phase = Phase.CALL
         self.login_deadline: float | None = None  # by `now`
-        config = services.config
         self.lcp = Lcp(
             partial(self.send_frame, Protocol.LCP),
             self._on_lcp,
@@ -133,7 +135,7 @@ class PppLink:
 
     def timers(self) -> Timers:
         """Return the restart timer and counters of the configuration (RFC 1661 4.6)."""
-        config = self._services.config
+        config = self._config
         return Timers(
             restart=config.ppp_restart_time,
             max_configure=config.ppp_max_configure,
@@ -143,7 +145,7 @@ class PppLink:
     @property
     def mru(self) -> int:
         """Return the largest packet in octets that both the subscriber and our configuration allow."""
-        return min(self.lcp.peer_mru, self._services.config.mru)
+        return min(self.lcp.peer_mru, self._config.mru)
 
     def protocol_of(self, disconnect: int) -> int:
         """Return the PPP protocol that a disconnect code is about, 0 if it is about none (RFC 3145 2)."""

@@ -31,7 +31,7 @@ class Ipv4:
 
     def __init__(self, session: SessionState, profile: AuthReply, address: IPv4Address | None) -> None:
         """Offer `address` to the subscriber. With Assign.PEER it is None, and the subscriber chooses its address."""
-        link, config = session.link, session.services.config
+        link, config = session.link, session.tunnel.config
         peer_chooses = profile.assign is Assign.PEER
         policy = IpcpPolicy(
             local=config.ppp_local_address,

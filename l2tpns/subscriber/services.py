@@ -61,6 +61,7 @@ class LacConnection(Protocol):
     peer_id: int  # the LAC's id of the tunnel
     host: str  # the LAC's host name
     lac: str  # the LAC's address when the tunnel began
+    config: Config  # the configuration that counts for the LAC
     log: Logger
     endpoint: Endpoint
 

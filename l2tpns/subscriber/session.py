@@ -54,7 +54,9 @@ class Session(SessionState):
         super().__init__(services, tunnel, session_id, icrq)
         self._iccn_came = False
         on_credentials = partial(authentication.on_credentials, self)
-        self.link = PppLink(services, self.path, self.log, self._on_message, self._on_timer, on_credentials)
+        self.link = PppLink(
+            services, tunnel.config, self.path, self.log, self._on_message, self._on_timer, on_credentials
+        )
 
     # The life
 
@@ -105,7 +107,7 @@ class Session(SessionState):
     def wait_for_turn(self) -> None:
         """Wait until no login that has begun needs the time, in the order of the LAC's calls. Raises SessionEnded."""
         services, lac = self.services, self.tunnel.lac
-        timeout = services.config.call_wait_timeout
+        timeout = self.tunnel.config.call_wait_timeout
         turn = services.session_scheduler.book(lac, Rank.BEGIN, self.link.wake)
         try:
             if not self.link.wait(lambda: turn.come, timeout):
@@ -120,7 +122,7 @@ class Session(SessionState):
         services, link = self.services, self.link
         services.plane.attach(self.path)
         self.tunnel.send(ICRP(assigned_session_id=self.id), self.peer_id)
-        if not link.wait(lambda: self.connected is not None, services.config.call_timeout):
+        if not link.wait(lambda: self.connected is not None, self.tunnel.config.call_timeout):
             raise SessionEnded(causes.CALL_TIMEOUT)
         assert self.connected is not None
         if self.connected.framing_type & ~FRAMING_TYPES:
@@ -128,7 +130,7 @@ class Session(SessionState):
         self.path.sequenced = self.connected.sequencing_required
         self.tx_speed = self.connected.tx_connect_speed
         self.rx_speed = self.connected.rx_speed
-        link.login_deadline = link.now() + services.config.login_timeout
+        link.login_deadline = link.now() + self.tunnel.config.login_timeout
         link.take_early_frames()
         self.log.debug("call_connected", calling=self.calling, called=self.called)
 
@@ -141,7 +143,7 @@ class Session(SessionState):
         if lcp.state is State.INITIAL:
             iccn, self.connected = self.connected, None
             assert iccn is not None
-            taken = proxy.adopt_proxy(lcp, iccn, self.services.config, now)
+            taken = proxy.adopt_proxy(lcp, iccn, self.tunnel.config, now)
             if taken.why_not:
                 self.log.debug("proxy_lcp_not_adopted", why=taken.why_not)
                 lcp.open(now)
@@ -239,7 +241,7 @@ class Session(SessionState):
         """
         link, timing, now = self.link, self.services.session_timing, self.link.now()
         if link.login_deadline is None:  # it was online; otherwise the deadline stays
-            link.login_deadline = now + self.services.config.login_timeout
+            link.login_deadline = now + self.tunnel.config.login_timeout
         times = self.renegotiations = (*self.renegotiations, now)[-timing.max_renegotiations :]
         if len(times) == timing.max_renegotiations and now - times[0] < timing.renegotiation_window:
             raise SessionEnded(causes.LCP_FAILED, text="the subscriber keeps restarting LCP")
@@ -352,7 +354,7 @@ class Session(SessionState):
             return
         self.link.close(end.text)
         cause = None
-        if self.services.config.l2tp_disconnect_cause:
+        if self.tunnel.config.l2tp_disconnect_cause:
             protocol = self.link.protocol_of(end.cause.disconnect)
             cause = DisconnectCause(end.cause.disconnect, protocol, end.cause.direction, "")
         self.tunnel.send(

@@ -22,7 +22,7 @@ ECHO_SPREAD = 1.0  # seconds over which the Echo-Requests of all sessions are th
 
 def begin(session: SessionState, now: float) -> None:
     """Schedule all timers of a session that has come online. Does not yield."""
-    config, authenticator = session.services.config, session.link.authenticator
+    config, authenticator = session.tunnel.config, session.link.authenticator
     rechallenge = config.chap_rechallenge if authenticator is not None and authenticator.repeats else 0
     session.next_echo = now + (config.echo_timeout or inf)
     schedule_interim(session, now)
@@ -54,7 +54,7 @@ def ask_again(session: SessionState, now: float) -> None:
 def silence_deadline(session: SessionState) -> float:
     """Return when a silent subscriber times out. Pauses of this process do not count."""
     awake, last_rx = session.services.awake, session.path.last_rx
-    silent = last_rx + session.services.config.idle_echo_timeout + awake.paused_since(last_rx)
+    silent = last_rx + session.tunnel.config.idle_echo_timeout + awake.paused_since(last_rx)
     return max(silent, awake.resumed + ECHO_REPLY_TIMEOUT)
 
 
@@ -66,7 +66,7 @@ def idle_deadline(session: SessionState, idle_timeout: int) -> float:
 
 def next_deadline(session: SessionState) -> float:
     """Return when the next timer is due (monotonic). Does not yield."""
-    config, profile = session.services.config, session.profile
+    config, profile = session.tunnel.config, session.profile
     assert profile is not None
     session.services.plane.refresh(session.path)
     due = session.next_echo
@@ -102,7 +102,7 @@ def run_due_timers(session: SessionState, now: float) -> None:
 
     Raises SessionEnded when the subscriber has been idle or silent for too long.
     """
-    config, profile, link = session.services.config, session.profile, session.link
+    config, profile, link = session.tunnel.config, session.profile, session.link
     assert profile is not None
     session.services.plane.refresh(session.path)
     if profile.idle_timeout and now >= idle_deadline(session, profile.idle_timeout):

@@ -38,11 +38,11 @@ def configuration() -> str:
     text = f"""{NOTE}
 # Configuration
 
-`l2tpns.cfg` is a list of commands, one a line: `set VARIABLE VALUE`, `load plugin "NAME"` and `ip access-list` with
-its rules ([packet filters](filters.md)). Lines that begin with `#` or `!` are comments. A value with spaces stands
-between quotation marks; in it `\\"` and `\\\\` stand for `"` and `\\`. The file is read and checked whole: if a word or
-a value is wrong, the server reports file, line and what would be right, and does not start; a reload then changes
-nothing.
+`l2tpns.cfg` is a list of commands, one a line: `set VARIABLE VALUE`, `load plugin "NAME"`, `ip access-list` with
+its rules ([packet filters](filters.md)) and `lac` with its lines ([below](#profiles-of-lacs)). Lines that begin with
+`#` or `!` are comments. A value with spaces stands between quotation marks; in it `\\"` and `\\\\` stand for `"` and
+`\\`. The file is read and checked whole: if a word or a value is wrong, the server reports file, line and what would be
+right, and does not start; a reload then changes nothing.
 
 In the same directory are `l2tpns.ip_pool` (the addresses of subscribers; or `ip_pool`), `l2tpns.secrets` (subscribers
 and passwords, used while `primary_radius` and `secondary_radius` are not set) and `l2tpns.users` (the operators of the
@@ -54,13 +54,33 @@ and line: it neither separates words nor quotes.
 
 ## Variables
 
-A change takes effect at once (L), for tunnels and sessions that begin after it (N), or after a restart (R).
+A change takes effect at once (L), for tunnels and sessions that begin after it (N), or after a restart (R). Variables
+with a star may have another value in the profile of a LAC.
 A variable marked *not yet* in the last column is accepted without effect; the server reports this at its start, at a
 reload and when it is set.
 
 """
     text += table(("Variable", "Default", "", "Value", "Meaning"), [_row(setting) for setting in SETTINGS.values()])
     text += """
+## Profiles of LACs
+
+A block gives some LACs values of their own:
+
+    lac metro
+     address 192.0.2.0/24,198.51.100.7
+     host-name "lac1.metro.example,lac2.metro.example"
+     set l2tp_secret "another secret"
+     set radius_authtypes "chap"
+     set max_starting_per_lac 200
+    exit
+
+A LAC has the profile if it has one of the addresses and one of the host names (AVP 7 of its SCCRQ, compared letter by
+letter); what the block does not name may be anything. If several fit, the one with the longest prefix counts, then one
+that names the host, then the first in the file. Variables without a line have the value of the whole server, also after
+a later change of it. The profile is chosen when a tunnel begins, by the address at that time, and again at a restart; a
+changed block counts for tunnels that begin after a reload. `show lac` lists the profiles with their tunnels and
+sessions. At the console profiles can be seen, not changed: edit the file and `reload`.
+
 ## Variables of l2tpns 2.4.1 that are ignored
 
 Each causes a warning. So do the block `router bgp` and the command `setforward`.
@@ -72,7 +92,7 @@ Each causes a warning. So do the block `router bgp` and the command `setforward`
 def _row(setting: Setting) -> tuple[str, ...]:
     default = setting.kind.text(setting.default)
     meaning = setting.help + (f". *Not yet: {setting.pending}.*" if setting.pending else "")
-    effect = setting.effect.name[0]
+    effect = setting.effect.name[0] + ("*" if setting.lac else "")
     return f"`{setting.name}`", f"`{default}`" if default else "", effect, setting.kind.brief(), meaning
 
 

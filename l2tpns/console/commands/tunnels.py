@@ -28,9 +28,21 @@ TUNNELS = Table(
         Column("sessions", "Sessions", 8, lambda sessions: str(len(sessions))),
     )
 )
+PROFILES = Table(
+    (
+        Column("profile", "Profile", -20),
+        Column("tunnels", "Tunnels", 7),
+        Column("sessions", "Sessions", 8),
+        Column("starting", "Starting", 8),
+        Column("addresses", "Address", -18, ",".join),
+        Column("host_names", "Host Name", -20, ",".join),
+        Column("variables", "Own Variables", -20, ",".join),
+    )
+)
 TUNNEL_LABELS = {
     "state": "State",
     "hostname": "Hostname",
+    "profile": "Profile",
     "address": "Remote IP",
     "port": "Remote Port",
     "lac_tunnel": "Remote Tunnel",
@@ -50,6 +62,7 @@ def tunnel_row(tunnel: Tunnel) -> Row:
     return {
         "tunnel": tunnel.id,
         "hostname": tunnel.host or "(none)",
+        "profile": tunnel.profile or "(none)",
         "address": tunnel.peer[0],
         "port": tunnel.peer[1],
         "lac_tunnel": tunnel.peer_id,
@@ -108,7 +121,32 @@ def drop_tunnels(shell: Shell, *words: str) -> str:
     return "\n".join(said)
 
 
+def show_lac(shell: Shell) -> Output:
+    """Show the profiles of LACs, with the tunnels and sessions that have them now; the last row: those without one."""
+    context = shell.context
+
+    def rows() -> Iterator[Row]:
+        profiles = context.config.lacs
+        alive = [each for each in context.lns.tunnels.values() if each.state is not TunnelState.CLOSING]
+        for name in (*profiles, *sorted({tunnel.profile for tunnel in alive} - {"", *profiles}), ""):
+            profile = profiles.get(name)
+            own = [tunnel for tunnel in alive if tunnel.profile == name]
+            sessions = [session for tunnel in own for session in tunnel.sessions.values()]
+            yield {
+                "profile": name or "(none)",
+                "tunnels": len(own),
+                "sessions": len(sessions),
+                "starting": sum(session.starting for session in sessions),
+                "addresses": [str(network) for network in profile.addresses] if profile else [],
+                "host_names": list(profile.host_names) if profile else [],
+                "variables": list(profile.values) if profile else [],
+            }
+
+    return PROFILES.output(rows)
+
+
 COMMANDS = (
+    Command("show lac", "the profiles of LACs, and how many tunnels and sessions have each", show_lac),
     change("drop tunnel", "shut down tunnels and all their sessions", drop_tunnels, SOME_TUNNELS),
     Command("show tunnels", "all tunnels in summary, or the given ones in detail", show_tunnels, (TUNNEL,)),
     Command("show tunnels all", "all tunnels, including those that are closing", show_all_tunnels),

@@ -319,6 +319,12 @@ def assigned_tunnel_id(body: bytes, secret: bytes = b"") -> int:
     return found
 
 
+def host_name(body: bytes) -> bytes:
+    """Return the Host Name of a message, empty if there is none. It is never hidden (RFC 2661 4.4.3)."""
+    found = avp.plain_value(body, avp.HOST_NAME.number, MESSAGE_TYPE_SIZE)
+    return found or b""
+
+
 def read_message_type(body: bytes) -> tuple[bool, int]:
     """Return whether the message type is known, and its number. Raises MessageError.
 
