@@ -40,7 +40,7 @@ from l2tpns.state.records import Replay
 from l2tpns.state.restore import Resumed, resume
 from l2tpns.state.store import StateStore
 from l2tpns.subscriber.dynamic import DynamicAuthority
-from l2tpns.subscriber.pool import Pool
+from l2tpns.subscriber.pools import Pools
 from l2tpns.system import cleanup
 from l2tpns.system.firewall import Firewall
 from l2tpns.system.garden_rules import GardenRules
@@ -81,7 +81,7 @@ class Components:
     def __init__(
         self,
         foundation: Foundation,
-        pool: Pool,
+        pool: Pools,
         backend: Backend,
         radius_settings: RadiusSettings,
         *,

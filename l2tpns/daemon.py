@@ -46,7 +46,8 @@ from l2tpns.runtime.shutdown_steps import ShutdownSteps
 from l2tpns.runtime.supervisor import Part, Supervisor
 from l2tpns.server import Server
 from l2tpns.subscriber import usage_files
-from l2tpns.subscriber.pool import Layout, Pool, read_layout
+from l2tpns.subscriber.pool import Layout, read_layout
+from l2tpns.subscriber.pools import Pools
 from l2tpns.system import preload, privileges
 from l2tpns.system.firewall import keep_table_list, lock_file
 from l2tpns.system.pins import find_store
@@ -116,7 +117,7 @@ class Daemon:
         """Build what can be refused without touching the network: secrets, pool, backend. Raises ConfigError."""
         config = self.config
         self.log.hide(config.secrets())
-        self.pool = Pool(self.read_pool(config))
+        self.pool = Pools(self.read_pool(config))
         self.radius_settings = RadiusSettings.from_config(config)
         self.backends = Backends(config, self.files.secrets, self.logger, awake=self.awake, supervisor=self.supervisor)
         self.backend = self.backends.choose(self.radius_settings)

@@ -30,7 +30,7 @@ from l2tpns.state.disk import DiskSink
 from l2tpns.state.journal import JOURNAL_INTERVAL, Journal
 from l2tpns.state.store import StateStore
 from l2tpns.subscriber.address_guard import AddressGuard
-from l2tpns.subscriber.pool import Pool
+from l2tpns.subscriber.pools import Pools
 from l2tpns.subscriber.registry import Registry
 from l2tpns.subscriber.routable import Routable
 from l2tpns.subscriber.services import Services, SessionTiming
@@ -49,7 +49,7 @@ class Server:
         config: Config,
         counters: Counters,
         log: Logger,
-        pool: Pool,
+        pool: Pools,
         backend: Backend,
         accounting: Accounting,
         plane: DataPlane,

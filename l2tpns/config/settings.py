@@ -545,6 +545,13 @@ class Config:
         "Maximum rate of `host unreachable` for addresses that are not in use; 0: 1000",
         Integer(0, 1_000_000, "a second"),
     )
+    ip_pool: str = setting(
+        "",
+        "Pool of subscribers for whom RADIUS names none, by its name in l2tpns.ip_pool (default: the unnamed pool)",
+        Text(63, pattern=r"[A-Za-z0-9._-]+", example="a name", octets=False),
+        NEW_SESSIONS,
+        lac=True,
+    )
     packet_limit: int = setting(
         0,
         "Maximum rate of packets to a session; more are dropped; 0: no limit",

@@ -123,9 +123,12 @@ class Sources:
             yield Finding(
                 "loop_late", "", text, "find what takes the processor: a plugin, other programs, too many logins"
             )
-        if self.lns.services.pool.size and not self.lns.services.pool.free:
-            text, remedy = "no address of the pool is free", "add addresses to l2tpns.ip_pool, then send SIGHUP"
-            yield Finding("pool_empty", "", text, remedy)
+        pools = self.lns.services.pool
+        for name in pools.names:
+            pool = pools.pool(name)
+            if pool is not None and pool.size and not pool.free:
+                text = f"no address of the pool {name}".rstrip() + " is free"
+                yield Finding("pool_empty", name, text, "add addresses to l2tpns.ip_pool, then send SIGHUP")
         if self.accounting.stats.lost:
             text = "accounting records were lost: the spool was full"
             yield Finding("accounting_lost", "", text, "repair the RADIUS server: undelivered records wait on disk")

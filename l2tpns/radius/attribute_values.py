@@ -23,7 +23,8 @@ NAS_CHOOSES = IPv4Address("255.255.255.254")
 UNNAMED = IPv4Address(0)  # some servers send it where the RFC has 255.255.255.254
 
 CISCO_DNS = "ip:dns-servers"
-OWN_AVPAIRS = (CISCO_DNS,)  # keys that the server itself reads; all others are for plugins
+CISCO_POOL = "ip:addr-pool"
+OWN_AVPAIRS = (CISCO_DNS, CISCO_POOL)  # keys that the server itself reads; all others are for plugins
 OPTIONAL = re.compile(r"^(\s*[\w-]+:[\w#-]+)\*", re.ASCII)
 
 

@@ -180,7 +180,7 @@ ATTRIBUTES = (
     Attribute(
         88, "Framed-Pool", TEXT, REPLY,  # RFC 2869 5.18
         fills=("framed_pool",), parse=values.first_text,
-        effect="ignored, with a warning: there is one pool",
+        effect="the pool of this name in `l2tpns.ip_pool`; if there is none, the unnamed one, with a warning",
     ),
     # Primary name servers first; a RADIUS server speaks one of these dialects, or the AVPair after them.
     *(
@@ -198,7 +198,7 @@ ATTRIBUTES = (
     Attribute(
         1, "Cisco-AVPair", TEXT, REPLY | ACCOUNTING, vendor=CISCO, source="avpairs",
         fills=("avpairs", "dns", "rates"), parse=rates.cisco_avpairs,
-        effect="`ip:dns-servers=A B`: name servers, after those; "
+        effect="`ip:dns-servers=A B`: name servers, after those; `ip:addr-pool=NAME`: as Framed-Pool; "
         "`lcp:interface-config#1=rate-limit output 512000 ...`: a rate in bit/s; "
         "others are for plugins: "
         "[throttling.md](throttling.md), [garden.md](garden.md), [interception.md](interception.md)",

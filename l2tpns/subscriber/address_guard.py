@@ -15,7 +15,7 @@ from l2tpns.policy.model import Subscriber
 from l2tpns.proto.ip.prefixes import SPECIAL
 from l2tpns.radius.types import FramedRoute
 from l2tpns.runtime.log import Logger
-from l2tpns.subscriber.pool import Pool
+from l2tpns.subscriber.pools import Pools
 from l2tpns.subscriber.registry import Registry
 from l2tpns.subscriber.routable import Routable
 from l2tpns.system.surroundings import Surroundings
@@ -30,7 +30,7 @@ class AddressGuard:
         self,
         log: Logger,
         plane: DataPlane,
-        pool: Pool,
+        pool: Pools,
         registry: Registry[Any],
         routable: Routable,
         sessions: Mapping[int, Subscriber],

@@ -32,8 +32,6 @@ def apply(session: SessionState, reply: AuthReply, *, initial: bool) -> None:
         session.timeout_started_at = now = session.services.session_timing.clock()
         if timers.interim_interval(session, reply) != timers.interim_interval(session, before):
             timers.schedule_interim(session, now)
-    if initial and reply.framed_pool:
-        session.log.warning("framed_pool_unknown", pool=reply.framed_pool, why="the only pool is l2tpns.ip_pool")
     filters.apply_filter_ids(session.services.plane, session.services.config.filters, session, reply.filter_ids)
 
 

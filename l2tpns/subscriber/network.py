@@ -15,9 +15,11 @@ from l2tpns.errors import NoAddress
 from l2tpns.policy.model import Subscriber
 from l2tpns.proto.ppp.frame import Protocol
 from l2tpns.proto.ppp.ipcp import Ipcp, IpcpPolicy, IpcpRecord
+from l2tpns.radius.attribute_values import CISCO_POOL, avpair_key
 from l2tpns.radius.types import Assign, AuthReply
 from l2tpns.subscriber.layers import NetworkLayer
 from l2tpns.subscriber.phase import Phase
+from l2tpns.subscriber.pools import UNNAMED
 from l2tpns.subscriber.state import SessionState
 
 
@@ -130,11 +132,21 @@ def choose_address(session: SessionState, profile: AuthReply) -> None:
         take_address(session, profile.address)
         return
     try:
-        session.address = registry.allocate(session)
+        session.address = registry.allocate(session, pool := pool_of(session, profile))
     except NoAddress as error:
         session.services.counters.no_address += 1
-        session.log.error("pool_empty", user=session.user)
+        session.log.error("pool_empty", user=session.user, pool=pool)
         raise SessionEnded(causes.NO_ADDRESS) from error
+
+
+def pool_of(session: SessionState, profile: AuthReply) -> str:
+    """Return the name of the pool for a session: that of RADIUS, else of the LAC's profile or of the server."""
+    by_pair = next((value for key, value in profile.avpairs if avpair_key(key) == CISCO_POOL), "")
+    name = profile.framed_pool or by_pair or session.tunnel.config.ip_pool
+    if session.services.pool.pool(name) is None:
+        session.log.warning_limited("framed_pool_unknown", pool=name, why="l2tpns.ip_pool has no such pool")
+        return UNNAMED
+    return name
 
 
 def take_address(session: SessionState, address: IPv4Address) -> None:

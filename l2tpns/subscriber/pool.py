@@ -1,4 +1,4 @@
-"""The address pool: the addresses in l2tpns.ip_pool, and their users.
+"""An address pool: addresses in l2tpns.ip_pool, and their users. pools.py has all pools of a server.
 
 A subscriber gets its last address if that is free, else an address that was never used, else the one that has been free
 the longest. `Layout` is the contents of the file and does not change. `Pool` records the user of each address. A range
@@ -10,9 +10,10 @@ reject. They are used if a line names the single address, and in a /31 (RFC 3021
 
 from __future__ import annotations
 
+import re
 import time
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from pathlib import Path
@@ -22,6 +23,7 @@ from l2tpns.errors import ConfigError, NoAddress, refused
 from l2tpns.runtime.text import printable
 from l2tpns.runtime.text_file import oddity, read_lines
 
+POOL_NAME = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
 MAX_REMEMBERED = 262_144  # free addresses whose last user is remembered; beyond that, old ones are reused first
 
 
@@ -54,9 +56,11 @@ class Holding:
 class Layout:
     """The addresses of a pool, and the networks of its file."""
 
-    __slots__ = ("_sorted", "networks", "segments", "size")
+    __slots__ = ("_sorted", "named", "networks", "segments", "size")
 
-    def __init__(self, networks: Collection[IPv4Network] = ()) -> None:
+    def __init__(self, networks: Collection[IPv4Network] = (), named: Mapping[str, Layout] | None = None) -> None:
+        """`named` are the other pools of the file."""
+        self.named = dict(named or {})
         self.networks = tuple(dict.fromkeys(networks))
         self.segments: list[AddressRange] = []  # in the order of the file, without duplicate addresses
         self._sorted: list[AddressRange] = []
@@ -222,6 +226,10 @@ class Pool:
             self._last[self._key(user)] = number
         return True
 
+    def uses(self, address: IPv4Address) -> bool:
+        """Return whether an address is in use."""
+        return int(address) in self._used
+
     def contains(self, address: IPv4Address) -> bool:
         """Return whether the pool manages an address: it is in the layout, or in use from an earlier layout."""
         return int(address) in self._used or int(address) in self._layout
@@ -326,27 +334,51 @@ def read_layout(path: str | Path, own: Collection[IPv4Address] = ()) -> Layout:
 def parse_layout(text: str, path: str = "pool", own: Collection[IPv4Address] = ()) -> Layout:
     """Parse an address or range on each line, with `#` comments. Raises ConfigError.
 
-    `ADDRESS:` at the beginning limits the line to the server that is bound to that address.
+    `ADDRESS:` at the beginning limits the line to the server that is bound to that address. `pool NAME` begins another
+    pool; the lines before the first one are the unnamed pool's.
     """
     return _parse_lines(text.split("\n"), path, own)
 
 
 def _parse_lines(lines: Iterable[str], path: str, own: Collection[IPv4Address]) -> Layout:
-    networks = []
+    name, networks = "", dict[str, list[IPv4Network]]({"": []})
+    spans: list[tuple[int, int, str, int]] = []  # first and last address, pool, line
     for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].strip()
         if not words:
+            continue
+        if words.split()[0] == "pool":
+            name = words[len("pool") :].strip()
+            if not POOL_NAME.fullmatch(name) or name == "all":  # `show pool all`
+                why = "must be a name of up to 63 of a-z, A-Z, 0-9, `.`, `_` and `-`, and not `all`"
+                raise ConfigError(f'{path}:{number}: pool "{printable(name)}": it {why}')
+            networks.setdefault(name, [])
             continue
         bound, colon, network = words.rpartition(":")
         try:
             parsed = _network(network.strip())
             if not colon or IPv4Address(bound.strip()) in own:
-                networks.append(parsed)
+                networks[name].append(parsed)
+                spans.append((int(parsed.network_address), int(parsed.broadcast_address), name, number))
         except ValueError as error:
             why = str(error) if isinstance(error, _Unfit) else "must be an address, or a range such as 10.1.0.0/16"
             hint = f"; the line {odd}" if (odd := oddity(words)) else ""
             raise ConfigError(f'{path}:{number}: "{printable(words)}" {why}{hint}') from None
-    return Layout(networks)
+    _check_spans(spans, path)
+    named = {each: Layout(own_networks) for each, own_networks in networks.items() if each}
+    return Layout(networks[""], named)
+
+
+def _check_spans(spans: list[tuple[int, int, str, int]], path: str) -> None:
+    """Check that no address is in two pools. Raises ConfigError."""
+    furthest = (-1, -1, "", 0)
+    for span in sorted(spans):
+        if span[0] <= furthest[1] and span[2] != furthest[2]:
+            first, second = sorted((span, furthest), key=lambda each: each[3])
+            other = f"pool {first[2]}" if first[2] else "the unnamed pool"
+            raise ConfigError(f"{path}:{second[3]}: has addresses that are in {other} already, on line {first[3]}")
+        if span[1] > furthest[1]:
+            furthest = span
 
 
 class _Unfit(ValueError):

@@ -11,7 +11,8 @@ from typing import Generic, TypeVar
 
 from l2tpns.config.settings import Config
 from l2tpns.policy.model import Subscriber
-from l2tpns.subscriber.pool import Layout, Pool
+from l2tpns.subscriber.pool import Layout
+from l2tpns.subscriber.pools import UNNAMED, Pools
 from l2tpns.subscriber.routable import Routable
 
 S = TypeVar("S", bound=Subscriber)
@@ -20,7 +21,7 @@ S = TypeVar("S", bound=Subscriber)
 class Registry(Generic[S]):
     """Names and addresses of all sessions. No method yields."""
 
-    def __init__(self, config: Config, pool: Pool, routable: Routable) -> None:
+    def __init__(self, config: Config, pool: Pools, routable: Routable) -> None:
         self.by_user: dict[str, set[S]] = {}  # by Config.user_key of the name
         self.by_address: dict[IPv4Address, S] = {}
         self._config = config
@@ -86,9 +87,9 @@ class Registry(Generic[S]):
         holder = self.by_address.get(address)
         return [] if holder is None or holder is session else [holder]
 
-    def allocate(self, session: S) -> IPv4Address:
-        """Assign an address of the pool. Raises NoAddress if the pool is exhausted."""
-        address = self._pool.allocate(session.proven_user)
+    def allocate(self, session: S, pool: str = UNNAMED) -> IPv4Address:
+        """Assign an address of a pool. Raises NoAddress if the pool is exhausted."""
+        address = self._pool.allocate(session.proven_user, pool)
         self.by_address[address] = session
         return address
 

@@ -32,7 +32,7 @@ from l2tpns.runtime.scheduler import Scheduler
 from l2tpns.runtime.supervisor import Supervisor
 from l2tpns.runtime.timer_wheel import Wheel
 from l2tpns.subscriber.address_guard import AddressGuard
-from l2tpns.subscriber.pool import Pool
+from l2tpns.subscriber.pools import Pools
 from l2tpns.subscriber.registry import Registry
 from l2tpns.subscriber.usage_files import UsageFiles
 
@@ -88,7 +88,7 @@ class Services:
     plane: DataPlane
     backend: Backend  # decides logins; replaced when radius_servers is set or unset
     accounting: Accounting
-    pool: Pool
+    pool: Pools
     registry: Registry[Any]  # of Session
     guard: AddressGuard
     hooks: Hooks  # the plugins' functions

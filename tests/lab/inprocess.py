@@ -46,7 +46,8 @@ from l2tpns.runtime.counters import Counters
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.supervisor import Supervisor
 from l2tpns.server import Server
-from l2tpns.subscriber.pool import Pool, parse_layout
+from l2tpns.subscriber.pool import parse_layout
+from l2tpns.subscriber.pools import Pools
 from l2tpns.subscriber.services import SessionTiming
 from l2tpns.system.routes import Routes
 from l2tpns.system.rtnetlink import Netlink, Route
@@ -216,7 +217,7 @@ class InProcess:
         self.config = Config(**settings)
         self.counters = Counters()
         self.log = MemoryLog()
-        self.pool = Pool(parse_layout(pool))
+        self.pool = Pools(parse_layout(pool))
         self.backend = Backend()
         self.accounting = Records()
         supervisor = Supervisor(self.log.get())

@@ -44,7 +44,8 @@ its rules ([packet filters](filters.md)) and `lac` with its lines ([below](#prof
 `\\`. The file is read and checked whole: if a word or a value is wrong, the server reports file, line and what would be
 right, and does not start; a reload then changes nothing.
 
-In the same directory are `l2tpns.ip_pool` (the addresses of subscribers; or `ip_pool`), `l2tpns.secrets` (subscribers
+In the same directory are `l2tpns.ip_pool` (the addresses of subscribers; `pool NAME` begins another pool, which RADIUS,
+a profile or `ip_pool` names; or the file `ip_pool`), `l2tpns.secrets` (subscribers
 and passwords, used while `primary_radius` and `secondary_radius` are not set) and `l2tpns.users` (the operators of the
 console; or `users`).
 

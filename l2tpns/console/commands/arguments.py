@@ -36,6 +36,12 @@ def ended_users(context: ConsoleContext) -> Iterator[Choice]:
         yield name, ""
 
 
+def pools(context: ConsoleContext) -> Iterator[Choice]:
+    for name in context.lns.services.pool.names:
+        if name:
+            yield name, ""
+
+
 def find_session(context: ConsoleContext, word: str) -> Session:
     """Return the session. Raises Refused, worded as by the manual's server."""
     session = context.lns.sessions.get(_number(word))
@@ -73,6 +79,7 @@ SESSION = Argument("SID", "session ID", sessions, optional=True, many=True)
 TUNNEL = Argument("TID", "tunnel ID", tunnels, optional=True, many=True)
 USER = Argument("USER", "user name", users, optional=True)
 ENDED_USER = Argument("USER", "user name", ended_users, optional=True)
+POOL_NAME = Argument("NAME", "name of a pool", pools, optional=True)
 SOME_SESSIONS = Argument("SID", "session ID", sessions, many=True)
 SOME_TUNNELS = Argument("TID", "tunnel ID", tunnels, many=True)
 SOME_USERS = Argument("USER", "user name", users, many=True)

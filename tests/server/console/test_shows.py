@@ -11,6 +11,8 @@ import pytest
 from l2tpns.config.file import make_config, parse_text
 from l2tpns.config.settings import SETTINGS
 from l2tpns.console.commands import COMMANDS
+from l2tpns.radius.types import AuthReply
+from l2tpns.subscriber.pool import parse_layout
 from tests.lab.lac import Lac
 from tests.server.operators import Desk, Operator
 
@@ -111,6 +113,18 @@ def test_show_pool_tells_who_has_what_and_who_had(desk: Desk) -> None:
     operator.do("drop user fred")
     desk.server.wait(lambda: not desk.server.lns.sessions)
     assert re.search(rf"{address}\s+N\s+\[fred\] 0s", operator.do("show pool"))
+
+
+def test_show_pool_can_be_of_one_pool(desk: Desk) -> None:
+    desk.server.registry.change_pool(parse_layout("10.5.0.0/24\npool gold\n10.6.0.1\n"))
+    desk.server.backend.replies["mary"] = AuthReply(accepted=True, framed_pool="gold")
+    _, _, operator = subscribed(desk)
+    desk.server.lac("lac2").connect().call("mary", "pw").wait_online()
+    said = operator.do("show pool").splitlines()
+    assert said[-4:] == ["Pool (unnamed): 253 free, 1 used", "Pool gold: 0 free, 1 used", "Free: 253", "Used: 2"]
+    said = operator.do("show pool gold").splitlines()
+    assert said[1].split()[0] == "10.6.0.1" and said[-2:] == ["Free: 0", "Used: 1"] and len(said) == 6
+    assert operator.do("show pool lead") == "% There is no pool lead\n"
 
 
 @pytest.mark.shows("show session history")

@@ -184,7 +184,6 @@ def test_a_change_of_a_profile_counts_for_tunnels_that_begin_after_it(serve: Ser
     assert choose(server.config, "127.0.0.1", "lac-a")[0] == ""
 
 
-@pytest.mark.shows("show lac")
 def test_the_console_shows_the_profiles(open_desk: Any) -> None:
     desk: Desk = open_desk(lacs=profile("a", "127.0.0.0/8", host_names=("lac-a",), l2tp_disconnect_cause=False))
     server: InProcess = desk.server

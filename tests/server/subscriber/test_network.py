@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
+from typing import Any
 
 import pytest
 
+from l2tpns.config.lac_profile import LacProfile
 from l2tpns.radius.types import Assign, AuthReply, FramedRoute
 from l2tpns.subscriber.pool import parse_layout
 from tests.lab import traffic
@@ -313,3 +315,48 @@ def test_what_a_subscriber_that_comes_online_did_not_get_is_told_among_the_calls
         ("LCP", ["IPv6CP"]),
     ]
     assert {line["level"] for line in server.events("ppp_refused")} == {"call"}
+
+
+# Several pools
+
+POOLS = "10.5.0.0/24\npool gold\n10.6.0.0/24\npool lac\n10.7.0.0/24\n"
+
+
+@pytest.mark.parametrize(
+    "reply, network",
+    [
+        ({}, "10.5."),
+        ({"framed_pool": "gold"}, "10.6."),
+        ({"avpairs": (("ip:addr-pool", "gold"),)}, "10.6."),
+        ({"framed_pool": "lac", "avpairs": (("ip:addr-pool", "gold"),)}, "10.7."),
+        ({"framed_pool": "unknown"}, "10.5."),
+    ],
+)
+def test_radius_names_the_pool(serve: Serve, reply: dict[str, Any], network: str) -> None:
+    server = serve(pool=POOLS)
+    server.backend.replies["fred"] = AuthReply(accepted=True, **reply)
+    fred = server.lac(defaults=QUICK).connect().call("fred", "pw").wait_online()
+    assert str(fred.address).startswith(network)
+    assert len(server.events("framed_pool_unknown")) == (reply.get("framed_pool") == "unknown")
+    assert server.events("avpair_ignored") == []
+
+
+def test_the_profile_of_a_lac_names_the_pool_unless_radius_does(serve: Serve) -> None:
+    lacs = {"a": LacProfile("a", host_names=("lac-a",), values={"ip_pool": "lac"})}
+    server = serve(pool=POOLS, lacs=lacs, ip_pool="gold")
+    lac, other = server.lac("lac-a", defaults=QUICK).connect(), server.lac("lac-b", defaults=QUICK).connect()
+    assert str(lac.call("fred", "pw").wait_online().address).startswith("10.7.")
+    assert str(other.call("mary", "pw").wait_online().address).startswith("10.6.")
+    server.backend.replies["guest"] = AuthReply(accepted=True, framed_pool="gold")
+    assert str(lac.call("guest", "pw").wait_online().address).startswith("10.6.")
+
+
+def test_an_exhausted_pool_says_its_name(serve: Serve) -> None:
+    server = serve(pool="10.5.0.0/24\npool gold\n10.6.0.1\n")
+    for user in ("fred", "mary"):
+        server.backend.replies[user] = AuthReply(accepted=True, framed_pool="gold")
+    lac = server.lac(defaults=QUICK).connect()
+    lac.call("fred", "pw").wait_online()
+    assert lac.call("mary", "pw").wait_ended().text == "the address pool is exhausted"
+    (empty,) = server.events("pool_empty")
+    assert (empty["user"], empty["pool"]) == ("mary", "gold")
