@@ -70,7 +70,7 @@ class Lns:
                 self.log.warning("process_paused", seconds=round(paused, 1))
                 gevent.spawn(self._send_echoes)
             now = timing.clock()
-            for session in wheel.advance(now):
+            for session in in_slices(wheel.advance(now)):
                 try:
                     session.on_timer(now)
                 except Exception:  # an error in one session must not stop the timers of the others

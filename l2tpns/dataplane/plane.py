@@ -130,5 +130,5 @@ class DataPlane(Protocol):
     def fast_path(self) -> FastPathStatus:
         """Return the state of the fast path."""
 
-    def send_frame(self, path: SessionPath, protocol: int, information: bytes) -> None:
+    def send_frame(self, path: SessionPath, protocol: int, information: bytes, *, checksum: bool = True) -> None:
         """Send one PPP frame to the LAC, nothing in its header compressed."""

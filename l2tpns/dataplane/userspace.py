@@ -389,8 +389,9 @@ class UserPlane:
     def fast_path(self) -> FastPathStatus:
         return FastPathStatus(False, "this data path has none", (), {}, 0, {})
 
-    def send_frame(self, path: SessionPath, protocol: int, information: bytes) -> None:
-        path.endpoint.send(path.frame(protocol, information), path.peer)
+    def send_frame(self, path: SessionPath, protocol: int, information: bytes, *, checksum: bool = True) -> None:
+        send = path.endpoint.send if checksum else path.endpoint.send_data
+        send(path.frame(protocol, information), path.peer)
 
 
 def _error_socket() -> RawSocket:

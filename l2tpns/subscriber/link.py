@@ -35,6 +35,8 @@ from l2tpns.subscriber.services import Services
 
 T = TypeVar("T")
 MAILBOX_LIMIT = 64  # frames and messages; the sender retransmits those that do not fit
+ECHO_CODES = (b"\x09", b"\x0a")  # Echo-Request, Echo-Reply (RFC 1661 5.8)
+ECHOES_PER_SECOND = 10  # that are handled at once
 MAX_EARLY_FRAMES = 4
 IPV6 = 0x0057
 
@@ -75,6 +77,8 @@ class PppLink:
     __slots__ = (
         "_config",
         "_early",
+        "_echo_second",
+        "_echoes",
         "_lcp_down",
         "_lcp_heard",
         "_on_credentials",
@@ -126,6 +130,7 @@ class PppLink:
         self.layers: dict[int, NetworkLayer] = {}  # by the NCP's protocol number; none before the network phase
         self.protocols_rejected: tuple[int, ...] = ()  # the last ones
         self._lcp_down = self._lcp_heard = False
+        self._echo_second = self._echoes = 0
         self._pauses = services.awake.pauses
         self._early: list[Frame] = []
 
@@ -280,9 +285,26 @@ class PppLink:
     # PPP
 
     def post_frame(self, protocol: int, information: bytes) -> None:
-        """Queue a PPP frame that the data plane does not forward. Called by the reader; must not block or raise."""
+        """Queue a PPP frame that the data plane does not forward. Called by the reader; must not block or raise.
+
+        An echo of a session that is online needs no greenlet: it is answered, or noted, at once.
+        """
+        if protocol == Protocol.LCP and information[:1] in ECHO_CODES and self.phase is Phase.ONLINE:
+            if not self.mailbox and not self.log.enabled(DATA) and self._may_echo():
+                self.lcp.receive(information, self.now())
+                if self.lcp.loop_suspected:
+                    self.wake()
+                return
         if not self.mailbox.post(Frame(protocol, information)):
             self._services.counters.drop_mailbox_full += 1
+
+    def _may_echo(self) -> bool:
+        """Return whether an echo may be handled at once: those of a flood wait in the mailbox, which is bounded."""
+        second = int(self._services.session_timing.clock())
+        if second != self._echo_second:
+            self._echo_second, self._echoes = second, 0
+        self._echoes += 1
+        return self._echoes <= ECHOES_PER_SECOND
 
     def take_early_frames(self) -> None:
         """Queue the frames that arrived before the ICCN: the call is connected now."""
@@ -332,7 +354,9 @@ class PppLink:
             return
         if self.log.enabled(DATA):
             self.log.data("ppp_sent", protocol=f"{protocol:04x}", octets=ppp_octets(protocol, packet))
-        self._services.plane.send_frame(self.path, protocol, packet)
+        # No retransmission and no other packet follows from an echo, so it is sent as cheaply as a data packet.
+        echo = protocol == Protocol.LCP and packet[:1] in ECHO_CODES
+        self._services.plane.send_frame(self.path, protocol, packet, checksum=not echo)
 
     def close(self, text: str) -> None:
         """Send a Terminate-Request with this text if LCP is Opened (RFC 1661 5.5). Does not yield."""

@@ -391,11 +391,18 @@ class Session(SessionState):
             raise ProtocolError(CdnResult.GENERAL, ErrorCode.VENDOR, f"{name} is not expected here")
 
     def on_timer(self, now: float) -> None:
-        """Wake the session's greenlet if a timer is due. Called by the timer wheel; must not block or raise."""
-        if timers.next_deadline(self) <= now:
+        """Wake the session's greenlet if a timer is due. Called by the timer wheel; must not block or raise.
+
+        An Echo-Request is sent at once: thousands of sessions send one in each second, and none of them has to wake.
+        """
+        if self.timer is None:
+            return  # it went offline after the wheel had found it
+        other = timers.other_deadline(self)
+        if other <= now:
             self.link.mailbox.post_urgent(TIMER)
-        else:
-            timers.set_timer(self, now)
+            return
+        timers.run_echo_timer(self, now)
+        timers.schedule(self, min(other, timers.echo_deadline(self)), now)
 
     def _on_timer(self) -> None:
         if self.is_online:

@@ -66,14 +66,23 @@ def idle_deadline(session: SessionState, idle_timeout: int) -> float:
 
 def next_deadline(session: SessionState) -> float:
     """Return when the next timer is due (monotonic). Does not yield."""
+    return min(other_deadline(session), echo_deadline(session))
+
+
+def echo_deadline(session: SessionState) -> float:
+    """Return when the next Echo-Request is due; inf: never."""
+    config, due = session.tunnel.config, session.next_echo
+    return max(due, session.path.last_rx + config.echo_timeout) if config.ppp_keepalive else due
+
+
+def other_deadline(session: SessionState) -> float:
+    """Return when a timer is due that needs the session's greenlet; inf: none runs. Does not yield."""
     config, profile = session.tunnel.config, session.profile
     assert profile is not None
     session.services.plane.refresh(session.path)
-    due = session.next_echo
-    if config.ppp_keepalive:
-        due = max(due, session.path.last_rx + config.echo_timeout)
+    due = inf
     if config.idle_echo_timeout:
-        due = min(due, silence_deadline(session))
+        due = silence_deadline(session)
     if profile.session_timeout:  # 0 ends a session at its login if kill_timedout_sessions is set, else never
         due = min(due, session.timeout_started_at + profile.session_timeout)
     if profile.idle_timeout:
@@ -83,6 +92,15 @@ def next_deadline(session: SessionState) -> float:
     if session.next_challenge:
         due = min(due, session.next_challenge)
     return due
+
+
+def run_echo_timer(session: SessionState, now: float) -> None:
+    """Send an Echo-Request if one is due. Does not yield."""
+    if now >= session.next_echo:
+        config, link = session.tunnel.config, session.link
+        if not config.ppp_keepalive or now >= session.path.last_rx + config.echo_timeout:
+            link.lcp.send_echo(link.now())
+        session.next_echo = now + (config.echo_timeout or inf)
 
 
 def last_traffic(session: SessionState) -> float:
@@ -115,15 +133,16 @@ def run_due_timers(session: SessionState, now: float) -> None:
     if session.next_challenge and now >= session.next_challenge and link.authenticator is not None:
         session.next_challenge = now + config.chap_rechallenge
         link.authenticator.rechallenge(link.now())
-    if now >= session.next_echo:
-        if not config.ppp_keepalive or now >= session.path.last_rx + config.echo_timeout:
-            link.lcp.send_echo(link.now())
-        session.next_echo = now + (config.echo_timeout or inf)
+    run_echo_timer(session, now)
 
 
 def set_timer(session: SessionState, now: float) -> None:
     """Set the session's entry in the timer wheel to its next deadline. Does not yield."""
+    schedule(session, next_deadline(session), now)
+
+
+def schedule(session: SessionState, due: float, now: float) -> None:
+    """Set the session's entry in the timer wheel to a deadline that was found. Does not yield."""
     if session.timer is not None:
         session.timer.cancel()
-    delay = min(next_deadline(session) - now, MAX_INTERVAL)
-    session.timer = session.services.wheel.schedule(session, delay, now)
+    session.timer = session.services.wheel.schedule(session, min(due - now, MAX_INTERVAL), now)

@@ -64,7 +64,7 @@ def without_address(server: InProcess, lac: Lac) -> None:
         server.pool.allocate("")
     with pytest.raises(Refused):
         lac.call("fred", "pw").wait_online()
-    for address in [holding.address for holding in server.pool.holdings() if holding.used]:
+    for address in [holding.address for _, holding in server.pool.holdings() if holding.used]:
         server.pool.release(address)
 
 

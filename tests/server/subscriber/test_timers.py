@@ -12,7 +12,9 @@ import pytest
 
 from l2tpns.policy.garden import networks_of
 from l2tpns.radius.types import AuthReply, FramedRoute, OfferedRates
+from l2tpns.runtime.mailbox import Mailbox
 from l2tpns.subscriber import timers
+from l2tpns.subscriber.link import ECHOES_PER_SECOND
 from tests.lab import traffic
 from tests.lab.inprocess import InProcess
 from tests.lab.lac import Lac, Subscriber, Why
@@ -387,3 +389,60 @@ def test_many_sessions_each_get_their_echo_and_one_timer(clock: Clock, serve: Se
     assert len(server.services.wheel) <= 1
     say(calls[0], "ff03 c021 0501 0004")
     server.wait(lambda: server.calm)
+
+
+# Echoes at once
+
+
+class Posts:
+    """What was put into the mailbox of a session."""
+
+    def __init__(self, server: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.items: list[object] = []
+        (session,) = server.lns.sessions.values()
+        mine, original = session.link.mailbox, Mailbox.post_urgent
+
+        def post(mailbox: Mailbox, item: object) -> None:
+            if mailbox is mine:
+                self.items.append(item)
+            original(mailbox, item)
+
+        monkeypatch.setattr(Mailbox, "post_urgent", post)
+
+
+def test_echoes_of_a_session_that_is_online_wake_no_greenlet(
+    clock: Clock, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(echo_timeout=10)
+    server.log.level = 3  # at level 5 each frame is logged in its order
+    fred, _ = dial(server)
+    (session,) = server.lns.sessions.values()
+    posts = Posts(server, monkeypatch)
+    for number in range(1, 4):
+        clock.forward(server, 10)
+        server.wait(lambda: fred.echoes_answered == number and not session.link.lcp.echoes_unanswered)  # noqa: B023
+        clock.heard(server, fred)
+        fred.send_echo()
+        fred.wait(lambda: fred.echo_replies == number, what="Echo-Reply")  # noqa: B023
+    assert posts.items == []
+
+
+def test_a_flood_of_echoes_takes_its_turn(clock: Clock, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(echo_timeout=0)
+    server.log.level = 3
+    fred, _ = dial(server)
+    posts = Posts(server, monkeypatch)
+    for number in range(1, ECHOES_PER_SECOND + 6):
+        fred.send_echo()
+        fred.wait(lambda: fred.echo_replies == number, what="Echo-Reply")  # noqa: B023
+    assert len(posts.items) == 5
+
+
+def test_our_own_echo_that_comes_back_ends_the_session_at_once(clock: Clock, serve: Serve) -> None:
+    server = serve(echo_timeout=0)
+    server.log.level = 3
+    fred, _ = dial(server)
+    (session,) = server.lns.sessions.values()
+    say(fred, f"ff03 c021 0901 0008 {session.link.lcp.magic:08x}")
+    assert fred.wait_ended().result == 2
+    assert server.events("session_down")[0]["cause"] == "looped"
