@@ -37,7 +37,7 @@ SETTINGS: Mapping[str, Setting] = {
     "primary_radius": HOST,
     "radius_secret": "testing123",
     "radius_accounting": True,
-    "radius_authtypes": "chap,pap",
+    "radius_authtypes": "chap,pap,mschapv2,mschap",
 }
 Record = dict[str, str | list[str]]
 
