@@ -98,6 +98,8 @@ def test_login_by_clear_text_and_by_hash_and_not_by_a_wrong_password(machine: Na
 def test_help_completion_abbreviation_and_history(telnet: Telnet) -> None:
     telnet.send("show ?")
     telnet.expect(r"  counters +what was counted")
+    telnet.expect("--More--")
+    telnet.send(" ")
     telnet.expect("lns1# show ")
     telnet.send("vers\t")
     telnet.expect("ion ")
