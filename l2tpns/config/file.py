@@ -17,6 +17,7 @@ from typing import Any
 from l2tpns.config.access_list import AccessList, parse_head, parse_rule
 from l2tpns.config.lac_profile import ADDRESS, HOST_NAME, LacProfile
 from l2tpns.config.settings import SETTINGS, Config, find_setting
+from l2tpns.config.value_types import Setting
 from l2tpns.errors import ConfigError, refused
 from l2tpns.runtime.text import printable, quote, unknown_word
 from l2tpns.runtime.text_file import is_utf_8, oddity, read_lines
@@ -287,19 +288,12 @@ class _Reader:
             return
         if name not in SETTINGS:
             raise ConfigError(unknown_word("variable", name, (*SETTINGS, *IGNORED)))
-        try:
-            self.values[name] = find_setting(name).parse(value)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        self.values[name] = _value_of(find_setting(name), value)
 
     def _begin_lac(self, words: list[str]) -> None:
         """Begin the profile of some LACs."""
-        self._block = (
-            ADDRESS,
-            HOST_NAME,
-            "set",
-            "exit",
-        )  # if the head is refused, its lines are not refused one by one
+        # If the head is refused, its lines are not refused one by one.
+        self._block = (ADDRESS, HOST_NAME, "set", "exit")
         if len(words) != 1 or not _LAC_NAME.fullmatch(words[0]):
             raise ConfigError("Usage: lac NAME, with a name of up to 32 of a-z, A-Z, 0-9, `.`, `_` and `-`")
         if words[0] in self.lacs:
@@ -324,11 +318,7 @@ class _Reader:
         setting = find_setting(words[1])
         if not setting.lac:
             raise ConfigError(f"{words[1]} is the same for all LACs: set it outside of `lac {self._lac}`")
-        try:
-            value = setting.parse(words[2])
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-        self.lacs[self._lac] = replace(profile, values={**profile.values, words[1]: value})
+        self.lacs[self._lac] = replace(profile, values={**profile.values, words[1]: _value_of(setting, words[2])})
 
     def _load(self, words: list[str]) -> None:
         if len(words) != 2 or words[0] != "plugin":
@@ -384,6 +374,14 @@ class _Reader:
         raise ConfigError(
             unknown_word("command", words[0], _COMMANDS) + "; a line is `set`, `load plugin`, `ip access-list` or `lac`"
         )
+
+
+def _value_of(setting: Setting, text: str) -> Any:
+    """Return the value of the operator's text. Raises ConfigError."""
+    try:
+        return setting.parse(text)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _first(directory: Path, ours: str, theirs: str) -> Path:

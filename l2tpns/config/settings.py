@@ -664,9 +664,11 @@ class Config:
 
     def secrets(self) -> tuple[str, ...]:
         """Return the values that no log line may show."""
-        values = (getattr(self, s.name) for s in SETTINGS.values() if s.secret and s.name != "radius_dae_clients")
-        of_lacs = (profile.values.get("l2tp_secret", "") for profile in self.lacs.values())
-        return (*filter(None, (*values, *of_lacs)), *(secret for _, secret in self.radius_dae_clients))
+        kinds = {s.name: s.kind for s in SETTINGS.values() if s.secret}
+        found = [(kind, getattr(self, name)) for name, kind in kinds.items()]
+        for profile in self.lacs.values():
+            found += [(kinds[name], value) for name, value in profile.values.items() if name in kinds]
+        return tuple(secret for kind, value in found for secret in kind.secrets(value))
 
     # What follows from several variables
 

@@ -51,6 +51,10 @@ class Kind(Generic[T]):
         """Return the value as the operator writes it, without quotes; `parse(text(value)) == value`."""
         return str(value)
 
+    def secrets(self, value: T) -> tuple[str, ...]:
+        """Return what no log line may show of the value of a secret variable."""
+        return (self.text(value),) if value else ()
+
     def expected(self) -> str:
         """Return what a correct value is, to follow `must be`."""
         raise NotImplementedError
@@ -220,13 +224,17 @@ class SecretsOfClients(Kind[Clients]):
     octets = True
 
     def parse(self, text: str) -> Clients:
-        clients = [(IPv4Network(address), secret.strip()) for address, _, secret in map(_client, _split(text))]
+        pairs = (word.partition(" ") for word in _split(text))
+        clients = [(IPv4Network(address), secret.strip()) for address, _, secret in pairs]
         if CONTROL.search(text) or not all(secret for _, secret in clients):
             raise ValueError
         return tuple(clients)
 
     def text(self, value: Clients) -> str:
         return ",".join(f"{network.with_prefixlen.removesuffix('/32')} {secret}" for network, secret in value)
+
+    def secrets(self, value: Clients) -> tuple[str, ...]:
+        return tuple(secret for _, secret in value)
 
     def expected(self) -> str:
         return 'addresses or networks, each with its secret, such as "192.0.2.10 SECRET,198.51.100.0/24 ANOTHER"'
@@ -313,10 +321,6 @@ def declared(owner: type) -> Iterator[Setting]:
         if _META in field.metadata:
             kind, help, effect, pending, secret, affects, lac = field.metadata[_META]
             yield Setting(field.name, kind, field.default, help, effect, pending, secret, affects, lac)
-
-
-def _client(text: str) -> tuple[str, str, str]:
-    return text.partition(" ")
 
 
 def _split(text: str) -> tuple[str, ...]:

@@ -20,7 +20,6 @@ from typing import Any, Protocol
 
 import gevent
 from gevent import socket
-from gevent.socket import wait_read
 
 from l2tpns.config.settings import Config
 from l2tpns.errors import L2tpnsError, refused
@@ -28,7 +27,7 @@ from l2tpns.proto.nsctl.packet import NOT_AUTHORISED, UNKNOWN_COMMAND, AnyPacket
 from l2tpns.proto.nsctl.seal import MAX_SEALED, WINDOW, Direction, Forged, Sealed, is_sealed, unseal
 from l2tpns.runtime.awake_clock import AwakeClock
 from l2tpns.runtime.counters import Counters
-from l2tpns.runtime.drain import DRAIN
+from l2tpns.runtime.drain import drain_in_turn
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.peer import Peer
 from l2tpns.runtime.scheduler import Scheduler
@@ -37,7 +36,6 @@ from l2tpns.runtime.text import printable
 from l2tpns.system.socket_owner import owner_of
 
 LOOPBACK = "127.0.0.1"
-RETRY_DELAY = 1.0  # seconds after a socket error
 MAX_RUNNING = 32  # requests running at the same time
 ANSWER_LIFETIME = 2.0  # seconds for which a repeated request gets its reply again: the client's timeout
 MAX_RECENT = 1024  # exchanges of the last ANSWER_LIFETIME seconds
@@ -222,27 +220,17 @@ class NsctlServer:
         self._sockets.pop(address).close()
 
     def _read(self, sock: Any) -> None:
-        sock.setblocking(False)
-        while True:
-            wait_read(sock.fileno())
-            self._share.wait_turn(SHARE_OWNER)
-            try:
-                self._drain(sock)
-            except OSError as error:
-                self._log.warning_limited("nsctl_read_failed", why=error.strerror)
-                gevent.sleep(RETRY_DELAY)
-            except Exception:  # a fault of the server must not stop the reader
-                self._log.exception("nsctl_failed")
+        drain_in_turn(sock, self._share, SHARE_OWNER, self._read_one, self._read_failed)
 
-    def _drain(self, sock: Any) -> None:
-        for _ in range(DRAIN):
-            try:
-                octets, source = sock.recvfrom(MAX_SEALED + 1)
-            except BlockingIOError:
-                return
-            self.on_datagram(sock, octets, source)
-            if not self._share.slice_open:
-                return
+    def _read_one(self, sock: Any) -> None:
+        octets, source = sock.recvfrom(MAX_SEALED + 1)
+        self.on_datagram(sock, octets, source)
+
+    def _read_failed(self, error: Exception) -> None:
+        if isinstance(error, OSError):
+            self._log.warning_limited("nsctl_read_failed", why=error.strerror)
+        else:
+            self._log.exception("nsctl_failed")
 
     # Authorisation
 

@@ -18,11 +18,11 @@ from l2tpns.dataplane.plane import DataPlane
 from l2tpns.dataplane.policer import Policer
 from l2tpns.dataplane.rate import Rate
 from l2tpns.policy.model import Changes, PolicyError, Subscriber
+from l2tpns.radius.rates import MAX_RATE
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.text import printable
 from l2tpns.system.shaping import Shaped, Shaper, ShapingError, handle
 
-MAX_RATE = 10_000_000  # kbit/s
 CHUNK = 20  # buckets created before this greenlet yields
 
 

@@ -209,29 +209,18 @@ ATTRIBUTES = (
         fills=("rates",), parse=rates.mikrotik_rate_limit,
         effect="`512k/10M`: from and to the subscriber, in bit/s; bursts and priorities are ignored",
     ),
-    Attribute(
-        7, "WISPr-Bandwidth-Max-Up", INTEGER, REPLY, vendor=WISPR, fills=("rates",), parse=rates.rate_in("WISPr"),
-        effect=_RATE_IN,
-    ),
-    Attribute(
-        8, "WISPr-Bandwidth-Max-Down", INTEGER, REPLY, vendor=WISPR, fills=("rates",), parse=rates.rate_out("WISPr"),
-        effect=_RATE_OUT,
-    ),
-    Attribute(
-        2, "Huawei-Input-Average-Rate", INTEGER, REPLY, vendor=HUAWEI, fills=("rates",), parse=rates.rate_in("Huawei"),
-        effect=_RATE_IN,
-    ),
-    Attribute(
-        5, "Huawei-Output-Average-Rate", INTEGER, REPLY, vendor=HUAWEI, fills=("rates",),
-        parse=rates.rate_out("Huawei"), effect=_RATE_OUT,
-    ),
-    Attribute(
-        197, "Ascend-Data-Rate", INTEGER, REPLY, vendor=ASCEND, fills=("rates",), parse=rates.rate_in("Ascend"),
-        effect=_RATE_IN,
-    ),
-    Attribute(
-        255, "Ascend-Xmit-Rate", INTEGER, REPLY, vendor=ASCEND, fills=("rates",), parse=rates.rate_out("Ascend"),
-        effect=_RATE_OUT,
+    *(
+        Attribute(number, name, INTEGER, REPLY, vendor=vendor, fills=("rates",), parse=parse(VENDORS[vendor]),
+                  effect=effect)
+        for vendor, inward, outward in (
+            (WISPR, (7, "WISPr-Bandwidth-Max-Up"), (8, "WISPr-Bandwidth-Max-Down")),
+            (HUAWEI, (2, "Huawei-Input-Average-Rate"), (5, "Huawei-Output-Average-Rate")),
+            (ASCEND, (197, "Ascend-Data-Rate"), (255, "Ascend-Xmit-Rate")),
+        )
+        for (number, name), parse, effect in (
+            (inward, rates.rate_in, _RATE_IN),
+            (outward, rates.rate_out, _RATE_OUT),
+        )
     ),
     # Allowed in a reply, and without effect here.
     Attribute(33, "Proxy-State", OCTETS, REPLY),

@@ -17,20 +17,18 @@ from typing import Any, Protocol
 import gevent
 from gevent import socket
 from gevent.lock import RLock
-from gevent.socket import wait_read
 
 from l2tpns.config.settings import Config
 from l2tpns.errors import L2tpnsError, WireError, refused
 from l2tpns.radius.dynamic_packet import NAMES, DynamicRequest, ErrorCause, Refused, parse_request
 from l2tpns.radius.framing import MAX_PACKET
 from l2tpns.runtime.counters import Counters
-from l2tpns.runtime.drain import DRAIN
+from l2tpns.runtime.drain import drain_in_turn
 from l2tpns.runtime.log import Logger
 from l2tpns.runtime.peer import Peer
 from l2tpns.runtime.scheduler import Scheduler
 from l2tpns.runtime.supervisor import Part, Supervisor
 
-RETRY_DELAY = 1.0  # seconds after a socket error
 MAX_RUNNING = 256  # requests running at the same time
 MAX_RATE = 500  # requests a second of one client
 MAX_REMEMBERED = 50_000  # answers
@@ -39,17 +37,10 @@ ANCILLARY = 64  # octets
 SHARE_OWNER = "dynamic authorization"
 
 
-class Session(Protocol):
-    """The part of a session that is logged."""
-
-    @property
-    def id(self) -> int: ...
-
-
 class Authority(Protocol):
     """Carries out requests: subscriber/dynamic.py. Methods may yield and raise Refused."""
 
-    def disconnect(self, request: DynamicRequest, client: str) -> list[Any]: ...
+    def disconnect(self, request: DynamicRequest) -> list[Any]: ...
 
     def change(self, request: DynamicRequest, client: str) -> tuple[list[Any], dict[str, Any]]: ...
 
@@ -128,7 +119,6 @@ class DynamicAuthorization:
             except OSError as error:
                 fresh.close()
                 raise refused(error.errno, f"radius_dae_port {port}: {error.strerror}") from None
-            fresh.setblocking(False)
             fresh.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         self._close()
         self._socket, self._port = fresh, port
@@ -164,26 +154,17 @@ class DynamicAuthorization:
         return found
 
     def _read(self, sock: Any) -> None:
-        while True:
-            wait_read(sock.fileno())
-            self._share.wait_turn(SHARE_OWNER)
-            try:
-                self._drain(sock)
-            except OSError as error:
-                self._log.warning_limited("dae_read_failed", why=error.strerror)
-                gevent.sleep(RETRY_DELAY)
-            except Exception:  # a fault of the server must not stop the reader
-                self._log.exception("dae_failed")
+        drain_in_turn(sock, self._share, SHARE_OWNER, self._read_one, self._read_failed)
 
-    def _drain(self, sock: Any) -> None:
-        for _ in range(DRAIN):
-            try:
-                datagram, extra, _, source = sock.recvmsg(MAX_PACKET, ANCILLARY)
-            except BlockingIOError:
-                return
-            self.on_datagram(datagram, source, Way(sock, source, extra))
-            if not self._share.slice_open:
-                return
+    def _read_one(self, sock: Any) -> None:
+        datagram, extra, _, source = sock.recvmsg(MAX_PACKET, ANCILLARY)
+        self.on_datagram(datagram, source, Way(sock, source, extra))
+
+    def _read_failed(self, error: Exception) -> None:
+        if isinstance(error, OSError):
+            self._log.warning_limited("dae_read_failed", why=error.strerror)
+        else:
+            self._log.exception("dae_failed")
 
     # Requests
 
@@ -260,7 +241,7 @@ class DynamicAuthorization:
         sessions: list[Any] = []
         try:
             if request.disconnects:
-                sessions = self._authority.disconnect(request, client)
+                sessions = self._authority.disconnect(request)
             else:
                 with self._changing:
                     sessions, changed = self._authority.change(request, client)

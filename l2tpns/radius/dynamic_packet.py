@@ -14,9 +14,9 @@ from hashlib import md5
 
 from l2tpns.errors import L2tpnsError, WireError
 from l2tpns.radius.attributes import BY_NAME, Key
-from l2tpns.radius.framing import HEAD, HEADER, MESSAGE_AUTHENTICATOR, SIGNATURE
+from l2tpns.radius.framing import HEADER
 from l2tpns.radius.reply_packet import ReplyPacket, decode_reply
-from l2tpns.radius.request_packet import UNSIGNED, ZEROS
+from l2tpns.radius.request_packet import UNSIGNED, ZEROS, encode_attributes, signature_holds, signed_body
 
 DISCONNECT_REQUEST, DISCONNECT_ACK, DISCONNECT_NAK = 40, 41, 42
 COA_REQUEST, COA_ACK, COA_NAK = 43, 44, 45
@@ -82,19 +82,16 @@ class DynamicRequest:
     def answer(self, cause: ErrorCause | None, now: int) -> bytes:
         """Return the ACK, or the NAK with a cause. `now` is Unix time, for the Event-Timestamp (RFC 5176 3)."""
         code = self.packet.code + (1 if cause is None else 2)
-        values = [(STATE, value) for value in self.values(STATE)[:1]]
-        values += [(PROXY_STATE, value) for value in self.values(PROXY_STATE)]
+        attributes: dict[Key, list[bytes]] = {STATE: self.values(STATE)[:1], PROXY_STATE: self.values(PROXY_STATE)}
         if cause is not None:
-            values.append((ERROR_CAUSE, cause.to_bytes(4, "big")))
+            attributes[ERROR_CAUSE] = [cause.to_bytes(4, "big")]
         if self.values(EVENT_TIMESTAMP):
-            values.append((EVENT_TIMESTAMP, now.to_bytes(4, "big")))
-        body = b"".join(bytes((kind, HEAD + len(value))) + value for kind, value in values)
-        unsigned = UNSIGNED if self.packet.signed else b""
-        length = HEADER.size + len(unsigned) + len(body)
+            attributes[EVENT_TIMESTAMP] = [now.to_bytes(4, "big")]
+        body = encode_attributes(attributes)
+        length = HEADER.size + len(body) + (len(UNSIGNED) if self.packet.signed else 0)
         head = HEADER.pack(code, self.packet.identifier, length, self.authenticator)
-        if unsigned:
-            signature = hmac.digest(self.secret, head + unsigned + body, "md5")
-            body = bytes((MESSAGE_AUTHENTICATOR, HEAD + SIGNATURE)) + signature + body
+        if self.packet.signed:
+            body = signed_body(head, body, self.secret)
         authenticator = md5(head + body + self.secret, usedforsecurity=False).digest()
         return head[: -len(authenticator)] + authenticator + body
 
@@ -107,14 +104,12 @@ def parse_request(datagram: bytes, secret: bytes, *, signed: bool) -> DynamicReq
     packet = decode_reply(datagram)
     if packet.code not in (DISCONNECT_REQUEST, COA_REQUEST):
         raise WireError(f"RADIUS code {packet.code} is not a request of dynamic authorization")
-    raw, at = packet.raw, packet.signature_at
+    raw = packet.raw
     expected = md5(raw[:4] + ZEROS + raw[HEADER.size :] + secret, usedforsecurity=False).digest()
     if not hmac.compare_digest(expected, raw[4 : HEADER.size]):
         raise WireError("its authenticator does not hold: is the secret the same?")
-    if at:
-        begins = raw[:4] + ZEROS + raw[HEADER.size : at]
-        expected = hmac.digest(secret, begins + ZEROS + raw[at + SIGNATURE :], "md5")
-        if not hmac.compare_digest(expected, raw[at : at + SIGNATURE]):
+    if packet.signed:
+        if not signature_holds(packet, secret, ZEROS):
             raise WireError("its Message-Authenticator does not hold")
     elif signed:
         raise WireError("it has no Message-Authenticator, which radius_dae_require_message_authenticator demands")

@@ -68,8 +68,7 @@ class RequestPacket:
         body = encode_attributes(self.attributes)
         if self.code == ACCESS_REQUEST:
             head = HEADER.pack(self.code, self.identifier, HEADER.size + len(UNSIGNED) + len(body), self.authenticator)
-            signature = hmac.digest(self.secret, head + UNSIGNED + body, "md5")
-            return head + UNSIGNED[:HEAD] + signature + body
+            return head + signed_body(head, body, self.secret)
         head = HEADER.pack(self.code, self.identifier, HEADER.size + len(body), ZEROS)
         self.authenticator = md5(head + body + self.secret, usedforsecurity=False).digest()
         return head[: -len(ZEROS)] + self.authenticator + body
@@ -90,10 +89,20 @@ class RequestPacket:
 
     def _signature_holds(self, reply: ReplyPacket) -> bool:
         """Return True if the reply's Message-Authenticator is right. It is signed as if its own value were zeros."""
-        raw, at = reply.raw, reply.signature_at
-        begins = raw[:4] + (self.authenticator if self.code == ACCESS_REQUEST else ZEROS) + raw[HEADER.size : at]
-        expected = hmac.digest(self.secret, begins + ZEROS + raw[at + SIGNATURE :], "md5")
-        return hmac.compare_digest(expected, raw[at : at + SIGNATURE])
+        return signature_holds(reply, self.secret, self.authenticator if self.code == ACCESS_REQUEST else ZEROS)
+
+
+def signed_body(head: bytes, body: bytes, secret: bytes) -> bytes:
+    """Return the attributes of a packet with a Message-Authenticator before them. `head` counts it (RFC 2869 5.14)."""
+    return UNSIGNED[:HEAD] + hmac.digest(secret, head + UNSIGNED + body, "md5") + body
+
+
+def signature_holds(packet: ReplyPacket, secret: bytes, authenticator: bytes) -> bool:
+    """Return True if the Message-Authenticator of a packet is right, computed with this authenticator in its header."""
+    raw, at = packet.raw, packet.signature_at
+    begins = raw[:4] + authenticator + raw[HEADER.size : at]
+    expected = hmac.digest(secret, begins + ZEROS + raw[at + SIGNATURE :], "md5")
+    return hmac.compare_digest(expected, raw[at : at + SIGNATURE])
 
 
 def encode_attributes(attributes: dict[Key, list[bytes]]) -> bytes:

@@ -21,7 +21,7 @@ from pathlib import Path
 from l2tpns.errors import ConfigError, refused
 from l2tpns.proto.ppp.credentials import MD5, MS_CHAP_1, MS_CHAP_2, Credentials
 from l2tpns.proto.ppp.frame import Protocol
-from l2tpns.proto.ppp.mschap import parse_value1, parse_value2
+from l2tpns.proto.ppp.mschap import parse_value1, parse_value2, without_domain
 from l2tpns.radius.report import InFlight, ServerReport
 from l2tpns.radius.types import Assign, AuthReply, AuthRequest
 from l2tpns.runtime import files
@@ -86,7 +86,7 @@ class SecretsBackend:
         credentials = request.credentials
         entry = self._find(credentials.name)
         if entry is None and credentials.algorithm in (MS_CHAP_1, MS_CHAP_2):
-            entry = self._find(credentials.name.rpartition(b"\\")[2])
+            entry = self._find(without_domain(credentials.name))
         # An unknown user takes as much time as a wrong password.
         secret = entry.secret if entry else b"\0"
         proof = b""

@@ -10,14 +10,18 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from time import monotonic
+from typing import Any
 
 import gevent
 from gevent.event import Event
+from gevent.socket import wait_read
 
 from l2tpns.errors import L2tpnsError
 from l2tpns.runtime.log import Logger
+from l2tpns.runtime.scheduler import Scheduler
 
 DRAIN = 16  # packets or datagrams read before other greenlets run
+RETRY_DELAY = 1.0  # seconds after an error of a socket
 _READ = 1  # libev's EV_READ
 
 
@@ -60,3 +64,27 @@ def drain_forever(fd: int, drain: Callable[[], None], reading: Event, log: Logge
             hub.wait(watcher)
     finally:
         watcher.close()
+
+
+def drain_in_turn(
+    sock: Any, share: Scheduler, owner: str, read_one: Callable[[Any], None], failed: Callable[[Exception], None]
+) -> None:
+    """Call `read_one` while the socket is readable, in turn with others that have a share of the time.
+
+    `failed` logs what it raises, which must not stop the reader. Yields after each drain.
+    """
+    sock.setblocking(False)
+    while True:
+        wait_read(sock.fileno())
+        share.wait_turn(owner)
+        try:
+            for _ in range(DRAIN):
+                read_one(sock)
+                if not share.slice_open:
+                    break
+        except BlockingIOError:
+            pass
+        except Exception as error:
+            failed(error)
+            if isinstance(error, OSError):
+                gevent.sleep(RETRY_DELAY)

@@ -92,7 +92,7 @@ class DynamicAuthority:
         self._services = services
         self._sessions = sessions
 
-    def disconnect(self, request: DynamicRequest, client: str) -> list[Session]:
+    def disconnect(self, request: DynamicRequest) -> list[Session]:
         """End the sessions that a Disconnect-Request names, and return them when they are gone."""
         self._check_target(request)
         for key in request.packet.attributes:

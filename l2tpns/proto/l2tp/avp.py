@@ -167,21 +167,6 @@ def decode_avps(
     return decoded
 
 
-def plain_value(body: bytes, wanted: int, at: int = 0) -> bytes | None:
-    """Return the value of the first AVP of vendor 0 with this number from `at` on, None without one or if hidden."""
-    for _ in range(MAX_AVPS):
-        if len(body) - at < HEADER.size:
-            return None
-        flags, vendor, number = HEADER.unpack_from(body, at)
-        size = flags & LENGTH_MASK
-        if not HEADER.size <= size <= len(body) - at:
-            return None
-        if number == wanted and not vendor:
-            return None if flags & H_BIT else body[at + HEADER.size : at + size]
-        at += size
-    return None
-
-
 def _grade_framing(decoded: Decoded, rest: bytes) -> None:
     """Grade an AVP whose Length does not fit the message."""
     length = int.from_bytes(rest[:2], "big") & LENGTH_MASK

@@ -313,16 +313,20 @@ def _fill(decoded: avp.Decoded, slots: tuple[Slot, ...]) -> dict[str, Any]:
 
 def assigned_tunnel_id(body: bytes, secret: bytes = b"") -> int:
     """Return the Assigned Tunnel ID of a message, 0 if there is none. Decodes nothing else, so it is cheap."""
-    address = avp.ASSIGNED_TUNNEL_ID
-    decoded = avp.decode_avps(body, secret, MESSAGE_TYPE_SIZE, address=address, only_address=True)
-    found: int = decoded.values.get(address.number, 0)
+    found: int = _only(avp.ASSIGNED_TUNNEL_ID, body, secret) or 0
     return found
 
 
 def host_name(body: bytes) -> bytes:
     """Return the Host Name of a message, empty if there is none. It is never hidden (RFC 2661 4.4.3)."""
-    found = avp.plain_value(body, avp.HOST_NAME.number, MESSAGE_TYPE_SIZE)
-    return found or b""
+    found: bytes = _only(avp.HOST_NAME, body) or b""
+    return found
+
+
+def _only(wanted: avp.Avp, body: bytes, secret: bytes = b"") -> Any:
+    """Return the value of one AVP of a message, None without it. Decodes no other."""
+    decoded = avp.decode_avps(body, secret, MESSAGE_TYPE_SIZE, address=wanted, only_address=True)
+    return decoded.values.get(wanted.number)
 
 
 def read_message_type(body: bytes) -> tuple[bool, int]:

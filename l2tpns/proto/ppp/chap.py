@@ -248,8 +248,11 @@ class ChapServer:
         self.send(build_value(ChapValue(ChapCode.CHALLENGE, self._identifier, self._challenge, name)))
 
     def _send_reply(self) -> None:
-        message = cut_text(self._reply.message, self.mru - PACKET_HEADER.size)
-        self.send(build_reply(ChapReply(self._reply.identifier, self._reply.accepted, message)))
+        self._send(self._reply)
+
+    def _send(self, reply: ChapReply) -> None:
+        message = cut_text(reply.message, self.mru - PACKET_HEADER.size)
+        self.send(build_reply(ChapReply(reply.identifier, reply.accepted, message)))
 
     # What other algorithms do in another way
 
@@ -264,9 +267,6 @@ class ChapServer:
     def _other(self, packet: bytes) -> None:
         """Handle what is not a response to the challenge."""
         self.dropped += 1
-
-    def _send_failure(self, identifier: int, message: bytes) -> None:
-        self.send(build_reply(ChapReply(identifier, False, cut_text(message, self.mru - PACKET_HEADER.size))))
 
     def _parse_response(self, packet: bytes) -> ChapValue:
         response = parse_value(packet)

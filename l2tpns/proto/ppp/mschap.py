@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from l2tpns.errors import WireError
-from l2tpns.proto.ppp.chap import ChapServer
+from l2tpns.proto.ppp.chap import ChapReply, ChapServer
 from l2tpns.proto.ppp.credentials import MS_CHAP_1, MS_CHAP_2
 from l2tpns.proto.ppp.frame import parse_packet
 
 VALUE_SIZE = 49  # octets of a response, both versions
 V1_CHALLENGE, V2_CHALLENGE = 8, 16  # octets
-PROOF_SIZE = 42  # "S=" and 40 hexadecimal digits
 CHANGE_PASSWORD = (5, 6, 7)  # codes (RFC 2433 9, 10, RFC 2759 7)
 BAD_LOGIN, CHANGE_FAILED = 691, 709  # error codes (RFC 2759 6)
 
@@ -47,6 +46,11 @@ def parse_value2(value: bytes) -> Value2:
     return Value2(value[:16], value[24:48], value[48])
 
 
+def without_domain(user: bytes) -> bytes:
+    """Return the user name without `DOMAIN\\` (RFC 2759 4)."""
+    return user.rpartition(b"\\")[2]
+
+
 class MsChapServer(ChapServer):
     """What both versions have in common. Created when LCP has opened with one of them."""
 
@@ -68,7 +72,7 @@ class MsChapServer(ChapServer):
         except WireError:
             code = 0
         if code in CHANGE_PASSWORD and self.answered:
-            self._send_failure(identifier, self._failure(b"", CHANGE_FAILED))
+            self._send(ChapReply(identifier, False, self._failure(b"", CHANGE_FAILED)))
         else:
             super()._other(packet)
 

@@ -11,6 +11,8 @@ import hashlib
 from Cryptodome.Cipher import DES
 from Cryptodome.Hash import MD4
 
+from l2tpns.proto.ppp.mschap import without_domain
+
 _MAGIC_1 = b"Magic server to client signing constant"  # RFC 2759 8.7
 _MAGIC_2 = b"Pad to make it do more than one iteration"
 
@@ -50,11 +52,6 @@ def authenticator_response(
     hashed = challenge_hash(peer_challenge, challenge, user)
     digest = hashlib.sha1(first + hashed + _MAGIC_2, usedforsecurity=False).hexdigest()
     return b"S=" + digest.upper().encode()
-
-
-def without_domain(user: bytes) -> bytes:
-    """Return the user name without `DOMAIN\\` (RFC 2759 4)."""
-    return user.rpartition(b"\\")[2]
 
 
 def _des_key(octets: bytes) -> bytes:
