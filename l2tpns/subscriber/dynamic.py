@@ -18,7 +18,7 @@ from l2tpns.errors import WireError
 from l2tpns.policy import filters
 from l2tpns.policy.model import PolicyError
 from l2tpns.radius import rates
-from l2tpns.radius.attribute_values import OWN_AVPAIRS, Values, avpair_key, text
+from l2tpns.radius.attribute_values import CISCO_DNS, Values, avpair_key, text
 from l2tpns.radius.attributes import BY_KEY, BY_NAME, VENDOR_SPECIFIC, Key, label
 from l2tpns.radius.dynamic_packet import (
     ERROR_CAUSE,
@@ -263,7 +263,7 @@ class DynamicAuthority:
                 raise Refused(ErrorCause.PROHIBITED, "interception cannot be changed by RADIUS while a session lives")
             elif self._services.hooks.reads_avpair(name):
                 change.for_plugins.append((key, value))
-            elif name not in OWN_AVPAIRS:
+            elif name != CISCO_DNS:
                 raise Refused(ErrorCause.UNSUPPORTED_ATTRIBUTE, f"AVPair {key[:80]}: nothing reads it")
 
     def _rate(self, word: str) -> int:

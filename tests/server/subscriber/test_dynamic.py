@@ -208,6 +208,7 @@ def test_a_disconnect_that_would_change_something_is_refused(
         ([(1, b"fred"), (200, b"unknown")], 401),
         ([(1, b"fred"), vsa(9999, (1, b"x"))], 401),
         ([(1, b"fred"), avpair("no-such=1")], 401),
+        ([(1, b"fred"), (28, u32(5)), avpair("ip:addr-pool=gold")], 401),
         ([(1, b"fred"), (26, b"\0\0\0\x09\x01")], 401),
         ([(1, b"fred"), avpair("intercept=yes")], 501),
         ([(1, b"fred"), (11, b"nonsense.in")], 407),
